@@ -1,0 +1,309 @@
+"""Every error a user can meet: its stable code, HTTP status and exit code, in one tree.
+
+A message names the value that was wrong; a remedy says what to do next. No traceback reaches a user.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+EXIT_OK = 0
+EXIT_BUG = 1
+EXIT_USAGE = 2
+
+
+class FluidError(Exception):
+    """Base of all errors. Subclasses fix ``code``, ``status`` (HTTP) and ``exit_code``."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = EXIT_BUG
+
+    def __init__(self, message: str, *, remedy: str = "", **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+        self.details = details
+
+    def body(self, request_id: str = "") -> dict[str, Any]:
+        """The error body of API.md: ``error, code, error_code, remedy, request_id, details``."""
+        body: dict[str, Any] = {
+            "error": self.message,
+            "code": self.status,
+            "error_code": self.code,
+            "remedy": self.remedy,
+            "request_id": request_id,
+        }
+        if self.details:
+            body["details"] = self.details
+        return body
+
+
+# --- what the caller wrote -----------------------------------------------------------------------------
+
+
+class BadRequest(FluidError):
+    """The request is malformed."""
+
+    code, status, exit_code = "bad_request", 400, EXIT_USAGE
+
+
+class InvalidName(FluidError):
+    """A name does not match ``[a-z0-9][a-z0-9-]{0,62}``."""
+
+    code, status, exit_code = "invalid_name", 422, EXIT_USAGE
+
+
+class InvalidValue(FluidError):
+    """Well formed, and without meaning here."""
+
+    code, status, exit_code = "invalid_value", 422, EXIT_USAGE
+
+
+class ConfigError(FluidError):
+    """The configuration cannot be used; the message names file and line."""
+
+    code, status, exit_code = "config_invalid", 500, EXIT_USAGE
+
+
+class TooLarge(FluidError):
+    """Over a size limit."""
+
+    code, status, exit_code = "too_large", 413, 8
+
+
+class LimitReached(FluidError):
+    """Over a rate or a count."""
+
+    code, status, exit_code = "limit_reached", 429, 8
+
+
+class UpgradeRequired(FluidError):
+    """A stream that a plain GET cannot carry."""
+
+    code, status, exit_code = "upgrade_required", 426, EXIT_USAGE
+
+
+# --- who may ------------------------------------------------------------------------------------------
+
+
+class NoIdentity(FluidError):
+    """Nobody known."""
+
+    code, status, exit_code = "no_identity", 401, 5
+
+
+class RoleDenied(FluidError):
+    """The caller's role does not hold this right."""
+
+    code, status, exit_code = "role_denied", 403, 5
+
+
+class PolicyDenied(FluidError):
+    """A policy rule refused; the message names it."""
+
+    code, status, exit_code = "policy_denied", 403, 5
+
+
+class SelfApproval(RoleDenied):
+    """The requester's uid tried to approve its own request."""
+
+    code = "self_approval"
+
+
+class PlaybookRefused(FluidError):
+    """A playbook breaks the grammar; ``details`` hold the task and the rule (P1 … P8)."""
+
+    code, status, exit_code = "playbook_refused", 422, 5
+
+
+# --- what is not there ----------------------------------------------------------------------------------
+
+
+class NotFound(FluidError):
+    """No such thing, or not the caller's."""
+
+    code, status, exit_code = "not_found", 404, 3
+
+
+class SandboxNotFound(NotFound):
+    code = "sandbox_not_found"
+
+
+class SnapshotNotFound(NotFound):
+    code = "snapshot_not_found"
+
+
+class ImageNotFound(NotFound):
+    code = "image_not_found"
+
+
+class SourceNotFound(NotFound):
+    code = "source_not_found"
+
+
+class TargetNotFound(NotFound):
+    code = "target_not_found"
+
+
+class HostNotFound(NotFound):
+    code = "host_not_found"
+
+
+class PlaybookNotFound(NotFound):
+    code = "playbook_not_found"
+
+
+class ApprovalNotFound(NotFound):
+    code = "approval_not_found"
+
+
+class RunNotFound(NotFound):
+    code = "run_not_found"
+
+
+class PaneNotFound(NotFound):
+    code = "pane_not_found"
+
+
+class FileNotFoundInGuest(NotFound):
+    code = "file_not_found"
+
+
+# --- what state it is in ----------------------------------------------------------------------------------
+
+
+class Conflict(FluidError):
+    """The thing is in the wrong state for this."""
+
+    code, status, exit_code = "conflict", 409, 4
+
+
+class DuplicateName(Conflict):
+    code = "duplicate_name"
+
+
+class WrongState(Conflict):
+    code = "wrong_state"
+
+
+class AlreadyDecided(Conflict):
+    code = "approval_already_decided"
+
+
+class StaleDigest(Conflict):
+    """The digest sent is not the digest of the evidence as it stands."""
+
+    code = "stale_digest"
+
+
+class EvidenceIncomplete(Conflict):
+    """Approval is not possible yet: a rehearsal, residual or dry run stands in the way."""
+
+    code = "evidence_incomplete"
+
+
+class TargetLocked(Conflict):
+    code = "target_locked"
+
+
+class AlreadyRunning(Conflict):
+    code = "already_running"
+
+
+# --- what is down -----------------------------------------------------------------------------------------
+
+
+class Unavailable(FluidError):
+    """A part is down; the message names it."""
+
+    code, status, exit_code = "unavailable", 503, 6
+    retry_after_s: ClassVar[int] = 5
+
+
+class BackendDown(Unavailable):
+    code = "backend_down"
+
+
+class DatabaseDown(Unavailable):
+    code = "database_down"
+
+
+class DatabaseNewer(Unavailable):
+    """The database was migrated by a newer program."""
+
+    code = "database_newer"
+
+
+class HypervisorDown(Unavailable):
+    code = "hypervisor_down"
+
+
+class HypervisorFailed(Unavailable):
+    """libvirt refused or failed; the message carries its words."""
+
+    code = "hypervisor_failed"
+
+
+class GuestDown(Unavailable):
+    code = "guest_down"
+
+
+class TmuxDown(Unavailable):
+    code = "tmux_down"
+
+
+class NoSpace(Unavailable):
+    code = "no_space"
+
+
+class MissingProgram(Unavailable):
+    code = "missing_program"
+
+
+class ImageBroken(Unavailable):
+    code = "image_broken"
+
+
+class DiskUnreadable(Unavailable):
+    """A file system that cannot be read exactly: strange, damaged or over a limit."""
+
+    code = "disk_unreadable"
+
+
+class RunnerFailed(Unavailable):
+    code = "runner_failed"
+
+
+class TimedOut(FluidError):
+    """A time limit ran out; the message says which and how long."""
+
+    code, status, exit_code = "timed_out", 504, 7
+
+
+class AuditBroken(FluidError):
+    """The chain of the audit does not verify; the message names the first bad row."""
+
+    code, status, exit_code = "audit_broken", 500, 9
+
+
+class EvidenceFailed(FluidError):
+    """A run of the demo or of a proof did not hold what it promises."""
+
+    code, status, exit_code = "evidence_failed", 500, 9
+
+
+def all_errors() -> list[type[FluidError]]:
+    """The whole tree, for the table in the manual and for the test that keeps codes unique."""
+    found: list[type[FluidError]] = []
+    stack: list[type[FluidError]] = [FluidError]
+    while stack:
+        kind = stack.pop()
+        found.append(kind)
+        stack.extend(kind.__subclasses__())
+    return sorted(found, key=lambda kind: (kind.status, kind.code))
+
+
+def by_code(code: str) -> type[FluidError]:
+    """The class of a stable code; :class:`FluidError` for an unknown one (a newer backend)."""
+    return next((kind for kind in all_errors() if kind.code == code), FluidError)

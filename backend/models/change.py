@@ -1,0 +1,153 @@
+"""What changed between two points: files with their content, and what the files mean.
+
+A path is bytes in a guest. In these models, in JSON and in the database it is its **wire form**: text in which
+each byte that is not UTF-8, each control character and each ``%`` stands as ``%XX``. The round trip is exact.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from enum import StrEnum
+from urllib.parse import unquote_to_bytes
+
+from pydantic import Field
+
+from backend.models.base import Answer
+
+_ESCAPED = re.compile(r"[\x00-\x1f\x7f-\x9f%\udc80-\udcff]")
+
+
+def wire_path(path: bytes) -> str:
+    """The wire form of a guest's path."""
+    return _ESCAPED.sub(
+        lambda found: "".join(f"%{byte:02X}" for byte in found[0].encode("utf-8", "surrogateescape")),
+        path.decode("utf-8", "surrogateescape"),
+    )
+
+
+def guest_path(wire: str) -> bytes:
+    """The guest's bytes of a wire path."""
+    return unquote_to_bytes(wire)
+
+
+class ChangeVerb(StrEnum):
+    ADDED = "added"
+    REMOVED = "removed"
+    MODIFIED = "modified"
+    METADATA = "metadata"  # owner, mode or xattrs only
+
+
+class FileKind(StrEnum):
+    FILE = "file"
+    DIRECTORY = "directory"
+    LINK = "link"
+    CHARACTER = "character device"
+    BLOCK = "block device"
+    FIFO = "fifo"
+    SOCKET = "socket"
+
+
+class FileState(Answer):
+    """One side of a change. ``text`` only for UTF-8 files under the limit that hold no secret."""
+
+    kind: FileKind
+    mode: int  # permission bits, 0o7777
+    uid: int
+    gid: int
+    owner: str = ""
+    group: str = ""
+    size: int = 0
+    mtime: datetime | None = None
+    target: str | None = None  # of a link
+    xattrs: dict[str, str] = Field(default_factory=dict)  # name → hex
+    sha256: str | None = None  # of a regular file; for a secret an HMAC under the installation key
+    text: str | None = None
+    blob: bool = False  # the content is in the blob store under `sha256`
+    secret: str = ""  # why the content is withheld: "private key", "password hashes"
+    certificate: dict[str, str] | None = None  # subject, issuer, not_after, key type and size
+
+
+class TextHunk(Answer):
+    """A run of lines in a side-by-side diff: ``equal``, ``replace``, ``insert`` or ``delete``."""
+
+    tag: str
+    before_from: int
+    before_to: int
+    after_from: int
+    after_to: int
+
+
+class FileChange(Answer):
+    path: str  # wire form
+    verb: ChangeVerb
+    before: FileState | None = None
+    after: FileState | None = None
+    package: str = ""  # the package that owns the path, when the content is the package's own
+    hidden: str = ""  # the rule of the noise profile that hides it
+    commands: list[str] = Field(default_factory=list)  # ids of the commands that were running
+
+
+class PackageChange(Answer):
+    name: str
+    verb: ChangeVerb
+    before_version: str = ""
+    after_version: str = ""
+    wanted: bool = False  # asked for by name; otherwise pulled in
+    arch: str = ""
+
+
+class UnitState(Answer):
+    enabled: bool = False
+    masked: bool = False
+    defined: bool = False
+
+
+class UnitChange(Answer):
+    """A systemd unit: service, timer, socket, mount …"""
+
+    name: str
+    verb: ChangeVerb
+    before: UnitState = Field(default_factory=UnitState)
+    after: UnitState = Field(default_factory=UnitState)
+    package: str = ""
+
+
+class UserChange(Answer):
+    name: str
+    verb: ChangeVerb
+    before: dict[str, str] = Field(default_factory=dict)  # uid, gid, home, shell, comment, groups, password
+    after: dict[str, str] = Field(default_factory=dict)
+    package: str = ""  # made by this package's scripts
+
+
+class GroupChange(Answer):
+    name: str
+    verb: ChangeVerb
+    before: dict[str, str] = Field(default_factory=dict)  # gid, members
+    after: dict[str, str] = Field(default_factory=dict)
+    package: str = ""
+
+
+class Changes(Answer):
+    """The difference of two points of one sandbox. ``files`` is sorted by path and holds hidden ones too."""
+
+    id: str
+    sandbox_id: str
+    from_snapshot: str
+    to_snapshot: str
+    created_at: datetime
+    read_from: str = "disk"  # disk | guest
+    quiesced: bool = True
+    files: list[FileChange] = Field(default_factory=list)
+    packages: list[PackageChange] = Field(default_factory=list)
+    units: list[UnitChange] = Field(default_factory=list)
+    users: list[UserChange] = Field(default_factory=list)
+    groups: list[GroupChange] = Field(default_factory=list)
+    hidden: dict[str, int] = Field(default_factory=dict)  # noise rule → how many it hides
+    notes: list[str] = Field(default_factory=list)
+    took_s: float = 0.0
+
+    def shown(self) -> list[FileChange]:
+        """The files that no noise rule hides."""
+        return [change for change in self.files if not change.hidden]

@@ -1,0 +1,66 @@
+"""Who calls, what happened, and what the audit keeps of it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import Field
+
+from backend.models.base import Answer
+
+
+class Role(StrEnum):
+    AGENT = "agent"
+    OPERATOR = "operator"
+    AUDITOR = "auditor"
+    SYSTEM = "system"
+
+
+class Identity(Answer):
+    """Who is at the other end of a connection: peer credentials read from the kernel."""
+
+    uid: int
+    gid: int = -1
+    pid: int = -1
+    name: str = ""
+    role: Role = Role.AGENT
+    groups: list[str] = Field(default_factory=list)
+
+    @classmethod
+    def system(cls) -> Identity:
+        """The backend itself."""
+        import os
+
+        return cls(uid=os.getuid(), gid=os.getgid(), pid=os.getpid(), name="fluid", role=Role.SYSTEM)
+
+
+class Event(Answer):
+    """Something the console should know. ``seq`` grows by one and is the SSE id."""
+
+    seq: int
+    at: datetime
+    kind: str  # sandbox.changed, command.started, command.output, approval.changed, ask.changed, pane.changed, run.event, snapshot.created …
+    noun: str  # sandbox | command | approval | ask | run | pane | snapshot | host
+    id: str
+    sandbox_id: str = ""
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class AuditRow(Answer):
+    """One link of the chain: ``hash = sha256(canonical JSON of all other fields)``; ``prev`` is the row before's."""
+
+    seq: int
+    at: datetime
+    actor_uid: int
+    actor_name: str = ""
+    role: str = ""
+    action: str  # sandbox.create, command.run, approval.approve …
+    step: str = "outcome"  # intent | outcome | note
+    noun: str = ""
+    id: str = ""
+    sandbox_id: str = ""
+    data: dict[str, Any] = Field(default_factory=dict)
+    prev: str = ""
+    hash: str = ""

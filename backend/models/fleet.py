@@ -1,0 +1,103 @@
+"""Hosts, images, sources, targets, panes, and the one view the console draws."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import Field
+
+from backend.models.approval import Approval, Ask
+from backend.models.base import Answer
+from backend.models.sandbox import Sandbox
+
+
+class Component(Answer):
+    """A part of the backend and how it is: ``ok``, ``degraded`` or ``down``."""
+
+    name: str
+    status: str
+    message: str = ""
+    remedy: str = ""
+
+
+class HostView(Answer):
+    name: str
+    address: str = ""
+    uri: str = ""
+    status: str = "unknown"  # up | lost | draining
+    since: datetime | None = None
+    cpus: int = 0
+    memory_mb: int = 0
+    memory_free_mb: int = 0
+    disk_free_mb: int = 0
+    sandboxes: int = 0
+    virt_type: str = ""  # kvm | qemu (emulated)
+    libvirt_version: str = ""
+    qemu_version: str = ""
+    last_error: str = ""
+
+
+class ImageView(Answer):
+    """A guest image: content-addressed, never changed in place."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+    arch: str
+    built_at: datetime
+    build_s: float = 0.0
+    packages: int = 0
+    path: str = ""
+    used_by: int = 0
+
+
+class SourceView(Answer):
+    """What a sandbox may be forked from."""
+
+    name: str
+    kind: str = "image"
+    arch: str = ""
+    template_ready: bool = False
+
+
+class TargetView(Answer):
+    """A production machine, by name. Address and key are for operators only."""
+
+    name: str
+    group: str
+    address: str = ""
+    approvals: int = 1
+    reachable: bool | None = None
+    problem: str = ""
+
+
+class Pane(Answer):
+    """A terminal of an agent, a shell in its guest. ``rows`` are sanitised lines."""
+
+    pane_id: str
+    session: str
+    window: str = ""
+    sandbox_id: str
+    sandbox_name: str = ""
+    owner_uid: int = -1
+    title: str = ""
+    width: int = 80
+    height: int = 24
+    created_at: datetime
+    last_output_at: datetime | None = None
+    alive: bool = True
+
+
+class FleetView(Answer):
+    """GET /v1/fleet: everything the home screen draws, at one event number."""
+
+    seq: int = 0
+    at: datetime
+    hosts: list[HostView] = Field(default_factory=list)
+    sandboxes: list[Sandbox] = Field(default_factory=list)
+    approvals: list[Approval] = Field(default_factory=list)
+    asks: list[Ask] = Field(default_factory=list)
+    panes: list[Pane] = Field(default_factory=list)
+    components: list[Component] = Field(default_factory=list)
+    audit_ok: bool = True
+    audit_rows: int = 0

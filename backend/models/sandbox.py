@@ -1,0 +1,132 @@
+"""Sandboxes and their snapshots (DESIGN §5, API.md B)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import Field, computed_field
+
+from backend.models.base import Answer, Request
+
+
+class Phase(StrEnum):
+    """Our states: finer than the published six."""
+
+    CREATING = "creating"
+    RUNNING = "running"
+    PAUSED = "paused"
+    STOPPED = "stopped"
+    DESTROYED = "destroyed"
+    ERROR = "error"
+    LOST = "lost"
+
+
+class PublicState(StrEnum):
+    """The published SDK's six states."""
+
+    CREATED = "CREATED"
+    STARTING = "STARTING"
+    RUNNING = "RUNNING"
+    STOPPED = "STOPPED"
+    DESTROYED = "DESTROYED"
+    ERROR = "ERROR"
+
+
+PUBLIC: dict[Phase, PublicState] = {
+    Phase.CREATING: PublicState.STARTING,
+    Phase.RUNNING: PublicState.RUNNING,
+    Phase.PAUSED: PublicState.STOPPED,
+    Phase.STOPPED: PublicState.STOPPED,
+    Phase.DESTROYED: PublicState.DESTROYED,
+    Phase.ERROR: PublicState.ERROR,
+    Phase.LOST: PublicState.ERROR,
+}
+
+
+class Sandbox(Answer):
+    """One disposable VM. ``purpose`` tells an agent's sandbox from a rehearsal fork."""
+
+    id: str
+    job_id: str = ""
+    agent_id: str = ""
+    sandbox_name: str
+    base_image: str
+    network: str = ""
+    ip_address: str | None = None
+    ttl_seconds: int | None = None
+    host_name: str = "local"
+    host_address: str = ""
+    created_at: datetime
+    updated_at: datetime
+    deleted_at: datetime | None = None
+
+    phase: Phase = Phase.CREATING
+    reason: str = ""  # why it is in `error` or `lost`, and what to do
+    purpose: str = "agent"  # agent | rehearsal
+    owner_uid: int = -1
+    owner_name: str = ""
+    domain: str = ""  # the libvirt domain's name
+    created_by: str = ""  # fork | stock | cold
+    ready_s: float | None = None  # create → root's first command worked
+    cpu: int = 1
+    memory_mb: int = 512
+    labels: dict[str, str] = Field(default_factory=dict)
+    expires_at: datetime | None = None
+    last_command: str = ""
+    last_activity_at: datetime | None = None
+    commands: int = 0
+    status: str = "unknown"  # what its agent said: planning, working, testing, blocked, done, error
+    status_note: str = ""
+    status_at: datetime | None = None
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def state(self) -> PublicState:
+        """The published SDK's word for :attr:`phase`."""
+        return PUBLIC[self.phase]
+
+
+class CreateSandbox(Request):
+    """POST /v1/sandboxes."""
+
+    source_vm_name: str
+    agent_id: str
+    vm_name: str | None = None
+    cpu: int | None = Field(default=None, ge=1, le=64)
+    memory_mb: int | None = Field(default=None, ge=256, le=1_048_576)
+    ttl_seconds: int | None = Field(default=None, ge=60)
+    auto_start: bool = False
+    wait_for_ip: bool = False
+    from_snapshot: str | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class SnapshotRequest(Request):
+    """POST /v1/sandboxes/{id}/snapshots."""
+
+    name: str
+    external: bool = False
+    note: str = ""
+
+
+class Snapshot(Answer):
+    """A point in time: memory, frozen disk layer, manifest."""
+
+    id: str
+    sandbox_id: str
+    name: str
+    kind: str = "EXTERNAL"
+    ref: str = ""
+    created_at: datetime
+    meta_json: str = "{}"
+
+    note: str = ""
+    parent: str | None = None  # name of the snapshot it stands on
+    quiesced: bool = False  # the guest froze its file systems
+    has_memory: bool = True
+    disk_layers: list[str] = Field(default_factory=list)  # image files on the host, top first
+    memory_file: str = ""
+    manifest_sha256: str = ""
+    files: int = 0  # entries of the manifest
+    took_s: float = 0.0

@@ -1,0 +1,108 @@
+"""The one module that knows where things are. Every folder is made with the mode it needs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The folders of one installation. ``state`` outlives a reboot, ``run`` does not."""
+
+    config: Path
+    state: Path
+    log: Path
+    run: Path
+    cache: Path
+
+    @classmethod
+    def default(cls) -> Paths:
+        """``FLUID_HOME`` if set (one folder for all, as the demo and the tests use); FHS folders for root and
+        the user ``fluid``; the XDG folders for anybody else."""
+        if home := os.environ.get("FLUID_HOME"):
+            return cls.under(Path(home))
+        if os.geteuid() == 0 or os.environ.get("USER") == "fluid":
+            return cls(
+                Path("/etc/fluid"), Path("/var/lib/fluid"), Path("/var/log/fluid"), Path("/run/fluid"),
+                Path("/var/cache/fluid"),
+            )
+        user = Path.home()
+        state = Path(os.environ.get("XDG_STATE_HOME", user / ".local/state")) / "fluid"
+        return cls(
+            Path(os.environ.get("XDG_CONFIG_HOME", user / ".config")) / "fluid",
+            state,
+            state / "log",
+            Path(os.environ.get("XDG_RUNTIME_DIR", state)) / "fluid",
+            Path(os.environ.get("XDG_CACHE_HOME", user / ".cache")) / "fluid",
+        )
+
+    @classmethod
+    def under(cls, home: Path) -> Paths:
+        """All folders under one."""
+        return cls(home / "etc", home / "state", home / "log", home / "run", Path(os.environ.get("FLUID_CACHE", home / "cache")))
+
+    @property
+    def config_file(self) -> Path:
+        return self.config / "config.yaml"
+
+    @property
+    def agent_socket(self) -> Path:
+        return self.run / "agent.sock"
+
+    @property
+    def operator_socket(self) -> Path:
+        return self.run / "operator.sock"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.run / "backend.pid"
+
+    @property
+    def secrets(self) -> Path:
+        """CA key, audit signing key, HMAC key: 0700."""
+        return self.state / "secrets"
+
+    @property
+    def database(self) -> Path:
+        """The embedded PostgreSQL cluster."""
+        return self.state / "postgresql"
+
+    @property
+    def images(self) -> Path:
+        """Built images are worth keeping between installations: they live in the cache."""
+        return self.cache / "images"
+
+    @property
+    def domains(self) -> Path:
+        """Overlays, memory files and consoles of our domains, one folder each."""
+        return self.state / "domains"
+
+    @property
+    def blobs(self) -> Path:
+        """Contents of changed files, by SHA-256."""
+        return self.state / "blobs"
+
+    @property
+    def runs(self) -> Path:
+        """One folder per Ansible run: readable by the runner's uid, nothing else of ours is."""
+        return self.state / "runs"
+
+    @property
+    def tmux_socket(self) -> Path:
+        return self.run / "tmux.sock"
+
+    @property
+    def audit_head(self) -> Path:
+        return self.state / "audit.head"
+
+    def make(self) -> None:
+        """Make the folders. Others may pass through ``state`` and ``run`` (the runner's uid has a folder below),
+        not read them."""
+        for folder in (self.config, self.log, self.cache):
+            folder.mkdir(parents=True, exist_ok=True)
+        for folder, mode in ((self.state, 0o711), (self.run, 0o711), (self.runs, 0o711), (self.secrets, 0o700),
+                             (self.blobs, 0o700), (self.domains, 0o711), (self.images, 0o755)):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(mode)
