@@ -25,7 +25,10 @@ class Paths:
             return cls.under(Path(home))
         if os.geteuid() == 0 or os.environ.get("USER") == "fluid":
             return cls(
-                Path("/etc/fluid"), Path("/var/lib/fluid"), Path("/var/log/fluid"), Path("/run/fluid"),
+                Path("/etc/fluid"),
+                Path("/var/lib/fluid"),
+                Path("/var/log/fluid"),
+                Path("/run/fluid"),
                 Path("/var/cache/fluid"),
             )
         user = Path.home()
@@ -41,7 +44,13 @@ class Paths:
     @classmethod
     def under(cls, home: Path) -> Paths:
         """All folders under one."""
-        return cls(home / "etc", home / "state", home / "log", home / "run", Path(os.environ.get("FLUID_CACHE", home / "cache")))
+        return cls(
+            home / "etc",
+            home / "state",
+            home / "log",
+            home / "run",
+            Path(os.environ.get("FLUID_CACHE", home / "cache")),
+        )
 
     @property
     def config_file(self) -> Path:
@@ -102,7 +111,14 @@ class Paths:
         not read them."""
         for folder in (self.config, self.log, self.cache):
             folder.mkdir(parents=True, exist_ok=True)
-        for folder, mode in ((self.state, 0o711), (self.run, 0o711), (self.runs, 0o711), (self.secrets, 0o700),
-                             (self.blobs, 0o700), (self.domains, 0o711), (self.images, 0o755)):
+        for folder, mode in (
+            (self.state, 0o711),
+            (self.run, 0o711),
+            (self.runs, 0o711),
+            (self.secrets, 0o700),
+            (self.blobs, 0o700),
+            (self.domains, 0o711),
+            (self.images, 0o755),
+        ):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(mode)

@@ -1,0 +1,248 @@
+"""The settings: one typed model that is documentation, validator and JSON Schema.
+
+A file that holds a password and that others can read is refused; so is an unknown key, with file and line.
+The documented ``.env`` (``LIBVIRT_URI`` …) fills what ``config.yaml`` leaves open.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from backend.errors import ConfigError
+from backend.paths import Paths
+
+GIB = 1024**3
+DAY_S = 86_400
+
+
+class Section(BaseModel):
+    """A part of the file. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerConfig(Section):
+    """The doors. ``listen`` opens a TCP door for agents (off by default)."""
+
+    listen: str | None = None
+    socket_group_agents: str | None = None
+    socket_group_operators: str | None = None
+
+
+class DatabaseConfig(Section):
+    """A PostgreSQL 14 or newer of your own. Without this section the backend keeps a private cluster."""
+
+    host: str = "localhost"
+    port: int = 5432
+    name: str = "fluid"
+    user: str = "fluid"
+    password: SecretStr | None = None
+    url: SecretStr | None = None  # wins over the single fields
+
+
+class EmbeddedConfig(Section):
+    """The private cluster. ``run_as`` is needed when the backend runs as root, which PostgreSQL refuses."""
+
+    run_as: str | None = None
+
+
+class HostConfig(Section):
+    """A hypervisor."""
+
+    name: str = "local"
+    address: str = "localhost"
+    uri: str | None = None  # None: a libvirtd that answers here, else a private one is started
+
+
+class HostAddress(Section):
+    """Where a target is."""
+
+    address: str
+    port: int = 22
+
+
+class TargetGroup(Section):
+    """Production machines that share a key and a rule."""
+
+    ssh_key_file: Path
+    known_hosts: Path
+    user: str = "root"
+    become: bool = False
+    approvals: int = Field(default=1, ge=1, le=5)
+    approvers: list[str] = Field(default_factory=lambda: ["*"])  # users or @groups; "*" is every operator
+    agents: list[str] = Field(default_factory=lambda: ["*"])
+    hosts: dict[str, HostAddress] = Field(default_factory=dict)
+
+
+class TargetsConfig(Section):
+    """Production: a static inventory file, groups, or both."""
+
+    inventory: Path | None = None
+    groups: dict[str, TargetGroup] = Field(default_factory=dict)
+
+
+class EgressConfig(Section):
+    """What a sandbox may fetch. Empty ``allow``: the host's own package sources."""
+
+    allow: list[str] | None = None
+    ports: list[int] = Field(default_factory=lambda: [80, 443])
+    bytes_per_sandbox: int = 4 * GIB
+    rate_bytes_s: int = 64 * 1024**2
+    upstream: str | None = None  # host:port of the proxy that this host itself must use
+
+
+class GuestConfig(Section):
+    """Sandboxes."""
+
+    cpu: int = Field(default=2, ge=1)
+    memory_mb: int = Field(default=1024, ge=256)
+    ttl_seconds: int = Field(default=DAY_S, ge=60)
+    network_cidr: str = "10.231.0.0/20"
+
+
+class AnsibleConfig(Section):
+    """Rehearsal, dry run and apply. ``auto``: mitogen where guests are emulated, linear elsewhere."""
+
+    run_as: str | None = None
+    strategy: Literal["auto", "linear", "mitogen_linear"] = "auto"
+    timeout_s: int = Field(default=1800, ge=30)
+
+
+class ApprovalConfig(Section):
+    """Requests for approval."""
+
+    expires_s: int = Field(default=3600, ge=60)
+    allow_unrehearsed: bool = False
+
+
+class LimitConfig(Section):
+    """Guard rails for agents."""
+
+    sandboxes_per_owner: int = 20
+    output_bytes: int = 1024**2
+    file_bytes: int = 16 * 1024**2
+    command_s: int = 300
+    command_s_max: int = 7200
+    command_chars: int = 65_536
+    disk_reserve_mb: int = 2048
+
+
+class Config(Section):
+    """``config.yaml``."""
+
+    server: ServerConfig = Field(default_factory=ServerConfig)
+    database: DatabaseConfig | None = None
+    embedded: EmbeddedConfig = Field(default_factory=EmbeddedConfig)
+    hosts: list[HostConfig] = Field(default_factory=lambda: [HostConfig()])
+    operators: list[str] = Field(default_factory=list)
+    agents: list[str] = Field(default_factory=list)
+    auditors: list[str] = Field(default_factory=list)
+    targets: TargetsConfig = Field(default_factory=TargetsConfig)
+    egress: EgressConfig = Field(default_factory=EgressConfig)
+    guests: GuestConfig = Field(default_factory=GuestConfig)
+    ansible: AnsibleConfig = Field(default_factory=AnsibleConfig)
+    approvals: ApprovalConfig = Field(default_factory=ApprovalConfig)
+    limits: LimitConfig = Field(default_factory=LimitConfig)
+
+
+def load(paths: Paths | None = None, *, env: dict[str, str] | None = None) -> Config:
+    """The settings of ``paths.config_file`` and ``.env`` beside it; defaults if neither is there.
+
+    Raises:
+        ConfigError: naming the file, the line and the key.
+    """
+    paths = paths or Paths.default()
+    file = paths.config_file
+    data = _read_yaml(file) if file.exists() else {}
+    _fill_from_env(data, {**_read_env(file.with_name(".env")), **(dict(os.environ) if env is None else env)})
+    try:
+        config = Config.model_validate(data)
+    except ValidationError as error:
+        raise _explain(file, error) from error
+    if config.database and (config.database.password or config.database.url) and file.exists():
+        _refuse_if_readable(file)
+    return config
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of ``config.yaml``."""
+    return Config.model_json_schema()
+
+
+def masked(config: Config) -> dict[str, Any]:
+    """The effective settings with every secret as ``**********``."""
+    return config.model_dump(mode="json")
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}: {error.strerror}", remedy="check owner and mode") from error
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f":{where.line + 1}" if where else ""
+        raise ConfigError(f"{file}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file}:1: expected keys, found {type(data).__name__}")
+    return data
+
+
+def _read_env(file: Path) -> dict[str, str]:
+    if not file.exists():
+        return {}
+    lines = (line.strip() for line in file.read_text().splitlines())
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    found = {key.strip(): value.strip().strip("'\"") for key, value in pairs}
+    if "DATABASE_URL" in found:
+        _refuse_if_readable(file)
+    return found
+
+
+def _fill_from_env(data: dict[str, Any], env: dict[str, str]) -> None:
+    if (url := env.get("DATABASE_URL")) and "database" not in data:
+        data["database"] = {"url": url}
+    if (uri := env.get("LIBVIRT_URI")) and "hosts" not in data:
+        data["hosts"] = [{"name": "local", "uri": uri}]
+
+
+def _refuse_if_readable(file: Path) -> None:
+    if file.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise ConfigError(f"{file} holds a password and others can read it", remedy=f"chmod o-rwx {file}")
+
+
+def _explain(file: Path, error: ValidationError) -> ConfigError:
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    line = _line_of(file, location)
+    word = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+    return ConfigError(
+        f"{file}:{line}: {'.'.join(location)}: {word}",
+        remedy="`fluid config schema` prints every key",
+    )
+
+
+def _line_of(file: Path, location: list[str]) -> int:
+    """The line of a key, found in YAML's own node tree."""
+    if not file.exists():
+        return 0
+    node = yaml.compose(file.read_text(), Loader=yaml.SafeLoader)
+    line = 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            pair = next(((k, v) for k, v in node.value if k.value == part), None)
+            if pair is None:
+                break
+            line, node = pair[0].start_mark.line + 1, pair[1]
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit():
+            node = node.value[int(part)]
+            line = node.start_mark.line + 1
+    return line

@@ -1,0 +1,57 @@
+"""What config.yaml and .env may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend import config
+from backend.errors import ConfigError
+from backend.paths import Paths
+
+
+def write(tmp_path: Path, text: str, mode: int = 0o640) -> Paths:
+    paths = Paths.under(tmp_path)
+    paths.config.mkdir(parents=True)
+    paths.config_file.write_text(text)
+    paths.config_file.chmod(mode)
+    return paths
+
+
+def test_no_file_gives_defaults(tmp_path: Path) -> None:
+    assert config.load(Paths.under(tmp_path), env={}).hosts[0].name == "local"
+
+
+def test_an_unknown_key_is_refused_with_file_and_line(tmp_path: Path) -> None:
+    paths = write(tmp_path, "server:\n  listen: 127.0.0.1:8080\nguests:\n  cpus: 2\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml:4: guests\.cpus: unknown key"):
+        config.load(paths, env={})
+
+
+def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.yaml:2: not YAML"):
+        config.load(write(tmp_path, "a: 1\n b: [\n"), env={})
+
+
+def test_a_world_readable_password_is_refused_and_the_remedy_mends_it(tmp_path: Path) -> None:
+    paths = write(tmp_path, "database: {password: hunter2}\n", mode=0o644)
+    with pytest.raises(ConfigError, match="others can read it") as refused:
+        config.load(paths, env={})
+    assert "hunter2" not in str(refused.value)
+    assert refused.value.remedy.startswith("chmod o-rwx")
+    paths.config_file.chmod(0o640)
+    assert config.load(paths, env={}).database is not None
+
+
+def test_a_password_is_masked_when_shown(tmp_path: Path) -> None:
+    loaded = config.load(write(tmp_path, "database: {password: hunter2}\n"), env={})
+    assert "hunter2" not in str(config.masked(loaded))
+
+
+def test_the_documented_env_fills_what_the_file_leaves_open(tmp_path: Path) -> None:
+    loaded = config.load(
+        Paths.under(tmp_path), env={"LIBVIRT_URI": "test:///default", "DATABASE_URL": "postgresql://u@h/d"}
+    )
+    assert loaded.hosts[0].uri == "test:///default"
+    assert loaded.database is not None and loaded.database.url is not None
