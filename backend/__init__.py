@@ -1,3 +1,3 @@
-"""Fluid's backend: what agents and operators talk to. Floors are listed in CONTRIBUTING; imports go down only."""
+"""Fluid's backend: what agents and operators talk to. Imports go down only (`lint-imports`)."""
 
 __version__ = "0.1.0"

@@ -107,8 +107,7 @@ class Paths:
         return self.state / "audit.head"
 
     def make(self) -> None:
-        """Make the folders. Others may pass through ``state`` and ``run`` (the runner's uid has a folder below),
-        not read them."""
+        """Make the folders. Others may pass through ``state`` and ``run`` to what is theirs, not list them."""
         for folder in (self.config, self.log, self.cache):
             folder.mkdir(parents=True, exist_ok=True)
         for folder, mode in (

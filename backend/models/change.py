@@ -1,7 +1,8 @@
 """What changed between two points: files with their content, and what the files mean.
 
-A path is bytes in a guest. In these models, in JSON and in the database it is its **wire form**: text in which
-each byte that is not UTF-8, each control character and each ``%`` stands as ``%XX``. The round trip is exact.
+A path is bytes in a guest. In these models, in JSON and in the database it is its **wire form**: text
+in which each byte that is not UTF-8, each control character and each ``%`` stands as ``%XX``. The round
+trip is exact.
 """
 
 from __future__ import annotations

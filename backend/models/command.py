@@ -24,7 +24,7 @@ class CommandRequest(Request):
 
 
 class Command(Answer):
-    """One command and its outcome. ``stdout`` and ``stderr`` are cut at the limit; the byte counts are true."""
+    """One command and its outcome. Output is cut at the limit; the byte counts are true."""
 
     id: str
     sandbox_id: str

@@ -41,15 +41,16 @@ class Event(Answer):
 
     seq: int
     at: datetime
-    kind: str  # sandbox.changed, command.started, command.output, approval.changed, ask.changed, pane.changed, run.event, snapshot.created …
-    noun: str  # sandbox | command | approval | ask | run | pane | snapshot | host
+    kind: str  # <noun>.<what happened>: sandbox.changed, command.output, approval.changed, run.event …
+    noun: str
     id: str
     sandbox_id: str = ""
     data: dict[str, Any] = Field(default_factory=dict)
 
 
 class AuditRow(Answer):
-    """One link of the chain: ``hash = sha256(canonical JSON of all other fields)``; ``prev`` is the row before's."""
+    """One link of the chain: ``hash`` is SHA-256 over the canonical JSON of all other fields, ``prev`` the
+    ``hash`` of the row before."""
 
     seq: int
     at: datetime
