@@ -103,7 +103,7 @@ class GuestConfig(Section):
     cpu: int = Field(default=2, ge=1)
     memory_mb: int = Field(default=1024, ge=256)
     ttl_seconds: int = Field(default=DAY_S, ge=60)
-    network_cidr: str = "10.231.0.0/20"
+    network_cidr: str | None = None  # None: the first free /24 of 10.231.0.0/16
 
 
 class AnsibleConfig(Section):

@@ -107,7 +107,7 @@ class Paths:
         return self.state / "audit.head"
 
     def make(self) -> None:
-        """Make the folders. Others may pass through ``state`` and ``run`` to what is theirs, not list them."""
+        """Make the folders. Others pass through ``state`` and ``run`` to what is theirs, and list nothing."""
         for folder in (self.config, self.log, self.cache):
             folder.mkdir(parents=True, exist_ok=True)
         for folder, mode in (

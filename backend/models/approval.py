@@ -66,6 +66,8 @@ class TargetEvidence(Answer):
     run_id: str = ""
     result: TargetResult = Field(default_factory=TargetResult)
     differs: list[str] = Field(default_factory=list)  # where target and rehearsal differ, a sentence each
+    fingerprint: str = ""  # of every task's status and diff: drift changes it
+    not_previewed: list[str] = Field(default_factory=list)  # tasks that check mode cannot try
     at: datetime | None = None
     error: str = ""
 

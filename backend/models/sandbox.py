@@ -67,6 +67,10 @@ class Sandbox(Answer):
     owner_uid: int = -1
     owner_name: str = ""
     domain: str = ""  # the libvirt domain's name
+    uuid: str = ""
+    mac: str = ""
+    host_key: str = ""  # public: what SSH must meet
+    machine_id: str = ""
     created_by: str = ""  # fork | stock | cold
     ready_s: float | None = None  # create → root's first command worked
     cpu: int = 1
