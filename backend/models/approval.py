@@ -114,6 +114,7 @@ class Approval(Answer):
     id: str
     sandbox_id: str
     sandbox_name: str = ""
+    source: str = ""  # image name and digest that sandbox and rehearsal are forked from
     playbook_id: str
     targets: list[str]
     groups: dict[str, str] = Field(default_factory=dict)  # target → its group
