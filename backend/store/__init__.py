@@ -1,0 +1,63 @@
+"""Everything that lasts: PostgreSQL, the only store. The only room that imports psycopg.
+
+::
+
+    server = EmbeddedPostgres(paths.database, run_as)   # or: dsn_of(config.database)
+    database = Database(await server.start())
+    await database.open(); await migrate(database)
+    store = Store(database)
+    bus = EventBus(store.events); await bus.open()
+"""
+
+from backend.store.audit_rows import AuditRows, LinkedLine
+from backend.store.documents import Documents
+from backend.store.embedded import EmbeddedPostgres
+from backend.store.events import RESYNC, EventBus, Events, Subscription
+from backend.store.keys import KeptAnswer, Keys
+from backend.store.migrate import migrate
+from backend.store.nouns import Approvals, Asks, ChangesTable, Commands, Playbooks, Runs, Sandboxes, Snapshots
+from backend.store.pool import Database, dsn_of
+
+
+class Store:
+    """Every repository over one database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.sandboxes = Sandboxes(database)
+        self.snapshots = Snapshots(database)
+        self.commands = Commands(database)
+        self.changes = ChangesTable(database)
+        self.playbooks = Playbooks(database)
+        self.approvals = Approvals(database)
+        self.asks = Asks(database)
+        self.runs = Runs(database)
+        self.keys = Keys(database)
+        self.events = Events(database)
+        self.audit = AuditRows(database)
+
+
+__all__ = [
+    "RESYNC",
+    "Approvals",
+    "Asks",
+    "AuditRows",
+    "ChangesTable",
+    "Commands",
+    "Database",
+    "Documents",
+    "EmbeddedPostgres",
+    "EventBus",
+    "Events",
+    "KeptAnswer",
+    "Keys",
+    "LinkedLine",
+    "Playbooks",
+    "Runs",
+    "Sandboxes",
+    "Snapshots",
+    "Store",
+    "Subscription",
+    "dsn_of",
+    "migrate",
+]

@@ -1,0 +1,85 @@
+"""The audit chain's table: appended to, read, never changed. ``backend.audit`` gives lines their meaning."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from psycopg import errors as pg
+from psycopg import sql
+
+from backend.errors import Conflict
+from backend.store.pool import Database
+
+_FILTERS = {"sandbox_id", "id", "noun", "action", "actor_uid"}
+COPY_BATCH = 5_000
+
+LinkedLine = tuple[str, str]  # (canonical line, its hash)
+Page = tuple[list[LinkedLine], int]
+Batches = AsyncIterator[list[LinkedLine]]
+
+
+class AuditRows:
+    """Rows are ``(line, hash)``. PostgreSQL makes the search columns from the line."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def head(self) -> tuple[int, str]:
+        """``(seq, hash)`` of the last row; ``(0, "")`` of an empty chain."""
+        async with self._database.transaction() as connection:
+            result = await connection.execute("SELECT seq, hash FROM fluid.audit ORDER BY seq DESC LIMIT 1")
+            row = await result.fetchone()
+        return (row[0], row[1]) if row else (0, "")
+
+    async def append(self, rows: Sequence[LinkedLine]) -> None:
+        """All rows or none, in one commit. Raises :class:`Conflict` if they do not follow the last row."""
+        try:
+            async with self._database.transaction() as connection:
+                await connection.execute(
+                    "INSERT INTO fluid.audit (line, hash) SELECT * FROM unnest(%s::text[], %s::text[])",
+                    ([line for line, _ in rows], [hash_ for _, hash_ in rows]),
+                )
+        except pg.UniqueViolation as error:
+            raise Conflict("another writer appended to the audit first") from error
+
+    async def spooled(self, spool_ids: Sequence[str]) -> set[str]:
+        """Which of these spool ids are in the chain already."""
+        async with self._database.transaction() as connection:
+            result = await connection.execute(
+                "SELECT spool_id FROM fluid.audit WHERE spool_id = ANY(%s)", (list(spool_ids),)
+            )
+            return {row[0] for row in await result.fetchall()}
+
+    async def list(
+        self, filters: dict[str, object], *, after_seq: int = 0, limit: int = 200, newest_first: bool = True
+    ) -> Page:
+        """Lines beyond ``after_seq`` that match, and how many do in all. Filters: see ``_FILTERS``."""
+        if unknown := set(filters) - _FILTERS:
+            raise ValueError(f"the audit cannot be searched by {sorted(unknown)}")
+        parts = [sql.SQL("seq > %s"), *(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in filters)]
+        where = sql.SQL(" AND ").join(parts)
+        values = [after_seq, *filters.values()]
+        order = sql.SQL("DESC" if newest_first else "ASC")
+        page = sql.SQL("SELECT line, hash FROM fluid.audit WHERE {} ORDER BY seq {} LIMIT %s").format(
+            where, order
+        )
+        count = sql.SQL("SELECT count(*) FROM fluid.audit WHERE {}").format(where)
+        async with self._database.transaction() as connection:
+            rows = await (await connection.execute(page, [*values, limit])).fetchall()
+            total = await (await connection.execute(count, values)).fetchone()
+        return [(row[0], row[1]) for row in rows], total[0] if total else 0
+
+    async def stream(self) -> Batches:
+        """The whole chain in order, in batches, as of one moment; memory stays flat."""
+        copy_out = "COPY (SELECT line, hash FROM fluid.audit ORDER BY seq) TO STDOUT"
+        async with self._database.transaction() as connection:
+            await connection.execute("SET LOCAL statement_timeout = 0")
+            async with connection.cursor() as cursor, cursor.copy(copy_out) as copy:
+                copy.set_types(["text", "text"])
+                batch: list[LinkedLine] = []
+                async for row in copy.rows():
+                    batch.append((row[0], row[1]))
+                    if len(batch) == COPY_BATCH:
+                        yield batch
+                        batch = []
+                yield batch

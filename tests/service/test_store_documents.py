@@ -1,0 +1,114 @@
+"""Repositories over real PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+
+from backend.errors import Conflict, DuplicateName, InvalidValue, SandboxNotFound, SnapshotNotFound
+from backend.models import Command, Phase, Sandbox, Snapshot, now
+from backend.store import KeptAnswer, Store
+
+
+def sandbox(id: str, name: str, **fields: object) -> Sandbox:
+    base = {"base_image": "debian-12", "created_at": now(), "updated_at": now()}
+    return Sandbox.model_validate({"id": id, "sandbox_name": name, **base, **fields})
+
+
+async def test_a_sandbox_reads_back_as_it_was_written(store: Store) -> None:
+    made = sandbox("SBX-1", "web", phase=Phase.RUNNING, status_note="a\x00b \ue000 ü", expires_at=now())
+    await store.sandboxes.insert(made)
+    assert await store.sandboxes.get("SBX-1") == made
+
+
+async def test_an_unknown_id_is_the_nouns_own_error(store: Store) -> None:
+    with pytest.raises(SandboxNotFound, match="SBX-nope"):
+        await store.sandboxes.get("SBX-nope")
+    with pytest.raises(SandboxNotFound):
+        await store.sandboxes.save(sandbox("SBX-nope", "x"))
+    with pytest.raises(SnapshotNotFound, match="before"):
+        await store.snapshots.named("SBX-1", "before")
+
+
+async def test_a_name_is_free_again_once_its_sandbox_is_destroyed(store: Store) -> None:
+    first = await store.sandboxes.insert(sandbox("SBX-1", "web"))
+    with pytest.raises(DuplicateName, match="web"):
+        await store.sandboxes.insert(sandbox("SBX-2", "web"))
+    await store.sandboxes.save(first.model_copy(update={"phase": Phase.DESTROYED}))
+    await store.sandboxes.insert(sandbox("SBX-2", "web"))
+    found = await store.sandboxes.find({"name": "web", "phase": [Phase.CREATING, Phase.RUNNING]})
+    assert found is not None
+    assert found.id == "SBX-2"
+
+
+async def test_snapshot_names_are_unique_within_their_sandbox(store: Store) -> None:
+    snapshot = Snapshot(id="SNP-1", sandbox_id="SBX-1", name="before", created_at=now())
+    await store.snapshots.insert(snapshot)
+    await store.snapshots.insert(snapshot.model_copy(update={"id": "SNP-2", "sandbox_id": "SBX-2"}))
+    with pytest.raises(DuplicateName, match="before"):
+        await store.snapshots.insert(snapshot.model_copy(update={"id": "SNP-3"}))
+    assert (await store.snapshots.named("SBX-2", "before")).id == "SNP-2"
+
+
+async def test_a_list_filters_pages_and_tells_the_total(store: Store) -> None:
+    start = now()
+    for number in range(7):
+        one = sandbox(f"SBX-{number}", f"n{number}", owner_uid=number % 2)
+        await store.sandboxes.insert(one.model_copy(update={"created_at": start + timedelta(seconds=number)}))
+    page, total = await store.sandboxes.list({"owner_uid": 0}, limit=2, offset=1)
+    assert ([one.id for one in page], total) == (["SBX-4", "SBX-2"], 4)
+    page, total = await store.sandboxes.list({"name": ["n1", "n3", "none"]}, oldest_first=True)
+    assert ([one.id for one in page], total) == (["SBX-1", "SBX-3"], 2)
+    page, total = await store.sandboxes.list({}, limit=3, offset=100)
+    assert (page, total) == ([], 7)
+
+
+async def test_of_two_racing_transitions_exactly_one_wins(store: Store) -> None:
+    made = await store.sandboxes.insert(sandbox("SBX-1", "web", phase=Phase.RUNNING))
+    stopped = made.model_copy(update={"phase": Phase.STOPPED})
+    paused = made.model_copy(update={"phase": Phase.PAUSED})
+    won = await asyncio.gather(
+        store.sandboxes.transition("SBX-1", [Phase.RUNNING], stopped),
+        store.sandboxes.transition("SBX-1", [Phase.RUNNING], paused),
+    )
+    assert sorted(won) == [False, True]
+    kept = await store.sandboxes.get("SBX-1")
+    assert kept.phase is (Phase.STOPPED if won[0] else Phase.PAUSED)
+
+
+async def test_concurrent_changes_of_one_noun_are_all_kept(store: Store) -> None:
+    await store.sandboxes.insert(sandbox("SBX-1", "web"))
+
+    def count(noun: Sandbox) -> Sandbox:
+        return noun.model_copy(update={"commands": noun.commands + 1})
+
+    await asyncio.gather(*(store.sandboxes.change("SBX-1", count) for _ in range(20)))
+    assert (await store.sandboxes.get("SBX-1")).commands == 20
+
+
+async def test_a_commands_output_is_kept_to_the_byte(store: Store) -> None:
+    command = Command(id="CMD-1", sandbox_id="SBX-1", command="printf 'a\\0b'", started_at=now())
+    await store.commands.insert(command)
+    everything = bytes(range(256)) * 4
+    done = await store.commands.finish(command.model_copy(update={"exit_code": 0}), everything, b"e\x00\xff")
+    assert await store.commands.output("CMD-1") == (everything, b"e\x00\xff")
+    read = await store.commands.get("CMD-1")
+    assert read == done
+    assert read.stderr == "e\x00\ufffd"
+    (header,), total = await store.commands.headers({"sandbox_id": "SBX-1"})
+    assert (header.stdout, header.exit_code, total) == ("", 0, 1)
+
+
+async def test_an_idempotency_key_gives_the_same_answer_again(store: Store) -> None:
+    scope = "1000 POST /v1/sandboxes"
+    assert await store.keys.claim(scope, "k1", b"{}") is None
+    with pytest.raises(Conflict, match="still at work"):
+        await store.keys.claim(scope, "k1", b"{}")
+    await store.keys.keep(scope, "k1", KeptAnswer(201, '{"a": "\x00"}'))
+    assert await store.keys.claim(scope, "k1", b"{}") == KeptAnswer(201, '{"a": "\x00"}')
+    with pytest.raises(InvalidValue, match="another request"):
+        await store.keys.claim(scope, "k1", b"{1}")
+    assert await store.keys.claim("1001 POST /v1/sandboxes", "k1", b"{}") is None
+    assert await store.keys.forget_unfinished() == 1
