@@ -204,5 +204,5 @@ def _listening_on_tcp(pid: int) -> set[str]:
     for table in ("tcp", "tcp6"):
         rows = Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]
         listening |= {row.split()[9] for row in rows if row.split()[3] == "0A"}
-    held = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    held = {str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()}
     return {inode for inode in listening if f"socket:[{inode}]" in held}
