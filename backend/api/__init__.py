@@ -1,0 +1,10 @@
+"""The doors: HTTP over Unix sockets that we bind ourselves. The contract is API.md.
+
+Below the doors are the services of :class:`Services`; above them nobody but :mod:`backend.daemon`.
+"""
+
+from backend.api.peers import Door, Peer, Roles, admit
+from backend.api.server import serve_doors
+from backend.api.services import KeptAnswer, Services
+
+__all__ = ["Door", "KeptAnswer", "Peer", "Roles", "Services", "admit", "serve_doors"]

@@ -1,0 +1,94 @@
+"""Bodies of requests that are not nouns of their own. Unknown fields are refused."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from backend.models import Request
+
+SECONDS_PER_WEEK = 7 * 86_400
+
+
+class StartBody(Request):
+    wait_for_ip: bool = False
+
+
+class ExtendBody(Request):
+    """How much later the sandbox ends. ``ttl_seconds`` is the same by its other name."""
+
+    seconds: int = Field(ge=1, le=SECONDS_PER_WEEK)
+
+
+class DiffBody(Request):
+    from_snapshot: str
+    to_snapshot: str = Field(description='a snapshot, or "now": the sandbox as it is')
+
+
+class GenerateBody(Request):
+    """Empty: from the oldest snapshot to the sandbox as it is."""
+
+    from_snapshot: str | None = None
+    to_snapshot: str | None = None
+
+
+class PlaybookBody(Request):
+    sandbox_id: str
+    from_snapshot: str | None = None
+    to_snapshot: str | None = None
+
+
+class PlaybookEdit(Request):
+    yaml: str
+
+
+class EditBody(Request):
+    """Exact text, which must match once unless ``all``."""
+
+    path: str
+    old: str = Field(min_length=1)
+    new: str
+    all: bool = False
+
+
+class ApproveBody(Request):
+    digest: str = Field(min_length=1, max_length=200)
+    comment: str = Field(default="", max_length=2000)
+
+
+class RejectBody(Request):
+    reason: str = Field(min_length=1, max_length=2000)
+    changes_requested: bool = False
+
+
+class AnswerBody(Request):
+    approved: bool
+    comment: str = Field(default="", max_length=2000)
+    alternative: str | None = None
+
+
+class PaneBody(Request):
+    sandbox_id: str
+
+
+class SendKeysBody(Request):
+    """Literal text, or one key by its name in tmux's allowed list."""
+
+    pane_id: str
+    text: str | None = Field(default=None, max_length=65_536)
+    key: str | None = Field(default=None, max_length=32)
+
+
+class ReadPaneBody(Request):
+    pane_id: str
+    last_n_lines: int = Field(default=0, ge=0, le=100_000)
+
+
+class StatusBody(Request):
+    status: Literal["planning", "working", "testing", "blocked", "done", "error"]
+    note: str = Field(default="", max_length=500)
+
+
+class BuildBody(Request):
+    name: str

@@ -1,0 +1,144 @@
+"""What the routers share: who calls, what serves, how an answer is written, and idempotency keys."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from backend.api.services import KeptAnswer, Services
+from backend.errors import (
+    ApprovalNotFound,
+    BadRequest,
+    FluidError,
+    NotFound,
+    PaneNotFound,
+    PlaybookNotFound,
+    RunNotFound,
+    SandboxNotFound,
+)
+from backend.models import Identity
+
+ID = re.compile(r"[A-Z]{3}-[0-9a-f]{8,32}")
+PANE_ID = re.compile(r"%[0-9]{1,9}")
+IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+T = TypeVar("T")
+
+
+async def _caller(request: Request) -> Identity:
+    identity: Identity = request.state.identity
+    return identity
+
+
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Caller = Annotated[Identity, Depends(_caller)]
+Served = Annotated[Services, Depends(_services)]
+
+
+def _id_of(what: str, kind: type[NotFound], remedy: str) -> Any:
+    """The path parameter ``id``; anything else names nothing, which is 404 before any look-up."""
+
+    async def check(id: str) -> str:
+        if ID.fullmatch(id):
+            return id
+        raise kind(f"no {what} {id!a}", remedy=remedy)
+
+    return Depends(check)
+
+
+SandboxId = Annotated[str, _id_of("sandbox", SandboxNotFound, "GET /v1/sandboxes lists yours")]
+CommandId = Annotated[str, _id_of("command", NotFound, "GET /v1/sandboxes/{id}/commands lists yours")]
+ChangesId = Annotated[str, _id_of("change", NotFound, "POST /v1/sandboxes/{id}/diff makes one")]
+PlaybookId = Annotated[str, _id_of("playbook", PlaybookNotFound, "GET /v1/playbooks lists yours")]
+ApprovalId = Annotated[str, _id_of("approval", ApprovalNotFound, "GET /v1/approvals lists yours")]
+AskId = Annotated[str, _id_of("question", ApprovalNotFound, "GET /v1/human/pending lists yours")]
+RunId = Annotated[str, _id_of("run", RunNotFound, "an approval names its runs")]
+
+Limit = Annotated[int, Query(ge=1, le=10_000)]
+Offset = Annotated[int, Query(ge=0, le=2**31)]
+WaitSeconds = Annotated[float, Query(ge=0, le=3600, description="block up to this long for a change")]
+
+
+def check_pane(pane_id: str) -> str:
+    """tmux's own id of a pane, or :class:`PaneNotFound`."""
+    if PANE_ID.fullmatch(pane_id):
+        return pane_id
+    raise PaneNotFound(f"no pane {pane_id!a}", remedy="GET /v1/tmux/panes lists yours")
+
+
+def answer(value: BaseModel | dict[str, Any], status: int = 200) -> Response:
+    """A JSON response, written by pydantic's own serialiser without validating our own nouns again."""
+    return Response(to_json(value), status, media_type="application/json")
+
+
+async def while_connected(request: Request, waiting: Coroutine[Any, Any, T]) -> T:
+    """The result of a wait that is dropped when its caller hangs up. Not for work: work is finished."""
+    task = asyncio.create_task(waiting)
+    gone = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise BadRequest("the caller went away")
+        return task.result()
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class KeyedRoute(APIRoute):
+    """A POST with an ``Idempotency-Key`` is carried out once; its repetition gets the same answer."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def keyed(request: Request) -> Response:
+            key = request.headers.get("idempotency-key")
+            if key is None or request.method != "POST":
+                return await handle(request)
+            if not IDEMPOTENCY_KEY.fullmatch(key):
+                raise BadRequest("Idempotency-Key is not 1 to 255 printable ASCII characters")
+            return await _once(request, key, handle)
+
+        return keyed
+
+
+async def _once(request: Request, key: str, handle: Callable[[Request], Awaitable[Response]]) -> Response:
+    services: Services = request.app.state.services
+    uid = request.state.identity.uid
+    body = await request.body()
+    digest = hashlib.sha256(request.url.path.encode() + b"\0" + body).hexdigest()
+    kept = await services.keys.begin(uid, key, digest)
+    if kept is not None:
+        return Response(kept.body, kept.status, {"idempotent-replay": "true"}, "application/json")
+    try:
+        response = await handle(request)
+    except BaseException:
+        await asyncio.shield(services.keys.release(uid, key))
+        raise
+    if isinstance(response.body, bytes) and response.status_code < FluidError.status:
+        await services.keys.finish(uid, key, KeptAnswer(response.status_code, response.body))
+    else:
+        await services.keys.release(uid, key)
+    return response
+
+
+def router(tag: str) -> APIRouter:
+    """A router of one noun."""
+    return APIRouter(tags=[tag], route_class=KeyedRoute)

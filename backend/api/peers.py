@@ -1,0 +1,141 @@
+"""Who calls: uid, gid, pid and groups as the kernel recorded them when the connection was made.
+
+Sources: unix(7) ``SO_PEERCRED``, ``SO_PEERGROUPS`` (Linux 4.13). A caller can claim nothing here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import grp
+import json
+import os
+import pwd
+import socket
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from backend.config import Config
+from backend.errors import BadRequest, RoleDenied
+from backend.models import Identity, Role
+
+SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
+_CREDENTIALS = struct.Struct("3i")
+_GROUPS_BYTES = 65_536 * 4  # NGROUPS_MAX gids
+
+
+class Door(StrEnum):
+    AGENT = "agent"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Names are looked up once per connection; an account that has none is its number."""
+
+    uid: int
+    gid: int
+    pid: int
+    name: str
+    groups: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The role lists of the config: user names and ``@groups``.
+
+    No ``operators``: the user that runs the backend is the operator. No ``agents``: whoever the socket's mode
+    lets in is an agent.
+    """
+
+    operators: frozenset[str]
+    agents: frozenset[str]
+    auditors: frozenset[str]
+
+    @classmethod
+    def of(cls, config: Config) -> Roles:
+        operators = frozenset(config.operators) or frozenset({_user_name(os.geteuid())})
+        return cls(operators, frozenset(config.agents), frozenset(config.auditors))
+
+
+def read_peer(connection: Any) -> Peer:
+    """The peer of a connected Unix socket (also asyncio's and uvloop's view of one)."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    pid, uid, gid = _CREDENTIALS.unpack(raw)
+    listed = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _GROUPS_BYTES)
+    gids = {gid, *struct.unpack(f"{len(listed) // 4}I", listed)}
+    return Peer(uid, gid, pid, _user_name(uid), frozenset(_group_name(one) for one in gids))
+
+
+def admit(door: Door, peer: Peer, roles: Roles) -> Identity:
+    """The caller's identity on a door.
+
+    Raises:
+        RoleDenied: the config does not let this user through this door; the message names the rule.
+    """
+    role = _role_on(door, peer, roles)
+    return Identity(
+        uid=peer.uid, gid=peer.gid, pid=peer.pid, name=peer.name, role=role, groups=sorted(peer.groups)
+    )
+
+
+def _role_on(door: Door, peer: Peer, roles: Roles) -> Role:
+    listed_agent = _is_in(roles.agents, peer)
+    if door is Door.AGENT:
+        if listed_agent or not roles.agents:
+            return Role.AGENT
+        raise RoleDenied(
+            f"user {peer.name!r} is not in `agents:`", remedy="add the user or one of its groups there"
+        )
+    if _is_in(roles.operators, peer):
+        if listed_agent and peer.name not in roles.operators:
+            raise RoleDenied(
+                f"user {peer.name!r} is in `agents:` and served on the agent door only",
+                remedy="name the user itself (not a group) in `operators:`",
+            )
+        return Role.OPERATOR
+    if _is_in(roles.auditors, peer) and not listed_agent:
+        return Role.AUDITOR
+    raise RoleDenied(
+        f"user {peer.name!r} is not in `operators:` or `auditors:`", remedy="add the user to `operators:`"
+    )
+
+
+def _is_in(entries: frozenset[str], peer: Peer) -> bool:
+    return peer.name in entries or any(f"@{group}" in entries for group in peer.groups)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+class PeerProtocol(HttpToolsProtocol):
+    """uvicorn's protocol that adds ``peer`` to each request's state and speaks JSON about broken HTTP."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        with contextlib.suppress(OSError):  # without a peer the gate answers 401
+            self.app_state = {**self.app_state, "peer": read_peer(transport.get_extra_info("socket"))}
+
+    def send_400_response(self, msg: str) -> None:
+        body = json.dumps(BadRequest("the request is not HTTP/1.1", remedy="mind the framing").body())
+        head = (
+            "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write((head + body).encode("ascii"))
+        self.transport.close()

@@ -1,0 +1,78 @@
+"""What there is to work with: sources, targets, images, hosts; and what an agent says of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Response
+
+from backend.api.bodies import BuildBody, StatusBody
+from backend.api.common import Caller, Served, answer, router
+from backend.models import ImageView
+
+agent = router("catalog")
+operator = router("catalog")
+
+
+@agent.get("/v1/sources")
+async def sources(caller: Caller, services: Served) -> Response:
+    """What a sandbox may be forked from."""
+    return answer({"sources": await services.fleet.sources(caller)})
+
+
+@agent.get("/v1/vms")
+async def vms(caller: Caller, services: Served) -> Response:
+    """The sources as the published SDK lists them."""
+    hosts = await services.fleet.hosts()
+    local = next((host for host in hosts if host.status == "up"), None)
+    found: list[dict[str, Any]] = [
+        {
+            "name": source.name,
+            "uuid": "",
+            "state": "shutdown",
+            "persistent": True,
+            "disk_path": "",
+            "host_name": local.name if local else "",
+            "host_address": local.address if local else "",
+        }
+        for source in await services.fleet.sources(caller)
+    ]
+    lost = [host for host in hosts if host.status != "up" and host.last_error]
+    errors = [
+        {"host_name": host.name, "host_address": host.address, "error": host.last_error} for host in lost
+    ]
+    return answer({"vms": found, "host_errors": errors})
+
+
+@agent.get("/v1/targets")
+async def targets(caller: Caller, services: Served) -> Response:
+    """The names that the caller may ask for."""
+    return answer({"targets": await services.targets.list(caller)})
+
+
+@agent.get("/v1/images")
+async def images(services: Served) -> Response:
+    return answer({"images": await services.images.list()})
+
+
+@agent.post("/v1/agents/me", status_code=204)
+async def say_status(caller: Caller, services: Served, body: StatusBody) -> Response:
+    """How the agent does, in its own words; operators see it with its age."""
+    await services.fleet.status(caller, body)
+    return Response(status_code=204)
+
+
+@operator.post("/v1/targets/check")
+async def check_targets(caller: Caller, services: Served, name: str | None = None) -> Response:
+    """Try each target (or one) over SSH with its group's key."""
+    return answer({"targets": await services.targets.check(caller, name)})
+
+
+@operator.post("/v1/images", status_code=201, response_model=ImageView)
+async def build_image(caller: Caller, services: Served, body: BuildBody) -> Response:
+    return answer(await services.images.build(caller, body.name), 201)
+
+
+@operator.get("/v1/hosts")
+async def hosts(services: Served) -> Response:
+    return answer({"hosts": await services.fleet.hosts()})

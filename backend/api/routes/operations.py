@@ -1,0 +1,97 @@
+"""What an operator watches: the fleet, its events, runs, the audit."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Query, Request, Response
+from pydantic_core import to_json
+from starlette.responses import StreamingResponse
+
+from backend import __version__
+from backend.api import sse
+from backend.api.common import Caller, Limit, RunId, Served, answer, router
+from backend.models import AuditRow, Event, FleetView, Run
+
+operator = router("operations")
+
+
+@operator.get("/v1/fleet", response_model=FleetView)
+async def fleet(caller: Caller, services: Served) -> Response:
+    """Everything that the console draws, at one event number."""
+    return answer(await services.fleet.view(caller))
+
+
+@operator.get("/v1/status")
+async def status(caller: Caller, services: Served) -> Response:
+    """The counts and the parts, small enough for a prompt or a probe."""
+    view = await services.fleet.view(caller)
+    phases = [sandbox.phase.value for sandbox in view.sandboxes]
+    return answer(
+        {
+            "version": __version__,
+            "sandboxes": {phase: phases.count(phase) for phase in sorted(set(phases))},
+            "waiting": sum(one.state.value == "pending" for one in view.approvals)
+            + sum(one.status.value == "pending" for one in view.asks),
+            "hosts": [
+                {"name": host.name, "status": host.status, "virt": host.virt_type} for host in view.hosts
+            ],
+            "components": view.components,
+            "audit": {"ok": view.audit_ok, "rows": view.audit_rows},
+        }
+    )
+
+
+@operator.get("/v1/events")
+async def events(
+    request: Request, caller: Caller, services: Served, after: Annotated[int | None, Query(ge=0)] = None
+) -> Response:
+    """Server-sent events from ``Last-Event-ID`` (or ``after``) on. ``events.gap``: fetch the fleet anew."""
+    resume_after = sse.last_event_id(request, after)
+    return sse.stream(request, _frames(services.events.follow(caller, resume_after)))
+
+
+async def _frames(feed: AsyncIterator[Event]) -> AsyncIterator[bytes]:
+    async for event in feed:
+        yield sse.frame(event, event=event.kind, id=event.seq)
+
+
+@operator.get("/v1/runs/{id}", response_model=Run)
+async def read_run(caller: Caller, services: Served, id: RunId) -> Response:
+    return answer(await services.runs.get(caller, id))
+
+
+@operator.post("/v1/runs/{id}/cancel", response_model=Run)
+async def cancel_run(caller: Caller, services: Served, id: RunId) -> Response:
+    """End Ansible cleanly; the run says what was done where."""
+    return answer(await services.runs.cancel(caller, id))
+
+
+@operator.get("/v1/audit")
+async def audit(
+    services: Served,
+    sandbox_id: str | None = None,
+    action: str | None = None,
+    after: Annotated[int, Query(ge=0)] = 0,
+    limit: Limit = 200,
+) -> Response:
+    rows = await services.audit.query(sandbox_id=sandbox_id, action=action, after=after, limit=limit)
+    return answer({"rows": rows})
+
+
+@operator.get("/v1/audit/verify")
+async def verify_audit(services: Served) -> Response:
+    """Walks the whole chain, and says which row is the first bad one."""
+    return answer(await services.audit.verify())
+
+
+@operator.get("/v1/audit/export")
+async def export_audit(services: Served) -> Response:
+    """Every row, one JSON object a line."""
+    return StreamingResponse(_lines(services.audit.export()), media_type="application/x-ndjson")
+
+
+async def _lines(rows: AsyncIterator[AuditRow]) -> AsyncIterator[bytes]:
+    async for row in rows:
+        yield to_json(row) + b"\n"

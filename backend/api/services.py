@@ -1,0 +1,284 @@
+"""What the doors need from the rooms below: one Protocol a service, one container for all.
+
+The API holds no state and decides nothing but who may knock: every rule of ownership, policy and redaction is
+the service's, which is why each method takes the actor. Methods raise :mod:`backend.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from backend.models import (
+    Approval,
+    ApprovalRequest,
+    Ask,
+    AskRequest,
+    AuditRow,
+    Changes,
+    Command,
+    CommandRequest,
+    Component,
+    CreateSandbox,
+    Event,
+    FileState,
+    FleetView,
+    HostView,
+    Identity,
+    ImageView,
+    Pane,
+    Playbook,
+    Run,
+    Sandbox,
+    Snapshot,
+    SnapshotRequest,
+    SourceView,
+    TargetView,
+)
+
+OnOutput = Callable[[str, bytes], None]
+"""Called with ``stdout`` or ``stderr`` and the bytes as they come."""
+
+
+class Fleet(Protocol):
+    """Sandboxes, their commands, snapshots, changes and files."""
+
+    async def create(self, actor: Identity, request: CreateSandbox, /) -> Sandbox: ...
+    async def get(self, actor: Identity, id: str, /) -> Sandbox: ...
+    async def list(
+        self,
+        actor: Identity,
+        /,
+        *,
+        agent_id: str | None = None,
+        job_id: str | None = None,
+        base_image: str | None = None,
+        state: str | None = None,
+        vm_name: str | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> tuple[Sequence[Sandbox], int]:
+        """The page asked for, and how many match in all. ``state`` is a public state or a phase."""
+        ...
+
+    async def start(self, actor: Identity, id: str, /) -> Sandbox: ...
+    async def stop(self, actor: Identity, id: str, /) -> Sandbox: ...
+    async def pause(self, actor: Identity, id: str, /) -> Sandbox: ...
+    async def resume(self, actor: Identity, id: str, /) -> Sandbox: ...
+    async def destroy(self, actor: Identity, id: str, /) -> Sandbox: ...
+    async def extend(self, actor: Identity, id: str, seconds: int, /) -> Sandbox: ...
+
+    async def run(
+        self, actor: Identity, id: str, request: CommandRequest, on_output: OnOutput | None = None, /
+    ) -> Command: ...
+    async def commands(
+        self, actor: Identity, id: str, limit: int, offset: int, /
+    ) -> tuple[Sequence[Command], int]: ...
+    async def command(self, actor: Identity, command_id: str, /) -> Command: ...
+
+    async def snapshot(self, actor: Identity, id: str, request: SnapshotRequest, /) -> Snapshot: ...
+    async def snapshots(self, actor: Identity, id: str, /) -> Sequence[Snapshot]: ...
+    async def restore(self, actor: Identity, id: str, name: str, /) -> Sandbox: ...
+    async def delete_snapshot(self, actor: Identity, id: str, name: str, /) -> None: ...
+    async def diff(self, actor: Identity, id: str, from_snapshot: str, to_snapshot: str, /) -> Changes: ...
+    async def changes(self, actor: Identity, changes_id: str, /) -> Changes: ...
+
+    async def read_file(
+        self, actor: Identity, id: str, path: str, /, *, offset: int = 0, length: int | None = None
+    ) -> bytes:
+        """Up to ``length`` bytes of the file at the wire path, from ``offset``."""
+        ...
+
+    async def write_file(
+        self,
+        actor: Identity,
+        id: str,
+        path: str,
+        data: bytes,
+        /,
+        *,
+        mode: int | None = None,
+        owner: str | None = None,
+    ) -> FileState:
+        """Replace the file whole, or not at all. ``owner`` is ``user`` or ``user:group``."""
+        ...
+
+    async def edit_file(
+        self, actor: Identity, id: str, path: str, /, *, old: str, new: str, all: bool = False
+    ) -> FileState:
+        """Replace exact text, which must match once unless ``all``."""
+        ...
+
+    async def list_files(self, actor: Identity, id: str, path: str, /) -> dict[str, FileState]:
+        """The folder's entries by their wire path."""
+        ...
+
+    async def stat_file(self, actor: Identity, id: str, path: str, /) -> FileState: ...
+    async def delete_file(self, actor: Identity, id: str, path: str, /) -> None: ...
+
+    async def status(self, actor: Identity, status: AgentStatus, /) -> None: ...
+    async def hosts(self) -> Sequence[HostView]: ...
+    async def sources(self, actor: Identity, /) -> Sequence[SourceView]: ...
+    async def view(self, actor: Identity, /) -> FleetView: ...
+
+
+class AgentStatus(Protocol):
+    """What an agent says of itself: ``planning, working, testing, blocked, done, error`` and a note."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+
+
+class Playbooks(Protocol):
+    """Generated playbooks and their files."""
+
+    async def generate(
+        self,
+        actor: Identity,
+        sandbox_id: str,
+        from_snapshot: str | None = None,
+        to_snapshot: str | None = None,
+        /,
+    ) -> Playbook: ...
+    async def get(self, actor: Identity, id: str, /) -> Playbook: ...
+    async def list(self, actor: Identity, /) -> Sequence[Playbook]: ...
+    async def update(self, actor: Identity, id: str, yaml: str, /) -> Playbook: ...
+    async def delete(self, actor: Identity, id: str, /) -> None: ...
+    async def file(self, actor: Identity, id: str, sha256: str, /) -> bytes: ...
+
+
+class Approvals(Protocol):
+    """Requests for approval and plain questions. Redaction for agents is done here."""
+
+    async def request(self, actor: Identity, request: ApprovalRequest, /) -> Approval: ...
+    async def get(self, actor: Identity, id: str, /) -> Approval: ...
+    async def wait(self, actor: Identity, id: str, seconds: float, /) -> Approval:
+        """The approval once its state differs from the one it has now, or after ``seconds``."""
+        ...
+
+    async def list(self, actor: Identity, /) -> Sequence[Approval]: ...
+    async def withdraw(self, actor: Identity, id: str, /) -> Approval: ...
+    async def dry_run(self, actor: Identity, id: str, /) -> Approval: ...
+    async def approve(self, actor: Identity, id: str, digest: str, comment: str, /) -> Approval: ...
+    async def reject(self, actor: Identity, id: str, reason: str, changes_requested: bool, /) -> Approval: ...
+    async def pack(self, actor: Identity, id: str, /) -> dict[str, Any]: ...
+
+    async def ask(self, actor: Identity, request: AskRequest, /) -> Ask: ...
+    async def ask_wait(self, actor: Identity, id: str, seconds: float, /) -> Ask:
+        """The question once it is answered or over, or as it stands after ``seconds``."""
+        ...
+
+    async def asks(self, actor: Identity, /) -> Sequence[Ask]: ...
+    async def answer(
+        self, actor: Identity, request_id: str, approved: bool, comment: str, alternative: str | None, /
+    ) -> Ask: ...
+    async def withdraw_ask(self, actor: Identity, id: str, /) -> Ask: ...
+
+
+class Runs(Protocol):
+    """Rehearsals, dry runs, applies."""
+
+    async def get(self, actor: Identity, id: str, /) -> Run: ...
+    async def cancel(self, actor: Identity, id: str, /) -> Run: ...
+
+
+class Panes(Protocol):
+    """Agents' terminals, each a shell in a guest of its owner."""
+
+    async def open(self, actor: Identity, sandbox_id: str, /) -> Pane: ...
+    async def list(self, actor: Identity, /) -> Sequence[Pane]: ...
+    async def send(
+        self, actor: Identity, pane_id: str, /, *, text: str | None = None, key: str | None = None
+    ) -> None: ...
+    async def read(self, actor: Identity, pane_id: str, last_n_lines: int = 0, /) -> Sequence[str]: ...
+    async def close(self, actor: Identity, pane_id: str, /) -> None: ...
+    def stream(self, actor: Identity, pane_id: str, /) -> AsyncIterator[Sequence[str]]:
+        """All rows, sanitised, now and after each change (at most 4 a second)."""
+        ...
+
+
+class Audit(Protocol):
+    """The hash chain."""
+
+    async def query(
+        self,
+        *,
+        sandbox_id: str | None = None,
+        action: str | None = None,
+        after: int = 0,
+        limit: int = 200,
+    ) -> Sequence[AuditRow]: ...
+    async def verify(self) -> dict[str, Any]:
+        """``{"ok": bool, "rows": int, "first_bad": int | None, "message": str}``."""
+        ...
+
+    def export(self) -> AsyncIterator[AuditRow]: ...
+
+
+class Events(Protocol):
+    """What the console should know, in order."""
+
+    def follow(
+        self, actor: Identity, after: int | None = None, sandbox_id: str = "", /
+    ) -> AsyncIterator[Event]:
+        """Events after number ``after`` (None: from now on), for as long as the reader stays. The first is of
+        kind ``events.gap`` when some in between are no longer kept: the reader fetches the fleet anew."""
+        ...
+
+
+class Images(Protocol):
+    async def list(self) -> Sequence[ImageView]: ...
+    async def build(self, actor: Identity, name: str, /) -> ImageView: ...
+
+
+class Targets(Protocol):
+    async def list(self, actor: Identity, /) -> Sequence[TargetView]:
+        """Agents see the names they may ask for, operators address and state too."""
+        ...
+
+    async def check(self, actor: Identity, name: str | None = None, /) -> Sequence[TargetView]:
+        """The same after trying each over SSH with its group's key."""
+        ...
+
+
+@dataclass(frozen=True)
+class KeptAnswer:
+    """The answer that an ``Idempotency-Key`` was given before."""
+
+    status: int
+    body: bytes
+
+
+class Keys(Protocol):
+    """Idempotency keys, kept across restarts."""
+
+    async def begin(self, uid: int, key: str, fingerprint: str, /) -> KeptAnswer | None:
+        """Claim the key for a request, or the answer that it got. :class:`backend.errors.Conflict` when the
+        first request still runs, :class:`backend.errors.InvalidValue` when the key was another request's."""
+        ...
+
+    async def finish(self, uid: int, key: str, answer: KeptAnswer, /) -> None: ...
+    async def release(self, uid: int, key: str, /) -> None:
+        """Forget a claim whose request failed, so that it may be tried again."""
+        ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """All that the doors serve. ``components`` tells how each part is, ``policy`` what a caller may do."""
+
+    fleet: Fleet
+    playbooks: Playbooks
+    approvals: Approvals
+    runs: Runs
+    panes: Panes
+    audit: Audit
+    events: Events
+    images: Images
+    targets: Targets
+    keys: Keys
+    components: Callable[[], Awaitable[list[Component]]]
+    policy: Callable[[Identity], dict[str, Any]]

@@ -1,0 +1,179 @@
+"""The client that awaits, on httpx2: what the console and asynchronous agents use."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import httpx2
+
+from backend.client.answers import (
+    cut_off,
+    denied,
+    down,
+    error_of,
+    parse,
+    raise_if_error,
+    read_answer,
+    too_slow,
+)
+from backend.client.call import Call, Flow, Pause, nothing, noun, path
+from backend.client.door import DoorAddress, door_address
+from backend.client.methods import AgentMethods, OperatorMethods, SandboxMethods
+from backend.client.sse import Frame, Parser
+from backend.errors import BackendDown, FluidError
+
+if TYPE_CHECKING:
+    from backend.models import Event, Sandbox
+
+T = TypeVar("T")
+
+CONNECT_S = 5.0
+QUIET_S = 60.0
+"""The backend beats every 15 s: a stream that is silent for longer is dead."""
+RECONNECT_S = 1.0
+RECONNECT_MAX_S = 10.0
+
+
+class AsyncSandbox(SandboxMethods):
+    """A sandbox's handle: the calls without its id. ``noun`` is the sandbox as it was when created."""
+
+    def __init__(self, door: AsyncFluid, noun: Sandbox) -> None:
+        self.door = door
+        self.noun = noun
+
+    @property
+    def id(self) -> str:
+        return self.noun.id
+
+
+class AsyncFluid(AgentMethods, OperatorMethods):
+    """A pool of connections. Errors are :mod:`backend.errors`."""
+
+    def __init__(
+        self, at: str | Path | None = None, *, transport: httpx2.AsyncBaseTransport | None = None
+    ) -> None:
+        self._address = door_address(at)
+        self._http = _client(self._address, transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def create_sandbox(self, source: str, *, agent_id: str, **options: Any) -> AsyncSandbox:
+        """:meth:`create`, as a handle."""
+        return AsyncSandbox(self, await self.create(source, agent_id=agent_id, **options))
+
+    async def drive(self, flow: Flow[T]) -> T:
+        """Run a flow to its end."""
+        step: Any = flow.send
+        thing: Any = None
+        try:
+            while True:
+                wanted = step(thing)
+                step, thing = flow.send, None
+                try:
+                    if isinstance(wanted, Pause):
+                        await asyncio.sleep(wanted.seconds)
+                    else:
+                        thing = await self.send(wanted)
+                except FluidError as error:
+                    step, thing = flow.throw, error
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    async def send(self, call: Call[T]) -> T:
+        """Send one call and read its answer."""
+        if call.follow is not None:
+            async for frame in self._frames(call):
+                if (found := call.follow(frame)) is not None:
+                    return call.read(found)
+            raise cut_off()
+        try:
+            response = await self._http.send(self._request(call))
+        except httpx2.HTTPError as error:
+            raise self._failed(call, error) from error
+        return read_answer(call, response.status_code, response.content)
+
+    async def events(self, after: int | None = None) -> AsyncIterator[Event]:
+        """The fleet's events after number ``after``, for ever: a lost backend is knocked at again, and the
+        stream goes on where it was cut. An event of kind ``events.gap`` says that some are lost."""
+        one = noun("Event")
+        wait_s = RECONNECT_S
+        last = after
+        while True:
+            headers = {"Last-Event-ID": str(last)} if last is not None else {}
+            try:
+                async for frame in self._frames(Call("GET", path("events"), nothing), headers):
+                    event: Event = one(frame.json())
+                    last, wait_s = event.seq, RECONNECT_S
+                    yield event
+            except BackendDown:
+                wait_s = min(wait_s * 2, RECONNECT_MAX_S)
+            await asyncio.sleep(wait_s)
+
+    async def pane_stream(self, pane_id: str) -> AsyncIterator[list[str]]:
+        """The pane's rows, now and after each change, until the pane or the backend ends."""
+        async for frame in self._frames(Call("GET", path("panes", pane_id, "stream"), nothing)):
+            yield frame.json()["rows"]
+
+    async def _frames(self, call: Call[Any], headers: dict[str, str] | None = None) -> AsyncIterator[Frame]:
+        request = self._request(call, {"Accept": "text/event-stream", **(headers or {})})
+        request.extensions["timeout"] = httpx2.Timeout(QUIET_S, connect=CONNECT_S).as_dict()
+        parser = Parser()
+        try:
+            response = await self._http.send(request, stream=True)
+            try:
+                if response.status_code >= 400:
+                    raise error_of(response.status_code, parse(await response.aread()))
+                async for chunk in response.aiter_bytes():
+                    for frame in parser.feed(chunk):
+                        raise_if_error(frame)
+                        yield frame
+            finally:
+                await response.aclose()
+        except httpx2.HTTPError as error:
+            raise self._failed(call, error) from error
+
+    def _request(self, call: Call[Any], headers: dict[str, str] | None = None) -> httpx2.Request:
+        sent = {"Accept": "application/json", **(headers or {})}
+        content = call.content
+        if call.body is not None:
+            content = json.dumps(call.body).encode()
+            sent["Content-Type"] = "application/json"
+        return self._http.build_request(
+            call.method,
+            self._address.base + call.target,
+            content=content,
+            headers=sent,
+            timeout=httpx2.Timeout(call.timeout_s, connect=CONNECT_S),
+        )
+
+    def _failed(self, call: Call[Any], error: httpx2.HTTPError) -> FluidError:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, PermissionError):
+                return denied(str(self._address))
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(error, (httpx2.ReadTimeout, httpx2.WriteTimeout)):
+            return too_slow(str(self._address), call)
+        return down(str(self._address), str(error) or type(error).__name__)
+
+
+def _client(address: DoorAddress, transport: httpx2.AsyncBaseTransport | None) -> httpx2.AsyncClient:
+    uds = str(address.socket) if address.socket else None
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=30)
+    return httpx2.AsyncClient(
+        base_url=f"http://{address.host}:{address.port}",
+        transport=transport or httpx2.AsyncHTTPTransport(uds=uds, limits=limits),
+    )

@@ -1,0 +1,44 @@
+"""Where a client knocks: a Unix socket by default, ``http://host:port`` (with a token's base path) by TCP."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from backend.errors import InvalidValue
+from backend.paths import Paths
+
+DEFAULT_HTTP_PORT = 80
+
+
+@dataclass(frozen=True)
+class DoorAddress:
+    """Either ``socket`` or ``host`` and ``port``; ``base`` is put before each path."""
+
+    socket: Path | None = None
+    host: str = "fluid"
+    port: int = DEFAULT_HTTP_PORT
+    base: str = ""
+
+    def __str__(self) -> str:
+        return str(self.socket) if self.socket else f"{self.host}:{self.port}"
+
+
+def door_address(at: str | Path | None) -> DoorAddress:
+    """The door of a path or URL; None: ``FLUID_SOCKET``, else this machine's agent door.
+
+    Raises:
+        InvalidValue: a URL that is not ``http://…``.
+    """
+    chosen = at if at is not None else os.environ.get("FLUID_SOCKET") or Paths.default().agent_socket
+    if isinstance(chosen, Path) or "://" not in chosen:
+        return DoorAddress(Path(chosen))
+    url = urlsplit(chosen)
+    if url.scheme != "http" or not url.hostname:
+        raise InvalidValue(
+            f"{url.scheme}://{url.hostname or ''} is no door",
+            remedy="give a socket's path or http://HOST:PORT",
+        )
+    return DoorAddress(None, url.hostname, url.port or DEFAULT_HTTP_PORT, url.path.rstrip("/"))

@@ -1,0 +1,97 @@
+"""The calls that only the operator door answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from backend.client.call import WORK_S, Call, as_is, noun, nouns, path
+
+if TYPE_CHECKING:
+    from backend.models import Approval, Ask, AuditRow, FleetView, HostView, ImageView, Run, TargetView
+
+
+def fleet() -> Call[FleetView]:
+    """Everything that the console draws."""
+    return Call("GET", path("fleet"), noun("FleetView"))
+
+
+def status() -> Call[dict[str, Any]]:
+    """Counts and parts, as data."""
+    return Call("GET", path("status"), as_is)
+
+
+def hosts() -> Call[list[HostView]]:
+    return Call("GET", path("hosts"), nouns("HostView", "hosts"))
+
+
+def dry_run(approval_id: str) -> Call[Approval]:
+    """Check mode on each target, now."""
+    return Call("POST", path("approvals", approval_id, "dry-run"), noun("Approval"), timeout_s=WORK_S)
+
+
+def approve(approval_id: str, digest: str, comment: str = "") -> Call[Approval]:
+    """Yes to exactly the evidence of this digest."""
+    body = {"digest": digest, "comment": comment}
+    return Call("POST", path("approvals", approval_id, "approve"), noun("Approval"), body=body)
+
+
+def reject(approval_id: str, reason: str, changes_requested: bool = False) -> Call[Approval]:
+    """No, with the reason; ``changes_requested`` tells the agent to mend it and come back."""
+    body = {"reason": reason, "changes_requested": changes_requested}
+    return Call("POST", path("approvals", approval_id, "reject"), noun("Approval"), body=body)
+
+
+def pack(approval_id: str) -> Call[dict[str, Any]]:
+    """The evidence pack."""
+    return Call("GET", path("approvals", approval_id, "pack"), as_is, timeout_s=WORK_S)
+
+
+def answer(request_id: str, approved: bool, comment: str = "", alternative: str | None = None) -> Call[Ask]:
+    body = {"approved": approved, "comment": comment, "alternative": alternative}
+    return Call("POST", path("asks", request_id, "answer"), noun("Ask"), body=body)
+
+
+def asks() -> Call[list[Ask]]:
+    return Call("GET", path("human", "pending"), nouns("Ask", "pending"))
+
+
+def run_of(id: str) -> Call[Run]:
+    """A rehearsal, dry run or apply."""
+    return Call("GET", path("runs", id), noun("Run"))
+
+
+def cancel_run(id: str) -> Call[Run]:
+    """End it cleanly; it says what was done where."""
+    return Call("POST", path("runs", id, "cancel"), noun("Run"), timeout_s=WORK_S)
+
+
+def audit(
+    *, sandbox_id: str | None = None, action: str | None = None, after: int = 0, limit: int = 200
+) -> Call[list[AuditRow]]:
+    query = {"sandbox_id": sandbox_id, "action": action, "after": after, "limit": limit}
+    return Call("GET", path("audit"), nouns("AuditRow", "rows"), query=query)
+
+
+def verify_audit() -> Call[dict[str, Any]]:
+    """``ok``, ``rows``, and the first bad row."""
+    return Call("GET", path("audit", "verify"), as_is, timeout_s=WORK_S)
+
+
+def export_audit() -> Call[bytes]:
+    """Every row, one JSON object a line."""
+    return Call("GET", path("audit", "export"), bytes, binary=True, timeout_s=WORK_S)
+
+
+def check_targets(name: str | None = None) -> Call[list[TargetView]]:
+    """Try the targets over SSH."""
+    return Call(
+        "POST",
+        path("targets", "check"),
+        nouns("TargetView", "targets"),
+        query={"name": name},
+        timeout_s=WORK_S,
+    )
+
+
+def build_image(name: str) -> Call[ImageView]:
+    return Call("POST", path("images"), noun("ImageView"), body={"name": name}, timeout_s=WORK_S)

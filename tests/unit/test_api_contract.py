@@ -1,0 +1,367 @@
+"""What a caller sees of the doors: status codes, error bodies, roles. The services behind are fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx2
+import pytest
+
+from backend.api import Door, KeptAnswer, Peer, Roles, Services
+from backend.api.agent import agent_app
+from backend.api.gate import Gate
+from backend.api.operator import operator_app
+from backend.errors import AlreadyDecided, HypervisorDown, SandboxNotFound
+from backend.models import Command, CommandRequest, CreateSandbox, Event, Identity, Phase, Sandbox, now
+
+ALICE = Peer(1000, 1000, 10, "alice", frozenset({"alice"}))
+BOT = Peer(2000, 2000, 20, "bot", frozenset({"bot"}))
+CAROL = Peer(3000, 3000, 30, "carol", frozenset({"carol", "audit"}))
+ROLES = Roles(frozenset({"alice"}), frozenset({"bot"}), frozenset({"@audit"}))
+FILE_LIMIT = 2 * 1024**2
+NO_SERVICES = cast(Services, None)
+APPS = {  # building one takes longer than any test
+    Door.AGENT: agent_app(NO_SERVICES, asyncio.Event()),
+    Door.OPERATOR: operator_app(NO_SERVICES, asyncio.Event()),
+}
+
+
+def sandbox(id: str = "SBX-12345678") -> Sandbox:
+    return Sandbox(
+        id=id, sandbox_name="web", base_image="debian-12", created_at=now(), updated_at=now(),
+        phase=Phase.RUNNING, ip_address="10.231.0.2", ttl_seconds=60,
+    )  # fmt: skip
+
+
+class FakeFleet:
+    def __init__(self) -> None:
+        self.created: list[CreateSandbox] = []
+        self.ran: list[CommandRequest] = []
+        self.written: bytes | None = None
+
+    async def create(self, actor: Identity, request: CreateSandbox) -> Sandbox:
+        self.created.append(request)
+        return sandbox(f"SBX-{len(self.created):08x}")
+
+    async def get(self, actor: Identity, id: str) -> Sandbox:
+        if id != "SBX-12345678":
+            raise SandboxNotFound(f"no sandbox {id}", remedy="list yours")
+        return sandbox()
+
+    async def start(self, actor: Identity, id: str) -> Sandbox:
+        raise HypervisorDown("libvirtd does not answer", remedy="start libvirtd")
+
+    async def stop(self, actor: Identity, id: str) -> Sandbox:
+        raise ZeroDivisionError("secret words of the program")
+
+    async def run(self, actor: Identity, id: str, request: CommandRequest, on_output: Any = None) -> Command:
+        self.ran.append(request)
+        if on_output:
+            on_output("stdout", "ä".encode()[:1])
+            on_output("stdout", "ä".encode()[1:])
+        return Command(
+            id="CMD-00000001", sandbox_id=id, command=request.command, exit_code=3, started_at=now()
+        )
+
+    async def write_file(self, actor: Identity, id: str, path: str, data: bytes, **options: Any) -> Any:
+        self.written = data
+        from backend.models import FileKind, FileState
+
+        return FileState(kind=FileKind.FILE, mode=options["mode"] or 0o644, uid=0, gid=0, size=len(data))
+
+
+class FakeKeys:
+    def __init__(self) -> None:
+        self.kept: dict[tuple[int, str], KeptAnswer] = {}
+
+    async def begin(self, uid: int, key: str, fingerprint: str) -> KeptAnswer | None:
+        return self.kept.get((uid, key))
+
+    async def finish(self, uid: int, key: str, answer: KeptAnswer) -> None:
+        self.kept[uid, key] = answer
+
+    async def release(self, uid: int, key: str) -> None:
+        self.kept.pop((uid, key), None)
+
+
+class FakeEvents:
+    async def follow(
+        self, actor: Identity, after: int | None = None, sandbox_id: str = ""
+    ) -> AsyncIterator[Event]:
+        for seq in range((after or 0) + 1, 4):
+            yield Event(seq=seq, at=now(), kind="sandbox.changed", noun="sandbox", id="SBX-12345678")
+
+
+class FakeApprovals:
+    async def approve(self, actor: Identity, id: str, digest: str, comment: str) -> Any:
+        raise AlreadyDecided("bob approved it at 14:02", remedy="nothing is left to do", by="bob")
+
+
+@pytest.fixture
+def fleet() -> FakeFleet:
+    return FakeFleet()
+
+
+@pytest.fixture
+def door(fleet: FakeFleet) -> Callable[..., httpx2.AsyncClient]:
+    fakes = SimpleNamespace(
+        fleet=fleet, approvals=FakeApprovals(), keys=FakeKeys(), events=FakeEvents(),
+        panes=SimpleNamespace(close=None),
+        policy=lambda actor: {"words": [f"{actor.name} may fork"]},
+    )  # fmt: skip
+    services = cast("Services", fakes)
+
+    def open_door(peer: Peer | None = BOT, on: Door = Door.AGENT) -> httpx2.AsyncClient:
+        app = APPS[on]
+        app.state.services = services
+        gate = Gate(app, on, ROLES, FILE_LIMIT)
+
+        async def with_peer(scope: Any, receive: Any, send: Any) -> None:
+            scope["state"] = {"peer": peer}
+            await gate(scope, receive, send)
+
+        return httpx2.AsyncClient(transport=httpx2.ASGITransport(with_peer), base_url="http://fluid")
+
+    return open_door
+
+
+Opener = Callable[..., httpx2.AsyncClient]
+CREATE = {"source_vm_name": "debian-12", "agent_id": "me"}
+JSON = {"content-type": "application/json"}
+
+BAD_INPUT = [
+    ("malformed JSON", "POST", "/v1/sandboxes", b'{"source_vm_name": ', 400, "bad_request"),
+    ("trailing data", "POST", "/v1/sandboxes", json.dumps(CREATE).encode() + b" {}", 400, "bad_request"),
+    ("not UTF-8", "POST", "/v1/sandboxes", b'{"agent_id": "\xff"}', 400, "bad_request"),
+    ("a list", "POST", "/v1/sandboxes", b"[]", 400, "bad_request"),
+    ("no body", "POST", "/v1/sandboxes", b"", 400, "bad_request"),
+    ("deep nesting", "POST", "/v1/sandboxes", b"[" * 100_000, 400, "bad_request"),
+    ("endless number", "POST", "/v1/sandboxes", b'{"cpu":' + b"9" * 5000 + b"}", 400, "bad_request"),
+    ("missing field", "POST", "/v1/sandboxes", b'{"agent_id": "me"}', 400, "bad_request"),
+    ("unknown field", "POST", "/v1/sandboxes", json.dumps({**CREATE, "x": 1}).encode(), 400, "bad_request"),
+    (
+        "wrong type",
+        "POST",
+        "/v1/sandboxes",
+        json.dumps({**CREATE, "cpu": "two"}).encode(),
+        400,
+        "bad_request",
+    ),
+    ("no meaning", "POST", "/v1/sandboxes", json.dumps({**CREATE, "cpu": 0}).encode(), 422, "invalid_value"),
+    ("huge body", "POST", "/v1/sandboxes", b" " * (1024**2 + 1), 413, "too_large"),
+    ("unknown id", "GET", "/v1/sandboxes/SBX-00000000", b"", 404, "sandbox_not_found"),
+    ("strange id", "GET", "/v1/sandboxes/%2e%2e%2fetc", b"", 404, None),
+    ("id with NUL", "GET", "/v1/sandboxes/SBX-%00", b"", 404, "sandbox_not_found"),
+    ("wrong method", "PATCH", "/v1/sandboxes", b"", 405, "method_not_allowed"),
+    ("no route", "GET", "/v1/nothing", b"", 404, "route_not_found"),
+    ("strange query", "GET", "/v1/sandboxes?limit=many", b"", 400, "bad_request"),
+    ("query out of range", "GET", "/v1/sandboxes?limit=0", b"", 422, "invalid_value"),
+    ("a part is down", "POST", "/v1/sandboxes/SBX-12345678/start", b"", 503, "hypervisor_down"),
+    ("a pane of no form", "DELETE", "/v1/tmux/panes/main:0", b"", 404, "pane_not_found"),
+    ("another generator", "POST", "/v1/sandboxes/SBX-12345678/generate/chef", b"", 400, "bad_request"),
+    ("relative path", "GET", "/v1/sandboxes/SBX-12345678/files?path=etc", b"", 422, "invalid_value"),
+    (
+        "a key on our host",
+        "POST",
+        "/v1/sandboxes/SBX-12345678/run",
+        b'{"command": "id", "private_key_path": "/root/.ssh/id"}',
+        422,
+        "invalid_value",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code"),
+    [row[1:] for row in BAD_INPUT],
+    ids=[row[0] for row in BAD_INPUT],
+)
+async def test_bad_input_is_told_in_one_form(
+    door: Opener, method: str, path: str, body: bytes, status: int, code: str | None
+) -> None:
+    async with door() as client:
+        answer = await client.request(method, path, content=body, headers=JSON)
+    assert answer.status_code == status, answer.text
+    told = answer.json()
+    assert told["code"] == status
+    assert told["error"] and "\n" not in told["error"]
+    assert told["remedy"]
+    assert told["request_id"] == answer.headers["x-request-id"]
+    if code is not None:
+        assert told["error_code"] == code
+
+
+async def test_a_part_that_is_down_says_when_to_come_back(door: Opener) -> None:
+    async with door() as client:
+        answer = await client.post("/v1/sandboxes/SBX-12345678/start")
+    assert int(answer.headers["retry-after"]) > 0
+
+
+async def test_a_bug_shows_its_request_id_and_none_of_its_words(
+    door: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with door() as client:
+        answer = await client.post("/v1/sandboxes/SBX-12345678/stop")
+    assert answer.status_code == 500
+    assert "secret words" not in answer.text
+    assert answer.json()["request_id"] in caplog.text
+    assert "secret words" in caplog.text
+
+
+async def test_create_answers_201_with_sandbox_and_address(door: Opener) -> None:
+    async with door() as client:
+        answer = await client.post("/v1/sandboxes", json=CREATE)
+    assert answer.status_code == 201
+    assert answer.json()["sandbox"]["state"] == "RUNNING"
+    assert answer.json()["ip_address"] == "10.231.0.2"
+
+
+async def test_an_idempotency_key_creates_once(door: Opener, fleet: FakeFleet) -> None:
+    async with door() as client:
+        first = await client.post("/v1/sandboxes", json=CREATE, headers={"Idempotency-Key": "k1"})
+        again = await client.post("/v1/sandboxes", json=CREATE, headers={"Idempotency-Key": "k1"})
+        other = await client.post("/v1/sandboxes", json=CREATE, headers={"Idempotency-Key": "k2"})
+    assert (first.status_code, first.content) == (again.status_code, again.content)
+    assert other.json()["sandbox"]["id"] != first.json()["sandbox"]["id"]
+    assert len(fleet.created) == 2
+
+
+async def test_a_failed_request_frees_its_key(door: Opener) -> None:
+    async with door() as client:
+        for _ in range(2):
+            path = "/v1/sandboxes/SBX-12345678/start"
+            answer = await client.post(path, headers={"Idempotency-Key": "k"})
+            assert answer.status_code == 503
+
+
+@pytest.mark.parametrize("spelling", ["run", "command"])
+async def test_both_spellings_run_the_same_command(door: Opener, fleet: FakeFleet, spelling: str) -> None:
+    async with door() as client:
+        answer = await client.post(
+            f"/v1/sandboxes/SBX-12345678/{spelling}", json={"command": "awk '{print $2}' <<<'a b'"}
+        )
+    assert answer.status_code == 200
+    assert answer.json()["command"]["exit_code"] == 3
+    assert fleet.ran[0].command == "awk '{print $2}' <<<'a b'"
+
+
+async def test_a_streamed_command_sends_whole_characters_and_then_the_record(door: Opener) -> None:
+    async with door() as client:
+        answer = await client.post(
+            "/v1/sandboxes/SBX-12345678/run", json={"command": "echo ä", "stream": True}
+        )
+    data = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
+    assert data[0] == {"stream": "stdout", "text": "ä"}
+    assert data[-1]["command"]["id"] == "CMD-00000001"
+
+
+async def test_a_file_may_be_larger_than_a_body_and_not_larger_than_the_policy(
+    door: Opener, fleet: FakeFleet
+) -> None:
+    path = "/v1/sandboxes/SBX-12345678/files?path=/srv/big&mode=0600"
+    async with door() as client:
+        taken = await client.put(path, content=b"x" * (1024**2 + 1))
+        refused = await client.put(path, content=b"x" * (FILE_LIMIT + 1))
+    assert taken.status_code == 200
+    assert taken.json()["mode"] == 0o600
+    assert refused.status_code == 413
+    assert len(fleet.written or b"") == 1024**2 + 1
+
+
+DECIDING = [
+    ("POST", "/v1/approvals/APR-12345678/approve"),
+    ("POST", "/v1/approvals/APR-12345678/reject"),
+    ("POST", "/v1/approvals/APR-12345678/dry-run"),
+    ("GET", "/v1/approvals/APR-12345678/pack"),
+    ("POST", "/v1/asks/ASK-12345678/answer"),
+    ("POST", "/v1/human/respond"),
+    ("GET", "/v1/audit"),
+    ("GET", "/v1/fleet"),
+    ("GET", "/v1/events"),
+    ("GET", "/v1/hosts"),
+    ("GET", "/v1/runs/RUN-12345678"),
+    ("GET", "/v1/panes/%250/stream"),
+    ("POST", "/v1/images"),
+    ("POST", "/v1/targets/check"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), DECIDING)
+async def test_what_decides_or_watches_does_not_exist_on_the_agent_door(
+    door: Opener, method: str, path: str
+) -> None:
+    async with door() as client:
+        answer = await client.request(method, path, json={"digest": "d", "approved": True})
+    assert answer.status_code in (404, 405)
+    assert answer.json()["error_code"] in ("route_not_found", "method_not_allowed")
+
+
+async def test_each_door_describes_its_own_routes(door: Opener) -> None:
+    async with door() as agent, door(ALICE, Door.OPERATOR) as operator:
+        of_agents = set((await agent.get("/openapi.json")).json()["paths"])
+        of_operators = set((await operator.get("/openapi.json")).json()["paths"])
+    assert "/v1/approvals/{id}/approve" in of_operators
+    assert not any("approve" in path or path.endswith("/answer") for path in of_agents)
+    assert of_agents < of_operators
+
+
+ADMISSION = [
+    (BOT, Door.AGENT, 200),
+    (BOT, Door.OPERATOR, 403),
+    (ALICE, Door.OPERATOR, 200),
+    (ALICE, Door.AGENT, 403),
+    (CAROL, Door.OPERATOR, 200),
+    (CAROL, Door.AGENT, 403),
+    (Peer(0, 0, 1, "root", frozenset({"root"})), Door.OPERATOR, 403),
+    (None, Door.AGENT, 401),
+]
+
+
+@pytest.mark.parametrize(("peer", "on", "status"), ADMISSION)
+async def test_a_door_opens_for_its_roles_only(
+    door: Opener, peer: Peer | None, on: Door, status: int
+) -> None:
+    async with door(peer, on) as client:
+        answer = await client.get("/v1/whoami")
+    assert answer.status_code == status
+    if status == 200 and peer:
+        assert answer.json()["name"] == peer.name
+
+
+async def test_an_auditor_reads_and_does_nothing(door: Opener) -> None:
+    async with door(CAROL, Door.OPERATOR) as client:
+        assert (await client.get("/v1/sandboxes/SBX-12345678")).status_code == 200
+        refused = await client.post("/v1/sandboxes", json=CREATE)
+    assert refused.status_code == 403
+    assert refused.json()["error_code"] == "role_denied"
+
+
+async def test_the_second_of_two_decisions_learns_who_was_first(door: Opener) -> None:
+    async with door(ALICE, Door.OPERATOR) as client:
+        answer = await client.post("/v1/approvals/APR-12345678/approve", json={"digest": "abc"})
+    assert answer.status_code == 409
+    assert answer.json()["error_code"] == "approval_already_decided"
+    assert answer.json()["details"] == {"by": "bob"}
+
+
+async def test_events_go_on_after_the_last_one_seen(door: Opener) -> None:
+    async with door(ALICE, Door.OPERATOR) as client:
+        answer = await client.get("/v1/events", headers={"Last-Event-ID": "2"})
+    ids = [line for line in answer.text.splitlines() if line.startswith("id:")]
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert ids == ["id: 3"]
+
+
+async def test_a_stream_asked_for_plainly_says_how_to_ask(door: Opener) -> None:
+    async with door() as client:
+        plain = await client.get("/v1/sandboxes/SBX-12345678/stream")
+        streamed = await client.get(
+            "/v1/sandboxes/SBX-12345678/stream", headers={"Accept": "text/event-stream"}
+        )
+    assert plain.status_code == 426
+    assert "text/event-stream" in plain.json()["remedy"]
+    assert '"type":"connected"' in streamed.text
