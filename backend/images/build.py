@@ -1,0 +1,290 @@
+"""Builds an image in two steps, each cached by what goes into it, in a folder that counts when renamed.
+
+The foundation (packages, kernel) takes most of a minute, the image on top of it a few seconds: a change of a
+setting or of the payload is cheap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.errors import FluidError, InvalidValue, NoSpace, RoleDenied
+from backend.images import kernel, rootfs
+from backend.images.catalog import BuiltImage, Catalog, sha256_of
+from backend.images.customize import customize, payload_files
+from backend.images.programs import Programs, require
+from backend.images.settings import APT_OPTIONS, CMDLINE, ENABLED, FILES, MASKED, PACKAGES
+from backend.images.sources import Release, Selection, read_release, read_sources, select
+from backend.models import now
+
+NEEDED = (
+    *("mmdebstrap", "mkfs.ext4", "qemu-img", "lz4", "dpkg-deb", "apt-get", "tar", "unshare", "setpriv"),
+    *("flock", "chroot"),
+)
+BUILDER_VERSION = 1
+"""Raise it when the same inputs would make another image."""
+
+PAYLOAD = Path(__file__).parent.parent / "guests/payload"
+DISK_BYTES = 8 << 30
+JOURNAL_MB = 32
+COLD_SPACE_MB = 2500
+WARM_SPACE_MB = 1300
+LOCK_LIMIT_S = 3600
+IMAGE_LIMIT_S = 300
+TEMP_PREFIX = ".build-"
+# orphan_file and metadata_csum_seed are newer than the readers and kernels that must understand the disk.
+MKFS = (
+    *("mkfs.ext4", "-q", "-F", "-L", "root", "-J", f"size={JOURNAL_MB}", "-E", "discard"),
+    *("-O", "^orphan_file,^metadata_csum_seed"),
+)
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All that decides what an image holds."""
+
+    release: Release
+    selection: Selection
+    apt_options: str
+    arch: str
+
+    @classmethod
+    async def of_host(cls, programs: Programs, release: Release) -> Inputs:
+        """What the host's configuration says now."""
+        dump = (await programs.run("apt-config", "dump", limit_s=30)).decode()
+        return cls(release, select(read_sources(), release), dump, kernel.architecture())
+
+    def foundation_key(self) -> str:
+        """Names the cached packages and kernel: release, sources, package list."""
+        return _key(BUILDER_VERSION, self.arch, self.release.codename, self.selection.deb822(), PACKAGES)
+
+    def recipe(self, payload: Path) -> str:
+        """Names the finished image: the foundation, every setting, every byte of the payload."""
+        programs = {path.name: sha256_of(path) for path in payload_files(payload)}
+        files = [(file.path, file.text, file.mode) for file in FILES]
+        guest_options = rootfs.kept_options(self.apt_options, rootfs.GUEST_OPTIONS)
+        settings = (files, MASKED, ENABLED, APT_OPTIONS, guest_options, CMDLINE, DISK_BYTES)
+        return _key(self.foundation_key(), programs, settings)
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+class Images(Catalog):
+    """Guest images of the host's own release, in ``folder``."""
+
+    async def build(self, name: str | None = None, *, progress: Progress, force: bool = False) -> BuiltImage:
+        """The image of this host's release, built unless there is one of the same recipe.
+
+        ``name`` may only be the release's own (``debian-12``). ``force`` builds from nothing. Raises
+        ``NoSpace``, ``MissingProgram``, ``Unavailable`` (naming the log), ``RoleDenied`` when not root.
+        """
+        release = read_release()
+        if name not in (None, release.image_name):
+            raise InvalidValue(
+                f"image {name!r} cannot be built on this host",
+                remedy=f"fluid images build {release.image_name}",
+            )
+        if os.geteuid() != 0:
+            raise RoleDenied("building an image needs root", remedy="sudo fluid images build")
+        require(NEEDED)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        programs = Programs(self.folder / "build.log")
+        async with _locked(self.folder, programs, progress):
+            programs.log.write_text(f"{now().isoformat()} {release.image_name}\n", encoding="utf-8")
+            inputs = await Inputs.of_host(programs, release)
+            recipe = inputs.recipe(PAYLOAD)
+            if not force and (known := self._known(release.image_name, recipe)):
+                return known
+            return await _Build(self, programs, inputs, recipe, progress).run(force)
+
+    def _known(self, name: str, recipe: str) -> BuiltImage | None:
+        return next((image for image in self.list() if image.name == name and image.recipe == recipe), None)
+
+
+@dataclass(frozen=True)
+class _Build:
+    """One build, holding the folder's lock."""
+
+    images: Images
+    programs: Programs
+    inputs: Inputs
+    recipe: str
+    progress: Progress
+
+    async def run(self, force: bool) -> BuiltImage:
+        """Foundation, tree, disk, record; the temporary folder goes whatever happens."""
+        started = time.monotonic()
+        folder = self.images.folder
+        foundation = folder / f"foundation-{self.inputs.foundation_key()}"
+        await self._sweep(*folder.glob(f"{TEMP_PREFIX}*"))
+        if force:
+            await self._sweep(foundation)
+        check_space(folder, WARM_SPACE_MB if foundation.is_dir() else COLD_SPACE_MB)
+        temp = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder))
+        try:
+            root = temp / "root"
+            if foundation.is_dir():
+                self.progress("unpacking the cached system")
+                await rootfs.unpack(self.programs, foundation / "rootfs.tar", root)
+            else:
+                await self._lay_foundation(temp, root)
+                await self._sweep(*folder.glob("foundation-*"))
+                (temp / "foundation").rename(foundation)
+            self.progress("writing the guest's settings")
+            await customize(
+                self.programs,
+                root,
+                sources=(foundation / "sources").read_text(encoding="utf-8"),
+                apt_options=rootfs.kept_options(self.inputs.apt_options, rootfs.GUEST_OPTIONS),
+                distribution=self.inputs.release.id,
+                payload=PAYLOAD,
+            )
+            packages = _installed(root)
+            disk = await self._make_disk(temp, root)
+            image = await self._place(disk, foundation, packages, started)
+        finally:
+            await asyncio.shield(self._sweep(temp))
+        self.progress(f"image {image.name} is ready")
+        return image
+
+    async def _lay_foundation(self, temp: Path, root: Path) -> None:
+        """Packages and kernel side by side; ``temp/foundation`` is complete when this returns."""
+        apt = rootfs.AptRoot(temp / "apt", rootfs.kept_options(self.inputs.apt_options, rootfs.HOST_OPTIONS))
+        with_apt = Programs(self.programs.log, {"APT_CONFIG": str(apt.config)})
+        release = self.inputs.release
+        for entry, reason in self.inputs.selection.left_out:
+            self.programs.note(f"left out {entry.uri} {entry.suite}: {reason}")
+        used = await rootfs.answering(with_apt, apt, self.inputs.selection, release, self.progress)
+        with _first_error():
+            async with asyncio.TaskGroup() as group:
+                fetching = group.create_task(kernel.fetch(with_apt, temp / "kernel", release, self.progress))
+                group.create_task(rootfs.install(self.programs, apt, release, root, self.progress))
+        unpacked = fetching.result()
+        self.progress("keeping the installed system for later builds")
+        modules = await rootfs.add_modules(self.programs, root, unpacked.modules)
+        place = temp / "foundation"
+        place.mkdir(mode=0o700)
+        for name, data in (
+            ("kernel", await kernel.bootable(self.programs, unpacked)),
+            ("initrd", await kernel.initrd(self.programs, unpacked, modules)),
+        ):
+            await asyncio.to_thread((place / name).write_bytes, data)
+        (place / "sources").write_text(used.deb822(), encoding="utf-8")
+        await rootfs.pack(self.programs, root, place / "rootfs.tar")
+
+    async def _make_disk(self, temp: Path, root: Path) -> Path:
+        """An ext4 of the tree, as qcow2."""
+        self.progress("making the disk")
+        raw, disk = temp / "disk.raw", temp / "disk.qcow2"
+        with raw.open("wb") as out:
+            out.truncate(DISK_BYTES)
+        await self.programs.run(*MKFS, "-d", root, raw, limit_s=IMAGE_LIMIT_S)
+        await self.programs.run(
+            "qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, disk, limit_s=IMAGE_LIMIT_S
+        )
+        return disk
+
+    async def _place(self, disk: Path, foundation: Path, packages: int, started: float) -> BuiltImage:
+        """Give the files their lasting names and write the record that makes them count."""
+        self.progress("checking and recording the image")
+        sources = (disk, foundation / "kernel", foundation / "initrd")
+        sha256, kernel_sha, initrd_sha = await asyncio.gather(
+            *(asyncio.to_thread(sha256_of, path) for path in sources)
+        )
+        folder, name = self.images.folder, self.inputs.release.image_name
+        places = (
+            folder / f"{name}-{sha256[:16]}.qcow2",
+            folder / f"kernel-{kernel_sha[:16]}",
+            folder / f"initrd-{initrd_sha[:16]}",
+        )
+        for source, place in zip(sources, places, strict=True):
+            await asyncio.to_thread(_put_file, source, place)
+        image = BuiltImage(
+            name=name,
+            sha256=sha256,
+            disk=places[0],
+            kernel=places[1],
+            initrd=places[2],
+            cmdline=CMDLINE,
+            arch=self.inputs.arch,
+            built_at=now(),
+            build_s=round(time.monotonic() - started, 1),
+            packages=packages,
+            size_bytes=places[0].stat().st_blocks * 512,
+            recipe=self.recipe,
+            sizes=(places[0].stat().st_size, places[1].stat().st_size, places[2].stat().st_size),
+            kernel_sha256=kernel_sha,
+            initrd_sha256=initrd_sha,
+        )
+        self.images.put(image)
+        return image
+
+    async def _sweep(self, *paths: Path) -> None:
+        """Remove trees, never crossing into another file system that a dying build left mounted there."""
+        if paths:
+            await self.programs.run("rm", "-rf", "--one-file-system", "--", *paths, limit_s=IMAGE_LIMIT_S)
+
+
+@contextlib.asynccontextmanager
+async def _locked(folder: Path, programs: Programs, progress: Progress) -> AsyncIterator[None]:
+    """Hold the folder's lock; it ends with this process, however that ends. The waiting is flock(1)'s, which
+    shares our open file and can be cancelled."""
+    with (folder / ".lock").open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("waiting for another build to end")
+            fd = lock.fileno()
+            await programs.run("flock", "--exclusive", str(fd), limit_s=LOCK_LIMIT_S, pass_fds=(fd,))
+        yield
+
+
+@contextlib.contextmanager
+def _first_error() -> Iterator[None]:
+    """A task group's failure as the one error that a user can act on."""
+    try:
+        yield
+    except* FluidError as group:
+        raise group.exceptions[0] from None
+
+
+def check_space(folder: Path, needed_mb: int) -> None:
+    """:class:`NoSpace` with both figures, before anything is begun."""
+    free_mb = shutil.disk_usage(folder).free >> 20
+    if free_mb < needed_mb:
+        raise NoSpace(
+            f"building an image needs {needed_mb} MB in {folder}, {free_mb} MB are free",
+            remedy=f"free {needed_mb - free_mb} MB there, or set FLUID_CACHE to a folder with room",
+        )
+
+
+def _installed(root: Path) -> int:
+    """How many packages dpkg knows as installed in a tree."""
+    status = (root / "var/lib/dpkg/status").read_text(encoding="utf-8", errors="replace")
+    return status.count("\nStatus: install ok installed\n")
+
+
+def _put_file(source: Path, place: Path) -> None:
+    """Give a finished file of the same file system its lasting name, durably. Blocking."""
+    fresh = place.with_name(place.name + ".new")
+    fresh.unlink(missing_ok=True)
+    os.link(source, fresh)
+    fresh.chmod(0o644)
+    with fresh.open("rb") as done:
+        os.fsync(done.fileno())
+    fresh.replace(place)
