@@ -1,0 +1,270 @@
+"""One kept, multiplexed SSH connection per guest; the host key must be the one that we made, always.
+
+A guest is hostile: it may lie, stall or hang up. Every wait here has a limit, and a connection that died
+is dialled again by whoever needs it next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+import asyncssh
+
+from backend.errors import GuestDown
+from backend.guests.ca import KEY_TYPE, CertificateAuthority, make_client_key
+
+SSH_PORT = 22
+SESSIONS_MAX = 64  # sshd's MaxSessions is 100 in our guests; the rest is for files and for ending commands
+CERTIFICATE_TTL_S = 300
+KEEPALIVE_INTERVAL_S = 5
+KEEPALIVE_COUNT = 4
+REDIAL_TIMEOUT_S = 5.0
+HANDSHAKE_TIMEOUT_S = 20.0  # an emulated guest under load takes 9 s
+TCP_TIMEOUT_S = 0.5  # shorter than the kernel's own SYN retry of 1 s: a waking guest is met sooner
+BACKOFF_FIRST_S = 0.02
+BACKOFF_MAX_S = 0.25
+CLOSE_TIMEOUT_S = 1.0
+FIRST_COMMAND = "true"
+
+# Emulated guests have no AES instructions, and post-quantum key exchange costs them a tenth of a second.
+_KEX = ["curve25519-sha256", "curve25519-sha256@libssh.org"]
+_CIPHERS = ["chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com", "aes256-gcm@openssh.com"]
+
+# At INFO asyncssh writes every command line to the log, and command lines hold secrets.
+asyncssh.set_log_level("WARNING")
+asyncssh.set_sftp_log_level("WARNING")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guest:
+    """Where a guest is and what proves that it is the one: the public host key line that we made for it."""
+
+    name: str
+    address: str
+    host_key_public: str
+    port: int = SSH_PORT
+    user: str = "root"
+
+
+class GuestConnections:
+    """The kept connections, by the guest's name."""
+
+    def __init__(self, ca: CertificateAuthority) -> None:
+        self._ca = ca
+        private, self._public = make_client_key()
+        self._key = asyncssh.import_private_key(private)
+        self._links: dict[str, _Link] = {}
+
+    async def connect(self, guest: Guest, *, timeout_s: float) -> None:
+        """Dial ``guest`` until its sshd answers with our host key.
+
+        A refused, silent or wrong-keyed guest is tried again until the limit: a fork that just woke carries
+        its template's key for a moment.
+
+        Raises:
+            GuestDown: with the last reason, when ``timeout_s`` ran out.
+        """
+        await self.connection(guest, timeout_s=timeout_s)
+
+    async def ready(self, guest: Guest, *, timeout_s: float) -> float:
+        """Seconds until sshd answered with our host key and root's first command worked.
+
+        Raises:
+            GuestDown: with the last reason, when ``timeout_s`` ran out.
+        """
+        started = time.monotonic()
+        connection = await self.connection(guest, timeout_s=timeout_s)
+        left = max(timeout_s - (time.monotonic() - started), CLOSE_TIMEOUT_S)
+        try:
+            async with asyncio.timeout(left):
+                done = await connection.run(FIRST_COMMAND, encoding=None, stdin=asyncssh.DEVNULL)
+        except (TimeoutError, OSError, asyncssh.Error) as error:
+            raise _down(guest, f"its first command did not end: {_words(error)}") from error
+        if done.exit_status != 0:
+            raise _down(guest, f"its first command ended with {done.returncode}")
+        return time.monotonic() - started
+
+    async def connection(
+        self, guest: Guest, *, timeout_s: float = REDIAL_TIMEOUT_S
+    ) -> asyncssh.SSHClientConnection:
+        """The live connection to ``guest``, dialled if there is none."""
+        link = self._link(guest)
+        async with link.lock:
+            live = link.live
+            if live is None:
+                live = await self._dial(guest, timeout_s)
+                if link.gone:
+                    live.abort()
+                    raise _down(guest, "it was stopped while we dialled")
+                link.live = live
+            return live
+
+    @asynccontextmanager
+    async def session(self, guest: Guest) -> AsyncIterator[asyncssh.SSHClientConnection]:
+        """A connection with room for one more session; waits in a queue beyond :data:`SESSIONS_MAX`."""
+        async with self._link(guest).slots:
+            yield await self.connection(guest)
+
+    async def sftp(self, guest: Guest) -> asyncssh.SFTPClient:
+        """The file client of the kept connection, names as bytes; started once per dial."""
+        connection = await self.connection(guest)
+        link = self._link(guest)
+        async with link.lock:
+            if link.sftp is None or link.sftp_of is not connection:
+                async with asyncio.timeout(HANDSHAKE_TIMEOUT_S):
+                    link.sftp = await connection.start_sftp_client(path_encoding=None)
+                link.sftp_of = connection
+            return link.sftp
+
+    def hold(self, name: str) -> None:
+        """Stop the keepalive while the guest is paused: silence is then expected."""
+        if (link := self._links.get(name)) and link.live:
+            link.live.set_keepalive(0)
+
+    def release(self, name: str) -> None:
+        """The guest runs again."""
+        if (link := self._links.get(name)) and link.live:
+            link.live.set_keepalive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
+
+    async def drop(self, name: str) -> None:
+        """Hang up at once: the guest was stopped, restored or destroyed. The next use dials anew."""
+        if link := self._links.pop(name, None):
+            await link.hang_up()
+
+    async def close(self) -> None:
+        """Hang up everywhere."""
+        links, self._links = self._links, {}
+        async with asyncio.TaskGroup() as group:
+            for link in links.values():
+                group.create_task(link.hang_up())
+
+    def _link(self, guest: Guest) -> _Link:
+        link = self._links.get(guest.name)
+        if link is None or link.guest != guest:
+            if link is not None and link.live is not None:
+                link.live.abort()
+            link = self._links[guest.name] = _Link(guest)
+        return link
+
+    async def _dial(self, guest: Guest, timeout_s: float) -> asyncssh.SSHClientConnection:
+        deadline = time.monotonic() + timeout_s
+        pause = BACKOFF_FIRST_S
+        while True:
+            try:
+                return await self._dial_once(guest, deadline - time.monotonic())
+            except (OSError, TimeoutError, asyncssh.Error, ValueError) as error:
+                if isinstance(error, asyncssh.KeyImportError):
+                    raise
+                if time.monotonic() + pause >= deadline:
+                    raise _down(guest, _words(error)) from error
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, BACKOFF_MAX_S)
+
+    async def _dial_once(self, guest: Guest, left_s: float) -> asyncssh.SSHClientConnection:
+        tcp = await _tcp(guest, min(TCP_TIMEOUT_S, max(left_s, BACKOFF_FIRST_S)))
+        try:
+            async with asyncio.timeout(min(HANDSHAKE_TIMEOUT_S, max(left_s, BACKOFF_FIRST_S))):
+                return await self._handshake(guest, tcp)
+        except BaseException:
+            tcp.close()
+            raise
+
+    async def _handshake(self, guest: Guest, tcp: socket.socket) -> asyncssh.SSHClientConnection:
+        line = self._ca.certify(
+            self._public,
+            ttl_s=CERTIFICATE_TTL_S,
+            key_id=f"fluid-backend:{guest.name}",
+            principals=[guest.user],
+            permits=["port-forwarding"],
+        )
+        certificate = asyncssh.import_certificate(line)
+        expected = asyncssh.import_public_key(guest.host_key_public)
+        return await asyncssh.connect(
+            guest.address,
+            guest.port,
+            sock=tcp,
+            config=None,
+            username=guest.user,
+            known_hosts=([expected], [], [], [], [], [], []),
+            server_host_key_algs=[KEY_TYPE],
+            client_keys=[(self._key, certificate)],
+            agent_path=None,
+            preferred_auth="publickey",
+            gss_host=None,
+            kex_algs=_KEX,
+            encryption_algs=_CIPHERS,
+            compression_algs=None,
+            keepalive_interval=KEEPALIVE_INTERVAL_S,
+            keepalive_count_max=KEEPALIVE_COUNT,
+        )
+
+
+class _Link:
+    """What is kept per guest."""
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+        self.gone = False
+        self.lock = asyncio.Lock()
+        self.slots = asyncio.Semaphore(SESSIONS_MAX)
+        self.sftp: asyncssh.SFTPClient | None = None
+        self.sftp_of: asyncssh.SSHClientConnection | None = None
+        self._live: asyncssh.SSHClientConnection | None = None
+
+    @property
+    def live(self) -> asyncssh.SSHClientConnection | None:
+        """The connection, unless it has died."""
+        if self._live is not None and self._live.is_closed():
+            self._live = self.sftp = self.sftp_of = None
+        return self._live
+
+    @live.setter
+    def live(self, connection: asyncssh.SSHClientConnection) -> None:
+        self._live = connection
+
+    async def hang_up(self) -> None:
+        self.gone = True
+        connection, self._live = self._live, None
+        if connection is None:
+            return
+        connection.abort()
+        with suppress(TimeoutError, OSError, asyncssh.Error):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await connection.wait_closed()
+
+
+async def _tcp(guest: Guest, timeout_s: float) -> socket.socket:
+    """A connected TCP socket without Nagle's delay. The address is a literal: no name is looked up."""
+    family = socket.AF_INET6 if ":" in guest.address else socket.AF_INET
+    tcp = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        async with asyncio.timeout(timeout_s):
+            await asyncio.get_running_loop().sock_connect(tcp, (guest.address, guest.port))
+    except BaseException:
+        tcp.close()
+        raise
+    return tcp
+
+
+def _words(error: BaseException) -> str:
+    """The reason as a reader understands it; asyncssh's own texts name neither side."""
+    if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        return "it shows another host key than the one made for it"
+    if isinstance(error, asyncssh.PermissionDenied):
+        return "it refuses our certificate (its clock or its TrustedUserCAKeys is wrong)"
+    if isinstance(error, TimeoutError):
+        return "no answer"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _down(guest: Guest, why: str) -> GuestDown:
+    return GuestDown(
+        f"{guest.name} cannot be reached by SSH at {guest.address}:{guest.port}: {why}",
+        remedy=f"look at its state with `fluid sandboxes show {guest.name}`, then start it or destroy it",
+    )
