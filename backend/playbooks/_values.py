@@ -1,0 +1,125 @@
+"""Rule P5, the value side: what an argument of each kind may be. Pure predicates, no I/O."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MAX_TEXT = 16_384
+MAX_LIST = 500
+
+_OWNER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\$?|[0-9]{1,10}")
+_PACKAGE = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(:[a-z0-9-]{1,20})?(=[A-Za-z0-9.+:~-]{1,64})?(/[a-z0-9-]{1,40})?"
+)
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\-]{1,200}(@[A-Za-z0-9:_.\\-]{0,100})?")
+_MODE = re.compile(r"0?[0-7]{3,4}")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_CRON_FIELD = re.compile(r"[0-9A-Za-z*/,-]{1,60}")
+_DOTTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an argument may be. ``many``: one or a list. ``fact``/``secret``: may come from one."""
+
+    word: str
+    holds: Callable[[object], bool]
+    many: bool = False
+    fact: bool = False
+    secret: bool = False
+
+
+def is_path(value: object) -> bool:
+    """Absolute, normalised, not the root, and literal: Ansible expands ``$`` in every path on the target."""
+    return (
+        isinstance(value, str)
+        and value.startswith("/")
+        and not value.startswith("//")
+        and value != "/"
+        and posixpath.normpath(value) == value
+        and "$" not in value
+        and len(value) < 4096
+        and not _CONTROL.search(value)
+        and "\n" not in value
+    )
+
+
+def is_guard(value: object) -> bool:
+    """A path for ``creates``: a pattern there would match something else than was meant."""
+    return is_path(value) and not re.search(r"[*?\[\]]", str(value))
+
+
+def is_text(value: object) -> bool:
+    return isinstance(value, (str, int)) and not isinstance(value, bool) and _fits(str(value))
+
+
+def is_line(value: object) -> bool:
+    return isinstance(value, str) and _fits(value) and "\n" not in value
+
+
+def _fits(value: str) -> bool:
+    return len(value) <= MAX_TEXT and not _CONTROL.search(value)
+
+
+def _pattern(regex: re.Pattern[str]) -> Callable[[object], bool]:
+    return lambda value: isinstance(value, str) and regex.fullmatch(value) is not None
+
+
+def _is_apt_line(value: object) -> bool:
+    """A ``deb`` line; ``trusted=yes`` would switch signatures off."""
+    return is_line(value) and str(value).startswith(("deb ", "deb-src ")) and "trusted" not in str(value)
+
+
+def _is_link_target(value: object) -> bool:
+    return is_line(value) and bool(value) and "$" not in str(value) and not str(value).startswith("~")
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**32 - 1
+
+
+def whole(low: int, high: int) -> Kind:
+    """A whole number in a range."""
+    return Kind(
+        f"a whole number from {low} to {high}",
+        lambda value: isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+    )
+
+
+def choice(*words: str) -> Kind:
+    """One of a few words."""
+    return Kind("one of " + ", ".join(words), lambda value: isinstance(value, str) and value in words)
+
+
+def only(value: bool) -> Kind:
+    """A switch that may stand one way only."""
+    return Kind(str(value).lower(), lambda given: given is value)
+
+
+def several(kind: Kind) -> Kind:
+    """One of the kind, or a list of them."""
+    return Kind(kind.word, kind.holds, many=True, fact=kind.fact, secret=kind.secret)
+
+
+FLAG = Kind("true or false", lambda value: isinstance(value, bool))
+PATH = Kind("an absolute, normalised path without '$'", is_path)
+GUARD = Kind("an absolute, normalised path without '$', '*', '?' or '['", is_guard)
+LINK_TARGET = Kind("the target of a link, without '$'", _is_link_target)
+MODE = Kind('a quoted octal mode such as "0644"', _pattern(_MODE))
+OWNER = Kind("a user or group name, or a quoted number", _pattern(_OWNER))
+ID = Kind("a user or group number", _is_id)
+PACKAGE = Kind("a package name (no file, no URL, no pattern)", _pattern(_PACKAGE))
+UNIT = Kind("the name of a systemd unit", _pattern(_UNIT))
+TEXT = Kind("text without control characters", is_text, fact=True)
+LINE = Kind("one line of text", is_line, fact=True)
+WORD = Kind("a word of letters, digits and ._:/+-", _pattern(_DOTTED))
+FILE_NAME = Kind("a plain file name", _pattern(_FILE_NAME))
+CRON_FIELD = Kind("a field of a cron line", _pattern(_CRON_FIELD))
+APT_LINE = Kind("a 'deb ' line without trusted=", _is_apt_line)
+SECRET = Kind("a declared secret", lambda value: False, secret=True)
+LOCKED = Kind("a declared secret, '!' or '*'", lambda value: value in ("!", "*", "!!"), secret=True)
+SECRET_LINE = Kind("one line of text or a declared secret", is_line, fact=True, secret=True)

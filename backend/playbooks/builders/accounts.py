@@ -1,0 +1,125 @@
+"""Groups and users, with their numbers, so that the rehearsal makes the same ones."""
+
+from __future__ import annotations
+
+import re
+
+from backend.models import ChangeVerb, GroupChange, UserChange, wire_path
+from backend.playbooks.builders.context import Context, Phase, Task, title
+
+FIRST_REGULAR_ID = 1000
+_DATABASES = re.compile(r"/etc/(passwd|shadow|group|gshadow|subuid|subgid)-?")
+_SKELETON = (".bashrc", ".profile", ".bash_logout")
+_UNSET = ("", "!", "*", "!!", "!*", "locked", "none", "x")
+
+
+def groups(context: Context) -> list[Task]:
+    """Groups that the agent made or removed; a package's own come with the package."""
+    for change in context.changes.files:
+        if _DATABASES.fullmatch(change.path):
+            context.claimed.add(change.path)
+    tasks = []
+    for group in context.changes.groups:
+        if group.package:
+            continue
+        if group.verb is ChangeVerb.REMOVED:
+            tasks.append(_group(context, group, "Remove the group", {"state": "absent"}))
+        elif group.after.get("gid") != group.before.get("gid"):
+            number = int(group.after["gid"])
+            args: dict[str, object] = {"gid": number}
+            if number < FIRST_REGULAR_ID:
+                args["system"] = True
+            tasks.append(_group(context, group, "Create the group", {**args, "state": "present"}))
+    return tasks
+
+
+def _group(context: Context, group: GroupChange, words: str, args: dict[str, object]) -> Task:
+    commands = [
+        c.id
+        for c, call in context.calls("groupadd", "addgroup", "useradd", "adduser", "groupdel", "groupmod")
+        if group.name in call.argv
+    ]
+    return Task(
+        Phase.GROUPS, title(f"{words} {group.name}"), "group", {"name": group.name, **args}, commands=commands
+    )
+
+
+def users(context: Context) -> list[Task]:
+    """Users that the agent made, changed or removed. Passwords are never copied."""
+    tasks = []
+    for user in context.changes.users:
+        if user.package:
+            continue
+        if user.verb is ChangeVerb.REMOVED:
+            tasks.append(_user(context, user, "Remove the user", {"state": "absent"}))
+            continue
+        args = _new(context, user) if user.verb is ChangeVerb.ADDED else _modified(user)
+        if args:
+            words = "Create the user" if user.verb is ChangeVerb.ADDED else "Change the user"
+            tasks.append(_user(context, user, words, args))
+        password = user.after.get("password", "")
+        if password != user.before.get("password", "") and password not in _UNSET:
+            context.note(f"user {user.name}: its password is not copied; give the target one of its own")
+    return tasks
+
+
+def _user(context: Context, user: UserChange, words: str, args: dict[str, object]) -> Task:
+    commands = [
+        c.id
+        for c, call in context.calls("useradd", "adduser", "usermod", "userdel", "deluser", "gpasswd", "chsh")
+        if user.name in call.argv
+    ]
+    return Task(
+        Phase.USERS, title(f"{words} {user.name}"), "user", {"name": user.name, **args}, commands=commands
+    )
+
+
+def _new(context: Context, user: UserChange) -> dict[str, object]:
+    after = user.after
+    number = int(after["uid"])
+    home = after.get("home", "")
+    args: dict[str, object] = {"uid": number, "group": _group_name(context, user)}
+    if members := _names(after.get("groups", "")):
+        args |= {"groups": members, "append": True}
+    args |= {key: after[key] for key in ("home", "shell", "comment") if after.get(key)}
+    if number < FIRST_REGULAR_ID:
+        args["system"] = True
+    wire = wire_path(home.encode("utf-8", "surrogateescape"))
+    made = context.by_path.get(wire)
+    args["create_home"] = made is not None and made.verb is ChangeVerb.ADDED and made.after is not None
+    if args["create_home"]:
+        _claim_skeleton(context, wire)
+    return args
+
+
+def _group_name(context: Context, user: UserChange) -> str:
+    number = user.after.get("gid", "")
+    names = [group.name for group in context.changes.groups if group.after.get("gid") == number]
+    return names[0] if names else number
+
+
+def _claim_skeleton(context: Context, home: str) -> None:
+    """`useradd -m` copies these from /etc/skel, here and there; unless a command names one."""
+    for name in _SKELETON:
+        change = context.by_path.get(f"{home}/{name}")
+        if change is not None and not context.commands_about(name):
+            context.claimed.add(change.path)
+
+
+def _modified(user: UserChange) -> dict[str, object]:
+    args: dict[str, object] = {
+        key: user.after[key]
+        for key in ("home", "shell", "comment")
+        if user.after.get(key, "") != user.before.get(key, "") and user.after.get(key)
+    }
+    if user.after.get("uid") != user.before.get("uid") and user.after.get("uid"):
+        args["uid"] = int(user.after["uid"])
+    before, after = _names(user.before.get("groups", "")), _names(user.after.get("groups", ""))
+    if set(after) != set(before):
+        kept = set(before) <= set(after)
+        args |= {"groups": [name for name in after if not kept or name not in before], "append": kept}
+    return args
+
+
+def _names(listing: str) -> list[str]:
+    return sorted(name for name in re.split(r"[,\s]+", listing) if name)

@@ -1,0 +1,162 @@
+"""What builders share: the diff, the command log, and what they have made so far."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Protocol
+
+from backend.models import Changes, ChangeVerb, Command, FileChange, FileState, guest_path
+from backend.playbooks._scope import Reference
+from backend.playbooks._shell import SimpleCommand, simple_commands
+from backend.playbooks._values import is_path
+
+_ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
+
+
+class Blobs(Protocol):
+    """Where the contents of changed files are."""
+
+    def get(self, sha256: str) -> bytes: ...
+
+
+class Phase(IntEnum):
+    """The order that works: what a task needs comes before it."""
+
+    SOURCES = 0
+    PACKAGES = 1
+    REMOVED = 2
+    GROUPS = 3
+    USERS = 4
+    DIRECTORIES = 5
+    FILES = 6
+    LINKS = 7
+    CERTIFICATES = 8
+    UNITS = 9
+
+
+@dataclass(frozen=True)
+class GuestFacts:
+    """What belongs to the sandbox itself and to no target."""
+
+    hostname: str = ""
+    address: str = ""
+
+
+@dataclass
+class Task:
+    """A task before it is text. ``module`` without ``ansible.builtin.``."""
+
+    phase: Phase
+    name: str
+    module: str
+    args: dict[str, Any]
+    notify: list[str] = field(default_factory=list)
+    loop: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)  # ids
+    paths: list[str] = field(default_factory=list)  # wire form
+    remark: str = ""
+
+
+@dataclass
+class Context:
+    changes: Changes
+    commands: Sequence[Command]
+    blobs: Blobs
+    facts: GuestFacts
+    contents: dict[str, bytes] = field(default_factory=dict)  # sha256 → content, goes to files/
+    handlers: dict[str, Task] = field(default_factory=dict)
+    variables: dict[str, str | Reference] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    claimed: set[str] = field(default_factory=set)  # wire paths that need no further task
+
+    def __post_init__(self) -> None:
+        self.shell = [
+            (command, simple) for command in self.commands for simple in simple_commands(command.command)
+        ]
+        self.by_path = {change.path: change for change in self.changes.files}
+
+    def pending(self) -> Iterable[FileChange]:
+        """The visible changes that no builder has claimed, in the order of their paths."""
+        return [change for change in self.changes.shown() if change.path not in self.claimed]
+
+    def note(self, text: str) -> None:
+        """What was left out, with the reason."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def path(self, wire: str) -> str | None:
+        """The path as text, or None (and a note) where Ansible cannot name it literally."""
+        try:
+            text = guest_path(wire).decode("utf-8")
+        except UnicodeDecodeError:
+            self.note(f"{wire}: its name is not UTF-8, which a playbook cannot express")
+            return None
+        if not is_path(text):
+            self.note(f"{wire}: Ansible would expand or alter this name")
+            return None
+        return text
+
+    def commands_about(self, *words: str) -> list[str]:
+        """The ids of the commands that name one of ``words``."""
+        return [command.id for command in self.commands if any(word in command.command for word in words)]
+
+    def commands_naming(self, path: str) -> list[str]:
+        """The ids of the commands that name a path in full, or else a telling last part of it."""
+        last = path.rpartition("/")[2]
+        return self.commands_about(path) or (self.commands_about(last) if "." in last else [])
+
+    def calls(self, *programs: str) -> list[tuple[Command, SimpleCommand]]:
+        """The successful calls of a program, without ``VARIABLE=value`` in front, in order."""
+        found = []
+        for command, simple in self.shell:
+            argv = list(simple.argv)
+            while argv and _ASSIGNMENT.match(argv[0]):
+                argv.pop(0)
+            if argv and argv[0].rpartition("/")[2] in programs and command.exit_code in (0, None):
+                found.append((command, SimpleCommand(argv, simple.simple, simple.folder)))
+        return found
+
+    def localized(self, word: str) -> str | Reference:
+        """A variable where ``word`` is the sandbox's own host name or address as a whole."""
+        for name, value, fact in (
+            ("machine_hostname", self.facts.hostname, "ansible_facts['hostname']"),
+            ("machine_address", self.facts.address, "ansible_facts['default_ipv4']['address']"),
+        ):
+            if value and word == value:
+                self.variables[name] = Reference(fact)
+                return Reference(name)
+        return word
+
+    def handler(self, called: str, **args: Any) -> str:
+        """The name of a handler, made on its first use."""
+        self.handlers.setdefault(called, Task(Phase.UNITS, called, "systemd_service", args))
+        return called
+
+
+def mode_of(state: FileState) -> str:
+    """The quoted octal form that YAML cannot take for a number."""
+    return f"{state.mode:04o}"
+
+
+def owned(state: FileState) -> dict[str, str]:
+    """Owner, group and mode as arguments; numbers where the guest had no name for them."""
+    return {
+        "owner": state.owner or str(state.uid),
+        "group": state.group or str(state.gid),
+        "mode": mode_of(state),
+    }
+
+
+def title(text: str) -> str:
+    """A task's name: printable, without what Ansible or a reader could take for a template."""
+    shown = "".join(char if char.isprintable() else "?" for char in text)
+    shown = re.sub(r"\{[{%#]+\s*|\s*[%#}]*\}|#jinja2:", "", shown)
+    return shown if len(shown) <= 120 else shown[:119] + "…"
+
+
+def gone(change: FileChange) -> bool:
+    """True for a path that is no longer there."""
+    return change.verb is ChangeVerb.REMOVED or change.after is None

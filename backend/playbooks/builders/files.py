@@ -1,0 +1,162 @@
+"""Directories, files and links: what is left once packages, users, keys and units are explained."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import replace
+from itertools import groupby
+
+from backend.models import ChangeVerb, FileChange, FileKind, FileState
+from backend.playbooks.builders.context import Context, Phase, Task, gone, owned, title
+from backend.playbooks.builders.packages import INSTALLERS
+from backend.playbooks.builders.services import notified
+from backend.playbooks.builders.units import unit_handlers
+
+_SOURCES = ("/etc/apt/", "/usr/share/keyrings/")
+_VALIDATE = (
+    ("/etc/sudoers", "/usr/sbin/visudo -cf %s"),
+    ("/etc/ssh/sshd_config", "/usr/sbin/sshd -t -f %s"),
+)
+_INSTALL_WORDS = (*INSTALLERS, "dpkg", "apt-mark")
+_VAULT = b"$ANSIBLE_VAULT"
+_LOOP_FROM = 3  # directories alike become one task
+
+
+def files(context: Context) -> list[Task]:
+    """One task per path, in the order of their paths; notes for what Ansible cannot express."""
+    tasks: list[Task] = []
+    for change in context.pending():
+        if _explained(context, change):
+            continue
+        path = context.path(change.path)
+        if path is None:
+            continue
+        task = _removed(context, change, path) if gone(change) else _present(context, change, path)
+        if task is not None:
+            tasks.append(_finished(context, task, change, path))
+    return _without_nested_removals(_merged(tasks))
+
+
+def _explained(context: Context, change: FileChange) -> bool:
+    """A package's own content, or what only its installation has touched."""
+    if change.package and change.verb is not ChangeVerb.METADATA:
+        return not gone(change) or not _still_installed(context, change.package)
+    if not change.commands or change.verb is ChangeVerb.METADATA:
+        return False
+    own = [simple for command, simple in context.shell if command.id in change.commands]
+    return bool(own) and all(
+        {word.rpartition("/")[2] for word in simple.argv[:3]} & set(_INSTALL_WORDS) for simple in own
+    )
+
+
+def _still_installed(context: Context, package: str) -> bool:
+    return not any(one.name == package and one.verb is ChangeVerb.REMOVED for one in context.changes.packages)
+
+
+def _removed(context: Context, change: FileChange, path: str) -> Task:
+    return Task(Phase.REMOVED, f"Remove {path}", "file", {"path": path, "state": "absent"})
+
+
+def _present(context: Context, change: FileChange, path: str) -> Task | None:
+    state = change.after
+    if state is None:
+        return None
+    if extra := sorted(name for name in state.xattrs if not name.startswith("security.selinux")):
+        context.note(f"{change.path}: {', '.join(extra)} cannot be expressed by a module of ansible.builtin")
+    if state.kind is FileKind.DIRECTORY:
+        words = "Create" if change.verb is ChangeVerb.ADDED else "Set owner and mode of"
+        args = {"path": path, "state": "directory", **owned(state)}
+        return Task(Phase.DIRECTORIES, f"{words} {path}", "file", args)
+    if state.kind is FileKind.LINK:
+        return _link(path, state)
+    if state.kind is not FileKind.FILE:
+        context.note(f"{change.path}: a {state.kind.value} cannot be expressed")
+        return None
+    if change.verb is ChangeVerb.METADATA:
+        return Task(Phase.FILES, f"Set owner and mode of {path}", "file", {"path": path, **owned(state)})
+    return _copy(context, change, path, state)
+
+
+def _link(path: str, state: FileState) -> Task:
+    args: dict[str, object] = {"src": state.target or "", "path": path, "state": "link", "force": True}
+    if (state.uid, state.gid) != (0, 0):
+        args |= {
+            "owner": state.owner or str(state.uid),
+            "group": state.group or str(state.gid),
+            "follow": False,
+        }
+    return Task(Phase.LINKS, f"Link {path}", "file", args)
+
+
+def _copy(context: Context, change: FileChange, path: str, state: FileState) -> Task | None:
+    content = _content(context, state)
+    if content is None or state.sha256 is None:
+        context.note(f"{change.path}: its content was not kept (over the limit, or withheld)")
+        return None
+    context.contents[state.sha256] = content
+    args: dict[str, object] = {"src": f"files/{state.sha256}", "dest": path, **owned(state)}
+    if content.startswith(_VAULT):
+        args["decrypt"] = False
+    for prefix, command in _VALIDATE:
+        if path.startswith(prefix):
+            args["validate"] = command
+    return Task(Phase.FILES, f"Write {path}", "copy", args)
+
+
+def _content(context: Context, state: FileState) -> bytes | None:
+    if state.blob and state.sha256:
+        return context.blobs.get(state.sha256)
+    return None if state.text is None else state.text.encode()
+
+
+def _finished(context: Context, task: Task, change: FileChange, path: str) -> Task:
+    """Name, handlers, origin, and the early place of package sources."""
+    early = path.startswith(_SOURCES) and task.phase is not Phase.REMOVED
+    return replace(
+        task,
+        phase=Phase.SOURCES if early else task.phase,
+        name=title(task.name),
+        notify=[]
+        if task.phase is Phase.DIRECTORIES
+        else notified(context, path) or unit_handlers(context, path),
+        commands=change.commands or context.commands_naming(path),
+        paths=[change.path],
+    )
+
+
+def _merged(tasks: list[Task]) -> list[Task]:
+    """Directories with the same owner and mode in one task with a literal loop."""
+
+    def alike(task: Task) -> tuple[object, ...]:
+        rest = sorted((key, str(value)) for key, value in task.args.items() if key != "path")
+        return (task.phase, tuple(rest))
+
+    folders = sorted((task for task in tasks if task.phase is Phase.DIRECTORIES), key=alike)
+    result = [task for task in tasks if task.phase is not Phase.DIRECTORIES]
+    for _, group in groupby(folders, key=alike):
+        members = list(group)
+        if len(members) < _LOOP_FROM:
+            result += members
+            continue
+        first = members[0]
+        top = posixpath.commonpath([str(task.args["path"]) for task in members])
+        result.append(
+            replace(
+                first,
+                name=title(f"Create {len(members)} directories" + ("" if top == "/" else f" in {top}")),
+                loop=[str(task.args["path"]) for task in members],
+                paths=[wire for task in members for wire in task.paths],
+                commands=list(dict.fromkeys(one for task in members for one in task.commands)),
+            )
+        )
+    return sorted(result, key=lambda task: (task.phase, task.paths[0]))
+
+
+def _without_nested_removals(tasks: list[Task]) -> list[Task]:
+    """Removing a directory removes what is in it."""
+    tops = [str(task.args["path"]) + "/" for task in tasks if task.phase is Phase.REMOVED]
+    return [
+        task
+        for task in tasks
+        if task.phase is not Phase.REMOVED or not any(str(task.args["path"]).startswith(top) for top in tops)
+    ]

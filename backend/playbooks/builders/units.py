@@ -1,0 +1,124 @@
+"""systemd units: enabled, started, masked; a unit explains the links that `systemctl enable` makes."""
+
+from __future__ import annotations
+
+import re
+
+from backend.models import FileChange, FileKind, UnitChange
+from backend.playbooks.builders.context import Context, Phase, Task, gone, title
+from backend.playbooks.builders.services import UNIT_FOLDER
+
+_INSTALLED = re.compile(re.escape(UNIT_FOLDER) + r"[^/]+\.(wants|requires|upholds)/(?P<unit>[^/]+)")
+_ALIAS = re.compile(re.escape(UNIT_FOLDER) + r"(?P<unit>[^/]+)")
+_ONESHOT = re.compile(r"^\s*Type\s*=\s*oneshot\s*$", re.MULTILINE)
+_STARTABLE = (".timer", ".socket", ".path", ".mount", ".automount", ".swap", ".target")
+
+
+def units(context: Context) -> list[Task]:
+    """Tasks for units that the agent switched; a unit as its package left it needs none."""
+    tasks = []
+    for unit in context.changes.units:
+        if _as_packaged(context, unit) or gone_unit(unit):
+            continue
+        if task := _task(context, unit):
+            tasks.append(task)
+    _claim_links(context)
+    if any(_is_unit_file(change) for change in context.pending()) and not tasks:
+        context.handler("Reload systemd", daemon_reload=True)
+    return tasks
+
+
+def unit_handlers(context: Context, path: str) -> list[str]:
+    """What must happen when the file of a unit changes."""
+    found = _ALIAS.match(path)
+    if not found:
+        return []
+    name = found["unit"].removesuffix(".d")
+    for unit in context.changes.units:
+        if unit.name == name and unit.after.enabled and _runs(context, name):
+            return [context.handler(f"Restart {name}", name=name, state="restarted", daemon_reload=True)]
+    return [context.handler("Reload systemd", daemon_reload=True)]
+
+
+def gone_unit(unit: UnitChange) -> bool:
+    """True for a unit whose definition is no longer there: removing its file and links is all."""
+    return not unit.after.defined and not unit.after.masked
+
+
+def _as_packaged(context: Context, unit: UnitChange) -> bool:
+    """Untouched by the agent: made by a package, and no `systemctl` in the log names it."""
+    if not unit.package:
+        return False
+    stem = unit.name.removesuffix(".service")
+    return not any(
+        unit.name in call.argv or stem in call.argv for _, call in context.calls("systemctl", "update-rc.d")
+    )
+
+
+def _task(context: Context, unit: UnitChange) -> Task | None:
+    before, after = unit.before, unit.after
+    args: dict[str, object] = {"name": unit.name}
+    words = []
+    if after.masked != before.masked:
+        args["masked"] = after.masked
+        words.append("mask" if after.masked else "unmask")
+    if not after.masked and (after.enabled != before.enabled or unit.package):
+        args["enabled"] = after.enabled
+        words.append("enable" if after.enabled else "disable")
+    if after.enabled and not after.masked and _runs(context, unit.name):
+        args["state"] = "started"
+        words.append("start")
+    elif (after.masked or (before.enabled and not after.enabled)) or _stopped(context, unit.name):
+        args["state"] = "stopped"
+        words.append("stop")
+    if not words:
+        return None
+    if any(_is_unit_file(change) for change in context.changes.shown() if unit.name in change.path):
+        args["daemon_reload"] = True
+    commands = [c.id for c, call in context.calls("systemctl") if _named(unit.name, call.argv)]
+    name = title(" and ".join(words).capitalize() + f" {unit.name}")
+    return Task(Phase.UNITS, name, "systemd_service", args, commands=commands)
+
+
+def _named(name: str, argv: list[str]) -> bool:
+    return name in argv or name.removesuffix(".service") in argv
+
+
+def _stopped(context: Context, name: str) -> bool:
+    """The last word of the log on a unit that is off was to stop it."""
+    verbs = [
+        verb for _, call in context.calls("systemctl") if _named(name, call.argv) for verb in call.argv[1:2]
+    ]
+    return bool(verbs) and verbs[-1] in ("stop", "disable", "mask") and "stop" in verbs
+
+
+def _runs(context: Context, name: str) -> bool:
+    """A unit that stays active once started; a oneshot would run again at each apply."""
+    if name.endswith(_STARTABLE):
+        return True
+    change = context.by_path.get(UNIT_FOLDER + name)
+    text = (change.after.text if change and change.after else None) or ""
+    return name.endswith(".service") and "@." not in name and not _ONESHOT.search(text)
+
+
+def _is_unit_file(change: FileChange) -> bool:
+    return (
+        change.path.startswith(UNIT_FOLDER)
+        and not gone(change)
+        and change.after is not None
+        and change.after.kind is FileKind.FILE
+    )
+
+
+def _claim_links(context: Context) -> None:
+    known = {unit.name: unit for unit in context.changes.units}
+    for change in context.changes.files:
+        state = change.after or change.before
+        if state is None or state.kind is not FileKind.LINK:
+            continue
+        found = _INSTALLED.fullmatch(change.path) or _ALIAS.fullmatch(change.path)
+        if not found:
+            continue
+        target = (state.target or "").rpartition("/")[2]
+        if found["unit"] in known or target in known or state.target == "/dev/null":
+            context.claimed.add(change.path)

@@ -1,0 +1,183 @@
+"""A playbook from what changed on the disk: idempotent tasks in the order that works.
+
+The facts come from the diff; the command log only tells why, and how a private key was made. What cannot be
+expressed is a note with its reason, never silence. The result passes :func:`backend.playbooks.check`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backend.models import Changes, Command, PlaybookTask, guest_path
+from backend.playbooks import builders
+from backend.playbooks._emit import Title, block, comment
+from backend.playbooks._scope import ITEM, Reference
+from backend.playbooks._shell import simple_commands
+from backend.playbooks._yaml import refuse
+from backend.playbooks.builders.context import Blobs, Context, GuestFacts, Phase, Task, title
+from backend.playbooks.builders.services import notified
+from backend.playbooks.grammar import CheckedPlaybook, check
+
+PREFIX = "ansible.builtin."
+MAX_ORIGINS = 2  # command lines shown above a task
+_SENSITIVE = re.compile(r"passw|secret|token|chpasswd|BEGIN |api[_-]?key", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A generated playbook. ``files`` maps SHA-256 to content; ``regenerated`` are wire paths made anew."""
+
+    yaml: str
+    files: dict[str, bytes]
+    tasks: list[PlaybookTask]
+    variables: dict[str, str] = field(default_factory=dict)
+    secrets: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    regenerated: list[str] = field(default_factory=list)
+
+
+def generate(
+    changes: Changes,
+    commands: Sequence[Command],
+    blobs: Blobs,
+    *,
+    name: str,
+    facts: GuestFacts | None = None,
+) -> Draft:
+    """The playbook that does to another machine what ``changes`` show.
+
+    Raises:
+        PlaybookRefused: rule P3, when nothing in the diff can be expressed.
+    """
+    context = Context(changes, commands, blobs, facts or GuestFacts())
+    tasks = [
+        *builders.groups(context),
+        *builders.users(context),
+        *builders.packages(context),
+        *builders.certificates(context),
+        *builders.units(context),
+        *builders.files(context),
+    ]
+    tasks.sort(key=lambda task: task.phase)
+    if not tasks:
+        raise refuse(
+            "the change holds nothing that a playbook can do", rule="P3", remedy="snapshot after the work"
+        )
+    _notify_removed(context, tasks)
+    handlers = _used(context, tasks)
+    text = _text(name, context, tasks, handlers)
+    check(text.encode(), set(context.contents))
+    return Draft(
+        yaml=text,
+        files=dict(context.contents),
+        tasks=[_told(task) for task in (*tasks, *handlers)],
+        variables={key: str(value) for key, value in context.variables.items()},
+        notes=context.notes,
+        regenerated=sorted(path for task in tasks if task.module == "command" for path in task.paths),
+    )
+
+
+def regenerated(playbook: CheckedPlaybook) -> list[str]:
+    """The wire paths that a (maybe edited) playbook makes anew on each machine."""
+    return sorted(
+        path
+        for task in playbook.tasks
+        if task.opaque and isinstance(argv := task.args.get("argv"), list)
+        for path in builders.regenerated_by([str(word) for word in argv])
+    )
+
+
+def digest(yaml: str, files: Mapping[str, bytes] | Sequence[str]) -> str:
+    """SHA-256 over the text and the names of its files, which are their contents' digests."""
+    whole = hashlib.sha256(yaml.encode())
+    for name in sorted(files):
+        whole.update(b"\0" + name.encode())
+    return whole.hexdigest()
+
+
+def export(yaml: str, files: Mapping[str, bytes], folder: Path) -> None:
+    """Write ``playbook.yml`` and ``files/`` into a new folder, for plain ``ansible-playbook``."""
+    (folder / "files").mkdir(parents=True)
+    (folder / "playbook.yml").write_text(yaml, encoding="utf-8")
+    for name, content in files.items():
+        (folder / "files" / name).write_bytes(content)
+
+
+def _notify_removed(context: Context, tasks: list[Task]) -> None:
+    """A removed default site counts once its server reads its folder again."""
+    for task in tasks:
+        if task.phase is Phase.REMOVED and not task.notify:
+            task.notify = notified(context, str(task.args["path"]))
+
+
+def _used(context: Context, tasks: list[Task]) -> list[Task]:
+    """Handlers that some task notifies; a restart makes the reload of the same unit needless."""
+    wanted = [name for task in tasks for name in task.notify]
+    restarts = {name.removeprefix("Restart ") for name in wanted if name.startswith("Restart ")}
+    for task in tasks:
+        task.notify = [
+            f"Restart {name.removeprefix('Reload ')}" if name.removeprefix("Reload ") in restarts else name
+            for name in task.notify
+        ]
+    names = {name for task in tasks for name in task.notify}
+    return [handler for name, handler in context.handlers.items() if name in names]
+
+
+def _told(task: Task) -> PlaybookTask:
+    return PlaybookTask(
+        name=task.name,
+        module=PREFIX + task.module,
+        opaque=task.module == "command",
+        commands=list(dict.fromkeys(task.commands)),
+        paths=task.paths,
+    )
+
+
+def _text(name: str, context: Context, tasks: list[Task], handlers: list[Task]) -> str:
+    lines = {command.id: command.command for command in context.commands}
+    play: dict[str, Any] = {
+        "name": Title(title(name[:1].upper() + name[1:])),
+        "hosts": "all",
+        "become": True,
+        "gather_facts": bool(context.variables),
+    }
+    if context.variables:
+        play["vars"] = dict(context.variables)
+    text = "---\n" + block([play], 0)
+    text += "  tasks:\n" + "\n".join(_task_text(task, lines) for task in tasks)
+    if handlers:
+        text += "\n  handlers:\n" + "\n".join(_task_text(handler, lines) for handler in handlers)
+    return text
+
+
+def _task_text(task: Task, lines: dict[str, str]) -> str:
+    words = [guest_path(wire).decode("utf-8", "replace") for wire in task.paths]
+    origins = [_origin(lines[one], words) for one in dict.fromkeys(task.commands) if one in lines]
+    text = "".join(comment(origin, 4) for origin in origins[:MAX_ORIGINS])
+    if len(origins) > MAX_ORIGINS:
+        text += comment(f"and {len(origins) - MAX_ORIGINS} more commands", 4)
+    if task.remark:
+        text += comment(task.remark, 4)
+    args = {**task.args, "path": Reference(ITEM)} if task.loop else task.args
+    shown: dict[str, Any] = {"name": Title(task.name), PREFIX + task.module: args}
+    if task.loop:
+        shown["loop"] = task.loop
+    if task.notify:
+        names = [Title(name) for name in task.notify]
+        shown["notify"] = names[0] if len(names) == 1 else names
+    return text + block([shown], 4)
+
+
+def _origin(line: str, words: Sequence[str]) -> str:
+    """The line, or the one command of a longer line that names one of ``words``."""
+    calls = simple_commands(line)
+    named = [call for call in calls if call.simple and any(word in call.argv for word in words)]
+    if len(calls) > 1 and named:
+        line = shlex.join(named[0].argv)
+    return "(a command that names a secret)" if _SENSITIVE.search(line) else "$ " + line
