@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 from psycopg import errors as pg
 from psycopg import sql
@@ -15,7 +15,7 @@ COPY_BATCH = 5_000
 
 LinkedLine = tuple[str, str]  # (canonical line, its hash)
 Page = tuple[list[LinkedLine], int]
-Batches = AsyncIterator[list[LinkedLine]]
+Batches = AsyncGenerator[list[LinkedLine], None]
 
 
 class AuditRows:
@@ -30,6 +30,13 @@ class AuditRows:
             result = await connection.execute("SELECT seq, hash FROM fluid.audit ORDER BY seq DESC LIMIT 1")
             row = await result.fetchone()
         return (row[0], row[1]) if row else (0, "")
+
+    async def hash_at(self, seq: int) -> str | None:
+        """The hash of one row; None if it is not there."""
+        async with self._database.transaction() as connection:
+            result = await connection.execute("SELECT hash FROM fluid.audit WHERE seq = %s", (seq,))
+            row = await result.fetchone()
+        return row[0] if row else None
 
     async def append(self, rows: Sequence[LinkedLine]) -> None:
         """All rows or none, in one commit. Raises :class:`Conflict` if they do not follow the last row."""

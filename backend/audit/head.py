@@ -1,0 +1,115 @@
+"""The signed head: how far the chain goes, said with a key that the database does not hold.
+
+The signature is Ed25519 over the canonical JSON of ``{at, hash, seq}``. Its file is replaced
+whole, and only by a head that continues it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from backend.audit.chain import Head, canonical
+from backend.errors import AuditBroken, ConfigError
+
+
+@dataclass(frozen=True)
+class SignedHead:
+    """``signature`` is base64; ``at`` a timestamp of the chain's form."""
+
+    seq: int
+    hash: str
+    at: str
+    signature: str
+
+    def message(self) -> bytes:
+        """The bytes that are signed."""
+        return canonical({"at": self.at, "hash": self.hash, "seq": self.seq}).encode()
+
+    def save(self, file: Path) -> None:
+        """Replace ``file`` (0644: anybody may keep a copy, that is what it is for)."""
+        write_whole(file, (canonical(asdict(self)) + "\n").encode(), 0o644)
+
+    @classmethod
+    def load(cls, file: Path) -> SignedHead:
+        """Raises :class:`AuditBroken` for a file that is no signed head."""
+        try:
+            return cls(**json.loads(file.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise AuditBroken(
+                f"{file} is not a signed head of the audit: {error}", remedy="give a kept copy with --head"
+            ) from error
+
+
+class Signer:
+    """The installation's audit key (PKCS #8 PEM, 0600); ``<name>.pub`` beside it is for whoever verifies."""
+
+    def __init__(self, key_file: Path) -> None:
+        self.public_file = key_file.with_name(key_file.name + ".pub")
+        self._key = _load_or_make(key_file)
+        public = self._key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+        write_whole(self.public_file, public, 0o644)
+
+    def sign(self, head: Head, at: str) -> SignedHead:
+        """A head with its signature."""
+        bare = SignedHead(head.seq, head.hash, at, "")
+        signature = base64.b64encode(self._key.sign(bare.message())).decode()
+        return SignedHead(head.seq, head.hash, at, signature)
+
+    def verify(self, head: SignedHead) -> bool:
+        """Whether this installation's key signed it."""
+        return verify_signature(head, self._key.public_key())
+
+
+def verify_signature(head: SignedHead, key: Ed25519PublicKey) -> bool:
+    """Whether ``key`` signed ``head``."""
+    try:
+        key.verify(base64.b64decode(head.signature, validate=True), head.message())
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def write_whole(file: Path, content: bytes, mode: int) -> None:
+    """Replace a file with one rename, on disk before this returns."""
+    beside = file.with_name(file.name + ".new")
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
+    with os.fdopen(handle, "wb") as stream:
+        os.fchmod(stream.fileno(), mode)
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    beside.rename(file)
+    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _load_or_make(key_file: Path) -> Ed25519PrivateKey:
+    if not key_file.exists():
+        key = Ed25519PrivateKey.generate()
+        pem = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        write_whole(key_file, pem, 0o600)
+        return key
+    if key_file.stat().st_mode & 0o077:
+        raise ConfigError(f"others can read the audit key {key_file}", remedy=f"chmod 600 {key_file}")
+    try:
+        loaded = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
+    except ValueError as error:
+        raise ConfigError(f"{key_file} is not a PEM key", remedy="restore it from a backup") from error
+    if not isinstance(loaded, Ed25519PrivateKey):
+        raise ConfigError(f"{key_file} is not an Ed25519 key", remedy="restore it from a backup")
+    return loaded

@@ -1,0 +1,296 @@
+"""The audit over real PostgreSQL: what tampers is found, what is lost is kept, and how fast that is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import stat
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from backend.audit import Audit, SignedHead
+from backend.audit import verifier as verifier_module
+from backend.audit.chain import Head, link, timestamp
+from backend.errors import AuditBroken, ConfigError, DatabaseDown, PolicyDenied
+from backend.models import Identity, Role, now
+from backend.store import Database, EmbeddedPostgres, Store, migrate
+
+ANN = Identity(uid=1000, name="ann", role=Role.AGENT)
+
+
+@pytest.fixture
+def audit(store: Store, tmp_path: Path) -> Audit:
+    return make(store, tmp_path)
+
+
+@pytest.fixture
+async def superuser(
+    postgres: EmbeddedPostgres, database: Database
+) -> AsyncIterator[psycopg.AsyncConnection[tuple[object, ...]]]:
+    """Somebody with every right in the database, and no trigger in the way."""
+    dsn = make_conninfo(database.dsn, user="postgres")
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute("SET session_replication_role = replica")
+        yield connection
+
+
+def make(store: Store, folder: Path) -> Audit:
+    return Audit(store, folder, folder / "audit.key", folder / "audit.head")
+
+
+async def fill(audit: Audit, count: int) -> None:
+    await asyncio.gather(*(audit.note(ANN, "test.row", "test", str(number)) for number in range(count)))
+
+
+async def test_a_step_leaves_an_intent_before_and_an_outcome_after(audit: Audit) -> None:
+    async with audit.step(ANN, "sandbox.create", "sandbox", source="debian-12") as step:
+        (intent,), _ = await audit.list()
+        assert (intent.step, intent.data) == ("intent", {"source": "debian-12"})
+        step.id = step.sandbox_id = "SBX-1"
+        step.data["ready_s"] = 1.5
+    rows, total = await audit.list(sandbox_id="SBX-1")
+    assert total == 1
+    assert (rows[0].step, rows[0].prev) == ("outcome", intent.hash)
+    assert rows[0].data == {"ok": True, "ready_s": 1.5, "intent": intent.seq}
+
+
+async def test_a_step_that_fails_says_so_and_the_error_goes_on(audit: Audit) -> None:
+    with pytest.raises(PolicyDenied):
+        async with audit.step(ANN, "command.run", "command", "CMD-1"):
+            raise PolicyDenied("rule no-fork-bomb")
+    (outcome, _), _ = await audit.list()
+    assert outcome.data == {
+        "ok": False,
+        "error": "policy_denied",
+        "message": "rule no-fork-bomb",
+        "intent": 1,
+    }
+
+
+async def test_a_cancelled_step_has_an_outcome(audit: Audit) -> None:
+    begun = asyncio.Event()
+
+    async def effect() -> None:
+        async with audit.step(ANN, "command.run", "command", "CMD-1"):
+            begun.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(effect())
+    await begun.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    (outcome, _), _ = await audit.list()
+    assert outcome.data == {"ok": False, "error": "cancelled", "intent": 1}
+
+
+async def test_many_writers_make_one_gapless_chain(audit: Audit, store: Store, tmp_path: Path) -> None:
+    await asyncio.gather(fill(audit, 200), fill(make(store, tmp_path), 3))
+    await audit.seal()
+    report = await audit.verify()
+    assert (report.ok, report.rows, report.reason) == (True, 203, "")
+
+
+async def test_the_program_itself_cannot_edit_or_delete(audit: Audit, database: Database) -> None:
+    await fill(audit, 2)
+    for statement in (
+        "UPDATE fluid.audit SET hash = 'x'",
+        "DELETE FROM fluid.audit",
+        "TRUNCATE fluid.audit",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            async with database.transaction() as connection:
+                await connection.execute(statement)
+    superuser = make_conninfo(database.dsn, user="postgres")
+    async with await psycopg.AsyncConnection.connect(superuser, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):
+            await connection.execute("DELETE FROM fluid.audit")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "first_bad", "reason"),
+    [
+        ("UPDATE fluid.audit SET line = replace(line, 'ann', 'bob') WHERE seq = 4", 4, "edited"),
+        ("DELETE FROM fluid.audit WHERE seq = 6", 6, "missing"),
+        ("DELETE FROM fluid.audit WHERE seq > 7", 8, "cut"),
+        ("DELETE FROM fluid.audit", 1, "cut"),
+    ],
+)
+async def test_what_a_superuser_does_behind_our_back_is_found(
+    audit: Audit,
+    superuser: psycopg.AsyncConnection[tuple[object, ...]],
+    tamper: str,
+    first_bad: int,
+    reason: str,
+) -> None:
+    await fill(audit, 10)
+    await audit.seal()
+    assert (await audit.verify()).ok
+    await superuser.execute(tamper)  # type: ignore[arg-type]
+    report = await audit.verify()
+    assert (report.ok, report.first_bad) == (False, first_bad)
+    assert reason in report.reason
+
+
+async def test_a_cut_tail_is_never_signed_over(
+    audit: Audit, superuser: psycopg.AsyncConnection[tuple[object, ...]], tmp_path: Path
+) -> None:
+    await fill(audit, 10)
+    before = await audit.seal()
+    await superuser.execute("DELETE FROM fluid.audit WHERE seq > 7")
+    await fill(audit, 5)
+    with pytest.raises(AuditBroken, match="row 10"):
+        await audit.seal()
+    assert SignedHead.load(tmp_path / "audit.head") == before
+    assert "rewritten" in (await audit.verify()).reason
+
+
+async def test_a_head_that_somebody_else_signed_does_not_count(
+    audit: Audit, store: Store, tmp_path: Path
+) -> None:
+    await fill(audit, 3)
+    elsewhere = tmp_path / "other"
+    elsewhere.mkdir()
+    await make(store, elsewhere).seal()
+    report = await audit.verify(head=elsewhere / "audit.head")
+    assert not report.ok
+    assert "not signed by this installation" in report.reason
+
+
+async def test_a_decision_is_sealed_at_once(audit: Audit, tmp_path: Path) -> None:
+    row = await audit.outcome(ANN, "approval.approve", "approval", "APR-1")
+    head = SignedHead.load(tmp_path / "audit.head")
+    assert (head.seq, head.hash) == (row.seq, row.hash)
+    assert stat.S_IMODE((tmp_path / "audit.key").stat().st_mode) == 0o600
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    store = Store(Database("host=/nowhere"))
+    make(store, tmp_path)
+    (tmp_path / "audit.key").chmod(0o640)
+    with pytest.raises(ConfigError, match="others can read"):
+        make(store, tmp_path)
+
+
+async def test_the_stand_alone_verifier_agrees(
+    audit: Audit, superuser: psycopg.AsyncConnection[tuple[object, ...]], tmp_path: Path
+) -> None:
+    await audit.note(
+        ANN, "test.row", "test", "1", text='ü\x00 "quoted" \udc80', number=1.5, nested={"b": [1]}
+    )
+    await fill(audit, 30)
+    await audit.seal()
+    head = [str(tmp_path / "audit.head"), str(audit.public_key_file)]
+    export = tmp_path / "audit.jsonl"
+
+    async def verify_elsewhere(*more: str) -> tuple[int, str]:
+        export.write_text("".join([line async for line in audit.export()]))
+        command = [sys.executable, "-I", verifier_module.__file__, str(export), *more]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr.strip()
+
+    assert await verify_elsewhere() == (0, "")
+    assert await verify_elsewhere(*head) == (0, "")
+    good = (tmp_path / "audit.head").read_text()
+    (tmp_path / "audit.head").write_text(good.replace('"seq":31', '"seq":30'))
+    assert await verify_elsewhere(*head) == (1, "the head's signature is not of this key")
+    (tmp_path / "audit.head").write_text(good)
+    await superuser.execute("DELETE FROM fluid.audit WHERE seq > 20")
+    assert await verify_elsewhere(*head) == (1, "rows 21 to 31 are missing")
+    await superuser.execute("UPDATE fluid.audit SET line = replace(line, 'ann', 'bob') WHERE seq = 2")
+    assert await verify_elsewhere(*head) == (1, "row 2 was edited")
+
+
+async def test_with_the_database_gone_nothing_starts_and_outcomes_are_chained_in_first(
+    open_folder: Path, tmp_path: Path
+) -> None:
+    server = EmbeddedPostgres(open_folder / "pg")
+    database = Database(await server.start())
+    await database.open()
+    await migrate(database)
+    audit = make(Store(database), tmp_path)
+    spool = tmp_path / "audit.spool"
+    effects: list[str] = []
+    try:
+        async with audit.step(ANN, "command.run", "command", "CMD-1") as running:
+            await server.stop()
+            running.data["exit_code"] = 0
+        with pytest.raises(DatabaseDown):
+            async with audit.step(ANN, "command.run", "command", "CMD-2"):
+                effects.append("started without a record")
+        assert effects == []
+        assert stat.S_IMODE(spool.stat().st_mode) == 0o600
+        spooled = [line for line in spool.read_text().splitlines() if line]
+        assert [json.loads(line)["id"] for line in spooled] == ["CMD-1"]
+
+        spool.write_text(f"{spool.read_text()}\n{spooled[0][:20]}")  # a crash in the midst of a write
+        await server.start()
+        restarted = make(Store(database), tmp_path)  # a new process finds the file
+        await _until_up(database)
+        await restarted.intent(ANN, "command.run", "command", "CMD-3")
+        rows, _ = await restarted.list()
+        assert [(row.id, row.step) for row in rows] == [
+            ("CMD-3", "intent"),
+            ("CMD-1", "outcome"),
+            ("CMD-1", "intent"),
+        ]
+        assert rows[1].data["exit_code"] == 0
+        assert not spool.exists()
+
+        spool.write_text(spooled[0] + "\n")  # killed after chaining in, before forgetting
+        await make(Store(database), tmp_path).absorb()
+        assert (await restarted.verify()).rows == 3
+        assert not spool.exists()
+    finally:
+        await database.close()
+        await server.stop()
+
+
+async def _until_up(database: Database) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await database.ping()
+            except DatabaseDown:
+                await asyncio.sleep(0.05)
+
+
+async def test_append_and_verify_speed(audit: Audit, store: Store) -> None:
+    """Figures for the report, and a chain of 200,000 rows that verifies; benchmarks hold the bars."""
+    took = []
+    for number in range(300):
+        begin = time.perf_counter()
+        await audit.note(
+            ANN, "command.run", "command", f"CMD-{number}", "SBX-1", command="systemctl reload nginx"
+        )
+        took.append((time.perf_counter() - begin) * 1000)
+    head = Head(*await store.audit.head())
+    draft = {
+        "at": timestamp(now()),
+        "actor_uid": 1000,
+        "actor_name": "ann",
+        "role": "agent",
+        "action": "command.run",
+        "step": "outcome",
+        "noun": "command",
+        "id": "CMD-1f0c9a2b",
+        "sandbox_id": "SBX-1f0c9a2b",
+        "data": {"ok": True, "exit_code": 0, "stdout_bytes": 1234, "intent": 12},
+    }
+    for _ in range(40):
+        links, head = link([draft] * 5000, head)
+        await store.audit.append([(one.line, one.hash) for one in links])
+    await audit.seal()
+    begin = time.perf_counter()
+    report = await audit.verify()
+    rate = report.rows / (time.perf_counter() - begin)
+    assert (report.ok, report.rows) == (True, 200_300)
+    p50, p95 = statistics.median(took), statistics.quantiles(took, n=20)[18]
+    print(f"audit append p50 {p50:.1f} ms, p95 {p95:.1f} ms; verify {rate:,.0f} rows/s")
