@@ -5,6 +5,4 @@ Below the doors are the services of :class:`Services`; above them nobody but :mo
 
 from backend.api.peers import Door, Peer, Roles, admit
 from backend.api.server import serve_doors
-from backend.api.services import KeptAnswer, Services
 
-__all__ = ["Door", "KeptAnswer", "Peer", "Roles", "Services", "admit", "serve_doors"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any, TypeVar
@@ -13,7 +12,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic_core import to_json
 
-from backend.api.services import KeptAnswer, Services
+from backend.api.services import Services
 from backend.errors import (
     ApprovalNotFound,
     BadRequest,
@@ -25,6 +24,7 @@ from backend.errors import (
     SandboxNotFound,
 )
 from backend.models import Identity
+from backend.store import KeptAnswer
 
 ID = re.compile(r"[A-Z]{3}-[0-9a-f]{8,32}")
 PANE_ID = re.compile(r"%[0-9]{1,9}")
@@ -121,21 +121,20 @@ class KeyedRoute(APIRoute):
 
 async def _once(request: Request, key: str, handle: Callable[[Request], Awaitable[Response]]) -> Response:
     services: Services = request.app.state.services
-    uid = request.state.identity.uid
+    scope = f"{request.state.identity.uid} {request.method} {request.url.path}"
     body = await request.body()
-    digest = hashlib.sha256(request.url.path.encode() + b"\0" + body).hexdigest()
-    kept = await services.keys.begin(uid, key, digest)
+    kept = await services.keys.claim(scope, key, body)
     if kept is not None:
         return Response(kept.body, kept.status, {"idempotent-replay": "true"}, "application/json")
     try:
         response = await handle(request)
     except BaseException:
-        await asyncio.shield(services.keys.release(uid, key))
+        await asyncio.shield(services.keys.release(scope, key))
         raise
     if isinstance(response.body, bytes) and response.status_code < FluidError.status:
-        await services.keys.finish(uid, key, KeptAnswer(response.status_code, response.body))
+        await services.keys.keep(scope, key, KeptAnswer(response.status_code, response.body.decode()))
     else:
-        await services.keys.release(uid, key)
+        await services.keys.release(scope, key)
     return response
 
 

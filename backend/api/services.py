@@ -10,20 +10,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from backend.audit import Audit
 from backend.models import (
     Approval,
     ApprovalRequest,
     Ask,
     AskRequest,
-    AuditRow,
     Changes,
     Command,
     CommandRequest,
     Component,
     CreateSandbox,
-    Event,
     FileState,
-    FleetView,
     HostView,
     Identity,
     ImageView,
@@ -36,6 +34,7 @@ from backend.models import (
     SourceView,
     TargetView,
 )
+from backend.store import EventBus, Keys
 
 OnOutput = Callable[[str, bytes], None]
 """Called with ``stdout`` or ``stderr`` and the bytes as they come."""
@@ -120,7 +119,6 @@ class Fleet(Protocol):
     async def status(self, actor: Identity, status: AgentStatus, /) -> None: ...
     async def hosts(self) -> Sequence[HostView]: ...
     async def sources(self, actor: Identity, /) -> Sequence[SourceView]: ...
-    async def view(self, actor: Identity, /) -> FleetView: ...
 
 
 class AgentStatus(Protocol):
@@ -166,16 +164,20 @@ class Approvals(Protocol):
     async def reject(self, actor: Identity, id: str, reason: str, changes_requested: bool, /) -> Approval: ...
     async def pack(self, actor: Identity, id: str, /) -> dict[str, Any]: ...
 
+
+class Asks(Protocol):
+    """Plain questions to a person."""
+
     async def ask(self, actor: Identity, request: AskRequest, /) -> Ask: ...
-    async def ask_wait(self, actor: Identity, id: str, seconds: float, /) -> Ask:
+    async def wait(self, actor: Identity, id: str, seconds: float, /) -> Ask:
         """The question once it is answered or over, or as it stands after ``seconds``."""
         ...
 
-    async def asks(self, actor: Identity, /) -> Sequence[Ask]: ...
+    async def list(self, actor: Identity, /) -> Sequence[Ask]: ...
     async def answer(
         self, actor: Identity, request_id: str, approved: bool, comment: str, alternative: str | None, /
     ) -> Ask: ...
-    async def withdraw_ask(self, actor: Identity, id: str, /) -> Ask: ...
+    async def withdraw(self, actor: Identity, id: str, /) -> Ask: ...
 
 
 class Runs(Protocol):
@@ -200,33 +202,13 @@ class Panes(Protocol):
         ...
 
 
-class Audit(Protocol):
-    """The hash chain."""
+class AuditReport(Protocol):
+    """What a verification of the chain found."""
 
-    async def query(
-        self,
-        *,
-        sandbox_id: str | None = None,
-        action: str | None = None,
-        after: int = 0,
-        limit: int = 200,
-    ) -> Sequence[AuditRow]: ...
-    async def verify(self) -> dict[str, Any]:
-        """``{"ok": bool, "rows": int, "first_bad": int | None, "message": str}``."""
-        ...
-
-    def export(self) -> AsyncIterator[AuditRow]: ...
-
-
-class Events(Protocol):
-    """What the console should know, in order."""
-
-    def follow(
-        self, actor: Identity, after: int | None = None, sandbox_id: str = "", /
-    ) -> AsyncIterator[Event]:
-        """Events after number ``after`` (None: from now on), for as long as the reader stays. The first is of
-        kind ``events.gap`` when some in between are no longer kept: the reader fetches the fleet anew."""
-        ...
+    @property
+    def ok(self) -> bool: ...
+    @property
+    def rows(self) -> int: ...
 
 
 class Images(Protocol):
@@ -245,40 +227,21 @@ class Targets(Protocol):
 
 
 @dataclass(frozen=True)
-class KeptAnswer:
-    """The answer that an ``Idempotency-Key`` was given before."""
-
-    status: int
-    body: bytes
-
-
-class Keys(Protocol):
-    """Idempotency keys, kept across restarts."""
-
-    async def begin(self, uid: int, key: str, fingerprint: str, /) -> KeptAnswer | None:
-        """Claim the key for a request, or the answer that it got. :class:`backend.errors.Conflict` when the
-        first request still runs, :class:`backend.errors.InvalidValue` when the key was another request's."""
-        ...
-
-    async def finish(self, uid: int, key: str, answer: KeptAnswer, /) -> None: ...
-    async def release(self, uid: int, key: str, /) -> None:
-        """Forget a claim whose request failed, so that it may be tried again."""
-        ...
-
-
-@dataclass(frozen=True)
 class Services:
-    """All that the doors serve. ``components`` tells how each part is, ``policy`` what a caller may do."""
+    """All that the doors serve. ``components`` tells how each part is, ``policy`` what a caller may do,
+    ``audit_seen`` what the last verification of the chain found."""
 
     fleet: Fleet
     playbooks: Playbooks
     approvals: Approvals
+    asks: Asks
     runs: Runs
     panes: Panes
     audit: Audit
-    events: Events
+    events: EventBus
     images: Images
     targets: Targets
     keys: Keys
     components: Callable[[], Awaitable[list[Component]]]
+    audit_seen: Callable[[], AuditReport]
     policy: Callable[[Identity], dict[str, Any]]

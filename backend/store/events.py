@@ -1,7 +1,7 @@
 """What happened, told to whoever listens; kept in the database, so that a listener resumes where it was.
 
 Publishing never fails because somebody is slow or the database is gone: an event tells of an effect, and the
-effect is done. A listener that falls behind loses the backlog, gets a ``bus.resync`` marker, and reads anew.
+effect is done. A listener that falls behind loses the backlog, gets a ``events.gap`` marker, and reads anew.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from backend.store.pool import Database
 
 log = logging.getLogger(__name__)
 
-RESYNC = "bus.resync"
+RESYNC = "events.gap"
 QUEUE_EVENTS = 1_000
 REPLAY_EVENTS = 5_000  # a listener that missed more than this reads the state anew instead
 COLLAPSING = frozenset(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import Query, Request, Response
-from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 
 from backend import __version__
 from backend.api import sse
 from backend.api.common import Caller, Limit, RunId, Served, answer, router
-from backend.models import AuditRow, Event, FleetView, Run
+from backend.api.view import fleet_view
+from backend.models import FleetView, Run
+from backend.store import Subscription
 
 operator = router("operations")
 
@@ -20,13 +22,13 @@ operator = router("operations")
 @operator.get("/v1/fleet", response_model=FleetView)
 async def fleet(caller: Caller, services: Served) -> Response:
     """Everything that the console draws, at one event number."""
-    return answer(await services.fleet.view(caller))
+    return answer(await fleet_view(services, caller))
 
 
 @operator.get("/v1/status")
 async def status(caller: Caller, services: Served) -> Response:
     """The counts and the parts, small enough for a prompt or a probe."""
-    view = await services.fleet.view(caller)
+    view = await fleet_view(services, caller)
     phases = [sandbox.phase.value for sandbox in view.sandboxes]
     return answer(
         {
@@ -49,12 +51,13 @@ async def events(
 ) -> Response:
     """Server-sent events from ``Last-Event-ID`` (or ``after``) on. ``events.gap``: fetch the fleet anew."""
     resume_after = sse.last_event_id(request, after)
-    return sse.stream(request, _frames(services.events.follow(caller, resume_after)))
+    return sse.stream(request, _frames(services.events.subscribe(resume_after)))
 
 
-async def _frames(feed: AsyncIterator[Event]) -> AsyncIterator[bytes]:
-    async for event in feed:
-        yield sse.frame(event, event=event.kind, id=event.seq)
+async def _frames(feed: Subscription) -> AsyncIterator[bytes]:
+    with feed:
+        async for event in feed:
+            yield sse.frame(event, event=event.kind, id=event.seq)
 
 
 @operator.get("/v1/runs/{id}", response_model=Run)
@@ -76,22 +79,19 @@ async def audit(
     after: Annotated[int, Query(ge=0)] = 0,
     limit: Limit = 200,
 ) -> Response:
-    rows = await services.audit.query(sandbox_id=sandbox_id, action=action, after=after, limit=limit)
-    return answer({"rows": rows})
+    wanted = {"sandbox_id": sandbox_id, "action": action}
+    filters = {name: value for name, value in wanted.items() if value is not None}
+    rows, total = await services.audit.list(limit=limit, after_seq=after, **filters)
+    return answer({"rows": rows, "total": total})
 
 
 @operator.get("/v1/audit/verify")
 async def verify_audit(services: Served) -> Response:
     """Walks the whole chain, and says which row is the first bad one."""
-    return answer(await services.audit.verify())
+    return answer(asdict(await services.audit.verify()))
 
 
 @operator.get("/v1/audit/export")
 async def export_audit(services: Served) -> Response:
     """Every row, one JSON object a line."""
-    return StreamingResponse(_lines(services.audit.export()), media_type="application/x-ndjson")
-
-
-async def _lines(rows: AsyncIterator[AuditRow]) -> AsyncIterator[bytes]:
-    async for row in rows:
-        yield to_json(row) + b"\n"
+    return StreamingResponse(services.audit.export(), media_type="application/x-ndjson")

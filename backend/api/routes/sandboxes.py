@@ -11,7 +11,8 @@ from backend.api import sse
 from backend.api.bodies import ExtendBody, StartBody
 from backend.api.common import Caller, Limit, Offset, SandboxId, Served, answer, router
 from backend.errors import UpgradeRequired, WrongState
-from backend.models import CreateSandbox, Event, Phase, Sandbox, now
+from backend.models import CreateSandbox, Phase, Sandbox, now
+from backend.store import Subscription
 
 agent = router("sandboxes")
 
@@ -129,7 +130,7 @@ async def watch(
             "a stream does not fit a plain answer", remedy="send `Accept: text/event-stream`"
         )
     resume_after = sse.last_event_id(request, after)
-    return sse.stream(request, _frames(services.events.follow(caller, resume_after, id), id))
+    return sse.stream(request, _frames(services.events.subscribe(resume_after), id))
 
 
 _FRAME_TYPES = {
@@ -137,15 +138,17 @@ _FRAME_TYPES = {
     "command.output": "command_output",
     "command.ended": "command_end",
 }
+_NOUN_TYPES = {"snapshot": "snapshot", "sandbox": "state"}
 
 
-async def _frames(events: AsyncIterator[Event], id: str) -> AsyncIterator[bytes]:
+async def _frames(feed: Subscription, id: str) -> AsyncIterator[bytes]:
     yield sse.frame({"type": "connected", "timestamp": now(), "sandbox_id": id, "data": {}})
-    async for event in events:
-        kind = _FRAME_TYPES.get(event.kind) or {"snapshot": "snapshot", "sandbox": "state"}.get(event.noun)
-        if kind:
-            told = {"type": kind, "timestamp": event.at, "sandbox_id": id, "data": event.data}
-            yield sse.frame(told, id=event.seq)
+    with feed:
+        async for event in feed:
+            kind = _FRAME_TYPES.get(event.kind) or _NOUN_TYPES.get(event.noun)
+            if kind and event.sandbox_id == id:
+                told = {"type": kind, "timestamp": event.at, "sandbox_id": id, "data": event.data}
+                yield sse.frame(told, id=event.seq)
 
 
 def _told(sandbox: Sandbox) -> Response:
