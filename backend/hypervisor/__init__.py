@@ -1,0 +1,40 @@
+"""Hypervisors: the only room that imports libvirt. Connections, domains, networks, templates, snapshots.
+
+Nothing here believes a guest, blocks the event loop, or alters a domain that does not carry our mark.
+"""
+
+from __future__ import annotations
+
+from backend.hypervisor.hypervisor import Hypervisor
+from backend.hypervisor.identity import make_identity, new_mac
+from backend.hypervisor.nouns import (
+    DomainEvent,
+    DomainInfo,
+    GuestImage,
+    HostFacts,
+    Identity,
+    KvmProbe,
+    NetworkSpec,
+    SnapshotFiles,
+    Template,
+)
+from backend.hypervisor.private import PrivateLibvirt, system_libvirt
+from backend.hypervisor.probe import kvm_works
+
+__all__ = [
+    "DomainEvent",
+    "DomainInfo",
+    "GuestImage",
+    "HostFacts",
+    "Hypervisor",
+    "Identity",
+    "KvmProbe",
+    "NetworkSpec",
+    "PrivateLibvirt",
+    "SnapshotFiles",
+    "Template",
+    "kvm_works",
+    "make_identity",
+    "new_mac",
+    "system_libvirt",
+]

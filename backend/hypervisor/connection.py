@@ -1,0 +1,241 @@
+"""One libvirt connection: every call on this host's own threads, with a time limit, and events on the loop.
+
+No libvirt function runs on the event loop. A lost connection fails the calls that wait on it, is opened again
+with growing pauses, and both are told to whoever listens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import libvirt
+
+from backend.errors import FluidError, HypervisorDown, HypervisorFailed, NotFound, TimedOut
+from backend.hypervisor.nouns import DomainEvent, EventKind
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+WORKERS = 8
+CALL_TIMEOUT_S = 30.0
+OPEN_TIMEOUT_S = 20.0
+KEEPALIVE_INTERVAL_S = 5
+KEEPALIVE_COUNT = 5
+BACKOFF_FIRST_S = 0.2
+BACKOFF_MAX_S = 15.0
+
+_events_started = threading.Lock()
+_events_thread: threading.Thread | None = None
+
+# virDomainEventType and, for `stopped`, its detail.
+LIFECYCLE: dict[int, EventKind] = {
+    libvirt.VIR_DOMAIN_EVENT_STARTED: "started",
+    libvirt.VIR_DOMAIN_EVENT_SUSPENDED: "paused",
+    libvirt.VIR_DOMAIN_EVENT_RESUMED: "resumed",
+    libvirt.VIR_DOMAIN_EVENT_STOPPED: "stopped",
+    libvirt.VIR_DOMAIN_EVENT_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_EVENT_UNDEFINED: "removed",
+}
+DOWN_CODES = {
+    libvirt.VIR_ERR_NO_CONNECT,
+    libvirt.VIR_ERR_INVALID_CONN,
+    libvirt.VIR_ERR_INTERNAL_ERROR,
+    libvirt.VIR_ERR_SYSTEM_ERROR,
+    libvirt.VIR_ERR_RPC,
+}
+
+
+def start_events() -> None:
+    """Run libvirt's event loop in one daemon thread; it must exist before a connection opens."""
+    global _events_thread
+    with _events_started:
+        if _events_thread is None:
+            libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised, not printed as well
+            libvirt.virEventRegisterDefaultImpl()
+            _events_thread = threading.Thread(target=_run_events, name="libvirt-events", daemon=True)
+            _events_thread.start()
+
+
+def _run_events() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def translate(error: libvirt.libvirtError, what: str) -> FluidError:
+    """libvirt's error as one of ours."""
+    code, words = error.get_error_code(), error.get_error_message() or str(error)
+    if code in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_NETWORK, libvirt.VIR_ERR_NO_NWFILTER):
+        return NotFound(f"{what}: {words}", remedy="list what there is, and use its name")
+    if code in DOWN_CODES and error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
+        return HypervisorDown(
+            f"{what}: {words}", remedy="see that libvirtd runs on the host; it is tried again"
+        )
+    return HypervisorFailed(f"{what}: {words}", remedy="read the host's libvirt log")
+
+
+class Connection:
+    """A connection that comes back. ``alive`` is False while the host does not answer."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.alive = False
+        self._connection: libvirt.virConnect | None = None
+        self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="libvirt")
+        self._listeners: set[asyncio.Queue[DomainEvent]] = set()
+        self._keeper: asyncio.Task[None] | None = None
+        self._dropped = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._handle = -1
+
+    async def open(self) -> None:
+        """Connect, or raise HypervisorDown; from then on the connection is kept."""
+        start_events()
+        self._loop = asyncio.get_running_loop()
+        await self._connect()
+        self._keeper = asyncio.create_task(self._keep(), name=f"libvirt {self.uri}")
+
+    async def close(self) -> None:
+        """End the connection; calls under way fail."""
+        if self._keeper:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        connection, self._connection, self.alive = self._connection, None, False
+        if connection:
+            with contextlib.suppress(libvirt.libvirtError, TimeoutError):
+                async with asyncio.timeout(OPEN_TIMEOUT_S):
+                    await self._in_thread(lambda: self._disconnect(connection))
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def call(
+        self,
+        function: Callable[[libvirt.virConnect], T],
+        *,
+        what: str,
+        limit_s: float = CALL_TIMEOUT_S,
+    ) -> T:
+        """``function`` with the connection, on a thread. ``what`` names the work in errors.
+
+        Raises HypervisorDown, HypervisorFailed, NotFound, or TimedOut after ``limit_s`` seconds.
+        """
+        connection = self._connection
+        if connection is None or not self.alive:
+            raise HypervisorDown(
+                f"{what}: no connection to {self.uri}",
+                remedy="see that libvirtd runs on the host; it is tried again",
+            )
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._in_thread(lambda: function(connection))
+        except TimeoutError:
+            raise TimedOut(
+                f"{what}: libvirt did not answer within {limit_s:g} s",
+                remedy="try again; see the host's load",
+            ) from None
+        except libvirt.libvirtError as error:
+            raise translate(error, what) from error
+
+    async def events(self) -> AsyncIterator[DomainEvent]:
+        """What happens to domains and to this host, from now on."""
+        queue: asyncio.Queue[DomainEvent] = asyncio.Queue()
+        self._listeners.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._listeners.discard(queue)
+
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[asyncio.Queue[DomainEvent]]:
+        """Events from the moment of entering: nothing is missed between a call and its effect."""
+        queue: asyncio.Queue[DomainEvent] = asyncio.Queue()
+        self._listeners.add(queue)
+        try:
+            yield queue
+        finally:
+            self._listeners.discard(queue)
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function)
+
+    async def _connect(self) -> None:
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                self._connection = await self._in_thread(self._dial)
+        except TimeoutError:
+            raise HypervisorDown(
+                f"{self.uri} does not answer within {OPEN_TIMEOUT_S:g} s",
+                remedy="see that libvirtd runs there",
+            ) from None
+        except libvirt.libvirtError as error:
+            raise HypervisorDown(
+                f"{self.uri}: {error.get_error_message()}", remedy="see that libvirtd runs there"
+            ) from error
+        self._dropped.clear()
+        self.alive = True
+
+    def _dial(self) -> libvirt.virConnect:
+        connection = libvirt.open(self.uri)
+        with contextlib.suppress(libvirt.libvirtError):  # the test driver has no keepalive
+            connection.setKeepAlive(KEEPALIVE_INTERVAL_S, KEEPALIVE_COUNT)
+            connection.registerCloseCallback(self._closed, None)
+        self._handle = connection.domainEventRegisterAny(
+            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._lifecycle, None
+        )
+        return connection
+
+    def _disconnect(self, connection: libvirt.virConnect) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.domainEventDeregisterAny(self._handle)
+            connection.unregisterCloseCallback()
+        connection.close()
+
+    def _closed(self, _connection: libvirt.virConnect, reason: int, _opaque: Any) -> None:
+        """On libvirt's event thread."""
+        log.warning("connection to %s lost (reason %d)", self.uri, reason)
+        self._on_loop(self._dropped.set)
+
+    def _lifecycle(
+        self,
+        _connection: libvirt.virConnect,
+        domain: libvirt.virDomain,
+        event: int,
+        detail: int,
+        _opaque: Any,
+    ) -> None:
+        """On libvirt's event thread."""
+        kind = LIFECYCLE.get(event)
+        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED:
+            kind = "crashed"
+        if kind:
+            self._on_loop(self._publish, DomainEvent(domain.name(), kind))
+
+    def _on_loop(self, function: Callable[..., None], *arguments: Any) -> None:
+        if self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _publish(self, event: DomainEvent) -> None:
+        for queue in self._listeners:
+            queue.put_nowait(event)
+
+    async def _keep(self) -> None:
+        """Open the connection again whenever it drops."""
+        while True:
+            await self._dropped.wait()
+            self.alive = False
+            self._publish(DomainEvent("", "lost"))
+            pause_s = BACKOFF_FIRST_S
+            while not self.alive:
+                try:
+                    await self._connect()
+                except HypervisorDown as error:
+                    log.info("%s; next try in %.1f s", error.message, pause_s)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, BACKOFF_MAX_S)
+            self._publish(DomainEvent("", "connected"))

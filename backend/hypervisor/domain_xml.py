@@ -1,0 +1,193 @@
+"""Domain XML from values, by ElementTree; and the edits that make one domain's XML another's.
+
+Element names and order follow libvirt's formatdomain documentation. No text is ever formatted into XML.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.errors import HypervisorFailed, InvalidValue
+from backend.hypervisor.channel import PORT_NAME
+from backend.hypervisor.nouns import GuestImage, Identity
+
+NAMESPACE = "urn:fluid:domain:1"
+PREFIX = "fluid"
+METADATA_KEY = re.compile(r"[a-z][a-z0-9_]{0,31}")
+METADATA_VALUE_MAX = 256
+# QEMU's own default takes a quarter of the host's memory per emulated guest.
+TB_CACHE_MB = 256
+# NIC hot-plug after a restore fails on q35 (no netdev appears in the guest); on pc it works.
+MACHINE = "pc"
+AGENT_PORT = "org.qemu.guest_agent.0"
+
+ET.register_namespace(PREFIX, NAMESPACE)
+
+
+@dataclass(frozen=True)
+class DomainSpec:
+    """What a fresh domain is made of. ``identity_nic`` None means: no network card."""
+
+    name: str
+    uuid: str
+    virt_type: str
+    cpu: int
+    memory_mb: int
+    disk: Path
+    console: Path
+    metadata: dict[str, str]
+    nic: ET.Element | None = None
+
+
+def _child(parent: ET.Element, tag: str, text: str | None = None, **attributes: str) -> ET.Element:
+    element = ET.SubElement(parent, tag, attributes)
+    element.text = text
+    return element
+
+
+def metadata_element(metadata: dict[str, str]) -> ET.Element:
+    """``<fluid:domain>`` with one ``<fluid:item key=…>`` a value."""
+    root = ET.Element(f"{{{NAMESPACE}}}domain")
+    for key, value in sorted(metadata.items()):
+        if not METADATA_KEY.fullmatch(key) or len(value) > METADATA_VALUE_MAX or not value.isprintable():
+            raise InvalidValue(
+                f"metadata {key!r} cannot be kept on a domain", remedy="use short printable text"
+            )
+        _child(root, f"{{{NAMESPACE}}}item", value, key=key)
+    return root
+
+
+def parse_metadata(xml: str) -> dict[str, str]:
+    """The values of a ``<fluid:domain>`` element as virDomainGetMetadata returns it."""
+    root = ET.fromstring(xml)  # noqa: S314 - libvirt's own text, entities are refused by its parser
+    items = [element for element in root.iter() if element.tag.rpartition("}")[2] == "item"]
+    return {item.get("key", ""): item.text or "" for item in items}
+
+
+def domain_xml(spec: DomainSpec, image: GuestImage) -> str:
+    """A whole domain: direct kernel boot, one virtio disk, our port, the agent's port, no balloon, no USB."""
+    emulated = spec.virt_type == "qemu"
+    root = ET.Element("domain", type=spec.virt_type)
+    _child(root, "name", spec.name)
+    _child(root, "uuid", spec.uuid)
+    _child(root, "metadata").append(metadata_element(spec.metadata))
+    _child(root, "memory", str(spec.memory_mb), unit="MiB")
+    _child(root, "vcpu", str(spec.cpu))
+    system = _child(root, "os")
+    _child(system, "type", "hvm", arch=image.arch, machine=MACHINE)
+    _child(system, "kernel", str(image.kernel))
+    _child(system, "initrd", str(image.initrd))
+    _child(system, "cmdline", image.cmdline)
+    features = _child(root, "features")
+    _child(features, "acpi")
+    if emulated:
+        _child(_child(features, "tcg"), "tb-cache", str(TB_CACHE_MB), unit="MiB")
+    _child(root, "cpu", mode="maximum" if emulated else "host-passthrough")
+    _child(root, "clock", offset="utc")
+    for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):
+        _child(root, f"on_{event}", action)
+    _devices(root, spec)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _devices(root: ET.Element, spec: DomainSpec) -> None:
+    devices = _child(root, "devices")
+    disk = _child(devices, "disk", type="file", device="disk")
+    # Guests are disposable: a crash of the host loses them anyway, so nothing is flushed for them.
+    _child(disk, "driver", name="qemu", type="qcow2", cache="unsafe", discard="unmap")
+    _child(disk, "source", file=str(spec.disk))
+    _child(disk, "target", dev="vda", bus="virtio")
+    _child(devices, "controller", type="usb", model="none")
+    if spec.nic is not None:
+        devices.append(spec.nic)
+    serial = _child(devices, "serial", type="file")
+    _child(serial, "source", path=str(spec.console))
+    for port in (PORT_NAME, AGENT_PORT):
+        channel = _child(devices, "channel", type="unix")
+        _child(channel, "target", type="virtio", name=port)
+    _child(devices, "memballoon", model="none")
+    rng = _child(devices, "rng", model="virtio")
+    _child(rng, "backend", "/dev/urandom", model="random")
+
+
+def nic_element(identity: Identity, network: str, filter_name: str) -> ET.Element:
+    """A network card that can neither pretend to be another nor reach another guest."""
+    nic = ET.Element("interface", type="network")
+    _child(nic, "mac", address=identity.mac)
+    _child(nic, "source", network=network)
+    _child(nic, "model", type="virtio")
+    filtered = _child(nic, "filterref", filter=filter_name)
+    _child(filtered, "parameter", name="IP", value=identity.address)
+    _child(nic, "port", isolated="yes")
+    return nic
+
+
+@dataclass(frozen=True)
+class Rebase:
+    """Where a saved domain goes: another name, another disk. ``metadata`` None keeps what is there."""
+
+    name: str
+    uuid: str
+    disk: Path
+    console: Path
+    metadata: dict[str, str] | None = None
+
+
+def rebased_xml(xml: bytes, to: Rebase) -> bytes:
+    """A saved domain's XML for another domain; machine, processor, memory and addresses stay."""
+    root = ET.fromstring(xml)  # noqa: S314 - libvirt's own text
+    _required(root, "name").text = to.name
+    _required(root, "uuid").text = to.uuid
+    if to.metadata is not None:
+        for old in root.findall("metadata"):
+            root.remove(old)
+        kept = ET.Element("metadata")
+        kept.append(metadata_element(to.metadata))
+        root.insert(2, kept)
+    disk = _required(root, "devices/disk")
+    _required(disk, "source").set("file", str(to.disk))
+    for backing in disk.findall("backingStore"):
+        disk.remove(backing)
+    for source in root.findall("devices/serial/source") + root.findall("devices/console/source"):
+        source.set("path", str(to.console))
+    for channel in root.findall("devices/channel"):
+        for source in channel.findall("source"):  # libvirt derives the path from the domain's name
+            channel.remove(source)
+    for target in root.findall("devices/interface/target"):  # the tap of the saved domain
+        interface = next(nic for nic in root.findall("devices/interface") if target in nic)
+        interface.remove(target)
+    return ET.tostring(root, encoding="unicode").encode()
+
+
+def disk_of(xml: str) -> Path:
+    """The file of the domain's one disk."""
+    source = _required(ET.fromstring(xml), "devices/disk/source")  # noqa: S314 - libvirt's own text
+    return Path(source.get("file", ""))
+
+
+def has_nic(xml: str) -> bool:
+    return ET.fromstring(xml).find("devices/interface") is not None  # noqa: S314 - libvirt's own text
+
+
+def snapshot_xml(name: str, overlay: Path, memory: Path | None) -> str:
+    """An external snapshot: the guest goes on in ``overlay``, its memory is saved to ``memory``."""
+    root = ET.Element("domainsnapshot")
+    _child(root, "name", name)
+    if memory:
+        _child(root, "memory", snapshot="external", file=str(memory))
+    else:
+        _child(root, "memory", snapshot="no")
+    disk = _child(_child(root, "disks"), "disk", name="vda", snapshot="external")
+    _child(disk, "driver", type="qcow2")
+    _child(disk, "source", file=str(overlay))
+    return ET.tostring(root, encoding="unicode")
+
+
+def _required(root: ET.Element, path: str) -> ET.Element:
+    element = root.find(path)
+    if element is None:
+        raise HypervisorFailed(f"the domain's XML has no {path!r}", remedy="destroy it and create it again")
+    return element

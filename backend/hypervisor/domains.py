@@ -1,0 +1,244 @@
+"""Our domains on one host: found by our metadata and our prefix, and no other is ever altered."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import grp
+import logging
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import libvirt
+
+from backend.errors import Conflict, DuplicateName, FluidError, InvalidName, NotFound, WrongState
+from backend.hypervisor import channel
+from backend.hypervisor.connection import Connection
+from backend.hypervisor.domain_xml import NAMESPACE, disk_of, parse_metadata
+from backend.hypervisor.nouns import DomainInfo, State
+from backend.models.base import check_name
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+BOOT_TIMEOUT_S = 240.0  # under emulation, with other guests beside it
+ANSWER_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 60.0
+SEED_BYTES = 32
+QEMU_GROUPS = ("libvirt-qemu", "qemu")
+DISK_NAME = re.compile(r"disk-([0-9]+)\.qcow2")
+
+STATES: dict[int, State] = {
+    libvirt.VIR_DOMAIN_RUNNING: "running",
+    libvirt.VIR_DOMAIN_BLOCKED: "running",
+    libvirt.VIR_DOMAIN_PAUSED: "paused",
+    libvirt.VIR_DOMAIN_SHUTDOWN: "running",
+    libvirt.VIR_DOMAIN_SHUTOFF: "shutoff",
+    libvirt.VIR_DOMAIN_CRASHED: "crashed",
+    libvirt.VIR_DOMAIN_PMSUSPENDED: "paused",
+}
+
+
+def fresh_moment() -> dict[str, Any]:
+    """Random bytes and the time, for a guest whose memory is older than now."""
+    return {"seed": base64.b64encode(secrets.token_bytes(SEED_BYTES)).decode(), "epoch": time.time()}
+
+
+class Domains:
+    """Look up, list, start, stop and remove. ``folder`` holds one folder a domain."""
+
+    def __init__(self, connection: Connection, folder: Path, virt_type: str, prefix: str) -> None:
+        self.connection = connection
+        self.folder = folder
+        self.virt_type = virt_type
+        self.prefix = prefix
+
+    # --- files ---------------------------------------------------------------------------------------
+
+    def seal(self, folder: Path) -> None:
+        """Let in us and libvirt's QEMU (as root, or in its own group), and nobody else where we may."""
+        for group in QEMU_GROUPS:
+            with contextlib.suppress(KeyError, PermissionError):
+                os.chown(folder, -1, grp.getgrnam(group).gr_gid)
+                folder.chmod(0o750)
+                return
+        folder.chmod(0o711)
+
+    def folder_of(self, name: str) -> Path:
+        """The domain's folder; the name is checked, so it is a folder of ours."""
+        return self.folder / self.check_name(name)
+
+    def make_folder(self, name: str) -> Path:
+        folder = self.folder_of(name)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            raise DuplicateName(
+                f"domain {name!r} exists already", remedy="destroy it, or use another name"
+            ) from None
+        self.seal(folder)
+        return folder
+
+    def next_disk(self, name: str) -> Path:
+        """A disk file name that was never used in the domain's folder."""
+        folder = self.folder_of(name)
+        taken = [int(match[1]) for path in folder.iterdir() if (match := DISK_NAME.fullmatch(path.name))]
+        return folder / f"disk-{max(taken, default=-1) + 1}.qcow2"
+
+    def check_name(self, name: str) -> str:
+        if not check_name(name, "domain name").startswith(f"{self.prefix}-"):
+            raise InvalidName(
+                f"{name!r} is not a domain of ours", remedy=f"our names begin with '{self.prefix}-'"
+            )
+        return name
+
+    # --- asking --------------------------------------------------------------------------------------
+
+    async def call(
+        self, name: str, function: Callable[[libvirt.virDomain], T], *, what: str, limit_s: float = 30.0
+    ) -> T:
+        """``function`` with a domain that is ours; Conflict for anybody else's, NotFound for none."""
+        self.check_name(name)
+
+        def work(connection: libvirt.virConnect) -> T:
+            domain = connection.lookupByName(name)
+            if _metadata(domain) is None:
+                raise Conflict(
+                    f"domain {name!r} carries no mark of ours and is left alone", remedy="use another name"
+                )
+            return function(domain)
+
+        return await self.connection.call(work, what=f"{what} {name}", limit_s=limit_s)
+
+    async def info(self, name: str) -> DomainInfo:
+        return await self.call(name, _info, what="look at")
+
+    async def list_ours(self) -> list[DomainInfo]:
+        """All domains with our mark and prefix, running or not."""
+        start = f"{self.prefix}-"
+
+        def work(connection: libvirt.virConnect) -> list[DomainInfo]:
+            found = []
+            for domain in connection.listAllDomains(0):
+                # A domain may vanish between the list and the look.
+                with contextlib.suppress(libvirt.libvirtError):
+                    if domain.name().startswith(start) and _metadata(domain) is not None:
+                        found.append(_info(domain))
+            return found
+
+        return await self.connection.call(work, what="list domains")
+
+    async def leftovers(self) -> list[str]:
+        """Names of domain folders without a domain: what a crash in the middle leaves."""
+        known = {domain.name for domain in await self.list_ours()}
+        if not self.folder.is_dir():
+            return []
+        return sorted(
+            path.name
+            for path in self.folder.iterdir()
+            if path.name.startswith(f"{self.prefix}-") and path.name not in known
+        )
+
+    async def disk(self, name: str) -> Path:
+        """The top layer of the domain's disk."""
+        return disk_of(await self.call(name, lambda domain: str(domain.XMLDesc(0)), what="read"))
+
+    async def ask(self, name: str, operation: str, **values: Any) -> dict[str, Any]:
+        """Ask the daemon inside; see :func:`backend.hypervisor.channel.ask`."""
+        values.setdefault("limit_s", ANSWER_TIMEOUT_S)
+        return await channel.ask(self.connection, name, operation, **values)
+
+    # --- changing ------------------------------------------------------------------------------------
+
+    async def start(self, name: str) -> DomainInfo:
+        """Boot a domain that is off and wait for the daemon inside; nothing to do for one that runs."""
+        info = await self.info(name)
+        if info.state == "paused":
+            raise WrongState(f"domain {name!r} is paused", remedy="resume it")
+        if info.state != "running":
+            await self.call(name, lambda domain: domain.create(), what="start", limit_s=START_TIMEOUT_S)
+        await self.ask(name, "ping", limit_s=BOOT_TIMEOUT_S, resend=True)
+        await self.ask(name, "clock", **fresh_moment())
+        return await self.info(name)
+
+    async def stop(self, name: str, timeout_s: float) -> bool:
+        """Shut down; pull the plug after ``timeout_s``. True when the guest went by itself."""
+        async with self.connection.listening() as events:
+            if (await self.info(name)).state in ("shutoff", "crashed"):
+                return True
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self.ask(name, "poweroff")
+                    while (event := await events.get()).domain != name or event.kind != "stopped":
+                        pass
+                return True
+            except (TimeoutError, FluidError) as error:
+                log.info("%s does not shut down by itself: %s", name, error or "silent")
+        await self.power_off(name)
+        return False
+
+    async def power_off(self, name: str) -> None:
+        """Pull the plug; nothing to do for a domain that is off."""
+
+        def work(domain: libvirt.virDomain) -> None:
+            if domain.isActive():
+                domain.destroy()
+
+        await self.call(name, work, what="power off", limit_s=START_TIMEOUT_S)
+
+    async def pause(self, name: str) -> None:
+        await self.call(name, lambda domain: domain.suspend(), what="pause")
+
+    async def resume(self, name: str) -> None:
+        """Go on, with the time of now."""
+        await self.call(name, lambda domain: domain.resume(), what="resume")
+        await self.set_clock(name)
+
+    async def set_clock(self, name: str) -> None:
+        """Set the clock and seed the random generator; thaw what a snapshot froze."""
+        await self.ask(name, "thaw")
+        await self.ask(name, "clock", **fresh_moment())
+
+    async def destroy(self, name: str) -> None:
+        """Remove the domain and every file of it, also of one that was half made or is gone already."""
+        with contextlib.suppress(NotFound):
+            await self.call(name, _remove, what="destroy", limit_s=START_TIMEOUT_S)
+        folder = self.folder_of(name)
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        if folder.exists():
+            raise Conflict(f"{folder} cannot be removed", remedy="see who holds files in it")
+
+
+def _metadata(domain: libvirt.virDomain) -> dict[str, str] | None:
+    try:
+        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
+            return None
+        raise
+    return parse_metadata(text)
+
+
+def _info(domain: libvirt.virDomain) -> DomainInfo:
+    state = STATES.get(domain.state()[0], "crashed")
+    return DomainInfo(domain.name(), domain.UUIDString(), state, _metadata(domain) or {})
+
+
+def _remove(domain: libvirt.virDomain) -> None:
+    persistent = domain.isPersistent()
+    if domain.isActive():
+        domain.destroy()
+    if persistent:
+        domain.undefineFlags(
+            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+        )

@@ -1,0 +1,137 @@
+"""New guests: forked from a template, or booted cold as the last resort. Either whole, or nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import xml.etree.ElementTree as ET
+from collections.abc import AsyncIterator, Coroutine
+from pathlib import Path
+from typing import Any
+
+import libvirt
+
+from backend.hypervisor.domain_xml import DomainSpec, Rebase, domain_xml, nic_element, rebased_xml
+from backend.hypervisor.domains import BOOT_TIMEOUT_S, START_TIMEOUT_S, Domains, fresh_moment
+from backend.hypervisor.network_xml import FILTER_NAME
+from backend.hypervisor.nouns import DomainInfo, GuestImage, Identity, Template
+from backend.hypervisor.overlays import create_overlay
+from backend.hypervisor.save_image import copy_with_xml, read_header
+
+IDENTITY_TIMEOUT_S = 60.0
+SECURE_XML = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
+
+
+async def fork(
+    domains: Domains, template: Template, identity: Identity, network: str, metadata: dict[str, str]
+) -> DomainInfo:
+    """Restore the template's memory on a fresh overlay, plug in a network card, and give it its identity."""
+    async with _whole_or_nothing(domains, identity.name) as folder:
+        disk = domains.next_disk(identity.name)
+        await create_overlay(disk, template.disk)
+        to = Rebase(identity.name, identity.uuid, disk, folder / "console.log", metadata)
+        await restore_memory(domains, template.memory, to, folder / "fork.save")
+        await _together(
+            domains.ask(identity.name, "identity", limit_s=IDENTITY_TIMEOUT_S, **identity_message(identity)),
+            _plug_in(domains, identity, network),
+        )
+    return await domains.info(identity.name)
+
+
+async def restore_memory(domains: Domains, source: Path, to: Rebase, copy: Path) -> None:
+    """Run a saved memory as the domain that ``to`` names. ``copy`` is a file for the meantime."""
+
+    def rewrite() -> None:
+        copy_with_xml(source, copy, rebased_xml(read_header(source).xml, to))
+
+    def restore(connection: libvirt.virConnect) -> None:
+        connection.restoreFlags(str(copy), None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
+
+    try:
+        await asyncio.to_thread(rewrite)
+        await domains.connection.call(restore, what=f"restore {to.name}", limit_s=START_TIMEOUT_S)
+    finally:
+        await asyncio.to_thread(copy.unlink, missing_ok=True)
+    await domains.call(to.name, _persist, what="keep")
+
+
+async def cold_boot(
+    domains: Domains,
+    image: GuestImage,
+    identity: Identity,
+    network: str,
+    *,
+    cpu: int,
+    memory_mb: int,
+    metadata: dict[str, str],
+) -> DomainInfo:
+    """Boot an overlay of the image and give it its identity as soon as the daemon inside answers."""
+    async with _whole_or_nothing(domains, identity.name) as folder:
+        disk = domains.next_disk(identity.name)
+        await create_overlay(disk, image.disk)
+        spec = DomainSpec(
+            identity.name,
+            identity.uuid,
+            domains.virt_type,
+            cpu,
+            memory_mb,
+            disk,
+            folder / "console.log",
+            metadata,
+            nic_element(identity, network, FILTER_NAME),
+        )
+        xml = domain_xml(spec, image)
+        await domains.connection.call(
+            lambda connection: connection.defineXML(xml).create(),
+            what=f"boot {identity.name}",
+            limit_s=START_TIMEOUT_S,
+        )
+        await domains.ask(identity.name, "ping", limit_s=BOOT_TIMEOUT_S, resend=True)
+        await domains.ask(identity.name, "identity", limit_s=IDENTITY_TIMEOUT_S, **identity_message(identity))
+    return await domains.info(identity.name)
+
+
+def identity_message(identity: Identity) -> dict[str, Any]:
+    """What the daemon inside needs to become this guest."""
+    return {
+        "hostname": identity.hostname,
+        "machine_id": identity.machine_id,
+        "host_key": identity.host_key,
+        "host_key_public": identity.host_key_public,
+        "ca_public": identity.ca_public,
+        "mac": identity.mac,
+        "address": identity.address,
+        "prefix": identity.prefix,
+        **fresh_moment(),
+    }
+
+
+async def _plug_in(domains: Domains, identity: Identity, network: str) -> None:
+    nic = ET.tostring(nic_element(identity, network, FILTER_NAME), encoding="unicode")
+    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
+    await domains.call(identity.name, lambda domain: domain.attachDeviceFlags(nic, flags), what="plug in")
+
+
+def _persist(domain: libvirt.virDomain) -> None:
+    """A restored domain is transient until its XML is defined."""
+    domain.connect().defineXML(domain.XMLDesc(SECURE_XML))
+
+
+@contextlib.asynccontextmanager
+async def _whole_or_nothing(domains: Domains, name: str) -> AsyncIterator[Path]:
+    folder = domains.make_folder(name)
+    try:
+        yield folder
+    except BaseException:
+        await asyncio.shield(domains.destroy(name))
+        raise
+
+
+async def _together(*work: Coroutine[Any, Any, Any]) -> None:
+    """Run all at once; the first failure ends the others and is the one that is raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for one in work:
+                group.create_task(one)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None

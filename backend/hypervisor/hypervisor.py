@@ -1,0 +1,188 @@
+"""One host: the whole contract of this room in one class, each part in a module of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import libvirt
+
+from backend.hypervisor import forks, networks, snapshots
+from backend.hypervisor.connection import Connection
+from backend.hypervisor.domains import Domains
+from backend.hypervisor.nouns import (
+    DomainEvent,
+    DomainInfo,
+    GuestImage,
+    HostFacts,
+    Identity,
+    NetworkSpec,
+    SnapshotFiles,
+    Template,
+)
+from backend.hypervisor.templates import Templates
+
+STOP_TIMEOUT_S = 60.0
+QUIESCE_TIMEOUT_S = 5.0
+
+
+class Hypervisor:
+    """A host reached by a libvirt URI. ``folder`` holds ``domains/`` and ``templates/`` on that host.
+
+    Every method that changes a domain refuses one without our metadata. All raise HypervisorDown while the
+    host does not answer; the connection comes back by itself.
+    """
+
+    def __init__(self, uri: str, *, folder: Path, virt_type: str, prefix: str = "fluid") -> None:
+        self.uri = uri
+        self.virt_type = virt_type
+        self.folder = folder
+        self._prefix = prefix
+        self._connection = Connection(uri)
+        self._domains = Domains(self._connection, folder / "domains", virt_type, prefix)
+        self._templates = Templates(self._domains, folder / "templates")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the connection stands."""
+        return self._connection.alive
+
+    async def open(self) -> None:
+        """Connect; HypervisorDown if nobody answers."""
+        for folder in (self.folder, self._domains.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._domains.seal(self._domains.folder)
+        await self._connection.open()
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+    async def facts(self) -> HostFacts:
+        """Versions and sizes, for placement and for the doctor."""
+
+        def work(conn: libvirt.virConnect) -> HostFacts:
+            info = conn.getInfo()
+            memory = conn.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+            free_kb = sum(int(memory.get(key, 0)) for key in ("free", "buffers", "cached"))
+            return HostFacts(
+                hostname=conn.getHostname(),
+                libvirt_version=_version(conn.getLibVersion()),
+                qemu_version=_version(conn.getVersion()),
+                cpus=int(info[2]),
+                memory_mb=int(memory.get("total", 0)) >> 10,
+                memory_free_mb=free_kb >> 10,
+                disk_free_mb=shutil.disk_usage(self.folder).free >> 20,
+                virt_type=self.virt_type,
+            )
+
+        return await self._connection.call(work, what="ask the host")
+
+    # --- networks ------------------------------------------------------------------------------------
+
+    async def ensure_network(self, spec: NetworkSpec) -> None:
+        """See :func:`backend.hypervisor.networks.ensure_network`."""
+        await networks.ensure_network(self._connection, spec, self._prefix)
+
+    async def remove_network(self, name: str) -> None:
+        await networks.remove_network(self._connection, name, self._prefix)
+
+    # --- new guests ----------------------------------------------------------------------------------
+
+    async def ensure_template(self, image: GuestImage, *, cpu: int, memory_mb: int) -> Template:
+        """See :meth:`backend.hypervisor.templates.Templates.ensure`."""
+        return await self._templates.ensure(image, cpu=cpu, memory_mb=memory_mb)
+
+    async def fork(
+        self, template: Template, identity: Identity, network: str, *, metadata: dict[str, str]
+    ) -> DomainInfo:
+        """A new running guest from a template; SSH is to be met with ``identity``'s host key."""
+        return await forks.fork(self._domains, template, identity, network, metadata)
+
+    async def cold_boot(
+        self,
+        image: GuestImage,
+        identity: Identity,
+        network: str,
+        *,
+        cpu: int,
+        memory_mb: int,
+        metadata: dict[str, str],
+    ) -> DomainInfo:
+        """A new running guest, booted from the image."""
+        return await forks.cold_boot(
+            self._domains, image, identity, network, cpu=cpu, memory_mb=memory_mb, metadata=metadata
+        )
+
+    # --- a guest's life ------------------------------------------------------------------------------
+
+    async def start(self, domain: str) -> DomainInfo:
+        """Boot a stopped domain; returns when the daemon inside answers and its clock is right."""
+        return await self._domains.start(domain)
+
+    async def stop(self, domain: str, timeout_s: float = STOP_TIMEOUT_S) -> bool:
+        """Shut down, by force after ``timeout_s``. True when the guest went by itself."""
+        return await self._domains.stop(domain, timeout_s)
+
+    async def destroy(self, domain: str) -> None:
+        """The domain and all its files, snapshots included; nothing is wrong when there is nothing."""
+        await self._domains.destroy(domain)
+
+    async def pause(self, domain: str) -> None:
+        await self._domains.pause(domain)
+
+    async def resume(self, domain: str) -> None:
+        """Go on, with the clock of now."""
+        await self._domains.resume(domain)
+
+    async def guest_time(self, domain: str) -> None:
+        """Set the guest's clock and seed its random generator."""
+        await self._domains.set_clock(domain)
+
+    # --- snapshots -----------------------------------------------------------------------------------
+
+    async def snapshot(
+        self,
+        domain: str,
+        name: str,
+        *,
+        memory: bool = True,
+        quiesce_timeout_s: float = QUIESCE_TIMEOUT_S,
+    ) -> SnapshotFiles:
+        """See :func:`backend.hypervisor.snapshots.snapshot`."""
+        return await snapshots.snapshot(
+            self._domains, domain, name, memory=memory, quiesce_timeout_s=quiesce_timeout_s
+        )
+
+    async def restore(self, domain: str, snapshot: SnapshotFiles, identity: Identity) -> DomainInfo:
+        """See :func:`backend.hypervisor.snapshots.restore`."""
+        return await snapshots.restore(self._domains, domain, snapshot, identity)
+
+    async def disk_layers(self, domain: str) -> list[Path]:
+        """The current chain of disk files, top first."""
+        return await snapshots.layers_of(self._domains, domain)
+
+    # --- what there is -------------------------------------------------------------------------------
+
+    async def info(self, domain: str) -> DomainInfo:
+        """One domain of ours, or NotFound."""
+        return await self._domains.info(domain)
+
+    async def list_ours(self) -> list[DomainInfo]:
+        """Every domain with our mark and prefix."""
+        return await self._domains.list_ours()
+
+    async def leftovers(self) -> list[str]:
+        """Domain names whose files are there without a domain; ``destroy`` removes them."""
+        return await self._domains.leftovers()
+
+    async def events(self) -> AsyncIterator[DomainEvent]:
+        """What happens to our domains, and ``lost``/``connected`` of the host (with an empty domain)."""
+        async for event in self._connection.events():
+            if not event.domain or event.domain.startswith(f"{self._prefix}-"):
+                yield event
+
+
+def _version(number: int) -> str:
+    """libvirt packs a version as major * 1,000,000 + minor * 1,000 + release."""
+    return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"

@@ -1,0 +1,77 @@
+"""Our networks and the filter of every guest's card: made when missing, started when off."""
+
+from __future__ import annotations
+
+import contextlib
+import xml.etree.ElementTree as ET
+
+import libvirt
+
+from backend.errors import Conflict
+from backend.hypervisor.connection import Connection
+from backend.hypervisor.network_xml import FILTER_NAME, filter_xml, network_xml, same_network
+from backend.hypervisor.nouns import NetworkSpec
+
+
+async def ensure_network(connection: Connection, spec: NetworkSpec, prefix: str) -> None:
+    """Define and start the network and its filter; Conflict if the name stands for another network."""
+    _check_prefix(spec.name, prefix)
+
+    def work(conn: libvirt.virConnect) -> None:
+        _ensure_filter(conn)
+        try:
+            network = conn.networkLookupByName(spec.name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_NETWORK:
+                raise
+            network = conn.networkDefineXML(network_xml(spec))
+        if not same_network(network.XMLDesc(0), spec):
+            raise Conflict(
+                f"network {spec.name!r} exists with another bridge or address",
+                remedy="remove it, or choose another network in the configuration",
+            )
+        if not network.isActive():
+            network.create()
+
+    await connection.call(work, what=f"ensure network {spec.name}")
+
+
+async def remove_network(connection: Connection, name: str, prefix: str) -> None:
+    """Remove a network of ours, and the filter when no other network of ours is left."""
+    _check_prefix(name, prefix)
+
+    def work(conn: libvirt.virConnect) -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            network = conn.networkLookupByName(name)
+            if network.isActive():
+                network.destroy()
+            network.undefine()
+        if not any(network.name().startswith(f"{prefix}-") for network in conn.listAllNetworks(0)):
+            # In use by a domain of another installation on this host: libvirt refuses, and it stays.
+            with contextlib.suppress(libvirt.libvirtError):
+                conn.nwfilterLookupByName(FILTER_NAME).undefine()
+
+    await connection.call(work, what=f"remove network {name}")
+
+
+def _ensure_filter(conn: libvirt.virConnect) -> None:
+    uuid = None
+    with contextlib.suppress(libvirt.libvirtError):
+        known = conn.nwfilterLookupByName(FILTER_NAME)
+        uuid = known.UUIDString()
+        if _rules(known.XMLDesc(0)) == _rules(filter_xml()):
+            return
+    conn.nwfilterDefineXML(filter_xml(uuid=uuid))
+
+
+def _rules(xml: str) -> list[tuple[str | None, ...]]:
+    """What makes two filters the same, without what libvirt adds by itself."""
+    return [
+        (rule.get("action"), rule.get("direction"), rule.get("priority"), *(child.tag for child in rule))
+        for rule in ET.fromstring(xml).findall("rule")  # noqa: S314 - libvirt's own text
+    ]
+
+
+def _check_prefix(name: str, prefix: str) -> None:
+    if not name.startswith(f"{prefix}-"):
+        raise Conflict(f"network {name!r} is not ours", remedy=f"our networks begin with '{prefix}-'")

@@ -1,0 +1,150 @@
+"""What this room takes and gives: plain values, no libvirt object ever leaves the room."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import Literal
+
+from backend.errors import InvalidValue
+from backend.models.base import check_name
+
+MAC = re.compile(r"52:54:00(:[0-9a-f]{2}){3}")
+HEX_32 = re.compile(r"[0-9a-f]{32}")
+INTERFACE_NAME_MAX = 15  # IFNAMSIZ minus the NUL
+
+State = Literal["running", "paused", "shutoff", "crashed"]
+EventKind = Literal["started", "stopped", "paused", "resumed", "crashed", "removed", "connected", "lost"]
+
+
+@dataclass(frozen=True)
+class KvmProbe:
+    """Whether a real guest executed under KVM here, and why not."""
+
+    works: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class GuestImage:
+    """A built image, booted directly by its kernel: no partition table, ``root=/dev/vda``."""
+
+    name: str
+    sha256: str
+    disk: Path  # qcow2
+    kernel: Path
+    initrd: Path
+    cmdline: str
+    arch: str = "x86_64"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who one guest is. Made on the host, so that its host key is known before SSH first meets it."""
+
+    name: str  # the libvirt domain
+    uuid: str
+    mac: str
+    address: str
+    prefix: int
+    hostname: str
+    machine_id: str
+    host_key: str = field(repr=False)  # OpenSSH private key
+    host_key_public: str
+    ca_public: str  # the SSH CA whose user certificates the guest accepts
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "domain name")
+        check_name(self.hostname, "host name")
+        IPv4Interface(f"{self.address}/{self.prefix}")
+        if not MAC.fullmatch(self.mac):
+            raise InvalidValue(
+                f"{self.mac!r} is not a MAC of ours", remedy="use 52:54:00:xx:xx:xx, lower case"
+            )
+        if not HEX_32.fullmatch(self.machine_id):
+            raise InvalidValue(f"{self.machine_id!r} is not a machine id", remedy="use 32 hexadecimal digits")
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network without DHCP, DNS or a route: the host has its first address, guests may open nothing."""
+
+    name: str
+    bridge: str
+    cidr: str
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "network name")
+        check_name(self.bridge, "bridge name")
+        if len(self.bridge) > INTERFACE_NAME_MAX:
+            raise InvalidValue(
+                f"bridge name {self.bridge!r} is longer than {INTERFACE_NAME_MAX} characters",
+                remedy="use a shorter name",
+            )
+        IPv4Network(self.cidr)
+
+    @property
+    def host_address(self) -> str:
+        """The host's own address in it: the first one."""
+        return str(next(IPv4Network(self.cidr).hosts()))
+
+    @property
+    def netmask(self) -> str:
+        return str(IPv4Network(self.cidr).netmask)
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """One host as libvirt tells it. Sizes in MiB."""
+
+    hostname: str
+    libvirt_version: str
+    qemu_version: str
+    cpus: int
+    memory_mb: int
+    memory_free_mb: int
+    disk_free_mb: int
+    virt_type: str
+
+
+@dataclass(frozen=True)
+class Template:
+    """A guest booted once without a network card and saved: what forks are made of."""
+
+    key: str
+    disk: Path  # frozen: forks stand on it
+    memory: Path  # a libvirt save image
+    cpu: int
+    memory_mb: int
+    build_s: float
+
+
+@dataclass(frozen=True)
+class DomainInfo:
+    """One of our domains, as libvirt has it."""
+
+    name: str
+    uuid: str
+    state: State
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class DomainEvent:
+    """A change that libvirt told. ``connected`` and ``lost`` are about the host itself: no domain."""
+
+    domain: str
+    kind: EventKind
+
+
+@dataclass(frozen=True)
+class SnapshotFiles:
+    """The files of one external snapshot. Layers are frozen: nothing ever writes to them again."""
+
+    disk_layers: tuple[Path, ...]  # top first, the image last
+    memory_file: Path | None
+    quiesced: bool  # the guest froze its file systems
+    stood_still_s: float  # how long the guest's writes (or, unquiesced, its processors) stood still
+    took_s: float

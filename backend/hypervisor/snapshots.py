@@ -1,0 +1,135 @@
+"""External snapshots only: the disk layer is frozen as a file, the memory is a save image.
+
+Restoring makes a new overlay on the frozen layer and runs the memory again: processes go on where they were.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import libvirt
+
+from backend.errors import DuplicateName, FluidError, InvalidValue, WrongState
+from backend.hypervisor.domain_xml import Rebase, rebased_xml, snapshot_xml
+from backend.hypervisor.domains import START_TIMEOUT_S, Domains
+from backend.hypervisor.forks import SECURE_XML, restore_memory
+from backend.hypervisor.nouns import DomainInfo, Identity, SnapshotFiles
+from backend.hypervisor.overlays import backing_chain, create_overlay
+from backend.models.base import check_name
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT_TIMEOUT_S = 120.0
+THAW_TIMEOUT_S = 10.0  # after it the guest thaws by itself
+
+
+async def snapshot(
+    domains: Domains, name: str, snapshot_name: str, *, memory: bool, quiesce_timeout_s: float
+) -> SnapshotFiles:
+    """Freeze, snapshot, thaw. A guest that does not freeze in time is snapshot as it is, and labelled so."""
+    started = time.monotonic()
+    check_name(snapshot_name, "snapshot name")
+    state = (await domains.info(name)).state
+    running = state == "running"
+    if memory and state not in ("running", "paused"):
+        raise WrongState(f"domain {name!r} is {state}: it has no memory to keep", remedy="start it first")
+    layers = tuple(await backing_chain(await domains.disk(name)))
+    overlay = domains.next_disk(name)
+    saved = domains.folder_of(name) / f"{snapshot_name}.memory" if memory else None
+    if saved and saved.exists():
+        raise DuplicateName(f"snapshot {snapshot_name!r} exists already", remedy="use another name")
+    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+    if not memory:
+        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    xml = snapshot_xml(snapshot_name, overlay, saved)
+    try:
+        async with _frozen(domains, name, quiesce_timeout_s if running else 0) as quiesced:
+            began = time.monotonic()
+            await domains.call(
+                name,
+                lambda domain: domain.snapshotCreateXML(xml, flags),
+                what="snapshot",
+                limit_s=SNAPSHOT_TIMEOUT_S,
+            )
+            saved_s = time.monotonic() - began
+        ended = time.monotonic()
+    except BaseException:
+        if saved:
+            saved.unlink(missing_ok=True)
+        raise
+    stood_still_s = ended - began if quiesced else saved_s
+    return SnapshotFiles(
+        layers, saved, quiesced or not running, round(stood_still_s, 3), round(ended - started, 3)
+    )
+
+
+async def restore(
+    domains: Domains, name: str, snapshot_files: SnapshotFiles, identity: Identity
+) -> DomainInfo:
+    """Put a domain back: same name, card and address; processes of a snapshot with memory go on."""
+    frozen = snapshot_files.disk_layers[0]
+    if identity.name != name:
+        raise InvalidValue(
+            f"{identity.name!r} is not the identity of {name!r}", remedy="restore the sandbox it was made of"
+        )
+    info = await domains.info(name)
+    old_top = await domains.disk(name)
+    overlay = domains.next_disk(name)
+    folder = domains.folder_of(name)
+    await create_overlay(overlay, frozen)
+    await domains.power_off(name)
+    to = Rebase(name, info.uuid, overlay, folder / "console.log", info.metadata)
+    if snapshot_files.memory_file:
+        await restore_memory(domains, snapshot_files.memory_file, to, folder / "restore.save")
+        await domains.set_clock(name)
+        result = await domains.info(name)
+    else:
+        await _change_disk(domains, name, to)
+        result = await domains.start(name)
+    if old_top not in snapshot_files.disk_layers:  # what was written since: nothing stands on it
+        old_top.unlink(missing_ok=True)
+    return result
+
+
+@contextlib.asynccontextmanager
+async def _frozen(domains: Domains, name: str, limit_s: float) -> AsyncIterator[bool]:
+    """Freeze the guest's file systems for the time of the block; yields whether it did in time."""
+    quiesced = False
+    try:
+        if limit_s > 0:
+            try:
+                await domains.ask(name, "freeze", limit_s=limit_s)
+                quiesced = True
+            except FluidError as error:
+                log.warning("%s is not quiesced: %s", name, error)
+        yield quiesced
+    finally:
+        if limit_s > 0:
+            await asyncio.shield(_thaw(domains, name))
+
+
+async def _thaw(domains: Domains, name: str) -> None:
+    try:
+        await domains.ask(name, "thaw", limit_s=THAW_TIMEOUT_S)
+    except FluidError as error:
+        log.warning("%s was not thawed by us, it thaws by itself: %s", name, error)
+
+
+async def _change_disk(domains: Domains, name: str, to: Rebase) -> None:
+    """Point the definition of a domain that is off at another disk."""
+
+    def work(domain: libvirt.virDomain) -> None:
+        xml = rebased_xml(domain.XMLDesc(SECURE_XML).encode(), to)
+        domain.connect().defineXML(xml.decode())
+
+    await domains.call(name, work, what="change the disk of", limit_s=START_TIMEOUT_S)
+
+
+async def layers_of(domains: Domains, name: str) -> list[Path]:
+    """The domain's disk as it stands, the top first."""
+    return await backing_chain(await domains.disk(name))
