@@ -33,9 +33,9 @@ PROXY = "http://127.0.0.1:3128"
 """The egress proxy: a forward on the backend's own SSH connection, at the guest's loopback."""
 
 CMDLINE = (
-    "root=/dev/vda rw console=ttyS0 quiet loglevel=3 mitigations=off tsc=reliable no_timer_check audit=0 lsm=yama "
-    "nowatchdog net.ifnames=0 raid=noautodetect random.trust_cpu=on "
-    "systemd.show_status=0 rcupdate.rcu_expedited=1"
+    "root=/dev/vda rw console=ttyS0 quiet loglevel=3 mitigations=off tsc=reliable no_timer_check audit=0 "
+    "lsm=yama nowatchdog net.ifnames=0 raid=noautodetect random.trust_cpu=on systemd.show_status=0 "
+    "rcupdate.rcu_expedited=1"
 )
 USER = "sandbox"
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"

@@ -1,0 +1,92 @@
+"""``fluid check`` and ``fluid test``: what CI runs, in a checkout. Tools run as programs of this venv."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from backend.errors import BadRequest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+GROUPS = ("unit", "service", "console", "security", "e2e", "faults")
+"""Folders under tests/, the quick ones first."""
+
+CHECKS = (
+    ("ruff check", ("-m", "ruff", "check", "--quiet")),
+    ("ruff format", ("-m", "ruff", "format", "--check", "--quiet")),
+    ("mypy", ("-m", "mypy", "--no-error-summary")),
+    (
+        "import-linter",
+        ("-c", "from importlinter.cli import lint_imports_command as main; main()", "--no-cache"),
+    ),
+)
+SEED_VARIABLE = "FLUID_TEST_SEED"
+INTERRUPTED = 130
+
+
+def check() -> int:
+    """Lint, format, types and floors; 0 when all hold. A failed check does not keep the next from running."""
+    _need_checkout()
+    began = time.monotonic()
+    failed = []
+    for name, words in CHECKS:
+        started = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=CHECKOUT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        verdict = "ok" if done.returncode == 0 else "FAILED"
+        print(f"{name:<14} {verdict:<7} {time.monotonic() - started:5.1f} s", flush=True)
+        if done.returncode:
+            print(done.stdout.rstrip())
+            failed.append(name)
+    verdict = f"{', '.join(failed)} failed" if failed else "all hold"
+    print(f"{verdict}, {time.monotonic() - began:.1f} s")
+    return 1 if failed else 0
+
+
+def test(args: list[str]) -> int:
+    """Run pytest. ``args`` are groups, ``--full`` for the long ones too, and anything that pytest takes.
+
+    The closing line is pytest's own. The end-to-end tests' seed is random unless ``FLUID_TEST_SEED`` is set.
+    """
+    _need_checkout()
+    seed = os.environ.get(SEED_VARIABLE) or str(secrets.randbelow(10**6))
+    print(
+        f"seed {seed}; {SEED_VARIABLE}={seed} ./fluid test {' '.join(args)}".rstrip() + " repeats this run",
+        flush=True,
+    )
+    command = [sys.executable, "-P", "-m", "pytest", *pytest_words(args)]
+    try:
+        return subprocess.run(
+            command, cwd=CHECKOUT, env={**os.environ, SEED_VARIABLE: seed}, check=False
+        ).returncode
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def pytest_words(args: list[str]) -> list[str]:
+    """Our words as pytest's: groups become folders, all of them when neither group nor path is given."""
+    groups = [word for word in args if word in GROUPS]
+    paths = [word for word in args if word.startswith("tests/")]
+    rest = [word for word in args if word not in groups and word != "--full"]
+    chosen = [] if paths and not groups else groups or list(GROUPS)
+    full = [] if "--full" in args or paths else ["-m", "not full"]
+    return [*full, *rest, *(f"tests/{group}" for group in chosen)]
+
+
+def _need_checkout() -> None:
+    if not (CHECKOUT / "tests").is_dir():
+        raise BadRequest(
+            "the tests are not installed with the program",
+            remedy="run ./fluid in a checkout of the repository",
+        )

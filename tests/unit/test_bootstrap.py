@@ -1,0 +1,147 @@
+"""``./fluid`` before and after a machine is set up: what it asks, what it costs, what it leaves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+START_LIMIT_S = 0.3
+TOOLS = ("sh", "sha256sum", "cut", "tr", "id", "uname", "mkdir", "date", "sed", "readlink", "tail", "awk")
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """The environment of a machine with a shell's tools and an apt-get that fails and leaves a witness.
+
+    What lies in /usr/sbin and /usr/include is seen all the same: tests name what lies in /usr/bin.
+    """
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in TOOLS:
+        found = shutil.which(name)
+        assert found, name
+        (programs / name).symlink_to(found)
+    witness = tmp_path / "apt-ran"
+    (programs / "apt-get").write_text(f'#!/bin/sh\necho "$@" >>{witness}\necho no network >&2\nexit 100\n')
+    (programs / "apt-get").chmod(0o755)
+    (programs / "env").symlink_to("/usr/bin/env")
+    return {"PATH": str(programs), "HOME": str(tmp_path), "FLUID_CACHE": str(tmp_path / "cache")}
+
+
+def fluid(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    """Run ``./fluid`` without a terminal."""
+    return subprocess.run(
+        [str(CHECKOUT / "fluid"), *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+
+
+def pretend_set_up(cache: Path, python: str) -> None:
+    """A finished environment, for this lock, whose python is ``python``."""
+    lock = subprocess.run(
+        ["sha256sum", CHECKOUT / ".requirements.lock"], capture_output=True, text=True, check=True
+    )
+    bin_folder = cache / f"venv-{lock.stdout[:16]}" / "bin"
+    bin_folder.mkdir(parents=True)
+    (bin_folder / "python").write_text(f"#!/bin/sh\n{python}\n")
+    (bin_folder / "python").chmod(0o755)
+
+
+def test_without_consent_it_names_packages_reasons_and_the_command_and_changes_nothing(
+    bare: dict[str, str], tmp_path: Path
+) -> None:
+    done = fluid(bare, "demo")
+    assert done.returncode == 2
+    assert "mmdebstrap" in done.stderr
+    assert "builds the guest image from your package sources" in done.stderr
+    assert "apt-get install --no-install-recommends qemu-system" in done.stderr
+    assert "--yes" in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "apt-ran").exists()
+    assert not list((tmp_path / "cache").glob("venv-*"))
+
+
+def test_with_consent_a_failure_shows_the_last_words_and_the_log(
+    bare: dict[str, str], tmp_path: Path
+) -> None:
+    if os.geteuid():
+        (tmp_path / "bin/sudo").write_text('#!/bin/sh\n[ "$1" = -v ] || { shift; exec "$@"; }\n')
+        (tmp_path / "bin/sudo").chmod(0o755)
+    done = fluid(bare, "demo", "--yes")
+    assert done.returncode == 6
+    assert "installing packages: failed" in done.stderr
+    assert "no network" in done.stderr
+    assert str(tmp_path / "cache/setup.log") in done.stderr
+    asked = (tmp_path / "apt-ran").read_text()
+    assert "install -y --no-install-recommends" in asked
+    assert "mmdebstrap" in asked
+
+
+def test_help_and_version_need_no_set_up(bare: dict[str, str], tmp_path: Path) -> None:
+    assert "Usage: ./fluid" in fluid(bare, "--help").stdout
+    assert fluid(bare, "--version").stdout.startswith("fluid 0.")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_second_start_hands_over_every_word_as_it_was(bare: dict[str, str], tmp_path: Path) -> None:
+    pretend_set_up(tmp_path / "cache", 'printf "%s|" "$PYTHONPATH" "$@"')
+    words = ["exec", "a b", "", "--", "$HOME", "--yes"]
+    given = fluid(bare, *words).stdout.split("|")
+    assert given == [str(CHECKOUT), "-P", "-m", "backend.cli", *words, ""]
+
+
+@pytest.mark.parametrize("verb", ["check", "test"])
+def test_the_consent_to_set_up_is_not_handed_to_check_and_test(
+    bare: dict[str, str], tmp_path: Path, verb: str
+) -> None:
+    pretend_set_up(tmp_path / "cache", 'printf "%s|" "$@"')
+    assert fluid(bare, verb, "--yes", "-k", "a b").stdout == f"-P|-m|backend.cli|{verb}|-k|a b|"
+
+
+def test_a_second_start_adds_less_than_its_limit(bare: dict[str, str], tmp_path: Path) -> None:
+    pretend_set_up(tmp_path / "cache", "exit 7")
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        assert fluid(bare, "status").returncode == 7
+        times.append(time.perf_counter() - began)
+    assert min(times) < START_LIMIT_S
+
+
+def test_an_environment_whose_python_is_gone_is_not_used(bare: dict[str, str], tmp_path: Path) -> None:
+    pretend_set_up(tmp_path / "cache", "exit 0")
+    (python,) = (tmp_path / "cache").glob("venv-*/bin/python")
+    python.unlink()
+    python.symlink_to("/usr/bin/python3.5-that-was-upgraded")
+    assert fluid(bare, "demo").returncode == 2
+
+
+def test_the_lock_pins_every_package_by_hash_and_names_no_place() -> None:
+    text = (CHECKOUT / ".requirements.lock").read_text()
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "--index" not in text
+    entries = [
+        block
+        for block in text.replace("\\\n", " ").splitlines()
+        if block and not block.lstrip().startswith("#")
+    ]
+    assert len(entries) > 60
+    assert all("==" in entry and "--hash=sha256:" in entry for entry in entries)
+    for name in ("textual==8.2.8", "libvirt-python==", "setuptools==", "pytest=="):
+        assert any(entry.startswith(name) for entry in entries), name
+
+
+def test_pytest_words_choose_groups_and_leave_out_the_long_ones() -> None:
+    from backend.cli.develop import GROUPS, pytest_words
+
+    assert pytest_words([]) == ["-m", "not full", *(f"tests/{group}" for group in GROUPS)]
+    assert pytest_words(["unit", "-x"]) == ["-m", "not full", "-x", "tests/unit"]
+    assert pytest_words(["--full", "e2e"]) == ["tests/e2e"]
+    assert pytest_words(["tests/unit/test_config.py"]) == ["tests/unit/test_config.py"]
