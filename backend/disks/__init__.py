@@ -1,0 +1,41 @@
+"""The only place that reads guest disks: image layers, partitions, ext4, in an unprivileged worker process.
+
+The contract is loaded on first use: the worker imports this package too, and must not pay for the models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from backend.disks.reader import (
+        Comparison,
+        Content,
+        ContentLimits,
+        DiskReader,
+        Entry,
+        Listed,
+        Manifest,
+        Pair,
+        Side,
+    )
+
+__all__ = [
+    "Comparison",
+    "Content",
+    "ContentLimits",
+    "DiskReader",
+    "Entry",
+    "Listed",
+    "Manifest",
+    "Pair",
+    "Side",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from backend.disks import reader
+
+    return getattr(reader, name)

@@ -1,0 +1,160 @@
+"""Contents of changed files: fingerprints, and the bytes themselves when nobody must be kept from them.
+
+A secret's bytes do not leave the worker: only that it is one, and its SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from backend.disks.compare import Comparer
+from backend.disks.ext4 import S_IFMT, S_IFREG, Ext4, Inode
+from backend.disks.files import chunks
+from backend.disks.tree import find
+
+PRIVATE_KEY = "private key"
+PASSWORDS = "password hashes"
+CREDENTIALS = "credentials"
+
+_SHADOW = (b"/etc/shadow", b"/etc/shadow-", b"/etc/gshadow", b"/etc/gshadow-", b"/etc/security/opasswd")
+_KEY_HEADER = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----|PuTTY-User-Key-File-|openssh-key-v1\0")
+_CREDENTIAL_NAMES = (
+    ".netrc", ".pgpass", ".my.cnf", ".git-credentials", "credentials", "credentials.*", ".htpasswd", "*.key",
+    "*.p12", "*.pfx", "*.jks", "*.keytab", "*.kdbx", ".vault_pass*", "id_rsa", "id_dsa", "id_ecdsa",
+    "id_ed25519", ".dockercfg", "*_token", "*.token", ".env",
+)  # fmt: skip
+_TOKEN = re.compile(
+    rb"(?:gh[pousr]_[A-Za-z0-9]{36}|AKIA[0-9A-Z]{16}|xox[abpr]-[0-9A-Za-z-]{20}|glpat-[\w-]{20})"
+)
+_SUMS = re.compile(rb"^/var/lib/dpkg/info/[^/]+\.md5sums$")
+_MERGED = (b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/")
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """A file's content. ``data`` is None when it is withheld or over a limit; ``withheld`` says why."""
+
+    size: int
+    sha256: str | None
+    md5: str | None
+    data: bytes | None = None
+    withheld: str = ""
+
+
+@dataclass
+class Budget:
+    """What may still be read and handed over."""
+
+    file_bytes: int  # kept of one file
+    total_bytes: int  # kept in all
+    hash_bytes: int  # hashed of one file
+    vouched: dict[bytes, str] = field(default_factory=dict)  # path → MD5 that a package states
+
+
+def secret_kind(path: bytes, data: bytes) -> str:
+    """Why a file's content is withheld; empty for an ordinary file."""
+    if path in _SHADOW:
+        return PASSWORDS
+    if _KEY_HEADER.search(data):
+        return PRIVATE_KEY
+    name = path.rpartition(b"/")[2].decode("utf-8", "replace")
+    if any(fnmatchcase(name, pattern) for pattern in _CREDENTIAL_NAMES) or _TOKEN.search(data):
+        return CREDENTIALS
+    return ""
+
+
+def fingerprint(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerprint:
+    """Hash a regular file and keep its bytes where that is allowed."""
+    if inode.size > budget.hash_bytes:
+        return Fingerprint(inode.size, None, None, withheld=f"over {budget.hash_bytes} bytes")
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    kept: list[bytes] = []
+    held = 0
+    for piece in chunks(fs, inode):
+        sha256.update(piece)
+        md5.update(piece)
+        if held < budget.file_bytes:
+            kept.append(piece)
+            held += len(piece)
+    data = b"".join(kept)
+    withheld = secret_kind(path, data)
+    if not withheld:
+        withheld = _over(inode.size, md5.hexdigest(), path, budget)
+    if not withheld:
+        budget.total_bytes -= len(data)
+    return Fingerprint(inode.size, sha256.hexdigest(), md5.hexdigest(), None if withheld else data, withheld)
+
+
+def _over(size: int, md5: str, path: bytes, budget: Budget) -> str:
+    if budget.vouched.get(path) == md5:
+        return "the package's own"
+    if size > budget.file_bytes:
+        return f"over {budget.file_bytes} bytes"
+    return "too many changed bytes" if size > budget.total_bytes else ""
+
+
+def vouched_sums(fs: Ext4, paths: Sequence[bytes]) -> dict[bytes, str]:
+    """Path → MD5 from dpkg's sums among ``paths``. A path under a merged folder is noted in both forms."""
+    found: dict[bytes, str] = {}
+    for path in paths:
+        if not _SUMS.match(path):
+            continue
+        for line in (read_whole(fs, path, 64 << 20) or b"").splitlines():
+            md5, _, name = line.partition(b"  ")
+            name = b"/" + name
+            found[name] = md5.decode("ascii", "replace")
+            if name.startswith(_MERGED):
+                found[b"/usr" + name] = found[name]
+    return found
+
+
+def read_whole(fs: Ext4, path: bytes, limit_bytes: int) -> bytes | None:
+    """A regular file's content; None when there is none at ``path`` or it is longer than the limit."""
+    inode = find(fs, path)
+    if inode is None or inode.mode & S_IFMT != S_IFREG or inode.size > limit_bytes:
+        return None
+    return b"".join(chunks(fs, inode))
+
+
+def fingerprints(
+    comparer: Comparer, path: bytes, before: Inode | None, after: Inode | None, budget: Budget
+) -> tuple[Fingerprint | None, Fingerprint | None]:
+    """Both sides of a candidate; a content that did not change is read once."""
+    old = before if before is not None and before.mode & S_IFMT == S_IFREG else None
+    new = after if after is not None and after.mode & S_IFMT == S_IFREG else None
+    new_print = fingerprint(comparer.after, new, path, budget) if new else None
+    if old is None:
+        return None, new_print
+    if new is not None and comparer.same_content(old, new):
+        return new_print, new_print
+    return fingerprint(comparer.before, old, path, budget), new_print
+
+
+class ShadowMask:
+    """Password fields as ``none``, ``locked`` or ``set:TOKEN``; tokens are equal only for equal fields of one
+    comparison, and useless outside it."""
+
+    def __init__(self) -> None:
+        self._key = secrets.token_bytes(32)
+
+    def mask(self, data: bytes) -> bytes:
+        """An ``/etc/shadow`` without its hashes."""
+        lines = []
+        for line in data.splitlines():
+            fields = line.split(b":")
+            if len(fields) > 1:
+                fields[1] = self._state(fields[1])
+            lines.append(b":".join(fields))
+        return b"\n".join(lines)
+
+    def _state(self, password: bytes) -> bytes:
+        if not password:
+            return b"none"
+        if password[:1] in (b"!", b"*"):
+            return b"locked"
+        return b"set:" + hashlib.blake2b(password, key=self._key, digest_size=12).hexdigest().encode()

@@ -1,0 +1,313 @@
+"""The front end: opens images, starts one confined worker for each question, and gives typed answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import sys
+import sysconfig
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from backend.disks import wire
+from backend.disks.records import Node, unpack
+from backend.errors import DiskUnreadable
+from backend.models.change import FileKind
+
+NOBODY_UID = 65534
+MAX_MANIFEST_BYTES = 2 << 30
+_START = "import sys; sys.path[:0] = sys.argv[1:]; from backend.disks.worker import main; main()"
+_PROGRAM_ROOT = str(Path(__file__).resolve().parents[2])
+_KINDS = {
+    0x8000: FileKind.FILE,
+    0x4000: FileKind.DIRECTORY,
+    0xA000: FileKind.LINK,
+    0x2000: FileKind.CHARACTER,
+    0x6000: FileKind.BLOCK,
+    0x1000: FileKind.FIFO,
+    0xC000: FileKind.SOCKET,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Entry:
+    """One name on a disk. ``path`` is absolute; ``mode`` holds permission bits only (0o7777)."""
+
+    path: bytes
+    kind: FileKind
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    links: int
+    target: bytes | None
+    rdev: tuple[int, int] | None
+    xattrs: tuple[tuple[bytes, bytes], ...]
+    sha256: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """All names of a disk at one point. ``packed`` is canonical: equal trees have equal bytes."""
+
+    packed: bytes
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the canonical form."""
+        return hashlib.sha256(self.packed).hexdigest()
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """Sorted by path."""
+        return tuple(_entry(node, None) for node in unpack(self.packed))
+
+    def dump(self) -> bytes:
+        """Compressed, for the blob store."""
+        return zlib.compress(self.packed, 1)
+
+    @classmethod
+    def load(cls, data: bytes) -> Manifest:
+        """What :meth:`dump` gave. Raises :class:`DiskUnreadable` on anything else."""
+        try:
+            return cls(zlib.decompressobj().decompress(data, MAX_MANIFEST_BYTES))
+        except zlib.error as error:
+            raise DiskUnreadable(f"a stored manifest is damaged: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ContentLimits:
+    """How much content a comparison hands over, and what of both sides it reads whole."""
+
+    file_bytes: int = 16 << 20
+    total_bytes: int = 128 << 20
+    hash_bytes: int = 2 << 30
+    whole: tuple[bytes, ...] = ()  # files; the password fields of /etc/shadow come masked
+    listed: tuple[bytes, ...] = ()  # folders, two levels deep
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Content:
+    """A regular file's content. ``data`` is None when withheld, and ``withheld`` says why. ``facts`` are what
+    a certificate or key declares."""
+
+    size: int
+    sha256: str | None
+    md5: str | None
+    data: bytes | None
+    withheld: str
+    facts: dict[str, str] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pair:
+    """A path that differs by more than times."""
+
+    before: Entry | None
+    after: Entry | None
+    before_content: Content | None
+    after_content: Content | None
+
+    @property
+    def path(self) -> bytes:
+        """The path, the same on both sides."""
+        return (self.after or self.before).path  # type: ignore[union-attr]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Listed:
+    """A name in a listed folder; ``kind`` is ``f``, ``d``, ``l`` or ``o``."""
+
+    path: bytes
+    kind: str
+    target: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Side:
+    """What was read of one side as asked in :class:`ContentLimits`; empty when nothing differs."""
+
+    whole: dict[bytes, bytes | None] = dataclasses.field(default_factory=dict)
+    listed: dict[bytes, tuple[Listed, ...]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Comparison:
+    """What differs between two points, sorted by path."""
+
+    pairs: tuple[Pair, ...]
+    before: Side
+    after: Side
+
+
+class DiskReader:
+    """Reads disks. Layers are given base first, each a frozen image; backing names in them are ignored."""
+
+    def __init__(
+        self, *, run_as_uid: int | None = None, timeout_s: float = 60, memory_mb: int = 1024
+    ) -> None:
+        """``run_as_uid``: what a worker of root becomes; nobody's uid by default."""
+        self._uid = NOBODY_UID if run_as_uid is None else run_as_uid
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_mb << 20
+
+    async def manifest(self, layers: Sequence[Path]) -> Manifest:
+        """All names of a disk. Raises :class:`DiskUnreadable`."""
+        _, blobs = await self._ask({"task": "manifest"}, (), layers)
+        return Manifest(blobs[0])
+
+    async def read(
+        self, layers: Sequence[Path], paths: Sequence[bytes], limit_bytes: int
+    ) -> dict[bytes, bytes | None]:
+        """Whole regular files; None for what is not there or longer than ``limit_bytes``. Links on the way
+        are not followed. Secrets are not withheld: the caller answers for them."""
+        job = {"task": "read", "paths": [wire.text(path) for path in paths], "limit_bytes": limit_bytes}
+        head, blobs = await self._ask(job, (), layers)
+        return {path: _blob(at, blobs) for path, at in zip(paths, head["files"], strict=True)}
+
+    async def compare(
+        self, before: Sequence[Path], after: Sequence[Path], *, contents: ContentLimits
+    ) -> Comparison:
+        """What differs between two points of one lineage. Raises :class:`DiskUnreadable`, also when the two
+        share no layer."""
+        job = {
+            "task": "compare",
+            "file_bytes": contents.file_bytes,
+            "total_bytes": contents.total_bytes,
+            "hash_bytes": contents.hash_bytes,
+            "whole": [wire.text(path) for path in contents.whole],
+            "listed": [wire.text(path) for path in contents.listed],
+        }
+        head, blobs = await self._ask(job, before, after)
+        facts = await self._declared(head["pairs"], blobs, before, after)
+        pairs = tuple(_pair(row, blobs, facts) for row in head["pairs"])
+        return Comparison(pairs, _side(head.get("before", {}), blobs), _side(head.get("after", {}), blobs))
+
+    async def _declared(
+        self, rows: list[Any], blobs: list[bytes], before: Sequence[Path], after: Sequence[Path]
+    ) -> dict[str, dict[str, dict[str, str]]]:
+        """Facts of certificates and keys, for each side by path; asked only when there may be any."""
+        paths = {
+            side: [wire.text(_node(row[at], blobs).path) for row in rows if row[at + 2] and row[at + 2][5]]
+            for at, side in enumerate(("before", "after"))
+        }
+        if not any(paths.values()):
+            return {"before": {}, "after": {}}
+        head, _ = await self._ask({"task": "declared", "paths": paths}, before, after)
+        return {"before": dict(head["before"]), "after": dict(head["after"])}
+
+    async def _ask(
+        self, job: dict[str, Any], before: Sequence[Path], after: Sequence[Path]
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """One worker, one job, one answer."""
+        with contextlib.ExitStack() as stack:
+            chains: dict[str, list[tuple[int, str]]] = {"before": [], "after": []}
+            for side, layers in (("before", before), ("after", after)):
+                for layer in layers:
+                    fd = _open(layer)
+                    stack.callback(os.close, fd)
+                    chains[side].append((fd, layer.name))
+            fds = [fd for chain in chains.values() for fd, _ in chain]
+            limits = {
+                "uid": self._uid,
+                "memory_bytes": self._memory_bytes,
+                "cpu_s": max(int(self._timeout_s), 1),
+                "open_files": max(fds, default=2) + 1,
+            }
+            data = await self._run(json.dumps({**job, **chains, **limits}).encode(), fds, job["task"])
+        head, blobs = await asyncio.to_thread(wire.parse, data)
+        if "refused" in head:
+            raise DiskUnreadable(str(head["refused"]), remedy=str(head.get("remedy", "")))
+        return head, blobs
+
+    async def _run(self, job: bytes, fds: Sequence[int], task: str) -> bytes:
+        libraries = (
+            [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")] if task == "declared" else []
+        )
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", "-c", _START, _PROGRAM_ROOT, *libraries,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            pass_fds=fds,
+            env={"LANG": "C.UTF-8"},
+            limit=1 << 20,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                out, err = await process.communicate(job)
+        except TimeoutError:
+            raise DiskUnreadable(
+                f"reading the disk took longer than {self._timeout_s:g} s",
+                remedy="try again, or raise the limit",
+            ) from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            words = err.decode("utf-8", "replace").strip().splitlines()
+            last = words[-1][:200] if words else "it met a limit"
+            raise DiskUnreadable(f"the disk reader ended with {process.returncode}: {last}")
+        return out
+
+
+def _open(layer: Path) -> int:
+    try:
+        return os.open(layer, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DiskUnreadable(f"layer {layer.name}: {error.strerror}") from error
+
+
+def _entry(node: Node, sha256: str | None) -> Entry:
+    kind = _KINDS.get(node.mode & 0xF000)
+    if kind is None:
+        raise DiskUnreadable(f"inode {node.inode} is of an unknown kind {node.mode:#o}")
+    return Entry(
+        node.path, kind, node.mode & 0o7777, node.uid, node.gid, node.size, node.mtime_ns, node.ctime_ns,
+        node.inode, node.links, node.target, node.rdev, node.xattrs, sha256,
+    )  # fmt: skip
+
+
+def _blob(at: int | None, blobs: list[bytes]) -> bytes | None:
+    return None if at is None else blobs[at]
+
+
+def _node(at: int, blobs: list[bytes]) -> Node:
+    return next(unpack(blobs[at]))
+
+
+def _content(row: list[Any] | None, blobs: list[bytes], facts: dict[str, str] | None) -> Content | None:
+    if row is None:
+        return None
+    size, sha256, md5, data, withheld, _declares = row
+    return Content(size, sha256, md5, _blob(data, blobs), withheld, facts)
+
+
+def _pair(row: list[Any], blobs: list[bytes], facts: dict[str, dict[str, dict[str, str]]]) -> Pair:
+    entries: list[Entry | None] = []
+    contents: list[Content | None] = []
+    for at, side in enumerate(("before", "after")):
+        node = _node(row[at], blobs) if row[at] is not None else None
+        content = _content(row[at + 2], blobs, facts[side].get(wire.text(node.path)) if node else None)
+        entries.append(_entry(node, content.sha256 if content else None) if node else None)
+        contents.append(content)
+    return Pair(entries[0], entries[1], contents[0], contents[1])
+
+
+def _side(head: dict[str, Any], blobs: list[bytes]) -> Side:
+    listed = {
+        wire.raw(folder): tuple(Listed(wire.raw(path), kind, wire.raw(target)) for path, kind, target in rows)
+        for folder, rows in head.get("listed", {}).items()
+    }
+    return Side({wire.raw(path): _blob(at, blobs) for path, at in head.get("whole", {}).items()}, listed)

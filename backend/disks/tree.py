@@ -1,0 +1,108 @@
+"""The tree of names of a file system: walking it, finding a path, one node in full."""
+
+from __future__ import annotations
+
+import struct
+
+from backend.disks.directories import list_directory
+from backend.disks.ext4 import ROOT_INODE, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Ext4, Inode
+from backend.disks.files import device, extended_attributes, link_target
+from backend.disks.records import HEAD, NS_BIAS, Node, pack
+from backend.errors import DiskUnreadable
+
+MAX_PATH_BYTES = 16 << 10  # four times PATH_MAX: deeper trees are made to hurt
+MAX_ENTRIES = 10_000_000
+
+_USUAL_EXTRA = 32
+_PLAIN = struct.Struct("<HHI4xii4xHH12x60x4xII6xHHH4xH2xII16x4xI")  # an inode up to its attributes' magic
+
+
+def node(fs: Ext4, inode: Inode, path: bytes) -> Node:
+    """An inode under one of its names."""
+    kind = inode.mode & S_IFMT
+    start = 128 + inode.extra
+    carries = inode.acl_block or (inode.extra and inode.raw[start : start + 4] == b"\x00\x00\x02\xea")
+    return Node(
+        path, inode.mode, inode.uid, inode.gid, inode.links, inode.number, inode.size, inode.mtime_ns,
+        inode.ctime_ns,
+        device(inode) if kind in (S_IFCHR, S_IFBLK) else None,
+        link_target(fs, inode) if kind == S_IFLNK else None,
+        tuple(sorted(extended_attributes(fs, inode).items())) if carries else (),
+    )  # fmt: skip
+
+
+def join(folder: bytes, name: bytes) -> bytes:
+    """A path from the root; the root itself is ``/``."""
+    path = folder + name if folder == b"/" else folder + b"/" + name
+    if len(path) > MAX_PATH_BYTES:
+        raise DiskUnreadable(f"a path is longer than {MAX_PATH_BYTES} bytes")
+    return path
+
+
+def packed_manifest(fs: Ext4) -> bytes:
+    """The records of all names, sorted by path; contents are not read."""
+    root = fs.inode(ROOT_INODE)
+    records: dict[bytes, bytes] = {b"/": pack(node(fs, root, b"/"))}
+    visited = {ROOT_INODE}
+    stack = [(b"/", root)]
+    while stack:
+        folder, parent = stack.pop()
+        prefix = folder if folder == b"/" else folder + b"/"
+        if len(prefix) > MAX_PATH_BYTES - 256:
+            raise DiskUnreadable(f"a path is longer than {MAX_PATH_BYTES} bytes")
+        names, _ = list_directory(fs, parent)
+        for name, number in names.items():
+            path = prefix + name
+            record = plain_record(fs, number, path)
+            if record is None:
+                inode = fs.inode(number)
+                record = pack(node(fs, inode, path))
+                if inode.mode & S_IFMT == S_IFDIR:
+                    enter(visited, number)
+                    stack.append((path, inode))
+            records[path] = record
+        if len(records) > MAX_ENTRIES:
+            raise DiskUnreadable(f"there are more than {MAX_ENTRIES} names")
+    return b"".join([records[path] for path in sorted(records)])
+
+
+def plain_record(fs: Ext4, number: int, path: bytes) -> bytes | None:
+    """What :func:`pack` gives for a plain regular file, three times faster; None for all else."""
+    if fs.inode_size < _PLAIN.size:
+        return None
+    chunk, at = fs.inode_place(number)
+    (mode, uid, size, ctime, mtime, gid, links, acl, size_high, acl_high, uid_high, gid_high, extra,
+     ctime_extra, mtime_extra, magic) = _PLAIN.unpack_from(chunk, at)  # fmt: skip
+    if mode & S_IFMT != S_IFREG or extra != _USUAL_EXTRA or magic or acl or acl_high or not links:
+        return None
+    return (
+        HEAD.pack(
+            mode, uid | uid_high << 16, gid | gid_high << 16, links, number, size | size_high << 32,
+            (mtime + ((mtime_extra & 3) << 32)) * 1_000_000_000 + (mtime_extra >> 2) + NS_BIAS,
+            (ctime + ((ctime_extra & 3) << 32)) * 1_000_000_000 + (ctime_extra >> 2) + NS_BIAS,
+            0, 0, 0, len(path), 0,
+        )
+        + path
+    )  # fmt: skip
+
+
+def enter(visited: set[int], number: int) -> None:
+    """Note that a directory was reached; a second time means that the tree has a loop."""
+    if number in visited:
+        raise DiskUnreadable(f"directory inode {number} is reached twice: the tree has a loop")
+    visited.add(number)
+
+
+def find(fs: Ext4, path: bytes) -> Inode | None:
+    """The inode at an absolute path; links on the way are not followed."""
+    inode = fs.inode(ROOT_INODE)
+    for name in path.split(b"/"):
+        if not name:
+            continue
+        if inode.mode & S_IFMT != S_IFDIR:
+            return None
+        number = list_directory(fs, inode)[0].get(name)
+        if number is None:
+            return None
+        inode = fs.inode(number)
+    return inode
