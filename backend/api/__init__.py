@@ -5,4 +5,6 @@ Below the doors are the services of :class:`Services`; above them nobody but :mo
 
 from backend.api.peers import Door, Peer, Roles, admit
 from backend.api.server import serve_doors
+from backend.api.services import Services
 
+__all__ = ["Door", "Peer", "Roles", "Services", "admit", "serve_doors"]

@@ -219,10 +219,6 @@ def restore(id: str, name: str) -> Call[Sandbox]:
     )
 
 
-def delete_snapshot(id: str, name: str) -> Call[None]:
-    return Call("DELETE", path("sandboxes", id, "snapshots", name), nothing, timeout_s=WORK_S)
-
-
 def diff(id: str, from_: str, to: str = "now") -> Call[Changes]:
     """What changed between two snapshots; ``now`` is the sandbox as it is."""
     body = {"from_snapshot": from_, "to_snapshot": to}

@@ -29,7 +29,6 @@ class AgentMethods:
     snapshot = method(calls.snapshot)
     snapshots = method(calls.snapshots)
     restore = method(calls.restore)
-    delete_snapshot = method(calls.delete_snapshot)
     diff = method(calls.diff)
     changes = method(calls.changes)
     generate_playbook = method(calls.generate_playbook)

@@ -34,12 +34,6 @@ async def restore(caller: Caller, services: Served, id: SandboxId, name: str) ->
     return answer({"sandbox": await services.fleet.restore(caller, id, name)})
 
 
-@agent.delete("/v1/sandboxes/{id}/snapshots/{name}", status_code=204)
-async def delete(caller: Caller, services: Served, id: SandboxId, name: str) -> Response:
-    await services.fleet.delete_snapshot(caller, id, name)
-    return Response(status_code=204)
-
-
 @agent.post("/v1/sandboxes/{id}/diff")
 async def diff(caller: Caller, services: Served, id: SandboxId, body: DiffBody) -> Response:
     """``diff_json`` as the published SDK reads it, our ``changes`` beside it."""
