@@ -113,14 +113,15 @@ def _devices(root: ET.Element, spec: DomainSpec) -> None:
     _child(rng, "backend", "/dev/urandom", model="random")
 
 
-def nic_element(identity: Identity, network: str, filter_name: str) -> ET.Element:
+def nic_element(identity: Identity, network: str, filter_name: str | None) -> ET.Element:
     """A network card that can neither pretend to be another nor reach another guest."""
     nic = ET.Element("interface", type="network")
     _child(nic, "mac", address=identity.mac)
     _child(nic, "source", network=network)
     _child(nic, "model", type="virtio")
-    filtered = _child(nic, "filterref", filter=filter_name)
-    _child(filtered, "parameter", name="IP", value=identity.address)
+    if filter_name:
+        filtered = _child(nic, "filterref", filter=filter_name)
+        _child(filtered, "parameter", name="IP", value=identity.address)
     _child(nic, "port", isolated="yes")
     return nic
 

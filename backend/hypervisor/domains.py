@@ -159,7 +159,7 @@ class Domains:
     # --- changing ------------------------------------------------------------------------------------
 
     async def start(self, name: str) -> DomainInfo:
-        """Boot a domain that is off and wait for the daemon inside; nothing to do for one that runs."""
+        """Boot a domain that is off and wait for its sshd; for one that runs, set its clock."""
         info = await self.info(name)
         if info.state == "paused":
             raise WrongState(f"domain {name!r} is paused", remedy="resume it")
@@ -167,6 +167,7 @@ class Domains:
             await self.call(name, lambda domain: domain.create(), what="start", limit_s=START_TIMEOUT_S)
         await self.ask(name, "ping", limit_s=BOOT_TIMEOUT_S, resend=True)
         await self.ask(name, "clock", **fresh_moment())
+        await self.ask(name, "ready", limit_s=BOOT_TIMEOUT_S)
         return await self.info(name)
 
     async def stop(self, name: str, timeout_s: float) -> bool:

@@ -88,6 +88,7 @@ async def cold_boot(
         )
         await domains.ask(identity.name, "ping", limit_s=BOOT_TIMEOUT_S, resend=True)
         await domains.ask(identity.name, "identity", limit_s=IDENTITY_TIMEOUT_S, **identity_message(identity))
+        await domains.ask(identity.name, "ready", limit_s=BOOT_TIMEOUT_S)
     return await domains.info(identity.name)
 
 
@@ -107,9 +108,21 @@ def identity_message(identity: Identity) -> dict[str, Any]:
 
 
 async def _plug_in(domains: Domains, identity: Identity, network: str) -> None:
-    nic = ET.tostring(nic_element(identity, network, FILTER_NAME), encoding="unicode")
-    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    await domains.call(identity.name, lambda domain: domain.attachDeviceFlags(nic, flags), what="plug in")
+    """Plug in the card, then put its filter on.
+
+    Programming a filter takes libvirt some ninety commands; the guest gets its address meanwhile. Nobody but us
+    has been inside it yet, and it is handed out only when the filter stands.
+    """
+    bare, filtered = (
+        ET.tostring(nic_element(identity, network, name), encoding="unicode") for name in (None, FILTER_NAME)
+    )
+    live, config = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
+    name = identity.name
+    await domains.call(name, lambda domain: domain.attachDeviceFlags(bare, live), what="plug in")
+    await domains.call(name, lambda domain: domain.updateDeviceFlags(filtered, live), what="filter")
+    await domains.call(
+        name, lambda domain: domain.attachDeviceFlags(filtered, config), what="keep the card of"
+    )
 
 
 def _persist(domain: libvirt.virDomain) -> None:
