@@ -7,13 +7,16 @@ down, and what they say is bytes.
 from backend.guests.ca import CertificateAuthority, make_client_key, make_host_key
 from backend.guests.commands import CommandLost, GuestCommands, Outcome
 from backend.guests.connection import Guest, GuestConnections
+from backend.guests.forwards import PROXY_PORT, GuestForwards
 
 __all__ = [
+    "PROXY_PORT",
     "CertificateAuthority",
     "CommandLost",
     "Guest",
     "GuestCommands",
     "GuestConnections",
+    "GuestForwards",
     "Outcome",
     "make_client_key",
     "make_host_key",

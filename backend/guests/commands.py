@@ -105,19 +105,19 @@ class GuestCommands:
         """
         token = secrets.token_hex(16)
         line = _trampoline.build(command, token=token, user=user, env=env, cwd=cwd)
-        async with self._connections.session(guest) as connection:
+        async with self._connections.slot(guest):
             session = _Session(token.encode(), limit_bytes, on_output)
             started_at = now()
             timed_out = False
+            connection = await self._open(guest, session, line)
             try:
-                await self._open(guest, connection, session, line)
                 session.send(line.preamble, stdin)
                 async with asyncio.timeout(timeout_s):
                     await session.wait()
             except TimeoutError:
                 timed_out = True
                 await asyncio.shield(self._end_later(connection, session))
-            except (asyncio.CancelledError, GuestDown):
+            except asyncio.CancelledError:
                 self._end_later(connection, session)
                 raise
             outcome = session.outcome(timed_out=timed_out, started_at=started_at)
@@ -131,21 +131,30 @@ class GuestCommands:
             await asyncio.wait(self._endings, timeout=END_TIMEOUT_S)
 
     async def _open(
-        self,
-        guest: Guest,
-        connection: asyncssh.SSHClientConnection,
-        session: _Session,
-        line: _trampoline.Line,
-    ) -> None:
-        try:
-            async with asyncio.timeout(OPEN_TIMEOUT_S):
-                await connection.create_session(lambda: session, line.exec_line, encoding=None)
-        except (TimeoutError, OSError, asyncssh.Error) as error:
-            why = "no answer" if isinstance(error, TimeoutError) else str(error)
-            raise GuestDown(
-                f"{guest.name} does not start a command: {why}",
-                remedy=f"look at it with `fluid sandboxes show {guest.name}`, then start it or destroy it",
-            ) from error
+        self, guest: Guest, session: _Session, line: _trampoline.Line
+    ) -> asyncssh.SSHClientConnection:
+        """Start the command; over a fresh connection if the kept one was dead before it took it."""
+        fresh = False
+        while True:
+            connection = await self._connections.connection(guest)
+            try:
+                async with asyncio.timeout(OPEN_TIMEOUT_S):
+                    await connection.create_session(lambda: session, line.exec_line, encoding=None)
+                return connection
+            except asyncio.CancelledError:
+                self._end_later(connection, session)
+                raise
+            except (TimeoutError, OSError, asyncssh.Error) as error:
+                await asyncio.sleep(0)  # asyncssh marks a dead connection as closed one loop turn later
+                if connection.is_closed() and not session.opened and not fresh:
+                    fresh = True
+                    continue
+                self._end_later(connection, session)
+                why = "no answer" if isinstance(error, TimeoutError) else str(error)
+                raise GuestDown(
+                    f"{guest.name} does not start a command: {why}",
+                    remedy=f"look at it with `fluid sandboxes show {guest.name}`, start it or destroy it",
+                ) from error
 
     def _end_later(self, connection: asyncssh.SSHClientConnection, session: _Session) -> asyncio.Task[None]:
         """End the command in a task of its own, which a caller that leaves does not take along."""
@@ -224,6 +233,11 @@ class _Session(asyncssh.SSHClientSession[bytes]):
         self._closed.set()
 
     # --- called by run ---------------------------------------------------------------------------------
+
+    @property
+    def opened(self) -> bool:
+        """Whether the guest's sshd has taken the session."""
+        return self._channel is not None
 
     def send(self, preamble: bytes, stdin: bytes | None) -> None:
         """Give the command its input and end it."""

@@ -105,10 +105,10 @@ class GuestConnections:
             return live
 
     @asynccontextmanager
-    async def session(self, guest: Guest) -> AsyncIterator[asyncssh.SSHClientConnection]:
-        """A connection with room for one more session; waits in a queue beyond :data:`SESSIONS_MAX`."""
+    async def slot(self, guest: Guest) -> AsyncIterator[None]:
+        """Room for one more session; callers wait in a queue beyond :data:`SESSIONS_MAX`."""
         async with self._link(guest).slots:
-            yield await self.connection(guest)
+            yield
 
     async def sftp(self, guest: Guest) -> asyncssh.SFTPClient:
         """The file client of the kept connection, names as bytes; started once per dial."""
