@@ -259,8 +259,9 @@ def _first_error() -> Iterator[None]:
     """A task group's failure as the one error that a user can act on."""
     try:
         yield
-    except* FluidError as group:
-        raise group.exceptions[0] from None
+    except BaseExceptionGroup as group:
+        known = next((error for error in group.exceptions if isinstance(error, FluidError)), None)
+        raise known or group from None
 
 
 def check_space(folder: Path, needed_mb: int) -> None:

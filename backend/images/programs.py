@@ -133,9 +133,9 @@ class Programs:
             log.write(text + "\n")
 
     def tail(self) -> str:
-        """The last lines of the log that are not a command line, in one line."""
-        lines = self.log.read_text(encoding="utf-8").splitlines()
-        return " / ".join([line for line in lines if not line.startswith("$ ")][-LOG_TAIL_LINES:])
+        """What the last command said last, in one line."""
+        last = self.log.read_text(encoding="utf-8").rpartition("\n$ ")[2]
+        return " / ".join(last.splitlines()[1:][-LOG_TAIL_LINES:]) or "it said nothing"
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
