@@ -1,0 +1,9 @@
+"""What changed, and what it means: diffs of frozen disks, noise, owners, and the residual of a rehearsal."""
+
+from backend.changes.blobs import BlobStore
+from backend.changes.differ import Differ
+from backend.changes.hunks import side_by_side
+from backend.changes.noise import NoiseProfile, Rule
+from backend.changes.residual import residual
+
+__all__ = ["BlobStore", "Differ", "NoiseProfile", "Rule", "residual", "side_by_side"]

@@ -1,0 +1,178 @@
+"""Whose a changed file is: a package's own content, what a package's scripts made, or somebody's work.
+
+A file counts as a package's own only when its MD5 is the one that the package states. What scripts make is
+best effort: it groups a list for a reader, and the residual compares it all the same.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from backend.changes.dpkg import Package, Window, info_name, merged, parse_sums
+from backend.disks import Comparison, Entry
+from backend.models import Command, FileKind
+
+COMMAND_SLACK_S = 0.5
+MAX_COMMANDS = 20
+_NS = 1_000_000_000
+
+# Folders that many packages share: to lie in one of them says nothing.
+_COMMON = frozenset(
+    b"""
+    / /etc /usr /var /opt /srv /root /home /usr/bin /usr/sbin /usr/lib /usr/share /usr/local
+    /usr/lib/systemd /usr/lib/systemd/system /usr/share/doc /var/lib /var/cache /var/log /var/spool
+    /etc/default /etc/init.d /etc/systemd /etc/systemd/system /etc/cron.d /etc/cron.daily
+    /etc/logrotate.d /etc/ufw /etc/ufw/applications.d /etc/profile.d /etc/pam.d /etc/sudoers.d
+    /etc/sysctl.d /etc/apt /etc/ssh /etc/ssl /var/www
+    """.split()
+)
+_ALTERNATIVES = b"/etc/alternatives/"
+_STATE_FOLDERS = (b"/var/lib/", b"/var/cache/", b"/var/spool/")
+_SCRIPTED = tuple(
+    b"""
+    /etc/ssl/certs/ /etc/ssl/private/ssl-cert /etc/alternatives/ /etc/shells /etc/mailcap /usr/share/mime/
+    /usr/share/info/ /usr/share/perl /boot/
+    """.split()
+)
+_RC_LINK = re.compile(rb"/etc/rc[0-6S]\.d/[SK]\d\d([^/]+)")
+_WANTS = re.compile(rb"/etc/systemd/system/[^/]+\.(?:wants|requires)(?:/([^/]+))?")
+
+
+@dataclass
+class Ownership:
+    """What the changed packages list, on one side."""
+
+    owner: dict[bytes, str] = field(default_factory=dict)  # merged path → package
+    md5: dict[bytes, str] = field(default_factory=dict)
+    conffiles: dict[bytes, str] = field(default_factory=dict)
+
+    def own(self, entry: Entry, md5: str | None) -> str:
+        """The package whose own content stands at the path; empty when the content is not vouched for."""
+        path = merged(entry.path)
+        package = self.owner.get(path, "")
+        if package and entry.kind is FileKind.FILE:
+            return (
+                package if md5 is not None and md5 in (self.md5.get(path), self.conffiles.get(path)) else ""
+            )
+        return package
+
+
+def ownership(comparison: Comparison, status: Mapping[str, Package], *, after: bool) -> Ownership:
+    """From dpkg's lists and sums that differ between the two points: those of changed packages."""
+    found = Ownership()
+    changed: set[str] = set()
+    for pair in comparison.pairs:
+        content = pair.after_content if after else pair.before_content
+        if content is None or content.data is None:
+            continue
+        if package := info_name(pair.path, b".list"):
+            changed.add(package)
+            for line in content.data.splitlines():
+                found.owner.setdefault(merged(line), package)
+        elif info_name(pair.path, b".md5sums"):
+            found.md5.update(parse_sums(content.data))
+    for known in status.values():
+        if known.name in changed:
+            found.conffiles.update({merged(path): md5 for path, md5 in known.conffiles.items()})
+    return found
+
+
+def scripts(comparison: Comparison) -> dict[str, str]:
+    """Install scripts and sysusers files of changed packages, by package."""
+    found: dict[str, str] = {}
+    for pair in comparison.pairs:
+        for suffix in (b".postinst", b".preinst"):
+            package = info_name(pair.path, suffix)
+            if package and pair.after_content is not None and pair.after_content.data is not None:
+                text = pair.after_content.data.decode("utf-8", "replace")
+                found[package] = found.get(package, "") + "\n" + text
+    return found
+
+
+class Scripts:
+    """Tells what packages' scripts and services made from what somebody did."""
+
+    def __init__(
+        self,
+        owned: Ownership,
+        comparison: Comparison,
+        windows: Sequence[Window],
+        commands: Sequence[Command],
+    ) -> None:
+        self._owned = owned
+        self._alternatives = {
+            pair.path: pair.after.target
+            for pair in comparison.pairs
+            if pair.after is not None
+            and pair.after.target is not None
+            and pair.path.startswith(_ALTERNATIVES)
+        }
+        self._windows = sorted(windows, key=lambda window: window.start)
+        self._starts = sorted(command.started_at.timestamp() for command in commands)
+        self._folders = {
+            path: package for path, package in owned.owner.items() if path not in _COMMON and len(path) > 1
+        }
+
+    def made(self, entry: Entry) -> str:
+        """The package whose script made what stands at a path; empty when none did."""
+        path = merged(entry.path)
+        if found := self._link(path, entry):
+            return found
+        window = self._window(entry.ctime_ns / _NS)
+        if window is None:
+            return ""
+        if folder := self._folder(path):
+            return folder
+        return window.package if path.startswith(_SCRIPTED) else ""
+
+    def service_state(self, path: bytes) -> str:
+        """The package whose service keeps its data at a path."""
+        return self._folder(path) if path.startswith(_STATE_FOLDERS) else ""
+
+    def _folder(self, path: bytes) -> str:
+        """The package that lists the nearest folder around a path, shared folders aside."""
+        while (path := path.rpartition(b"/")[0]) and path not in _COMMON:
+            if package := self._folders.get(path):
+                return package
+        return ""
+
+    def _link(self, path: bytes, entry: Entry) -> str:
+        """Links that Debian's helpers make: run levels, wanted units, alternatives."""
+        owner = self._owned.owner
+        if match := _RC_LINK.fullmatch(path):
+            return owner.get(b"/etc/init.d/" + match[1], "")
+        if match := _WANTS.fullmatch(path):
+            if match[1] is None:
+                return ""
+            return owner.get(b"/usr/lib/systemd/system/" + match[1], "")
+        if entry.target is None:
+            return ""
+        if path.startswith((_ALTERNATIVES, b"/etc/systemd/system/")):
+            return owner.get(merged(entry.target), "")
+        return owner.get(merged(self._alternatives.get(entry.target, b"")), "")
+
+    def _window(self, at: float) -> Window | None:
+        """The script that ran at ``at``, unless a later command of the agent had begun by then."""
+        for window in self._windows:
+            if not window.start <= at <= window.end:
+                continue
+            begun = bisect.bisect_right(self._starts, at + COMMAND_SLACK_S)
+            if begun and self._starts[begun - 1] - COMMAND_SLACK_S > window.start:
+                continue
+            return window
+        return None
+
+
+def running(commands: Sequence[Command], at_ns: int) -> list[str]:
+    """The ids of the commands that ran when a file was changed."""
+    at = at_ns / _NS
+    return [
+        command.id
+        for command in commands
+        if command.started_at.timestamp() - COMMAND_SLACK_S
+        <= at
+        <= (command.ended_at.timestamp() if command.ended_at else at) + COMMAND_SLACK_S
+    ][:MAX_COMMANDS]

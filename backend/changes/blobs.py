@@ -1,0 +1,56 @@
+"""Contents by SHA-256: written once, whole or not at all, read by nobody but the backend."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tempfile
+from pathlib import Path
+
+from backend.errors import BadRequest, NotFound
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+FOLDER_MODE = 0o700
+
+
+class BlobStore:
+    """Files named by their content under ``folder``, two levels deep, mode 0600."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, sha256: str) -> Path:
+        """Where a blob is or would be. Raises :class:`BadRequest` for what is no SHA-256."""
+        if not _SHA256.fullmatch(sha256):
+            raise BadRequest(f"{sha256[:80]!r} is not a SHA-256", remedy="give 64 hexadecimal digits")
+        return self._folder / sha256[:2] / sha256
+
+    def put(self, data: bytes) -> str:
+        """Keep ``data``; its SHA-256. The same content twice is one file."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        path = self.path(sha256)
+        if path.exists():
+            return sha256
+        path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
+        fd, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # 0600 from the start
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+        return sha256
+
+    def get(self, sha256: str) -> bytes:
+        """The content. Raises :class:`NotFound` when it is not there or no longer what it was."""
+        try:
+            data = self.path(sha256).read_bytes()
+        except FileNotFoundError:
+            raise NotFound(f"no blob {sha256}", remedy="make the diff again") from None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise NotFound(f"blob {sha256} is damaged on this host's disk", remedy="make the diff again")
+        return data

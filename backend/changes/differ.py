@@ -1,0 +1,193 @@
+"""The diff of two points: what the disk reader found, given its meaning, its owner and its place."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from backend.changes import accounts, attribution, dpkg, units
+from backend.changes.blobs import BlobStore
+from backend.changes.noise import SERVICE_STATE, NoiseProfile
+from backend.changes.states import StateMaker, verb
+from backend.disks import Comparison, ContentLimits, DiskReader, Pair, Side
+from backend.models import (
+    Changes,
+    Command,
+    FileChange,
+    FileKind,
+    PackageChange,
+    UnitChange,
+    new_id,
+    now,
+    wire_path,
+)
+
+PASSWD, GROUP, SHADOW = b"/etc/passwd", b"/etc/group", b"/etc/shadow"
+MAX_NOTES = 50
+LIMITS = ContentLimits(
+    whole=(PASSWD, GROUP, SHADOW, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG),
+    listed=units.FOLDERS,
+)
+_USUAL_STATE = "installed"
+
+
+class Differ:
+    """Makes :class:`Changes` from two chains of frozen layers."""
+
+    def __init__(
+        self, reader: DiskReader, blobs: BlobStore, fingerprint_key: bytes, noise: NoiseProfile
+    ) -> None:
+        self._reader, self._blobs, self._key, self._noise = reader, blobs, fingerprint_key, noise
+
+    async def diff(
+        self,
+        sandbox_id: str,
+        from_snapshot: str,
+        to_snapshot: str,
+        before: Sequence[Path],
+        after: Sequence[Path],
+        *,
+        quiesced: bool,
+        commands: Sequence[Command] = (),
+    ) -> Changes:
+        """What changed from ``before`` to ``after`` (layers, base first). Raises
+        :class:`~backend.errors.DiskUnreadable`."""
+        started = time.monotonic()
+        comparison = await self._reader.compare(before, after, contents=LIMITS)
+        changes = Changes(
+            id=new_id("CHG"),
+            sandbox_id=sandbox_id,
+            from_snapshot=from_snapshot,
+            to_snapshot=to_snapshot,
+            created_at=now(),
+            quiesced=quiesced,
+        )
+        if not quiesced:
+            changes.notes.append("not quiesced: read as after a power cut, unwritten data is missing")
+        if comparison.pairs:
+            work = _Interpretation(comparison, self._noise, self._blobs, self._key, commands)
+            await asyncio.to_thread(work.fill, changes)
+        changes.took_s = round(time.monotonic() - started, 3)
+        return changes
+
+
+class _Interpretation:
+    """One comparison on its way to a :class:`Changes`."""
+
+    def __init__(
+        self,
+        comparison: Comparison,
+        noise: NoiseProfile,
+        blobs: BlobStore,
+        key: bytes,
+        commands: Sequence[Command],
+    ) -> None:
+        self._comparison, self._noise, self._commands = comparison, noise, commands
+        self._before, self._after = _accounts(comparison.before), _accounts(comparison.after)
+        self._old = StateMaker(self._before, blobs, key)
+        self._new = StateMaker(self._after, blobs, key)
+        self._status_before = dpkg.parse_status(comparison.before.whole.get(dpkg.STATUS))
+        self._status = dpkg.parse_status(comparison.after.whole.get(dpkg.STATUS))
+        self._owned_before = attribution.ownership(comparison, self._status_before, after=False)
+        self._owned = attribution.ownership(comparison, self._status, after=True)
+        self._scripts = attribution.Scripts(self._owned, comparison, self._windows(), commands)
+        self._notes: list[str] = []
+
+    def _windows(self) -> list[dpkg.Window]:
+        written = next((pair.after for pair in self._comparison.pairs if pair.path == dpkg.LOG), None)
+        return dpkg.windows(
+            self._comparison.before.whole.get(dpkg.LOG),
+            self._comparison.after.whole.get(dpkg.LOG),
+            written.mtime_ns / 1e9 if written else None,
+        )
+
+    def fill(self, changes: Changes) -> None:
+        """Everything but the head of ``changes``. Blocking: it writes blobs."""
+        changes.files = [self._file(pair) for pair in self._comparison.pairs]
+        changes.packages = self._packages()
+        changes.units = self._units(changes.files)
+        makers = attribution.scripts(self._comparison)
+        changes.users = accounts.user_changes(self._before, self._after, makers)
+        changes.groups = accounts.group_changes(self._before, self._after, makers)
+        changes.hidden = dict(Counter(change.hidden for change in changes.files if change.hidden))
+        changes.notes += self._notes[:MAX_NOTES]
+        if len(self._notes) > MAX_NOTES:
+            changes.notes.append(f"and {len(self._notes) - MAX_NOTES} more notes")
+
+    def _file(self, pair: Pair) -> FileChange:
+        before = self._old.state(pair.before, pair.before_content)
+        after = self._new.state(pair.after, pair.after_content)
+        change = FileChange(path=wire_path(pair.path), verb=verb(before, after), before=before, after=after)
+        change.hidden = self._noise.hides(change)
+        if change.hidden:
+            return change
+        change.package = self._package(pair, change)
+        if not change.package and self._scripts.service_state(pair.path):
+            change.hidden = SERVICE_STATE
+            return change
+        if pair.after is not None:
+            change.commands = attribution.running(self._commands, pair.after.ctime_ns)
+        self._old.keep(before, pair.before_content)
+        self._new.keep(after, pair.after_content)
+        for content in (pair.before_content, pair.after_content):
+            if content is not None and content.withheld.startswith(("over ", "too many")):
+                self._note(f"{change.path}: its content is not kept ({content.withheld})")
+        return change
+
+    def _package(self, pair: Pair, change: FileChange) -> str:
+        """The package that explains a change; empty for somebody's work."""
+        if pair.after is None:
+            if pair.before is None:
+                return ""
+            md5 = pair.before_content.md5 if pair.before_content else None
+            return self._owned_before.own(pair.before, md5)
+        md5 = pair.after_content.md5 if pair.after_content else None
+        if package := self._owned.own(pair.after, md5):
+            return package
+        path = dpkg.merged(pair.path)
+        if listed := self._owned.owner.get(path):
+            if pair.after.kind is FileKind.FILE:
+                what = "configuration file" if path in self._owned.conffiles else "file"
+                self._note(f"{change.path}: a {what} of {listed}, changed since that was installed")
+            return ""
+        return self._scripts.made(pair.after)
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+
+    def _packages(self) -> list[PackageChange]:
+        before, after = self._comparison.before.whole, self._comparison.after.whole
+        for package in self._status.values():
+            if package.state != _USUAL_STATE:
+                self._note(f"package {package.name} is {package.state}")
+        return dpkg.package_changes(
+            self._status_before,
+            self._status,
+            dpkg.parse_auto(before.get(dpkg.EXTENDED)),
+            dpkg.parse_auto(after.get(dpkg.EXTENDED)),
+        )
+
+    def _units(self, files: Sequence[FileChange]) -> list[UnitChange]:
+        touched: set[bytes] = set()
+        for pair, change in zip(self._comparison.pairs, files, strict=True):
+            if change.verb.value == "modified" and (unit := units.unit_of(pair.path)):
+                touched.add(unit)
+        owners = {
+            unit: package
+            for path, package in (self._owned_before.owner | self._owned.owner).items()
+            if (unit := units.unit_of(path))
+        }
+        return units.unit_changes(
+            units.unit_states(self._comparison.before.listed),
+            units.unit_states(self._comparison.after.listed),
+            touched,
+            owners,
+        )
+
+
+def _accounts(side: Side) -> accounts.Accounts:
+    return accounts.parse_accounts(side.whole.get(PASSWD), side.whole.get(GROUP), side.whole.get(SHADOW))

@@ -1,0 +1,174 @@
+"""What dpkg and apt say of packages: their databases, parsed without trust, and the difference of two.
+
+Sources: deb-control(5), dpkg(1), /var/log/dpkg.log.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from backend.models import ChangeVerb, PackageChange
+
+STATUS = b"/var/lib/dpkg/status"
+EXTENDED = b"/var/lib/apt/extended_states"
+LOG = b"/var/log/dpkg.log"
+INFO = b"/var/lib/dpkg/info/"
+MERGED = (b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/", b"/libx32/")
+
+_ABSENT = ("not-installed", "config-files")
+_BEGINS = frozenset({"install", "upgrade", "configure", "trigproc", "remove", "purge"})
+_ENDS = frozenset({"installed", "unpacked", "config-files", "not-installed"})
+_LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (\w+) (.*)")
+
+
+@dataclass(frozen=True)
+class Package:
+    """An installed package. ``state`` is dpkg's third word; ``conffiles`` maps path → MD5 as shipped."""
+
+    name: str
+    version: str
+    arch: str
+    state: str
+    conffiles: dict[bytes, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A package's script was running from ``start`` to ``end`` (epoch seconds)."""
+
+    start: float
+    end: float
+    package: str
+
+
+def _stanzas(data: bytes) -> Iterator[dict[str, str]]:
+    """Fields of each stanza, continuation lines joined with newlines."""
+    for block in re.split(r"\n[ \t]*\n", data.decode("utf-8", "replace")):
+        fields: dict[str, str] = {}
+        last = ""
+        for line in block.splitlines():
+            if line[:1] in (" ", "\t"):
+                if last:
+                    fields[last] += "\n" + line.strip()
+                continue
+            last, separator, value = line.partition(":")
+            last = last if separator else ""
+            if last:
+                fields[last] = value.strip()
+        if fields:
+            yield fields
+
+
+def parse_status(data: bytes | None) -> dict[str, Package]:
+    """Installed packages by name; a second architecture of one package as ``name:arch``."""
+    found: dict[str, Package] = {}
+    for fields in _stanzas(data or b""):
+        name, state = fields.get("Package", ""), fields.get("Status", "").rpartition(" ")[2]
+        if not name or not state or state in _ABSENT:
+            continue
+        arch = fields.get("Architecture", "")
+        conffiles = {}
+        for line in fields.get("Conffiles", "").splitlines():
+            words = line.split()
+            if len(words) >= 2 and words[0].startswith("/"):
+                conffiles[words[0].encode()] = words[1]
+        key = f"{name}:{arch}" if name in found else name
+        found[key] = Package(name, fields.get("Version", ""), arch, state, conffiles)
+    return found
+
+
+def parse_auto(data: bytes | None) -> set[str]:
+    """Names of packages that were pulled in and not asked for."""
+    return {
+        fields["Package"]
+        for fields in _stanzas(data or b"")
+        if fields.get("Auto-Installed") == "1" and "Package" in fields
+    }
+
+
+def package_changes(
+    before: Mapping[str, Package], after: Mapping[str, Package], auto_before: set[str], auto_after: set[str]
+) -> list[PackageChange]:
+    """Added, removed, upgraded; ``metadata`` where only "asked for by name" changed."""
+    found = []
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        known = new or old
+        if known is None:
+            continue
+        wanted = known.name not in (auto_after if new else auto_before)
+        if old is None:
+            verb = ChangeVerb.ADDED
+        elif new is None:
+            verb = ChangeVerb.REMOVED
+        elif (old.version, old.state) != (new.version, new.state):
+            verb = ChangeVerb.MODIFIED
+        elif (old.name in auto_before) != (new.name in auto_after):
+            verb = ChangeVerb.METADATA
+        else:
+            continue
+        found.append(
+            PackageChange(
+                name=known.name,
+                verb=verb,
+                before_version=old.version if old else "",
+                after_version=new.version if new else "",
+                wanted=wanted,
+                arch=known.arch,
+            )
+        )
+    return found
+
+
+def merged(path: bytes) -> bytes:
+    """A path as it is on a system whose /bin, /lib and /sbin are links into /usr."""
+    return b"/usr" + path if path.startswith(MERGED) else path
+
+
+def info_name(path: bytes, suffix: bytes) -> str:
+    """The package of a file under dpkg's info folder; empty when it is none of that kind."""
+    if not path.startswith(INFO) or not path.endswith(suffix):
+        return ""
+    return path[len(INFO) : -len(suffix)].decode("utf-8", "replace").partition(":")[0]
+
+
+def parse_sums(data: bytes) -> dict[bytes, str]:
+    """Merged path → MD5."""
+    found = {}
+    for line in data.splitlines():
+        md5, separator, name = line.partition(b"  ")
+        if separator:
+            found[merged(b"/" + name)] = md5.decode("ascii", "replace")
+    return found
+
+
+def windows(before: bytes | None, after: bytes | None, written_at: float | None) -> list[Window]:
+    """When packages' scripts ran, from the lines that dpkg's log gained. The log has whole seconds and the
+    guest's own time, taken as UTC; ``written_at`` (the log's mtime) ends the last window exactly."""
+    gained = after or b""
+    if before and gained.startswith(before):
+        gained = gained[len(before) :]
+    open_since: dict[str, float] = {}
+    found: list[Window] = []
+    for line in gained.decode("utf-8", "replace").splitlines():
+        if not (match := _LOG_LINE.fullmatch(line)):
+            continue
+        words = match[3].split()
+        if not words:
+            continue
+        try:
+            at = datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
+        except ValueError:
+            continue
+        if match[2] in _BEGINS:
+            open_since.setdefault(words[0].partition(":")[0], at)
+        elif match[2] == "status" and len(words) >= 2 and words[0] in _ENDS:
+            package = words[1].partition(":")[0]
+            if (start := open_since.pop(package, None)) is not None:
+                found.append(Window(start, at + 1, package))
+    if found and written_at is not None and found[-1].start <= written_at < found[-1].end:
+        found[-1] = Window(found[-1].start, written_at, found[-1].package)
+    return found

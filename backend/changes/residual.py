@@ -1,0 +1,214 @@
+"""The sandbox against the rehearsal, both ways: what is missing, what is extra, what was made anew.
+
+Pure. Compares where both ended, never when; noise is left out on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import TypeVar
+
+from backend.models import (
+    Changes,
+    FileChange,
+    FileKind,
+    FileState,
+    GroupChange,
+    PackageChange,
+    ResidualRow,
+    UnitChange,
+    UserChange,
+)
+
+MISSING, EXTRA, REGENERATED = "missing", "extra", "regenerated"
+_DECLARED = ("subject", "names", "key", "private_key", "public_key", "request", "self_signed", "certificates")
+_NOTHING = "as in the source"
+_GONE = "not there"
+
+Thing = TypeVar("Thing", FileChange, PackageChange, UnitChange, UserChange, GroupChange)
+
+
+def residual(sandbox: Changes, rehearsal: Changes) -> list[ResidualRow]:
+    """Rows of kind ``missing``, ``extra`` and ``regenerated``, by noun and name."""
+    rows = [
+        *_compare("package", sandbox.packages, rehearsal.packages, lambda one: one.name, _package, _package),
+        *_compare("unit", sandbox.units, rehearsal.units, lambda one: one.name, _unit, _unit),
+        *_compare("user", sandbox.users, rehearsal.users, lambda one: one.name, _user, _account_words),
+        *_compare("group", sandbox.groups, rehearsal.groups, lambda one: one.name, _group, _account_words),
+    ]
+    other_version = {row.name for row in rows if row.noun == "package"}
+    rows += _files(sandbox, rehearsal, other_version)
+    return rows
+
+
+def _by_name(changes: Iterable[Thing], name: Callable[[Thing], str]) -> dict[str, Thing]:
+    return {name(change): change for change in changes}
+
+
+def _compare(
+    noun: str,
+    sandbox: Iterable[Thing],
+    rehearsal: Iterable[Thing],
+    name: Callable[[Thing], str],
+    value: Callable[[Thing], object],
+    words: Callable[[Thing], object],
+) -> list[ResidualRow]:
+    mine, theirs = _by_name(sandbox, name), _by_name(rehearsal, name)
+    rows: list[ResidualRow] = []
+    for key in sorted(mine.keys() | theirs.keys()):
+        one, other = mine.get(key), theirs.get(key)
+        if one is not None and other is not None and value(one) == value(other):
+            continue
+        rows += _rows(
+            noun, key, str(words(one)) if one else _NOTHING, str(words(other)) if other else _NOTHING
+        )
+    return rows
+
+
+def _rows(noun: str, name: str, sandbox: str, rehearsal: str) -> list[ResidualRow]:
+    """A row for what only one of the two has; two rows where both have it and differ."""
+    rows = []
+    if sandbox != _NOTHING:
+        reason = "the playbook does not do it" if rehearsal == _NOTHING else "the playbook does it otherwise"
+        rows.append(_row(MISSING, noun, name, reason, sandbox, rehearsal))
+    if rehearsal != _NOTHING:
+        reason = "the sandbox never had it" if sandbox == _NOTHING else "the sandbox has it otherwise"
+        rows.append(_row(EXTRA, noun, name, reason, sandbox, rehearsal))
+    return rows
+
+
+def _row(kind: str, noun: str, name: str, reason: str, sandbox: str, rehearsal: str) -> ResidualRow:
+    return ResidualRow(kind=kind, noun=noun, name=name, reason=reason, sandbox=sandbox, rehearsal=rehearsal)
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def _files(sandbox: Changes, rehearsal: Changes, other_version: set[str]) -> list[ResidualRow]:
+    mine = _by_name(sandbox.shown(), lambda change: change.path)
+    theirs = _by_name(rehearsal.shown(), lambda change: change.path)
+    rows: list[ResidualRow] = []
+    for path in sorted(mine.keys() | theirs.keys()):
+        one, other = mine.get(path), theirs.get(path)
+        packages = {change.package for change in (one, other) if change is not None}
+        if packages <= other_version:
+            continue  # the package's own row says it
+        if one is None or other is None:
+            rows += _rows("file", path, _file_words(one), _file_words(other))
+            continue
+        if (same := _made_anew(one.after, other.after)) is not None:
+            if same:
+                rows.append(_anew_row(path, one.after, other.after))
+                continue
+        elif _file(one.after) == _file(other.after) and not _unhashed(one.after):
+            continue
+        rows += _rows("file", path, _file_words(one), _file_words(other))
+    return rows
+
+
+def _file(state: FileState | None) -> tuple[object, ...]:
+    if state is None:
+        return ()
+    return (*_placed(state), state.target, state.sha256, state.size)
+
+
+def _placed(state: FileState) -> tuple[object, ...]:
+    """Kind, mode, attributes, and owners by name: numbers may differ between machines."""
+    owner, group = state.owner or str(state.uid), state.group or str(state.gid)
+    return state.kind, state.mode, owner, group, tuple(sorted(state.xattrs.items()))
+
+
+def _unhashed(state: FileState | None) -> bool:
+    """A file too large to be hashed is never called equal."""
+    return state is not None and state.kind is FileKind.FILE and state.sha256 is None
+
+
+def _made_anew(one: FileState | None, other: FileState | None) -> bool | None:
+    """Whether two keys or certificates declare the same; None when they are not made anew on each machine."""
+    if one is None or other is None or not _is_anew(one) or not _is_anew(other):
+        return None
+    return (_declared(one), _placed(one)) == (_declared(other), _placed(other))
+
+
+def _is_anew(state: FileState) -> bool:
+    facts = state.certificate or {}
+    if "key" in state.secret or "public_key" in facts or "request" in facts:
+        return bool(facts)
+    return facts.get("self_signed") == "yes" and facts.get("certificates") == "1"
+
+
+def _declared(state: FileState) -> dict[str, str]:
+    facts = state.certificate or {}
+    found = {name: facts[name] for name in _DECLARED if name in facts}
+    if "not_before" in facts and "not_after" in facts:
+        lasts = datetime.fromisoformat(facts["not_after"]) - datetime.fromisoformat(facts["not_before"])
+        found["days"] = str(lasts.days)
+    return found
+
+
+def _anew_row(path: str, one: FileState | None, other: FileState | None) -> ResidualRow:
+    return _row(
+        REGENERATED,
+        "file",
+        path,
+        "made anew on each machine, declares the same",
+        _state_words(one),
+        _state_words(other),
+    )
+
+
+def _file_words(change: FileChange | None) -> str:
+    return _NOTHING if change is None else _state_words(change.after)
+
+
+def _state_words(state: FileState | None) -> str:
+    """A state in one line; a secret by what it declares, never by its fingerprint."""
+    if state is None:
+        return _GONE
+    owner, group = state.owner or str(state.uid), state.group or str(state.gid)
+    words = [state.kind.value, f"{state.mode:04o}", f"{owner}:{group}"]
+    if state.target is not None:
+        words.append(f"→ {state.target}")
+    if state.certificate:
+        words.append(", ".join(f"{name} {value}" for name, value in _declared(state).items()))
+    elif state.secret:
+        words.append(state.secret)
+    elif state.kind is FileKind.FILE:
+        words.append(f"{state.size} bytes")
+        words.append(state.sha256[:12] if state.sha256 else "too large to compare")
+    words += [f"{name}={value}" for name, value in sorted(state.xattrs.items())]
+    return " ".join(words)
+
+
+# --- the other nouns ---------------------------------------------------------------------------------------
+
+
+def _package(change: PackageChange) -> str:
+    if not change.after_version:
+        return _GONE
+    return f"{change.after_version} {'asked for' if change.wanted else 'pulled in'}"
+
+
+def _unit(change: UnitChange) -> str:
+    state = change.after
+    words = ["enabled" if state.enabled else "not enabled"]
+    words += ["masked"] if state.masked else []
+    return " ".join(words) if state.defined or state.enabled or state.masked else _GONE
+
+
+def _user(change: UserChange) -> object:
+    return _account(change.after, "uid" if change.package else "", "gid" if change.package else "")
+
+
+def _group(change: GroupChange) -> object:
+    return _account(change.after, "gid" if change.package else "")
+
+
+def _account(values: Mapping[str, str], *left_out: str) -> dict[str, str]:
+    """The values to compare: a package's script takes the next free number, which means nothing."""
+    return {name: value for name, value in values.items() if name not in left_out}
+
+
+def _account_words(change: UserChange | GroupChange) -> str:
+    return ", ".join(f"{name} {value}" for name, value in change.after.items() if value) or _GONE

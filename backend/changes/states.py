@@ -1,0 +1,89 @@
+"""From what the disk reader found to what a change shows: text, a blob, or why the content is withheld."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from datetime import UTC, datetime
+
+from backend.changes.accounts import Accounts
+from backend.changes.blobs import BlobStore
+from backend.disks import Content, Entry
+from backend.models import ChangeVerb, FileState, wire_path
+
+TEXT_BYTES = 256 << 10
+SECRETS = ("private key", "password hashes", "credentials")
+
+
+class StateMaker:
+    """Makes the states of one side of a diff."""
+
+    def __init__(self, accounts: Accounts, blobs: BlobStore, fingerprint_key: bytes) -> None:
+        self._accounts, self._blobs, self._key = accounts, blobs, fingerprint_key
+
+    def state(self, entry: Entry | None, content: Content | None) -> FileState | None:
+        """What stands at a path, without its content."""
+        if entry is None:
+            return None
+        secret = content.withheld if content is not None and content.withheld in SECRETS else ""
+        sha256 = content.sha256 if content is not None else None
+        return FileState(
+            kind=entry.kind,
+            mode=entry.mode,
+            uid=entry.uid,
+            gid=entry.gid,
+            owner=self._accounts.user_names.get(entry.uid, ""),
+            group=self._accounts.group_names.get(entry.gid, ""),
+            size=entry.size if content is not None else 0,
+            mtime=_time(entry.mtime_ns),
+            target=None if entry.target is None else wire_path(entry.target),
+            xattrs={wire_path(name): value.hex() for name, value in entry.xattrs},
+            sha256=self._fingerprint(sha256) if secret and sha256 else sha256,
+            secret=secret,
+            certificate=content.facts if content is not None else None,
+        )
+
+    def keep(self, state: FileState | None, content: Content | None) -> None:
+        """Add the content to a state: as text where it is text, as a blob where it is not."""
+        if state is None or content is None or content.data is None or state.secret:
+            return
+        state.text = as_text(content.data)
+        if state.text is None:
+            self._blobs.put(content.data)
+            state.blob = True
+
+    def _fingerprint(self, sha256: str) -> str:
+        """Equal for equal secrets of this installation, and no help in guessing one."""
+        return hmac.new(self._key, sha256.encode(), hashlib.sha256).hexdigest()
+
+
+def as_text(data: bytes) -> str | None:
+    """UTF-8 text without NUL, up to 256 KiB; None for all else."""
+    if len(data) > TEXT_BYTES or b"\0" in data:
+        return None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def verb(before: FileState | None, after: FileState | None) -> ChangeVerb:
+    """What happened to a path."""
+    if before is None:
+        return ChangeVerb.ADDED
+    if after is None:
+        return ChangeVerb.REMOVED
+    same = (before.kind, before.target, before.sha256, before.size) == (
+        after.kind,
+        after.target,
+        after.sha256,
+        after.size,
+    )
+    return ChangeVerb.METADATA if same else ChangeVerb.MODIFIED
+
+
+def _time(ns: int) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(ns // 1000 / 1_000_000, UTC)
+    except (OverflowError, OSError, ValueError):
+        return None  # a guest may write any year

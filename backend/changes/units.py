@@ -1,0 +1,73 @@
+"""systemd units of two points: defined, enabled, masked, from the folders on the disk.
+
+Source: systemd.unit(5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from backend.disks import Listed
+from backend.models import ChangeVerb, UnitChange, UnitState, wire_path
+
+LOCAL = b"/etc/systemd/system"
+FOLDERS = (LOCAL, b"/usr/lib/systemd/system", b"/lib/systemd/system")
+_UNIT = re.compile(rb"[^/]+\.(?:service|socket|timer|path|mount|automount|swap|target|slice)")
+_WANTED = re.compile(rb"[^/]+\.(?:wants|requires)/([^/]+)")
+_UNIT_FILE = re.compile(
+    rb"(?:/etc|/usr/lib|/lib)/systemd/system/([^/]+\.(?:service|socket|timer|path|mount|automount|swap|target|slice))"
+    rb"(?:\.d/[^/]+\.conf)?"
+)
+
+
+def unit_of(path: bytes) -> bytes | None:
+    """The unit whose file or drop-in is at ``path``."""
+    match = _UNIT_FILE.fullmatch(path)
+    return match[1] if match else None
+
+
+def unit_states(listed: Mapping[bytes, Iterable[Listed]]) -> dict[bytes, UnitState]:
+    """The state of each unit that the folders name."""
+    found: dict[bytes, UnitState] = {}
+
+    def state(name: bytes) -> UnitState:
+        return found.setdefault(name, UnitState())
+
+    for folder in FOLDERS:
+        for item in listed.get(folder, ()):
+            if wanted := _WANTED.fullmatch(item.path):
+                if folder == LOCAL:
+                    state(wanted[1]).enabled = True
+            elif _UNIT.fullmatch(item.path) and item.kind in ("f", "l"):
+                if item.target == b"/dev/null":
+                    state(item.path).masked = True
+                    continue
+                state(item.path).defined = True
+                alias = item.target.rpartition(b"/")[2]
+                if folder == LOCAL and item.kind == "l" and alias != item.path:
+                    state(alias).enabled = True
+    return found
+
+
+def unit_changes(
+    before: Mapping[bytes, UnitState],
+    after: Mapping[bytes, UnitState],
+    touched: set[bytes],
+    owners: Mapping[bytes, str],
+) -> list[UnitChange]:
+    """Units whose state differs, and ``touched`` ones whose file differs. ``owners``: unit → package."""
+    found = []
+    for name in sorted(before.keys() | after.keys()):
+        old, new = before.get(name, UnitState()), after.get(name, UnitState())
+        if old == new and name not in touched:
+            continue
+        verb = ChangeVerb.MODIFIED
+        if old == UnitState() and new.defined:
+            verb = ChangeVerb.ADDED
+        elif old.defined and new == UnitState():
+            verb = ChangeVerb.REMOVED
+        found.append(
+            UnitChange(name=wire_path(name), verb=verb, before=old, after=new, package=owners.get(name, ""))
+        )
+    return found
