@@ -25,7 +25,7 @@ from backend.models import Identity, Role
 
 SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
 _CREDENTIALS = struct.Struct("3i")
-_GROUPS_BYTES = 65_536 * 4  # NGROUPS_MAX gids
+_GROUPS_BYTES = 1024  # as much as Python's getsockopt takes: 256 gids
 
 
 class Door(StrEnum):
@@ -66,9 +66,9 @@ def read_peer(connection: Any) -> Peer:
     """The peer of a connected Unix socket (also asyncio's and uvloop's view of one)."""
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(raw)
-    listed = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _GROUPS_BYTES)
-    gids = {gid, *struct.unpack(f"{len(listed) // 4}I", listed)}
-    return Peer(uid, gid, pid, _user_name(uid), frozenset(_group_name(one) for one in gids))
+    name = _user_name(uid)
+    gids = {gid, *_peer_gids(connection, name, gid)}
+    return Peer(uid, gid, pid, name, frozenset(_group_name(one) for one in gids))
 
 
 def admit(door: Door, peer: Peer, roles: Roles) -> Identity:
@@ -103,6 +103,14 @@ def _role_on(door: Door, peer: Peer, roles: Roles) -> Role:
     raise RoleDenied(
         f"user {peer.name!r} is not in `operators:` or `auditors:`", remedy="add the user to `operators:`"
     )
+
+
+def _peer_gids(connection: Any, name: str, gid: int) -> tuple[int, ...]:
+    try:
+        listed = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, _GROUPS_BYTES)
+    except OSError:  # ERANGE: more groups than fit; the account's own list then
+        return tuple(os.getgrouplist(name, gid))
+    return struct.unpack(f"{len(listed) // 4}I", listed)
 
 
 def _is_in(entries: frozenset[str], peer: Peer) -> bool:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx2
 import pytest
 
-from backend.api import Door, KeptAnswer, Peer, Roles, Services
+from backend.api import Door, Peer, Roles, Services
 from backend.api.agent import agent_app
 from backend.api.gate import Gate
 from backend.api.operator import operator_app
 from backend.errors import AlreadyDecided, HypervisorDown, SandboxNotFound
 from backend.models import Command, CommandRequest, CreateSandbox, Event, Identity, Phase, Sandbox, now
+from backend.store import KeptAnswer
 
 ALICE = Peer(1000, 1000, 10, "alice", frozenset({"alice"}))
 BOT = Peer(2000, 2000, 20, "bot", frozenset({"bot"}))
 CAROL = Peer(3000, 3000, 30, "carol", frozenset({"carol", "audit"}))
 ROLES = Roles(frozenset({"alice"}), frozenset({"bot"}), frozenset({"@audit"}))
 FILE_LIMIT = 2 * 1024**2
-NO_SERVICES = cast(Services, None)
+NO_SERVICES = cast("Services", None)
 APPS = {  # building one takes longer than any test
     Door.AGENT: agent_app(NO_SERVICES, asyncio.Event()),
     Door.OPERATOR: operator_app(NO_SERVICES, asyncio.Event()),
@@ -76,24 +78,26 @@ class FakeFleet:
 
 class FakeKeys:
     def __init__(self) -> None:
-        self.kept: dict[tuple[int, str], KeptAnswer] = {}
+        self.kept: dict[tuple[str, str], KeptAnswer] = {}
 
-    async def begin(self, uid: int, key: str, fingerprint: str) -> KeptAnswer | None:
-        return self.kept.get((uid, key))
+    async def claim(self, scope: str, key: str, request: bytes) -> KeptAnswer | None:
+        return self.kept.get((scope, key))
 
-    async def finish(self, uid: int, key: str, answer: KeptAnswer) -> None:
-        self.kept[uid, key] = answer
+    async def keep(self, scope: str, key: str, answer: KeptAnswer) -> None:
+        self.kept[scope, key] = answer
 
-    async def release(self, uid: int, key: str) -> None:
-        self.kept.pop((uid, key), None)
+    async def release(self, scope: str, key: str) -> None:
+        self.kept.pop((scope, key), None)
 
 
 class FakeEvents:
-    async def follow(
-        self, actor: Identity, after: int | None = None, sandbox_id: str = ""
-    ) -> AsyncIterator[Event]:
-        for seq in range((after or 0) + 1, 4):
-            yield Event(seq=seq, at=now(), kind="sandbox.changed", noun="sandbox", id="SBX-12345678")
+    @contextmanager
+    def subscribe(self, after_seq: int | None = None) -> Iterator[AsyncIterator[Event]]:
+        async def events() -> AsyncIterator[Event]:
+            for seq in range((after_seq or 0) + 1, 4):
+                yield Event(seq=seq, at=now(), kind="sandbox.changed", noun="sandbox", id="SBX-12345678")
+
+        yield events()
 
 
 class FakeApprovals:
