@@ -9,11 +9,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from backend.client.answers import cut_off, denied, down, raise_if_error, read_answer, too_slow
-from backend.client.call import Call, Flow, Pause
+from backend.client.call import Call, Flow, Pause, as_is
 from backend.client.door import DoorAddress, door_address
 from backend.client.methods import AgentMethods, OperatorMethods, SandboxMethods
 from backend.client.sse import Frame, Parser
@@ -104,7 +105,7 @@ class Fluid(AgentMethods, OperatorMethods):
 
     def json(self, call: Call[Any]) -> Any:
         """The parsed JSON of an answer, without making nouns of it."""
-        return self.send(Call(call.method, call.path, lambda answer: answer, call.query, call.body))
+        return self.send(replace(call, read=as_is))
 
     def _request(self, call: Call[Any]) -> http.client.HTTPResponse:
         connection = self._connection(call.timeout_s)

@@ -256,7 +256,7 @@ async def test_an_sdk_error_is_the_class_of_its_code(backend: Backend) -> None:
         with pytest.raises(SandboxNotFound) as missing:
             await fluid.sandbox("SBX-0000000b")
         with pytest.raises(TooLarge):
-            await fluid.exec("SBX-0000000a", "x" * 1_100_000)
+            await fluid.run("SBX-0000000a", "x" * 1_100_000)
     assert missing.value.remedy == "list yours"
 
 
