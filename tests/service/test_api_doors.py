@@ -92,7 +92,7 @@ class StubFleet:
         return FleetView(seq=3, at=now(), audit_rows=12)
 
 
-class StubApprovals:
+class StubAsks:
     """One question, answered through the operator door."""
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class StubApprovals:
         self.asked.set()
         return self._ask()
 
-    async def ask_wait(self, actor: Identity, id: str, seconds: float) -> Ask:
+    async def wait(self, actor: Identity, id: str, seconds: float) -> Ask:
         await asyncio.wait_for(self.answered.wait(), seconds)
         return self._ask()
 
@@ -151,14 +151,12 @@ class Backend:
         self.paths.run.mkdir(parents=True)
         self.stopped = asyncio.Event()
         self.fleet = StubFleet()
-        self.approvals = StubApprovals()
+        self.asks = StubAsks()
 
     @asynccontextmanager
     async def serving(self, config: Config) -> AsyncIterator[asyncio.Event]:
         stop = asyncio.Event()
-        services = SimpleNamespace(
-            fleet=self.fleet, approvals=self.approvals, events=StubEvents(), panes=StubPanes()
-        )
+        services = SimpleNamespace(fleet=self.fleet, asks=self.asks, events=StubEvents(), panes=StubPanes())
         task = asyncio.create_task(serve_doors(cast("Services", services), config, self.paths, stop))
         task.add_done_callback(lambda _: self.stopped.set())
         await self._answers(task)
@@ -286,7 +284,7 @@ async def test_a_blocked_question_returns_when_the_operator_answers(backend: Bac
         asyncio.TaskGroup() as tasks,
     ):
         blocked = tasks.create_task(agent.drive(_question()))
-        await asyncio.wait_for(backend.approvals.asked.wait(), 10)
+        await asyncio.wait_for(backend.asks.asked.wait(), 10)
         assert not blocked.done()
         await operator.answer("ASK-00000001", True, "go on")
     assert blocked.result().approved
