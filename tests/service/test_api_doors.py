@@ -11,8 +11,8 @@ import socket
 import stat
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -127,16 +127,27 @@ class StubAsks:
 
 
 class StubEvents:
-    """Numbers without end."""
+    """Numbers without end. It is its own subscription."""
 
-    @contextmanager
-    def subscribe(self, after_seq: int | None = None) -> Iterator[AsyncIterator[Event]]:
-        async def events() -> AsyncIterator[Event]:
-            for seq in itertools.count((after_seq or 0) + 1):
-                yield Event(seq=seq, at=now(), kind="sandbox.changed", noun="sandbox", id="SBX-0000000a")
-                await asyncio.sleep(0.01)
+    def __init__(self, after_seq: int = 0) -> None:
+        self._numbers = itertools.count(after_seq + 1)
 
-        yield events()
+    def subscribe(self, after_seq: int | None = None) -> StubEvents:
+        return StubEvents(after_seq or 0)
+
+    def __enter__(self) -> StubEvents:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __aiter__(self) -> StubEvents:
+        return self
+
+    async def __anext__(self) -> Event:
+        await asyncio.sleep(0.01)
+        seq = next(self._numbers)
+        return Event(seq=seq, at=now(), kind="sandbox.changed", noun="sandbox", id="SBX-0000000a")
 
 
 class StubPanes:
@@ -317,7 +328,7 @@ async def test_a_pane_stream_brings_rows_and_ends_with_the_pane(backend: Backend
 async def test_it_stops_within_two_seconds_though_streams_are_open(backend: Backend) -> None:
     async with backend.serving(Config()) as stop, AsyncFluid(backend.paths.operator_socket) as fluid:
         feed = fluid.events(after=0)
-        await anext(feed)
+        await asyncio.wait_for(anext(feed), 10)
         began = time.monotonic()
         stop.set()
         await asyncio.wait_for(backend.stopped.wait(), 10)

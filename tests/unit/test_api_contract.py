@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -91,13 +90,27 @@ class FakeKeys:
 
 
 class FakeEvents:
-    @contextmanager
-    def subscribe(self, after_seq: int | None = None) -> Iterator[AsyncIterator[Event]]:
-        async def events() -> AsyncIterator[Event]:
-            for seq in range((after_seq or 0) + 1, 4):
-                yield Event(seq=seq, at=now(), kind="sandbox.changed", noun="sandbox", id="SBX-12345678")
+    """Three events. It is its own subscription."""
 
-        yield events()
+    def __init__(self, after_seq: int = 0) -> None:
+        self._numbers = iter(range(after_seq + 1, 4))
+
+    def subscribe(self, after_seq: int | None = None) -> FakeEvents:
+        return FakeEvents(after_seq or 0)
+
+    def __enter__(self) -> FakeEvents:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def __aiter__(self) -> FakeEvents:
+        return self
+
+    async def __anext__(self) -> Event:
+        for seq in self._numbers:
+            return Event(seq=seq, at=now(), kind="sandbox.changed", noun="sandbox", id="SBX-12345678")
+        raise StopAsyncIteration
 
 
 class FakeApprovals:
