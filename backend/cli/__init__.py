@@ -1,0 +1,21 @@
+"""``fluid …``: one file a noun, each on the client. Exit codes are the table of :mod:`backend.errors`."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """The program ``fluid``. A plain ``fluid status`` does without the command line library, whose import
+    takes longer than all the rest."""
+    words = sys.argv[1:]
+    if words in (["status"], ["status", "--json"]):
+        from backend.cli.guard import guarded
+        from backend.cli.overview import print_status
+
+        sys.exit(guarded(lambda: print_status("--json" in words)))
+    from backend.cli.app import run
+
+    sys.exit(run(words))

@@ -49,6 +49,12 @@ class Fluid(AgentMethods, OperatorMethods):
         self._address = door_address(at)
         self._local = threading.local()
 
+    @property
+    def address(self) -> str:
+        """Where it knocks, as another client takes it."""
+        door = self._address
+        return str(door.socket) if door.socket else f"http://{door.host}:{door.port}{door.base}"
+
     def __enter__(self) -> Self:
         return self
 

@@ -1,0 +1,86 @@
+"""The program: its nouns, each imported when it is used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from backend import __version__
+from backend.cli.guard import guarded
+
+NOUNS = {
+    "status": ("status", "What runs, who waits, and how each part is."),
+    "serve": ("serve", "Run the backend in the foreground."),
+    "doctor": ("doctor", "Look for what is wrong here, with the command that mends it."),
+    "sandboxes": ("sandboxes", "Agents' machines: list, create, show, exec, ssh, stop, start, destroy."),
+    "snapshots": ("snapshots", "Points in time of a sandbox: list, create, restore, diff."),
+    "playbooks": ("playbooks", "Generated playbooks: generate, show, export."),
+    "approvals": ("approvals", "Requests for production: list, show, dry-run, approve, reject."),
+    "asks": ("asks", "Agents' questions: list, answer."),
+    "hosts": ("hosts", "Hypervisors: list."),
+    "targets": ("targets", "Production machines: list, check."),
+    "images": ("images", "Guest images: list, build."),
+    "audit": ("audit", "The hash-chained record: list, verify, export."),
+    "config": ("config", "The settings: show, schema."),
+    "demo": ("demo", "The whole path of one change on this machine, with nothing mocked."),
+    "check": ("developing", "Lint, types and import floors of a checkout."),
+    "test": ("developing", "The tests of a checkout."),
+    "help": ("manual", "A page of the manual."),
+}
+
+
+class Nouns(TyperGroup):
+    """Commands by name; the file of a noun is imported when the noun is used."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(NOUNS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in NOUNS:
+            return None
+        module, summary = NOUNS[cmd_name]
+        loaded = importlib.import_module(f"backend.cli.{module}")
+        command = get_command(loaded.apps[cmd_name] if hasattr(loaded, "apps") else loaded.app)
+        command.name = cmd_name
+        command.help = command.help or summary
+        command.short_help = summary
+        return command
+
+
+app = typer.Typer(
+    cls=Nouns,
+    name="fluid",
+    help="Fluid: AI agents work on disposable machines; you approve what reaches production.\n\n"
+    "Without a command: the console.",
+    epilog="`fluid help TOPIC` shows the manual, `fluid NOUN --help` examples.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fluid {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
+) -> int | None:
+    if context.invoked_subcommand is None:
+        from backend.cli.console import open_console
+
+        return open_console()
+    return None
+
+
+def run(words: list[str]) -> int:
+    """Run the program with these words; its exit code."""
+    return guarded(lambda: app(words, prog_name="fluid", standalone_mode=False))

@@ -1,0 +1,174 @@
+"""``fluid approvals …``: judge a request without the console, with the same evidence."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from backend.cli.common import ago, approval_id, door, left, show_fields, show_json, show_rows, show_text
+from backend.cli.options import ApprovalName, AsJson, examples, noun_app
+from backend.client import calls, operator_calls
+from backend.errors import BadRequest, EvidenceIncomplete
+from backend.text import visible
+
+app = noun_app("Requests for production.")
+
+
+@app.command("list", epilog=examples("fluid approvals list", "fluid approvals list --json"))
+def list_approvals(as_json: AsJson = False) -> None:
+    """Open requests first, then those that are over."""
+    told = door().json(calls.approvals())
+    if as_json:
+        return show_json(told)
+    rows = [
+        (
+            row["short_id"],
+            row["id"],
+            row["state"],
+            row["sandbox_name"],
+            ", ".join(row["targets"]),
+            row["requester_name"],
+            ago(row["created_at"]),
+            left(row["expires_at"]) if row["state"] == "pending" else "",
+            row["reason"],
+        )
+        for row in told["approvals"]
+    ]
+    titles = ("short", "id", "state", "sandbox", "targets", "from", "age", "left", "reason")
+    return show_rows(titles, rows, empty="no request")
+
+
+@app.command(epilog=examples("fluid approvals show 4f2a", "fluid approvals show APR-4f2a1c00 --json"))
+def show(approval: ApprovalName, as_json: AsJson = False) -> None:
+    """The request and its evidence, playbook included."""
+    told = door().json(calls.approval(approval_id(approval)))
+    if as_json:
+        return show_json(told)
+    _show(told)
+    print()
+    return show_text(_yaml(told))
+
+
+@app.command("dry-run", epilog=examples("fluid approvals dry-run 4f2a"))
+def dry_run(approval: ApprovalName, as_json: AsJson = False) -> None:
+    """Check mode on each target, now."""
+    told = door().json(operator_calls.dry_run(approval_id(approval)))
+    return show_json(told) if as_json else _show(told)
+
+
+@app.command(
+    epilog=examples("fluid approvals approve 4f2a", "fluid approvals approve APR-4f2a1c00 --digest D --json")
+)
+def approve(
+    approval: ApprovalName,
+    digest: Annotated[
+        str | None, typer.Option(help="Of the evidence you judged; then nothing is asked.")
+    ] = None,
+    comment: Annotated[str, typer.Option(help="Kept in the audit.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show what will run, ask for the short id, and let it reach production."""
+    id = approval_id(approval)
+    chosen = digest or _judged(id)
+    told = door().json(operator_calls.approve(id, chosen, comment))
+    return show_json(told) if as_json else _decided(told)
+
+
+@app.command(epilog=examples("fluid approvals reject 4f2a 'use the packaged unit' --changes"))
+def reject(
+    approval: ApprovalName,
+    reason: Annotated[str, typer.Argument(help="What the agent is told.")],
+    changes: Annotated[bool, typer.Option("--changes", help="Ask for changes: it may come back.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say no, with the reason."""
+    told = door().json(operator_calls.reject(approval_id(approval), reason, changes))
+    return show_json(told) if as_json else _decided(told)
+
+
+@app.command(epilog=examples("fluid approvals pack 4f2a > evidence.json"))
+def pack(approval: ApprovalName) -> None:
+    """All evidence of one request as JSON, to be kept elsewhere."""
+    show_json(door().json(operator_calls.pack(approval_id(approval))))
+
+
+def _judged(id: str) -> str:
+    """The digest of the evidence that was shown and confirmed on this terminal."""
+    if not sys.stdin.isatty():
+        raise BadRequest(
+            f"nobody is there to judge {id}", remedy="add --digest, from `approvals show --json`"
+        )
+    told = door().json(calls.approval(id))
+    if told["state"] == "pending" and not told["evidence"]["dry_run"]:
+        print(f"dry run on {', '.join(visible(name) for name in told['targets'])} …")
+        told = door().json(operator_calls.dry_run(id))
+    _show(told)
+    print()
+    show_text(_yaml(told))
+    if not told["digest"]:
+        raise EvidenceIncomplete(
+            f"{id} cannot be approved: it is {told['state']}",
+            remedy="`fluid approvals show` says what is missing",
+        )
+    typed = typer.prompt(
+        f"Type {told['short_id']} to run this on {', '.join(told['targets'])}", default="", show_default=False
+    )
+    if typed != told["short_id"]:
+        raise typer.Abort
+    return str(told["digest"])
+
+
+def _yaml(told: dict[str, Any]) -> str:
+    return str(door().json(calls.playbook(told["playbook_id"]))["yaml"])
+
+
+def _decided(told: dict[str, Any]) -> None:
+    print(visible(f"{told['id']} is {told['state']}{': ' + told['outcome'] if told['outcome'] else ''}"))
+
+
+def _show(told: dict[str, Any]) -> None:
+    evidence = told["evidence"]
+    residual = evidence["residual"]
+    show_fields(
+        [
+            ("request", f"{told['short_id']} ({told['id']})"),
+            ("state", told["state"]),
+            ("doing", told["progress"]),
+            ("outcome", told["outcome"]),
+            (
+                "from",
+                f"{told['requester_name']} (uid {told['requester_uid']}), agent {told['agent_id'] or '—'}",
+            ),
+            ("sandbox", f"{told['sandbox_name']} ({told['sandbox_id']})"),
+            ("targets", ", ".join(told["targets"])),
+            ("reason", told["reason"]),
+            ("left", left(told["expires_at"])),
+            ("changes", ", ".join(f"{count} {noun}" for noun, count in evidence["counts"].items())),
+            ("rehearsal", _recap(evidence["rehearsal"])),
+            ("again", _again(evidence["again_changed"])),
+            ("residual", f"{len(residual)} differences" if residual else "none"),
+            *((row["kind"], f"{row['noun']} {row['name']}: {row['reason']}") for row in residual),
+            ("opaque", ", ".join(evidence["opaque"])),
+            ("unrehearsed", ", ".join(evidence["unrehearsed"])),
+            ("risk", ", ".join(evidence["risk"])),
+            ("failure", evidence["failure"]),
+        ]
+    )
+    for name, target in evidence["dry_run"].items():
+        print(visible(f"dry run on {name}: {target['error'] or _recap(target['result'])}"))
+        for sentence in target["differs"]:
+            print(visible(f"  differs: {sentence}"))
+    if told["digest"]:
+        print(f"digest     {visible(told['digest'])}")
+
+
+def _recap(result: dict[str, int] | None) -> str:
+    return " ".join(f"{word}={count}" for word, count in result.items() if count) if result else ""
+
+
+def _again(changed: int | None) -> str:
+    if changed is None:
+        return ""
+    return "changed nothing on the disk" if changed == 0 else f"changed {changed} paths on the disk"

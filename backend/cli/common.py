@@ -1,0 +1,125 @@
+"""What the nouns share: the door, finding things by name, tables and JSON.
+
+It imports no command line library: `fluid status` has a quarter of a second.
+
+Whatever a backend says may be an agent's words: it is printed through the sanitiser, JSON as ASCII.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from backend.client import Fluid, calls
+from backend.errors import ApprovalNotFound, SandboxNotFound
+from backend.paths import Paths
+from backend.text import visible
+
+MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
+
+
+@cache
+def door() -> Fluid:
+    """The backend: ``FLUID_SOCKET``, else the operator door, else (for an agent) the agent door."""
+    if os.environ.get("FLUID_SOCKET"):
+        return Fluid()
+    paths = Paths.default()
+    operator, agent = paths.operator_socket, paths.agent_socket
+    use_agent = os.access(agent, os.W_OK) and not os.access(operator, os.W_OK)
+    return Fluid(agent if use_agent else operator)
+
+
+def sandbox_id(name: str) -> str:
+    """The id of a sandbox given by id or by name.
+
+    Raises:
+        SandboxNotFound: none, or more than one, has the name.
+    """
+    if name.startswith("SBX-"):
+        return name
+    rows = door().json(calls.sandboxes())["sandboxes"]
+    found = [row["id"] for row in rows if row["sandbox_name"] == name and row["phase"] != "destroyed"]
+    if len(found) == 1:
+        return str(found[0])
+    many = f"{len(found)} sandboxes are named" if found else "no sandbox is named"
+    raise SandboxNotFound(f"{many} {name!r}", remedy="`fluid sandboxes list` shows their ids")
+
+
+def approval_id(name: str) -> str:
+    """The id of a request given by id or by short id."""
+    if name.startswith("APR-"):
+        return name
+    rows = door().json(calls.approvals())["approvals"]
+    found = [row["id"] for row in rows if row["short_id"] == name.lower()]
+    if len(found) == 1:
+        return str(found[0])
+    raise ApprovalNotFound(f"no request {name!r}", remedy="`fluid approvals list` shows them")
+
+
+def show_json(data: Any) -> None:
+    """JSON for programs: ASCII only, so that nothing in it acts on a terminal."""
+    print(json.dumps(data, indent=2, ensure_ascii=True, default=str))
+
+
+def show_rows(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
+    """A table on a terminal, tab-separated lines elsewhere."""
+    cells = [[visible(str("" if cell is None else cell)) for cell in row] for row in rows]
+    if not sys.stdout.isatty():
+        for line in (titles, *cells):
+            print("\t".join(line))
+        return
+    if not cells:
+        print(empty)
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*titles, box=box.SIMPLE_HEAD, pad_edge=False)
+    for line in cells:
+        table.add_row(*(Text(cell) for cell in line))
+    Console().print(table)
+
+
+def show_fields(pairs: Iterable[tuple[str, object]]) -> None:
+    """Name and value, a line each; what is empty is left out."""
+    kept = [(name, value) for name, value in pairs if value not in (None, "", [], {})]
+    width = max((len(name) for name, _ in kept), default=0)
+    for name, value in kept:
+        print(f"{name:<{width}}  {visible(str(value))}")
+
+
+def show_text(text: str) -> None:
+    """Text of an agent or a guest, newlines kept."""
+    print(visible(text, keep_newlines=True, tab=8))
+
+
+def ago(time: str | None) -> str:
+    """``3m``: how long ago an RFC 3339 time is."""
+    return span(_seconds_from(time)) if time else ""
+
+
+def left(time: str | None) -> str:
+    """``48m``: how far ahead a time is, ``over`` when it is past."""
+    if not time:
+        return ""
+    seconds = -_seconds_from(time)
+    return span(seconds) if seconds > 0 else "over"
+
+
+def _seconds_from(time: str) -> float:
+    return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+
+
+def span(seconds: float) -> str:
+    """A length of time in its largest whole unit."""
+    for unit, size in (("d", DAY_S), ("h", HOUR_S), ("m", MINUTE_S)):
+        if seconds >= size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds)}s"

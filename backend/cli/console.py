@@ -1,0 +1,92 @@
+"""``fluid`` without a command: the console, on a backend of one's own if none runs."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from backend.errors import BackendDown
+from backend.paths import Paths
+
+START_S = 120.0
+LOOK_S = 0.2
+"""How often we look whether a starting backend has died or answers without having said that it is ready."""
+
+
+def open_console() -> int:
+    """Run the console until the operator leaves it."""
+    paths = Paths.default()
+    door = os.environ.get("FLUID_SOCKET")
+    if door is None and not answers(paths.operator_socket):
+        pid = start_backend(paths)
+        print(f"no backend ran: started one (pid {pid}); it goes on when you leave, `kill {pid}` ends it")
+    from fluid_tui import run_console
+
+    run_console(door or str(paths.operator_socket))
+    return 0
+
+
+def answers(door: Path) -> bool:
+    """Whether somebody serves the door. One that is closed to us is served, and says so itself."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
+        try:
+            knock.connect(str(door))
+        except PermissionError:
+            return True
+        except OSError:
+            return False
+        return True
+
+
+def start_backend(paths: Paths) -> int:
+    """Start ``fluid serve`` in a session of its own and wait until it is ready (sd_notify); its pid.
+
+    Raises:
+        BackendDown: it ended, or was not ready in time; its log says why.
+    """
+    paths.make()
+    log = paths.log / "backend.log"
+    ready = paths.run / f"ready-{os.getpid()}.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, log.open("ab") as output:
+        told.bind(str(ready))
+        told.settimeout(LOOK_S)
+        try:
+            backend = subprocess.Popen(
+                [sys.executable, "-m", "backend.cli", "serve"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={**os.environ, "NOTIFY_SOCKET": str(ready)},
+                start_new_session=True,
+            )
+            _wait(backend, told, paths.operator_socket, log)
+        finally:
+            ready.unlink()
+    return backend.pid
+
+
+def _wait(backend: subprocess.Popen[bytes], told: socket.socket, door: Path, log: Path) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        try:
+            if b"READY=1" in told.recv(4096):
+                return
+        except TimeoutError:
+            pass
+        if answers(door):
+            return
+        if backend.poll() is not None:
+            raise BackendDown(
+                f"the backend ended at once: {_last_line(log)}", remedy=f"see {log}, or `fluid doctor`"
+            )
+    backend.terminate()
+    raise BackendDown(f"the backend was not ready within {START_S:g} s", remedy=f"see {log}")
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

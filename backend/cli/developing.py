@@ -1,0 +1,32 @@
+"""``fluid check`` and ``fluid test``, for a checkout."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from backend.cli.options import examples, verb_app
+
+apps = {"check": verb_app(), "test": verb_app()}
+
+
+@apps["check"].command(epilog=examples("fluid check"))
+def check() -> int:
+    """Lint, format, types and import floors."""
+    from backend.cli import develop
+
+    return develop.check()
+
+
+@apps["test"].command(
+    epilog=examples("fluid test", "fluid test unit service", "fluid test --full", "fluid test -k tmux"),
+    context_settings={"ignore_unknown_options": True},
+)
+def test(
+    args: Annotated[list[str] | None, typer.Argument(help="Groups, paths, pytest's options.")] = None,
+) -> int:
+    """The tests, as CI runs them."""
+    from backend.cli import develop
+
+    return develop.test(args or [])

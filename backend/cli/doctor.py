@@ -1,0 +1,165 @@
+"""``fluid doctor``: small checks, each finding with the command that mends it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from backend import config as settings
+from backend.cli.common import door, show_json
+from backend.cli.options import AsJson, examples, verb_app
+from backend.client import calls
+from backend.errors import FluidError, Unavailable
+from backend.paths import Paths
+from backend.text import visible
+
+app = verb_app()
+
+MIB = 1024**2
+OK, NOTE, BAD = "ok", "note", "bad"
+_GLYPHS = {OK: "✓", NOTE: "·", BAD: "✗"}
+
+PROGRAMS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "libvirtd": "libvirt-daemon",
+    "tmux": "tmux",
+    "ssh": "openssh-client",
+    "mmdebstrap": "mmdebstrap",
+    "mke2fs": "e2fsprogs",
+}
+"""Program → Debian package."""
+
+MODULES = {
+    "libvirt": "libvirt-python",
+    "asyncssh": "asyncssh",
+    "psycopg": "psycopg",
+    "ansible_runner": "ansible-runner",
+    "uvicorn": "uvicorn",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. ``remedy`` is a command or a sentence that mends it."""
+
+    level: str
+    name: str
+    message: str
+    remedy: str = ""
+
+
+def config_file(paths: Paths) -> Iterator[Finding]:
+    try:
+        settings.load(paths)
+    except FluidError as error:
+        yield Finding(BAD, "config", error.message, error.remedy)
+    else:
+        where = paths.config_file if paths.config_file.exists() else "no file, defaults"
+        yield Finding(OK, "config", str(where))
+
+
+def programs(paths: Paths) -> Iterator[Finding]:
+    search = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    missing = {name: package for name, package in PROGRAMS.items() if not shutil.which(name, path=search)}
+    for name, package in missing.items():
+        yield Finding(BAD, "programs", f"{name} is not installed", f"apt-get install {package}")
+    if not missing:
+        yield Finding(OK, "programs", f"{len(PROGRAMS)} found")
+
+
+def modules(paths: Paths) -> Iterator[Finding]:
+    missing = [package for name, package in MODULES.items() if importlib.util.find_spec(name) is None]
+    if missing:
+        remedy = "pip install 'fluid[server]'"
+        yield Finding(BAD, "python", f"missing here: {', '.join(missing)}", remedy)
+    else:
+        yield Finding(OK, "python", f"{len(MODULES)} server modules found")
+
+
+def kvm(paths: Paths) -> Iterator[Finding]:
+    """Only a guest that executed proves KVM: /dev/kvm opens on machines where guests hang."""
+    try:
+        from backend.hypervisor.probe import kvm_works
+
+        cache = paths.cache / "kvm.json" if os.access(paths.cache, os.W_OK) else None
+        probe = asyncio.run(kvm_works(cache=cache))
+    except (FluidError, ImportError, OSError) as error:
+        yield Finding(BAD, "kvm", f"cannot be probed: {error}", "apt-get install qemu-system-x86")
+        return
+    if probe.works:
+        yield Finding(OK, "kvm", "a guest booted with it")
+    else:
+        remedy = "guests are emulated, ten times slower; enable (nested) virtualisation for this machine"
+        yield Finding(NOTE, "kvm", f"does not work: {probe.reason}", remedy)
+
+
+def disk_space(paths: Paths) -> Iterator[Finding]:
+    folder = paths.state
+    while not folder.exists():
+        folder = folder.parent
+    free_mb = shutil.disk_usage(folder).free // MIB
+    try:
+        reserve_mb = settings.load(paths).limits.disk_reserve_mb
+    except FluidError:
+        reserve_mb = settings.LimitConfig().disk_reserve_mb
+    if free_mb < reserve_mb:
+        remedy = "destroy sandboxes or images, or lower limits.disk_reserve_mb"
+        yield Finding(BAD, "disk", f"{free_mb} MB free under {folder}, {reserve_mb} MB are kept back", remedy)
+    else:
+        yield Finding(OK, "disk", f"{free_mb} MB free under {folder}")
+
+
+def sockets(paths: Paths) -> Iterator[Finding]:
+    for path in (paths.agent_socket, paths.operator_socket):
+        if not path.is_socket():
+            yield Finding(NOTE, "doors", f"{path} is not there", "fluid serve")
+        elif stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO:
+            yield Finding(BAD, "doors", f"{path} is open to everybody", f"chmod o= {path}")
+        else:
+            yield Finding(OK, "doors", f"{path} {path.owner()}:{path.group()}")
+
+
+def backend(paths: Paths) -> Iterator[Finding]:
+    """What the backend says of libvirt, PostgreSQL, tmux and the rest, when it runs."""
+    try:
+        parts = door().json(calls.health())["components"]
+    except FluidError as error:
+        level = NOTE if not Path(paths.operator_socket).is_socket() else BAD
+        yield Finding(level, "backend", error.message, error.remedy)
+        return
+    for part in parts:
+        level = {"ok": OK, "degraded": NOTE}.get(part["status"], BAD)
+        yield Finding(level, part["name"], part["message"] or part["status"], part.get("remedy", ""))
+
+
+CHECKS: tuple[Callable[[Paths], Iterator[Finding]], ...] = (
+    config_file,
+    programs,
+    modules,
+    kvm,
+    disk_space,
+    sockets,
+    backend,
+)
+
+
+@app.command(epilog=examples("fluid doctor", "fluid doctor --json"))
+def doctor(as_json: AsJson = False) -> None:
+    """Look for what is wrong here. Exit 6 when something must be mended."""
+    paths = Paths.default()
+    found = [finding for check in CHECKS for finding in check(paths)]
+    if as_json:
+        show_json([asdict(finding) for finding in found])
+    else:
+        for finding in found:
+            mend = f" — {finding.remedy}" if finding.remedy else ""
+            print(visible(f"{_GLYPHS[finding.level]} {finding.name}: {finding.message}{mend}"))
+    if bad := sum(finding.level == BAD for finding in found):
+        raise Unavailable(f"{bad} to mend", remedy="each line above says how")

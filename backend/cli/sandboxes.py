@@ -1,0 +1,173 @@
+"""``fluid sandboxes …``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from backend.cli.common import ago, door, left, sandbox_id, show_fields, show_json, show_rows
+from backend.cli.options import AsJson, SandboxName, Yes, confirm, examples, noun_app
+from backend.client import calls
+from backend.client.call import Call
+from backend.text import visible
+
+app = noun_app("Agents' machines.")
+
+TIMED_OUT = 124
+"""What timeout(1) answers; :mod:`backend.errors` has no say in a command's own exit status."""
+
+
+@app.command("list", epilog=examples("fluid sandboxes list", "fluid sandboxes list --state running --json"))
+def list_sandboxes(
+    state: Annotated[str | None, typer.Option(help="A state or phase, such as running.")] = None,
+    agent: Annotated[str | None, typer.Option(help="An agent's label.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every sandbox that you may see."""
+    told = door().json(calls.sandboxes(agent_id=agent, state=state))
+    if as_json:
+        return show_json(told)
+    rows = [
+        (
+            row["id"],
+            row["sandbox_name"],
+            row["agent_id"],
+            row["owner_name"],
+            row["host_name"],
+            row["phase"],
+            row["ip_address"],
+            left(row["expires_at"]),
+            ago(row["last_activity_at"]),
+        )
+        for row in told["sandboxes"]
+    ]
+    titles = ("id", "name", "agent", "owner", "host", "state", "address", "ttl", "last")
+    return show_rows(titles, rows, empty="no sandbox; `fluid sandboxes create SOURCE` makes one")
+
+
+@app.command(epilog=examples("fluid sandboxes create debian-12 --name web", "fluid images list"))
+def create(
+    source: Annotated[str, typer.Argument(help="What to fork; `fluid images list` shows them.")],
+    name: Annotated[str | None, typer.Option(help="Its name; else one is made.")] = None,
+    agent_id: Annotated[str, typer.Option(help="The label of who works in it.")] = "operator",
+    cpu: Annotated[int | None, typer.Option(min=1)] = None,
+    memory_mb: Annotated[int | None, typer.Option(min=256)] = None,
+    ttl: Annotated[int | None, typer.Option(min=60, help="Seconds until it is destroyed.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fork a source and wait until root's first command works."""
+    call = calls.create(source, agent_id=agent_id, name=name, cpu=cpu, memory_mb=memory_mb, ttl_seconds=ttl)
+    told = door().json(call)
+    if as_json:
+        return show_json(told)
+    box = told["sandbox"]
+    took = f" in {box['ready_s']:.1f} s" if box.get("ready_s") else ""
+    print(visible(f"{box['id']} {box['sandbox_name']} {box['phase']} at {box['ip_address']}{took}"))
+    return None
+
+
+@app.command(epilog=examples("fluid sandboxes show web"))
+def show(sandbox: SandboxName, as_json: AsJson = False) -> None:
+    """Everything about one sandbox."""
+    told = door().json(calls.sandbox(sandbox_id(sandbox)))
+    return show_json(told) if as_json else show_fields(told["sandbox"].items())
+
+
+@app.command(
+    "exec",
+    epilog=examples(
+        "fluid sandboxes exec web -- systemctl status nginx", "fluid sandboxes exec web 'ls | wc -l'"
+    ),
+)
+def execute(
+    sandbox: SandboxName,
+    command: Annotated[
+        list[str], typer.Argument(help="One word is a shell line; more are an argument list.")
+    ],
+    user: Annotated[str | None, typer.Option(help="Whom to run as; root by default.")] = None,
+    timeout: Annotated[int | None, typer.Option(min=1, help="Seconds.")] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Run a command; its output as it comes, its exit status as ours."""
+    line = command[0] if len(command) == 1 else shlex.join(command)
+    id = sandbox_id(sandbox)
+    if as_json:
+        told = door().json(calls.run(id, line, user=user, timeout=timeout))
+        show_json(told)
+    else:
+        told = door().json(calls.run(id, line, user=user, timeout=timeout, on_output=_print))
+    done = told["command"]
+    if done["timed_out"]:
+        print("fluid: the command was ended at its time limit", file=sys.stderr)
+        return TIMED_OUT
+    return int(done["exit_code"] or 0)
+
+
+def _print(name: str, text: str) -> None:
+    stream = sys.stderr if name == "stderr" else sys.stdout
+    stream.write(visible(text, keep_newlines=True, tab=8) if stream.isatty() else text)
+    stream.flush()
+
+
+@app.command(epilog=examples("fluid sandboxes ssh web"))
+def ssh(sandbox: SandboxName) -> int:
+    """A terminal in the sandbox, through the backend; ctrl+] leaves it."""
+    from backend.cli.terminal import attach
+
+    return attach(door().address, sandbox_id(sandbox))
+
+
+@app.command(epilog=examples("fluid sandboxes stop web"))
+def stop(sandbox: SandboxName, as_json: AsJson = False) -> None:
+    """Shut it down; its disk stays."""
+    _act(calls.stop(sandbox_id(sandbox)), as_json)
+
+
+@app.command(epilog=examples("fluid sandboxes start web"))
+def start(sandbox: SandboxName, as_json: AsJson = False) -> None:
+    """Boot it again."""
+    _act(calls.start(sandbox_id(sandbox)), as_json)
+
+
+@app.command(epilog=examples("fluid sandboxes pause web"))
+def pause(sandbox: SandboxName, as_json: AsJson = False) -> None:
+    """Freeze it as it is."""
+    _act(calls.pause(sandbox_id(sandbox)), as_json)
+
+
+@app.command(epilog=examples("fluid sandboxes resume web"))
+def resume(sandbox: SandboxName, as_json: AsJson = False) -> None:
+    """Thaw it."""
+    _act(calls.resume(sandbox_id(sandbox)), as_json)
+
+
+@app.command(epilog=examples("fluid sandboxes extend web 3600"))
+def extend(
+    sandbox: SandboxName, seconds: Annotated[int, typer.Argument(min=1)], as_json: AsJson = False
+) -> None:
+    """Push its end back."""
+    _act(calls.extend(sandbox_id(sandbox), seconds), as_json)
+
+
+@app.command(epilog=examples("fluid sandboxes destroy web --yes"))
+def destroy(sandbox: SandboxName, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Remove it with its disk and its snapshots."""
+    id = sandbox_id(sandbox)
+    confirm(f"Destroy {id} with its disk and snapshots?", yes)
+    told = door().json(calls.destroy(id))
+    if as_json:
+        return show_json(told)
+    print(visible(f"{id} {told['sandbox_name']} destroyed"))
+    return None
+
+
+def _act(call: Call[Any], as_json: bool) -> None:
+    told = door().json(call)
+    if as_json:
+        return show_json(told)
+    box = told["sandbox"]
+    print(visible(f"{box['id']} {box['sandbox_name']} {box['phase']}"))
+    return None

@@ -1,0 +1,123 @@
+"""``fluid snapshots …``."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any
+
+import typer
+
+from backend.cli.common import ago, door, sandbox_id, show_json, show_rows, show_text
+from backend.cli.options import AsJson, SandboxName, Yes, confirm, examples, noun_app
+from backend.client import calls
+from backend.text import visible
+
+app = noun_app("Points in time of a sandbox.")
+
+_MARKS = {"added": "+", "removed": "-", "modified": "~", "metadata": "~"}
+_KINDS = (
+    ("Packages", "packages", "name"),
+    ("Services", "units", "name"),
+    ("Users", "users", "name"),
+    ("Groups", "groups", "name"),
+)
+
+SnapshotName = Annotated[str, typer.Argument(metavar="SNAPSHOT")]
+
+
+@app.command("list", epilog=examples("fluid snapshots list web"))
+def list_snapshots(sandbox: SandboxName, as_json: AsJson = False) -> None:
+    """A sandbox's snapshots, oldest first."""
+    told = door().json(calls.snapshots(sandbox_id(sandbox)))
+    if as_json:
+        return show_json(told)
+    rows = [
+        (
+            row["name"],
+            row["parent"],
+            row["files"],
+            row["has_memory"],
+            row["quiesced"],
+            ago(row["created_at"]),
+            row["note"],
+        )
+        for row in told["snapshots"]
+    ]
+    titles = ("name", "stands on", "files", "memory", "quiesced", "age", "note")
+    return show_rows(titles, rows, empty="no snapshot; `fluid snapshots create SANDBOX NAME` makes one")
+
+
+@app.command(epilog=examples("fluid snapshots create web before-tls --note 'clean'"))
+def create(sandbox: SandboxName, name: SnapshotName, note: str = "", as_json: AsJson = False) -> None:
+    """Memory, disk and manifest, as they are now."""
+    told = door().json(calls.snapshot(sandbox_id(sandbox), name, note=note))
+    if as_json:
+        return show_json(told)
+    taken = told["snapshot"]
+    print(visible(f"{taken['name']}: {taken['files']} files, {taken['took_s']:.1f} s"))
+    return None
+
+
+@app.command(epilog=examples("fluid snapshots restore web before-tls --yes"))
+def restore(sandbox: SandboxName, name: SnapshotName, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Put the sandbox back; what was done since is lost."""
+    id = sandbox_id(sandbox)
+    confirm(f"Put {id} back to {name!r}, losing what was done since?", yes)
+    told = door().json(calls.restore(id, name))
+    if as_json:
+        return show_json(told)
+    print(visible(f"{id} is {told['sandbox']['phase']}, as it was at {name}"))
+    return None
+
+
+@app.command(
+    epilog=examples("fluid snapshots diff web before after", "fluid snapshots diff web before --content")
+)
+def diff(
+    sandbox: SandboxName,
+    from_: Annotated[str, typer.Argument(metavar="FROM")],
+    to: Annotated[str, typer.Argument(metavar="TO")] = "now",
+    content: Annotated[bool, typer.Option("--content", help="Show what changed inside text files.")] = False,
+    hidden: Annotated[bool, typer.Option("--hidden", help="Show what the noise profile hides.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What changed between two snapshots, or a snapshot and now."""
+    told = door().json(calls.diff(sandbox_id(sandbox), from_, to))
+    if as_json:
+        return show_json(told)
+    changes = told["diff"]["changes"]
+    print(
+        visible(
+            f"{changes['from_snapshot']} → {changes['to_snapshot']}, read from the {changes['read_from']}"
+        )
+    )
+    for title, key, name in _KINDS:
+        for row in changes[key]:
+            print(visible(f"{_MARKS[row['verb']]} {title.lower()[:-1]:<8} {row[name]}{_version(row)}"))
+    for row in changes["files"]:
+        if row["hidden"] and not hidden:
+            continue
+        print(visible(f"{_MARKS[row['verb']]} file     {row['path']}"))
+        if content:
+            show_text(_inside(row))
+    if changes["hidden"]:
+        total = sum(changes["hidden"].values())
+        print(visible(f"{total} more hidden as noise: {', '.join(changes['hidden'])} (--hidden)"))
+    return None
+
+
+def _version(row: dict[str, Any]) -> str:
+    versions = [row.get("before_version"), row.get("after_version")]
+    return " " + " → ".join(one for one in versions if one) if any(versions) else ""
+
+
+def _inside(row: dict[str, Any]) -> str:
+    """A unified diff, or why there is none."""
+    sides = [(row[side] or {}) for side in ("before", "after")]
+    if secret := next((side["secret"] for side in sides if side.get("secret")), ""):
+        return f"    withheld: {secret}"
+    texts = [side.get("text") for side in sides]
+    if all(text is None for text in texts):
+        return ""
+    before, after = ((text or "").splitlines() for text in texts)
+    return "\n".join(f"    {line}" for line in list(difflib.unified_diff(before, after, lineterm=""))[2:])

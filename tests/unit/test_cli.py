@@ -1,0 +1,285 @@
+"""What an operator sees of the command line: exit codes, one-line errors, JSON, hostile words harmless."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from backend.cli import app as program
+from backend.cli.app import NOUNS, run
+from backend.cli.common import door
+from backend.cli.terminal import split_keys
+from backend.errors import all_errors
+
+SANDBOX = {
+    "id": "SBX-0000000a",
+    "sandbox_name": "web\x1b[31m",
+    "agent_id": "me",
+    "owner_name": "bot",
+    "host_name": "local",
+    "phase": "running",
+    "ip_address": "10.231.0.2",
+    "expires_at": None,
+    "last_activity_at": None,
+}
+STATUS = {
+    "version": "0.1.0",
+    "sandboxes": {"running": 2},
+    "waiting": 1,
+    "hosts": [{"name": "local", "status": "up", "virt": "qemu"}],
+    "components": [{"name": "postgresql", "status": "ok", "message": "18.4"}],
+    "audit": {"ok": True, "rows": 12},
+}
+APPROVAL = {
+    "id": "APR-4f2a0000",
+    "short_id": "4f2a",
+    "state": "pending",
+    "targets": ["web-01"],
+    "digest": "d1",
+    "outcome": "",
+}
+
+
+class FakeBackend(http.server.ThreadingHTTPServer):
+    """Answers from a table, and remembers what it was asked."""
+
+    address_family = socket.AF_UNIX
+
+    def __init__(self, path: Path) -> None:
+        self.answers: dict[str, tuple[int, Any]] = {}
+        self.asked: list[tuple[str, str, Any]] = []
+        super().__init__(str(path), Handler)  # type: ignore[arg-type]
+
+    def server_bind(self) -> None:
+        self.socket.bind(self.server_address)
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: FakeBackend
+    protocol_version = "HTTP/1.1"
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        path = self.path.partition("?")[0]
+        self.server.asked.append((self.command, path, json.loads(body) if body else None))
+        unknown = (404, {"error": f"no route {path}", "error_code": "route_not_found", "remedy": "look"})
+        status, told = self.server.answers.get(f"{self.command} {path}", unknown)
+        data = json.dumps(told).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_GET = do_POST = do_DELETE = _answer  # noqa: N815 - http.server's names
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+    def address_string(self) -> str:
+        return "unix"
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeBackend]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "operator.sock"
+        server = FakeBackend(path)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("FLUID_SOCKET", str(path))
+        door.cache_clear()
+        yield server
+        door().close()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        door.cache_clear()
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("FLUID_SOCKET", raising=False)
+    monkeypatch.setenv("FLUID_HOME", str(tmp_path))
+    door.cache_clear()
+
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.mark.usefixtures("nobody")
+@pytest.mark.parametrize(
+    ("words", "exit_code"),
+    [
+        ("status", 6),
+        ("sandboxes list", 6),
+        ("approvals approve APR-12345678 --digest d", 6),
+        ("nonsense", 2),
+        ("sandboxes list --nonsense", 2),
+        ("sandboxes create", 2),
+        ("sandboxes create x --cpu 0", 2),
+        ("asks answer ASK-1", 2),
+        ("help nonsense", 3),
+    ],
+)
+def test_an_error_is_one_line_with_what_to_do_and_its_exit_code(
+    words: str, exit_code: int, capsys: Capture
+) -> None:
+    assert run(words.split()) == exit_code
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert re.fullmatch(r"fluid: .+ — .+\n", told.err), told.err
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in all_errors() if kind.status >= 400], ids=lambda kind: kind.code
+)
+def test_every_error_of_the_backend_becomes_its_exit_code(
+    backend: FakeBackend, kind: Any, capsys: Capture
+) -> None:
+    backend.answers["GET /v1/status"] = (kind.status, kind("it\nfailed", remedy="mend it").body("r"))
+    assert run(["status"]) == kind.exit_code
+    assert capsys.readouterr().err == "fluid: it failed — mend it\n"
+
+
+def test_an_agents_words_do_not_act_on_the_terminal(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["GET /v1/sandboxes"] = (200, {"sandboxes": [SANDBOX], "total": 1})
+    assert run(["sandboxes", "list"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert run(["sandboxes", "list", "--json"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_status_says_who_waits(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["GET /v1/status"] = (200, STATUS)
+    assert run(["status"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "fluid 0.1.0 · 2 running · 1 needs you · audit ok (12 rows)",
+        "host local: up emulated",
+        "postgresql: ok 18.4",
+    ]
+
+
+def test_json_is_what_the_backend_said(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["GET /v1/status"] = (200, STATUS)
+    assert run(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == STATUS
+
+
+def test_a_commands_exit_status_is_ours(backend: FakeBackend) -> None:
+    done = {"command": {"exit_code": 42, "timed_out": False}}
+    backend.answers["POST /v1/sandboxes/SBX-0000000a/run"] = (200, done)
+    assert run(["sandboxes", "exec", "SBX-0000000a", "--json", "--", "grep", "a b", "-c"]) == 42
+    assert backend.asked[-1][2] == {"command": "grep 'a b' -c"}
+
+
+def test_a_sandbox_is_found_by_name_and_an_unknown_one_is_not(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["GET /v1/sandboxes"] = (
+        200,
+        {"sandboxes": [{**SANDBOX, "sandbox_name": "web"}], "total": 1},
+    )
+    backend.answers["POST /v1/sandboxes/SBX-0000000a/stop"] = (
+        200,
+        {"sandbox": {**SANDBOX, "phase": "stopped"}},
+    )
+    assert run(["sandboxes", "stop", "web"]) == 0
+    assert "stopped" in capsys.readouterr().out
+    assert run(["sandboxes", "stop", "other"]) == 3
+
+
+def test_destroying_needs_a_yes(backend: FakeBackend) -> None:
+    assert run(["sandboxes", "destroy", "SBX-0000000a"]) == 2
+    assert backend.asked == []
+
+
+def test_approving_without_a_terminal_needs_the_digest(backend: FakeBackend) -> None:
+    backend.answers["POST /v1/approvals/APR-4f2a0000/approve"] = (200, {**APPROVAL, "state": "approved"})
+    backend.answers["GET /v1/approvals"] = (200, {"approvals": [APPROVAL]})
+    assert run(["approvals", "approve", "4f2a"]) == 2
+    assert not any(path.endswith("/approve") for _, path, _ in backend.asked)
+    assert run(["approvals", "approve", "4f2a", "--digest", "d1"]) == 0
+    assert backend.asked[-1][2]["digest"] == "d1"
+
+
+def test_a_broken_chain_names_the_row_and_exits_nine(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["GET /v1/audit/verify"] = (
+        200,
+        {"ok": False, "rows": 9, "first_bad": 4, "reason": "hash"},
+    )
+    assert run(["audit", "verify"]) == 9
+    assert "row 4: hash" in capsys.readouterr().err
+
+
+def test_a_bug_shows_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise KeyError("what")
+
+    monkeypatch.setattr(program, "app", broken)
+    monkeypatch.delenv("FLUID_DEBUG", raising=False)
+    assert run([]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def _commands() -> Iterator[list[str]]:
+    group: Any = get_command(program.app)
+    for name in NOUNS:
+        command = group.get_command(None, name)
+        verbs = getattr(command, "commands", None)
+        yield from ([name, verb] for verb in verbs) if verbs else ([name],)
+
+
+@pytest.mark.parametrize("words", list(_commands()), ids=" ".join)
+def test_every_command_explains_itself_with_an_example(words: list[str], capsys: Capture) -> None:
+    assert run([*words, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert f"fluid {' '.join(words)}" in told.partition("Examples:")[2]
+
+
+SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "pack"}
+
+
+@pytest.mark.parametrize(
+    "words", [one for one in _commands() if one[-1] not in SERVING - {"doctor"}], ids=" ".join
+)
+def test_every_command_speaks_json(words: list[str], capsys: Capture) -> None:
+    run([*words, "--help"])
+    assert "--json" in capsys.readouterr().out
+
+
+def test_status_imports_neither_models_nor_an_http_library(backend: FakeBackend) -> None:
+    backend.answers["GET /v1/status"] = (200, STATUS)
+    code = (
+        "import atexit, sys; from backend.cli import main; sys.argv = ['fluid', 'status'];"
+        "slow = {'typer', 'pydantic', 'httpx2', 'textual', 'rich', 'yaml', 'libvirt'};"
+        "atexit.register(lambda: print(sorted(slow & set(sys.modules)))); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"),
+    [
+        (b"ls\r", [("text", "ls"), ("key", "Enter")]),
+        (b"\x03", [("key", "C-c")]),
+        (b"\x1b[A", [("key", "Up")]),
+        (b"\x1b]52;c;AAAA\x07", []),
+        ("ä{".encode(), [("text", "ä{")]),
+    ],
+)
+def test_keys_reach_the_pane_as_text_or_names(typed: bytes, sent: list[tuple[str, str]]) -> None:
+    assert split_keys(typed) == sent
