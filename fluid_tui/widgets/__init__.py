@@ -1,0 +1,1 @@
+"""One widget family a file; all stand on :class:`fluid_tui.widgets.painted.Painted`."""

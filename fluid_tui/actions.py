@@ -1,0 +1,137 @@
+"""Every action of the console: its id, its words, its default key. Bindings, footer, help and palette are
+made from this table and from nothing else.
+
+An id is ``<where>.<name>``; the screen or widget of that place has the method ``action_<name>``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual.binding import Binding, BindingType
+
+FORBIDDEN_KEYS = frozenset({"ctrl+a", "ctrl+b", "ctrl+s", "ctrl+q", "ctrl+z"})
+"""Taken by screen, tmux, flow control and job control."""
+
+EVERYWHERE = ("app", "move")
+"""Places whose keys work on every screen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """``label`` stands in the footer (empty: not shown there), ``words`` in the help and the palette."""
+
+    id: str
+    key: str  # Textual's key names, several joined by ","
+    label: str
+    words: str
+    changes: bool = False  # touches more than the console: off in read-only
+
+    @property
+    def where(self) -> str:
+        return self.id.partition(".")[0]
+
+    @property
+    def name(self) -> str:
+        return self.id.partition(".")[2]
+
+
+ACTIONS: tuple[Action, ...] = (
+    Action("app.help", "question_mark", "help", "Show the keys of this screen"),
+    Action("app.palette", "colon,ctrl+p", "command", "Find an action by its words"),
+    Action("app.theme", "T", "", "Switch to the next theme"),
+    Action("app.back", "q,escape", "", "Go back one screen; on the fleet: leave the console"),
+    Action("move.down", "j,down", "", "One line down"),
+    Action("move.up", "k,up", "", "One line up"),
+    Action("move.page_down", "pagedown,ctrl+d", "", "One page down"),
+    Action("move.page_up", "pageup,ctrl+u", "", "One page up"),
+    Action("move.top", "home,g", "", "To the first line"),
+    Action("move.bottom", "end,G", "", "To the last line"),
+    Action("fleet.open", "enter", "open", "Open what is under the cursor: a review, a question, a terminal"),
+    Action("fleet.review", "v", "review", "Review the request of this sandbox"),
+    Action("fleet.diff", "d", "diff", "Show what changed in this sandbox"),
+    Action("fleet.terminal", "t", "terminal", "Watch the agent's terminal"),
+    Action("fleet.filter", "slash", "filter", "Show only rows that match: words, host:…, state:…, agent:…"),
+    Action("fleet.mark", "space", "", "Mark or unmark; sandbox actions then apply to all marked"),
+    Action("fleet.sort", "S", "", "Sort by need, by name, by activity"),
+    Action("fleet.pause", "p", "", "Pause the sandbox", changes=True),
+    Action("fleet.resume", "P", "", "Resume a paused sandbox", changes=True),
+    Action("fleet.snapshot", "s", "", "Take a snapshot now", changes=True),
+    Action("fleet.stop", "x", "", "Stop the sandbox", changes=True),
+    Action("fleet.destroy", "D", "", "Destroy the sandbox and all it holds (asks)", changes=True),
+    Action("fleet.extend", "e", "", "Extend its time to live by an hour", changes=True),
+    Action(
+        "review.approve",
+        "a",
+        "approve",
+        "Approve exactly what is shown (asks for the short id)",
+        changes=True,
+    ),
+    Action("review.reject", "r", "reject", "Reject, with a reason", changes=True),
+    Action("review.changes", "c", "ask changes", "Reject and tell the agent what to mend", changes=True),
+    Action("review.abort", "x", "", "Abort the running apply (asks)", changes=True),
+    Action("review.tab_evidence", "0", "", "Show request and evidence"),
+    Action("review.tab_diff", "1", "", "Show the diff"),
+    Action("review.tab_playbook", "2", "", "Show the playbook"),
+    Action("review.tab_rehearsal", "3", "", "Show the rehearsal"),
+    Action("review.tab_dry_run", "4", "", "Show the dry run of each target"),
+    Action("review.tab_commands", "5", "", "Show the agent's commands"),
+    Action("review.tab_apply", "6", "", "Show the apply, live"),
+    Action("review.next_change", "n", "next", "To the next change"),
+    Action("review.previous_change", "N", "", "To the previous change"),
+    Action("review.noise", "i", "", "Show or hide what the noise profile hides"),
+    Action("review.terminal", "t", "", "Watch the agent's terminal"),
+    Action("review.write", "w", "write", "Write the evidence to a file"),
+    Action("ask.yes", "y", "yes", "Say yes, with an optional note", changes=True),
+    Action("ask.no", "n", "no", "Say no, with an optional note", changes=True),
+    Action("diff.earlier", "comma", "earlier", "Compare with the snapshot before"),
+    Action("diff.later", "full_stop", "later", "Compare with the snapshot after"),
+    Action("diff.noise", "i", "noise", "Show or hide what the noise profile hides"),
+    Action("diff.next_change", "n", "next", "To the next change"),
+    Action("diff.previous_change", "N", "", "To the previous change"),
+    Action("diff.switch", "tab", "tree/text", "Move between the tree and the text"),
+    Action("terminal.next", "n", "next", "The next sandbox's terminal"),
+    Action("terminal.previous", "N", "", "The previous sandbox's terminal"),
+    Action("terminal.diff", "d", "diff", "Show what changed in this sandbox"),
+)
+
+BY_ID: dict[str, Action] = {action.id: action for action in ACTIONS}
+
+
+def of(*places: str) -> list[Action]:
+    """The actions of these places, in the order of the table."""
+    return [action for action in ACTIONS if action.where in places]
+
+
+def bindings(place: str) -> list[BindingType]:
+    """Textual's bindings of one place; the id lets a keymap replace the key."""
+    return [
+        Binding(
+            action.key, action.name, action.label, tooltip=action.words, id=action.id, show=bool(action.label)
+        )
+        for action in of(place)
+    ]
+
+
+def changing_names(place: str) -> frozenset[str]:
+    """The method names of a place that touch more than the console."""
+    return frozenset(action.name for action in of(place) if action.changes)
+
+
+KEY_NAMES = {
+    "question_mark": "?",
+    "colon": ":",
+    "slash": "/",
+    "comma": ",",
+    "full_stop": ".",
+    "escape": "esc",
+    "pageup": "pgup",
+    "pagedown": "pgdn",
+    "up": "↑",
+    "down": "↓",
+}
+
+
+def shown_keys(keys: str) -> str:
+    """``question_mark,ctrl+p`` as an operator reads it: ``? ctrl+p``."""
+    return " ".join(KEY_NAMES.get(key, key) for key in keys.split(","))

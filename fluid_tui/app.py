@@ -1,0 +1,103 @@
+"""The console. Small on purpose: screens own their handlers, the mirror the data, the tables the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, ClassVar
+
+from textual.app import App, SystemCommand
+from textual.screen import Screen
+
+from backend.models import Event
+from fluid_tui import keymap
+from fluid_tui.actions import bindings, of
+from fluid_tui.mirror import Mirror
+from fluid_tui.screens.base import EventArrived, FleetChanged, FluidScreen
+from fluid_tui.screens.fleet import FleetScreen
+from fluid_tui.themes import DARK, THEMES
+
+if TYPE_CHECKING:
+    from fluid_tui.backend_port import BackendPort
+
+STYLES = ("base", "fleet", "review", "diff", "terminal", "dialog")
+
+
+def styles_folder() -> Path:
+    """``fluid_tui/styles`` where installed, ``styles/`` at the top of a checkout."""
+    here = Path(__file__).parent
+    return next(path for path in (here / "styles", here.parent / "styles") if path.is_dir())
+
+
+class FluidApp(App[int], inherit_bindings=False):
+    """One operator's console on one backend."""
+
+    TITLE = "fluid"
+    CSS_PATH: ClassVar[list[str | PurePath]] = [styles_folder() / f"{name}.tcss" for name in STYLES]
+    BINDINGS = bindings("app")
+    ENABLE_COMMAND_PALETTE = True
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+
+    def __init__(
+        self, client: BackendPort, *, read_only: bool = False, keys: dict[str, str] | None = None
+    ) -> None:
+        super().__init__()
+        self.client = client
+        self.read_only = read_only
+        self._overrides = keys or {}
+        self.keys = keymap.effective(self._overrides)
+        self.mirror = Mirror(client, self._fleet_changed, self._event_arrived)
+        self.animation_level = "none"
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.theme = DARK.name
+
+    def on_mount(self) -> None:
+        self.set_keymap(self._overrides)
+        self.push_screen(FleetScreen())
+        self.run_worker(self.mirror.run(), name="mirror")
+
+    def _fleet_changed(self) -> None:
+        for screen in self.screen_stack:
+            if isinstance(screen, FluidScreen):
+                screen.post_message(FleetChanged())
+
+    def _event_arrived(self, event: Event) -> None:
+        for screen in self.screen_stack:
+            if isinstance(screen, FluidScreen):
+                screen.post_message(EventArrived(event))
+
+    def action_palette(self) -> None:
+        self.action_command_palette()
+
+    def action_theme(self) -> None:
+        names = [theme.name for theme in THEMES]
+        self.theme = names[(names.index(self.theme) + 1) % len(names)]
+        self.notify(f"Theme {self.theme}")
+
+    def action_help_quit(self) -> None:
+        self.notify("q leaves the console from the fleet; nothing that runs is stopped.")
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """The palette: every action of the screen it was opened on, by its words."""
+        if not isinstance(screen, FluidScreen):
+            return
+        for action in of(screen.PLACE, "app"):
+            if action.id == "app.palette" or (self.read_only and action.changes):
+                continue
+            owner = self if action.where == "app" and not hasattr(screen, f"action_{action.name}") else screen
+            yield SystemCommand(action.words, action.id, getattr(owner, f"action_{action.name}"))
+
+
+def run_console(socket: str | Path, *, read_only: bool = False, keymap_file: Path | None = None) -> int:
+    """Run the console on the operator door at ``socket`` until the operator leaves; an exit code.
+
+    The backend may be down: the console shows it and connects when it is there. Raises
+    :class:`backend.errors.ConfigError` for a keymap file that cannot be used.
+    """
+    from backend.client import AsyncFluid
+
+    overrides = keymap.load(keymap_file or keymap.default_path())
+    app = FluidApp(AsyncFluid(socket), read_only=read_only, keys=overrides)
+    code = app.run()
+    return code if code is not None else app.return_code or 0

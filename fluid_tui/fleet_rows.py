@@ -1,0 +1,200 @@
+"""The fleet as rows: who needs a person first, then errors, then by last activity. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from enum import StrEnum
+
+from backend.models import Approval, ApprovalState, Ask, AskState, FleetView, Phase, Sandbox
+from backend.text import visible
+from fluid_tui.paint import Role, Run, said
+from fluid_tui.widgets.live_list import Column, Row
+from fluid_tui.words import approval_mark, left, plural, sandbox_mark
+
+ONGOING = (
+    ApprovalState.PENDING,
+    ApprovalState.APPROVED,
+    ApprovalState.APPLYING,
+    ApprovalState.REHEARSING,
+    ApprovalState.DRAFTING,
+)
+BROKEN = (Phase.ERROR, Phase.LOST)
+
+NEED_COLUMNS = (
+    Column("", 1),
+    Column("", 4),
+    Column("", 16),
+    Column("", 0),
+    Column("", 26, from_width=100),
+    Column("", 12, from_width=120),
+    Column("", 9, right=True),
+)
+SANDBOX_COLUMNS = (
+    Column("name", 0),
+    Column("agent", 10, from_width=48),
+    Column("host", 8, from_width=58),
+    Column("state", 11),
+    Column("ttl", 4, right=True),
+    Column("last command", 0, from_width=72),
+)
+
+
+class Sorting(StrEnum):
+    """How the sandboxes are ordered."""
+
+    NEED = "need"
+    NAME = "name"
+    ACTIVITY = "activity"
+
+
+def waiting(fleet: FleetView) -> tuple[list[Approval], list[Ask]]:
+    """What needs a person now, the soonest to expire first."""
+    approvals = [one for one in fleet.approvals if one.state is ApprovalState.PENDING]
+    asks = [one for one in fleet.asks if one.status is AskState.PENDING]
+    return (
+        sorted(approvals, key=lambda one: one.expires_at),
+        sorted(asks, key=lambda one: one.expires_at),
+    )
+
+
+def need_rows(fleet: FleetView, now: datetime) -> list[Row]:
+    """Requests and questions that wait, then requests that are on their way."""
+    approvals, asks = waiting(fleet)
+    rows = [_approval_row(one, now) for one in approvals]
+    rows += [_ask_row(one, fleet, now) for one in asks]
+    moving = [one for one in fleet.approvals if one.state in ONGOING and one not in approvals]
+    return rows + [_approval_row(one, now) for one in sorted(moving, key=lambda one: one.created_at)]
+
+
+def _approval_row(approval: Approval, now: datetime) -> Row:
+    mark = approval_mark(approval)
+    pending = approval.state is ApprovalState.PENDING
+    targets = visible(", ".join(approval.targets))
+    return Row(
+        approval.id,
+        (
+            (mark.glyph, mark.role),
+            said(approval.short_id, Role.TITLE),
+            said(approval.sandbox_name or approval.sandbox_id),
+            (
+                f"apply to {targets}" if pending else f"{mark.word}: {visible(approval.progress) or targets}",
+                Role.TEXT,
+            ),
+            evidence_words(approval) if pending else ("", Role.MUTED),
+            _residual_words(approval) if pending else ("", Role.MUTED),
+            (f"{left(approval.expires_at, now)} left" if pending else "", Role.MUTED),
+        ),
+    )
+
+
+def evidence_words(approval: Approval) -> tuple[Run, ...]:
+    """``rehearsed ✓  idempotent ✓`` as far as it is measured."""
+    evidence = approval.evidence
+    rehearsed = evidence.rehearsal is not None and not evidence.rehearsal.failed and not evidence.failure
+    return (
+        ("rehearsed ", Role.MUTED),
+        ("✓", Role.GOOD) if rehearsed else ("✗", Role.BAD),
+        ("  idempotent ", Role.MUTED),
+        ("✓", Role.GOOD) if evidence.again_changed == 0 else ("✗", Role.BAD),
+    )
+
+
+def _residual_words(approval: Approval) -> Run:
+    count = len(approval.evidence.rows("missing")) + len(approval.evidence.rows("extra"))
+    return (f"residual {count}", Role.MUTED if count == 0 else Role.WARN)
+
+
+def _ask_row(ask: Ask, fleet: FleetView, now: datetime) -> Row:
+    name = next((one.sandbox_name for one in fleet.sandboxes if one.id == ask.sandbox_id), "")
+    return Row(
+        ask.request_id,
+        (
+            ("?", Role.WARN),
+            (short_id(ask.request_id), Role.TITLE),
+            said(name or ask.requester_name),
+            said(ask.prompt),
+            said(ask.action_type, Role.WARN if ask.action_type != "question" else Role.MUTED),
+            said(f"urgency {ask.urgency}", Role.MUTED),
+            (f"{left(ask.expires_at, now)} left", Role.MUTED),
+        ),
+    )
+
+
+def short_id(id: str) -> str:
+    """The four characters that an operator types to confirm."""
+    return visible((id.partition("-")[2] or id)[:4])
+
+
+def sandbox_rows(fleet: FleetView, now: datetime, words: str, sorting: Sorting) -> list[Row]:
+    """The sandboxes that match ``words``, in order."""
+    asking = asking_sandboxes(fleet)
+    kept = [one for one in fleet.sandboxes if matches(one, words, one.id in asking)]
+    kept.sort(key=lambda one: _order(one, one.id in asking, sorting))
+    return [_sandbox_row(one, one.id in asking, now) for one in kept]
+
+
+def asking_sandboxes(fleet: FleetView) -> set[str]:
+    """The sandboxes whose agent waits for a person."""
+    approvals, asks = waiting(fleet)
+    return {one.sandbox_id for one in approvals} | {one.sandbox_id for one in asks if one.sandbox_id}
+
+
+def _order(sandbox: Sandbox, asks: bool, sorting: Sorting) -> tuple[object, ...]:
+    activity = -(sandbox.last_activity_at or sandbox.created_at).timestamp()
+    if sorting is Sorting.NAME:
+        return (sandbox.sandbox_name,)
+    if sorting is Sorting.ACTIVITY:
+        return (activity, sandbox.sandbox_name)
+    return (not asks, sandbox.phase not in BROKEN, activity, sandbox.sandbox_name)
+
+
+def _sandbox_row(sandbox: Sandbox, asks: bool, now: datetime) -> Row:
+    mark = sandbox_mark(sandbox, asks)
+    over = sandbox.phase in BROKEN
+    return Row(
+        sandbox.id,
+        (
+            said(sandbox.sandbox_name),
+            said(sandbox.agent_id, Role.MUTED),
+            said(sandbox.host_name, Role.MUTED),
+            mark.run,
+            ("—" if over else left(sandbox.expires_at, now), Role.MUTED),
+            said(sandbox.reason if over else sandbox.last_command, Role.BAD if over else Role.MUTED),
+        ),
+    )
+
+
+def matches(sandbox: Sandbox, words: str, asks: bool) -> bool:
+    """``host:kvm-02 state:error nginx``: every word must match; a bare word looks in all fields."""
+    mark = sandbox_mark(sandbox, asks)
+    fields = {
+        "name": sandbox.sandbox_name,
+        "agent": sandbox.agent_id,
+        "host": sandbox.host_name,
+        "state": f"{mark.word} {sandbox.phase} {sandbox.status}",
+        "image": sandbox.base_image,
+        "id": sandbox.id,
+    }
+    for word in words.lower().split():
+        field, colon, wanted = word.partition(":")
+        if colon and field in fields:
+            if wanted not in fields[field].lower():
+                return False
+        elif not any(word in value.lower() for value in fields.values()):
+            return False
+    return True
+
+
+def headline(fleet: FleetView, facts: Sequence[Run] = ()) -> list[Run]:
+    """The facts of the top line, the most important last."""
+    approvals, asks = waiting(fleet)
+    needs = len(approvals) + len(asks)
+    broken = [part for part in fleet.components if part.status != "ok"]
+    runs: list[Run] = [
+        (plural(len(fleet.sandboxes), "sandbox", "sandboxes"), Role.MUTED),
+        ("audit ok", Role.MUTED) if fleet.audit_ok else ("✗ audit broken", Role.BAD),
+    ]
+    runs += [(f"✗ {visible(part.name)} {visible(part.status)}", Role.BAD) for part in broken[:2]]
+    runs += [(f"! {needs} {'needs' if needs == 1 else 'need'} you", Role.WARN)] if needs else []
+    return [*runs, *facts]

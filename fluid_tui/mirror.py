@@ -1,0 +1,150 @@
+"""The console's copy of the fleet: read whole, then again whenever events say that it moved.
+
+It never passes old state off as new: when the backend does not answer, the copy is ``lost`` with the time of
+its last sign of life, until a fresh one is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from backend.errors import FluidError
+from backend.models import Approval, Ask, Event, FleetView, Pane, Sandbox, now
+from fluid_tui.backend_port import BackendPort
+
+HEARTBEAT_S = 5.0
+"""The event stream of the client mends itself in silence: a small question tells whether anybody is there."""
+ANSWER_S = 15.0
+GATHER_S = 0.25
+"""Events of one burst lead to one reading."""
+RETRY_S = 1.0
+RETRY_MAX_S = 5.0
+NOUNS = frozenset(
+    {"sandbox", "approval", "ask", "host", "pane", "component", "run", "bus", "events", "audit"}
+)
+BESIDE = frozenset({"run.event", "pane.changed"})
+"""Kinds that change nothing on the fleet's screen."""
+
+
+class Contact(StrEnum):
+    """Whether the copy can be trusted."""
+
+    CONNECTING = "connecting"
+    LIVE = "live"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """The state of the connection; ``since`` is the last sign of life when it is lost."""
+
+    contact: Contact = Contact.CONNECTING
+    since: datetime | None = None
+    problem: str = ""
+    remedy: str = ""
+
+
+class Mirror:
+    """``on_change`` is called after each fresh copy or change of the link, ``on_event`` for each event."""
+
+    def __init__(
+        self, client: BackendPort, on_change: Callable[[], None], on_event: Callable[[Event], None]
+    ) -> None:
+        self._client = client
+        self._on_change = on_change
+        self._on_event = on_event
+        self._dirty = asyncio.Event()
+        self.fleet: FleetView | None = None
+        self.link = Link()
+
+    async def run(self) -> None:
+        """Connect and follow, for ever; cancel it to end."""
+        wait_s = RETRY_S
+        while True:
+            try:
+                await self._read()
+                wait_s = RETRY_S
+                await self._follow()
+            except FluidError as error:
+                self._lose(error.message, error.remedy)
+            except TimeoutError:
+                self._lose("the backend does not answer", "look at it: fluid doctor")
+            await asyncio.sleep(wait_s)
+            wait_s = min(wait_s * 2, RETRY_MAX_S)
+
+    def touch(self) -> None:
+        """Read the fleet soon: something was done from here."""
+        self._dirty.set()
+
+    async def _read(self) -> None:
+        self._dirty.clear()
+        async with asyncio.timeout(ANSWER_S):
+            self.fleet = await self._client.fleet()
+        self.link = Link(Contact.LIVE, now())
+        self._on_change()
+
+    async def _follow(self) -> None:
+        """Events and heartbeat until one of them fails."""
+        after = self.fleet.seq if self.fleet else None
+        stream = self._client.events(after)
+        tasks = [
+            asyncio.create_task(self._listen(stream), name="mirror: events"),
+            asyncio.create_task(self._gather(), name="mirror: reading"),
+            asyncio.create_task(self._beat(), name="mirror: heartbeat"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _listen(self, stream: AsyncIterator[Event]) -> None:
+        async for event in stream:
+            self._on_event(event)
+            if event.kind not in BESIDE and event.noun in NOUNS:
+                self._dirty.set()
+
+    async def _gather(self) -> None:
+        while True:
+            await self._dirty.wait()
+            await asyncio.sleep(GATHER_S)
+            await self._read()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            async with asyncio.timeout(ANSWER_S):
+                await self._client.whoami()
+
+    def _lose(self, problem: str, remedy: str) -> None:
+        since = self.link.since if self.link.contact is not Contact.CONNECTING else None
+        self.link = Link(Contact.LOST, since, problem, remedy)
+        self._on_change()
+
+    # --- looking up -----------------------------------------------------------------------------------
+
+    def sandbox(self, id: str) -> Sandbox | None:
+        """A sandbox of the copy."""
+        return next((one for one in self.fleet.sandboxes if one.id == id), None) if self.fleet else None
+
+    def approval(self, id: str) -> Approval | None:
+        """A request of the copy."""
+        return next((one for one in self.fleet.approvals if one.id == id), None) if self.fleet else None
+
+    def ask(self, id: str) -> Ask | None:
+        """A question of the copy."""
+        return next((one for one in self.fleet.asks if one.request_id == id), None) if self.fleet else None
+
+    def pane_of(self, sandbox_id: str) -> Pane | None:
+        """The terminal of a sandbox: the live one with the latest output."""
+        if self.fleet is None:
+            return None
+        panes = [pane for pane in self.fleet.panes if pane.sandbox_id == sandbox_id]
+        return max(panes, key=lambda pane: (pane.alive, pane.last_output_at or pane.created_at), default=None)

@@ -1,0 +1,119 @@
+"""What the line widgets draw: runs of text with a role (a word of ours) or a style (a colour of an agent's).
+
+Pure: no widget, no terminal. Whoever makes a line puts foreign text through :mod:`backend.text` first, with
+:func:`said`; a role names a meaning, and only the stylesheets know its colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+
+from rich.cells import cell_len, chop_cells, set_cell_size
+
+from backend.text import Style, visible
+
+
+class Role(StrEnum):
+    """What a run of text means. Each is a component class ``painted--…`` of the stylesheets."""
+
+    TEXT = "text"
+    MUTED = "muted"
+    TITLE = "title"
+    GOOD = "good"
+    WARN = "warn"
+    BAD = "bad"
+    ACCENT = "accent"
+    ADDED = "added"
+    REMOVED = "removed"
+    ADDED_WORD = "added-word"
+    REMOVED_WORD = "removed-word"
+    NUMBER = "number"
+    HEAD = "head"
+    VOID = "void"
+    CURSOR = "cursor"
+
+
+Run = tuple[str, Role | Style]
+Line = tuple[Run, ...]
+BLANK: Line = ()
+
+
+def line(*parts: str | Run) -> Line:
+    """A line of runs; a bare string is plain text."""
+    return tuple((part, Role.TEXT) if isinstance(part, str) else part for part in parts)
+
+
+def said(text: str, role: Role = Role.TEXT) -> Run:
+    """Foreign text on one line, made harmless."""
+    return (visible(text), role)
+
+
+def width_of(runs: Line) -> int:
+    """The cells that a line takes."""
+    return sum(cell_len(text) for text, _ in runs)
+
+
+def fit(text: str, width: int, *, right: bool = False) -> str:
+    """``text`` in exactly ``width`` cells, its end cut with ``…``."""
+    if width <= 0:
+        return ""
+    size = cell_len(text)
+    if size > width:
+        return set_cell_size(text, width - 1) + "…"
+    return " " * (width - size) + text if right else text + " " * (width - size)
+
+
+def clip(runs: Line, width: int) -> Line:
+    """A line cut to ``width`` cells."""
+    kept: list[Run] = []
+    for text, role in runs:
+        size = cell_len(text)
+        if size > width:
+            kept.append((fit(text, width), role))
+            break
+        kept.append((text, role))
+        width -= size
+    return tuple(kept)
+
+
+def wrap(runs: Line, width: int, indent: int = 0) -> list[Line]:
+    """A line as several of at most ``width`` cells, broken at spaces; later ones are indented."""
+    width = max(width, indent + 8)
+    if width_of(runs) <= width:
+        return [runs]
+    lines: list[Line] = []
+    current: list[Run] = []
+    used = 0
+    for word, role in _words(runs):
+        size = cell_len(word)
+        if used + cell_len(word.rstrip()) > width and used > indent:
+            lines.append(tuple(current))
+            current, used = [(" " * indent, Role.TEXT)], indent
+            word = word.lstrip()
+            size = cell_len(word)
+        while size > width - used:
+            piece = chop_cells(word, width - used)[0]
+            lines.append((*current, (piece, role)))
+            current, used = [(" " * indent, Role.TEXT)], indent
+            word = word[len(piece) :]
+            size = cell_len(word)
+        current.append((word, role))
+        used += size
+    lines.append(tuple(current))
+    return lines
+
+
+def _words(runs: Line) -> Iterable[Run]:
+    for text, role in runs:
+        start = 0
+        while start < len(text):
+            space = text.find(" ", start)
+            end = len(text) if space < 0 else space + 1
+            yield text[start:end], role
+            start = end
+
+
+def plain(runs: Line) -> str:
+    """The text of a line, for a file or a test."""
+    return "".join(text for text, _ in runs)

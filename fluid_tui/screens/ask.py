@@ -1,0 +1,115 @@
+"""A plain question of an agent: yes or no with a note; what cannot be undone wants its short id typed."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+
+from backend.models import Ask, AskState, now
+from fluid_tui.actions import bindings
+from fluid_tui.fleet_rows import short_id
+from fluid_tui.paint import BLANK, Line, Role, line, said
+from fluid_tui.screens.base import FluidScreen
+from fluid_tui.screens.confirm import ReasonDialog, TypedConfirm
+from fluid_tui.widgets.text_view import TextView
+from fluid_tui.words import ago, left
+
+NEEDS_TYPING = ("destructive", "irreversible")
+
+
+class AskScreen(FluidScreen):
+    """One question, until it is answered here or elsewhere."""
+
+    PLACE = "ask"
+    BINDINGS = bindings("ask")
+    FOOTER = (("ask.yes", "yes"), ("ask.no", "no"), ("app.back", "back"))
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__()
+        self._request_id = request_id
+
+    def title_line(self) -> Line:
+        return line(
+            ("fluid", Role.TITLE), ("  question ", Role.MUTED), (short_id(self._request_id), Role.TITLE)
+        )
+
+    def body(self) -> ComposeResult:
+        yield TextView(id="question")
+
+    def on_mount(self) -> None:
+        self.titled(self.query_one(TextView), "The agent asks")
+        self.query_one(TextView).focus()
+        self.refresh_data()
+
+    def _ask(self) -> Ask | None:
+        return self.fluid.mirror.ask(self._request_id)
+
+    def refresh_data(self) -> None:
+        ask = self._ask()
+        if ask is None:
+            self.query_one(TextView).set_lines([line(("This question is no longer there.", Role.MUTED))])
+            return
+        at = now()
+        lines = [
+            line(said(ask.prompt, Role.TITLE)),
+            BLANK,
+            *[line(said(each)) for each in ask.context.split("\n") if each],
+            BLANK,
+            line(("who     ", Role.MUTED), said(ask.requester_name or f"uid {ask.requester_uid}")),
+            line(
+                ("kind    ", Role.MUTED),
+                said(ask.action_type, Role.WARN if ask.action_type in NEEDS_TYPING else Role.TEXT),
+            ),
+            line(("urgency ", Role.MUTED), said(ask.urgency)),
+            line(
+                ("asked   ", Role.MUTED),
+                (f"{ago(ask.created_at, at)}, {left(ask.expires_at, at)} left", Role.TEXT),
+            ),
+            *[line(("or      ", Role.MUTED), said(each)) for each in ask.alternatives],
+        ]
+        if ask.status is not AskState.PENDING:
+            words = f"{ask.status} {ask.approved_by or ''} {ask.comment}".strip()
+            lines += [BLANK, line(said(words, Role.GOOD if ask.approved else Role.WARN))]
+        self.query_one(TextView).set_lines(lines)
+
+    def action_yes(self) -> None:
+        ask = self._pending()
+        if ask is None:
+            return
+        question = [line(said(ask.prompt, Role.TITLE))]
+        if ask.action_type in NEEDS_TYPING:
+
+            def sure(yes: bool | None) -> None:
+                if yes:
+                    self._answer(True, "")
+
+            word = short_id(ask.request_id)
+            self.app.push_screen(
+                TypedConfirm(f"Yes to a {ask.action_type} action", question, word, "say yes", bad=True), sure
+            )
+        else:
+            self._with_note("Yes", question, True)
+
+    def action_no(self) -> None:
+        ask = self._pending()
+        if ask is not None:
+            self._with_note("No", [line(said(ask.prompt, Role.TITLE))], False)
+
+    def _with_note(self, title: str, question: list[Line], approved: bool) -> None:
+        def answer(note: str | None) -> None:
+            if note is not None:
+                self._answer(approved, note)
+
+        self.app.push_screen(
+            ReasonDialog(title, question, "A note for the agent, or nothing:", optional=True), answer
+        )
+
+    def _pending(self) -> Ask | None:
+        ask = self._ask()
+        if ask is None or ask.status is not AskState.PENDING:
+            self.say("This question is already answered.")
+            return None
+        return ask
+
+    def _answer(self, approved: bool, note: str) -> None:
+        client = self.fluid.client
+        self.do(lambda: client.answer(self._request_id, approved, note), "The agent is told.")

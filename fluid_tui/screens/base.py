@@ -1,0 +1,144 @@
+"""What every screen has: the two bars, the action table's keys, the state of the connection."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from textual.app import ComposeResult
+from textual.message import Message
+from textual.screen import Screen
+from textual.widget import Widget
+
+from backend.errors import FluidError
+from backend.models import Event, now
+from backend.text import visible
+from fluid_tui.actions import BY_ID, changing_names, shown_keys
+from fluid_tui.fleet_rows import headline
+from fluid_tui.mirror import Contact
+from fluid_tui.paint import Line, Role, Run, line
+from fluid_tui.widgets.bars import KeyBar, TopBar
+from fluid_tui.words import clock
+
+if TYPE_CHECKING:
+    from fluid_tui.app import FluidApp
+
+NARROW_BELOW = 100
+
+
+class FleetChanged(Message):
+    """The mirror has a fresh copy, or the connection changed."""
+
+
+class EventArrived(Message):
+    """Something happened in the backend."""
+
+    def __init__(self, event: Event) -> None:
+        super().__init__()
+        self.event = event
+
+
+class FluidScreen(Screen[None]):
+    """``PLACE`` names its actions, ``FOOTER`` the ids that its last line shows, in order."""
+
+    PLACE: ClassVar[str] = ""
+    FOOTER: ClassVar[Sequence[tuple[str, str]]] = ()
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (NARROW_BELOW, "-wide")]  # noqa: RUF012  Textual declares it so
+
+    @property
+    def fluid(self) -> FluidApp:
+        return cast("FluidApp", self.app)
+
+    def compose(self) -> ComposeResult:
+        yield TopBar(id="top")
+        yield from self.body()
+        yield KeyBar(id="keys")
+
+    def body(self) -> ComposeResult:
+        """The widgets between the bars."""
+        yield from ()
+
+    def on_mount(self) -> None:
+        self.draw_bars()
+
+    @property
+    def composed(self) -> bool:
+        """Whether the widgets are there: words of the mirror may come before."""
+        return bool(self.query("#keys"))
+
+    def title_line(self) -> Line:
+        """What this screen is about."""
+        return line(("fluid", Role.TITLE))
+
+    def on_fleet_changed(self) -> None:
+        if self.composed:
+            self.draw_bars()
+            self.refresh_data()
+
+    def refresh_data(self) -> None:
+        """Draw the mirror's copy."""
+
+    def draw_bars(self) -> None:
+        """Both bars; they paint only what differs."""
+        if not self.composed:
+            return
+        self.query_one(TopBar).show(self.title_line(), self._facts())
+        self.set_class(self.fluid.mirror.link.contact is not Contact.LIVE, "-stale")
+        effective = self.fluid.keys
+        pairs = [
+            (shown_keys(effective[id].split(",")[0]), label)
+            for id, label in (*self.FOOTER, ("app.help", BY_ID["app.help"].label))
+            if not (self.fluid.read_only and BY_ID[id].changes)
+        ]
+        self.query_one(KeyBar).show(pairs)
+
+    def _facts(self) -> list[Run]:
+        mirror = self.fluid.mirror
+        link, at = mirror.link, (clock(now()), Role.MUTED)
+        read_only: list[Run] = [("read-only", Role.ACCENT)] if self.fluid.read_only else []
+        if link.contact is Contact.LIVE and mirror.fleet is not None:
+            return [*headline(mirror.fleet, read_only), at]
+        if link.contact is Contact.CONNECTING:
+            return [*read_only, ("◌ connecting", Role.ACCENT), at]
+        since = f" since {clock(link.since)}" if link.since else ""
+        return [*read_only, (f"✗ backend not reachable{since}", Role.BAD), at]
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """In read-only, what touches more than the console is off."""
+        if self.fluid.read_only and action in changing_names(self.PLACE):
+            return None
+        return True
+
+    def say(self, words: str, *, bad: bool = False) -> None:
+        """A word to the operator, made harmless."""
+        self.app.notify(visible(words), severity="error" if bad else "information", markup=False)
+
+    def do(self, work: Callable[[], Awaitable[Any]], done: str = "") -> None:
+        """Send something to the backend in the background; say how it went, then read the fleet anew."""
+
+        async def run() -> None:
+            try:
+                await work()
+            except FluidError as error:
+                self.say(f"{error.message}. {error.remedy}" if error.remedy else error.message, bad=True)
+            else:
+                if done:
+                    self.say(done)
+            self.fluid.mirror.touch()
+
+        self.run_worker(run(), group="do")
+
+    def action_back(self) -> None:
+        self.app.pop_screen()
+
+    def action_help(self) -> None:
+        from fluid_tui.screens.help import HelpScreen
+
+        self.app.push_screen(HelpScreen(self.PLACE))
+
+    def titled(self, widget: Widget, title: str, subtitle: str = "") -> None:
+        """The words in a widget's border; never markup."""
+        from textual.content import Content
+
+        widget.border_title = Content(visible(title))
+        widget.border_subtitle = Content(visible(subtitle))

@@ -1,0 +1,119 @@
+"""Dialogs that ask before something happens. All default to No; escape is No; keys typed before the dialog
+stood there are dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, Generic, TypeVar
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.widgets import Input, Label
+
+from fluid_tui.paint import Line, Role, line
+from fluid_tui.widgets.text_view import TextView
+
+T = TypeVar("T")
+ARMING_S = 0.4
+"""Keys that were typed ahead must not answer a question that nobody has read."""
+REASON_CHARS = 2000
+
+
+class Dialog(ModalScreen[T | None], Generic[T]):
+    """Words, one field, and an answer of type ``T``; ``None`` is No."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "refuse", "No", priority=True)]
+
+    def __init__(self, title: str, lines: Sequence[Line], prompt: str, *, bad: bool = False) -> None:
+        super().__init__(classes="-bad" if bad else "")
+        self._title = title
+        self._lines = list(lines)
+        self._prompt = prompt
+
+    def compose(self) -> ComposeResult:
+        with Vertical(id="dialog") as box:
+            box.border_title = self._title
+            yield TextView(id="what")
+            yield Label(self._prompt, id="prompt", markup=False)
+            yield Input(id="answer", max_length=REASON_CHARS, disabled=True)
+            yield Label("", id="problem", markup=False)
+            yield Label("enter confirms · escape is No", id="hint", markup=False)
+
+    def on_mount(self) -> None:
+        self.query_one(Input).cursor_blink = False
+        self.query_one("#what", TextView).set_lines(self._lines)
+        self.set_timer(ARMING_S, self._arm)
+
+    def _arm(self) -> None:
+        """A field that is off takes no key: what was typed ahead is gone."""
+        self.query_one("#dialog").add_class("-armed")
+        field = self.query_one(Input)
+        field.disabled = False
+        field.focus()
+
+    def on_key(self, event: events.Key) -> None:
+        if event.key in ("pageup", "pagedown"):
+            self.query_one("#what", TextView).page(-1 if event.key == "pageup" else 1)
+
+    @on(Input.Submitted)
+    def _submitted(self, message: Input.Submitted) -> None:
+        message.stop()
+        answer, problem = self.judge(message.value.strip())
+        if problem:
+            self.query_one("#problem", Label).update(problem)
+        else:
+            self.dismiss(answer)
+
+    def judge(self, typed: str) -> tuple[T | None, str]:
+        """The answer that these words are, or what is wrong with them."""
+        raise TypeError(f"{type(self).__name__} has no judge")
+
+    def action_refuse(self) -> None:
+        self.dismiss(None)
+
+
+class TypedConfirm(Dialog[bool]):
+    """Yes only to who types ``word``: an id or a name that stands in the dialog."""
+
+    def __init__(self, title: str, lines: Sequence[Line], word: str, verb: str, *, bad: bool = False) -> None:
+        super().__init__(title, lines, f"Type {word} to {verb}:", bad=bad)
+        self._word = word
+
+    def judge(self, typed: str) -> tuple[bool | None, str]:
+        if typed == self._word:
+            return True, ""
+        return None, f"That is not {self._word}. Nothing was done." if typed else "Nothing was typed."
+
+
+class ReasonDialog(Dialog[str]):
+    """A sentence that the other side will read; an empty one is refused unless optional."""
+
+    def __init__(self, title: str, lines: Sequence[Line], prompt: str, *, optional: bool = False) -> None:
+        super().__init__(title, lines, prompt)
+        self._optional = optional
+
+    def judge(self, typed: str) -> tuple[str | None, str]:
+        if typed or self._optional:
+            return typed, ""
+        return None, "A reason is needed: the agent reads it."
+
+
+class NameDialog(Dialog[str]):
+    """A name for something new."""
+
+    def judge(self, typed: str) -> tuple[str | None, str]:
+        from backend.errors import InvalidName
+        from backend.models import check_name
+
+        try:
+            return check_name(typed), ""
+        except InvalidName as error:
+            return None, f"{error.message}: {error.remedy}"
+
+
+def consequences(*sentences: str, role: Role = Role.TEXT) -> list[Line]:
+    """Plain sentences of ours as lines."""
+    return [line((sentence, role)) for sentence in sentences]

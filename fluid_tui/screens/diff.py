@@ -1,0 +1,197 @@
+"""What changed between two points of a sandbox: a tree by kind on the left, the changes on the right."""
+
+from __future__ import annotations
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+
+from backend.errors import FluidError
+from backend.models import Changes, Snapshot
+from backend.text import visible
+from fluid_tui.actions import bindings
+from fluid_tui.diff_rows import KINDS, DiffDocument, Item, document, folder_of, header_line
+from fluid_tui.paint import Line, Role, line, said
+from fluid_tui.screens.base import FluidScreen
+from fluid_tui.widgets.diff_view import DiffView
+from fluid_tui.widgets.live_list import Column, LiveList, Row
+from fluid_tui.widgets.text_view import TextView
+
+NOW = "now"
+TREE_COLUMNS = (Column("", 0),)
+
+
+class DiffScreen(FluidScreen):
+    """From one snapshot to a later one, or to the sandbox as it is."""
+
+    PLACE = "diff"
+    BINDINGS = bindings("diff")
+    FOOTER = (
+        ("diff.earlier", "earlier"),
+        ("diff.later", "later"),
+        ("diff.next_change", "next"),
+        ("diff.noise", "noise"),
+        ("diff.switch", "tree/text"),
+        ("app.back", "back"),
+    )
+
+    def __init__(self, sandbox_id: str) -> None:
+        super().__init__()
+        self._sandbox_id = sandbox_id
+        self._points: list[str] = []
+        self._from = 0
+        self._noise = False
+        self._changes: Changes | None = None
+
+    def title_line(self) -> Line:
+        sandbox = self.fluid.mirror.sandbox(self._sandbox_id)
+        name = sandbox.sandbox_name if sandbox else self._sandbox_id
+        return line(("fluid", Role.TITLE), ("  diff ", Role.MUTED), said(name, Role.TITLE))
+
+    def body(self) -> ComposeResult:
+        yield TextView(id="how")
+        with Horizontal(id="middle"):
+            yield LiveList(TREE_COLUMNS, id="tree", heading=False, empty="Reading …")
+            yield DiffView(id="text")
+
+    def on_mount(self) -> None:
+        self.query_one("#how", TextView).can_focus = False
+        self.titled(self.query_one("#tree"), "Changes")
+        self.query_one("#tree").focus()
+        self._how(line(("Reading the snapshots …", Role.MUTED)))
+        self.run_worker(self._start(), group="read", exclusive=True)
+
+    async def _start(self) -> None:
+        try:
+            snapshots: list[Snapshot] = await self.fluid.client.snapshots(self._sandbox_id)
+        except FluidError as error:
+            self._failed(error)
+            return
+        ordered = sorted(snapshots, key=lambda one: one.created_at)
+        self._points = [*(one.name for one in ordered), NOW]
+        if not ordered:
+            self._how(
+                line(("This sandbox has no snapshot to compare with. Take one on the fleet: s.", Role.WARN))
+            )
+            self.query_one("#tree", LiveList).empty = "Nothing to compare."
+            return
+        self._from = max(0, len(self._points) - 3)
+        await self._read()
+
+    def _pair(self) -> tuple[str, str]:
+        """The points compared: the two last snapshots, or one and now."""
+        return self._points[self._from], self._points[self._from + 1]
+
+    async def _read(self) -> None:
+        before, after = self._pair()
+        self._how(
+            line(
+                ("Comparing ", Role.MUTED),
+                said(before),
+                (" with ", Role.MUTED),
+                said(after),
+                (" …", Role.MUTED),
+            )
+        )
+        try:
+            self._changes = await self.fluid.client.diff(self._sandbox_id, before, after)
+        except FluidError as error:
+            self._failed(error)
+            return
+        self._draw()
+
+    def _failed(self, error: FluidError) -> None:
+        self._how(line(said(f"✗ {error.message}. {error.remedy}", Role.BAD)))
+        self.query_one("#tree", LiveList).empty = "Could not be read."
+
+    def _how(self, words: Line) -> None:
+        self.query_one("#how", TextView).set_lines([words])
+
+    def _draw(self) -> None:
+        if self._changes is None:
+            return
+        made = document(self._changes, noise=self._noise)
+        self.query_one("#text", DiffView).show(made)
+        tree = self.query_one("#tree", LiveList)
+        tree.empty = "No change."
+        tree.set_rows(tree_rows(made))
+        rules = ", ".join(f"{visible(rule)} {count}" for rule, count in self._changes.hidden.items())
+        lines = [header_line(self._changes)]
+        if self._noise and rules:
+            lines.append(line(("shown noise: ", Role.MUTED), (rules, Role.MUTED)))
+        lines += [line(said(note, Role.WARN)) for note in self._changes.notes]
+        self.query_one("#how", TextView).set_lines(lines)
+        self.titled(tree, "Changes", f"{len(made.items)} shown")
+
+    @on(LiveList.RowHighlighted, "#tree")
+    def _chosen(self, message: LiveList.RowHighlighted) -> None:
+        self.query_one("#text", DiffView).go_to(message.key)
+
+    @on(LiveList.RowOpened, "#tree")
+    def _opened(self) -> None:
+        self.query_one("#text").focus()
+
+    def action_switch(self) -> None:
+        tree, text = self.query_one("#tree"), self.query_one("#text")
+        (text if tree.has_focus else tree).focus()
+
+    def action_next_change(self) -> None:
+        self.query_one("#text", DiffView).step(1)
+
+    def action_previous_change(self) -> None:
+        self.query_one("#text", DiffView).step(-1)
+
+    def action_noise(self) -> None:
+        self._noise = not self._noise
+        self._draw()
+
+    def action_earlier(self) -> None:
+        self._move(-1)
+
+    def action_later(self) -> None:
+        self._move(1)
+
+    def _move(self, by: int) -> None:
+        if not 0 <= self._from + by < len(self._points) - 1:
+            self.say(
+                "There is no snapshot beyond." if self._points else "The snapshots are still being read."
+            )
+            return
+        self._from += by
+        self.run_worker(self._read(), group="read", exclusive=True)
+
+
+def tree_rows(made: DiffDocument) -> list[Row]:
+    """Kinds with counts, files under their folders; the changes lead to their place in the text."""
+    rows: list[Row] = []
+    for kind in KINDS:
+        items = [item for item in made.items if item.kind == kind]
+        if not items:
+            continue
+        rows.append(
+            Row(f"kind {kind}", (line((kind, Role.HEAD), (f" {len(items)}  {_signs(items)}", Role.MUTED)),))
+        )
+        folder = ""
+        for item in items:
+            name = item.name
+            if kind == "Files":
+                if folder_of(item.name) != folder:
+                    folder = folder_of(item.name)
+                    rows.append(
+                        Row(
+                            f"folder {folder}",
+                            (
+                                line(
+                                    (f" {visible(folder)}/", Role.MUTED),
+                                ),
+                            ),
+                        )
+                    )
+                name = item.name.rpartition("/")[2]
+            rows.append(Row(item.key, (line((f"  {item.sign} ", item.role), said(name)),)))
+    return rows
+
+
+def _signs(items: list[Item]) -> str:
+    counts = {sign: sum(item.sign == sign for item in items) for sign in "+~-"}
+    return " ".join(f"{sign}{count}" for sign, count in counts.items() if count)

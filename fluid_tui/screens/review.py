@@ -1,0 +1,299 @@
+"""One request: what is asked and the evidence on the left, what it stands on in tabs on the right.
+
+Approving is bound to the digest that was on the screen when the dialog opened: if the evidence moves
+meanwhile, the backend refuses.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.widgets import ContentSwitcher
+
+from backend.errors import FluidError
+from backend.models import Approval, ApprovalState, now
+from backend.text import visible
+from fluid_tui.actions import bindings
+from fluid_tui.evidence import checklist, obstacles, request_lines, what_will_run
+from fluid_tui.paint import BLANK, Line, Role, line, said
+from fluid_tui.screens.base import NARROW_BELOW, EventArrived, FluidScreen
+from fluid_tui.screens.confirm import ReasonDialog, TypedConfirm, consequences
+from fluid_tui.screens.review_data import ReviewData, ReviewRead
+from fluid_tui.screens.review_tabs import TABS, draw_tab
+from fluid_tui.screens.terminal import TerminalScreen
+from fluid_tui.widgets.diff_view import DiffView
+from fluid_tui.widgets.tab_bar import TabBar
+from fluid_tui.widgets.text_view import TextView
+from fluid_tui.words import approval_mark
+
+MOVING = (ApprovalState.APPROVED, ApprovalState.APPLYING)
+
+
+class ReviewScreen(FluidScreen):
+    """The request, its evidence, its decision and its apply: all on one screen."""
+
+    PLACE = "review"
+    BINDINGS = bindings("review")
+    FOOTER = (
+        ("review.approve", "approve"),
+        ("review.reject", "reject"),
+        ("review.changes", "ask changes"),
+        ("review.next_change", "next change"),
+        ("review.write", "write"),
+        ("app.back", "back"),
+    )
+
+    def __init__(self, approval_id: str) -> None:
+        super().__init__()
+        self._approval_id = approval_id
+        self._noise = False
+        self._shown_state: ApprovalState | None = None
+
+    @property
+    def approval(self) -> Approval | None:
+        """The request: as read for this screen, or as the fleet tells it."""
+        return self.data.approval or self.fluid.mirror.approval(self._approval_id)
+
+    def title_line(self) -> Line:
+        approval = self.approval
+        if approval is None:
+            return line(("fluid", Role.TITLE), ("  review", Role.MUTED))
+        return line(
+            ("fluid", Role.TITLE),
+            ("  review ", Role.MUTED),
+            (visible(approval.short_id), Role.TITLE),
+            said(f"  {approval.sandbox_name}  "),
+            approval_mark(approval).run,
+        )
+
+    def body(self) -> ComposeResult:
+        self.data = ReviewData(self, self.fluid.client, self._approval_id)
+        yield TabBar(TABS, id="tabs")
+        with Horizontal(id="middle"):
+            yield TextView(id="evidence")
+            with Vertical(id="right"), ContentSwitcher(initial="diff", id="switch"):
+                yield DiffView(id="diff")
+                for tab in TABS[2:]:
+                    yield TextView(id=tab.id)
+
+    def on_mount(self) -> None:
+        self.titled(self.query_one("#evidence"), "Request and evidence")
+        self._show("evidence" if self.size.width < NARROW_BELOW else "diff")
+        self.data.read()
+        self._draw()
+
+    # --- drawing ----------------------------------------------------------------------------------------
+
+    def refresh_data(self) -> None:
+        """The fleet moved: relative times, and a state that another operator may have changed."""
+        self._draw()
+
+    @on(EventArrived)
+    def _event(self, message: EventArrived) -> None:
+        self.data.heard(message.event)
+
+    @on(ReviewRead)
+    def _read(self, message: ReviewRead) -> None:
+        approval = self.data.approval
+        if approval and self.data.wants_dry_run(self.fluid.read_only):
+            self.data.start_dry_run()
+        if approval and approval.state is not self._shown_state:
+            if approval.state in MOVING:
+                self._show("apply")
+            self._shown_state = approval.state
+        self._draw()
+
+    def _draw(self) -> None:
+        approval = self.approval
+        self.draw_bars()
+        if approval is None:
+            words = self.data.problem or "Reading the request …"
+            self.query_one("#evidence", TextView).set_lines([line(said(words, Role.MUTED))])
+            return
+        self.query_one("#evidence", TextView).set_lines(self._evidence(approval))
+        self.query_one("#tabs", TabBar).set_off({"apply"} if not approval.apply_run else set())
+        for tab in TABS[2:]:
+            self.query_one(f"#{tab.id}", TextView).set_lines(draw_tab(tab.id, approval, self.data))
+        document = self.data.document(noise=self._noise)
+        view = self.query_one("#diff", DiffView)
+        if view.document is not document:
+            view.show(document)
+        self._titles(approval)
+
+    def _evidence(self, approval: Approval) -> list[Line]:
+        fleet = self.fluid.mirror.fleet
+        earlier = [
+            one
+            for one in (fleet.approvals if fleet else [])
+            if one.id != approval.id
+            and one.sandbox_id == approval.sandbox_id
+            and one.state in (ApprovalState.REJECTED, ApprovalState.VOIDED, ApprovalState.FAILED)
+        ]
+        lines = [
+            *request_lines(approval, earlier, now()),
+            BLANK,
+            line(("Evidence", Role.HEAD)),
+            *checklist(approval),
+        ]
+        if approval.state is ApprovalState.PENDING:
+            missing = obstacles(approval)
+            lines.append(BLANK)
+            if missing:
+                lines.append(line(("Cannot be approved yet:", Role.WARN)))
+                lines += [line(("  ", Role.TEXT), said(words, Role.WARN)) for words in missing]
+            else:
+                lines.append(
+                    line(("Ready: ", Role.GOOD), (f"a, then {visible(approval.short_id)}, enter.", Role.TEXT))
+                )
+        if self.data.problem:
+            lines += [BLANK, line(said(f"✗ {self.data.problem}", Role.BAD))]
+        return lines
+
+    def _titles(self, approval: Approval) -> None:
+        right, current = self.query_one("#right"), self.query_one("#switch", ContentSwitcher).current
+        words = next((tab.words for tab in TABS if tab.id == current), "")
+        self.titled(right, words, self.data.how() if current == "diff" else "")
+
+    # --- tabs -------------------------------------------------------------------------------------------
+
+    def _show(self, id: str) -> None:
+        narrow = self.size.width < NARROW_BELOW
+        self.set_class(id == "evidence", "-evidence")
+        if id != "evidence":
+            self.query_one("#switch", ContentSwitcher).current = id
+        self.query_one("#tabs", TabBar).choose(id if narrow or id != "evidence" else self._current())
+        self.query_one(f"#{id}").focus()
+        if approval := self.approval:
+            self._titles(approval)
+
+    def _current(self) -> str:
+        return self.query_one("#switch", ContentSwitcher).current or "diff"
+
+    def on_resize(self) -> None:
+        if self.is_mounted and self.size.width >= NARROW_BELOW:
+            self.query_one("#tabs", TabBar).choose(self._current())
+
+    @on(TabBar.Chosen)
+    def _tab_clicked(self, message: TabBar.Chosen) -> None:
+        self._show(message.id)
+
+    def action_tab_evidence(self) -> None:
+        self._show("evidence")
+
+    def action_tab_diff(self) -> None:
+        self._show("diff")
+
+    def action_tab_playbook(self) -> None:
+        self._show("playbook")
+
+    def action_tab_rehearsal(self) -> None:
+        self._show("rehearsal")
+
+    def action_tab_dry_run(self) -> None:
+        self._show("dry_run")
+
+    def action_tab_commands(self) -> None:
+        self._show("commands")
+
+    def action_tab_apply(self) -> None:
+        self._show("apply")
+
+    def action_next_change(self) -> None:
+        self._show("diff")
+        self.query_one("#diff", DiffView).step(1)
+
+    def action_previous_change(self) -> None:
+        self._show("diff")
+        self.query_one("#diff", DiffView).step(-1)
+
+    def action_noise(self) -> None:
+        self._noise = not self._noise
+        self._draw()
+
+    def action_terminal(self) -> None:
+        if approval := self.approval:
+            self.app.push_screen(TerminalScreen(approval.sandbox_id))
+
+    # --- decisions --------------------------------------------------------------------------------------
+
+    def action_approve(self) -> None:
+        approval = self.data.approval
+        if approval is None:
+            self.say("The evidence is still being read.")
+            return
+        if missing := obstacles(approval):
+            self.say("This cannot be approved: " + "; ".join(missing), bad=True)
+            return
+        digest, client = approval.digest, self.fluid.client
+
+        def approve(yes: bool | None) -> None:
+            if yes:
+                self.do(
+                    lambda: client.approve(self._approval_id, digest),
+                    f"{visible(approval.short_id)} is approved.",
+                )
+                self._show("apply")
+
+        what = what_will_run(approval, self.data.playbook)
+        title = f"Approve {visible(approval.short_id)} for production"
+        self.app.push_screen(TypedConfirm(title, what, visible(approval.short_id), "approve"), approve)
+
+    def action_reject(self) -> None:
+        self._reject("Reject", "Why (the agent reads it):", changes_requested=False)
+
+    def action_changes(self) -> None:
+        self._reject("Ask for changes", "What should the agent mend:", changes_requested=True)
+
+    def _reject(self, title: str, prompt: str, *, changes_requested: bool) -> None:
+        approval, client = self.approval, self.fluid.client
+        if approval is None or approval.state not in (
+            ApprovalState.PENDING,
+            ApprovalState.REHEARSING,
+            ApprovalState.DRAFTING,
+        ):
+            self.say(f"Nothing to reject: it is {approval_mark(approval).word if approval else 'not read'}.")
+            return
+        kept = "The sandbox is kept." if changes_requested else "The request ends here."
+
+        def reject(reason: str | None) -> None:
+            if reason:
+                self.do(
+                    lambda: client.reject(self._approval_id, reason, changes_requested), "The agent is told."
+                )
+
+        what = [line(("asks  ", Role.MUTED), said(approval.reason)), *consequences(kept, role=Role.MUTED)]
+        self.app.push_screen(ReasonDialog(f"{title}: {visible(approval.short_id)}", what, prompt), reject)
+
+    def action_abort(self) -> None:
+        approval, client = self.approval, self.fluid.client
+        if approval is None or not approval.apply_run or approval.state is not ApprovalState.APPLYING:
+            self.say("No apply is running.")
+            return
+
+        def abort(yes: bool | None) -> None:
+            if yes:
+                self.do(lambda: client.cancel_run(approval.apply_run), "The apply is told to stop.")
+
+        what = consequences(
+            "The running task is ended, no further one is started.",
+            "What is done on the targets stays done; the result says where it stopped.",
+        )
+        word = visible(approval.short_id)
+        self.app.push_screen(TypedConfirm("Abort the apply", what, word, "abort", bad=True), abort)
+
+    def action_write(self) -> None:
+        """Everything that this screen knows, as one JSON file that only its owner reads."""
+        approval = self.data.approval
+        if approval is None:
+            self.say("The evidence is still being read.")
+            return
+        path = Path.cwd() / f"fluid-{visible(approval.short_id)}-evidence.json"
+        try:
+            self.data.write(path)
+        except (OSError, FluidError) as error:
+            self.say(f"Could not write {path}: {error}", bad=True)
+        else:
+            self.say(f"Written to {path}")

@@ -1,0 +1,188 @@
+"""What a review reads from the backend: each part on its own, so that a slow one holds nothing up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from textual.message import Message
+
+from backend.errors import FluidError
+from backend.models import Approval, ApprovalState, Changes, Command, Event, Playbook, Run
+from backend.models.playbook import RUN_OVER
+from fluid_tui.backend_port import BackendPort
+from fluid_tui.diff_rows import DiffDocument, DiffRow, document, summary
+from fluid_tui.paint import Role, line, said
+
+if TYPE_CHECKING:
+    from textual.screen import Screen
+
+T = TypeVar("T")
+GATHER_S = 0.25
+"""Events of one burst lead to one reading."""
+FILE_MODE = 0o600
+
+
+class ReviewRead(Message):
+    """Another part of the review has been read."""
+
+
+class ReviewData:
+    """The parts of one review; ``None`` is not read yet, ``problems`` says what could not be."""
+
+    def __init__(self, screen: Screen[None], client: BackendPort, approval_id: str) -> None:
+        self._screen = screen
+        self._client = client
+        self._id = approval_id
+        self._dry_run_asked = False
+        self._documents: dict[tuple[str, bool], DiffDocument] = {}
+        self.approval: Approval | None = None
+        self.playbook: Playbook | None = None
+        self.changes: Changes | None = None
+        self.commands: list[Command] | None = None
+        self.runs: dict[str, Run] = {}
+        self.problems: dict[str, str] = {}
+
+    @property
+    def problem(self) -> str:
+        """Why the request itself could not be read."""
+        return self.problems.get("request", "")
+
+    def read(self, after_s: float = 0.0) -> None:
+        """Read the request and then all it stands on; a newer call replaces an older one."""
+        self._screen.run_worker(self._read_all(after_s), group="review", exclusive=True)
+
+    def heard(self, event: Event) -> None:
+        """Read again if the event is of this request or of one of its runs."""
+        approval = self.approval
+        mine = event.id == self._id or event.data.get("approval_id") == self._id
+        if approval is not None:
+            mine = mine or event.id in (approval.apply_run, approval.verify_run) or event.kind == "bus.resync"
+        if mine:
+            self.read(GATHER_S)
+
+    async def _read_all(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        approval = await self._part("request", self._client.approval(self._id))
+        if approval is None:
+            return
+        self.approval = approval
+        self._tell()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read_changes(approval))
+            group.create_task(self._read_playbook(approval))
+            group.create_task(self._read_commands(approval))
+            for run_id in self._runs_of(approval):
+                group.create_task(self._read_run(run_id))
+
+    def _runs_of(self, approval: Approval) -> list[str]:
+        evidence = approval.evidence
+        named = [evidence.rehearsal_run, evidence.repeat_run, approval.apply_run]
+        named += [found.run_id for found in evidence.dry_run.values()]
+        known = {id for id, run in self.runs.items() if run.state in RUN_OVER}
+        return [id for id in dict.fromkeys(named) if id and id not in known]
+
+    async def _read_changes(self, approval: Approval) -> None:
+        wanted = approval.evidence.changes_id
+        if wanted and (self.changes is None or self.changes.id != wanted):
+            self.changes = await self._part("diff", self._client.changes(wanted)) or self.changes
+            self._tell()
+
+    async def _read_playbook(self, approval: Approval) -> None:
+        if self.playbook is None or self.playbook.id != approval.playbook_id:
+            self.playbook = await self._part("playbook", self._client.playbook(approval.playbook_id))
+            self._tell()
+
+    async def _read_commands(self, approval: Approval) -> None:
+        if self.commands is None:
+            self.commands = await self._part("commands", self._client.commands(approval.sandbox_id))
+            self._tell()
+
+    async def _read_run(self, run_id: str) -> None:
+        run = await self._part(run_id, self._client.run(run_id))
+        if run is not None:
+            self.runs[run_id] = run
+            self._tell()
+
+    async def _part(self, what: str, asked: Awaitable[T]) -> T | None:
+        try:
+            found = await asked
+        except FluidError as error:
+            self.problems[what] = f"{error.message}. {error.remedy}" if error.remedy else error.message
+            self._tell()
+            return None
+        self.problems.pop(what, None)
+        return found
+
+    def _tell(self) -> None:
+        self._screen.post_message(ReviewRead())
+
+    # --- the dry run that opening a review starts ---------------------------------------------------------
+
+    def wants_dry_run(self, read_only: bool) -> bool:
+        """True once: the request waits, and a target has no dry run yet."""
+        approval = self.approval
+        if (
+            approval is None
+            or read_only
+            or self._dry_run_asked
+            or approval.state is not ApprovalState.PENDING
+        ):
+            return False
+        return any(target not in approval.evidence.dry_run for target in approval.targets)
+
+    def start_dry_run(self) -> None:
+        """Ask for it; the evidence arrives by events."""
+        self._dry_run_asked = True
+        self._screen.run_worker(self._dry_run(), group="dry run")
+
+    async def _dry_run(self) -> None:
+        approval = await self._part("dry run", self._client.dry_run(self._id))
+        if approval is not None:
+            self.read()
+
+    # --- the diff -------------------------------------------------------------------------------------------
+
+    def document(self, *, noise: bool) -> DiffDocument:
+        """The rehearsal's change as rows: this is what is approved. The same object until it changes."""
+        changes = self.changes
+        key = (changes.id if changes else self.problems.get("diff", ""), noise)
+        if key not in self._documents:
+            self._documents[key] = document(changes, noise=noise) if changes else self._no_document()
+        return self._documents[key]
+
+    def _no_document(self) -> DiffDocument:
+        if problem := self.problems.get("diff"):
+            return DiffDocument(rows=[DiffRow(line(said(f"✗ {problem}", Role.BAD)))])
+        words = "The rehearsal's change is not read yet."
+        return DiffDocument(rows=[DiffRow(line((words, Role.MUTED)))])
+
+    def how(self) -> str:
+        """What the diff shows and how it was read, for its border."""
+        if self.changes is None:
+            return ""
+        how = "read from the disk" if self.changes.read_from == "disk" else "read by asking the guest"
+        hidden = sum(self.changes.hidden.values())
+        return f"{summary(self.changes)} · {how}" + (f" · {hidden} hidden, i shows them" if hidden else "")
+
+    # --- a file ---------------------------------------------------------------------------------------------
+
+    def write(self, path: Path) -> None:
+        """All parts as JSON, readable by their owner only. Refuses to follow or overwrite what is there."""
+        parts = {
+            "approval": self.approval,
+            "changes": self.changes,
+            "playbook": self.playbook,
+            **{f"run {id}": run for id, run in self.runs.items()},
+        }
+        body: dict[str, object] = {
+            name: part.model_dump(mode="json") for name, part in parts.items() if part is not None
+        }
+        body["commands"] = [command.model_dump(mode="json") for command in self.commands or []]
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(body, file, indent=1, ensure_ascii=True)

@@ -1,0 +1,119 @@
+"""The colours: calm by default, every one with a meaning. The stylesheets know only these names."""
+
+from __future__ import annotations
+
+from textual.theme import Theme
+
+DARK = Theme(
+    name="fluid-dark",
+    primary="#7aa2d6",
+    secondary="#8fa1b8",
+    accent="#7fc1c9",
+    success="#8cc07d",
+    warning="#e0b062",
+    error="#e07a72",
+    foreground="#cfd6df",
+    background="#14171c",
+    surface="#171b21",
+    panel="#1d222a",
+    dark=True,
+    variables={
+        "line": "#333b47",
+        "line-focus": "#5b7ea8",
+        "faint": "#828d9c",
+        "strong": "#f0f3f7",
+        "cursor-ground": "#252d38",
+        "added-ground": "#17291c",
+        "added-word": "#2b5233",
+        "removed-ground": "#2e1b1d",
+        "removed-word": "#63302f",
+        "void-ground": "#191d23",
+        "stale": "#6a7482",
+    },
+)
+
+LIGHT = Theme(
+    name="fluid-light",
+    primary="#2b5f9e",
+    secondary="#4d5b6b",
+    accent="#12727c",
+    success="#2d7a2b",
+    warning="#8a5a00",
+    error="#b3261e",
+    foreground="#23282f",
+    background="#fafafa",
+    surface="#ffffff",
+    panel="#eef1f4",
+    dark=False,
+    variables={
+        "line": "#c9d0d8",
+        "line-focus": "#2b5f9e",
+        "faint": "#5f6b78",
+        "strong": "#000000",
+        "cursor-ground": "#dde6f1",
+        "added-ground": "#e4f4e4",
+        "added-word": "#b2dfb4",
+        "removed-ground": "#fbe7e6",
+        "removed-word": "#f3bab6",
+        "void-ground": "#f1f3f5",
+        "stale": "#8b96a3",
+    },
+)
+
+CONTRAST = Theme(
+    name="fluid-contrast",
+    primary="#00ffff",
+    secondary="#ffffff",
+    accent="#00ffff",
+    success="#00ff00",
+    warning="#ffff00",
+    error="#ff6060",
+    foreground="#ffffff",
+    background="#000000",
+    surface="#000000",
+    panel="#000000",
+    dark=True,
+    variables={
+        "line": "#ffffff",
+        "line-focus": "#ffff00",
+        "faint": "#d8d8d8",
+        "strong": "#ffffff",
+        "cursor-ground": "#003a6b",
+        "added-ground": "#003300",
+        "added-word": "#006b00",
+        "removed-ground": "#4a0000",
+        "removed-word": "#8f0000",
+        "void-ground": "#000000",
+        "stale": "#b0b0b0",
+    },
+)
+
+COLOUR_BLIND = Theme(
+    name="fluid-colour-blind",
+    primary="#56b4e9",
+    secondary="#b8c4d0",
+    accent="#56b4e9",
+    success="#56b4e9",  # blue and orange differ for every kind of colour blindness
+    warning="#f0e442",
+    error="#e69f00",
+    foreground="#d8dee6",
+    background="#14171c",
+    surface="#171b21",
+    panel="#1d222a",
+    dark=True,
+    variables={
+        "line": "#333b47",
+        "line-focus": "#56b4e9",
+        "faint": "#8e99a8",
+        "strong": "#ffffff",
+        "cursor-ground": "#252d38",
+        "added-ground": "#122a3c",
+        "added-word": "#1f5a86",
+        "removed-ground": "#33270c",
+        "removed-word": "#7a5606",
+        "void-ground": "#191d23",
+        "stale": "#6a7482",
+    },
+)
+
+THEMES = (DARK, LIGHT, CONTRAST, COLOUR_BLIND)

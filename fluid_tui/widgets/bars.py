@@ -1,0 +1,78 @@
+"""The first and the last line of every screen. Each is drawn only when its words change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+
+from fluid_tui.paint import Line, Role, Run, clip, width_of
+from fluid_tui.widgets.painted import Painted
+
+
+class TopBar(Painted, can_focus=False):
+    """What this is on the left, how things stand on the right; the right gives way first."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._left: Line = ()
+        self._right: Sequence[Run] = ()
+
+    def show(self, left: Line, right: Sequence[Run]) -> None:
+        """``right`` is a list of facts, the most important last: the first are left out when narrow."""
+        if (left, list(right)) != (self._left, list(self._right)):
+            self._left, self._right = left, list(right)
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        width = self.size.width
+        if width <= 0:
+            return
+        facts = list(self._right)
+        while facts and width_of(self._left) + _joined_width(facts) + 3 > width:
+            facts.pop(0)
+        joined: list[Run] = []
+        for fact in facts:
+            joined += [(" · ", Role.MUTED)] if joined else []
+            joined.append(fact)
+        left = clip(((" ", Role.TEXT), *self._left), width - width_of(tuple(joined)) - 1)
+        gap = width - width_of(left) - width_of(tuple(joined)) - 1
+        self._replace([(*left, (" " * max(gap, 0), Role.TEXT), *joined)])
+
+
+def _joined_width(facts: Sequence[Run]) -> int:
+    return sum(cell_len(text) for text, _ in facts) + 3 * max(0, len(facts) - 1)
+
+
+class KeyBar(Painted, can_focus=False):
+    """The keys that matter here, as many as fit; the rest is behind ``?``."""
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._keys: list[tuple[str, str]] = []
+
+    def show(self, keys: Sequence[tuple[str, str]]) -> None:
+        """Pairs of key and word, the most important first; the last is always kept."""
+        if list(keys) != self._keys:
+            self._keys = list(keys)
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        if not self._keys:
+            return
+        *rest, last = self._keys
+        room = self.size.width - 2 - _pair_width(last)
+        runs: list[Run] = [(" ", Role.TEXT)]
+        for pair in rest:
+            if (room := room - _pair_width(pair)) < 0:
+                break
+            runs += _pair(pair)
+        self._replace([(*runs, *_pair(last))])
+
+
+def _pair(pair: tuple[str, str]) -> list[Run]:
+    return [(pair[0], Role.ACCENT), (f" {pair[1]}  ", Role.MUTED)]
+
+
+def _pair_width(pair: tuple[str, str]) -> int:
+    return cell_len(pair[0]) + cell_len(pair[1]) + 3

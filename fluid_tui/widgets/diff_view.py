@@ -1,0 +1,121 @@
+"""Changes side by side, aligned, with the words that differ marked; one under the other when narrow."""
+
+from __future__ import annotations
+
+from textual.geometry import Size
+
+from fluid_tui.actions import bindings
+from fluid_tui.diff_rows import DiffDocument, DiffRow, Side, unified
+from fluid_tui.paint import Line, Role, clip, width_of
+from fluid_tui.widgets.painted import Painted
+
+SIDE_BY_SIDE_FROM = 88
+"""Cells of this view: below, half a line of a file would not fit on a side."""
+NUMBER_WIDTH = 5
+DIVIDER = "│"
+
+
+class DiffView(Painted):
+    """A :class:`DiffDocument`. Rows are drawn when they come in sight."""
+
+    BINDINGS = bindings("move")
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._document = DiffDocument()
+        self._rows: list[DiffRow] = []
+        self._anchors: list[int] = []
+        self._beside = True
+
+    @property
+    def document(self) -> DiffDocument:
+        return self._document
+
+    def show(self, document: DiffDocument) -> None:
+        """Show another document from its first row."""
+        self._document = document
+        self._lay_out()
+        self.scroll_to(y=0, animate=False)
+
+    def _lay_out(self) -> None:
+        self._beside = self.size.width >= SIDE_BY_SIDE_FROM
+        starts = [item.row for item in self._document.items]
+        if self._beside:
+            self._rows, self._anchors = self._document.rows, starts
+        else:
+            self._rows, moved = unified(self._document.rows)
+            self._anchors = [moved[start] for start in starts]
+        self.virtual_size = Size(0, len(self._rows))
+        self.refresh()
+
+    def go_to(self, key: str) -> None:
+        """Put the change of this key at the top."""
+        for item, anchor in zip(self._document.items, self._anchors, strict=True):
+            if item.key == key:
+                self.scroll_to(y=anchor, animate=False)
+                return
+
+    def step(self, direction: int) -> None:
+        """To the next (1) or previous (-1) change."""
+        here = self.scroll_offset.y
+        beyond = [at for at in self._anchors if (at > here if direction > 0 else at < here)]
+        if beyond:
+            self.scroll_to(y=beyond[0] if direction > 0 else beyond[-1], animate=False)
+
+    def line_at(self, y: int, width: int) -> Line:
+        if y >= len(self._rows):
+            return ()
+        row = self._rows[y]
+        if row.whole is not None:
+            return row.whole
+        if not self._beside or row.alone:
+            return _one(row)
+        half = (width - 1) // 2
+        return (
+            *_side(row.left, half, Role.REMOVED),
+            (DIVIDER, Role.VOID),
+            *_side(row.right, width - 1 - half, Role.ADDED),
+        )
+
+    def action_down(self) -> None:
+        self.scroll_lines(1)
+
+    def action_up(self) -> None:
+        self.scroll_lines(-1)
+
+    def action_page_down(self) -> None:
+        self.page(1)
+
+    def action_page_up(self) -> None:
+        self.page(-1)
+
+    def action_top(self) -> None:
+        self.scroll_to(y=0, animate=False)
+
+    def action_bottom(self) -> None:
+        self.scroll_to(y=len(self._rows), animate=False)
+
+
+def _side(side: Side | None, width: int, role: Role) -> Line:
+    if side is None:
+        return ((" " * width, Role.VOID),)
+    sign = ("-" if role is Role.REMOVED else "+") if side.changed else " "
+    ground = role if side.changed else Role.TEXT
+    text = clip(side.text, width - NUMBER_WIDTH - 3)
+    pad = width - NUMBER_WIDTH - 3 - width_of(text)
+    return (
+        (f"{side.number:>{NUMBER_WIDTH}} ", Role.NUMBER),
+        (f"{sign} ", ground),
+        *text,
+        (" " * pad, ground),
+    )
+
+
+def _one(row: DiffRow) -> Line:
+    side = row.left or row.right
+    if side is None:
+        return ()
+    sign, role = (
+        (" ", Role.TEXT) if not side.changed else ("-", Role.REMOVED) if row.left else ("+", Role.ADDED)
+    )
+    return ((f"{side.number:>{NUMBER_WIDTH}} ", Role.NUMBER), (f"{sign} ", role), *side.text)

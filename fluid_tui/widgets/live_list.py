@@ -1,0 +1,236 @@
+"""A list of any length that repaints only the rows that changed; a stock table repaints everything.
+
+Rows have keys: cursor and marks stay with their row when the order changes. The heading does not scroll.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from textual import events
+from textual.geometry import Size
+from textual.message import Message
+from textual.strip import Strip
+
+from fluid_tui.actions import bindings
+from fluid_tui.paint import Line, Role, Run, clip, fit, width_of
+from fluid_tui.widgets.painted import Painted
+
+GUTTER = 2
+CURSOR_GLYPH = "▌"
+MARK_GLYPH = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """columns of ``width`` 0 share what is left; the column is dropped below ``from_width`` cells of list."""
+
+    title: str
+    width: int
+    from_width: int = 0
+    right: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: its key, and a run or a whole line for each column."""
+
+    key: str
+    cells: tuple[Run | Line, ...]
+
+
+class LiveList(Painted):
+    """Rows under an optional heading, with a cursor and marks."""
+
+    BINDINGS = bindings("move")
+
+    class RowHighlighted(Message):
+        """The cursor stands on another row; the key is empty when there is none."""
+
+        def __init__(self, of: LiveList, key: str) -> None:
+            super().__init__()
+            self.of, self.key = of, key
+
+        @property
+        def control(self) -> LiveList:
+            return self.of
+
+    class RowOpened(RowHighlighted):
+        """A row was clicked twice."""
+
+    class EdgeReached(Message):
+        """The cursor was moved beyond the first (-1) or last (1) row."""
+
+        def __init__(self, of: LiveList, direction: int) -> None:
+            super().__init__()
+            self.of, self.direction = of, direction
+
+        @property
+        def control(self) -> LiveList:
+            return self.of
+
+    def __init__(self, columns: Sequence[Column], *, id: str, heading: bool = True, empty: str = "") -> None:
+        super().__init__(id=id)
+        self._columns = list(columns)
+        self._heading = 1 if heading else 0
+        self._empty = empty
+        self._rows: list[Row] = []
+        self._at = 0
+        self.marked: set[str] = set()
+
+    # --- rows -----------------------------------------------------------------------------------------
+
+    @property
+    def empty(self) -> str:
+        """What stands there when there is no row."""
+        return self._empty
+
+    @empty.setter
+    def empty(self, words: str) -> None:
+        if words != self._empty:
+            self._empty = words
+            if not self._rows:
+                self._refresh_row(0)
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        return self._rows
+
+    @property
+    def key(self) -> str:
+        """The key of the row under the cursor, or empty."""
+        return self._rows[self._at].key if self._rows else ""
+
+    def set_rows(self, rows: Sequence[Row]) -> None:
+        """Show these rows, the cursor staying with its row."""
+        key, old, old_at = self.key, self._rows, self._at
+        self._rows = list(rows)
+        self.marked &= {row.key for row in rows}
+        found = next((at for at, row in enumerate(self._rows) if row.key == key), None)
+        self._at = min(self._at, max(0, len(rows) - 1)) if found is None else found
+        if len(old) != len(rows):
+            self.virtual_size = Size(0, max(1, len(rows)) + self._heading)
+        for at in range(max(len(old), len(rows), 1)):
+            same = at < len(old) and at < len(rows) and old[at] == rows[at]
+            if not same or (self._at != old_at and at in (old_at, self._at)):
+                self._refresh_row(at)
+        if self.key != key:
+            self.post_message(self.RowHighlighted(self, self.key))
+
+    def move_to(self, key: str) -> None:
+        """Put the cursor on a row."""
+        found = next((at for at, row in enumerate(self._rows) if row.key == key), None)
+        if found is not None:
+            self._move(found)
+
+    def toggle_mark(self) -> None:
+        """Mark or unmark the row under the cursor, and go on to the next."""
+        if self._rows:
+            self.marked ^= {self.key}
+            self._refresh_row(self._at)
+            self._move(min(self._at + 1, len(self._rows) - 1))
+
+    def _refresh_row(self, at: int) -> None:
+        self.refresh_line(at + self._heading)
+
+    def _move(self, at: int) -> None:
+        if at == self._at or not 0 <= at < len(self._rows):
+            return
+        old, self._at = self._at, at
+        self._refresh_row(old)
+        self._refresh_row(at)
+        top, room = self.scroll_offset.y, max(1, self.size.height - self._heading)
+        if at < top:
+            self.scroll_to(y=at, animate=False)
+        elif at >= top + room:
+            self.scroll_to(y=at - room + 1, animate=False)
+        self.post_message(self.RowHighlighted(self, self.key))
+
+    # --- drawing --------------------------------------------------------------------------------------
+
+    def _lay_out(self) -> None:
+        self.virtual_size = Size(0, max(1, len(self._rows)) + self._heading)
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        if self._heading and y == 0:
+            cells = tuple((column.title, Role.MUTED) for column in self._columns)
+            return self._strip((("  ", Role.MUTED), *self._cells(cells)), Role.TEXT)
+        at = self.scroll_offset.y + y - self._heading
+        if not self._rows:
+            text = f"  {self._empty}" if y == self._heading else ""
+            return self._strip(((text, Role.MUTED),), Role.TEXT)
+        if at >= len(self._rows):
+            return self._strip((), Role.TEXT)
+        row = self._rows[at]
+        here = at == self._at
+        gutter = (CURSOR_GLYPH if here and self.has_focus else " ") + (
+            MARK_GLYPH if row.key in self.marked else " "
+        )
+        runs = ((gutter, Role.ACCENT), *self._cells(row.cells))
+        return self._strip(runs, Role.CURSOR if here and self.has_focus else Role.TEXT)
+
+    def _strip(self, runs: Line, base: Role) -> Strip:
+        below = self.rich_style + self.role_style(base)
+        return self.paint(runs, below)
+
+    def _cells(self, cells: Sequence[Run | Line]) -> Line:
+        width = self.size.width
+        kept = [at for at, column in enumerate(self._columns) if width >= column.from_width]
+        fixed = sum(self._columns[at].width + 1 for at in kept)
+        shares = sum(self._columns[at].width == 0 for at in kept)
+        free = max(8, (width - GUTTER - fixed) // max(1, shares))
+        runs: list[Run] = []
+        for at in kept:
+            column = self._columns[at]
+            runs.extend(_cell(cells[at] if at < len(cells) else (), column.width or free, column.right))
+            runs.append((" ", Role.TEXT))
+        return tuple(runs)
+
+    # --- keys and mouse -------------------------------------------------------------------------------
+
+    def on_focus(self) -> None:
+        self._refresh_row(self._at)
+
+    def on_blur(self) -> None:
+        self._refresh_row(self._at)
+
+    def on_click(self, event: events.Click) -> None:
+        at = self.scroll_offset.y + event.y - self._heading
+        if 0 <= at < len(self._rows):
+            self._move(at)
+            if event.chain == 2:
+                self.post_message(self.RowOpened(self, self.key))
+
+    def _step(self, direction: int) -> None:
+        if 0 <= self._at + direction < len(self._rows):
+            self._move(self._at + direction)
+        else:
+            self.post_message(self.EdgeReached(self, direction))
+
+    def action_down(self) -> None:
+        self._step(1)
+
+    def action_up(self) -> None:
+        self._step(-1)
+
+    def action_page_down(self) -> None:
+        self._move(min(self._at + max(1, self.size.height - 2), len(self._rows) - 1))
+
+    def action_page_up(self) -> None:
+        self._move(max(self._at - max(1, self.size.height - 2), 0))
+
+    def action_top(self) -> None:
+        self._move(0)
+
+    def action_bottom(self) -> None:
+        self._move(len(self._rows) - 1)
+
+
+def _cell(cell: Run | Line, width: int, right: bool) -> Line:
+    if cell and isinstance(cell[0], str):
+        text, role = cell  # a single run
+        return ((fit(text, width, right=right), role),)
+    runs = clip(cell, width)
+    return (*runs, (" " * (width - width_of(runs)), Role.TEXT))

@@ -1,0 +1,131 @@
+"""The line widget that all others stand on: it draws the lines in sight and repaints those that changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rich.color import Color, ColorType
+from rich.segment import Segment
+from rich.style import Style as RichStyle
+from textual.geometry import Size
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+
+from backend.text import Colour, Style
+from fluid_tui.paint import Line, Role, wrap
+
+
+class Painted(ScrollView, can_focus=True, inherit_bindings=False):
+    """Lines of runs. ``set_lines`` compares with what is drawn: an equal line costs nothing."""
+
+    COMPONENT_CLASSES: ClassVar[set[str]] = {f"painted--{role}" for role in Role}
+
+    def __init__(self, *, id: str | None = None, classes: str | None = None, wraps: bool = False) -> None:
+        super().__init__(id=id, classes=classes)
+        self._lines: list[Line] = []
+        self._source: list[Line] = []
+        self._wraps = wraps
+        self._styles_of: dict[Role | Style, RichStyle] = {}
+
+    @property
+    def lines(self) -> Sequence[Line]:
+        """What is drawn, after wrapping."""
+        return self._lines
+
+    def set_lines(self, lines: Sequence[Line]) -> None:
+        """Show these lines; with ``wraps`` they are broken at the widget's width."""
+        self._source = list(lines)
+        self._lay_out()
+
+    def on_resize(self) -> None:
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        fresh = self._source
+        width = self.scrollable_content_region.width
+        if self._wraps and width > 0:
+            fresh = [part for each in self._source for part in wrap(each, width, _indent_of(each))]
+        self._replace(fresh)
+
+    def _replace(self, fresh: list[Line]) -> None:
+        old, self._lines = self._lines, fresh
+        if len(old) != len(fresh):
+            self.virtual_size = Size(self._content_width(), len(fresh))
+        for y in range(max(len(old), len(fresh))):
+            if y >= len(old) or y >= len(fresh) or old[y] != fresh[y]:
+                self.refresh_line(y)
+
+    def _content_width(self) -> int:
+        return 0  # lines are clipped, never scrolled sideways
+
+    def line_at(self, y: int, width: int) -> Line:
+        """The line to draw at row ``y`` of the content."""
+        return self._lines[y] if y < len(self._lines) else ()
+
+    def render_line(self, y: int) -> Strip:
+        width = self.size.width
+        at = self.scroll_offset.y + y
+        return self.paint(self.line_at(at, width), self.rich_style)
+
+    def paint(self, runs: Line, below: RichStyle) -> Strip:
+        """A line on its ground, exactly as wide as the widget."""
+        segments = [Segment(text, below + self.role_style(role)) for text, role in runs]
+        return Strip(segments).adjust_cell_length(self.size.width, below)
+
+    def role_style(self, role: Role | Style) -> RichStyle:
+        """The colours of a role in this theme, or of an agent's own style."""
+        found = self._styles_of.get(role)
+        if found is None:
+            if isinstance(role, Style):
+                found = rich_style(role)
+            elif role is Role.TEXT:
+                found = RichStyle()
+            else:
+                found = self.get_component_rich_style(f"painted--{role}", partial=True)
+            self._styles_of[role] = found
+        return found
+
+    def notify_style_update(self) -> None:
+        self._styles_of.clear()
+        super().notify_style_update()
+
+    def scroll_lines(self, count: int) -> None:
+        """Scroll without animation: one repaint."""
+        self.scroll_to(y=self.scroll_offset.y + count, animate=False)
+
+    def page(self, direction: int) -> None:
+        """One page up (-1) or down (1), two lines kept for the eye."""
+        self.scroll_lines(direction * max(1, self.size.height - 2))
+
+
+def rich_style(style: Style) -> RichStyle:
+    """An agent's whitelisted style as the terminal library's."""
+    return RichStyle(
+        color=_colour(style.fg),
+        bgcolor=_colour(style.bg),
+        bold=style.bold or None,
+        dim=style.dim or None,
+        italic=style.italic or None,
+        underline=style.underline or None,
+        reverse=style.reverse or None,
+        strike=style.strike or None,
+    )
+
+
+def _colour(colour: Colour) -> Color | None:
+    if colour is None:
+        return None
+    if isinstance(colour, tuple):
+        return Color.from_rgb(*colour)
+    return Color(
+        f"color({colour})", ColorType.STANDARD if colour < 16 else ColorType.EIGHT_BIT, number=colour
+    )
+
+
+def _indent_of(runs: Line) -> int:
+    """Wrapped lines hang under the text of the first, two cells deeper than its own indent."""
+    if not runs:
+        return 0
+    first = runs[0][0]
+    return min(len(first) - len(first.lstrip()) + 2, 8)

@@ -1,0 +1,74 @@
+"""One line of tabs: key and word, the chosen one marked by a glyph too. No animation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from textual import events
+from textual.message import Message
+
+from fluid_tui.paint import Role, Run
+from fluid_tui.widgets.painted import Painted
+
+NARROW_BELOW = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Tab:
+    """``narrow_only`` tabs stand beside the others on a wide screen and need no place here."""
+
+    key: str
+    id: str
+    words: str
+    narrow_only: bool = False
+
+
+class TabBar(Painted, can_focus=False):
+    """Draws and tells; whoever owns it switches."""
+
+    class Chosen(Message):
+        """A tab was clicked."""
+
+        def __init__(self, id: str) -> None:
+            super().__init__()
+            self.id = id
+
+    def __init__(self, tabs: Sequence[Tab], *, id: str) -> None:
+        super().__init__(id=id)
+        self._tabs = tabs
+        self._current = ""
+        self._off: set[str] = set()
+
+    def choose(self, id: str) -> None:
+        """Mark this tab."""
+        self._current = id
+        self._lay_out()
+
+    def set_off(self, ids: set[str]) -> None:
+        """Tabs with nothing to show yet are not drawn."""
+        self._off = ids
+        self._lay_out()
+
+    def _visible(self) -> list[Tab]:
+        narrow = self.size.width < NARROW_BELOW
+        return [tab for tab in self._tabs if tab.id not in self._off and (narrow or not tab.narrow_only)]
+
+    def _lay_out(self) -> None:
+        runs: list[Run] = [(" ", Role.TEXT)]
+        for tab in self._visible():
+            chosen = tab.id == self._current
+            runs += [
+                (f"▸{tab.key} " if chosen else f" {tab.key} ", Role.ACCENT),
+                (f"{tab.words} ", Role.TITLE if chosen else Role.MUTED),
+            ]
+        self._replace([tuple(runs)])
+
+    def on_click(self, event: events.Click) -> None:
+        at = 1
+        for tab in self._visible():
+            at += cell_len(tab.key) + cell_len(tab.words) + 3
+            if event.x < at:
+                self.post_message(self.Chosen(tab.id))
+                return
