@@ -29,10 +29,10 @@ from backend.images.sources import Release, Selection, read_release, read_source
 from backend.models import now
 
 NEEDED = (
-    *("mmdebstrap", "mkfs.ext4", "qemu-img", "lz4", "dpkg-deb", "apt-get", "tar", "unshare", "setpriv"),
+    *("mmdebstrap", "mkfs.ext4", "qemu-img", "lz4", "dpkg-deb", "apt-get", "unshare", "setpriv"),
     *("flock", "chroot"),
 )
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 """Raise it when the same inputs would make another image."""
 
 PAYLOAD = Path(__file__).parent.parent / "guests/payload"
@@ -138,13 +138,12 @@ class _Build:
         temp = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder))
         try:
             root = temp / "root"
-            if foundation.is_dir():
-                self.progress("unpacking the cached system")
-                await rootfs.unpack(self.programs, foundation / "rootfs.tar", root)
-            else:
-                await self._lay_foundation(temp, root)
+            if not foundation.is_dir():
+                await self._lay_foundation(temp)
                 await self._sweep(*folder.glob("foundation-*"))
                 (temp / "foundation").rename(foundation)
+            self.progress("copying the installed system")
+            await rootfs.copy(self.programs, foundation / "root", root)
             self.progress("writing the guest's settings")
             await customize(
                 self.programs,
@@ -162,7 +161,7 @@ class _Build:
         self.progress(f"image {image.name} is ready")
         return image
 
-    async def _lay_foundation(self, temp: Path, root: Path) -> None:
+    async def _lay_foundation(self, temp: Path) -> None:
         """Packages and kernel side by side; ``temp/foundation`` is complete when this returns."""
         apt = rootfs.AptRoot(temp / "apt", rootfs.kept_options(self.inputs.apt_options, rootfs.HOST_OPTIONS))
         with_apt = Programs(self.programs.log, {"APT_CONFIG": str(apt.config)})
@@ -170,22 +169,22 @@ class _Build:
         for entry, reason in self.inputs.selection.left_out:
             self.programs.note(f"left out {entry.uri} {entry.suite}: {reason}")
         used = await rootfs.answering(with_apt, apt, self.inputs.selection, release, self.progress)
+        place = temp / "foundation"
+        place.mkdir(mode=0o700)
+        root = place / "root"
         with _first_error():
             async with asyncio.TaskGroup() as group:
                 fetching = group.create_task(kernel.fetch(with_apt, temp / "kernel", release, self.progress))
                 group.create_task(rootfs.install(self.programs, apt, release, root, self.progress))
         unpacked = fetching.result()
-        self.progress("keeping the installed system for later builds")
+        self.progress("adding the kernel")
         modules = await rootfs.add_modules(self.programs, root, unpacked.modules)
-        place = temp / "foundation"
-        place.mkdir(mode=0o700)
         for name, data in (
             ("kernel", await kernel.bootable(self.programs, unpacked)),
             ("initrd", await kernel.initrd(self.programs, unpacked, modules)),
         ):
             await asyncio.to_thread((place / name).write_bytes, data)
         (place / "sources").write_text(used.deb822(), encoding="utf-8")
-        await rootfs.pack(self.programs, root, place / "rootfs.tar")
 
     async def _make_disk(self, temp: Path, root: Path) -> Path:
         """An ext4 of the tree, as qcow2."""
@@ -282,6 +281,8 @@ def _installed(root: Path) -> int:
 
 def _put_file(source: Path, place: Path) -> None:
     """Give a finished file of the same file system its lasting name, durably. Blocking."""
+    if place.exists() and place.samefile(source):
+        return
     fresh = place.with_name(place.name + ".new")
     fresh.unlink(missing_ok=True)
     os.link(source, fresh)

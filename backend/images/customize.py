@@ -72,6 +72,7 @@ def _install_payload(root: Path, payload: Path) -> list[str]:
         place, mode = payload_place(path.name)
         target = root / place
         target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
         shutil.copyfile(path, target)
         target.chmod(mode)
         if place.startswith(UNITS):

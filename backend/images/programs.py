@@ -25,7 +25,6 @@ PACKAGE_OF = {
     "zstd": "zstd",
     "dpkg-deb": "dpkg",
     "apt-get": "apt",
-    "tar": "tar",
     "unshare": "util-linux",
     "setpriv": "util-linux",
     "flock": "util-linux",

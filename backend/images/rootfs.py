@@ -1,6 +1,6 @@
 """The guest's file tree before our settings: packages of the host's release, kernel modules, apt's lists.
 
-It is built once for a set of packages and sources, and kept as one archive that only root may read.
+It is built once for a set of packages and sources, kept where only root may enter: its set-uid programs age.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from backend.images.sources import Entry, Release, Selection
 
 UPDATE_LIMIT_S = 240
 INSTALL_LIMIT_S = 1500
-ARCHIVE_LIMIT_S = 300
+COPY_LIMIT_S = 300
 PROGRESS_STEP = 25
 HOST_OPTIONS = re.compile(r"Acquire::(https?::|Check-|ForceIPv|Retries|M(ax|in)-ValidTime)")
 GUEST_OPTIONS = re.compile(r"Acquire::(Check-|M(ax|in)-ValidTime)")
-TAR_FLAGS = ("--numeric-owner", "--xattrs", "--xattrs-include=*")
 
 
 def kept_options(dump: str, which: re.Pattern[str]) -> str:
@@ -145,16 +144,21 @@ async def add_modules(programs: Programs, root: Path, modules: Path) -> Path:
     """Put the kernel's modules where the guest's kmod looks for them, with their index; that folder."""
     target = root / "usr/lib/modules"
     target.mkdir(parents=True, exist_ok=True)
-    await programs.run("cp", "-a", modules, target, limit_s=ARCHIVE_LIMIT_S)
-    await programs.run("chroot", root, "depmod", modules.name, limit_s=ARCHIVE_LIMIT_S)
+    await programs.run("cp", "-a", modules, target, limit_s=COPY_LIMIT_S)
+    await programs.run("chroot", root, "depmod", modules.name, limit_s=COPY_LIMIT_S)
     return target / modules.name
 
 
-async def pack(programs: Programs, root: Path, archive: Path) -> None:
-    """Archive the tree. Its set-uid programs age: the folder that holds the archive must be root's alone."""
-    await programs.run("tar", *TAR_FLAGS, "-C", root, "-cf", archive, ".", limit_s=ARCHIVE_LIMIT_S)
+async def copy(programs: Programs, kept: Path, root: Path) -> None:
+    """A tree to customise, made of the kept one. The files of ``usr``, most of it, are hard links: nothing
+    writes into them afterwards."""
+    await programs.run("mkdir", root, limit_s=COPY_LIMIT_S)
+    names = _names(kept)
+    await programs.run(
+        "cp", "-a", "-t", root, *(kept / name for name in names - {"usr"}), limit_s=COPY_LIMIT_S
+    )
+    await programs.run("cp", "-al", "-t", root, kept / "usr", limit_s=COPY_LIMIT_S)
 
 
-async def unpack(programs: Programs, archive: Path, root: Path) -> None:
-    await programs.run("mkdir", root, limit_s=ARCHIVE_LIMIT_S)
-    await programs.run("tar", *TAR_FLAGS, "-C", root, "-xpf", archive, limit_s=ARCHIVE_LIMIT_S)
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
