@@ -7,7 +7,9 @@ down, and what they say is bytes.
 from backend.guests.ca import CertificateAuthority, make_client_key, make_host_key
 from backend.guests.commands import CommandLost, GuestCommands, Outcome
 from backend.guests.connection import Guest, GuestConnections
+from backend.guests.files import GuestFiles
 from backend.guests.forwards import PROXY_PORT, GuestForwards
+from backend.guests.shell import shell_argv, sweep_keys
 
 __all__ = [
     "PROXY_PORT",
@@ -16,8 +18,11 @@ __all__ = [
     "Guest",
     "GuestCommands",
     "GuestConnections",
+    "GuestFiles",
     "GuestForwards",
     "Outcome",
     "make_client_key",
     "make_host_key",
+    "shell_argv",
+    "sweep_keys",
 ]

@@ -7,6 +7,7 @@ is dialled again by whoever needs it next.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -23,7 +24,7 @@ SESSIONS_MAX = 64  # sshd's MaxSessions is 100 in our guests; the rest is for fi
 CERTIFICATE_TTL_S = 300
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_COUNT = 4
-REDIAL_TIMEOUT_S = 5.0
+REDIAL_TIMEOUT_S = 3.0  # for a guest that was there: how long its port is tried
 HANDSHAKE_TIMEOUT_S = 20.0  # an emulated guest under load takes 9 s
 TCP_TIMEOUT_S = 0.5  # shorter than the kernel's own SYN retry of 1 s: a waking guest is met sooner
 BACKOFF_FIRST_S = 0.02
@@ -90,9 +91,12 @@ class GuestConnections:
         return time.monotonic() - started
 
     async def connection(
-        self, guest: Guest, *, timeout_s: float = REDIAL_TIMEOUT_S
+        self, guest: Guest, *, timeout_s: float | None = None
     ) -> asyncssh.SSHClientConnection:
-        """The live connection to ``guest``, dialled if there is none."""
+        """The live connection to ``guest``, dialled if there is none.
+
+        Without ``timeout_s`` its port is tried for 3 s, and a handshake that has begun may take 20 s.
+        """
         link = self._link(guest)
         async with link.lock:
             live = link.live
@@ -151,24 +155,29 @@ class GuestConnections:
             link = self._links[guest.name] = _Link(guest)
         return link
 
-    async def _dial(self, guest: Guest, timeout_s: float) -> asyncssh.SSHClientConnection:
-        deadline = time.monotonic() + timeout_s
+    async def _dial(self, guest: Guest, timeout_s: float | None) -> asyncssh.SSHClientConnection:
+        deadline = time.monotonic() + (REDIAL_TIMEOUT_S if timeout_s is None else timeout_s)
         pause = BACKOFF_FIRST_S
+        why: Exception | None = None
         while True:
             try:
-                return await self._dial_once(guest, deadline - time.monotonic())
-            except (OSError, TimeoutError, asyncssh.Error, ValueError) as error:
-                if isinstance(error, asyncssh.KeyImportError):
-                    raise
+                left_s = max(deadline - time.monotonic(), BACKOFF_FIRST_S)
+                handshake_s = HANDSHAKE_TIMEOUT_S if timeout_s is None else min(HANDSHAKE_TIMEOUT_S, left_s)
+                return await self._dial_once(guest, min(TCP_TIMEOUT_S, left_s), handshake_s)
+            except (OSError, asyncssh.Error) as error:  # TimeoutError is an OSError
+                # The last try is often cut short: what an earlier one found says more than "no answer".
+                why = error if why is None or not isinstance(error, TimeoutError) else why
                 if time.monotonic() + pause >= deadline:
-                    raise _down(guest, _words(error)) from error
+                    raise _down(guest, _words(why)) from error
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, BACKOFF_MAX_S)
 
-    async def _dial_once(self, guest: Guest, left_s: float) -> asyncssh.SSHClientConnection:
-        tcp = await _tcp(guest, min(TCP_TIMEOUT_S, max(left_s, BACKOFF_FIRST_S)))
+    async def _dial_once(
+        self, guest: Guest, tcp_s: float, handshake_s: float
+    ) -> asyncssh.SSHClientConnection:
+        tcp = await _tcp(guest, tcp_s)
         try:
-            async with asyncio.timeout(min(HANDSHAKE_TIMEOUT_S, max(left_s, BACKOFF_FIRST_S))):
+            async with asyncio.timeout(handshake_s):
                 return await self._handshake(guest, tcp)
         except BaseException:
             tcp.close()
@@ -260,7 +269,9 @@ def _words(error: BaseException) -> str:
         return "it refuses our certificate (its clock or its TrustedUserCAKeys is wrong)"
     if isinstance(error, TimeoutError):
         return "no answer"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__
 
 
 def _down(guest: Guest, why: str) -> GuestDown:
