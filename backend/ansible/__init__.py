@@ -1,0 +1,6 @@
+"""Ansible, run detached as a user of its own (PLAYBOOKS.md P8). The only place that runs ansible-runner."""
+
+from backend.ansible.runner import Runner
+from backend.ansible.spec import RunHandle, RunOutcome, RunSpec, SshKey, TargetHost, is_address
+
+__all__ = ["RunHandle", "RunOutcome", "RunSpec", "Runner", "SshKey", "TargetHost", "is_address"]

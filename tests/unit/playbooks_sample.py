@@ -29,7 +29,8 @@ OPENSSL = (
 )
 COMMANDS = [
     "DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nginx-light openssl",
-    "useradd --system --create-home --home-dir /srv/deploy --shell /usr/sbin/nologin --comment 'Deploy {{ x }}' deploy",
+    "useradd --system --create-home --home-dir /srv/deploy --shell /usr/sbin/nologin"
+    " --comment 'Deploy {{ x }}' deploy",
     f"mkdir -p /etc/ssl/site /srv/site && {OPENSSL} 2>/dev/null && chgrp deploy /etc/ssl/site/site.key"
     " && chmod 640 /etc/ssl/site/site.key",
     "rm -f /etc/nginx/sites-enabled/default",
@@ -150,7 +151,7 @@ def web_server() -> Sample:
         "/etc/nginx/sites-enabled/site", kind=FileKind.LINK, mode=0o777, target="../sites-available/site"
     )
     sample.add("/usr/sbin/nginx", b"ELF", mode=0o755, package="nginx-light")
-    sample.add(STRANGE, "<h1>{{ not a template }}</h1>\n".encode())
+    sample.add(STRANGE, b"<h1>{{ not a template }}</h1>\n")
     sample.add("/etc/sysctl.d/60-site.conf", b"net.core.somaxconn = 1024\n")
     sample.add("/etc/systemd/system/rotate.service", b"[Service]\nType=oneshot\nExecStart=/bin/true\n")
     sample.add(

@@ -1,0 +1,256 @@
+"""Starts detached Ansible runs and reads what they leave on disk; nothing of a run lives in this process.
+
+A run is alive while its supervisor holds the lock of its folder. A lock that is free without an end on disk
+means the run is lost: it is never started again, because nobody knows how far it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from backend.ansible._folder import environment, prepare
+from backend.ansible._watch import Watch
+from backend.ansible.spec import RunHandle, RunOutcome, RunSpec, SshKey, check_run_id
+from backend.errors import AlreadyRunning, ConfigError, MissingProgram, RunnerFailed, RunNotFound, WrongState
+from backend.models import RunEvent, RunState, TargetResult
+
+START_S = 30
+MAX_END_BYTES = 4 * 1024**2
+MAX_LINE_BYTES = 1024**2
+_PROGRAMS = ("setpriv", "ssh-agent", "ssh-add", "ssh")
+
+
+class Runner:
+    """``folder`` holds one folder a run. ``run_as`` is the runner's own user, used when we are root."""
+
+    def __init__(self, folder: Path, *, run_as: str | None = None, python: str = sys.executable) -> None:
+        self._folder = folder
+        self._python = python
+        self._owner: tuple[int, int] | None = None
+        if run_as is not None and os.geteuid() == 0:
+            try:
+                user = pwd.getpwnam(run_as)
+            except KeyError:
+                raise ConfigError(
+                    f"ansible.run_as: there is no user {run_as!r}",
+                    remedy=f"useradd --system --no-create-home {run_as}",
+                ) from None
+            self._owner = (user.pw_uid, user.pw_gid)
+
+    async def start(self, spec: RunSpec, *, key: SshKey) -> RunHandle:
+        """Start ``spec``, detached: it survives this process. Once per id.
+
+        Raises:
+            AlreadyRunning: a run of that id was started before.
+            RunnerFailed: the supervisor did not start; its words are in the message.
+        """
+        return await asyncio.to_thread(self._start, spec, key)
+
+    def _start(self, spec: RunSpec, key: SshKey) -> RunHandle:
+        for program in _PROGRAMS:
+            if shutil.which(program) is None:
+                raise MissingProgram(
+                    f"{program} is not installed", remedy="apt install openssh-client util-linux"
+                )
+        folder = self._folder / spec.id
+        try:
+            prepare(folder, spec, python=self._python, owner=self._owner)
+        except FileExistsError:
+            raise AlreadyRunning(f"run {spec.id} was started before") from None
+        message = {
+            "key": key.private.decode(),
+            "certificate": key.certificate.decode() if key.certificate else None,
+            "secrets": spec.secrets,
+        }
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._spawn(folder, lock, json.dumps(message).encode())
+        finally:
+            os.close(lock)
+        return RunHandle(spec.id, _pid(folder))
+
+    def _spawn(self, folder: Path, lock: int, message: bytes) -> None:
+        """Run the supervisor up to the point where it has left our process tree."""
+        argv = [self._python, "-I", str(folder / "etc" / "supervisor.py"), str(folder), str(lock)]
+        if self._owner:
+            uid, gid = self._owner
+            argv = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs", *argv]
+        log = folder / "supervisor.log"
+        with log.open("wb") as output:
+            done = subprocess.run(
+                argv,
+                input=message,
+                stdout=output,
+                stderr=output,
+                env=environment(folder, self._python),
+                cwd=folder,
+                pass_fds=(lock,),
+                start_new_session=True,
+                timeout=START_S,
+                check=False,
+            )
+        if done.returncode:
+            words = log.read_text(errors="replace").strip().rpartition("\n")[2]
+            raise RunnerFailed(
+                f"the Ansible supervisor did not start: {words or done.returncode}",
+                remedy=f"the user of ansible.run_as must be able to read {self._python} and enter {folder}",
+            )
+
+    async def status(self, run_id: str) -> RunOutcome:
+        """How the run stands, from what is on disk.
+
+        Raises:
+            RunNotFound: no run of that id was started here.
+        """
+        folder = self._existing(run_id)
+        alive = _is_locked(folder)
+        end = _read_end(folder)  # after the lock: an end is written before the lock is let go
+        if end is not None:
+            return _outcome(run_id, end)
+        if not alive:
+            return RunOutcome(run_id, RunState.LOST, reason="its process is gone and no end was written")
+        started = (folder / "out" / "events.jsonl").exists()
+        return RunOutcome(run_id, RunState.RUNNING if started else RunState.STARTING)
+
+    async def follow(self, run_id: str, after: int = 0) -> AsyncIterator[RunEvent]:
+        """The run's events from number ``after`` on, as they come, until the run is over or lost."""
+        folder = self._existing(run_id)
+        reader = _Events(folder / "out" / "events.jsonl", after)
+        async with Watch(folder / "out") as watch:
+            while True:
+                over = (await self.status(run_id)).state not in (RunState.STARTING, RunState.RUNNING)
+                for event in reader.new():
+                    yield event
+                if over:
+                    return
+                await watch.changed()
+
+    async def wait(self, run_id: str) -> RunOutcome:
+        """The outcome, once the run is over or lost."""
+        async for _ in self.follow(run_id):
+            pass
+        return await self.status(run_id)
+
+    async def cancel(self, run_id: str) -> None:
+        """Ask the run to end; Ansible stops its workers and the end says what was done.
+
+        Raises:
+            WrongState: the run is over.
+        """
+        folder = self._existing(run_id)
+        if not _is_locked(folder):
+            raise WrongState(f"run {run_id} is not running")
+        os.kill(_pid(folder), signal.SIGTERM)
+
+    def forget(self, run_id: str) -> None:
+        """Remove the folder of a run that is over; nothing if there is none."""
+        folder = self._folder / check_run_id(run_id)
+        if folder.exists():
+            if _is_locked(folder):
+                raise WrongState(f"run {run_id} is still running", remedy="cancel it first")
+            shutil.rmtree(folder)
+
+    def _existing(self, run_id: str) -> Path:
+        folder = self._folder / check_run_id(run_id)
+        if not (folder / "lock").exists():
+            raise RunNotFound(f"there is no run {run_id}")
+        return folder
+
+
+class _Events:
+    """Reads whole lines of a growing file; half a line waits for its other half."""
+
+    def __init__(self, path: Path, after: int) -> None:
+        self._path = path
+        self._skip = after
+        self._offset = 0
+
+    def new(self) -> list[RunEvent]:
+        content = _read(self._path, self._offset)
+        whole, _, _ = content.rpartition(b"\n")
+        if not whole:
+            return []
+        self._offset += len(whole) + 1
+        lines = whole.split(b"\n")
+        skipped = min(self._skip, len(lines))
+        self._skip -= skipped
+        return [event for line in lines[skipped:] if (event := _event(line)) is not None]
+
+
+def _event(line: bytes) -> RunEvent | None:
+    """The runner's uid is not trusted either: what is no event is left out."""
+    if len(line) > MAX_LINE_BYTES:
+        return None
+    try:
+        return RunEvent.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
+def _read(path: Path, offset: int = 0, limit: int = -1) -> bytes:
+    """A regular file's content from ``offset`` on; nothing for a link, a device or no file."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return b""
+        file.seek(offset)
+        return file.read(limit)
+
+
+def _read_end(folder: Path) -> dict[str, object] | None:
+    try:
+        end = json.loads(_read(folder / "out" / "end.json", limit=MAX_END_BYTES))
+    except ValueError:
+        return None
+    return end if isinstance(end, dict) and end.get("state") in list(RunState) else None
+
+
+def _outcome(run_id: str, end: dict[str, object]) -> RunOutcome:
+    results = end.get("results")
+    return RunOutcome(
+        run_id,
+        RunState(str(end["state"])),
+        {
+            str(name): TargetResult.model_validate(counts)
+            for name, counts in (results.items() if isinstance(results, dict) else ())
+        },
+        str(end.get("reason", "")),
+        str(end.get("strategy", "")),
+    )
+
+
+def _is_locked(folder: Path) -> bool:
+    """True while some process holds the lock: the supervisor, or the backend that is starting it."""
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def _pid(folder: Path) -> int:
+    """The supervisor's pid. Only to be signalled while the lock is held."""
+    content = _read(folder / "out" / "pid", limit=32)
+    if not content.isdigit():
+        raise RunnerFailed(f"run {folder.name}: its supervisor has not told its process id yet")
+    return int(content)

@@ -1,0 +1,116 @@
+"""Ansible's own events to ours: bounded, one line of JSON each, nothing that differs from run to run.
+
+Runs as the runner's uid, beside ``supervisor.py``; imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from typing import Any
+
+MAX_MESSAGE = 4096
+MAX_DIFF = 64 * 1024
+MAX_SIDE_LINES = 5000
+
+_TASK_LINE = re.compile(r":(?P<line>[0-9]+)\Z")
+_STATUS = {
+    "runner_on_ok": "ok",
+    "runner_on_failed": "failed",
+    "runner_on_skipped": "skipped",
+    "runner_on_unreachable": "unreachable",
+}
+# Check mode fails on what an earlier task would have made. That is no failure of the playbook.
+_NOT_PREVIEWABLE = re.compile(
+    r"Could not find the requested service|Service .* not found|No package matching"
+    r"|failed to look up (user|group)|is absent, cannot continue|Destination directory .* does not exist"
+    r"|Group .* does not exist|Path .* does not exist|non-existent"
+)
+
+
+class Reports:
+    """Counts and normalises. ``lines`` are the lines of tasks, then handlers, in the text that runs."""
+
+    def __init__(self, lines: list[int], *, preview: bool) -> None:
+        self._index = {line: place for place, line in enumerate(lines)}
+        self._preview = preview
+        self.results: dict[str, dict[str, int]] = {}
+        self.first_failure = ""
+
+    def take(self, event: dict[str, Any]) -> dict[str, Any] | None:
+        """One of our events for one of Ansible's, or None for what nobody needs."""
+        status = _STATUS.get(event.get("event", ""))
+        data = event.get("event_data") or {}
+        if status is None or not isinstance(data, dict):
+            return None
+        result = data.get("res")
+        result = result if isinstance(result, dict) else {}
+        host, task = str(data.get("host", "")), str(data.get("task", ""))
+        message = message_of(result)
+        if status == "ok" and result.get("changed"):
+            status = "changed"
+        if status == "failed" and self._preview and _NOT_PREVIEWABLE.search(message):
+            status, message = "skipped", f"not previewed: {message}"
+        self._count(host, status)
+        if status in ("failed", "unreachable") and not self.first_failure:
+            self.first_failure = f"{host}: {task}: {message}"[:MAX_MESSAGE]
+        found = _TASK_LINE.search(str(data.get("task_path", "")))
+        return {
+            "at": event.get("created", ""),
+            "host": host,
+            "task": task,
+            "task_index": self._index.get(int(found["line"]), -1) if found else -1,
+            "status": status,
+            "message": message,
+            "diff": diff_of(result),
+        }
+
+    def _count(self, host: str, status: str) -> None:
+        counts = self.results.setdefault(
+            host, {"ok": 0, "changed": 0, "failed": 0, "skipped": 0, "unreachable": 0}
+        )
+        counts[status] += 1
+        if status == "changed":
+            counts["ok"] += 1
+
+
+def message_of(result: dict[str, Any]) -> str:
+    """What the module said, or its standard error; of a loop, what its items said."""
+    parts = [str(result[key]) for key in ("censored", "msg", "module_stderr", "stderr") if result.get(key)]
+    items = [item for item in result.get("results") or [] if isinstance(item, dict)]
+    parts += [message_of(item) for item in items if item.get("failed") or item.get("unreachable")]
+    return "\n".join(dict.fromkeys(parts))[:MAX_MESSAGE]
+
+
+def diff_of(result: dict[str, Any]) -> str:
+    """Ansible's before and after as a unified diff. Headers name the path only: temporary names differ."""
+    if "censored" in result or result.get("_ansible_no_log"):
+        return ""
+    texts = []
+    items = [result, *(item for item in result.get("results") or [] if isinstance(item, dict))]
+    for item in items:
+        diffs = item.get("diff") or []
+        diffs = diffs if isinstance(diffs, list) else [diffs]
+        texts += [_one_diff(one) for one in diffs if isinstance(one, dict)]
+    whole = "\n".join(text for text in texts if text)
+    return whole if len(whole) <= MAX_DIFF else whole[:MAX_DIFF] + "\n… cut"
+
+
+def _one_diff(diff: dict[str, Any]) -> str:
+    if diff.get("prepared"):
+        return str(diff["prepared"])
+    for side in ("src", "dst"):
+        if diff.get(f"{side}_binary") or diff.get(f"{side}_larger"):
+            return "content is binary or large"
+    before, after = _side(diff.get("before", "")), _side(diff.get("after", ""))
+    if before == after:
+        return ""
+    name = str(diff.get("before_header") or "")
+    return "".join(difflib.unified_diff(before, after, f"before {name}".strip(), f"after {name}".strip()))
+
+
+def _side(value: object) -> list[str]:
+    text = value if isinstance(value, str) else json.dumps(value, indent=1, sort_keys=True, default=str)
+    lines = [line + "\n" for line in text[: 4 * MAX_DIFF].splitlines()]
+    return lines[:MAX_SIDE_LINES]

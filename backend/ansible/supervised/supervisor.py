@@ -1,0 +1,324 @@
+"""Supervises one Ansible run, detached from the backend, as a uid that can read nothing but this run.
+
+Started as ``python -I supervisor.py RUN_FOLDER LOCK_FD`` with one JSON message on standard input: the private
+key, its certificate, the secrets. The key goes to an ssh-agent of its own, the secrets to a memory file; none
+of them ever to a disk. The held lock says that the run is alive; ``out/end.json`` says that it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import ansible_runner
+import yaml
+from reports import Reports  # type: ignore[import-not-found]
+
+PR_SET_PDEATHSIG = 1
+GRACE_S = 15  # for Ansible to stop by itself after SIGTERM
+AGENT_START_S = 10
+KEY_SLACK_S = 60
+CONNECT_S = 15
+SHORT = "/tmp"  # noqa: S108 - a socket's path may have 107 bytes; mkdtemp makes the folder ours alone
+
+
+class Stop:
+    """Why the run has to end before its time, and how Ansible is told."""
+
+    def __init__(self, agent: int) -> None:
+        self.why = ""
+        self._agent = agent
+        self._overdue = threading.Event()
+
+    def ask(self, why: str) -> None:
+        """Ask Ansible to end; once its grace is over, :meth:`overdue` says so."""
+        if self.why:
+            return
+        self.why = why
+        for child in _children():
+            if child != self._agent:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGTERM)
+        timer = threading.Timer(GRACE_S, self._overdue.set)
+        timer.daemon = True
+        timer.start()
+
+    def overdue(self) -> bool:
+        return self._overdue.is_set()
+
+
+def _children() -> list[int]:
+    found: list[int] = []
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += [int(word) for word in (thread / "children").read_text().split()]
+    return found
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+class Supervisor:
+    """One run: its folder, its agent, its Ansible."""
+
+    def __init__(self, folder: Path, message: dict[str, Any]) -> None:
+        self.folder = folder
+        self.out = folder / "out"
+        self.private = folder / "private"
+        self.spec = json.loads((folder / "etc" / "spec.json").read_text())
+        self.message = message
+        self.short = Path(tempfile.mkdtemp(prefix="fluid-", dir=SHORT))
+        self.agent: subprocess.Popen[str] | None = None
+        self.secrets_fd = -1
+
+    def run(self) -> None:
+        """The whole run. Always writes ``end.json`` unless it is killed."""
+        end: dict[str, Any] = {"state": "failed", "results": {}, "reason": ""}
+        try:
+            self._start_agent()
+            end = self._ansible()
+        except Exception as error:
+            end["reason"] = f"{type(error).__name__}: {error}"[:4096]
+        finally:
+            self._clean()
+            self._write_end(end)
+
+    def _start_agent(self) -> None:
+        """An ssh-agent that dies with us and forgets the key when the run's time is over."""
+        socket = self.short / "agent"
+        self.agent = subprocess.Popen(
+            ["ssh-agent", "-D", "-a", str(socket)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            preexec_fn=_die_with_parent,
+        )
+        if not self.agent.stdout or not self.agent.stdout.readline().startswith("SSH_AUTH_SOCK"):
+            raise RuntimeError("ssh-agent did not start")
+        os.environ["SSH_AUTH_SOCK"] = str(socket)
+        lifetime = str(int(self.spec["timeout_s"]) + GRACE_S + KEY_SLACK_S)
+        added = subprocess.run(
+            ["ssh-add", "-q", "-t", lifetime, "-"],
+            input=self.message.pop("key"),
+            capture_output=True,
+            text=True,
+            timeout=AGENT_START_S,
+            check=False,
+        )
+        if added.returncode:
+            raise RuntimeError(f"ssh-add refused the key: {added.stderr.strip()}")
+
+    def _ansible(self) -> dict[str, Any]:
+        check = bool(self.spec["check"])
+        project, lines = self._project(check)
+        reports = Reports(lines, preview=check)
+        stop = Stop(self.agent.pid if self.agent else -1)
+        signal.signal(signal.SIGTERM, lambda *_: stop.ask("canceled"))
+        alarm = threading.Timer(float(self.spec["timeout_s"]), stop.ask, ["timeout"])
+        alarm.daemon = True
+        alarm.start()
+        with (self.out / "events.jsonl").open("a", encoding="utf-8", errors="replace") as events:
+
+            def handle(event: dict[str, Any]) -> bool:
+                if (report := reports.take(event)) is not None:
+                    events.write(json.dumps(report, ensure_ascii=True) + "\n")
+                    events.flush()
+                return False  # nothing of it goes into the artifacts
+
+            inventory = self._inventory()
+            outcome = ansible_runner.run(
+                private_data_dir=str(self._runner_folder()),
+                project_dir=str(project),
+                playbook="playbook.yml",
+                inventory=inventory,
+                envvars=self._environment(),
+                cmdline="--check --diff" if check else "--diff",
+                quiet=True,
+                fact_cache_type="memory",
+                suppress_env_files=True,
+                event_handler=handle,
+                cancel_callback=stop.overdue,
+                ident="run",
+            )
+        alarm.cancel()
+        return self._judged(outcome.status, stop.why, reports)
+
+    def _judged(self, status: str, why: str, reports: Any) -> dict[str, Any]:
+        failed = any(count["failed"] or count["unreachable"] for count in reports.results.values())
+        state = why or ("successful" if status == "successful" and not failed else "failed")
+        reason = reports.first_failure
+        if why:
+            reason = {"canceled": "canceled", "timeout": f"over its {self.spec['timeout_s']} s"}[why]
+        elif state == "failed" and not reason:
+            reason = f"Ansible ended with {status}: {self._last_words()}"
+        return {
+            "state": state,
+            "results": reports.results,
+            "reason": reason,
+            "strategy": self._strategy()[0],
+        }
+
+    def _last_words(self) -> str:
+        output = self.private / "runner" / "artifacts" / "run" / "stdout"
+        if not output.exists():
+            return ""
+        return output.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+
+    def _runner_folder(self) -> Path:
+        folder = self.private / "runner"
+        (folder / "env").mkdir(parents=True)
+        (folder / "env" / "settings").write_text(json.dumps({"pexpect_timeout": 1, "pexpect_use_poll": True}))
+        return folder
+
+    def _project(self, check: bool) -> tuple[Path, list[int]]:
+        """The folder to run, and the lines of its tasks. The approved text itself, unless it is a preview."""
+        approved = self.folder / "playbook"
+        text = (approved / "playbook.yml").read_text(encoding="utf-8")
+        if not check:
+            return approved, _task_lines(text)
+        preview = self.private / "preview"
+        preview.mkdir()
+        (preview / "files").symlink_to(approved / "files")
+        text = _going_on(text)
+        (preview / "playbook.yml").write_text(text, encoding="utf-8")
+        return preview, _task_lines(text)
+
+    def _inventory(self) -> list[str]:
+        """The hosts, and an inventory script that prints the secrets from a file in memory.
+
+        Ansible resolves the name of an extra-variables file, so that one in memory has none; a script may be.
+        """
+        etc = self.folder / "etc"
+        secrets = self.message.pop("secrets", None)
+        if not secrets:
+            return [str(etc / "hosts.json")]
+        values = {name: {"__ansible_unsafe": value} for name, value in secrets.items()}
+        self.secrets_fd = os.memfd_create("secrets")
+        os.write(self.secrets_fd, json.dumps({"all": {"vars": values}, "_meta": {"hostvars": {}}}).encode())
+        return [str(etc / "hosts.json"), str(etc / "bin" / "secrets")]
+
+    def _environment(self) -> dict[str, str]:
+        strategy, plugins = self._strategy()
+        known = self.short / "known_hosts"
+        known.write_text("".join(line + "\n" for line in self.spec["known_hosts"]))
+        ssh = {
+            "ControlMaster": "auto",
+            "ControlPersist": "60s",
+            "StrictHostKeyChecking": "yes",
+            "UserKnownHostsFile": str(known),
+            "GlobalKnownHostsFile": "/dev/null",
+            "UpdateHostKeys": "no",
+            "IdentityFile": "none",
+            "PreferredAuthentications": "publickey",
+            "PasswordAuthentication": "no",
+            "KbdInteractiveAuthentication": "no",
+            "ForwardAgent": "no",
+            "ConnectTimeout": str(CONNECT_S),
+            "ServerAliveInterval": "15",
+        }
+        if certificate := self.message.pop("certificate", None):
+            path = self.short / "key-cert.pub"
+            path.write_text(certificate)
+            ssh["CertificateFile"] = str(path)
+        environment = {
+            "ANSIBLE_CONFIG": str(self.folder / "etc" / "ansible.cfg"),
+            "ANSIBLE_HOST_KEY_CHECKING": "True",
+            "ANSIBLE_SSH_ARGS": "-F none " + " ".join(f"-o {key}={value}" for key, value in ssh.items()),
+            "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.short),
+            "ANSIBLE_SSH_CONTROL_PATH": "%(directory)s/%%C",
+            "ANSIBLE_STRATEGY": strategy,
+            "ANSIBLE_HOME": str(self.private / "ansible"),
+            "ANSIBLE_LOCAL_TEMP": str(self.private / "tmp"),
+            "SSH_AUTH_SOCK": os.environ["SSH_AUTH_SOCK"],
+            "TMPDIR": str(self.short),
+        }
+        if self.secrets_fd >= 0:
+            environment["FLUID_SECRETS"] = f"/proc/{os.getpid()}/fd/{self.secrets_fd}"
+        if plugins:
+            environment["ANSIBLE_STRATEGY_PLUGINS"] = plugins
+        return environment
+
+    def _strategy(self) -> tuple[str, str]:
+        """The strategy and the folder of its plugin; linear where mitogen is not installed."""
+        if self.spec["strategy"] == "mitogen_linear":
+            found = importlib.util.find_spec("ansible_mitogen")
+            for place in (found.submodule_search_locations or []) if found else []:
+                return "mitogen_linear", str(Path(place) / "plugins" / "strategy")
+        return "linear", ""
+
+    def _clean(self) -> None:
+        if self.secrets_fd >= 0:
+            os.close(self.secrets_fd)
+        if self.agent is not None:
+            self.agent.terminate()
+            self.agent.wait()
+        for folder in (self.short, self.private):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _write_end(self, end: dict[str, Any]) -> None:
+        draft = self.out / "end.json.new"
+        with draft.open("w", encoding="utf-8") as file:
+            json.dump(end, file)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(self.out / "end.json")
+
+
+def _plays(text: str) -> yaml.Node:
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is None:
+        raise ValueError("the playbook is empty")
+    return root
+
+
+def _tasks(root: yaml.Node) -> list[yaml.MappingNode]:
+    """Tasks, then handlers, as the grammar counts them."""
+    lists = {key.value: value for key, value in root.value[0].value}
+    return [task for name in ("tasks", "handlers") if name in lists for task in lists[name].value]
+
+
+def _task_lines(text: str) -> list[int]:
+    return [task.start_mark.line + 1 for task in _tasks(_plays(text))]
+
+
+def _going_on(text: str) -> str:
+    """The playbook for check mode: the same tasks, and one that cannot be tried yet does not end it."""
+    root = _plays(text)
+    for task in _tasks(root):
+        if not any(key.value == "ansible.builtin.meta" for key, _ in task.value):
+            key = yaml.ScalarNode("tag:yaml.org,2002:str", "ignore_errors")
+            task.value.append((key, yaml.ScalarNode("tag:yaml.org,2002:bool", "true")))
+    return yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True, width=1_000_000)
+
+
+def main() -> None:
+    """Read the message, leave the backend's process tree, supervise."""
+    folder, lock = Path(sys.argv[1]), int(sys.argv[2])
+    os.set_inheritable(lock, False)
+    text = sys.stdin.read()
+    if child := os.fork():
+        (folder / "out" / "pid").write_text(str(child))
+        os._exit(0)
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    if not text:
+        raise SystemExit("the backend ended before it sent the key")
+    Supervisor(folder, json.loads(text)).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""Real runs: real sshd, real ansible-runner, a supervisor that outlives whoever started it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.ansible import Runner, RunOutcome, RunSpec
+from backend.errors import AlreadyRunning, InvalidValue, RunNotFound, WrongState
+from backend.models import RunKind, RunState
+
+STRANGE = "a ü {{ lookup('pipe', 'id') }}.txt"
+CONTENT = b"{{ not a template }}\n"
+SHA = hashlib.sha256(CONTENT).hexdigest()
+HOLD = "ansible.builtin.command: {argv: [sleep, '120'], creates: /nonexistent}"
+
+
+def play(*tasks: str, secret: bool = False) -> str:
+    lines = "".join(f"    - name: Task {n}\n      {task}\n" for n, task in enumerate(tasks))
+    return f"---\n- name: Test\n  hosts: all\n  become: true\n  gather_facts: false\n  tasks:\n{lines}"
+
+
+def folder_task(path: Path) -> str:
+    return f"ansible.builtin.file: {{path: {path}, state: directory, mode: '0755'}}"
+
+
+def append_task(path: Path) -> str:
+    return f"ansible.builtin.command: {{argv: [sh, -c, 'echo once >> {path}'], creates: /nonexistent}}"
+
+
+def spec_of(sshd: Any, playbook: str, **changes: Any) -> RunSpec:
+    spec = RunSpec("RUN-1", RunKind.APPLY, playbook, [sshd.target()], timeout_s=120)
+    return replace(spec, **changes)
+
+
+async def run(runner: Runner, sshd: Any, playbook: str, **changes: Any) -> RunOutcome:
+    spec = spec_of(sshd, playbook, **changes)
+    await runner.start(spec, key=sshd.key)
+    return await runner.wait(spec.id)
+
+
+@pytest.mark.parametrize("strategy", ["linear", "mitogen_linear"])
+async def test_a_run_does_its_tasks_and_tells_each(
+    runner: Runner, sshd: Any, machine: Path, strategy: str
+) -> None:
+    copy = f"ansible.builtin.copy: {{src: files/{SHA}, dest: !unsafe \"{machine}/{STRANGE}\", mode: '0640'}}"
+    done = await run(
+        runner, sshd, play(folder_task(machine / "made"), copy), files={SHA: CONTENT}, strategy=strategy
+    )
+    assert (done.state, done.strategy) == (RunState.SUCCESSFUL, strategy)
+    assert (done.results["web-01"].changed, done.results["web-01"].failed) == (2, 0)
+    assert (machine / STRANGE).read_bytes() == CONTENT
+    events = [event async for event in runner.follow("RUN-1")]
+    assert [(event.task_index, event.status) for event in events] == [(0, "changed"), (1, "changed")]
+    assert [event.task async for event in runner.follow("RUN-1", after=1)] == ["Task 1"]
+
+
+async def test_check_mode_touches_nothing_and_shows_the_difference(
+    runner: Runner, sshd: Any, machine: Path
+) -> None:
+    (machine / "motd").write_text("old\n")
+    copy = f"ansible.builtin.copy: {{src: files/{SHA}, dest: {machine}/motd, mode: '0644'}}"
+    done = await run(runner, sshd, play(copy), files={SHA: CONTENT}, check=True)
+    assert (done.state, done.results["web-01"].changed) == (RunState.SUCCESSFUL, 1)
+    (event,) = [event async for event in runner.follow("RUN-1")]
+    assert "-old\n+{{ not a template }}" in event.diff
+    assert str(runner._folder) not in event.diff  # differs from run to run
+    assert (machine / "motd").read_text() == "old\n"
+
+
+async def test_check_mode_goes_on_where_a_task_cannot_be_tried_yet(
+    runner: Runner, sshd: Any, machine: Path
+) -> None:
+    absent = f"ansible.builtin.file: {{path: {machine}/later, mode: '0600'}}"
+    done = await run(runner, sshd, play(absent, folder_task(machine / "made")), check=True)
+    events = [event async for event in runner.follow("RUN-1")]
+    assert [event.status for event in events] == ["skipped", "changed"]
+    assert events[0].message.startswith("not previewed")
+    assert done.state is RunState.SUCCESSFUL
+
+
+async def test_a_failed_task_ends_the_run_and_is_named(runner: Runner, sshd: Any, machine: Path) -> None:
+    bad = "ansible.builtin.command: {argv: ['false'], creates: /nonexistent}"
+    done = await run(runner, sshd, play(bad, folder_task(machine / "never")))
+    assert done.state is RunState.FAILED
+    assert "web-01: Task 0" in done.reason
+    assert not (machine / "never").exists()
+
+
+async def test_an_unreachable_target_fails(runner: Runner, sshd: Any, machine: Path) -> None:
+    target = sshd.target(port=1)
+    done = await run(runner, sshd, play(folder_task(machine / "never")), hosts=[target])
+    assert (done.state, done.results["web-01"].unreachable) == (RunState.FAILED, 1)
+
+
+@pytest.mark.parametrize("strategy", ["linear", "mitogen_linear"])
+async def test_a_changed_host_key_is_refused(
+    runner: Runner, sshd: Any, machine: Path, strategy: str, tmp_path: Path
+) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "k")], check=True)
+    other = " ".join((tmp_path / "k.pub").read_text().split()[:2])
+    target = sshd.target(host_key=other)
+    done = await run(runner, sshd, play(folder_task(machine / "never")), hosts=[target], strategy=strategy)
+    assert (done.state, done.results["web-01"].unreachable) == (RunState.FAILED, 1)
+    assert not (machine / "never").exists()
+
+
+async def test_a_certificate_lets_the_runner_in(runner: Runner, sshd: Any, machine: Path) -> None:
+    await runner.start(spec_of(sshd, play(folder_task(machine / "made"))), key=sshd.certified())
+    assert (await runner.wait("RUN-1")).state is RunState.SUCCESSFUL
+    assert (machine / "made").is_dir()
+
+
+async def test_a_secret_reaches_the_target_and_no_file(
+    runner: Runner, sshd: Any, machine: Path, runs: Path
+) -> None:
+    secret = "0123 {{ x }} \"q\" 'ü' \\"
+    write = (
+        f"ansible.builtin.copy: {{content: \"{{{{ word }}}}\", dest: {machine}/word, mode: '0600'}}"
+        "\n      no_log: true"
+    )
+    done = await run(runner, sshd, play(write), secrets={"word": secret})
+    assert done.state is RunState.SUCCESSFUL
+    assert (machine / "word").read_text() == secret
+    left = [path for path in runs.rglob("*") if path.is_file()]
+    assert left
+    assert not [path for path in left if b"0123 {{" in path.read_bytes()]
+    assert not [path for path in left if b"PRIVATE KEY" in path.read_bytes()]
+
+
+async def test_a_secret_of_digits_stays_text(runner: Runner, sshd: Any, machine: Path) -> None:
+    write = (
+        f"ansible.builtin.copy: {{content: \"{{{{ word }}}}\", dest: {machine}/word, mode: '0600'}}"
+        "\n      no_log: true"
+    )
+    await run(runner, sshd, play(write), secrets={"word": "0755"})
+    assert (machine / "word").read_text() == "0755"
+
+
+async def test_cancel_ends_it_and_later_tasks_do_not_run(runner: Runner, sshd: Any, machine: Path) -> None:
+    playbook = play(folder_task(machine / "first"), HOLD, folder_task(machine / "never"))
+    await runner.start(spec_of(sshd, playbook), key=sshd.key)
+    async for _ in runner.follow("RUN-1"):
+        await runner.cancel("RUN-1")  # the first task is done
+        break
+    done = await runner.wait("RUN-1")
+    assert (done.state, done.results["web-01"].changed) == (RunState.CANCELED, 1)
+    assert not (machine / "never").exists()
+    with pytest.raises(WrongState):
+        await runner.cancel("RUN-1")
+
+
+async def test_over_its_time_it_ends_as_timeout(runner: Runner, sshd: Any) -> None:
+    done = await run(runner, sshd, play(HOLD), timeout_s=3)
+    assert done.state is RunState.TIMEOUT
+    assert "3 s" in done.reason
+
+
+STARTER = """
+import asyncio, json, sys
+from pathlib import Path
+from backend.ansible import Runner, RunSpec, SshKey, TargetHost
+from backend.models import RunKind
+given = json.loads(sys.stdin.readline())
+runner = Runner(Path(given["runs"]), run_as=given["run_as"], python=given["python"])
+spec = RunSpec("RUN-1", RunKind.APPLY, given["playbook"], [TargetHost(**given["target"])])
+async def main():
+    await runner.start(spec, key=SshKey(given["key"].encode()))
+    print("started", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+async def test_it_runs_on_exactly_once_when_its_starter_is_killed(
+    runner: Runner, sshd: Any, machine: Path, runs: Path, python: str, run_as: str | None
+) -> None:
+    playbook = play(append_task(machine / "log"), folder_task(machine / "last"))
+    given = {
+        "runs": str(runs),
+        "run_as": run_as,
+        "python": python,
+        "playbook": playbook,
+        "target": vars(sshd.target()),
+        "key": sshd.key.private.decode(),
+    }
+    starter = subprocess.Popen(  # noqa: ASYNC220 - it is killed before anything is awaited
+        [sys.executable, "-c", STARTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    with starter:
+        assert starter.stdin is not None
+        assert starter.stdout is not None
+        starter.stdin.write(json.dumps(given) + "\n")
+        starter.stdin.flush()
+        assert starter.stdout.readline() == "started\n"
+        starter.kill()
+    assert (await runner.status("RUN-1")).state in (RunState.STARTING, RunState.RUNNING)
+    with pytest.raises(AlreadyRunning):
+        await runner.start(spec_of(sshd, playbook), key=sshd.key)
+    done = await runner.wait("RUN-1")
+    assert done.state is RunState.SUCCESSFUL
+    assert (machine / "log").read_text() == "once\n"
+    assert (machine / "last").is_dir()
+
+
+async def test_a_killed_supervisor_makes_the_run_lost(runner: Runner, sshd: Any, machine: Path) -> None:
+    playbook = play(folder_task(machine / "first"), HOLD, folder_task(machine / "never"))
+    handle = await runner.start(spec_of(sshd, playbook), key=sshd.key)
+    seen = []
+    async for event in runner.follow("RUN-1"):
+        seen.append(event.task_index)
+        os.kill(handle.pid, signal.SIGKILL)
+    assert seen == [0]
+    assert (await runner.status("RUN-1")).state is RunState.LOST
+    assert not (machine / "never").exists()
+
+
+async def test_the_text_that_runs_is_the_text_that_was_given(
+    runner: Runner, sshd: Any, machine: Path, runs: Path
+) -> None:
+    playbook = play(folder_task(machine / "made"))
+    await run(runner, sshd, playbook)
+    folder = runs / "RUN-1" / "playbook"
+    assert (folder / "playbook.yml").read_bytes() == playbook.encode()
+    assert sorted(path.name for path in folder.iterdir()) == ["files", "playbook.yml"]
+    assert not os.access(folder, os.W_OK) or os.geteuid() == 0
+    runner.forget("RUN-1")
+    with pytest.raises(RunNotFound):
+        await runner.status("RUN-1")
+
+
+async def test_the_runner_does_not_run_as_the_backend(
+    runner: Runner, sshd: Any, runs: Path, run_as: str | None
+) -> None:
+    handle = await runner.start(spec_of(sshd, play(HOLD)), key=sshd.key)
+    owner = Path(f"/proc/{handle.pid}").stat().st_uid
+    await runner.cancel("RUN-1")
+    await runner.wait("RUN-1")
+    assert (owner != os.geteuid()) is (run_as is not None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "a b"}, {"address": "{{ x }}"}, {"user": "a;b"}, {"host_key": "ssh-ed25519 A\nB"}, {"port": 0}],
+)
+def test_values_that_ansible_would_interpret_never_reach_its_inventory(
+    sshd: Any, change: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidValue):
+        sshd.target(**change)
+    assert sshd.target().name == "web-01"
+
+
+def test_an_id_is_no_path(runner: Runner) -> None:
+    with pytest.raises(InvalidValue):
+        runner.forget("../runs")
