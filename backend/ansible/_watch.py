@@ -1,7 +1,4 @@
-"""Waiting for a file to change, by inotify(7): the kernel tells, nobody polls.
-
-A writer that is killed closes its files, which is an event too: that is how a lost run is noticed.
-"""
+"""Waiting for a folder to change or a process to end, by inotify(7) and pidfd_open(2): nobody polls."""
 
 from __future__ import annotations
 
@@ -17,11 +14,13 @@ _BUFFER = 65_536
 
 
 class Watch:
-    """``async with Watch(folder) as watch: await watch.changed()``. Changes between calls are not missed."""
+    """``async with Watch(folder, pid) as watch: await watch.changed()``. Nothing between calls is missed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, pid: int) -> None:
         self._folder = folder
+        self._pid = pid
         self._fd = -1
+        self._process = -1
         self._event = asyncio.Event()
 
     async def __aenter__(self) -> Watch:
@@ -32,17 +31,26 @@ class Watch:
             error = ctypes.get_errno()
             self._close()
             raise OSError(error, os.strerror(error), str(self._folder))
-        asyncio.get_running_loop().add_reader(self._fd, self._drain)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._fd, self._drain)
+        try:
+            self._process = os.pidfd_open(self._pid)
+            loop.add_reader(self._process, self._ended)
+        except ProcessLookupError:
+            self._event.set()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.get_running_loop().remove_reader(self._fd)
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._fd)
+        if self._process >= 0:
+            loop.remove_reader(self._process)
         self._close()
 
     async def changed(self) -> None:
-        """Return once something has changed since the last call."""
+        """Return once something has changed, or the process has ended, since the last call."""
         await self._event.wait()
         self._event.clear()
 
@@ -53,7 +61,13 @@ class Watch:
             return
         self._event.set()
 
+    def _ended(self) -> None:
+        """A process tells its end after its files are closed and its locks are free."""
+        asyncio.get_running_loop().remove_reader(self._process)
+        self._event.set()
+
     def _close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        for fd in (self._fd, self._process):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._process = -1

@@ -123,14 +123,14 @@ class Runner:
             return _outcome(run_id, end)
         if not alive:
             return RunOutcome(run_id, RunState.LOST, reason="its process is gone and no end was written")
-        started = (folder / "out" / "events.jsonl").exists()
+        started = bool(_read(folder / "out" / "events.jsonl", limit=1))
         return RunOutcome(run_id, RunState.RUNNING if started else RunState.STARTING)
 
     async def follow(self, run_id: str, after: int = 0) -> AsyncIterator[RunEvent]:
         """The run's events from number ``after`` on, as they come, until the run is over or lost."""
         folder = self._existing(run_id)
         reader = _Events(folder / "out" / "events.jsonl", after)
-        async with Watch(folder / "out") as watch:
+        async with Watch(folder / "out", _pid(folder)) as watch:
             while True:
                 over = (await self.status(run_id)).state not in (RunState.STARTING, RunState.RUNNING)
                 for event in reader.new():
@@ -152,7 +152,7 @@ class Runner:
             WrongState: the run is over.
         """
         folder = self._existing(run_id)
-        if not _is_locked(folder):
+        if not _is_running(folder):
             raise WrongState(f"run {run_id} is not running")
         os.kill(_pid(folder), signal.SIGTERM)
 
@@ -160,7 +160,7 @@ class Runner:
         """Remove the folder of a run that is over; nothing if there is none."""
         folder = self._folder / check_run_id(run_id)
         if folder.exists():
-            if _is_locked(folder):
+            if _is_running(folder):
                 raise WrongState(f"run {run_id} is still running", remedy="cancel it first")
             shutil.rmtree(folder)
 
@@ -234,6 +234,10 @@ def _outcome(run_id: str, end: dict[str, object]) -> RunOutcome:
         str(end.get("reason", "")),
         str(end.get("strategy", "")),
     )
+
+
+def _is_running(folder: Path) -> bool:
+    return _is_locked(folder) and _read_end(folder) is None
 
 
 def _is_locked(folder: Path) -> bool:

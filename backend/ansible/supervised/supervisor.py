@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -38,9 +38,9 @@ SHORT = "/tmp"  # noqa: S108 - a socket's path may have 107 bytes; mkdtemp makes
 class Stop:
     """Why the run has to end before its time, and how Ansible is told."""
 
-    def __init__(self, agent: int) -> None:
+    def __init__(self) -> None:
         self.why = ""
-        self._agent = agent
+        self.spared: set[int] = set()  # children that are not Ansible
         self._overdue = threading.Event()
 
     def ask(self, why: str) -> None:
@@ -49,7 +49,7 @@ class Stop:
             return
         self.why = why
         for child in _children():
-            if child != self._agent:
+            if child not in self.spared:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGTERM)
         timer = threading.Timer(GRACE_S, self._overdue.set)
@@ -75,8 +75,10 @@ def _die_with_parent() -> None:
 class Supervisor:
     """One run: its folder, its agent, its Ansible."""
 
-    def __init__(self, folder: Path, message: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, message: dict[str, Any], stop: Stop, events: TextIO) -> None:
         self.folder = folder
+        self.stop = stop
+        self.events = events
         self.out = folder / "out"
         self.private = folder / "private"
         self.spec = json.loads((folder / "etc" / "spec.json").read_text())
@@ -109,6 +111,7 @@ class Supervisor:
         )
         if not self.agent.stdout or not self.agent.stdout.readline().startswith("SSH_AUTH_SOCK"):
             raise RuntimeError("ssh-agent did not start")
+        self.stop.spared.add(self.agent.pid)
         os.environ["SSH_AUTH_SOCK"] = str(socket)
         lifetime = str(int(self.spec["timeout_s"]) + GRACE_S + KEY_SLACK_S)
         added = subprocess.run(
@@ -126,38 +129,39 @@ class Supervisor:
         check = bool(self.spec["check"])
         project, lines = self._project(check)
         reports = Reports(lines, preview=check)
-        stop = Stop(self.agent.pid if self.agent else -1)
-        signal.signal(signal.SIGTERM, lambda *_: stop.ask("canceled"))
-        alarm = threading.Timer(float(self.spec["timeout_s"]), stop.ask, ["timeout"])
+        inventory = self._inventory()
+        environment = self._environment()
+        alarm = threading.Timer(float(self.spec["timeout_s"]), self.stop.ask, ["timeout"])
         alarm.daemon = True
         alarm.start()
-        with (self.out / "events.jsonl").open("a", encoding="utf-8", errors="replace") as events:
 
-            def handle(event: dict[str, Any]) -> bool:
-                if (report := reports.take(event)) is not None:
-                    events.write(json.dumps(report, ensure_ascii=True) + "\n")
-                    events.flush()
-                return False  # nothing of it goes into the artifacts
+        def handle(event: dict[str, Any]) -> bool:
+            if (report := reports.take(event)) is not None:
+                self.events.write(json.dumps(report, ensure_ascii=True) + "\n")
+                self.events.flush()
+            return False  # nothing of it goes into the artifacts
 
-            inventory = self._inventory()
-            outcome = ansible_runner.run(
-                private_data_dir=str(self._runner_folder()),
-                project_dir=str(project),
-                playbook="playbook.yml",
-                inventory=inventory,
-                envvars=self._environment(),
-                cmdline="--check --diff" if check else "--diff",
-                quiet=True,
-                fact_cache_type="memory",
-                suppress_env_files=True,
-                event_handler=handle,
-                cancel_callback=stop.overdue,
-                ident="run",
-            )
+        if self.stop.why:
+            return self._judged("canceled", reports)
+        outcome = ansible_runner.run(
+            private_data_dir=str(self._runner_folder()),
+            project_dir=str(project),
+            playbook="playbook.yml",
+            inventory=inventory,
+            envvars=environment,
+            cmdline="--check --diff" if check else "--diff",
+            quiet=True,
+            fact_cache_type="memory",
+            suppress_env_files=True,
+            event_handler=handle,
+            cancel_callback=self.stop.overdue,
+            ident="run",
+        )
         alarm.cancel()
-        return self._judged(outcome.status, stop.why, reports)
+        return self._judged(outcome.status, reports)
 
-    def _judged(self, status: str, why: str, reports: Any) -> dict[str, Any]:
+    def _judged(self, status: str, reports: Any) -> dict[str, Any]:
+        why = self.stop.why
         failed = any(count["failed"] or count["unreachable"] for count in reports.results.values())
         state = why or ("successful" if status == "successful" and not failed else "failed")
         reason = reports.first_failure
@@ -309,6 +313,8 @@ def main() -> None:
     """Read the message, leave the backend's process tree, supervise."""
     folder, lock = Path(sys.argv[1]), int(sys.argv[2])
     os.set_inheritable(lock, False)
+    stop = Stop()
+    signal.signal(signal.SIGTERM, lambda *_: stop.ask("canceled"))
     text = sys.stdin.read()
     if child := os.fork():
         (folder / "out" / "pid").write_text(str(child))
@@ -317,7 +323,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if not text:
         raise SystemExit("the backend ended before it sent the key")
-    Supervisor(folder, json.loads(text)).run()
+    with (folder / "out" / "events.jsonl").open("a", encoding="utf-8", errors="replace") as events:
+        Supervisor(folder, json.loads(text), stop, events).run()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import pytest
 from backend.ansible import Runner, SshKey, TargetHost
 
 SSHD = "/usr/sbin/sshd"
+TEST_S = 90
 SYSTEM_PYTHON = "/usr/bin/python3"
 
 
@@ -138,6 +140,13 @@ def machine(scratch: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir=scratch, prefix="machine-"))
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+async def time_limit() -> AsyncIterator[None]:
+    """A run that never ends fails its test, not the whole session."""
+    async with asyncio.timeout(TEST_S):
+        yield
 
 
 @pytest.fixture
