@@ -14,7 +14,7 @@ INTERRUPTED = 130
 
 
 def guarded(work: Callable[[], Any]) -> int:
-    """The exit code of some work: the number that it returns, or that of the error that it tells on stderr."""
+    """The exit code of some work: the number it returns, or that of its error, which is told on stderr."""
     try:
         answer = work()
     except FluidError as error:
