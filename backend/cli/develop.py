@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import subprocess
 import sys
 import time
@@ -61,10 +62,8 @@ def test(args: list[str]) -> int:
     """
     _need_checkout()
     seed = os.environ.get(SEED_VARIABLE) or str(secrets.randbelow(10**6))
-    print(
-        f"seed {seed}; {SEED_VARIABLE}={seed} ./fluid test {' '.join(args)}".rstrip() + " repeats this run",
-        flush=True,
-    )
+    again = shlex.join(["./fluid", "test", *args])
+    print(f"seed {seed}; {SEED_VARIABLE}={seed} {again} repeats this run", flush=True)
     command = [sys.executable, "-P", "-m", "pytest", *pytest_words(args)]
     try:
         return subprocess.run(
@@ -79,7 +78,8 @@ def pytest_words(args: list[str]) -> list[str]:
     groups = [word for word in args if word in GROUPS]
     paths = [word for word in args if word.startswith("tests/")]
     rest = [word for word in args if word not in groups and word != "--full"]
-    chosen = [] if paths and not groups else groups or list(GROUPS)
+    there = [group for group in GROUPS if (CHECKOUT / "tests" / group).is_dir()]
+    chosen = [] if paths and not groups else groups or there
     full = [] if "--full" in args or paths else ["-m", "not full"]
     return [*full, *rest, *(f"tests/{group}" for group in chosen)]
 
