@@ -1,0 +1,78 @@
+"""The rules, their limits, and their words for a reader."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from backend.config import LimitConfig
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why not: the rule's name, a sentence, and what to do instead."""
+
+    rule: str
+    words: str
+    remedy: str
+
+
+@dataclass(frozen=True)
+class _Denied:
+    rule: str
+    pattern: re.Pattern[str]
+    words: str
+
+
+# What only ever happens by mistake. Whoever means it writes a script, and harms nobody but the VM.
+_DENIED = (
+    _Denied(
+        "no-root-wipe",
+        re.compile(r"\brm\s+(-[a-zA-Z]+\s+|--[a-z-]+\s+)*(/|/\*)(\s|$)"),
+        "this removes the whole file system",
+    ),
+    _Denied(
+        "no-fork-bomb",
+        re.compile(r":\s*\(\s*\)\s*\{\s*:\s*\|\s*:\s*&\s*\}\s*;\s*:"),
+        "this is a fork bomb",
+    ),
+    _Denied(
+        "no-disk-overwrite",
+        re.compile(r"(\bof=|>\s*)/dev/vd[a-z]\b|\bmkfs(\.\w+)?\s.*/dev/vd[a-z]\b"),
+        "this overwrites the disk that the system runs from",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The guard rails of one installation."""
+
+    limits: LimitConfig
+
+    def check_command(self, command: str) -> Refusal | None:
+        """None if it may run."""
+        if len(command) > self.limits.command_chars:
+            return Refusal(
+                "command-length",
+                f"the command has {len(command)} characters, the limit is {self.limits.command_chars}",
+                "write a script file and run that",
+            )
+        for denied in _DENIED:
+            if denied.pattern.search(command):
+                return Refusal(denied.rule, denied.words, "create a fresh sandbox if you want an empty one")
+        return None
+
+    def timeout_s(self, asked: int | None) -> int:
+        """The time limit of a command: what was asked for, the default otherwise, never over the maximum."""
+        return min(asked or self.limits.command_s, self.limits.command_s_max)
+
+    def describe(self) -> dict[str, Any]:
+        """For a reader and as data: GET /v1/policy."""
+        limits = self.limits
+        words = [f"{denied.rule}: {denied.words}" for denied in _DENIED]
+        words.append(f"a command may run {limits.command_s_max} s and be {limits.command_chars} characters long")
+        words.append(f"you may hold {limits.sandboxes_per_owner} sandboxes")
+        words.append("a sandbox reaches nothing but its proxy, 127.0.0.1:3128")
+        return {"words": words, "limits": limits.model_dump(), "denied": [denied.rule for denied in _DENIED]}

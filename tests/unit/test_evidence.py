@@ -1,0 +1,111 @@
+"""When evidence suffices, what a digest binds, and what an agent may see of it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from backend.approvals.digest import digest_of
+from backend.approvals.evidence import blockers, for_agent
+from backend.models import (
+    Approval,
+    ApprovalState,
+    Evidence,
+    Playbook,
+    ResidualRow,
+    TargetEvidence,
+    TargetResult,
+    now,
+)
+
+
+def complete() -> Evidence:
+    return Evidence(
+        rehearsal=TargetResult(ok=9, changed=9),
+        again=TargetResult(ok=9),
+        again_changed=0,
+        dry_run={
+            "web-01": TargetEvidence(target="web-01", at=now(), differs=["secret words"], fingerprint="f")
+        },
+    )
+
+
+def approval(evidence: Evidence) -> Approval:
+    return Approval(
+        id="APR-12345678",
+        sandbox_id="SBX-1",
+        playbook_id="PBK-1",
+        targets=["web-01"],
+        reason="tls",
+        requester_uid=1000,
+        state=ApprovalState.PENDING,
+        evidence=evidence,
+        created_at=now(),
+        updated_at=now(),
+        expires_at=now() + timedelta(hours=1),
+    )
+
+
+PLAYBOOK = Playbook(id="PBK-1", name="p", sandbox_id="SBX-1", yaml="", digest="d", created_at=now())
+WIRE = {"web-01": ["10.0.0.1", 22, "root", "ssh-ed25519 A", False]}
+
+
+def test_complete_evidence_is_blocked_by_nothing() -> None:
+    assert blockers(complete(), ["web-01"]) == []
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        ({"rehearsal": None}, "the rehearsal is not finished"),
+        ({"again_changed": None}, "the rehearsal is not finished"),
+        ({"again_changed": 2}, "not idempotent"),
+        ({"failure": "the rehearsal failed: x"}, "the rehearsal failed"),
+        ({"unrehearsed": ["t"]}, "skipped in the rehearsal"),
+        ({"residual": [ResidualRow(kind="missing", noun="file", name="/a")]}, "residual is not empty"),
+        ({"residual": [ResidualRow(kind="extra", noun="file", name="/a")]}, "residual is not empty"),
+        ({"dry_run": {}}, "dry run on web-01 is not finished"),
+        (
+            {"dry_run": {"web-01": TargetEvidence(target="web-01", at=now(), error="x")}},
+            "dry run on web-01 failed",
+        ),
+    ],
+)
+def test_each_gap_blocks_with_its_words(spoil: dict[str, object], words: str) -> None:
+    found = blockers(complete().model_copy(update=spoil), ["web-01"])
+    assert any(words in sentence for sentence in found)
+
+
+def test_what_is_made_anew_on_each_machine_does_not_block() -> None:
+    row = ResidualRow(kind="regenerated", noun="file", name="/etc/ssl/site.key")
+    assert blockers(complete().model_copy(update={"residual": [row]}), ["web-01"]) == []
+
+
+def test_the_digest_is_the_same_for_the_same_evidence_made_at_another_time() -> None:
+    one, other = approval(complete()), approval(complete())
+    other.evidence.dry_run["web-01"].at = now() + timedelta(minutes=1)
+    other.evidence.dry_run["web-01"].run_id = "RUN-other"
+    assert digest_of(one, PLAYBOOK, WIRE, "p") == digest_of(other, PLAYBOOK, WIRE, "p")
+
+
+def test_the_digest_binds_playbook_targets_policy_threshold_and_evidence() -> None:
+    base = digest_of(approval(complete()), PLAYBOOK, WIRE, "p")
+    drifted = complete()
+    drifted.dry_run["web-01"].fingerprint = "other"
+    others = [
+        digest_of(approval(complete()), PLAYBOOK.model_copy(update={"digest": "x"}), WIRE, "p"),
+        digest_of(approval(complete()), PLAYBOOK, {"web-01": ["10.0.0.2", 22, "root", "k", False]}, "p"),
+        digest_of(approval(complete()), PLAYBOOK, WIRE, "other policy"),
+        digest_of(approval(complete()).model_copy(update={"threshold": 2}), PLAYBOOK, WIRE, "p"),
+        digest_of(approval(drifted), PLAYBOOK, WIRE, "p"),
+    ]
+    assert len({base, *others}) == 6
+
+
+def test_an_agent_sees_counts_and_no_word_of_production() -> None:
+    whole = approval(complete()).model_copy(update={"digest": "d", "apply_run": "RUN-1"})
+    shown = for_agent(whole).model_dump_json()
+    assert "secret words" not in shown and "RUN-1" not in shown
+    assert for_agent(whole).evidence.dry_run["web-01"].result == TargetResult()
+    assert whole.evidence.dry_run["web-01"].differs == ["secret words"]

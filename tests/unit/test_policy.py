@@ -1,0 +1,40 @@
+"""The guard rails: what they refuse, and what they must leave alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.config import LimitConfig
+from backend.policy import Policy
+
+POLICY = Policy(LimitConfig())
+
+
+@pytest.mark.parametrize(
+    ("command", "rule"),
+    [
+        ("rm -rf /", "no-root-wipe"),
+        ("sudo rm -r -f --no-preserve-root / ", "no-root-wipe"),
+        ("rm -rf /*", "no-root-wipe"),
+        (":(){ :|:& };:", "no-fork-bomb"),
+        ("dd if=/dev/zero of=/dev/vda bs=1M", "no-disk-overwrite"),
+        ("mkfs.ext4 -F /dev/vda", "no-disk-overwrite"),
+        ("x" * 70_000, "command-length"),
+    ],
+)
+def test_a_refusal_names_its_rule(command: str, rule: str) -> None:
+    refusal = POLICY.check_command(command)
+    assert refusal is not None and refusal.rule == rule and refusal.remedy
+
+
+@pytest.mark.parametrize(
+    "command", ["rm -rf /srv/old", "rm -rf ./x /tmp/y", "dd if=/dev/zero of=/swapfile", "rm -rf /*.tmp"]
+)
+def test_ordinary_work_is_left_alone(command: str) -> None:
+    assert POLICY.check_command(command) is None
+
+
+def test_a_time_limit_is_never_over_the_maximum() -> None:
+    assert POLICY.timeout_s(None) == 300
+    assert POLICY.timeout_s(10) == 10
+    assert POLICY.timeout_s(10**6) == 7200
