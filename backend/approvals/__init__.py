@@ -1,0 +1,8 @@
+"""Requests for approval, the evidence behind them, and the decisions on them."""
+
+from backend.approvals.apply import Pipeline
+from backend.approvals.asks import Asks
+from backend.approvals.book import ApprovalBook
+from backend.approvals.service import Approvals
+
+__all__ = ["ApprovalBook", "Approvals", "Asks", "Pipeline"]

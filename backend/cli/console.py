@@ -24,7 +24,7 @@ def open_console() -> int:
     if door is None and not answers(paths.operator_socket):
         pid = start_backend(paths)
         print(f"no backend ran: started one (pid {pid}); it goes on when you leave, `kill {pid}` ends it")
-    from fluid_tui import run_console
+    from fluid_tui.app import run_console
 
     run_console(door or str(paths.operator_socket))
     return 0

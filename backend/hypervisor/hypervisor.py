@@ -84,6 +84,10 @@ class Hypervisor:
         """See :func:`backend.hypervisor.networks.ensure_network`."""
         await networks.ensure_network(self._connection, spec, self._prefix)
 
+    async def our_networks(self) -> list[str]:
+        """The names of our networks."""
+        return await networks.our_networks(self._connection, self._prefix)
+
     async def remove_network(self, name: str) -> None:
         await networks.remove_network(self._connection, name, self._prefix)
 
@@ -154,9 +158,9 @@ class Hypervisor:
             self._domains, domain, name, memory=memory, quiesce_timeout_s=quiesce_timeout_s
         )
 
-    async def restore(self, domain: str, snapshot: SnapshotFiles, identity: Identity) -> DomainInfo:
+    async def restore(self, domain: str, snapshot: SnapshotFiles) -> DomainInfo:
         """See :func:`backend.hypervisor.snapshots.restore`."""
-        return await snapshots.restore(self._domains, domain, snapshot, identity)
+        return await snapshots.restore(self._domains, domain, snapshot)
 
     async def disk_layers(self, domain: str) -> list[Path]:
         """The current chain of disk files, top first."""

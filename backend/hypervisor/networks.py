@@ -36,6 +36,16 @@ async def ensure_network(connection: Connection, spec: NetworkSpec, prefix: str)
     await connection.call(work, what=f"ensure network {spec.name}")
 
 
+async def our_networks(connection: Connection, prefix: str) -> list[str]:
+    """The names of the networks that bear our prefix."""
+
+    def work(conn: libvirt.virConnect) -> list[str]:
+        names = [network.name() for network in conn.listAllNetworks(0)]
+        return [name for name in names if name.startswith(f"{prefix}-")]
+
+    return await connection.call(work, what="list networks")
+
+
 async def remove_network(connection: Connection, name: str, prefix: str) -> None:
     """Remove a network of ours, and the filter when no other network of ours is left."""
     _check_prefix(name, prefix)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import libvirt
 
-from backend.errors import DuplicateName, FluidError, InvalidValue, WrongState
+from backend.errors import DuplicateName, FluidError, WrongState
 from backend.hypervisor.domain_xml import Rebase, rebased_xml, snapshot_xml
 from backend.hypervisor.domains import START_TIMEOUT_S, Domains
 from backend.hypervisor.forks import SECURE_XML, restore_memory
-from backend.hypervisor.nouns import DomainInfo, Identity, SnapshotFiles
+from backend.hypervisor.nouns import DomainInfo, SnapshotFiles
 from backend.hypervisor.overlays import backing_chain, create_overlay
 from backend.models.base import check_name
 
@@ -68,15 +68,9 @@ async def snapshot(
     )
 
 
-async def restore(
-    domains: Domains, name: str, snapshot_files: SnapshotFiles, identity: Identity
-) -> DomainInfo:
+async def restore(domains: Domains, name: str, snapshot_files: SnapshotFiles) -> DomainInfo:
     """Put a domain back: same name, card and address; processes of a snapshot with memory go on."""
     frozen = snapshot_files.disk_layers[0]
-    if identity.name != name:
-        raise InvalidValue(
-            f"{identity.name!r} is not the identity of {name!r}", remedy="restore the sandbox it was made of"
-        )
     info = await domains.info(name)
     old_top = await domains.disk(name)
     overlay = domains.next_disk(name)

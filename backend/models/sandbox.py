@@ -129,7 +129,7 @@ class Snapshot(Answer):
     parent: str | None = None  # name of the snapshot it stands on
     quiesced: bool = False  # the guest froze its file systems
     has_memory: bool = True
-    disk_layers: list[str] = Field(default_factory=list)  # image files on the host, top first
+    disk_layers: list[str] = Field(default_factory=list)  # image files on the host, base first
     memory_file: str = ""
     manifest_sha256: str = ""
     files: int = 0  # entries of the manifest

@@ -4,13 +4,19 @@ from backend.playbooks._scope import Reference
 from backend.playbooks.builders.context import GuestFacts
 from backend.playbooks.generate import Draft, digest, export, generate, regenerated
 from backend.playbooks.grammar import CheckedPlaybook, CheckedTask, check
+from backend.playbooks.rehearse import Rehearser
+from backend.playbooks.runs import Runs
+from backend.playbooks.service import Playbooks
 
 __all__ = [
     "CheckedPlaybook",
     "CheckedTask",
     "Draft",
     "GuestFacts",
+    "Playbooks",
     "Reference",
+    "Rehearser",
+    "Runs",
     "check",
     "digest",
     "export",

@@ -1,0 +1,358 @@
+"""From evidence to production: rehearse, dry-run, and, once approved, apply exactly once.
+
+Each stage may be cut short by a kill -9 and is picked up by :meth:`Pipeline.resume`: a rehearsal is made
+anew, a dry run is asked for again, an apply is only ever watched, never repeated.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from functools import partial
+
+from backend.ansible import SshKey, TargetHost
+from backend.approvals.book import ApprovalBook
+from backend.approvals.digest import digest_of
+from backend.approvals.evidence import blockers, counts, risks
+from backend.audit import Audit
+from backend.background import Background
+from backend.config import Config
+from backend.errors import FluidError, RunNotFound, WrongState
+from backend.fleet import Fleet
+from backend.models import (
+    Approval,
+    ApprovalState,
+    Evidence,
+    Identity,
+    Playbook,
+    Run,
+    RunKind,
+    RunState,
+    TargetEvidence,
+    new_id,
+    now,
+)
+from backend.playbooks import Playbooks, Rehearser, Runs
+from backend.playbooks.preview import preview
+from backend.store import Store
+from backend.targets import ResolvedTarget, Targets
+
+STALE_APPROVAL = timedelta(minutes=5)
+_LIVE = (ApprovalState.DRAFTING, ApprovalState.REHEARSING, ApprovalState.PENDING)
+
+
+class Pipeline:
+    """The stages of one approval. ``book`` holds the state, the stages fill it in."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        book: ApprovalBook,
+        audit: Audit,
+        fleet: Fleet,
+        playbooks: Playbooks,
+        rehearser: Rehearser,
+        runs: Runs,
+        targets: Targets,
+        background: Background,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._book = book
+        self._audit = audit
+        self._fleet = fleet
+        self._playbooks = playbooks
+        self._rehearser = rehearser
+        self._runs = runs
+        self._targets = targets
+        self._background = background
+        self._strategy = fleet.strategy()
+
+    # --- rehearsal ------------------------------------------------------------------------------------
+
+    def rehearse(self, approval: Approval) -> None:
+        """Start the rehearsal in the background."""
+
+        async def failed(error: Exception) -> None:
+            words = error.message if isinstance(error, FluidError) else "an internal error, see the log"
+            await self._book.change(
+                approval.id,
+                [ApprovalState.REHEARSING],
+                _ended(ApprovalState.DRAFTING, f"the rehearsal could not be made: {words}"),
+            )
+
+        self._background.start(f"rehearse {approval.id}", lambda: self._rehearse(approval), failed=failed)
+
+    async def _rehearse(self, approval: Approval) -> None:
+        playbook = await self._playbooks.load(approval.playbook_id)
+        wanted = await self._playbooks.changes_of(playbook)
+
+        async def progress(words: str) -> None:
+            await self._book.change(approval.id, [ApprovalState.REHEARSING], _says(words))
+
+        async with self._audit.step(
+            Identity.system(), "approval.rehearse", "approval", approval.id, sandbox_id=approval.sandbox_id
+        ) as step:
+            done = await self._rehearser.rehearse(
+                playbook,
+                self._playbooks.contents(playbook),
+                await self._fleet.load(approval.sandbox_id),
+                wanted,
+                approval_id=approval.id,
+                progress=progress,
+            )
+            evidence = done.evidence
+            evidence.versions = self._fleet.versions()
+            if evidence.changes_id:
+                changes = await self._store.changes.get(evidence.changes_id)
+                evidence.counts, evidence.risk = counts(changes), risks(changes)
+            step.data.update(failure=evidence.failure, again_changed=evidence.again_changed)
+
+        def finish(row: Approval) -> None:
+            row.evidence, row.progress = evidence, ""
+            row.state = ApprovalState.DRAFTING if evidence.failure else ApprovalState.PENDING
+            row.outcome = evidence.failure
+
+        await self._book.change(approval.id, [ApprovalState.REHEARSING], finish)
+
+    # --- dry run --------------------------------------------------------------------------------------
+
+    def dry_run(self, approval: Approval) -> None:
+        """Start a dry run on every target, unless one is under way."""
+
+        async def failed(error: Exception) -> None:
+            words = error.message if isinstance(error, FluidError) else "an internal error, see the log"
+
+            def blame(row: Approval) -> None:
+                row.progress = ""
+                for target in row.targets:
+                    row.evidence.dry_run[target] = TargetEvidence(target=target, error=words, at=now())
+
+            await self._book.change(approval.id, [ApprovalState.PENDING], blame)
+
+        self._background.start(f"dry run {approval.id}", lambda: self._dry_run(approval), failed=failed)
+
+    async def _dry_run(self, approval: Approval) -> None:
+        names = ", ".join(approval.targets)
+        await self._book.change(approval.id, [ApprovalState.PENDING], _says(f"dry run on {names}"))
+        seen = await self._preview(approval)
+        playbook = await self._playbooks.load(approval.playbook_id)
+
+        def finish(row: Approval) -> None:
+            row.evidence.dry_run, row.progress = seen, ""
+            row.digest = self.digest(row, playbook)
+
+        await self._book.change(approval.id, [ApprovalState.PENDING], finish)
+
+    async def _preview(self, approval: Approval) -> dict[str, TargetEvidence]:
+        """Check mode on all targets, told as evidence."""
+        playbook = await self._playbooks.load(approval.playbook_id)
+        rehearsal = await self._runs.load(approval.evidence.rehearsal_run)
+        seen: dict[str, TargetEvidence] = {}
+        async with self._audit.step(
+            Identity.system(), "approval.dry_run", "approval", approval.id, targets=approval.targets
+        ) as step:
+            for run in await self._on_targets(RunKind.DRY_RUN, approval, playbook):
+                for target in run.targets:
+                    seen[target] = preview(rehearsal, run, target)
+            step.data["changed"] = {name: row.result.changed for name, row in seen.items()}
+        return seen
+
+    def digest(self, approval: Approval, playbook: Playbook) -> str:
+        """The digest of the evidence as it stands; empty while something blocks the approval."""
+        if self.blockers(approval):
+            return ""
+        resolved = self._targets.resolve(approval.targets)
+        wire = {t.name: [t.address, t.port, t.user, t.host_key, t.become] for t in resolved}
+        return digest_of(approval, playbook, wire, self._config.approvals.model_dump_json())
+
+    def blockers(self, approval: Approval) -> list[str]:
+        return blockers(
+            approval.evidence, approval.targets, allow_unrehearsed=self._config.approvals.allow_unrehearsed
+        )
+
+    # --- apply ----------------------------------------------------------------------------------------
+
+    def apply(self, approval: Approval) -> None:
+        """Start the apply in the background."""
+
+        async def failed(error: Exception) -> None:
+            words = error.message if isinstance(error, FluidError) else "an internal error, see the log"
+            await self._book.change(
+                approval.id,
+                [ApprovalState.APPROVED, ApprovalState.APPLYING],
+                _ended(ApprovalState.FAILED, words),
+            )
+
+        self._background.start(f"apply {approval.id}", lambda: self._apply(approval), failed=failed)
+
+    async def _apply(self, approval: Approval) -> None:
+        await self._book.change(
+            approval.id, [ApprovalState.APPROVED], _says("dry run again, under the targets' lock")
+        )
+        playbook = await self._playbooks.load(approval.playbook_id)
+        again = approval.model_copy(deep=True)
+        again.evidence.dry_run = await self._preview(approval)
+        if self.digest(again, playbook) != approval.digest:
+            moved = _drift(approval.evidence, again.evidence)
+            await self._audit.note(Identity.system(), "approval.void", "approval", approval.id, because=moved)
+            await self._book.change(
+                approval.id,
+                [ApprovalState.APPROVED],
+                _ended(ApprovalState.VOIDED, f"the target drifted after the approval: {moved}"),
+            )
+            return
+        run_id = new_id("RUN")
+
+        def applying(row: Approval) -> None:
+            row.state, row.apply_run, row.progress = ApprovalState.APPLYING, run_id, "applying"
+
+        approval = await self._book.change(approval.id, [ApprovalState.APPROVED], applying)
+        async with self._audit.step(
+            Identity.system(),
+            "approval.apply",
+            "approval",
+            approval.id,
+            run=run_id,
+            targets=approval.targets,
+            digest=approval.digest,
+        ) as step:
+            runs = await self._on_targets(RunKind.APPLY, approval, playbook, run_id=run_id)
+            step.data["state"] = runs[0].state
+        await self._finish(approval, runs[0])
+
+    async def _finish(self, approval: Approval, run: Run) -> None:
+        """After the apply: check mode must find nothing left to change."""
+        if run.state is not RunState.SUCCESSFUL:
+            reason = run.reason or f"see the events of {run.id}"
+            await self._book.change(
+                approval.id,
+                [ApprovalState.APPLYING],
+                _ended(ApprovalState.FAILED, f"the apply {run.state}: {reason}"),
+            )
+            return
+        await self._book.change(approval.id, [ApprovalState.APPLYING], _says("verifying in check mode"))
+        playbook = await self._playbooks.load(approval.playbook_id)
+        checks = await self._on_targets(RunKind.VERIFY, approval, playbook)
+        changed = sum(result.changed for check in checks for result in check.results.values())
+
+        def applied(row: Approval) -> None:
+            row.state, row.progress = ApprovalState.APPLIED, ""
+            row.verify_run, row.verified_changed = checks[0].id, changed
+            row.outcome = f"applied to {', '.join(row.targets)}; check mode then found {changed} to change"
+
+        await self._book.change(approval.id, [ApprovalState.APPLYING], applied)
+        await self._audit.note(
+            Identity.system(), "approval.applied", "approval", approval.id, verified_changed=changed
+        )
+
+    async def _on_targets(
+        self, kind: RunKind, approval: Approval, playbook: Playbook, *, run_id: str = ""
+    ) -> list[Run]:
+        """One run for each group of targets that share a key; an apply has one key, so one run."""
+        files = self._playbooks.contents(playbook)
+        groups = defaultdict[str, list[ResolvedTarget]](list)
+        for target in self._targets.resolve(approval.targets):
+            groups[str(target.key_file)].append(target)
+        if run_id and len(groups) > 1:
+            raise WrongState(
+                f"{approval.id} spans {len(groups)} target groups with different keys",
+                remedy="ask for one approval per group",
+            )
+        return [
+            await self._runs.execute(
+                kind,
+                playbook,
+                files,
+                [_host(target) for target in members],
+                SshKey(private=members[0].key_file.read_bytes(), certificate=None),
+                strategy=approval.evidence.strategy,
+                approval_id=approval.id,
+                run_id=run_id,
+            )
+            for members in groups.values()
+        ]
+
+    # --- after a restart ------------------------------------------------------------------------------
+
+    async def resume(self, approvals: Iterable[Approval]) -> None:
+        """Pick up what a former backend left half done, and say so in the audit."""
+        for approval in approvals:
+            if approval.state is ApprovalState.REHEARSING:
+                self.rehearse(approval)
+            elif approval.state is ApprovalState.PENDING and approval.progress:
+                self.dry_run(approval)
+            elif approval.state is ApprovalState.APPROVED:
+                await self._resume_approved(approval)
+            elif approval.state is ApprovalState.APPLYING:
+                self._background.start(f"apply {approval.id}", partial(self._resume_applying, approval))
+            else:
+                continue
+            await self._audit.note(
+                Identity.system(), "approval.resume", "approval", approval.id, state=approval.state
+            )
+
+    async def _resume_approved(self, approval: Approval) -> None:
+        decided = approval.decisions[-1].at
+        if now() - decided > STALE_APPROVAL:
+            words = "the backend was away for more than 5 minutes after the approval"
+            await self._book.change(
+                approval.id, [ApprovalState.APPROVED], _ended(ApprovalState.VOIDED, words)
+            )
+        else:
+            self.apply(approval)
+
+    async def _resume_applying(self, approval: Approval) -> None:
+        try:
+            run = await self._runs.load(approval.apply_run)
+        except RunNotFound:
+            words = "the backend died before the apply began; nothing was changed"
+            await self._book.change(
+                approval.id, [ApprovalState.APPLYING], _ended(ApprovalState.FAILED, words)
+            )
+            return
+        run = await self._runs.watch(run)
+        await self._audit.note(
+            Identity.system(), "approval.apply", "approval", approval.id, run=run.id, state=run.state
+        )
+        await self._finish(approval, run)
+
+
+def _host(target: ResolvedTarget) -> TargetHost:
+    return TargetHost(
+        name=target.name,
+        address=target.address,
+        port=target.port,
+        user=target.user,
+        become=target.become,
+        host_key=target.host_key,
+    )
+
+
+def _says(words: str) -> Callable[[Approval], None]:
+    def change(row: Approval) -> None:
+        row.progress = words
+
+    return change
+
+
+def _ended(state: ApprovalState, words: str) -> Callable[[Approval], None]:
+    def change(row: Approval) -> None:
+        row.state, row.outcome, row.progress = state, words, ""
+
+    return change
+
+
+def _drift(before: Evidence, after: Evidence) -> str:
+    """Which targets look different now, and how."""
+    moved = []
+    for name, seen in after.dry_run.items():
+        was = before.dry_run.get(name)
+        if seen.error:
+            moved.append(f"{name}: {seen.error}")
+        elif was is None or seen.fingerprint != was.fingerprint:
+            fresh = [words for words in seen.differs if was is None or words not in was.differs]
+            moved.append(f"{name}: {'; '.join(fresh) or 'another result of the dry run'}")
+    return ", ".join(moved) or "evidence, targets or policy changed"

@@ -1,0 +1,128 @@
+"""Plain questions to a person: an agent asks and blocks, an operator answers, or the time runs out."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+from backend.audit import Audit
+from backend.errors import AlreadyDecided, ApprovalNotFound, RoleDenied
+from backend.models import Ask, AskRequest, AskState, Identity, Role, now
+from backend.models import new_id as fresh_id
+from backend.store import EventBus, Store
+
+
+class Asks:
+    """Asks are rows; an answer is recorded before the blocked caller hears it."""
+
+    def __init__(self, store: Store, events: EventBus, audit: Audit) -> None:
+        self._store = store
+        self._events = events
+        self._audit = audit
+        self._answered: dict[str, asyncio.Event] = {}
+
+    async def ask(self, actor: Identity, request: AskRequest) -> Ask:
+        """Put the question; it is pending until somebody answers or it expires."""
+        at = now()
+        ask = Ask(
+            request_id=fresh_id("APR"),
+            **request.model_dump(exclude={"timeout_secs"}),
+            requester_uid=actor.uid,
+            requester_name=actor.name,
+            created_at=at,
+            expires_at=at + timedelta(seconds=request.timeout_secs),
+        )
+        await self._audit.note(
+            actor, "ask.put", "ask", ask.request_id, sandbox_id=ask.sandbox_id or "", prompt=ask.prompt
+        )
+        await self._store.asks.insert(ask)
+        await self._tell(ask)
+        return ask
+
+    async def wait(self, actor: Identity, request_id: str, seconds: float) -> Ask:
+        """The ask once it is answered, or as it stands after ``seconds``; expired when its own time is up."""
+        answered = self._answered.setdefault(request_id, asyncio.Event())
+        ask = await self.get(actor, request_id)
+        left = (ask.expires_at - now()).total_seconds()
+        if ask.status is AskState.PENDING:
+            try:
+                async with asyncio.timeout(max(0.0, min(seconds, left))):
+                    await answered.wait()
+            except TimeoutError:
+                pass
+            ask = await self.get(actor, request_id)
+        if ask.status is not AskState.PENDING:
+            self._answered.pop(request_id, None)
+        return ask
+
+    async def get(self, actor: Identity, request_id: str) -> Ask:
+        """One ask; agents see their own only. A pending one past its time is expired here."""
+        ask = await self._store.asks.get(request_id)
+        if actor.role is Role.AGENT and ask.requester_uid != actor.uid:
+            raise ApprovalNotFound(f"no question {request_id}")
+        if ask.status is AskState.PENDING and ask.expires_at <= now():
+            ask.status = AskState.EXPIRED
+            if await self._store.asks.transition(request_id, [AskState.PENDING], ask):
+                await self._audit.note(Identity.system(), "ask.expire", "ask", request_id)
+                await self._tell(ask)
+        return ask
+
+    async def list(self, actor: Identity, *, pending_only: bool = True) -> list[Ask]:
+        """Newest first."""
+        rows, _ = await self._store.asks.list(limit=500)
+        mine = [row for row in rows if actor.role is not Role.AGENT or row.requester_uid == actor.uid]
+        fresh = [
+            await self.get(actor, row.request_id) if row.status is AskState.PENDING else row for row in mine
+        ]
+        return [row for row in fresh if not pending_only or row.status is AskState.PENDING]
+
+    async def answer(
+        self,
+        actor: Identity,
+        request_id: str,
+        approved: bool,
+        comment: str = "",
+        alternative: str | None = None,
+    ) -> Ask:
+        """An operator's word. The second answer gets 409 with who was first."""
+        if actor.role is not Role.OPERATOR:
+            raise RoleDenied("only operators answer", remedy="ask somebody of the operators' group")
+        ask = await self.get(actor, request_id)
+        self._still_pending(ask)
+        ask.status = AskState.APPROVED if approved else AskState.REJECTED
+        ask.comment, ask.alternative = comment, alternative
+        ask.approved_by, ask.approved_at = actor.name, now()
+        async with self._audit.step(
+            actor, "ask.answer", "ask", request_id, approved=approved, comment=comment
+        ):
+            if not await self._store.asks.transition(request_id, [AskState.PENDING], ask):
+                self._still_pending(await self.get(actor, request_id))
+        await self._tell(ask)
+        return ask
+
+    async def withdraw(self, actor: Identity, request_id: str) -> Ask:
+        """The asker does not need an answer any more."""
+        ask = await self.get(actor, request_id)
+        self._still_pending(ask)
+        ask.status = AskState.WITHDRAWN
+        if not await self._store.asks.transition(request_id, [AskState.PENDING], ask):
+            self._still_pending(await self.get(actor, request_id))
+        await self._audit.note(actor, "ask.withdraw", "ask", request_id)
+        await self._tell(ask)
+        return ask
+
+    def _still_pending(self, ask: Ask) -> None:
+        if ask.status is not AskState.PENDING:
+            who = f" by {ask.approved_by} at {ask.approved_at:%H:%M:%S} UTC" if ask.approved_by else ""
+            raise AlreadyDecided(f"{ask.request_id} was {ask.status}{who}")
+
+    async def _tell(self, ask: Ask) -> None:
+        if (answered := self._answered.get(ask.request_id)) and ask.status is not AskState.PENDING:
+            answered.set()
+        await self._events.publish(
+            "ask.changed",
+            "ask",
+            ask.request_id,
+            sandbox_id=ask.sandbox_id or "",
+            data={"status": ask.status, "prompt": ask.prompt},
+        )

@@ -1,0 +1,107 @@
+"""The book of approvals: every change of one goes through :meth:`ApprovalBook.change`.
+
+States move under the row's lock in the database, and terminal states are terminal: the second of two
+operators learns who decided and when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection
+
+from backend.errors import AlreadyDecided, ApprovalNotFound, WrongState
+from backend.models import Approval, ApprovalState, Identity, Role, now
+from backend.models.approval import APPROVAL_OVER
+from backend.store import EventBus, Store
+
+
+class ApprovalBook:
+    """Loads, changes and watches approvals. Nothing else writes them."""
+
+    def __init__(self, store: Store, events: EventBus) -> None:
+        self._store = store
+        self._events = events
+        self._moved: dict[str, asyncio.Event] = {}
+
+    async def add(self, approval: Approval) -> None:
+        await self._store.approvals.insert(approval)
+        await self._tell(approval)
+
+    async def load(self, approval_id: str, actor: Identity | None = None) -> Approval:
+        """The approval, if ``actor`` may know of it: agents see their own only."""
+        approval = await self._store.approvals.get(approval_id)
+        if actor is not None and actor.role is Role.AGENT and approval.requester_uid != actor.uid:
+            raise ApprovalNotFound(f"no approval {approval_id}", remedy="`fluid approvals list` shows them")
+        return approval
+
+    async def all(self, actor: Identity | None = None) -> list[Approval]:
+        """Newest first."""
+        rows, _ = await self._store.approvals.list(limit=500)
+        return [
+            row
+            for row in rows
+            if actor is None or actor.role is not Role.AGENT or row.requester_uid == actor.uid
+        ]
+
+    async def change(
+        self, approval_id: str, states: Collection[ApprovalState], change: Callable[[Approval], None]
+    ) -> Approval:
+        """Apply ``change`` to the row if it stands in one of ``states``.
+
+        Raises:
+            AlreadyDecided: it is over, or another operator was first; says who and when.
+            WrongState: it is in another live state.
+        """
+
+        def edit(approval: Approval) -> Approval:
+            if approval.state not in states:
+                raise refusal(approval)
+            change(approval)
+            approval.updated_at = now()
+            return approval
+
+        approval = await self._store.approvals.change(approval_id, edit)
+        await self._tell(approval)
+        return approval
+
+    async def wait(self, approval_id: str, seconds: float, actor: Identity) -> Approval:
+        """The approval after its next change of state, or as it stands when the time is up."""
+        approval = await self.load(approval_id, actor)
+        state = approval.state
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    moved = self._moved.setdefault(approval_id, asyncio.Event())  # before the look, or a
+                    approval = await self.load(approval_id, actor)  # change in between is missed
+                    if approval.state is not state or state in APPROVAL_OVER:
+                        break
+                    await moved.wait()
+        except TimeoutError:
+            approval = await self.load(approval_id, actor)
+        return approval
+
+    async def _tell(self, approval: Approval) -> None:
+        if moved := self._moved.pop(approval.id, None):
+            moved.set()
+        await self._events.publish(
+            "approval.changed",
+            "approval",
+            approval.id,
+            sandbox_id=approval.sandbox_id,
+            data={"state": approval.state, "progress": approval.progress},
+        )
+
+
+def refusal(approval: Approval) -> AlreadyDecided | WrongState:
+    """Why a change came too late or too early, with who and when."""
+    if approval.decisions:
+        last = approval.decisions[-1]
+        return AlreadyDecided(
+            f"{approval.id} is {approval.state}: {last.name} ({last.verb}) at {last.at:%H:%M:%S} UTC",
+            remedy="nothing is left to decide; the agent must ask again for anything else",
+        )
+    if approval.state in APPROVAL_OVER:
+        return AlreadyDecided(f"{approval.id} is {approval.state}: {approval.outcome}")
+    return WrongState(
+        f"{approval.id} is {approval.state} {approval.progress}".rstrip(), remedy="wait until it is pending"
+    )

@@ -1,0 +1,43 @@
+"""What an approval binds: one SHA-256 over everything the operator was shown (DESIGN §7.5).
+
+The digest is recomputed under the targets' lock before the apply; whatever moved in between changes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from backend.models import Approval, Playbook
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys, no white space, UTF-8: the same bytes for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def digest_of(approval: Approval, playbook: Playbook, targets: Mapping[str, Any], policy: str) -> str:
+    """SHA-256 (hex) of playbook, files, targets as resolved (address, port, host key), evidence, threshold.
+
+    ``targets`` maps a target's name to what identifies it on the wire. Times and run ids are left out: they
+    say when evidence was made, not what it says.
+    """
+    evidence = approval.evidence.model_dump(mode="json")
+    for row in evidence["dry_run"].values():
+        del row["run_id"], row["at"]
+    for name in ("rehearsal_run", "repeat_run", "changes_id", "sandbox_changes_id"):
+        del evidence[name]
+    bound = {
+        "approval": approval.id,
+        "playbook": playbook.digest,
+        "files": playbook.files,
+        "secrets": playbook.secrets,
+        "targets": dict(targets),
+        "source": approval.source,
+        "evidence": evidence,
+        "threshold": approval.threshold,
+        "policy": policy,
+    }
+    return hashlib.sha256(canonical(bound)).hexdigest()

@@ -1,0 +1,313 @@
+"""Requests for approval and the words of people on them.
+
+Nobody approves their own: the requester's uid is refused, whatever door it comes through. What is approved is
+named by its digest; any other digest is stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+from backend.approvals.apply import Pipeline
+from backend.approvals.book import ApprovalBook, refusal
+from backend.approvals.evidence import for_agent
+from backend.audit import Audit
+from backend.config import Config
+from backend.errors import EvidenceIncomplete, RoleDenied, SelfApproval, StaleDigest, TargetLocked, WrongState
+from backend.fleet import Fleet
+from backend.models import (
+    Approval,
+    ApprovalRequest,
+    ApprovalState,
+    Decision,
+    Identity,
+    Role,
+    new_id,
+    now,
+)
+from backend.models.approval import APPROVAL_OVER
+from backend.playbooks import Playbooks, Runs
+from backend.store import Store
+from backend.targets import Targets
+
+_OPEN = frozenset(ApprovalState) - APPROVAL_OVER
+_BEFORE_APPLY = (ApprovalState.DRAFTING, ApprovalState.REHEARSING, ApprovalState.PENDING)
+_HOLDING = (ApprovalState.APPROVED, ApprovalState.APPLYING)
+
+
+class Approvals:
+    """What the doors call. The pipeline does the work, the book keeps the state."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        book: ApprovalBook,
+        pipeline: Pipeline,
+        audit: Audit,
+        fleet: Fleet,
+        playbooks: Playbooks,
+        runs: Runs,
+        targets: Targets,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._book = book
+        self._pipeline = pipeline
+        self._audit = audit
+        self._fleet = fleet
+        self._playbooks = playbooks
+        self._runs = runs
+        self._targets = targets
+
+    async def request(self, actor: Identity, request: ApprovalRequest) -> Approval:
+        """A new request; its rehearsal has begun when this returns.
+
+        Raises:
+            SandboxNotFound, PlaybookNotFound, TargetNotFound: unknown, or not the caller's.
+            PlaybookRefused: the playbook breaks the grammar.
+            WrongState: the targets do not share one group.
+        """
+        sandbox = await self._fleet.get(actor, request.sandbox_id)
+        playbook = await self._playbooks.get(actor, request.playbook)
+        if playbook.sandbox_id != sandbox.id:
+            raise WrongState(
+                f"{playbook.id} was generated from {playbook.sandbox_id}, not {sandbox.id}",
+                remedy=f"generate one with POST /v1/sandboxes/{sandbox.id}/generate/ansible",
+            )
+        self._playbooks.check(playbook)
+        resolved = self._targets.resolve(self._targets.allowed(actor, request.targets))
+        groups = {target.name: target.group for target in resolved}
+        if len(names := sorted(set(groups.values()))) > 1:
+            raise WrongState(
+                f"the targets are in {len(names)} groups: {', '.join(names)}",
+                remedy="ask for one approval per group",
+            )
+        at = now()
+        approval = Approval(
+            id=new_id("APR"),
+            sandbox_id=sandbox.id,
+            sandbox_name=sandbox.sandbox_name,
+            source=self._fleet.source_digest(sandbox),
+            playbook_id=playbook.id,
+            targets=list(groups),
+            groups=groups,
+            reason=request.reason,
+            requester_uid=actor.uid,
+            requester_name=actor.name,
+            agent_id=sandbox.agent_id,
+            state=ApprovalState.REHEARSING,
+            threshold=max(target.approvals for target in resolved),
+            created_at=at,
+            updated_at=at,
+            expires_at=at + timedelta(seconds=self._config.approvals.expires_s),
+        )
+        async with self._audit.step(
+            actor,
+            "approval.request",
+            "approval",
+            approval.id,
+            sandbox_id=sandbox.id,
+            playbook=playbook.digest,
+            targets=approval.targets,
+            reason=request.reason,
+        ):
+            await self._book.add(approval)
+        self._pipeline.rehearse(approval)
+        return approval
+
+    # --- reading --------------------------------------------------------------------------------------
+
+    async def get(self, actor: Identity, approval_id: str) -> Approval:
+        """For agents with counts only per target; for operators whole."""
+        return self._shown(actor, await self._book.load(approval_id, actor))
+
+    async def list(self, actor: Identity) -> Sequence[Approval]:
+        return [self._shown(actor, row) for row in await self._book.all(actor)]
+
+    async def wait(self, actor: Identity, approval_id: str, seconds: float) -> Approval:
+        """Blocks up to ``seconds`` for a change of state."""
+        return self._shown(actor, await self._book.wait(approval_id, seconds, actor))
+
+    def blockers(self, approval: Approval) -> list[str]:
+        """What still stands in the way of an approval, in words."""
+        return self._pipeline.blockers(approval)
+
+    async def pack(self, actor: Identity, approval_id: str) -> dict[str, Any]:
+        """The evidence pack: everything that was shown, with the audit rows of this request."""
+        _operators_only(actor)
+        approval = await self._book.load(approval_id)
+        evidence = approval.evidence
+        changes = [
+            (await self._store.changes.get(changes_id)).model_dump(mode="json")
+            for changes_id in (evidence.changes_id, evidence.sandbox_changes_id)
+            if changes_id
+        ]
+        run_ids = [evidence.rehearsal_run, evidence.repeat_run, approval.apply_run, approval.verify_run]
+        run_ids += [row.run_id for row in evidence.dry_run.values()]
+        runs = [await self._runs.load(run_id) for run_id in run_ids if run_id]
+        rows, _ = await self._audit.list(limit=10_000, id=approval_id)
+        return {
+            "approval": approval.model_dump(mode="json"),
+            "playbook": (await self._playbooks.load(approval.playbook_id)).model_dump(mode="json"),
+            "changes": changes,
+            "runs": [run.model_dump(mode="json") for run in runs],
+            "audit": [row.model_dump(mode="json") for row in rows],
+        }
+
+    # --- deciding -------------------------------------------------------------------------------------
+
+    async def dry_run(self, actor: Identity, approval_id: str) -> Approval:
+        """An operator opened the review: try the playbook in check mode on the targets."""
+        _operators_only(actor)
+        approval = await self._book.load(approval_id)
+        if approval.state is not ApprovalState.PENDING:
+            raise refusal(approval)
+        await self._audit.note(actor, "approval.review", "approval", approval_id)
+        self._pipeline.dry_run(approval)
+        return approval
+
+    async def approve(self, actor: Identity, approval_id: str, digest: str, comment: str = "") -> Approval:
+        """An operator's yes to exactly this digest. The last yes that is needed starts the apply.
+
+        Raises:
+            SelfApproval, RoleDenied: not theirs to approve.
+            AlreadyDecided: over, or somebody was first.
+            EvidenceIncomplete: says what is missing.
+            StaleDigest: the evidence is not what the operator saw.
+            TargetLocked: names the approval that holds the target.
+        """
+        approval = await self._book.load(approval_id)
+        self._may_approve(actor, approval)
+        if approval.state is not ApprovalState.PENDING:
+            raise refusal(approval)
+        if missing := self._pipeline.blockers(approval):
+            raise EvidenceIncomplete("; ".join(missing), remedy=f"fluid approvals show {approval_id}")
+        if digest != approval.digest:
+            raise StaleDigest(
+                f"{digest[:12] or 'no digest'} is not {approval_id}'s digest",
+                remedy="the evidence is not what you saw: open the review again",
+            )
+        await self._refuse_locked(approval)
+        decision = Decision(
+            verb="approve", uid=actor.uid, name=actor.name, at=now(), digest=digest, comment=comment
+        )
+
+        def decide(row: Approval) -> None:
+            if row.digest != digest:
+                raise StaleDigest(f"{approval_id} changed while you decided", remedy="open the review again")
+            if any(earlier.uid == actor.uid for earlier in row.decisions):
+                raise WrongState(
+                    f"you have approved {approval_id} already", remedy="another operator is needed"
+                )
+            row.decisions.append(decision)
+            if sum(earlier.digest == digest for earlier in row.decisions) >= row.threshold:
+                row.state = ApprovalState.APPROVED
+
+        async with self._audit.step(
+            actor,
+            "approval.approve",
+            "approval",
+            approval_id,
+            sandbox_id=approval.sandbox_id,
+            digest=digest,
+            comment=comment,
+        ):
+            approval = await self._book.change(approval_id, [ApprovalState.PENDING], decide)
+        if approval.state is ApprovalState.APPROVED:
+            self._pipeline.apply(approval)
+        return approval
+
+    async def reject(
+        self, actor: Identity, approval_id: str, reason: str, changes_requested: bool = False
+    ) -> Approval:
+        """One reject ends it. With ``changes_requested`` the agent is told what to mend."""
+        _operators_only(actor)
+        approval = await self._book.load(approval_id)
+
+        def decide(row: Approval) -> None:
+            row.decisions.append(
+                Decision(
+                    verb="reject",
+                    uid=actor.uid,
+                    name=actor.name,
+                    at=now(),
+                    digest=row.digest,
+                    comment=reason,
+                    changes_requested=changes_requested,
+                )
+            )
+            row.state, row.outcome, row.progress = ApprovalState.REJECTED, reason, ""
+
+        async with self._audit.step(
+            actor, "approval.reject", "approval", approval_id, sandbox_id=approval.sandbox_id, reason=reason
+        ):
+            approval = await self._book.change(approval_id, _BEFORE_APPLY, decide)
+        return approval
+
+    async def withdraw(self, actor: Identity, approval_id: str) -> Approval:
+        """The requester does not want it any more."""
+        await self._book.load(approval_id, actor)
+
+        def end(row: Approval) -> None:
+            row.state, row.outcome, row.progress = ApprovalState.WITHDRAWN, f"withdrawn by {actor.name}", ""
+
+        async with self._audit.step(actor, "approval.withdraw", "approval", approval_id):
+            return self._shown(actor, await self._book.change(approval_id, _BEFORE_APPLY, end))
+
+    async def expire(self) -> None:
+        """End what nobody decided in time. The daemon calls this every few seconds."""
+
+        def end(row: Approval) -> None:
+            row.state, row.outcome, row.progress = ApprovalState.EXPIRED, "nobody decided in time", ""
+
+        for approval in await self._book.all():
+            if approval.state in _BEFORE_APPLY and approval.expires_at <= now():
+                await self._book.change(approval.id, _BEFORE_APPLY, end)
+                await self._audit.note(Identity.system(), "approval.expire", "approval", approval.id)
+
+    async def resume(self) -> None:
+        """After a start: pick up what a former backend left half done."""
+        await self._pipeline.resume([row for row in await self._book.all() if row.state in _OPEN])
+
+    def _may_approve(self, actor: Identity, approval: Approval) -> None:
+        _operators_only(actor)
+        if actor.uid == approval.requester_uid:
+            raise SelfApproval(
+                f"{actor.name} (uid {actor.uid}) made {approval.id} and may not approve it",
+                remedy="another operator must decide",
+            )
+        if actor.uid == 0 and approval.threshold > 1:
+            raise RoleDenied(
+                "root does not count where two approvals are needed", remedy="approve as yourself"
+            )
+        for target in self._targets.resolve(approval.targets):
+            if "*" not in target.approvers and not _listed(actor, target.approvers):
+                raise RoleDenied(
+                    f"{actor.name} is no approver of {target.group}",
+                    remedy=f"approvers are {', '.join(target.approvers)}",
+                )
+
+    async def _refuse_locked(self, approval: Approval) -> None:
+        for other in await self._book.all():
+            shared = set(other.targets) & set(approval.targets)
+            if other.id != approval.id and other.state in _HOLDING and shared:
+                raise TargetLocked(
+                    f"{other.id} holds {', '.join(sorted(shared))}", remedy="wait until its apply has ended"
+                )
+
+    def _shown(self, actor: Identity, approval: Approval) -> Approval:
+        return for_agent(approval) if actor.role is Role.AGENT else approval
+
+
+def _operators_only(actor: Identity) -> None:
+    if actor.role is not Role.OPERATOR:
+        raise RoleDenied(
+            f"{actor.name or actor.uid} is no operator", remedy="`operators:` in config.yaml lists them"
+        )
+
+
+def _listed(actor: Identity, names: list[str]) -> bool:
+    return actor.name in names or any(f"@{group}" in names for group in actor.groups)

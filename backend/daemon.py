@@ -1,0 +1,313 @@
+"""The composition root: builds every room over the one below, opens the doors, and takes it all down again.
+
+Crash-only: there is no shutdown that matters. Whatever a start finds half done, it finishes or undoes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backend import __version__
+from backend.ansible import Runner, versions
+from backend.api import Services, serve_doors
+from backend.approvals import ApprovalBook, Approvals, Asks, Pipeline
+from backend.audit import Audit, AuditReport
+from backend.background import Background
+from backend.changes import BlobStore, Differ, NoiseProfile
+from backend.config import Config
+from backend.disks import DiskReader
+from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow
+from backend.errors import EXIT_OK, AlreadyRunning, FluidError
+from backend.fleet import Fleet, FleetParts, Host, Sources
+from backend.guests import (
+    CertificateAuthority,
+    GuestCommands,
+    GuestConnections,
+    GuestFiles,
+    GuestForwards,
+    shell_argv,
+)
+from backend.images import Images
+from backend.models import Component, Identity, Sandbox
+from backend.panes import Panes
+from backend.paths import Paths
+from backend.playbooks import Playbooks, Rehearser, Runs
+from backend.policy import Policy
+from backend.store import Database, EmbeddedPostgres, EventBus, Store, dsn_of, migrate
+from backend.targets import Targets
+from backend.tmux import TmuxServer
+
+log = logging.getLogger("fluid")
+
+HOUSEKEEPING_S = 5.0
+AUDIT_VERIFY_S = 60.0
+EVENTS_KEPT = 100_000
+ANSWERS_KEPT_S = 86_400
+
+
+def serve(config: Config, paths: Paths) -> int:
+    """Run the backend until SIGTERM or SIGINT. Returns the exit code."""
+    paths.make()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    code = EXIT_OK
+    try:
+        asyncio.run(_Backend(config, paths).run())
+    except* FluidError as failed:
+        for error in _leaves(failed):
+            log.error("%s %s", error, f"- {error.remedy}" if error.remedy else "")
+        code = _leaves(failed)[0].exit_code
+    return code
+
+
+def _leaves(group: BaseExceptionGroup[FluidError]) -> list[FluidError]:
+    found: list[FluidError] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+@dataclass
+class _Backend:
+    """One run. ``parts`` tells how each part came up."""
+
+    config: Config
+    paths: Paths
+    parts: dict[str, Callable[[], Awaitable[Component]]] = field(default_factory=dict)
+    audited: AuditReport = field(default_factory=lambda: AuditReport(True, 0))
+
+    async def run(self) -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(sign, stop.set)
+        self._claim()
+        async with AsyncExitStack() as stack:
+            background = await stack.enter_async_context(Background())
+            store = await self._store(stack, background)
+            services = await self._services(stack, store, background)
+            log.info(
+                "fluid %s serves %s and %s", __version__, self.paths.agent_socket, self.paths.operator_socket
+            )
+            await serve_doors(services, self.config, self.paths, stop)
+        self.paths.pid_file.unlink(missing_ok=True)
+
+    def _claim(self) -> None:
+        """One backend an installation: the pid file names a live one, or is ours now."""
+        try:
+            pid = int(self.paths.pid_file.read_text())
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (OSError, ValueError):
+            pid, command = 0, b""
+        if pid and pid != os.getpid() and b"serve" in command:
+            raise AlreadyRunning(f"a backend runs already, pid {pid}", remedy="use it, or stop it first")
+        self.paths.pid_file.write_text(f"{os.getpid()}\n")
+
+    # --- floor by floor -------------------------------------------------------------------------------
+
+    async def _store(self, stack: AsyncExitStack, background: Background) -> Store:
+        if self.config.database is None:
+            cluster = EmbeddedPostgres(self.paths.database, self.config.embedded.run_as)
+            dsn = await cluster.start()
+            background.start("keep PostgreSQL", cluster.keep)
+        else:
+            dsn = dsn_of(self.config.database)
+        database = Database(dsn)
+        await database.open()
+        stack.push_async_callback(database.close)
+        for name in await migrate(database):
+            log.info("migrated the database: %s", name)
+
+        async def component() -> Component:
+            await database.ping()
+            return Component(name="postgresql", status="ok", message=database.where)
+
+        self.parts["postgresql"] = component
+        return Store(database)
+
+    async def _services(self, stack: AsyncExitStack, store: Store, background: Background) -> Services:
+        config, paths = self.config, self.paths
+        events = EventBus(store.events)
+        await events.open()
+        audit = Audit(store, paths.state / "spool", paths.secrets / "audit.key", paths.audit_head)
+        await audit.absorb()
+        background.start("sign the audit's head", audit.run)
+        host = Host(config, paths)
+        await host.open()
+        stack.push_async_callback(host.close)
+        self.parts["libvirt"] = lambda: _host_component(host)
+        authority = CertificateAuthority(paths.secrets)
+        connections = GuestConnections(authority)
+        stack.push_async_callback(connections.close)
+        commands = GuestCommands(connections)
+        blobs = BlobStore(paths.blobs)
+        reader = DiskReader()
+        differ = Differ(reader, blobs, _key(paths.secrets / "fingerprint.key"), NoiseProfile.default())
+        images = Images(paths.images)
+        policy = Policy(config.limits)
+        proxy = EgressProxy(self._egress_policy(), on_request=_record(audit))
+        runner = Runner(paths.runs, run_as=config.ansible.run_as)
+        fleet = Fleet(
+            FleetParts(
+                config=config,
+                store=store,
+                events=events,
+                audit=audit,
+                policy=policy,
+                images=images,
+                host=host,
+                guests=connections,
+                authority=authority,
+                commands=commands,
+                files=GuestFiles(connections, commands, limit_bytes=config.limits.file_bytes),
+                forwards=GuestForwards(connections),
+                proxy=proxy,
+                reader=reader,
+                differ=differ,
+                background=background,
+                strategy=self._strategy(host),
+                versions={"fluid": __version__, **versions()},
+            )
+        )
+        playbooks = Playbooks(store, audit, fleet, blobs)
+        runs = Runs(store, events, runner, timeout_s=config.ansible.timeout_s)
+        targets = Targets(config.targets)
+        book = ApprovalBook(store, events)
+        rehearser = Rehearser(store, fleet, differ, runs, fleet.strategy())
+        pipeline = Pipeline(
+            config, store, book, audit, fleet, playbooks, rehearser, runs, targets, background
+        )
+        approvals = Approvals(config, store, book, pipeline, audit, fleet, playbooks, runs, targets)
+        tmux = TmuxServer(paths.tmux_socket)
+        await tmux.start()
+        stack.push_async_callback(tmux.close)
+
+        async def shell(sandbox: Sandbox) -> list[str]:
+            folder = paths.run / "shells" / secrets.token_hex(8)
+            return await shell_argv(authority, fleet.guest(sandbox), folder)
+
+        panes = Panes(tmux, events, fleet, shell)
+        background.start("watch the panes", panes.run)
+        await self._recover(store, fleet, approvals, background)
+        background.start("follow libvirt", fleet.follow_domains)
+        background.start("housekeeping", lambda: self._housekeeping(store, fleet, approvals))
+        background.start("verify the audit", lambda: self._verify(audit))
+        return Services(
+            fleet=fleet,
+            playbooks=playbooks,
+            approvals=approvals,
+            asks=Asks(store, events, audit),
+            runs=runs,
+            panes=panes,
+            audit=audit,
+            events=events,
+            images=Sources(images, audit, fleet),
+            targets=targets,
+            keys=store.keys,
+            components=self._components,
+            audit_seen=lambda: self.audited,
+            policy=lambda _: policy.describe(),
+        )
+
+    def _egress_policy(self) -> EgressPolicy:
+        egress = self.config.egress
+        allow = default_allow() if egress.allow is None else egress.allow
+        return EgressPolicy(
+            allow=tuple(allow),
+            ports=frozenset(egress.ports),
+            bytes_per_sandbox=egress.bytes_per_sandbox,
+            rate_bytes_s=egress.rate_bytes_s,
+        )
+
+    def _strategy(self, host: Host) -> str:
+        if self.config.ansible.strategy != "auto":
+            return self.config.ansible.strategy
+        return "mitogen_linear" if host.virt_type == "qemu" else "linear"
+
+    # --- keeping house --------------------------------------------------------------------------------
+
+    async def _recover(
+        self, store: Store, fleet: Fleet, approvals: Approvals, background: Background
+    ) -> None:
+        """What a former backend left: rows and domains agree again, half-made things are undone."""
+        await store.keys.forget_unfinished()
+        for words in await fleet.reconcile():
+            log.info("recovered: %s", words)
+        await approvals.resume()
+
+    async def _housekeeping(self, store: Store, fleet: Fleet, approvals: Approvals) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            try:
+                await fleet.expire()
+                await approvals.expire()
+                await store.events.prune(EVENTS_KEPT)
+                await store.keys.prune(ANSWERS_KEPT_S)
+            except FluidError as error:
+                log.warning("housekeeping waits: %s", error.message)
+
+    async def _verify(self, audit: Audit) -> None:
+        while True:
+            try:
+                self.audited = await audit.verify()
+            except FluidError as error:
+                log.warning("the audit cannot be verified: %s", error.message)
+            await asyncio.sleep(AUDIT_VERIFY_S)
+
+    async def _components(self) -> list[Component]:
+        found = []
+        for name, ask in self.parts.items():
+            try:
+                found.append(await ask())
+            except FluidError as error:
+                found.append(Component(name=name, status="down", message=error.message, remedy=error.remedy))
+        return found
+
+
+async def _host_component(host: Host) -> Component:
+    facts = await host.require().facts()
+    how = "KVM" if host.virt_type == "kvm" else "emulated"
+    return Component(
+        name="libvirt",
+        status="ok",
+        message=f"libvirt {facts.libvirt_version}, QEMU {facts.qemu_version}, {how}",
+    )
+
+
+def _record(audit: Audit) -> Callable[[EgressRecord], Awaitable[None]]:
+    """Every request of a guest, allowed or refused, is in the audit: host and sizes, never a path."""
+
+    async def record(seen: EgressRecord) -> None:
+        await audit.note(
+            Identity.system(),
+            "egress.request",
+            "sandbox",
+            seen.client,
+            sandbox_id=seen.client,
+            method=seen.method,
+            host=seen.host,
+            port=seen.port,
+            status=seen.status,
+            allowed=seen.allowed,
+            rule=seen.rule,
+            bytes_up=seen.bytes_up,
+            bytes_down=seen.bytes_down,
+        )
+
+    return record
+
+
+def _key(file: Path) -> bytes:
+    """The installation's HMAC key, made on first use."""
+    if not file.exists():
+        fresh = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(fresh, "wb") as out:
+            out.write(secrets.token_bytes(32))
+    return file.read_bytes()

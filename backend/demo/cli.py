@@ -1,0 +1,48 @@
+"""``fluid demo``: the whole path of one change on this machine, with nothing mocked."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from backend.demo.clean import clean as clean_up
+from backend.demo.home import DemoHome
+from backend.demo.progress import Progress
+from backend.demo.story import Story
+
+
+def demo(*, seed: int | None, unattended: bool, json_file: Path | None, clean: bool) -> int:
+    """Run the demo; the exit code is 0 only if every promise was kept."""
+    if os.geteuid() != 0:
+        os.execvp("sudo", ["sudo", "-E", sys.executable, "-m", "backend.cli", *sys.argv[1:]])
+    home = DemoHome()
+    if clean:
+        return clean_up(home, Progress().say)
+    story = Story(home, secrets.randbelow(1_000_000) if seed is None else seed)
+    image = story.set_up()
+    story.start_agent(image)
+    return _unattended(story, json_file) if unattended else _attended(story, json_file)
+
+
+def _unattended(story: Story, json_file: Path | None) -> int:
+    approval = story.review(story.wait_for_request())
+    story.tell(approval)
+    over, decision_ms = story.approve(approval)
+    return story.conclude(story.figures(over, decision_ms), json_file)
+
+
+def _attended(story: Story, json_file: Path | None) -> int:
+    from fluid_tui.app import run_console
+
+    story.progress.say("the console opens; the agent's request will appear under 'Needs you' (? is help)")
+    run_console(str(story.home.paths.operator_socket))
+    say = story.progress.say
+    mine = [row for row in story.fluid.approvals() if row.sandbox_name == f"{story.scenario.user}-tls"]
+    if mine and mine[0].state == "applied":
+        story.conclude(story.figures(mine[0], 0.0), json_file)
+    say("still running: the backend, PostgreSQL, libvirt, the sandbox, web-01")
+    say(f"come back with:  FLUID_HOME={story.home.folder} ./fluid")
+    say("remove it all:   ./fluid demo --clean")
+    return 0

@@ -1,0 +1,48 @@
+"""Addresses for guests: a /24 that nobody on this host uses, and the lowest free number in it."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import json
+from collections.abc import Collection
+
+from backend.errors import LimitReached, NoSpace
+
+POOL = ipaddress.IPv4Network("10.231.0.0/16")
+FIRST_GUEST = 10  # .1 is the host; below ten is room for by-hand work
+IP_TIMEOUT_S = 5
+
+
+async def taken_networks() -> list[ipaddress.IPv4Network]:
+    """The IPv4 networks that this host has an address in or a route to (``ip -j route show table all``)."""
+    program = await asyncio.create_subprocess_exec(
+        "ip", "-j", "-4", "route", "show", "table", "all", stdout=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(IP_TIMEOUT_S):
+        out, _ = await program.communicate()
+    found = []
+    for route in json.loads(out or b"[]"):
+        destination = route.get("dst", "default")
+        if destination != "default":
+            found.append(ipaddress.IPv4Network(destination, strict=False))
+    return found
+
+
+def free_network(taken: Collection[ipaddress.IPv4Network], pool: ipaddress.IPv4Network = POOL) -> str:
+    """The first /24 of ``pool`` that overlaps nothing taken, as CIDR."""
+    for network in pool.subnets(new_prefix=24):
+        if not any(network.overlaps(other) for other in taken):
+            return str(network)
+    raise NoSpace(f"no free /24 in {pool}", remedy="set guests.network_cidr in config.yaml")
+
+
+def free_address(cidr: str, used: Collection[str]) -> str:
+    """The lowest guest address of ``cidr`` that is not in ``used``."""
+    network = ipaddress.ip_network(cidr)
+    for number, address in enumerate(network.hosts(), start=1):
+        if number >= FIRST_GUEST and str(address) not in used:
+            return str(address)
+    raise LimitReached(
+        f"every address of {cidr} is used", remedy="destroy a sandbox, or widen guests.network_cidr"
+    )

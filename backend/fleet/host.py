@@ -1,0 +1,131 @@
+"""One hypervisor as the fleet uses it: connected or lost, its network, its templates, its free addresses."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+
+from backend.config import Config, HostConfig
+from backend.errors import FluidError, HypervisorDown
+from backend.fleet.addresses import free_address, free_network, taken_networks
+from backend.hypervisor import GuestImage, Hypervisor, NetworkSpec
+from backend.hypervisor.private import PrivateLibvirt, system_libvirt
+from backend.hypervisor.probe import kvm_works
+from backend.images import BuiltImage
+from backend.models import HostView, now
+from backend.paths import Paths
+
+log = logging.getLogger(__name__)
+LIBVIRT_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}  # Debian's words to libvirt's
+
+
+class Host:
+    """The local hypervisor. ``open`` starts a private libvirtd where none answers."""
+
+    def __init__(self, config: Config, paths: Paths) -> None:
+        self._config = config
+        self._paths = paths
+        self._host: HostConfig = config.hosts[0]
+        self._used: set[str] = set()
+        self._allocate = asyncio.Lock()
+        self._since = now()
+        self._error = ""
+        self.hypervisor: Hypervisor
+        self.network: NetworkSpec
+        self.virt_type = ""
+
+    @property
+    def name(self) -> str:
+        return self._host.name
+
+    @property
+    def address(self) -> str:
+        return self._host.address
+
+    async def open(self) -> None:
+        """Connect, decide between KVM and emulation by booting a probe, make the network.
+
+        Raises:
+            HypervisorDown: nothing answers and nothing could be started.
+        """
+        probe = await kvm_works(cache=self._paths.cache / "kvm-probe.json")
+        self.virt_type = "kvm" if probe.works else "qemu"
+        log.info("virtual machines run %s: %s", "on KVM" if probe.works else "emulated", probe.reason)
+        uri = self._host.uri or await system_libvirt()
+        if uri is None:
+            uri = await PrivateLibvirt(self._paths.state / "libvirt", hide_kvm=not probe.works).start()
+        self.hypervisor = Hypervisor(uri, folder=self._paths.domains, virt_type=self.virt_type)
+        await self.hypervisor.open()
+        self.network = await self._network()
+        await self.hypervisor.ensure_network(self.network)
+
+    async def close(self) -> None:
+        await self.hypervisor.close()
+
+    async def _network(self) -> NetworkSpec:
+        """Our network's name and bridge carry a mark of this installation, so that two never meet. Which
+        /24 it has is chosen once and kept."""
+        mark = hashlib.sha256(str(self._paths.state).encode()).hexdigest()[:6]
+        kept = self._paths.state / "network"
+        cidr = self._config.guests.network_cidr
+        if cidr is None:
+            if not kept.exists():
+                kept.write_text(free_network(await taken_networks()))
+            cidr = kept.read_text().strip()
+        return NetworkSpec(name=f"fluid-{mark}", bridge=f"fl-{mark}", cidr=cidr)
+
+    async def take_address(self, used: set[str]) -> str:
+        """A free address, reserved until :meth:`give_back`."""
+        async with self._allocate:
+            address = free_address(self.network.cidr, used | self._used)
+            self._used.add(address)
+            return address
+
+    def give_back(self, address: str | None) -> None:
+        if address:
+            self._used.discard(address)
+
+    @property
+    def prefix(self) -> int:
+        return int(self.network.cidr.partition("/")[2])
+
+    async def view(self, sandboxes: int) -> HostView:
+        """How it is now; a host that does not answer is ``lost``, never an error for the caller."""
+        view = HostView(
+            name=self.name,
+            address=self.address,
+            uri=self.hypervisor.uri,
+            virt_type=self.virt_type,
+            sandboxes=sandboxes,
+            since=self._since,
+        )
+        try:
+            facts = await self.hypervisor.facts()
+        except FluidError as error:
+            view.status, view.last_error = "lost", error.message
+            return view
+        view.status = "up"
+        view.cpus, view.memory_mb, view.memory_free_mb = facts.cpus, facts.memory_mb, facts.memory_free_mb
+        view.disk_free_mb = facts.disk_free_mb
+        view.libvirt_version, view.qemu_version = facts.libvirt_version, facts.qemu_version
+        return view
+
+    def require(self) -> Hypervisor:
+        """The connection, or an error that says what to do."""
+        if not hasattr(self, "hypervisor"):
+            raise HypervisorDown("no hypervisor is connected", remedy="fluid doctor")
+        return self.hypervisor
+
+
+def guest_image(image: BuiltImage) -> GuestImage:
+    """A built image as the hypervisor takes it."""
+    return GuestImage(
+        name=image.name,
+        sha256=image.sha256,
+        disk=image.disk,
+        kernel=image.kernel,
+        initrd=image.initrd,
+        cmdline=image.cmdline,
+        arch=LIBVIRT_ARCH.get(image.arch, image.arch),
+    )

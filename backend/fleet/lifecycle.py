@@ -1,0 +1,365 @@
+"""A sandbox's life: made whole or not at all, stopped, started, destroyed, found again after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from functools import partial
+from typing import Protocol
+
+from backend.errors import (
+    DuplicateName,
+    FluidError,
+    InvalidValue,
+    LimitReached,
+    NoSpace,
+    SourceNotFound,
+    WrongState,
+)
+from backend.fleet.core import FleetCore
+from backend.fleet.host import guest_image
+from backend.hypervisor import DomainInfo, make_identity
+from backend.images import BuiltImage
+from backend.models import (
+    CreateSandbox,
+    HostView,
+    Identity,
+    Phase,
+    Role,
+    Sandbox,
+    SourceView,
+    check_name,
+    new_id,
+    now,
+)
+
+log = logging.getLogger(__name__)
+READY_TIMEOUT_S = 120
+PREFIX = "fluid-"
+
+
+class AgentStatus(Protocol):
+    """``planning, working, testing, blocked, done, error`` and a note."""
+
+    @property
+    def status(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+
+
+class Lifecycle(FleetCore):
+    """Create, start, stop, pause, destroy, expire, reconcile."""
+
+    async def create(self, actor: Identity, request: CreateSandbox) -> Sandbox:
+        """A sandbox whose root has run its first command. On any failure nothing is left.
+
+        Raises:
+            SourceNotFound, DuplicateName, InvalidName, LimitReached, NoSpace: before anything was made.
+        """
+        image = self._source(request.source_vm_name)
+        sandbox = await self._draft(actor, request, image)
+        async with self._audit.step(
+            actor, "sandbox.create", "sandbox", sandbox.id, sandbox_id=sandbox.id, source=image.name
+        ) as step:
+            sandbox = await self._make(sandbox, image)
+            step.data.update(created_by=sandbox.created_by, ready_s=sandbox.ready_s)
+        return sandbox
+
+    async def fork_twin(self, sandbox: Sandbox, *, purpose: str) -> Sandbox:
+        """A pristine fork of the same source and size, owned by the system, that the agent never touches."""
+        image = self._source(sandbox.base_image)
+        twin = Sandbox(
+            id=new_id("SBX"),
+            sandbox_name=f"{purpose}-{uuid.uuid4().hex[:8]}",
+            base_image=sandbox.base_image,
+            purpose=purpose,
+            cpu=sandbox.cpu,
+            memory_mb=sandbox.memory_mb,
+            created_at=now(),
+            updated_at=now(),
+        )
+        await self._store.sandboxes.insert(twin)
+        return await self._make(twin, image)
+
+    async def discard(self, sandbox: Sandbox) -> None:
+        """Destroy without a question: twins, and what failed half-way."""
+        await self.hang_up(sandbox)
+        await self._host.require().destroy(PREFIX + sandbox.sandbox_name)
+        self._host.give_back(sandbox.ip_address)
+        sandbox.phase, sandbox.deleted_at = Phase.DESTROYED, now()
+        await self.save(sandbox)
+
+    async def _draft(self, actor: Identity, request: CreateSandbox, image: BuiltImage) -> Sandbox:
+        """The row of a sandbox in the making, after every check that needs no machine."""
+        name = check_name(request.vm_name or f"sbx-{uuid.uuid4().hex[:8]}", "sandbox name")
+        if request.from_snapshot:
+            raise InvalidValue(
+                "from_snapshot: branching is not built yet", remedy="create it from the source"
+            )
+        live = await self.all_live()
+        if any(other.sandbox_name == name for other in live):
+            raise DuplicateName(f"a sandbox {name} exists", remedy="choose another vm_name")
+        mine = sum(other.owner_uid == actor.uid for other in live)
+        if mine >= self._config.limits.sandboxes_per_owner:
+            raise LimitReached(f"you have {mine} sandboxes", remedy="destroy one first")
+        free_mb = shutil.disk_usage(self._host.require().folder).free // 1024**2
+        if free_mb < self._config.limits.disk_reserve_mb:
+            raise NoSpace(
+                f"{free_mb} MB are left on the disk, {self._config.limits.disk_reserve_mb} are the reserve",
+                remedy="destroy sandboxes, or lower limits.disk_reserve_mb",
+            )
+        guests = self._config.guests
+        ttl = request.ttl_seconds or guests.ttl_seconds
+        sandbox = Sandbox(
+            id=new_id("SBX"),
+            sandbox_name=name,
+            agent_id=request.agent_id,
+            base_image=image.name,
+            owner_uid=actor.uid,
+            owner_name=actor.name,
+            cpu=request.cpu or guests.cpu,
+            memory_mb=request.memory_mb or guests.memory_mb,
+            ttl_seconds=ttl,
+            expires_at=now() + timedelta(seconds=ttl),
+            labels=request.labels,
+            created_at=now(),
+            updated_at=now(),
+        )
+        await self._store.sandboxes.insert(sandbox)
+        return sandbox
+
+    async def _make(self, sandbox: Sandbox, image: BuiltImage) -> Sandbox:
+        started = time.monotonic()
+        try:
+            info, how = await self._boot(sandbox, image)
+            sandbox.domain, sandbox.uuid, sandbox.created_by = info.name, info.uuid, how
+            guest = self.guest(sandbox)
+            await self._guests.ready(guest, timeout_s=READY_TIMEOUT_S)
+            await self.open_egress(sandbox)
+        except BaseException as error:
+            sandbox.reason = error.message if isinstance(error, FluidError) else repr(error)
+            await asyncio.shield(self.discard(sandbox))
+            raise
+        sandbox.phase, sandbox.ready_s = Phase.RUNNING, round(time.monotonic() - started, 3)
+        sandbox.last_activity_at = now()
+        return await self.save(sandbox)
+
+    async def _boot(self, sandbox: Sandbox, image: BuiltImage) -> tuple[DomainInfo, str]:
+        """A fork of the frozen template; a cold boot where forking does not work on this host."""
+        used = {row.ip_address for row in await self.all_live() if row.ip_address}
+        sandbox.ip_address = await self._host.take_address(used)
+        identity = await make_identity(
+            PREFIX + sandbox.sandbox_name,
+            hostname=sandbox.sandbox_name,
+            address=sandbox.ip_address,
+            prefix=self._host.prefix,
+            ca_public=self._parts.authority.public_key,
+        )
+        sandbox.mac, sandbox.machine_id = identity.mac, identity.machine_id
+        sandbox.host_key = identity.host_key_public
+        sandbox.host_name, sandbox.host_address = self._host.name, self._host.address
+        sandbox.network = self._host.network.name
+        await self.save(sandbox)
+        hypervisor, size = self._host.require(), {"cpu": sandbox.cpu, "memory_mb": sandbox.memory_mb}
+        metadata = {
+            "role": "rehearsal" if sandbox.purpose == "rehearsal" else "sandbox",
+            "sandbox": sandbox.id,
+        }
+        source = guest_image(image)
+        try:
+            template = await hypervisor.ensure_template(source, **size)
+            info = await hypervisor.fork(template, identity, self._host.network.name, metadata=metadata)
+        except FluidError as error:
+            log.warning("forking %s failed, booting cold: %s", sandbox.id, error.message)
+            await hypervisor.destroy(identity.name)
+            info = await hypervisor.cold_boot(
+                source, identity, self._host.network.name, metadata=metadata, **size
+            )
+            return info, "cold"
+        return info, "fork"
+
+    def _source(self, name: str) -> BuiltImage:
+        found = next((image for image in self._parts.images.list() if image.name == name), None)
+        if found is None:
+            raise SourceNotFound(
+                f"no source {name}", remedy="GET /v1/sources lists them; `fluid images build`"
+            )
+        return found
+
+    def source_digest(self, sandbox: Sandbox) -> str:
+        """``name@sha256`` of what it was forked from."""
+        image = self._source(sandbox.base_image)
+        return f"{image.name}@{image.sha256}"
+
+    # --- on, off, away --------------------------------------------------------------------------------
+
+    async def start(self, actor: Identity, sandbox_id: str) -> Sandbox:
+        sandbox = await self.get(actor, sandbox_id)
+        if sandbox.phase is Phase.RUNNING:
+            return sandbox
+        self._must_be(sandbox, Phase.STOPPED)
+        async with self._step(actor, "sandbox.start", sandbox):
+            await self._host.require().start(sandbox.domain)
+            await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
+            await self.open_egress(sandbox)
+            sandbox.phase = Phase.RUNNING
+            return await self.save(sandbox)
+
+    async def stop(self, actor: Identity, sandbox_id: str) -> Sandbox:
+        sandbox = await self.get(actor, sandbox_id)
+        if sandbox.phase is Phase.STOPPED:
+            return sandbox
+        self._must_be(sandbox, Phase.RUNNING, Phase.PAUSED)
+        async with self._step(actor, "sandbox.stop", sandbox):
+            await self.hang_up(sandbox)
+            await self._host.require().stop(sandbox.domain)
+            sandbox.phase = Phase.STOPPED
+            return await self.save(sandbox)
+
+    async def pause(self, actor: Identity, sandbox_id: str) -> Sandbox:
+        sandbox = await self.get(actor, sandbox_id)
+        self._must_be(sandbox, Phase.RUNNING)
+        async with self._step(actor, "sandbox.pause", sandbox):
+            await self._host.require().pause(sandbox.domain)
+            sandbox.phase = Phase.PAUSED
+            return await self.save(sandbox)
+
+    async def resume(self, actor: Identity, sandbox_id: str) -> Sandbox:
+        sandbox = await self.get(actor, sandbox_id)
+        self._must_be(sandbox, Phase.PAUSED)
+        async with self._step(actor, "sandbox.resume", sandbox):
+            await self._host.require().resume(sandbox.domain)
+            sandbox.phase = Phase.RUNNING
+            return await self.save(sandbox)
+
+    async def destroy(self, actor: Identity, sandbox_id: str) -> Sandbox:
+        """Domain, disks, memory files, snapshots: nothing is left but the record."""
+        sandbox = await self.get(actor, sandbox_id)
+        async with self._step(actor, "sandbox.destroy", sandbox):
+            await self.discard(sandbox)
+        return sandbox
+
+    async def extend(self, actor: Identity, sandbox_id: str, seconds: int) -> Sandbox:
+        sandbox = await self.get(actor, sandbox_id)
+        async with self._step(actor, "sandbox.extend", sandbox, seconds=seconds):
+            sandbox.expires_at = now() + timedelta(seconds=seconds)
+            sandbox.ttl_seconds = seconds
+            return await self.save(sandbox)
+
+    @asynccontextmanager
+    async def _step(
+        self, actor: Identity, action: str, sandbox: Sandbox, **data: object
+    ) -> AsyncIterator[None]:
+        """One audited operation at a time on one sandbox."""
+        async with (
+            self.exclusive(sandbox.id),
+            self._audit.step(actor, action, "sandbox", sandbox.id, sandbox_id=sandbox.id, **data),
+        ):
+            yield
+
+    def _must_be(self, sandbox: Sandbox, *phases: Phase) -> None:
+        if sandbox.phase not in phases:
+            wanted = " or ".join(phases)
+            raise WrongState(f"{sandbox.sandbox_name} is {sandbox.phase}, not {wanted}")
+
+    # --- lists ----------------------------------------------------------------------------------------
+
+    async def list(
+        self, actor: Identity, *, limit: int = 100, offset: int = 0, **filters: str | None
+    ) -> tuple[Sequence[Sandbox], int]:
+        """Live sandboxes, newest first; agents see their own. Filters: fields of the noun, ``vm_name``."""
+        rows = [row for row in await self.all_live() if row.purpose == "agent"]
+        if actor.role is Role.AGENT:
+            rows = [row for row in rows if row.owner_uid == actor.uid]
+        if name := filters.pop("vm_name", None):
+            rows = [row for row in rows if row.sandbox_name == name]
+        for field, value in filters.items():
+            if value:
+                rows = [row for row in rows if str(getattr(row, field)) == value]
+        rows.sort(key=lambda row: row.created_at, reverse=True)
+        return rows[offset : offset + limit], len(rows)
+
+    async def sources(self, actor: Identity) -> Sequence[SourceView]:
+        """What may be forked. Sandboxes, stock and targets never are."""
+        return [
+            SourceView(name=image.name, kind="image", arch=image.arch) for image in self._parts.images.list()
+        ]
+
+    async def hosts(self) -> Sequence[HostView]:
+        return [await self._host.view(len(await self.all_live()))]
+
+    async def status(self, actor: Identity, said: AgentStatus) -> None:
+        """What an agent says of itself, shown with its age on all its sandboxes."""
+        for sandbox in await self.all_live():
+            if sandbox.owner_uid == actor.uid and sandbox.purpose == "agent":
+                sandbox.status, sandbox.status_note, sandbox.status_at = said.status, said.note, now()
+                await self.save(sandbox)
+
+    # --- time and crashes -----------------------------------------------------------------------------
+
+    async def expire(self) -> None:
+        """Destroy what outlived its TTL. The daemon calls this every few seconds."""
+        for sandbox in await self.all_live():
+            if sandbox.expires_at and sandbox.expires_at <= now():
+                log.info("%s outlived its %s s", sandbox.id, sandbox.ttl_seconds)
+                await self.destroy(Identity.system(), sandbox.id)
+
+    async def reconcile(self) -> Sequence[str]:
+        """Make rows and domains agree after a start; what was half made is undone. Returns what was done."""
+        hypervisor = self._host.require()
+        said: deque[str] = deque()
+        domains = {info.name: info for info in await hypervisor.list_ours()}
+        for sandbox in await self.all_live():
+            info = domains.pop(PREFIX + sandbox.sandbox_name, None)
+            said += await self._reconcile_one(sandbox, info)
+        for info in domains.values():
+            if info.metadata.get("role") in ("sandbox", "rehearsal"):
+                await hypervisor.destroy(info.name)
+                said.append(f"destroyed {info.name}: no row names it")
+        for words in said:
+            await self._audit.note(Identity.system(), "fleet.reconcile", data_said=words)
+        return tuple(said)
+
+    async def _reconcile_one(self, sandbox: Sandbox, info: DomainInfo | None) -> Sequence[str]:
+        name = sandbox.sandbox_name
+        if sandbox.purpose == "rehearsal" or sandbox.phase is Phase.CREATING:
+            await self.discard(sandbox)
+            return [f"discarded {name}: the backend died while it was {sandbox.purpose} {sandbox.phase}"]
+        if info is None:
+            sandbox.phase, sandbox.reason = Phase.ERROR, "its domain is gone; destroy it"
+            await self.save(sandbox)
+            return [f"{name} is in error: its domain is gone"]
+        seen = {"running": Phase.RUNNING, "paused": Phase.PAUSED, "shutoff": Phase.STOPPED}
+        phase = seen.get(info.state, Phase.ERROR)
+        if phase is Phase.RUNNING:
+            self._parts.background.start(f"egress {sandbox.id}", partial(self.open_egress, sandbox))
+        if phase is sandbox.phase:
+            return []
+        said = f"{name} was {sandbox.phase}, is {phase}"
+        sandbox.phase = phase
+        await self.save(sandbox)
+        return [said]
+
+    async def follow_domains(self) -> None:
+        """libvirt's own events drive the state. Runs until cancelled."""
+        async for event in self._host.require().events():
+            sandbox = await self.named(event.domain.removeprefix(PREFIX))
+            if sandbox is None or sandbox.phase is Phase.CREATING:
+                continue
+            phase = {
+                "started": Phase.RUNNING,
+                "resumed": Phase.RUNNING,
+                "paused": Phase.PAUSED,
+                "stopped": Phase.STOPPED,
+                "crashed": Phase.ERROR,
+            }.get(event.kind)
+            if phase and phase is not sandbox.phase and not self.exclusive(sandbox.id).locked():
+                sandbox.phase = phase
+                await self.save(sandbox)

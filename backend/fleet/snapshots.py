@@ -1,0 +1,195 @@
+"""Points in time: memory, a frozen disk layer, the manifest of the file system; and what lies between."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from backend.errors import DuplicateName, SnapshotNotFound, WrongState
+from backend.fleet.core import FleetCore
+from backend.hypervisor import SnapshotFiles
+from backend.models import (
+    Changes,
+    Identity,
+    Phase,
+    Role,
+    Sandbox,
+    Snapshot,
+    SnapshotRequest,
+    check_name,
+    new_id,
+    now,
+)
+
+NOW = "now"
+RESTORE_TIMEOUT_S = 60
+
+
+class Snapshots(FleetCore):
+    """Snapshot, restore, diff."""
+
+    async def snapshot(self, actor: Identity, sandbox_id: str, request: SnapshotRequest) -> Snapshot:
+        """A named point with memory. Duplicate names are refused; so is ``now``, which means the present."""
+        sandbox = await self.running(actor, sandbox_id)
+        name = check_name(request.name, "snapshot name")
+        earlier = await self._points(sandbox)
+        if name == NOW or any(other.name == name for other in earlier):
+            raise DuplicateName(
+                f"{sandbox.sandbox_name} has a snapshot {name!r}", remedy="choose another name"
+            )
+        started = time.monotonic()
+        async with (
+            self.exclusive(sandbox.id),
+            self._audit.step(
+                actor, "snapshot.create", "sandbox", sandbox.id, sandbox_id=sandbox.id, name=name
+            ) as step,
+        ):
+            files = await self._host.require().snapshot(sandbox.domain, name, memory=True)
+            layers = _base_first(files)
+            manifest = await self._parts.reader.manifest(layers)
+            snapshot = Snapshot(
+                id=new_id("SNP"),
+                sandbox_id=sandbox.id,
+                name=name,
+                ref=str(files.memory_file or ""),
+                created_at=now(),
+                note=request.note,
+                parent=sandbox.labels.get("fluid.snapshot"),
+                quiesced=files.quiesced,
+                has_memory=files.memory_file is not None,
+                disk_layers=[str(layer) for layer in layers],
+                memory_file=str(files.memory_file or ""),
+                manifest_sha256=manifest.digest,
+                files=len(manifest.entries),
+                took_s=round(time.monotonic() - started, 3),
+                meta_json=json.dumps({"stood_still_s": files.stood_still_s}),
+            )
+            await self._store.snapshots.insert(snapshot)
+            step.data.update(manifest=manifest.digest, quiesced=files.quiesced)
+        await self._standing_on(sandbox, name)
+        await self._events.publish(
+            "snapshot.created", "snapshot", snapshot.id, sandbox_id=sandbox.id, data={"name": name}
+        )
+        return snapshot
+
+    async def snapshots(self, actor: Identity, sandbox_id: str) -> list[Snapshot]:
+        """Oldest first; ``parent`` makes them a tree."""
+        sandbox = await self.get(actor, sandbox_id)
+        return await self._points(sandbox)
+
+    async def first_snapshot(self, actor: Identity, sandbox_id: str) -> str:
+        """The name of the oldest."""
+        found = await self.snapshots(actor, sandbox_id)
+        if not found:
+            raise SnapshotNotFound(
+                f"{sandbox_id} has no snapshot", remedy="make one before you change anything"
+            )
+        return found[0].name
+
+    async def restore(self, actor: Identity, sandbox_id: str, name: str) -> Sandbox:
+        """Back to a point: memory, disk, address, processes. Later snapshots stay."""
+        sandbox = await self.get(actor, sandbox_id)
+        if sandbox.phase not in (Phase.RUNNING, Phase.PAUSED, Phase.STOPPED):
+            raise WrongState(
+                f"{sandbox.sandbox_name} is {sandbox.phase}", remedy="destroy it and create another"
+            )
+        snapshot = await self._named(sandbox, name)
+        async with (
+            self.exclusive(sandbox.id),
+            self._audit.step(
+                actor, "snapshot.restore", "sandbox", sandbox.id, sandbox_id=sandbox.id, name=name
+            ),
+        ):
+            await self.hang_up(sandbox)
+            await self._host.require().restore(sandbox.domain, _files(snapshot))
+            await self._guests.ready(self.guest(sandbox), timeout_s=RESTORE_TIMEOUT_S)
+            await self.open_egress(sandbox)
+            sandbox.phase = Phase.RUNNING
+        return await self._standing_on(sandbox, name)
+
+    async def diff(self, actor: Identity, sandbox_id: str, from_snapshot: str, to_snapshot: str) -> Changes:
+        """What changed from one point to another (or to ``now``), read from the disk. Between two named
+        points the answer is kept and is the same the second time."""
+        sandbox = await self.get(actor, sandbox_id)
+        before = await self._named(sandbox, from_snapshot)
+        if to_snapshot == NOW:
+            layers, quiesced = await self.frozen(sandbox)
+        else:
+            after = await self._named(sandbox, to_snapshot)
+            points = {"sandbox_id": sandbox.id, "from_snapshot": from_snapshot, "to_snapshot": to_snapshot}
+            if kept := await self._store.changes.find(points):
+                return kept
+            layers, quiesced = [Path(layer) for layer in after.disk_layers], after.quiesced
+        commands, _ = await self._store.commands.headers({"sandbox_id": sandbox.id}, limit=10_000)
+        changes = await self._parts.differ.diff(
+            sandbox.id,
+            from_snapshot,
+            to_snapshot,
+            [Path(layer) for layer in before.disk_layers],
+            layers,
+            quiesced=quiesced and before.quiesced,
+            commands=commands,
+        )
+        await self._store.changes.insert(changes)
+        await self._audit.note(
+            actor, "sandbox.diff", "changes", changes.id, sandbox_id=sandbox.id, files=len(changes.files)
+        )
+        return changes
+
+    async def changes(self, actor: Identity, changes_id: str) -> Changes:
+        """A diff made before."""
+        changes = await self._store.changes.get(changes_id)
+        if actor.role is Role.AGENT:
+            await self.get(actor, changes.sandbox_id)
+        return changes
+
+    async def frozen(self, sandbox: Sandbox) -> tuple[list[Path], bool]:
+        """The disk as it is now, as a layer that nobody writes any more; did the guest stand still?"""
+        async with self.exclusive(sandbox.id):
+            files = await self._host.require().snapshot(sandbox.domain, new_id("now").lower(), memory=False)
+        return _base_first(files), files.quiesced
+
+    async def freeze(self, sandbox: Sandbox) -> list[Path]:
+        """As :meth:`frozen`, for evidence: a guest that does not stand still is no evidence."""
+        layers, quiesced = await self.frozen(sandbox)
+        if not quiesced:
+            raise WrongState(
+                f"{sandbox.sandbox_name} did not freeze its file systems",
+                remedy="the rehearsal must be made again",
+            )
+        return layers
+
+    async def _points(self, sandbox: Sandbox) -> list[Snapshot]:
+        rows, _ = await self._store.snapshots.list({"sandbox_id": sandbox.id}, oldest_first=True)
+        return rows
+
+    async def _named(self, sandbox: Sandbox, name: str) -> Snapshot:
+        found = {snapshot.name: snapshot for snapshot in await self._points(sandbox)}
+        if name not in found:
+            raise SnapshotNotFound(
+                f"{sandbox.sandbox_name} has no snapshot {name!r}",
+                remedy=f"it has {', '.join(found) or 'none'}",
+            )
+        return found[name]
+
+    async def _standing_on(self, sandbox: Sandbox, name: str) -> Sandbox:
+        fresh = await self.load(sandbox.id)
+        fresh.phase = sandbox.phase
+        fresh.labels["fluid.snapshot"] = name
+        return await self.save(fresh)
+
+
+def _base_first(files: SnapshotFiles) -> list[Path]:
+    """libvirt tells a chain from the top; readers build it from the base."""
+    return list(reversed(files.disk_layers))
+
+
+def _files(snapshot: Snapshot) -> SnapshotFiles:
+    return SnapshotFiles(
+        disk_layers=tuple(Path(layer) for layer in reversed(snapshot.disk_layers)),
+        memory_file=Path(snapshot.memory_file) if snapshot.memory_file else None,
+        quiesced=snapshot.quiesced,
+        stood_still_s=0.0,
+        took_s=snapshot.took_s,
+    )

@@ -1,0 +1,99 @@
+"""What a dry run says of a target, measured against the rehearsal. Pure functions over two runs.
+
+The same playbook in check mode on production and for real on the twin: where task by task the two do not
+tell the same story, the target has drifted, and the operator reads a sentence about it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from backend.models import Run, RunEvent, RunState, TargetEvidence, TargetResult, now
+
+_OVER = frozenset({"ok", "changed", "skipped", "failed", "unreachable"})
+
+
+@dataclass
+class _Task:
+    """One task on one host: its words, and the lines that its diff takes away and adds."""
+
+    name: str = ""
+    status: str = ""
+    message: str = ""
+    gone: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+
+
+def preview(rehearsal: Run, dry_run: Run, target: str) -> TargetEvidence:
+    """The evidence of one target."""
+    here, there = _tasks(dry_run.events, target), _tasks(rehearsal.events, None)
+    differs, unseen = [], []
+    for index, task in sorted(here.items()):
+        twin = there.get(index, _Task())
+        if task.status == "skipped" and twin.status != "skipped":
+            unseen.append(task.name)
+        elif sentence := _difference(task, twin, target):
+            differs.append(sentence)
+    result = dry_run.results.get(target, TargetResult())
+    return TargetEvidence(
+        target=target,
+        run_id=dry_run.id,
+        result=result,
+        differs=differs,
+        not_previewed=unseen,
+        fingerprint=_fingerprint(here),
+        at=now(),
+        error=_error(dry_run, here, result, target),
+    )
+
+
+def _tasks(events: list[RunEvent], host: str | None) -> dict[int, _Task]:
+    found: dict[int, _Task] = defaultdict(_Task)
+    for event in events:
+        if (host is not None and event.host != host) or event.status not in _OVER or event.task_index < 0:
+            continue
+        task = found[event.task_index]
+        task.name, task.message = event.task, event.message
+        task.status = event.status if event.status != "ok" or not task.status else task.status
+        for line in event.diff.splitlines():
+            if line.startswith("-") and not line.startswith("---"):
+                task.gone.append(line[1:])
+            elif line.startswith("+") and not line.startswith("+++"):
+                task.new.append(line[1:])
+    return found
+
+
+def _difference(task: _Task, twin: _Task, target: str) -> str:
+    if task.status == "ok" and twin.status == "changed":
+        return f"{task.name}: already so on {target}"
+    if task.status == "changed" and twin.status == "ok":
+        return f"{task.name}: would change {target}, and changed nothing in the rehearsal"
+    if task.status == "changed" and task.gone != twin.gone:
+        was = f"{task.gone[0].strip()!r}" if task.gone else "nothing"
+        more = f" and {len(task.gone) - 1} more lines" if len(task.gone) > 1 else ""
+        return f"{task.name}: {target} has {was}{more} where the rehearsal had {_had(twin)}"
+    return ""
+
+
+def _had(twin: _Task) -> str:
+    return f"{twin.gone[0].strip()!r}" if twin.gone else "nothing"
+
+
+def _fingerprint(tasks: dict[int, _Task]) -> str:
+    """SHA-256 over every task's status and diff on the target; a second dry run must give the same."""
+    whole = hashlib.sha256()
+    for index, task in sorted(tasks.items()):
+        for part in (str(index), task.status, *task.gone, "", *task.new, ""):
+            whole.update(part.encode("utf-8", "surrogateescape") + b"\0")
+    return whole.hexdigest()
+
+
+def _error(run: Run, tasks: dict[int, _Task], result: TargetResult, target: str) -> str:
+    if result.unreachable:
+        return f"{target} is unreachable"
+    if result.failed:
+        bad = next((task for task in tasks.values() if task.status == "failed"), _Task(name="a task"))
+        return f"{bad.name}: {bad.message}"[:500]
+    return "" if run.state is RunState.SUCCESSFUL else f"the run ended {run.state}: {run.reason}"

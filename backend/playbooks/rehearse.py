@@ -1,0 +1,119 @@
+"""The rehearsal: the playbook on a pristine fork that its author never touched, judged by the disk.
+
+Three frozen layers tell everything: before, after the first run, after the second. First against before is
+what will be approved; second against first must be nothing; sandbox against first is the residual.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend.changes import Differ, residual
+from backend.fleet import Fleet
+from backend.models import Changes, Evidence, Playbook, Run, RunKind, RunState, Sandbox, TargetResult
+from backend.playbooks.runs import Runs
+from backend.store import Store
+
+Progress = Callable[[str], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a rehearsal yields: evidence, and the run that dry runs are measured against."""
+
+    evidence: Evidence
+    run: Run | None
+
+
+class Rehearser:
+    """Makes the twin, runs twice, compares, and throws the twin away."""
+
+    def __init__(self, store: Store, fleet: Fleet, differ: Differ, runs: Runs, strategy: str) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._differ = differ
+        self._runs = runs
+        self._strategy = strategy
+
+    async def rehearse(
+        self,
+        playbook: Playbook,
+        files: dict[str, bytes],
+        sandbox: Sandbox,
+        wanted: Changes,
+        *,
+        approval_id: str,
+        progress: Progress,
+    ) -> Rehearsed:
+        """Evidence without the dry runs. A failed rehearsal is evidence too: ``failure`` says why."""
+        await progress("forking a pristine twin")
+        twin = await self._fleet.fork_twin(sandbox, purpose="rehearsal")
+        try:
+            return await self._on_twin(twin, playbook, files, wanted, approval_id, progress)
+        finally:
+            await self._fleet.discard(twin)
+
+    async def _on_twin(
+        self,
+        twin: Sandbox,
+        playbook: Playbook,
+        files: dict[str, bytes],
+        wanted: Changes,
+        approval_id: str,
+        progress: Progress,
+    ) -> Rehearsed:
+        evidence = Evidence(
+            sandbox_changes_id=wanted.id,
+            strategy=self._strategy,
+            opaque=[task.name for task in playbook.tasks if task.opaque],
+        )
+        before = await self._fleet.freeze(twin)
+        await progress("rehearsing: first run")
+        first = await self._run(RunKind.REHEARSAL, twin, playbook, files, approval_id)
+        evidence.rehearsal_run, evidence.rehearsal = first.id, _recap(first)
+        evidence.unrehearsed = [event.task for event in first.events if event.status == "skipped"]
+        after = await self._fleet.freeze(twin)
+        done = await self._differ.diff(twin.id, "before", "first run", before, after, quiesced=True)
+        await self._store.changes.insert(done)
+        evidence.changes_id = done.id
+        evidence.residual = residual(wanted, done)
+        if first.state is not RunState.SUCCESSFUL:
+            evidence.failure = f"the rehearsal {first.state}: {_why(first)}"
+            return Rehearsed(evidence, first)
+        await progress("rehearsing: second run, must change nothing")
+        second = await self._run(RunKind.REPEAT, twin, playbook, files, approval_id)
+        evidence.repeat_run, evidence.again = second.id, _recap(second)
+        await progress("comparing the disks")
+        await self._repeat(evidence, twin, after)
+        if second.state is not RunState.SUCCESSFUL:
+            evidence.failure = f"the second run {second.state}: {_why(second)}"
+        return Rehearsed(evidence, first)
+
+    async def _repeat(self, evidence: Evidence, twin: Sandbox, after: list[Path]) -> None:
+        """What the second run changed, by the disk and not by Ansible's word."""
+        again = await self._differ.diff(
+            twin.id, "first run", "second run", after, await self._fleet.freeze(twin), quiesced=True
+        )
+        moved = [change.path for change in again.shown()]
+        moved += [f"package {package.name}" for package in again.packages]
+        moved += [f"user {user.name}" for user in again.users]
+        evidence.again_changed, evidence.again_paths = len(moved), moved[:100]
+
+    async def _run(
+        self, kind: RunKind, twin: Sandbox, playbook: Playbook, files: dict[str, bytes], approval_id: str
+    ) -> Run:
+        host, key = self._fleet.ansible_access(twin)
+        return await self._runs.execute(
+            kind, playbook, files, [host], key, strategy=self._strategy, approval_id=approval_id
+        )
+
+
+def _recap(run: Run) -> TargetResult:
+    return next(iter(run.results.values()), TargetResult())
+
+
+def _why(run: Run) -> str:
+    bad = next((event for event in run.events if event.status in ("failed", "unreachable")), None)
+    return f"{bad.task}: {bad.message}"[:500] if bad else run.reason

@@ -1,0 +1,129 @@
+"""One Ansible run from start to end: its row, its events, its outcome.
+
+The run itself lives in a detached process (backend.ansible); here it is only watched, so a backend that is
+killed and started again picks the watching up where the artifacts stand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backend.ansible import Runner, RunOutcome, RunSpec, SshKey, TargetHost
+from backend.errors import RunNotFound, WrongState
+from backend.models import Identity, Playbook, Role, Run, RunEvent, RunKind, RunState, now
+from backend.models import new_id as fresh_id
+from backend.models.playbook import RUN_OVER
+from backend.store import EventBus, Store
+
+KEPT_EVENTS = 2000
+
+
+class Runs:
+    """Starts and watches runs; each is a row that the console can follow."""
+
+    def __init__(self, store: Store, events: EventBus, runner: Runner, *, timeout_s: int) -> None:
+        self._store = store
+        self._events = events
+        self._runner = runner
+        self._timeout_s = timeout_s
+
+    async def execute(
+        self,
+        kind: RunKind,
+        playbook: Playbook,
+        files: dict[str, bytes],
+        hosts: Sequence[TargetHost],
+        key: SshKey,
+        *,
+        strategy: str,
+        approval_id: str = "",
+        run_id: str = "",
+    ) -> Run:
+        """The finished run. Check mode for dry runs and verification."""
+        run = await self.start(
+            kind, playbook, files, hosts, key, strategy=strategy, approval_id=approval_id, run_id=run_id
+        )
+        return await self.watch(run)
+
+    async def start(
+        self,
+        kind: RunKind,
+        playbook: Playbook,
+        files: dict[str, bytes],
+        hosts: Sequence[TargetHost],
+        key: SshKey,
+        *,
+        strategy: str,
+        approval_id: str = "",
+        run_id: str = "",
+    ) -> Run:
+        """A run that has been handed to its own process. The row is written before the process starts, so a
+        backend that dies in between finds the row and no artifacts: that run is lost, never repeated."""
+        run = Run(
+            id=run_id or fresh_id("RUN"),
+            kind=kind,
+            approval_id=approval_id,
+            playbook_id=playbook.id,
+            targets=[host.name for host in hosts],
+            strategy=strategy,
+            started_at=now(),
+        )
+        await self._store.runs.insert(run)
+        check = kind in (RunKind.DRY_RUN, RunKind.VERIFY)
+        spec = RunSpec(
+            id=run.id,
+            kind=kind,
+            playbook=playbook.yaml,
+            files=files,
+            hosts=list(hosts),
+            check=check,
+            strategy="mitogen_linear" if strategy == "mitogen_linear" else "linear",
+            timeout_s=self._timeout_s,
+        )
+        handle = await self._runner.start(spec, key=key)
+        run.state, run.runner_pid = RunState.RUNNING, handle.pid
+        await self._save(run)
+        return run
+
+    async def watch(self, run: Run) -> Run:
+        """Follow a run to its end, whoever started it."""
+        try:
+            async for event in self._runner.follow(run.id, after=len(run.events)):
+                if len(run.events) < KEPT_EVENTS:
+                    run.events.append(event)
+                await self._publish(run, event)
+            outcome = await self._runner.status(run.id)
+        except RunNotFound:
+            outcome = RunOutcome(run.id, RunState.LOST, reason="its process was never started")
+        run.state, run.results, run.reason = outcome.state, outcome.results, outcome.reason
+        run.ended_at = now()
+        await self._save(run)
+        return run
+
+    async def get(self, actor: Identity, run_id: str) -> Run:
+        """A run, for operators, with all its events."""
+        if actor.role is Role.AGENT:
+            raise RunNotFound(f"no run {run_id}")
+        return await self.load(run_id)
+
+    async def load(self, run_id: str) -> Run:
+        return await self._store.runs.get(run_id)
+
+    async def cancel(self, actor: Identity, run_id: str) -> Run:
+        """Ask Ansible to stop cleanly; what is done stays done, and the run says where."""
+        run = await self.get(actor, run_id)
+        if run.state in RUN_OVER:
+            raise WrongState(f"{run_id} is {run.state}", remedy="nothing is running any more")
+        await self._runner.cancel(run_id)
+        return run
+
+    async def _publish(self, run: Run, event: RunEvent) -> None:
+        await self._events.publish(
+            "run.event", "run", run.id, data=event.model_dump(mode="json", exclude={"diff"}), persist=False
+        )
+
+    async def _save(self, run: Run) -> None:
+        await self._store.runs.save(run)
+        await self._events.publish(
+            "run.changed", "run", run.id, data={"state": run.state, "approval_id": run.approval_id}
+        )

@@ -1,0 +1,131 @@
+"""Playbooks as things with owners: generated from a diff, kept with their files, checked before any use."""
+
+from __future__ import annotations
+
+from backend.audit import Audit
+from backend.changes import BlobStore
+from backend.errors import Conflict, PlaybookNotFound
+from backend.fleet import Fleet
+from backend.models import Changes, Identity, Playbook, Role, new_id, now
+from backend.playbooks.builders.context import GuestFacts
+from backend.playbooks.generate import digest, generate
+from backend.playbooks.grammar import check
+from backend.store import Store
+
+
+class Playbooks:
+    """Generate, read, edit. An edit makes a new digest, so evidence made before no longer fits."""
+
+    def __init__(self, store: Store, audit: Audit, fleet: Fleet, blobs: BlobStore) -> None:
+        self._store = store
+        self._audit = audit
+        self._fleet = fleet
+        self._blobs = blobs
+
+    async def generate(
+        self,
+        actor: Identity,
+        sandbox_id: str,
+        from_snapshot: str | None = None,
+        to_snapshot: str | None = None,
+    ) -> Playbook:
+        """A playbook from what really changed between two points; by default since the first snapshot."""
+        sandbox = await self._fleet.get(actor, sandbox_id)
+        since = from_snapshot or await self._fleet.first_snapshot(actor, sandbox_id)
+        changes = await self._fleet.diff(actor, sandbox_id, since, to_snapshot or "now")
+        commands, _ = await self._fleet.commands(actor, sandbox_id, limit=1000)
+        draft = generate(
+            changes,
+            commands,
+            self._blobs,
+            name=f"Reproduce {sandbox.sandbox_name}",
+            facts=GuestFacts(hostname=sandbox.sandbox_name, address=sandbox.ip_address or ""),
+        )
+        for content in draft.files.values():
+            self._blobs.put(content)
+        playbook_id = new_id("PBK")
+        playbook = Playbook(
+            id=playbook_id,
+            name=f"{sandbox.sandbox_name}-{playbook_id[4:]}",
+            sandbox_id=sandbox_id,
+            owner_uid=actor.uid,
+            from_snapshot=since,
+            to_snapshot=changes.to_snapshot,
+            changes_id=changes.id,
+            yaml=draft.yaml,
+            files={sha256: len(content) for sha256, content in draft.files.items()},
+            tasks=draft.tasks,
+            variables=draft.variables,
+            secrets=draft.secrets,
+            notes=draft.notes,
+            digest=digest(draft.yaml, draft.files),
+            created_at=now(),
+        )
+        self.check(playbook)
+        async with self._audit.step(
+            actor, "playbook.generate", "playbook", playbook.id, sandbox_id=sandbox_id, digest=playbook.digest
+        ):
+            await self._store.playbooks.insert(playbook)
+        return playbook
+
+    async def update(self, actor: Identity, playbook_id: str, yaml: str) -> Playbook:
+        """The agent's own wording, within the grammar."""
+        playbook = await self.get(actor, playbook_id)
+        fresh_id = new_id("PBK")
+        edited = playbook.model_copy(
+            update={
+                "id": fresh_id,
+                "name": f"{playbook.name[:-9]}-{fresh_id[4:]}",
+                "yaml": yaml,
+                "edited": True,
+                "created_at": now(),
+            }
+        )
+        self.check(edited)
+        edited.digest = digest(yaml, self.contents(edited))
+        async with self._audit.step(
+            actor, "playbook.edit", "playbook", edited.id, sandbox_id=edited.sandbox_id, digest=edited.digest
+        ):
+            await self._store.playbooks.insert(edited)
+        return edited
+
+    async def get(self, actor: Identity, playbook_id: str) -> Playbook:
+        """One playbook; agents see their own only."""
+        playbook = await self.load(playbook_id)
+        if actor.role is Role.AGENT and playbook.owner_uid != actor.uid:
+            raise PlaybookNotFound(f"no playbook {playbook_id}")
+        return playbook
+
+    async def list(self, actor: Identity) -> list[Playbook]:
+        rows, _ = await self._store.playbooks.list(limit=500)
+        return [row for row in rows if actor.role is not Role.AGENT or row.owner_uid == actor.uid]
+
+    async def file(self, actor: Identity, playbook_id: str, sha256: str) -> bytes:
+        """The content of one of its files."""
+        playbook = await self.get(actor, playbook_id)
+        if sha256 not in playbook.files:
+            raise PlaybookNotFound(f"{playbook_id} has no file {sha256}")
+        return self._blobs.get(sha256)
+
+    async def delete(self, actor: Identity, playbook_id: str) -> None:
+        """Forget a playbook that no request was made with; evidence is never taken away."""
+        playbook = await self.get(actor, playbook_id)
+        if asked := await self._store.approvals.find({"playbook_id": playbook_id}):
+            raise Conflict(f"{asked.id} was asked for with {playbook_id}", remedy="it stays with its request")
+        async with self._audit.step(actor, "playbook.delete", "playbook", playbook.id):
+            await self._store.playbooks.delete(playbook_id)
+
+    async def load(self, playbook_id: str) -> Playbook:
+        return await self._store.playbooks.get(playbook_id)
+
+    async def changes_of(self, playbook: Playbook) -> Changes:
+        """The diff that the playbook was generated from."""
+        return await self._store.changes.get(playbook.changes_id)
+
+    def contents(self, playbook: Playbook) -> dict[str, bytes]:
+        """``files/<sha256>`` → bytes."""
+        return {sha256: self._blobs.get(sha256) for sha256 in playbook.files}
+
+    def check(self, playbook: Playbook) -> None:
+        """The grammar; raises :class:`PlaybookRefused` naming task and rule."""
+        check(playbook.yaml.encode(), playbook.files, secrets=playbook.secrets)
