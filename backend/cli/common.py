@@ -20,6 +20,9 @@ from backend.errors import ApprovalNotFound, SandboxNotFound
 from backend.paths import Paths
 from backend.text import visible
 
+UNCUT = frozenset({"id", "short", "name", "state"})
+"""Columns that a reader copies or looks for: never cut on a narrow terminal."""
+
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 
 
@@ -81,7 +84,9 @@ def show_rows(titles: Sequence[str], rows: Iterable[Sequence[object]], *, empty:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*titles, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in titles:
+        table.add_column(title, no_wrap=title in UNCUT, overflow="fold")
     for line in cells:
         table.add_row(*(Text(cell) for cell in line))
     Console().print(table)

@@ -26,8 +26,7 @@ def open_console() -> int:
         print(f"no backend ran: started one (pid {pid}); it goes on when you leave, `kill {pid}` ends it")
     from fluid_tui.app import run_console
 
-    run_console(door or str(paths.operator_socket))
-    return 0
+    return run_console(door or paths.operator_socket)
 
 
 def answers(door: Path) -> bool:

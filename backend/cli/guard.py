@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +37,8 @@ def _unforeseen(error: Exception) -> int:
     if callable(told):
         return _tell(str(told()).rstrip("."), "`--help` shows what goes here", EXIT_USAGE)
     if os.environ.get("FLUID_DEBUG"):
+        import traceback
+
         traceback.print_exc()
     return _tell(f"{kind}: {error}", "a bug; FLUID_DEBUG=1 shows where", EXIT_BUG)
 

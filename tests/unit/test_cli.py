@@ -19,10 +19,12 @@ import pytest
 from typer.main import get_command
 
 from backend.cli import app as program
+from backend.cli import console, doctor
 from backend.cli.app import NOUNS, run
 from backend.cli.common import door
 from backend.cli.terminal import split_keys
-from backend.errors import all_errors
+from backend.errors import BackendDown, all_errors
+from backend.paths import Paths
 
 SANDBOX = {
     "id": "SBX-0000000a",
@@ -269,6 +271,54 @@ def test_status_imports_neither_models_nor_an_http_library(backend: FakeBackend)
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ, timeout=60
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def _findings(check: Any, home: Path) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in check(Paths.under(home)):
+        found.setdefault(one.level, []).append(f"{one.message} — {one.remedy}")
+    return found
+
+
+def test_doctor_names_the_line_of_a_wrong_key(tmp_path: Path) -> None:
+    paths = Paths.under(tmp_path)
+    paths.make()
+    paths.config_file.write_text("guests:\n  cpus: 2\n")
+    (told,) = _findings(doctor.config_file, tmp_path)[doctor.BAD]
+    assert "config.yaml:2: guests.cpus" in told
+
+
+def test_doctor_mends_a_door_that_is_open_to_everybody(tmp_path: Path) -> None:
+    paths = Paths.under(tmp_path)
+    paths.make()
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(paths.operator_socket))
+        paths.operator_socket.chmod(0o666)
+        (told,) = _findings(doctor.sockets, tmp_path)[doctor.BAD]
+        command = told.partition(" — ")[2]
+        assert command == f"chmod o= {paths.operator_socket}"
+        subprocess.run(command.split(), check=True)
+        assert doctor.BAD not in _findings(doctor.sockets, tmp_path)
+
+
+def test_doctor_says_which_package_a_missing_program_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "PROGRAMS", {"no-such-program": "its-package"})
+    (told,) = _findings(doctor.programs, tmp_path)[doctor.BAD]
+    assert told.endswith("apt-get install its-package")
+
+
+def test_a_backend_that_dies_at_once_is_told_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "python"
+    broken.write_text("#!/bin/sh\necho the port is busy >&2\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    with pytest.raises(BackendDown, match="the port is busy") as died:
+        console.start_backend(Paths.under(tmp_path))
+    assert "backend.log" in died.value.remedy
 
 
 @pytest.mark.parametrize(
