@@ -14,9 +14,9 @@ apps = {"check": verb_app(), "test": verb_app()}
 @apps["check"].command(epilog=examples("fluid check"))
 def check() -> int:
     """Lint, format, types and import floors."""
-    from backend.cli import develop
+    from backend.cli.develop import check as run_checks
 
-    return develop.check()
+    return run_checks()
 
 
 @apps["test"].command(
@@ -27,6 +27,6 @@ def test(
     args: Annotated[list[str] | None, typer.Argument(help="Groups, paths, pytest's options.")] = None,
 ) -> int:
     """The tests, as CI runs them."""
-    from backend.cli import develop
+    from backend.cli.develop import test as run_tests
 
-    return develop.test(args or [])
+    return run_tests(args or [])
