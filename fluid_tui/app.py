@@ -7,11 +7,12 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, SystemCommand
+from textual.binding import BindingType
 from textual.screen import Screen
 
 from backend.models import Event
 from fluid_tui import keymap
-from fluid_tui.actions import bindings, of
+from fluid_tui.actions import of
 from fluid_tui.mirror import Mirror
 from fluid_tui.screens.base import EventArrived, FleetChanged, FluidScreen
 from fluid_tui.screens.fleet import FleetScreen
@@ -34,7 +35,7 @@ class FluidApp(App[int], inherit_bindings=False):
 
     TITLE = "fluid"
     CSS_PATH: ClassVar[list[str | PurePath]] = [styles_folder() / f"{name}.tcss" for name in STYLES]
-    BINDINGS = bindings("app")
+    BINDINGS: ClassVar[list[BindingType]] = []
     ENABLE_COMMAND_PALETTE = True
     COMMAND_PALETTE_BINDING = "ctrl+p"
 
@@ -67,16 +68,11 @@ class FluidApp(App[int], inherit_bindings=False):
             if isinstance(screen, FluidScreen):
                 screen.post_message(EventArrived(event))
 
-    def action_palette(self) -> None:
-        self.action_command_palette()
-
-    def action_theme(self) -> None:
+    def next_theme(self) -> str:
+        """Switch to the theme after this one; its name."""
         names = [theme.name for theme in THEMES]
         self.theme = names[(names.index(self.theme) + 1) % len(names)]
-        self.notify(f"Theme {self.theme}")
-
-    def action_help_quit(self) -> None:
-        self.notify("q leaves the console from the fleet; nothing that runs is stopped.")
+        return self.theme
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """The palette: every action of the screen it was opened on, by its words."""
@@ -85,8 +81,7 @@ class FluidApp(App[int], inherit_bindings=False):
         for action in of(screen.PLACE, "app"):
             if action.id == "app.palette" or (self.read_only and action.changes):
                 continue
-            owner = self if action.where == "app" and not hasattr(screen, f"action_{action.name}") else screen
-            yield SystemCommand(action.words, action.id, getattr(owner, f"action_{action.name}"))
+            yield SystemCommand(action.words, action.id, getattr(screen, f"action_{action.name}"))
 
 
 def run_console(socket: str | Path, *, read_only: bool = False, keymap_file: Path | None = None) -> int:

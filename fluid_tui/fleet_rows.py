@@ -31,12 +31,12 @@ NEED_COLUMNS = (
     Column("", 9, right=True),
 )
 SANDBOX_COLUMNS = (
-    Column("name", 0),
+    Column("name", 0, share=2),
     Column("agent", 10, from_width=48),
     Column("host", 8, from_width=58),
     Column("state", 11),
     Column("ttl", 4, right=True),
-    Column("last command", 0, from_width=72),
+    Column("last command", 0, from_width=72, share=3),
 )
 
 

@@ -13,7 +13,7 @@ from textual.widget import Widget
 from backend.errors import FluidError
 from backend.models import Event, now
 from backend.text import visible
-from fluid_tui.actions import BY_ID, changing_names, shown_keys
+from fluid_tui.actions import BY_ID, bindings, changing_names, shown_keys
 from fluid_tui.fleet_rows import headline
 from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, Run, line
@@ -41,6 +41,7 @@ class EventArrived(Message):
 class FluidScreen(Screen[None]):
     """``PLACE`` names its actions, ``FOOTER`` the ids that its last line shows, in order."""
 
+    BINDINGS = bindings("app")
     PLACE: ClassVar[str] = ""
     FOOTER: ClassVar[Sequence[tuple[str, str]]] = ()
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (NARROW_BELOW, "-wide")]  # noqa: RUF012  Textual declares it so
@@ -130,6 +131,12 @@ class FluidScreen(Screen[None]):
 
     def action_back(self) -> None:
         self.app.pop_screen()
+
+    def action_palette(self) -> None:
+        self.app.action_command_palette()
+
+    def action_theme(self) -> None:
+        self.say(f"Theme {self.fluid.next_theme()}.")
 
     def action_help(self) -> None:
         from fluid_tui.screens.help import HelpScreen

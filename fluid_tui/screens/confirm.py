@@ -44,7 +44,9 @@ class Dialog(ModalScreen[T | None], Generic[T]):
 
     def on_mount(self) -> None:
         self.query_one(Input).cursor_blink = False
-        self.query_one("#what", TextView).set_lines(self._lines)
+        what = self.query_one("#what", TextView)
+        what.can_focus = False
+        what.set_lines(self._lines)
         self.set_timer(ARMING_S, self._arm)
 
     def _arm(self) -> None:

@@ -24,12 +24,13 @@ MARK_GLYPH = "*"
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """columns of ``width`` 0 share what is left; the column is dropped below ``from_width`` cells of list."""
+    """Columns of ``width`` 0 share what is left; one is dropped below ``from_width`` cells of list."""
 
     title: str
     width: int
     from_width: int = 0
     right: bool = False
+    share: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,12 +180,13 @@ class LiveList(Painted):
         width = self.size.width
         kept = [at for at, column in enumerate(self._columns) if width >= column.from_width]
         fixed = sum(self._columns[at].width + 1 for at in kept)
-        shares = sum(self._columns[at].width == 0 for at in kept)
-        free = max(8, (width - GUTTER - fixed) // max(1, shares))
+        shares = sum(self._columns[at].share for at in kept if self._columns[at].width == 0)
+        free = width - GUTTER - fixed
         runs: list[Run] = []
         for at in kept:
             column = self._columns[at]
-            runs.extend(_cell(cells[at] if at < len(cells) else (), column.width or free, column.right))
+            room = column.width or max(8, free * column.share // shares)
+            runs.extend(_cell(cells[at] if at < len(cells) else (), room, column.right))
             runs.append((" ", Role.TEXT))
         return tuple(runs)
 

@@ -1,0 +1,81 @@
+"""The console on a fake backend, and a reader of what stands on the screen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from textual.pilot import Pilot
+from textual.strip import Strip
+
+from fluid_tui.app import FluidApp
+from tests.console.sample import FakeBackend
+
+WAIT_S = 8.0
+STEP_S = 0.02
+
+
+@dataclass
+class Console:
+    """One running console: keys in, text out."""
+
+    app: FluidApp
+    pilot: Pilot[int]
+    backend: FakeBackend
+
+    def lines(self) -> list[str]:
+        """What the terminal shows, line by line."""
+        strips: list[Strip] = self.app.screen._compositor.render_strips()
+        return [strip.text for strip in strips]
+
+    def text(self) -> str:
+        return "\n".join(self.lines())
+
+    def shown(self) -> str:
+        """The lines that hold something, for a failure's message."""
+        return "\n".join(line.rstrip() for line in self.lines() if line.strip(" │"))
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    async def until(self, holds: Callable[[], bool], what: str) -> None:
+        """Wait until something is seen; the screen is in the message if it is not."""
+        try:
+            async with asyncio.timeout(WAIT_S):
+                while not holds():
+                    await self.pilot.pause(STEP_S)
+        except TimeoutError:
+            pytest.fail(f"never seen: {what}\n{self.shown()}")
+
+    async def sees(self, *words: str) -> None:
+        """All of these words stand on the screen, soon."""
+        for word in words:
+            await self.until(lambda word=word: word in self.text(), word)  # type: ignore[misc]
+
+
+@pytest.fixture
+def console() -> Callable[..., object]:
+    """``async with console(80, 24) as seen:`` a console of that size, its fleet drawn."""
+
+    @asynccontextmanager
+    async def start(
+        width: int = 160,
+        height: int = 48,
+        *,
+        backend: FakeBackend | None = None,
+        read_only: bool = False,
+        keys: dict[str, str] | None = None,
+        awaited: str = "nginx-tls",
+    ) -> AsyncIterator[Console]:
+        backend = backend or FakeBackend()
+        app = FluidApp(backend, read_only=read_only, keys=keys)
+        async with app.run_test(size=(width, height), notifications=True) as pilot:
+            seen = Console(app, pilot, backend)
+            await seen.sees(awaited)
+            yield seen
+
+    return start

@@ -1,0 +1,159 @@
+"""The home screen answers: does anyone need me, is anything wrong, what is each of them doing."""
+
+from __future__ import annotations
+
+import pytest
+from textual.widgets import Input
+
+from backend.models import Phase
+from tests.console.sample import FakeBackend, fleet
+
+SIZES = [(80, 24), (160, 48)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_who_needs_a_person_stands_first(console, width: int, height: int) -> None:
+    async with console(width, height) as seen:
+        await seen.sees("! 2 need you", "4f2a nginx-tls", "Drop the old cluster?", "12m left")
+        lines = seen.lines()
+        assert "Needs you" in lines[1]
+        assert "▌ ! 4f2a" in lines[2], "the cursor starts on who waits longest"
+        assert lines[0].rstrip().count("fluid") == 1
+        assert all(len(line) <= width for line in lines)
+        rows = [line for line in lines if "kvm-0" in line and "│" in line]
+        names = [row.replace("│", " ").split()[0] for row in rows]
+        assert names[:3] == ["nginx-tls", "pg-upgrade", "kernel-cve"], "asking first, then errors"
+        assert "? help" in lines[-1]
+
+
+async def test_states_are_words_with_glyphs(console) -> None:
+    async with console() as seen:
+        await seen.sees("! asks", "● tests", "○ paused", "✗ error", "the guest did not boot")
+
+
+async def test_the_preview_follows_the_cursor_and_hides_when_narrow(console) -> None:
+    async with console() as seen:
+        await seen.sees("nginx-tls · claude-1 · %3 · live", "syntax is ok", "41 commands")
+        await seen.press("down")
+        await seen.sees("pg-upgrade · claude-2 · %4 · live", "pg_lsclusters")
+    async with console(80, 24) as seen:
+        await seen.press("down", "up")
+        assert "live" not in seen.text()
+        assert not [call for call in seen.backend.asked if call[0] == "pane_stream"], (
+            "a hidden pane costs nothing"
+        )
+
+
+async def test_agent_text_draws_no_control(console) -> None:
+    async with console() as seen:
+        await seen.sees("␛]52;c;")
+        assert all(line.isprintable() for line in seen.lines())
+        assert "\u202e" not in seen.text()
+
+
+async def test_one_cursor_walks_through_both_lists(console) -> None:
+    async with console() as seen:
+        await seen.press("j", "j")
+        await seen.until(lambda: seen.app.screen.focused.id == "sandboxes", "the second list has the cursor")
+        await seen.press("k")
+        await seen.until(lambda: seen.app.screen.focused.id == "needs", "the first list has it again")
+
+
+async def test_filter_shows_only_what_matches(console) -> None:
+    async with console() as seen:
+        await seen.press("slash", *"host:kvm-02", "space", *"state:error")
+        await seen.until(
+            lambda: "dns-audit" not in seen.text() and "tls-renew" not in seen.text(), "filtered"
+        )
+        await seen.sees("kernel-cve", "filter: host:kvm-02 state:error")
+        await seen.press("escape")
+        await seen.sees("dns-audit")
+
+
+async def test_actions_apply_to_the_marked(console) -> None:
+    async with console() as seen:
+        await seen.press("j", "j", "space", "space", "p")
+        await seen.until(
+            lambda: sum(call[0] == "pause" for call in seen.backend.asked) == 2, "both marked ones are paused"
+        )
+
+
+async def test_destroying_wants_the_name(console) -> None:
+    async with console() as seen:
+        await seen.press("D")
+        await seen.sees("Type nginx-tls to destroy", "cannot be undone")
+        await seen.until(lambda: isinstance(seen.app.screen.focused, Input), "the field is armed")
+        await seen.press(*"yes", "enter")
+        await seen.sees("That is not nginx-tls")
+        assert not [call for call in seen.backend.asked if call[0] == "destroy"]
+        seen.app.screen.query_one(Input).value = ""
+        await seen.press(*"nginx-tls", "enter")
+        await seen.until(lambda: ("destroy", "SBX-00000001") in seen.backend.asked, "destroyed")
+
+
+async def test_a_change_in_the_backend_shows(console) -> None:
+    async with console() as seen:
+        seen.backend.view.sandboxes[2].phase = Phase.LOST
+        await seen.backend.tell("sandbox.changed", "SBX-00000003")
+        await seen.sees("? lost")
+
+
+async def test_a_lost_backend_is_said_and_greyed_and_mends_itself(console, monkeypatch) -> None:
+    monkeypatch.setattr("fluid_tui.mirror.HEARTBEAT_S", 0.05)
+    monkeypatch.setattr("fluid_tui.mirror.RETRY_S", 0.05)
+    async with console() as seen:
+        seen.backend.down = True
+        await seen.sees("✗ backend not reachable since")
+        assert seen.app.screen.has_class("-stale")
+        assert "need you" not in seen.lines()[0], "old counts are not shown as new"
+        seen.backend.view.sandboxes[0].sandbox_name = "renamed"
+        seen.backend.view.seq = 77
+        seen.backend.down = False
+        await seen.sees("! 2 need you", "renamed")
+        assert not seen.app.screen.has_class("-stale")
+        assert ("events", 77) in seen.backend.asked, "the stream goes on where the fresh copy stands"
+
+
+async def test_starts_while_the_backend_is_down(console) -> None:
+    backend = FakeBackend()
+    backend.down = True
+    async with console(backend=backend, awaited="✗ backend not reachable") as seen:
+        await seen.sees("no backend listens", "start it: fluid serve")
+
+
+async def test_ten_thousand_rows_scroll_and_repaint_one(console) -> None:
+    view = fleet()
+    one = view.sandboxes[2]
+    view.sandboxes += [
+        one.model_copy(update={"id": f"SBX-{number:08x}", "sandbox_name": f"many-{number:05}"})
+        for number in range(100, 10_100)
+    ]
+    async with console(backend=FakeBackend(view)) as seen:
+        await seen.press("j", "j", "end")
+        await seen.until(lambda: "▌ tls-renew" in seen.text(), "the last row is in sight")
+        widget = seen.app.screen.query_one("#sandboxes")
+        painted: list[object] = []
+        refresh = widget.refresh
+        widget.refresh = lambda *regions, **more: (painted.extend(regions), refresh(*regions, **more))[1]
+        view.sandboxes[3].last_command = "renewed"
+        await seen.backend.tell("sandbox.changed", "SBX-00000004")
+        await seen.sees("renewed")
+        assert len(painted) == 1
+
+
+async def test_read_only_touches_nothing(console) -> None:
+    async with console(read_only=True) as seen:
+        await seen.sees("read-only")
+        await seen.press("p", "s", "D", "x")
+        await seen.pilot.pause(0.1)
+        assert {call[0] for call in seen.backend.asked} <= {"events", "pane_stream"}
+        await seen.press("question_mark")
+        await seen.sees("(off: read-only)")
+
+
+async def test_survives_a_tiny_window(console) -> None:
+    async with console() as seen:
+        for size in ((40, 10), (20, 4), (80, 24)):
+            await seen.pilot.resize_terminal(*size)
+            await seen.pilot.pause()
+        await seen.sees("! 2 need you", "4f2a nginx-tls")

@@ -1,0 +1,206 @@
+"""A review shows what an operator judges, and approving takes exactly: a, the short id, enter."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from textual.widgets import Input
+
+from backend.models import ApprovalState
+from fluid_tui.screens.confirm import ARMING_S
+from tests.console.sample import APPLY_RUN, APPROVAL_ID, DIGEST, FakeBackend
+
+SIZES = [(80, 24), (160, 48)]
+
+
+def decisions(backend: FakeBackend) -> list[tuple[object, ...]]:
+    return [call for call in backend.asked if call[0] in ("approve", "reject", "cancel_run")]
+
+
+async def armed(seen) -> None:
+    await seen.until(lambda: isinstance(seen.app.screen.focused, Input), "the dialog is armed")
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_shows_request_and_evidence(console, width: int, height: int) -> None:
+    async with console(width, height) as seen:
+        await seen.press("enter")
+        await seen.sees(
+            "review 4f2a",
+            "Serve the shop over TLS",
+            "agent1 as claude-1",
+            "web-01  group web",
+            "✓ changes  4 files, 2 packages, 1 service, 1 user",
+            "✓ rehearsal  ok=9 changed=9",
+            "✓ again  changed=0 on the disk",
+            "✓ residual  0 missing, 0 extra, 1 regenerated",
+            "differs from",
+        )
+        if width == 80:
+            await seen.press("end")
+        await seen.sees("! risk  restarts nginx.service", "Ready: a, then 4f2a, enter.")
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_tabs_show_what_it_stands_on(console, width: int, height: int) -> None:
+    async with console(width, height) as seen:
+        await seen.press("enter", "1")
+        await seen.sees("+ nginx  added", "asked for by name", "read from the disk")
+        await seen.press("n", "n", "n", "n")
+        await seen.sees("worker_connections 768;", "worker_connections 4096;")
+        await seen.press("2")
+        await seen.sees("- name: Install nginx", "not in the playbook: /var/log is not managed")
+        await seen.press("3")
+        await seen.sees(
+            "First run, on a pristine fork", "✓ changed  Install nginx", "Second run, on the same fork"
+        )
+        await seen.press("4")
+        await seen.sees("≠ user ops exists", "web-01 in check mode", "+listen 443 ssl;")
+        await seen.press("5")
+        await seen.sees("apt-get install -y nginx", "✗ nginx -t", "exit 1", "␛]52;c;")
+        assert all(line.isprintable() for line in seen.lines())
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_approving_by_keys_sends_the_digest_shown(console, width: int, height: int) -> None:
+    async with console(width, height) as seen:
+        await seen.press("enter")
+        await seen.sees("review 4f2a")
+        await seen.press("a")
+        await seen.sees(
+            "Approve 4f2a for production",
+            "on   web-01  web  would change 8",
+            "run  Site with TLS  ansible.builtin.copy",
+            DIGEST[:32],
+            "Type 4f2a to approve",
+        )
+        await armed(seen)
+        await seen.press(*"4f2a", "enter")
+        await seen.until(lambda: decisions(seen.backend) == [("approve", APPROVAL_ID, DIGEST)], "approved")
+        await seen.sees("● applying", "✓ changed  web-01  Install nginx", "▸6 Apply")
+        await seen.backend.finish_apply()
+        await seen.sees(
+            "✓ applied", "applied to 2 targets", "checked again after the apply: changed=0", "ok=9"
+        )
+
+
+@pytest.mark.parametrize("typed", ["4f2b", "", "4f2", "4F2A", "yes"])
+async def test_a_wrong_id_approves_nothing(console, typed: str) -> None:
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        await seen.press("a")
+        await seen.sees("Type 4f2a to approve")
+        await armed(seen)
+        await seen.press(*typed, "enter")
+        await seen.sees("That is not 4f2a" if typed else "Nothing was typed")
+        await seen.press("escape")
+        await seen.until(lambda: "Type 4f2a" not in seen.text(), "the dialog is closed")
+        assert decisions(seen.backend) == []
+
+
+async def test_keys_typed_before_the_dialog_are_dropped(console, monkeypatch) -> None:
+    monkeypatch.setattr("fluid_tui.screens.confirm.ARMING_S", 3 * ARMING_S)
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        await seen.press("a", *"4f2a", "enter")
+        await seen.sees("Type 4f2a to approve")
+        await armed(seen)
+        await seen.press("enter")
+        await seen.sees("Nothing was typed")
+        assert decisions(seen.backend) == []
+
+
+async def test_without_a_digest_it_says_what_is_missing(console) -> None:
+    backend = FakeBackend()
+    approval = backend.view.approvals[0]
+    approval.digest, approval.evidence.again_changed = "", None
+    del approval.evidence.dry_run["web-02"]
+    async with console(backend=backend) as seen:
+        await seen.press("enter")
+        await seen.sees(
+            "Cannot be approved yet:", "the second run is not measured", "no dry run on web-02 yet"
+        )
+        await seen.until(lambda: ("dry_run", APPROVAL_ID) in backend.asked, "opening asks for the dry run")
+        await seen.press("a")
+        await seen.sees("This cannot be approved")
+        assert decisions(backend) == []
+
+
+@pytest.mark.parametrize(("key", "changes_requested"), [("r", False), ("c", True)])
+async def test_rejecting_needs_a_reason(console, key: str, changes_requested: bool) -> None:
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        await seen.press(key)
+        await seen.sees("enter confirms")
+        await armed(seen)
+        await seen.press("enter")
+        await seen.sees("A reason is needed")
+        assert decisions(seen.backend) == []
+        await seen.press(*"no", "space", *"cert", "enter")
+        expected = [("reject", APPROVAL_ID, "no cert", changes_requested)]
+        await seen.until(lambda: decisions(seen.backend) == expected, "rejected with the reason")
+        await seen.sees("✗ rejected")
+
+
+async def test_an_answer_by_another_operator_shows_at_once(console) -> None:
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        seen.backend.approve_state(ApprovalState.REJECTED, outcome="rejected by kim: not today")
+        await seen.backend.tell("approval.changed", APPROVAL_ID)
+        await seen.sees("✗ rejected", "not today")
+        await seen.press("a")
+        await seen.sees("This cannot be approved: it is rejected")
+
+
+async def test_abort_wants_the_short_id(console) -> None:
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        await seen.backend.approve(APPROVAL_ID, DIGEST)
+        await seen.sees("● applying")
+        await seen.press("x")
+        await seen.sees("What is done on the targets stays done")
+        await armed(seen)
+        await seen.press(*"4f2a", "enter")
+        await seen.until(lambda: ("cancel_run", APPLY_RUN) in seen.backend.asked, "aborted")
+
+
+async def test_the_evidence_is_written_to_a_private_file(console, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        await seen.press("5")
+        await seen.sees("apt-get install")
+        await seen.press("w")
+        await seen.sees("Written to")
+    path = tmp_path / "fluid-4f2a-evidence.json"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert json.loads(path.read_text())["approval"]["digest"] == DIGEST
+
+
+async def test_an_irreversible_question_wants_its_short_id(console) -> None:
+    async with console() as seen:
+        await seen.press("j", "enter")
+        await seen.sees("Drop the old cluster?", "pg_dropcluster 13 main", "irreversible")
+        await seen.press("y")
+        await seen.sees("Type 5b11 to say yes")
+        await armed(seen)
+        await seen.press(*"5b11", "enter")
+        await seen.until(lambda: ("answer", "ASK-5b11aa00", True, "") in seen.backend.asked, "answered")
+
+
+async def test_a_question_is_refused_with_a_note(console) -> None:
+    async with console(80, 24) as seen:
+        await seen.press("j", "enter")
+        await seen.sees("Drop the old cluster?")
+        await seen.press("n")
+        await seen.sees("A note for the agent")
+        await armed(seen)
+        await seen.press(*"later", "enter")
+        await seen.until(lambda: ("answer", "ASK-5b11aa00", False, "later") in seen.backend.asked, "answered")
