@@ -103,7 +103,7 @@ class ReviewData:
             self._tell()
 
     async def _read_run(self, run_id: str) -> None:
-        run = await self._part(run_id, self._client.run(run_id))
+        run = await self._part(run_id, self._client.run_of(run_id))
         if run is not None:
             self.runs[run_id] = run
             self._tell()

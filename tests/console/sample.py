@@ -420,7 +420,7 @@ class FakeBackend:
         self.view.asks[0] = self.view.asks[0].model_copy(update={"status": status, "comment": comment})
         return self.view.asks[0]
 
-    async def run(self, id: str) -> Run:
+    async def run_of(self, id: str) -> Run:
         self._here()
         return self._runs[id].model_copy(deep=True)
 
