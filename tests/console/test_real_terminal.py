@@ -1,0 +1,89 @@
+"""The console in a real terminal: tmux draws it, resizes it, and shows what an operator would see."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WAIT_S = 30.0
+STEP_S = 0.2
+
+
+class Terminal:
+    """One tmux server of our own with one window that runs the console."""
+
+    def __init__(self, socket: Path, width: int, height: int, environment: dict[str, str]) -> None:
+        self._tmux = ["tmux", "-f", "/dev/null", "-S", str(socket)]
+        command = [sys.executable, "-m", "tests.console.demo_app"]
+        size = ["-x", str(width), "-y", str(height)]
+        self._run(
+            ["new-session", "-d", "-s", "console", *size, "-c", str(ROOT), *command],
+            {**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        )
+
+    def _run(self, words: list[str], environment: dict[str, str] | None = None) -> str:
+        done = subprocess.run(
+            [*self._tmux, *words], env=environment, capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout
+
+    def lines(self, *options: str) -> list[str]:
+        return self._run(["capture-pane", "-p", *options, "-t", "console"]).split("\n")
+
+    def press(self, *keys: str) -> None:
+        self._run(["send-keys", "-t", "console", *keys])
+
+    def resize(self, width: int, height: int) -> None:
+        self._run(["resize-window", "-t", "console", "-x", str(width), "-y", str(height)])
+
+    def sees(self, *words: str) -> None:
+        """A foreign program draws: there is no event to wait for, so the screen is read until it shows."""
+        end = monotonic() + WAIT_S
+        while missing := [word for word in words if word not in "\n".join(self.lines())]:
+            if monotonic() > end:
+                pytest.fail(f"never seen: {missing}\n" + "\n".join(self.lines()))
+            sleep(STEP_S)
+
+    def close(self) -> None:
+        subprocess.run([*self._tmux, "kill-server"], check=False, timeout=10)
+
+
+@pytest.fixture(params=[(80, 24, {}), (160, 48, {"NO_COLOR": "1"})], ids=["80x24", "160x48 without colour"])
+def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Terminal]:
+    width, height, environment = request.param
+    made = Terminal(tmp_path / "tmux.sock", width, height, environment)
+    yield made
+    made.close()
+
+
+def test_from_the_alert_to_the_apply_by_keys(terminal: Terminal) -> None:
+    terminal.sees("Needs you", "4f2a nginx-tls", "! asks")
+    terminal.resize(40, 10)
+    terminal.sees("4f2a nginx")
+    terminal.resize(100, 30)
+    terminal.sees("4f2a nginx-tls", "? help")
+    terminal.press("Enter")
+    terminal.sees("Serve the shop over TLS")
+    terminal.press("a")
+    terminal.sees("Type 4f2a to approve")
+    sleep(1)
+    terminal.press("4f2a", "Enter")
+    terminal.sees("applying", "Install nginx")
+
+
+def test_without_colour_nothing_is_coloured(tmp_path: Path) -> None:
+    made = Terminal(tmp_path / "tmux.sock", 80, 24, {"NO_COLOR": "1"})
+    try:
+        made.sees("! asks", "✗ error")
+        raw = "\n".join(made.lines("-e"))
+        codes = {code for part in raw.split("\x1b[")[1:] for code in part.split("m")[0].split(";")}
+        assert not codes & {str(number) for number in range(30, 38)}
+    finally:
+        made.close()

@@ -1,0 +1,165 @@
+"""Diff, terminal, help, palette and keys: what an operator sees of each."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.errors import ConfigError
+from fluid_tui import keymap
+from fluid_tui.actions import ACTIONS, FORBIDDEN_KEYS, bindings
+from fluid_tui.screens.ask import AskScreen
+from fluid_tui.screens.base import FluidScreen
+from fluid_tui.screens.diff import DiffScreen
+from fluid_tui.screens.fleet import FleetScreen
+from fluid_tui.screens.review import ReviewScreen
+from fluid_tui.screens.terminal import TerminalScreen
+from fluid_tui.widgets.live_list import LiveList
+
+SIZES = [(80, 24), (160, 48)]
+SCREENS = (FleetScreen, AskScreen, DiffScreen, ReviewScreen, TerminalScreen)
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_diff_shows_a_tree_and_how_it_was_read(console, width: int, height: int) -> None:
+    async with console(width, height) as seen:
+        await seen.press("d")
+        await seen.sees("before → after", "read from the disk", "1 hidden as noise", "Packages 2  +2")
+        await seen.sees("+ deploy", "~ nginx.conf", "+ site.key")
+        assert ("diff", "SBX-00000001", "before", "after") in seen.backend.asked
+
+
+async def test_diff_is_side_by_side_when_wide_and_unified_when_narrow(console) -> None:
+    async with console(160, 48) as seen:
+        await seen.press("d")
+        await seen.until(
+            lambda: any("768" in line and "4096" in line for line in seen.lines()), "both sides on one line"
+        )
+        await seen.pilot.resize_terminal(80, 24)
+        await seen.press(*["n"] * 4)
+        await seen.sees("- ", "768", "4096")
+        assert not any("768" in line and "4096" in line for line in seen.lines())
+
+
+async def test_diff_goes_where_the_tree_points_and_withholds_secrets(console) -> None:
+    async with console() as seen:
+        await seen.press("d")
+        await seen.sees("+ site.key")
+        await seen.press("end", "k", "k")
+        await seen.sees("content withheld: private key")
+
+
+async def test_diff_chooses_snapshots_and_shows_noise(console) -> None:
+    async with console() as seen:
+        await seen.press("d")
+        await seen.sees("before → after")
+        await seen.press("full_stop")
+        await seen.sees("after → now")
+        await seen.press("full_stop")
+        await seen.sees("There is no snapshot beyond.")
+        await seen.press("comma", "comma")
+        await seen.sees("clean → before")
+        assert "dpkg.log" not in seen.text()
+        await seen.press("i")
+        await seen.sees("dpkg.log", "shown noise: logs 1")
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_terminal_follows_and_reads_back(console, width: int, height: int) -> None:
+    async with console(width, height) as seen:
+        await seen.press("t")
+        await seen.sees("nginx-tls · claude-1 · %3 · live", "systemctl reload nginx")
+        seen.backend.panes["%3"].append("root@nginx-tls:~# echo more")
+        seen.backend.painted.set()
+        await seen.sees("echo more")
+        await seen.press("pageup")
+        await seen.sees("history line 1", "· history", "reading back: the end key follows again")
+        await seen.press("end")
+        await seen.sees("· live", "echo more")
+        assert all(line.isprintable() for line in seen.lines())
+
+
+async def test_terminal_goes_to_the_next_sandbox(console) -> None:
+    async with console() as seen:
+        await seen.press("t", "n")
+        await seen.sees("pg-upgrade · claude-2 · %4", "13  main 5432 down")
+
+
+@pytest.mark.parametrize("place", ["fleet", "review", "diff", "terminal"])
+async def test_help_lists_the_keys_of_its_screen(console, place: str) -> None:
+    keys = {"fleet": [], "review": ["enter"], "diff": ["d"], "terminal": ["t"]}[place]
+    async with console(160, 60) as seen:
+        await seen.press(*keys, "question_mark")
+        own = [action for action in ACTIONS if action.where == place]
+        await seen.sees(*(action.words for action in own), "Moving", "Everywhere")
+        await seen.press("q")
+        await seen.until(lambda: "Everywhere" not in seen.text(), "back where it was")
+        assert place == seen.app.screen.PLACE
+
+
+async def test_palette_finds_an_action_by_its_words(console) -> None:
+    async with console() as seen:
+        await seen.press("colon")
+        await seen.press(*"watch")
+        await seen.sees("Watch the agent's terminal")
+
+
+async def test_every_theme_draws_and_says_its_name(console) -> None:
+    async with console() as seen:
+        for name in ("fluid-light", "fluid-contrast", "fluid-colour-blind", "fluid-dark"):
+            await seen.press("T")
+            await seen.sees(f"Theme {name}.", "! 2 need you")
+
+
+async def test_leaving_the_fleet_ends_the_console_with_zero(console) -> None:
+    async with console() as seen:
+        await seen.press("q")
+        await seen.until(lambda: seen.app.return_value is not None, "ended")
+        assert seen.app.return_value == 0
+
+
+async def test_a_remapped_key_works_and_is_shown(console) -> None:
+    async with console(keys={"fleet.diff": "f2"}) as seen:
+        await seen.sees("f2 diff")
+        await seen.press("d")
+        await seen.pilot.pause()
+        assert "before → after" not in seen.text()
+        await seen.press("f2")
+        await seen.sees("before → after")
+
+
+def test_every_action_has_a_method_and_no_forbidden_key() -> None:
+    keymap.check({}, "defaults")
+    for action in ACTIONS:
+        assert not FORBIDDEN_KEYS & set(action.key.split(",")), action.id
+        owners = {"app": (FluidScreen,), "move": (LiveList,)}.get(
+            action.where, tuple(screen for screen in SCREENS if action.where == screen.PLACE)
+        )
+        assert owners, action.id
+        assert all(hasattr(owner, f"action_{action.name}") for owner in owners), action.id
+    assert len({action.id for action in ACTIONS}) == len(ACTIONS)
+    assert bindings("fleet")[0].id == "fleet.open"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fleet.diff: t", ["fleet.diff", "fleet.terminal", "'t'"]),
+        ("fleet.fly: f", ["fleet.fly"]),
+        ("- a", ["not a mapping"]),
+        ("a: [", ["not YAML"]),
+    ],
+)
+def test_a_keymap_that_cannot_work_is_refused(tmp_path, text: str, words: list[str]) -> None:
+    path = tmp_path / "keymap.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        keymap.load(path)
+    assert str(path) in caught.value.message
+    assert all(word in caught.value.message for word in words)
+
+
+def test_a_keymap_file_lays_over_the_defaults(tmp_path) -> None:
+    path = tmp_path / "keymap.yaml"
+    assert keymap.load(path) == {}
+    path.write_text("fleet.diff: f2\n")
+    assert keymap.effective(keymap.load(path))["fleet.diff"] == "f2"
