@@ -110,8 +110,8 @@ def identity_message(identity: Identity) -> dict[str, Any]:
 async def _plug_in(domains: Domains, identity: Identity, network: str) -> None:
     """Plug in the card, then put its filter on.
 
-    Programming a filter takes libvirt some ninety commands; the guest gets its address meanwhile. Nobody but us
-    has been inside it yet, and it is handed out only when the filter stands.
+    Programming a filter takes libvirt some ninety commands; the guest gets its address meanwhile. Nobody but
+    us has been inside it yet, and it is handed out only when the filter stands.
     """
     bare, filtered = (
         ET.tostring(nic_element(identity, network, name), encoding="unicode") for name in (None, FILTER_NAME)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
+from backend.hypervisor.domain_xml import tree
 from backend.hypervisor.nouns import NetworkSpec
 
 FILTER_NAME = "fluid-guest"
@@ -26,7 +27,7 @@ def network_xml(spec: NetworkSpec) -> str:
 
 def same_network(xml: str, spec: NetworkSpec) -> bool:
     """Whether a network that exists is the one that the spec describes."""
-    root = ET.fromstring(xml)  # noqa: S314 - libvirt's own text
+    root = tree(xml)
     bridge, address = root.find("bridge"), root.find("ip")
     return (
         bridge is not None

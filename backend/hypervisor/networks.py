@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import xml.etree.ElementTree as ET
 
 import libvirt
 
 from backend.errors import Conflict
 from backend.hypervisor.connection import Connection
+from backend.hypervisor.domain_xml import tree
 from backend.hypervisor.network_xml import FILTER_NAME, filter_xml, network_xml, same_network
 from backend.hypervisor.nouns import NetworkSpec
 
@@ -78,7 +78,7 @@ def _rules(xml: str) -> list[tuple[str | None, ...]]:
     """What makes two filters the same, without what libvirt adds by itself."""
     return [
         (rule.get("action"), rule.get("direction"), rule.get("priority"), *(child.tag for child in rule))
-        for rule in ET.fromstring(xml).findall("rule")  # noqa: S314 - libvirt's own text
+        for rule in tree(xml).findall("rule")
     ]
 
 

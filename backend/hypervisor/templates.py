@@ -29,7 +29,7 @@ from backend.hypervisor.save_image import read_header
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 1  # of the template folder and of the domain's XML: a change makes new templates
+LAYOUT = 2  # of the template folder and of the domain's XML: a change makes new templates
 SETTLE_TIMEOUT_S = 120.0
 SAVE_TIMEOUT_S = 120.0
 FREEZE_TIMEOUT_S = 5.0
@@ -57,16 +57,21 @@ class Templates:
                     return template
                 return await self._build(image, key, cpu, memory_mb)
 
-    def built(self, key: str) -> Template | None:
-        """A template that is on disk."""
-        return self._load(key)
-
     async def _key(self, image: GuestImage, cpu: int, memory_mb: int) -> str:
         def versions(connection: libvirt.virConnect) -> list[int]:
             return [connection.getLibVersion(), connection.getVersion()]
 
         facts = [
-            *(LAYOUT, image.sha256, image.cmdline, cpu, memory_mb, self._domains.virt_type),
+            *(
+                LAYOUT,
+                image.sha256,
+                image.kernel.name,
+                image.initrd.name,
+                image.cmdline,
+                cpu,
+                memory_mb,
+                self._domains.virt_type,
+            ),
             *await self._domains.connection.call(versions, what="ask versions"),
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -1,0 +1,316 @@
+"""Real guests on a libvirtd of our own: fork, life, isolation, snapshots, and what is left afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from backend.errors import Conflict, DuplicateName
+from backend.hypervisor import (
+    DomainEvent,
+    GuestImage,
+    Hypervisor,
+    Identity,
+    NetworkSpec,
+    PrivateLibvirt,
+    Template,
+    kvm_works,
+    make_identity,
+)
+from backend.images import Images
+from backend.paths import Paths
+
+PREFIX = "fluid-e2e"
+NETWORK = NetworkSpec(f"{PREFIX}-net", "fluide2e0", "10.231.241.0/24")
+SSH_LIMIT_S = 60
+EVENT_LIMIT_S = 30
+OPTIONS = ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=20")
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A host, a template, and the key whose certificate every guest accepts."""
+
+    host: Hypervisor
+    daemon: PrivateLibvirt
+    template: Template
+    keys: Path
+
+    async def identity(self, name: str, number: int) -> Identity:
+        ca_public = (self.keys / "ca.pub").read_text()
+        address = f"10.231.241.{number}"
+        return await make_identity(f"{PREFIX}-{name}", address=address, prefix=24, ca_public=ca_public)
+
+    async def fork(self, identity: Identity) -> None:
+        await self.host.fork(self.template, identity, NETWORK.name, metadata={"role": "sandbox"})
+
+    async def ssh(self, identity: Identity, command: str) -> str:
+        """What root's command prints; the host key must be the one that we made."""
+        known = self.keys / f"known-{identity.name}"
+        known.write_text(f"{identity.address} {identity.host_key_public}\n")
+        options = [*OPTIONS, f"UserKnownHostsFile={known}", f"CertificateFile={self.keys / 'id-cert.pub'}"]
+        process = await asyncio.create_subprocess_exec(
+            *("ssh", "-F", "none", "-i", str(self.keys / "id"), *(f"-o{option}" for option in options)),
+            *(f"root@{identity.address}", command),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        async with asyncio.timeout(SSH_LIMIT_S):
+            output, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+        return output.decode()
+
+
+def make_keys(folder: Path) -> Path:
+    folder.mkdir()
+    for name in ("ca", "id"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    sign = ["ssh-keygen", "-q", "-s", folder / "ca", "-I", "test", "-n", "root", folder / "id.pub"]
+    subprocess.run([*sign, "-V", "always:forever"], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+async def guest_image() -> GuestImage:
+    built = await Images(Paths.default().images).build(progress=print)
+    return GuestImage(
+        built.name, built.sha256, built.disk, built.kernel, built.initrd, built.cmdline, built.arch
+    )
+
+
+@pytest.fixture(scope="module")
+async def lab(guest_image: GuestImage, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
+    folder = tmp_path_factory.mktemp("hv")
+    probe = await kvm_works()
+    daemon = PrivateLibvirt(folder / "lv", hide_kvm=not probe.works)
+    virt_type = "kvm" if probe.works else "qemu"
+    host = Hypervisor(await daemon.start(), folder=folder / "host", virt_type=virt_type, prefix=PREFIX)
+    await host.open()
+    try:
+        await host.ensure_network(NETWORK)
+        both = [host.ensure_template(guest_image, cpu=2, memory_mb=1024) for _ in range(2)]
+        template, same = await asyncio.gather(*both)
+        assert template == same
+        yield Lab(host, daemon, template, make_keys(folder / "keys"))
+    finally:
+        for domain in await host.list_ours():
+            await host.destroy(domain.name)
+        await host.remove_network(NETWORK.name)
+        await host.close()
+        await daemon.stop()
+        assert daemon.pids() == {}
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+async def guest(lab: Lab) -> AsyncIterator[Identity]:
+    """One fork that several tests look at."""
+    identity = await lab.identity("one", 11)
+    await lab.fork(identity)
+    yield identity
+    await lab.host.destroy(identity.name)
+
+
+def qemu_of(name: str) -> list[int]:
+    """Pids of QEMU processes that run this domain."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = path.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(word.startswith(f"guest={name},".encode()) for word in words):
+            found.append(int(path.parent.name))
+    return found
+
+
+async def test_a_fork_is_somebody_of_its_own(lab: Lab, guest: Identity) -> None:
+    said = await lab.ssh(
+        guest,
+        "hostname; cat /etc/machine-id; hostname -I; ip route | wc -l; date +%s; head -c8 /dev/urandom|od",
+    )
+    hostname, machine_id, address, routes, clock, random = said.splitlines()[:6]
+    assert (hostname, machine_id, address.strip()) == (guest.hostname, guest.machine_id, guest.address)
+    assert routes == "1"  # its own network, no default route
+    assert abs(int(clock) - asyncio.get_running_loop().time()) > 0
+    now = int(subprocess.run(["date", "+%s"], capture_output=True, check=True).stdout)
+    assert abs(int(clock) - now) < 10
+    other = await lab.identity("two", 12)
+    await lab.fork(other)
+    try:
+        theirs = (await lab.ssh(other, "hostname; head -c8 /dev/urandom | od")).splitlines()
+        assert theirs[0] == other.hostname and theirs[1] != random
+        assert (await lab.ssh(guest, "hostname")).strip() == guest.hostname
+        await assert_isolated(lab, guest, other)
+    finally:
+        await lab.host.destroy(other.name)
+
+
+REACH = """
+import socket, sys
+def opens(address, port):
+    try:
+        socket.create_connection((address, int(port)), 2).close()
+        return True
+    except OSError:
+        return False
+print([opens(*pair.split(":")) for pair in sys.argv[1:]])
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.sendto(b"x", tuple(sys.argv[1].split(":")[:1]) + (int(sys.argv[1].split(":")[1]),))
+"""
+
+
+async def assert_isolated(lab: Lab, guest: Identity, other: Identity) -> None:
+    """From inside, neither the host nor a neighbour answers, by TCP or UDP, also from a stolen address."""
+    with socket.create_server((NETWORK.host_address, 0)) as listener:
+        port = listener.getsockname()[1]
+        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        udp.bind((NETWORK.host_address, port))
+        udp.settimeout(1)
+        places = f"{NETWORK.host_address}:{port} {other.address}:22"
+        said = await lab.ssh(guest, f"python3 -c '{REACH}' {places}")
+        assert said.strip() == "[False, False]"
+        with pytest.raises(TimeoutError):
+            udp.recv(1)
+        udp.close()
+    await lab.ssh(
+        guest, f"ip addr add {other.address}/24 dev eth0; ping -c1 -W1 {NETWORK.host_address}; true"
+    )
+    assert (await lab.ssh(other, "hostname")).strip() == other.hostname
+    await lab.ssh(guest, f"ip addr del {other.address}/24 dev eth0")
+
+
+async def test_a_snapshot_keeps_processes_alive_and_files_as_they_were(lab: Lab, guest: Identity) -> None:
+    await lab.ssh(
+        guest, "echo before > /root/mark; sleep 100000 </dev/null >/dev/null 2>&1 & echo $! > /root/pid"
+    )
+    taken = await lab.host.snapshot(guest.name, "s1")
+    assert taken.quiesced and taken.memory_file is not None and taken.memory_file.stat().st_size > 1 << 20
+    assert taken.disk_layers[-1].name.startswith("debian-") or len(taken.disk_layers) == 3
+    assert (await lab.host.disk_layers(guest.name))[1:] == list(taken.disk_layers)
+    await lab.ssh(guest, "echo after > /root/mark; kill $(cat /root/pid); sync")
+    before = taken.disk_layers[0].stat().st_mtime_ns
+    await lab.host.restore(guest.name, taken, guest)
+    said = await lab.ssh(
+        guest, "cat /root/mark; kill -0 $(cat /root/pid) && echo alive; date +%s; touch /root/new"
+    )
+    mark, alive, clock = said.split()
+    assert (mark, alive) == ("before", "alive")
+    now = int(subprocess.run(["date", "+%s"], capture_output=True, check=True).stdout)
+    assert abs(int(clock) - now) < 10
+    await lab.ssh(guest, "sync")
+    assert taken.disk_layers[0].stat().st_mtime_ns == before  # frozen: nothing writes to it again
+    with pytest.raises(DuplicateName):
+        await lab.host.snapshot(guest.name, "s1")
+
+
+async def test_a_guest_that_does_not_freeze_is_labelled(lab: Lab, guest: Identity) -> None:
+    await lab.ssh(guest, "systemctl stop fluid-guestd")
+    try:
+        taken = await lab.host.snapshot(guest.name, "unquiesced", memory=False, quiesce_timeout_s=1)
+    finally:
+        await lab.ssh(guest, "systemctl start fluid-guestd")
+    assert not taken.quiesced and taken.memory_file is None
+
+
+async def test_stop_and_start_keep_disk_and_identity(lab: Lab, guest: Identity) -> None:
+    await lab.ssh(guest, "echo kept > /root/kept; sync")
+    assert await lab.host.stop(guest.name)
+    assert (await lab.host.info(guest.name)).state == "shutoff"
+    assert qemu_of(guest.name) == []
+    assert (await lab.host.start(guest.name)).state == "running"
+    assert (await lab.ssh(guest, "cat /root/kept; hostname")).split() == ["kept", guest.hostname]
+
+
+async def test_pause_and_resume(lab: Lab, guest: Identity) -> None:
+    await lab.host.pause(guest.name)
+    assert (await lab.host.info(guest.name)).state == "paused"
+    await lab.host.resume(guest.name)
+    assert (await lab.ssh(guest, "hostname")).strip() == guest.hostname
+
+
+async def test_guests_outlive_libvirtd_and_the_connection_comes_back(lab: Lab, guest: Identity) -> None:
+    pids = qemu_of(guest.name)
+    events = lab.host.events()
+    told = asyncio.create_task(anext(events))
+    await asyncio.sleep(0)  # the subscription begins with the first step of the task
+    os.kill(lab.daemon.pids()["libvirtd"], signal.SIGKILL)
+    async with asyncio.timeout(EVENT_LIMIT_S):
+        assert await told == DomainEvent("", "lost")
+        assert (await lab.ssh(guest, "hostname")).strip() == guest.hostname
+        await lab.daemon.start()
+        while await anext(events) != DomainEvent("", "connected"):
+            pass
+    assert (await lab.host.info(guest.name)).state == "running"
+    assert qemu_of(guest.name) == pids
+    (started,) = {await lab.daemon.start() for _ in range(2)}
+    assert started == lab.host.uri
+
+
+async def test_a_foreign_domain_is_never_touched(lab: Lab) -> None:
+    name = f"{PREFIX}-foreign"
+    machine = "<memory unit='MiB'>16</memory><os><type arch='x86_64' machine='pc'>hvm</type></os>"
+    virsh = ("virsh", "-q", "-c", lab.host.uri)
+    text = f"<domain type='{lab.host.virt_type}'><name>{name}</name>{machine}</domain>"
+    subprocess.run([*virsh, "create", "/dev/stdin"], input=text.encode(), check=True)
+    try:
+        assert name not in [domain.name for domain in await lab.host.list_ours()]
+        for change in (lab.host.destroy, lab.host.pause, lab.host.stop):
+            with pytest.raises(Conflict, match="left alone"):
+                await change(name)
+        state = subprocess.run([*virsh, "domstate", name], capture_output=True, text=True, check=True)
+        assert state.stdout.strip() == "running"
+    finally:
+        subprocess.run([*virsh, "destroy", name], check=True)
+
+
+async def test_a_create_that_is_cancelled_leaves_nothing(lab: Lab) -> None:
+    identity = await lab.identity("half", 13)
+    async with asyncio.timeout(EVENT_LIMIT_S):
+        events = lab.host.events()
+        told = asyncio.create_task(anext(events))
+        making = asyncio.create_task(lab.fork(identity))
+        assert (await told).domain == identity.name  # it exists, and its identity is not given yet
+        making.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+    await assert_nothing_left(lab, identity.name)
+
+
+async def test_destroy_leaves_nothing_and_may_be_repeated(lab: Lab) -> None:
+    identity = await lab.identity("gone", 14)
+    await lab.fork(identity)
+    await lab.host.snapshot(identity.name, "s")
+    await lab.host.destroy(identity.name)
+    await assert_nothing_left(lab, identity.name)
+    await lab.host.destroy(identity.name)
+
+
+async def assert_nothing_left(lab: Lab, name: str) -> None:
+    assert name not in [domain.name for domain in await lab.host.list_ours()]
+    assert name not in await lab.host.leftovers()
+    assert not (lab.host.folder / "domains" / name).exists()
+    assert qemu_of(name) == []
+
+
+async def test_a_cold_boot_is_reached_like_a_fork(lab: Lab, guest_image: GuestImage) -> None:
+    identity = await lab.identity("cold", 15)
+    await lab.host.cold_boot(
+        guest_image, identity, NETWORK.name, cpu=2, memory_mb=1024, metadata={"role": "target"}
+    )
+    try:
+        assert (await lab.ssh(identity, "hostname; cat /etc/machine-id")).split() == [
+            identity.hostname,
+            identity.machine_id,
+        ]
+    finally:
+        await lab.host.destroy(identity.name)

@@ -1,0 +1,138 @@
+"""Connection, listing, guard and events against libvirt's own test driver."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from backend.errors import Conflict, HypervisorDown, HypervisorFailed, InvalidName, NotFound, TimedOut
+from backend.hypervisor import DomainEvent, Hypervisor
+from backend.hypervisor.connection import Connection
+from backend.hypervisor.domains import Domains
+
+EVENT_LIMIT_S = 10
+MARK = (
+    '<metadata><fluid:domain xmlns:fluid="urn:fluid:domain:1"><fluid:item key="role">sandbox</fluid:item>'
+    "</fluid:domain></metadata>"
+)
+
+
+def xml(name: str, mark: str = MARK) -> str:
+    machine = "<memory>65536</memory><os><type>hvm</type></os>"
+    return f"<domain type='test'><name>{name}</name>{mark}{machine}</domain>"
+
+
+@pytest.fixture
+async def connection() -> AsyncIterator[Connection]:
+    connection = Connection("test:///default")
+    await connection.open()
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def domains(connection: Connection, tmp_path: Path) -> Domains:
+    return Domains(connection, tmp_path / "domains", "test", "fluid")
+
+
+async def define(connection: Connection, text: str) -> None:
+    await connection.call(lambda conn: conn.defineXML(text).create(), what="define")
+
+
+async def test_only_marked_domains_with_our_prefix_are_listed(
+    connection: Connection, domains: Domains
+) -> None:
+    await define(connection, xml("fluid-a"))
+    await define(connection, xml("other-b"))
+    await define(connection, xml("fluid-c", mark=""))
+    (found,) = await domains.list_ours()
+    assert (found.name, found.state, found.metadata) == ("fluid-a", "running", {"role": "sandbox"})
+
+
+@pytest.mark.parametrize(
+    ("name", "refusal"), [("fluid-c", Conflict), ("other-b", InvalidName), ("fluid/../c", InvalidName)]
+)
+async def test_a_foreign_domain_is_left_alone(
+    connection: Connection, domains: Domains, name: str, refusal: type[Exception]
+) -> None:
+    await define(connection, xml("other-b"))
+    await define(connection, xml("fluid-c", mark=""))
+    for change in (domains.destroy, domains.power_off, domains.pause):
+        with pytest.raises(refusal):
+            await change(name)
+
+    def active(conn: libvirt.virConnect) -> list[str]:
+        return sorted(domain.name() for domain in conn.listAllDomains(0) if domain.isActive())
+
+    assert {"other-b", "fluid-c"} <= set(await connection.call(active, what="list"))
+
+
+async def test_destroy_removes_domain_and_files_and_may_be_repeated(
+    connection: Connection, domains: Domains
+) -> None:
+    (domains.make_folder("fluid-a") / "disk-0.qcow2").touch()
+    await define(connection, xml("fluid-a"))
+    for _ in range(2):
+        await domains.destroy("fluid-a")
+        assert await domains.list_ours() == [] and await domains.leftovers() == []
+
+
+async def test_files_without_a_domain_are_found(domains: Domains) -> None:
+    domains.make_folder("fluid-half")
+    assert await domains.leftovers() == ["fluid-half"]
+
+
+async def test_libvirts_events_reach_the_loop_in_order(connection: Connection, domains: Domains) -> None:
+    async with connection.listening() as events:
+        await define(connection, xml("fluid-e"))
+        await domains.pause("fluid-e")
+        await domains.power_off("fluid-e")
+        seen: list[DomainEvent] = []
+        async with asyncio.timeout(EVENT_LIMIT_S):
+            while len(seen) < 3:
+                seen.append(await events.get())
+    assert seen == [DomainEvent("fluid-e", kind) for kind in ("started", "paused", "stopped")]
+
+
+async def test_a_call_that_hangs_is_given_up_and_the_loop_goes_on(connection: Connection) -> None:
+    release = threading.Event()
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            await asyncio.sleep(0)
+            ticks += 1
+
+    ticking = asyncio.create_task(tick())
+    try:
+        with pytest.raises(TimedOut, match=r"within 0\.2 s"):
+            await connection.call(lambda _: release.wait(), what="hang", limit_s=0.2)
+    finally:
+        release.set()
+        ticking.cancel()
+    assert ticks > 10
+    assert await connection.call(lambda conn: conn.getType(), what="ask") == "TEST"
+
+
+async def test_errors_say_what_was_wrong(connection: Connection, domains: Domains) -> None:
+    with pytest.raises(NotFound, match="fluid-none"):
+        await domains.info("fluid-none")
+    with pytest.raises(HypervisorFailed, match="define: "):
+        await define(connection, "<domain/>")
+
+
+async def test_nobody_there_is_said_so(tmp_path: Path) -> None:
+    host = Hypervisor(
+        f"qemu:///system?socket={tmp_path}/none", folder=tmp_path / "host", virt_type="qemu", prefix="fluid"
+    )
+    with pytest.raises(HypervisorDown, match="none"):
+        await host.open()
+    with pytest.raises(HypervisorDown):
+        await host.list_ours()
+    await host.close()
