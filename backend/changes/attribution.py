@@ -103,6 +103,7 @@ class Scripts:
         commands: Sequence[Command],
     ) -> None:
         self._owned = owned
+        self._texts = scripts(comparison)
         self._alternatives = {
             pair.path: pair.after.target
             for pair in comparison.pairs
@@ -126,7 +127,8 @@ class Scripts:
             return ""
         if folder := self._folder(path):
             return folder
-        return window.package if path.startswith(_SCRIPTED) else ""
+        named = path.decode("utf-8", "replace") in self._texts.get(window.package, "")
+        return window.package if named or path.startswith(_SCRIPTED) else ""
 
     def service_state(self, path: bytes) -> str:
         """The package whose service keeps its data at a path."""

@@ -28,6 +28,7 @@ from backend.models import (
 PASSWD, GROUP, SHADOW = b"/etc/passwd", b"/etc/group", b"/etc/shadow"
 MAX_NOTES = 50
 LIMITS = ContentLimits(
+    opaque=(b"/var/cache/", b"/var/lib/apt/", b"/var/log/", b"/tmp/", b"/var/tmp/"),  # noise hides them
     whole=(PASSWD, GROUP, SHADOW, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG),
     listed=units.FOLDERS,
 )

@@ -20,9 +20,17 @@ from backend.disks.tree import find
 PRIVATE_KEY = "private key"
 PASSWORDS = "password hashes"
 CREDENTIALS = "credentials"
+OPAQUE = "not looked into"
+
+TOKEN_BYTES = 256 << 10  # where a token is looked for
 
 _SHADOW = (b"/etc/shadow", b"/etc/shadow-", b"/etc/gshadow", b"/etc/gshadow-", b"/etc/security/opasswd")
 _KEY_HEADER = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----|PuTTY-User-Key-File-|openssh-key-v1\0")
+_KEY_MARKS = (
+    b"PRIVATE KEY-----",
+    b"PuTTY-User-Key-File-",
+    b"openssh-key-v1",
+)  # looked for before the pattern
 _CREDENTIAL_NAMES = (
     ".netrc", ".pgpass", ".my.cnf", ".git-credentials", "credentials", "credentials.*", ".htpasswd", "*.key",
     "*.p12", "*.pfx", "*.jks", "*.keytab", "*.kdbx", ".vault_pass*", "id_rsa", "id_dsa", "id_ecdsa",
@@ -53,6 +61,7 @@ class Budget:
     file_bytes: int  # kept of one file
     total_bytes: int  # kept in all
     hash_bytes: int  # hashed of one file
+    opaque: tuple[bytes, ...] = ()  # folders whose files are fingerprinted and no more
     vouched: dict[bytes, str] = field(default_factory=dict)  # path → MD5 that a package states
 
 
@@ -60,12 +69,12 @@ def secret_kind(path: bytes, data: bytes) -> str:
     """Why a file's content is withheld; empty for an ordinary file."""
     if path in _SHADOW:
         return PASSWORDS
-    if _KEY_HEADER.search(data):
+    if any(mark in data for mark in _KEY_MARKS) and _KEY_HEADER.search(data):
         return PRIVATE_KEY
     name = path.rpartition(b"/")[2].decode("utf-8", "replace")
-    if any(fnmatchcase(name, pattern) for pattern in _CREDENTIAL_NAMES) or _TOKEN.search(data):
+    if any(fnmatchcase(name, pattern) for pattern in _CREDENTIAL_NAMES):
         return CREDENTIALS
-    return ""
+    return CREDENTIALS if _TOKEN.search(data, 0, TOKEN_BYTES) else ""
 
 
 def fingerprint(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerprint:
@@ -73,6 +82,10 @@ def fingerprint(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerpr
     if inode.size > budget.hash_bytes:
         return Fingerprint(inode.size, None, None, withheld=f"over {budget.hash_bytes} bytes")
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    if path.startswith(budget.opaque):
+        for piece in chunks(fs, inode):
+            sha256.update(piece)
+        return Fingerprint(inode.size, sha256.hexdigest(), None, withheld=OPAQUE)
     kept: list[bytes] = []
     held = 0
     for piece in chunks(fs, inode):

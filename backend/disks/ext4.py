@@ -37,6 +37,7 @@ _INODE = struct.Struct("<HHI4xII4xHH4xI4x60s4xII6xHHH4x")
 _INDEXES = struct.Struct("<IIH2x")
 _EXTENTS = struct.Struct("<IHHI")
 _EXTRA = struct.Struct("<H2xII")
+_ZEROS = bytes(CHUNK_BYTES)
 _UNWRITTEN_OVER = 32768
 
 Extent = tuple[
@@ -232,7 +233,7 @@ class Ext4:
             for at in range(0, table_bytes, CHUNK_BYTES):
                 number = group * self.inodes_per_group + at // self.inode_size + 1
                 data = self.inode_place(number)[0][: table_bytes - at] if number <= self.inode_count else b""
-                if data.count(0) != len(data):
+                if data != _ZEROS[: len(data)]:
                     yield number, data
 
     def inode(self, number: int) -> Inode:

@@ -92,6 +92,7 @@ class ContentLimits:
     file_bytes: int = 16 << 20
     total_bytes: int = 128 << 20
     hash_bytes: int = 2 << 30
+    opaque: tuple[bytes, ...] = ()  # folders, with a final slash, whose files are fingerprinted and no more
     whole: tuple[bytes, ...] = ()  # files; the password fields of /etc/shadow come masked
     listed: tuple[bytes, ...] = ()  # folders, two levels deep
 
@@ -185,6 +186,7 @@ class DiskReader:
             "file_bytes": contents.file_bytes,
             "total_bytes": contents.total_bytes,
             "hash_bytes": contents.hash_bytes,
+            "opaque": [wire.text(path) for path in contents.opaque],
             "whole": [wire.text(path) for path in contents.whole],
             "listed": [wire.text(path) for path in contents.listed],
         }

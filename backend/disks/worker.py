@@ -78,6 +78,7 @@ def compare(job: dict[str, Any]) -> Answer:
     if not candidates:
         return {"pairs": []}, blobs.parts
     budget = Budget(job["file_bytes"], job["total_bytes"], job["hash_bytes"])
+    budget.opaque = tuple(wire.raw(folder) for folder in job["opaque"])
     budget.vouched = vouched_sums(comparer.after, [path for path, _old, new in candidates if new is not None])
     pairs = []
     for path, old, new in candidates:
