@@ -1,0 +1,150 @@
+"""Differences of two points: all of them, nothing else, and no secret among them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from backend.disks import ContentLimits
+from backend.errors import DiskUnreadable
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    for folder in ("etc/keep", "etc/gone", "var/lib"):
+        (root / folder).mkdir(parents=True)
+    for number in range(50):
+        (root / f"etc/keep/{number}").write_text(f"unchanged {number}\n")
+    (root / "etc/edited").write_text("before\n")
+    (root / "etc/chmodded").write_text("same\n")
+    (root / "etc/gone/file").write_text("bye\n")
+    (root / "etc/shadow").write_text("root:$y$j9T$abc:1:0\nsync:*:1:0\nnew:!:1:0\n")
+    return root
+
+
+@pytest.fixture
+def points(lab, tree, tmp_path):
+    """Layers before and after a handful of changes."""
+    (tmp_path / "edited").write_text("after, longer\n")
+    (tmp_path / "added").write_bytes(b"\xffbinary\0")
+    (tmp_path / "shadow").write_text("root:$y$j9T$other:1:0\nsync:*:1:0\nnew::1:0\n")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", tmp_path / "key", "-out",
+         tmp_path / "crt", "-subj", "/CN=web-01", "-addext", "subjectAltName=DNS:web-01", "-days", "7"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    before = lab.format(tree)
+    after = lab.edit(
+        before,
+        "rm /etc/edited", f"write {tmp_path / 'edited'} /etc/edited",
+        f"write {tmp_path / 'added'} /etc/added",
+        f"write {tmp_path / 'key'} /etc/site.pem", f"write {tmp_path / 'crt'} /etc/site.crt",
+        "rm /etc/shadow", f"write {tmp_path / 'shadow'} /etc/shadow",
+        "set_inode_field /etc/chmodded mode 0100600",
+        "rm /etc/gone/file", "rmdir /etc/gone",
+        "mkdir /etc/new", "symlink /etc/new/link ../edited",
+        "set_inode_field /etc/keep/7 atime 20300101", "set_inode_field /etc/keep/8 mtime 20300101",
+    )  # fmt: skip
+    base = lab.qcow2(before)
+    return [base], [base, lab.overlay(base, before, after)]
+
+
+async def test_exactly_what_changed_is_found(reader, points, limits):
+    found = await reader.compare(*points, contents=limits)
+    told = {
+        pair.path: (
+            pair.before.kind.value if pair.before else None,
+            pair.after.kind.value if pair.after else None,
+        )
+        for pair in found.pairs
+    }
+    assert told == {
+        b"/etc/added": (None, "file"),
+        b"/etc/chmodded": ("file", "file"),
+        b"/etc/edited": ("file", "file"),
+        b"/etc/gone": ("directory", None),
+        b"/etc/gone/file": ("file", None),
+        b"/etc/new": (None, "directory"),
+        b"/etc/new/link": (None, "link"),
+        b"/etc/shadow": ("file", "file"),
+        b"/etc/site.crt": (None, "file"),
+        b"/etc/site.pem": (None, "file"),
+    }
+    pairs = {pair.path: pair for pair in found.pairs}
+    assert pairs[b"/etc/edited"].before_content.data == b"before\n"
+    assert pairs[b"/etc/edited"].after_content.data == b"after, longer\n"
+    assert pairs[b"/etc/chmodded"].before_content.sha256 == pairs[b"/etc/chmodded"].after_content.sha256
+
+
+async def test_secrets_stay_in_the_worker_and_declare_themselves(reader, points, limits):
+    pairs = {pair.path: pair for pair in (await reader.compare(*points, contents=limits)).pairs}
+    key = pairs[b"/etc/site.pem"].after_content
+    assert (key.data, key.withheld, key.facts) == (
+        None,
+        "private key",
+        {"private_key": "yes", "key": "rsa 2048"},
+    )
+    shadow = pairs[b"/etc/shadow"]
+    assert (shadow.before_content.data, shadow.after_content.data) == (None, None)
+    facts = pairs[b"/etc/site.crt"].after_content.facts
+    assert (facts["subject"], facts["names"], facts["self_signed"]) == ("CN=web-01", "DNS:web-01", "yes")
+
+
+async def test_password_fields_come_masked_and_still_tell_a_change(reader, points):
+    found = await reader.compare(*points, contents=ContentLimits(whole=(b"/etc/shadow",)))
+    before, after = (
+        {line.partition(b":")[0]: line.partition(b":")[2] for line in side.whole[b"/etc/shadow"].splitlines()}
+        for side in (found.before, found.after)
+    )
+    assert b"$y$" not in before[b"root"] + after[b"root"]
+    assert before[b"root"].startswith(b"set:")
+    assert before[b"root"] != after[b"root"]
+    assert before[b"sync"] == after[b"sync"] == b"locked:1:0"
+    assert (before[b"new"], after[b"new"]) == (b"locked:1:0", b"none:1:0")
+
+
+async def test_an_empty_layer_changes_nothing(lab, reader, points, limits):
+    top = lab.folder / "empty.qcow2"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-b", points[1][-1], "-F", "qcow2", top], check=True
+    )
+    assert (await reader.compare(points[1], [*points[1], top], contents=limits)).pairs == ()
+
+
+async def test_a_file_written_behind_the_file_system_s_back_is_found(lab, reader, tree, limits):
+    before = lab.format(tree)
+    at = before.read_bytes().index(b"unchanged 42\n")
+    after = lab.patch(before, {at: b"UNCHANGED 42\n"})
+    base = lab.qcow2(before)
+    found = await reader.compare([base], [base, lab.overlay(base, before, after)], contents=limits)
+    assert [pair.path for pair in found.pairs] == [b"/etc/keep/42"]
+    assert found.pairs[0].after_content.data == b"UNCHANGED 42\n"
+
+
+async def test_branches_of_one_point_are_compared(lab, reader, tree, limits):
+    base_raw = lab.format(tree)
+    base = lab.qcow2(base_raw)
+    one = lab.overlay(base, base_raw, lab.edit(base_raw, "rm /etc/keep/1"))
+    other = lab.overlay(base, base_raw, lab.edit(base_raw, "rm /etc/keep/2"))
+    found = await reader.compare([base, one], [base, other], contents=limits)
+    assert [(pair.path, pair.before is None) for pair in found.pairs] == [
+        (b"/etc/keep/1", True),
+        (b"/etc/keep/2", False),
+    ]
+
+
+async def test_disks_that_share_nothing_are_refused(lab, reader, tree, limits):
+    raw = lab.format(tree)
+    with pytest.raises(DiskUnreadable, match="share no layer"):
+        await reader.compare([lab.qcow2(raw)], [lab.qcow2(raw)], contents=limits)
+
+
+async def test_content_over_the_limits_is_withheld_and_said_so(reader, points):
+    found = await reader.compare(*points, contents=ContentLimits(file_bytes=10))
+    edited = next(pair for pair in found.pairs if pair.path == b"/etc/edited")
+    assert edited.before_content.data == b"before\n"
+    assert (edited.after_content.data, edited.after_content.withheld) == (None, "over 10 bytes")
+    assert edited.after_content.sha256

@@ -1,0 +1,182 @@
+"""Every name, attribute and byte of strange file systems, against debugfs and the tree they came from."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from backend.disks import DiskReader
+from backend.errors import DiskUnreadable
+
+FEATURES = {
+    "default": (),
+    "small blocks": ("-b", "1024"),
+    "2k blocks, small groups": ("-b", "2048", "-g", "1024"),
+    "block maps": ("-O", "^extents,^64bit,^metadata_csum"),
+    "block maps, small blocks": ("-b", "1024", "-O", "^extents,^64bit,^metadata_csum,^flex_bg"),
+    "inline data": ("-O", "inline_data"),
+    "old inodes": ("-I", "128", "-O", "^metadata_csum"),
+    "wide inodes": ("-I", "1024", "-O", "inline_data"),
+    "meta groups": ("-b", "1024", "-O", "meta_bg,^resize_inode"),
+    "two backups": ("-O", "sparse_super2"),
+    "no journal": ("-O", "^has_journal"),
+    "attribute inodes": ("-O", "ea_inode"),
+    "big clusters": ("-O", "bigalloc", "-C", "16384"),
+    "no file types": ("-O", "^filetype,^dir_index"),
+}
+
+
+@pytest.fixture(params=FEATURES.values(), ids=FEATURES.keys())
+def image(request, lab, strange_tree) -> Path:
+    return lab.format(strange_tree, *request.param)
+
+
+async def test_every_name_is_as_debugfs_and_the_tree_say(lab, reader, strange_tree, image):
+    entries = {entry.path: entry for entry in (await reader.manifest([image])).entries if entry.path != b"/"}
+    _same_as_debugfs(entries, lab.second_opinion(image))
+    files = [path for path, entry in entries.items() if entry.kind == "file" and 0 < entry.size < 1 << 30]
+    contents = await reader.read([image], files, 32 << 20)
+    for path, entry in entries.items():
+        if not path.startswith((b"/lost+found", b"/many")):
+            _same_as_source(entry, Path(os.fsdecode(os.fsencode(strange_tree) + path)), contents.get(path))
+    assert entries[b"/deep/hard link"].inode == entries[b"/tiny"].inode
+    assert entries[b"/hole"].size == 3 << 30
+
+
+def _same_as_debugfs(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    assert len(ours) > 3_000
+    for path, seen in theirs.items():
+        mine = ours[path]
+        assert (mine.inode, mine.mode, mine.uid, mine.gid) == (
+            seen.inode,
+            seen.mode & 0o7777,
+            seen.uid,
+            seen.gid,
+        )
+        assert stat.S_ISDIR(seen.mode) or mine.size == seen.size, path
+
+
+def _same_as_source(entry, source, content):
+    if entry.target is not None:
+        assert entry.target == os.fsencode(source.readlink())
+    if content is not None:
+        assert content == source.read_bytes(), entry.path
+    attributes = {
+        name.encode(): os.getxattr(source, name, follow_symlinks=False)
+        for name in os.listxattr(source, follow_symlinks=False)
+    }
+    assert dict(entry.xattrs) == attributes, entry.path
+    if entry.kind in ("file", "directory"):  # mkfs gives other kinds the time of the making, and no fractions
+        assert entry.mtime_ns // 10**9 == source.lstat().st_mtime_ns // 10**9, entry.path
+
+
+@pytest.mark.parametrize(
+    ("seconds", "extra", "ns"),
+    [
+        ("0xee6b2800", (123_456_789 << 2) | 1, 4_000_000_000_123_456_789),
+        ("0xffffffff", 5 << 2, -1_000_000_000 + 5),
+        ("0x7fffffff", 3 | 999_999_999 << 2, (0x7FFF_FFFF + (3 << 32)) * 10**9 + 999_999_999),
+    ],
+)
+async def test_times_from_1901_to_2446_to_the_nanosecond(lab, reader, tmp_path, seconds, extra, ns):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/file").touch()
+    image = lab.edit(
+        lab.format(tmp_path / "one"),
+        f"set_inode_field /file mtime @{seconds}",
+        f"set_inode_field /file mtime_extra {extra:#x}",
+    )
+    entries = {entry.path: entry for entry in (await reader.manifest([image])).entries}
+    assert entries[b"/file"].mtime_ns == ns
+
+
+async def test_capabilities_access_lists_devices_and_owners(lab, reader, tmp_path):
+    tree = tmp_path / "few"
+    tree.mkdir()
+    (tree / "ping").write_bytes(b"elf")
+    capability = bytes.fromhex("0100000200200000000000000000000000000000")
+    (tmp_path / "capability").write_bytes(capability)
+    image = lab.edit(
+        lab.format(tree),
+        f"ea_set -f {tmp_path / 'capability'} /ping security.capability",
+        "ea_set /ping trusted.note hello",
+        "set_inode_field /ping uid 70000",
+        "set_inode_field /ping gid 4000000000",
+        "mknod disk b 253 17",
+        "mknod null c 1 3",
+        "link /ping /alias",
+    )
+    entries = {entry.path: entry for entry in (await reader.manifest([image])).entries}
+    attributes = dict(entries[b"/ping"].xattrs)
+    assert attributes == {b"security.capability": capability, b"trusted.note": b"hello"}
+    assert dict(entries[b"/alias"].xattrs) == attributes
+    assert (entries[b"/ping"].uid, entries[b"/ping"].gid) == (70000, 4_000_000_000)
+    assert (entries[b"/disk"].rdev, entries[b"/null"].rdev) == ((253, 17), (1, 3))
+    assert entries[b"/null"].kind == "character device"
+
+
+async def test_a_manifest_keeps_its_digest_through_the_store_and_tells_a_change(lab, reader, strange_tree):
+    image = lab.format(strange_tree)
+    manifest = await reader.manifest([image])
+    kept = type(manifest).load(manifest.dump())
+    assert (kept.digest, kept.entries) == (manifest.digest, manifest.entries)
+    changed = await reader.manifest([lab.edit(image, "set_inode_field /tiny mode 0100644")])
+    assert changed.digest != manifest.digest
+
+
+async def test_a_tree_that_loops_is_refused(lab, reader, tmp_path):
+    tree = tmp_path / "loop"
+    (tree / "a/b").mkdir(parents=True)
+    image = lab.edit(lab.format(tree), "link /a /a/b/again")
+    with pytest.raises(DiskUnreadable, match="reached twice"):
+        await reader.manifest([image])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("feature_incompat", "0x1246", "data in directory entries"),
+        ("feature_incompat", "0x80000242", "unknown features"),
+        ("blocks_count", "99999999", "do not fit"),
+        ("inodes_per_group", "0", "groups of"),
+        ("inode_size", "100", "inodes of 100 bytes"),
+        ("log_block_size", "9", "blocks of"),
+    ],
+)
+async def test_a_superblock_that_is_not_understood_is_refused_with_words(lab, reader, field, value, words):
+    image = lab.edit(lab.format(None, "-O", "^metadata_csum"), f"set_super_value {field} {value}")
+    with pytest.raises(DiskUnreadable, match=words):
+        await reader.manifest([image])
+
+
+@pytest.mark.parametrize(("flag", "words"), [(0x800, "encrypted"), (0x4000_0000, "case-folded")])
+async def test_directories_that_cannot_be_read_exactly_are_refused(lab, reader, tmp_path, flag, words):
+    tree = tmp_path / "odd"
+    (tree / "folder").mkdir(parents=True)
+    image = lab.edit(lab.format(tree), f"set_inode_field /folder flags {flag | 0x80000:#x}")
+    with pytest.raises(DiskUnreadable, match=words):
+        await reader.manifest([image])
+
+
+async def test_a_file_system_of_another_kind_is_refused_with_a_remedy(lab, reader):
+    image = lab.folder / "nothing.raw"
+    image.write_bytes(bytes(1 << 20))
+    with pytest.raises(DiskUnreadable, match="neither") as refused:
+        await reader.manifest([image])
+    assert "ext4" in refused.value.remedy
+
+
+async def test_reading_stops_at_its_time_limit(lab, strange_tree):
+    image = lab.format(strange_tree)
+    with pytest.raises(DiskUnreadable, match="longer than"):
+        await DiskReader(timeout_s=0.001).manifest([image])
+
+
+async def test_reading_stops_at_its_memory_limit(lab, strange_tree):
+    image = lab.format(strange_tree)
+    with pytest.raises(DiskUnreadable):
+        await DiskReader(memory_mb=24).manifest([image])
