@@ -48,7 +48,7 @@ def parse_accounts(passwd: bytes | None, group: bytes | None, shadow: bytes | No
         if uid.isdigit():
             found.user_names.setdefault(int(uid), name)
         masked = passwords.get(name, "locked") if field_two == "x" else ("set" if field_two else "none")
-        state, _, token = masked.partition(":")
+        state, _, token = masked.partition("~")
         found.tokens[name] = token
         found.users[name] = {
             "uid": uid,

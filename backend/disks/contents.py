@@ -149,7 +149,7 @@ def fingerprints(
 
 
 class ShadowMask:
-    """Password fields as ``none``, ``locked`` or ``set:TOKEN``; tokens are equal only for equal fields of one
+    """Password fields as ``none``, ``locked`` or ``set~TOKEN``; tokens are equal only for equal fields of one
     comparison, and useless outside it."""
 
     def __init__(self) -> None:
@@ -170,4 +170,4 @@ class ShadowMask:
             return b"none"
         if password[:1] in (b"!", b"*"):
             return b"locked"
-        return b"set:" + hashlib.blake2b(password, key=self._key, digest_size=12).hexdigest().encode()
+        return b"set~" + hashlib.blake2b(password, key=self._key, digest_size=12).hexdigest().encode()

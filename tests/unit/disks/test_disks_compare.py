@@ -100,7 +100,7 @@ async def test_password_fields_come_masked_and_still_tell_a_change(reader, point
         for side in (found.before, found.after)
     )
     assert b"$y$" not in before[b"root"] + after[b"root"]
-    assert before[b"root"].startswith(b"set:")
+    assert before[b"root"].startswith(b"set~")
     assert before[b"root"] != after[b"root"]
     assert before[b"sync"] == after[b"sync"] == b"locked:1:0"
     assert (before[b"new"], after[b"new"]) == (b"locked:1:0", b"none:1:0")

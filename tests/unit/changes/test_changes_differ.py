@@ -1,0 +1,217 @@
+"""A whole diff, from image layers to nouns: owners, secrets, noise, commands."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from backend.changes import BlobStore, Differ, NoiseProfile, residual
+from backend.disks import DiskReader
+from backend.models import Changes, Command
+
+TIMEOUT_S = 60
+FOLDERS = (
+    "etc/nginx/sites-enabled", "etc/systemd/system/multi-user.target.wants",
+    "etc/systemd/system/timers.target.wants", "usr/lib/systemd/system", "usr/sbin", "var/lib/dpkg/info",
+    "var/lib/apt", "var/lib/nginx", "var/log", "srv", "root",
+)  # fmt: skip
+STANZA = """Package: nginx
+Status: install ok installed
+Architecture: amd64
+Version: 1.22
+Conffiles:
+ /etc/nginx/nginx.conf {conf}
+ /etc/nginx/mime.types {mime}
+
+"""
+
+
+def md5(text: str) -> str:
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture
+def installed() -> dict[str, str]:
+    """What installing a server and working with it leaves: path → content."""
+    binary, unit, mime = "#!nginx", "[Service]\nExecStart=nginx\n", "types {}\n"
+    owned = (
+        "/. /etc /etc/nginx /etc/nginx/nginx.conf /etc/nginx/mime.types /etc/nginx/sites-enabled /usr/sbin/nginx "
+        "/lib/systemd/system/nginx.service /var/lib/nginx /usr/sbin/forged"
+    ).split()
+    return {
+        "etc/nginx/nginx.conf": "edited by the agent\n",
+        "etc/nginx/mime.types": mime,
+        "usr/sbin/nginx": binary,
+        "usr/sbin/forged": "not what the package ships",
+        "usr/lib/systemd/system/nginx.service": unit,
+        "etc/systemd/system/x.timer": "[Timer]\n",
+        "var/lib/nginx/body": "state",
+        "var/log/nginx.log": "GET /\n",
+        "var/lib/dpkg/info/nginx.list": "\n".join(owned) + "\n",
+        "var/lib/dpkg/info/nginx.md5sums": f"{md5(binary)}  usr/sbin/nginx\n"
+        f"{md5(unit)}  lib/systemd/system/nginx.service\n"
+        f"{md5('original')}  usr/sbin/forged\n",
+        "var/lib/dpkg/info/nginx.postinst": "adduser --system nginx\n",
+        "var/lib/dpkg/status": STANZA.format(conf=md5("as shipped"), mime=md5(mime)),
+        "etc/passwd": "root:x:0:0::/root:/bin/sh\nnginx:x:101:101::/:/bin/false\n"
+        "deploy:x:999:999::/srv:/bin/sh\n",
+        "etc/group": "root:x:0:\nnginx:x:101:\ndeploy:x:999:\n",
+        "etc/shadow": "root:*:1\nnginx:!:1\ndeploy:$y$hash:1\n",
+        "srv/page {{ x }} ü.html": "<h1>{{ hello }}</h1>\n",
+        "srv/.netrc": "machine x password geheim\n",
+    }
+
+
+class Work:
+    """Two points of a sandbox as raw images, and their diff."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.blobs = BlobStore(folder / "blobs")
+
+    def image(self, name: str, files: dict[str, str | bytes], links: dict[str, str]) -> Path:
+        root, image = self.folder / f"{name}.tree", self.folder / f"{name}.raw"
+        for inner in FOLDERS:
+            (root / inner).mkdir(parents=True)
+        for path, content in files.items():
+            (root / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+        for path, target in links.items():
+            (root / path).symlink_to(target)
+        (root / "lib").symlink_to("usr/lib")
+        with image.open("wb") as file:
+            file.truncate(32 << 20)
+        # The same identity and layout, so that the two images can be one disk at two points.
+        subprocess.run(
+            ["mkfs.ext4", "-q", "-F", "-U", "11111111-2222-3333-4444-555555555555", "-d", root, image],
+            check=True, timeout=TIMEOUT_S,
+        )  # fmt: skip
+        return image
+
+    def layers(self, before: Path, after: Path) -> tuple[list[Path], list[Path]]:
+        base = self.folder / "base.raw"
+        base.write_bytes(bytes(before.stat().st_size))
+        tops = []
+        for raw in (before, after):
+            top = raw.with_suffix(".qcow2")
+            subprocess.run(
+                ["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", top],
+                check=True,
+                timeout=TIMEOUT_S,
+            )
+            subprocess.run(
+                ["qemu-io", "-f", "qcow2", "-c", f"write -q -s {raw} 0 {raw.stat().st_size}", top],
+                check=True, capture_output=True, timeout=TIMEOUT_S,
+            )  # fmt: skip
+            tops.append([base, top])
+        return tops[0], tops[1]
+
+    async def diff(
+        self, before: Sequence[Path], after: Sequence[Path], commands: Sequence[Command] = ()
+    ) -> Changes:
+        differ = Differ(DiskReader(), self.blobs, b"k" * 32, NoiseProfile.default())
+        return await differ.diff("SBX-1", "pre", "post", before, after, quiesced=True, commands=commands)
+
+
+@pytest.fixture
+def work(tmp_path) -> Work:
+    return Work(tmp_path)
+
+
+@pytest.fixture
+def points(work, installed):
+    before = work.image(
+        "before",
+        {"etc/passwd": "root:x:0:0::/root:/bin/sh\n", "etc/group": "root:x:0:\n", "etc/shadow": "root:*:1\n"},
+        {},
+    )
+    after = work.image(
+        "after",
+        {**installed, "srv/logo.png": b"\x89PNG\xff\0"},
+        {
+            "etc/systemd/system/multi-user.target.wants/nginx.service": "/lib/systemd/system/nginx.service",
+            "etc/systemd/system/timers.target.wants/x.timer": "/etc/systemd/system/x.timer",
+        },
+    )
+    return work.layers(before, after)
+
+
+async def test_each_change_is_told_with_its_owner(work, points):
+    changes = await work.diff(*points)
+    owners = {change.path: change.package for change in changes.shown()}
+    assert owners == {
+        "/etc/nginx/mime.types": "nginx",
+        "/etc/nginx/nginx.conf": "",
+        "/etc/systemd/system/multi-user.target.wants/nginx.service": "nginx",
+        "/etc/systemd/system/timers.target.wants/x.timer": "",
+        "/etc/systemd/system/x.timer": "",
+        "/srv/.netrc": "",
+        "/srv/logo.png": "",
+        "/srv/page {{ x }} ü.html": "",
+        "/usr/lib/systemd/system/nginx.service": "nginx",
+        "/usr/sbin/forged": "",
+        "/usr/sbin/nginx": "nginx",
+    }
+    assert changes.hidden["service state"] == 1
+    assert changes.hidden["logs"] == 1
+    assert any("/usr/sbin/forged: a file of nginx" in note for note in changes.notes)
+    assert any("/etc/nginx/nginx.conf: a configuration file of nginx" in note for note in changes.notes)
+
+
+async def test_packages_units_and_accounts_are_told(work, points):
+    changes = await work.diff(*points)
+    assert [(one.name, one.after_version, one.wanted) for one in changes.packages] == [
+        ("nginx", "1.22", True)
+    ]
+    assert {unit.name: (unit.package, unit.after.enabled) for unit in changes.units} == {
+        "nginx.service": ("nginx", True),
+        "x.timer": ("", True),
+    }
+    assert {user.name: (user.package, user.after["password"]) for user in changes.users} == {
+        "deploy": ("", "set"),
+        "nginx": ("nginx", "locked"),
+    }
+    assert "$y$" not in changes.model_dump_json()
+
+
+async def test_text_is_kept_as_text_the_rest_as_blobs_and_secrets_not_at_all(work, points):
+    changes = await work.diff(*points)
+    found = {change.path: change.after for change in changes.files}
+    assert found["/srv/page {{ x }} ü.html"].text == "<h1>{{ hello }}</h1>\n"
+    logo = found["/srv/logo.png"]
+    assert (logo.text, logo.blob, work.blobs.get(logo.sha256)) == (None, True, b"\x89PNG\xff\0")
+    netrc = found["/srv/.netrc"]
+    assert (netrc.secret, netrc.text, netrc.blob) == ("credentials", None, False)
+    assert netrc.sha256 != hashlib.sha256(b"machine x password geheim\n").hexdigest()
+    assert "geheim" not in changes.model_dump_json()
+
+
+async def test_a_change_names_the_commands_that_were_running(work, points):
+    whole = await work.diff(*points)
+    made = next(change for change in whole.files if change.path == "/srv/logo.png").after.mtime
+    now = datetime.now(UTC)
+    commands = [
+        Command(
+            id="CMD-1",
+            sandbox_id="SBX-1",
+            command="install",
+            started_at=now - timedelta(hours=1),
+            ended_at=now,
+        ),
+        Command(id="CMD-2", sandbox_id="SBX-1", command="later", started_at=now + timedelta(hours=1)),
+    ]
+    changes = await work.diff(*points, commands=commands)
+    assert made
+    assert {tuple(change.commands) for change in changes.shown()} == {("CMD-1",)}
+
+
+async def test_a_diff_with_itself_is_empty_and_its_residual_too(work, points):
+    before, after = points
+    same = await work.diff(after, after)
+    assert (same.files, same.packages, same.hidden) == ([], [], {})
+    whole = await work.diff(before, after)
+    assert residual(whole, whole) == []

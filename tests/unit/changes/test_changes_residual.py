@@ -1,0 +1,149 @@
+"""The residual names what a playbook leaves out, what it adds, and what is made anew."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.changes import residual
+from backend.models import (
+    ChangeVerb,
+    FileKind,
+    GroupChange,
+    PackageChange,
+    UnitChange,
+    UnitState,
+    UserChange,
+)
+
+KEY = {"key": "rsa 2048", "private_key": "yes"}
+CERTIFICATE = {
+    "subject": "CN=web-01", "issuer": "CN=web-01", "names": "DNS:web-01", "key": "rsa 2048",
+    "self_signed": "yes", "certificates": "1", "not_before": "2026-01-01T00:00:00+00:00", "not_after": "2027-01-01T00:00:00+00:00",
+}  # fmt: skip
+
+
+@pytest.fixture
+def work(changes, change):
+    """A change of every noun."""
+    return changes(
+        files=[
+            change("/etc/app.conf"),
+            change("/etc/cron.d/job", mode=0o600),
+            change("/etc/old", ChangeVerb.REMOVED),
+            change("/etc/site.crt", certificate=CERTIFICATE, sha256="1" * 64),
+            change("/etc/site.key", secret="private key", certificate=KEY, mode=0o600, sha256="2" * 64),
+            change("/srv/link", kind=FileKind.LINK, target="/etc/app.conf", sha256=None),
+            change("/usr/bin/ping", ChangeVerb.METADATA, xattrs={"security.capability": "01"}),
+        ],
+        packages=[PackageChange(name="nginx", verb=ChangeVerb.ADDED, after_version="1.22", wanted=True)],
+        units=[
+            UnitChange(name="x.timer", verb=ChangeVerb.ADDED, after=UnitState(enabled=True, defined=True))
+        ],
+        users=[UserChange(name="deploy", verb=ChangeVerb.ADDED, after={"uid": "999", "password": "locked"})],
+        groups=[GroupChange(name="deploy", verb=ChangeVerb.ADDED, after={"gid": "999", "members": ""})],
+    )
+
+
+NOUNS = ("files", "packages", "units", "users", "groups")
+ANEW = {"/etc/site.crt", "/etc/site.key"}
+
+
+def names(rows, kind):
+    return {row.name for row in rows if row.kind == kind}
+
+
+def test_the_same_work_leaves_only_what_is_made_anew(work):
+    rows = residual(work, work)
+    assert {row.kind for row in rows} == {"regenerated"}
+    assert names(rows, "regenerated") == ANEW
+
+
+@pytest.mark.parametrize(
+    ("noun", "at"), [(noun, at) for noun in NOUNS for at in range(7 if noun == "files" else 1)]
+)
+def test_each_thing_left_out_is_missing_and_each_thing_added_is_extra(work, noun, at):
+    less = work.model_copy(deep=True)
+    gone = getattr(less, noun).pop(at)
+    name = getattr(gone, "path", None) or gone.name
+    rows = residual(work, less)
+    assert names(rows, "missing") == {name}
+    assert names(rows, "extra") == set()
+    assert next(row for row in rows if row.kind == "missing").noun == noun.removesuffix("s")
+    rows = residual(less, work)
+    assert names(rows, "extra") == {name}
+    assert names(rows, "missing") == set()
+
+
+@pytest.mark.parametrize(
+    ("at", "field", "value"),
+    [
+        (0, "sha256", "b" * 64),
+        (0, "mode", 0o600),
+        (0, "owner", "www-data"),
+        (0, "group", "www-data"),
+        (0, "sha256", None),
+        (5, "target", "/elsewhere"),
+        (6, "xattrs", {}),
+        (4, "mode", 0o644),
+        (4, "certificate", {"key": "rsa 1024", "private_key": "yes"}),
+        (3, "certificate", {**CERTIFICATE, "names": "DNS:other"}),
+        (3, "certificate", {**CERTIFICATE, "not_after": "2036-01-01T00:00:00+00:00"}),
+    ],
+)
+def test_a_difference_is_both_missing_and_extra(work, at, field, value):
+    other = work.model_copy(deep=True)
+    setattr(other.files[at].after, field, value)
+    rows = residual(work, other)
+    path = work.files[at].path
+    assert names(rows, "missing") == names(rows, "extra") == {path}
+    assert path not in names(rows, "regenerated")
+
+
+def test_what_is_made_anew_may_differ_in_content_and_dates(work):
+    other = work.model_copy(deep=True)
+    other.files[4].after.sha256 = "9" * 64
+    later = {"not_before": "2026-02-01T00:00:00+00:00", "not_after": "2027-02-01T00:00:00+00:00"}
+    other.files[3].after.certificate = {**CERTIFICATE, **later}
+    rows = residual(work, other)
+    assert {row.kind for row in rows} == {"regenerated"}
+    assert "subject CN=web-01" in next(row.sandbox for row in rows if row.name == "/etc/site.crt")
+
+
+def test_a_secret_that_is_no_key_is_compared_by_fingerprint_and_never_shown(work, change):
+    one, other = work.model_copy(deep=True), work.model_copy(deep=True)
+    one.files.append(change("/root/.netrc", secret="credentials", sha256="c" * 64))
+    other.files.append(change("/root/.netrc", secret="credentials", sha256="d" * 64))
+    row = next(row for row in residual(one, other) if row.kind == "missing")
+    assert row.name == "/root/.netrc"
+    assert "cccc" not in row.sandbox + row.rehearsal
+
+
+def test_numbers_of_owners_may_differ_when_their_names_are_the_same(work):
+    other = work.model_copy(deep=True)
+    for side, uid in ((work, 998), (other, 997)):
+        side.files[0].after.owner, side.files[0].after.uid = "deploy", uid
+    assert names(residual(work, other), "missing") == set()
+
+
+def test_noise_is_left_out_on_both_sides(work, change):
+    noisy = work.model_copy(deep=True)
+    noisy.files.append(change("/var/log/x").model_copy(update={"hidden": "logs"}))
+    assert residual(noisy, work) == residual(work, noisy) == residual(work, work)
+
+
+def test_another_version_of_a_package_is_one_row_and_not_one_per_file(work, change):
+    one, other = work.model_copy(deep=True), work.model_copy(deep=True)
+    other.packages[0].after_version = "1.24"
+    for side, digit in ((one, "5"), (other, "6")):
+        side.files.append(
+            change("/usr/sbin/nginx", sha256=digit * 64).model_copy(update={"package": "nginx"})
+        )
+    assert names(residual(one, other), "missing") == {"nginx"}
+
+
+def test_a_package_s_account_may_get_another_number(work):
+    other = work.model_copy(deep=True)
+    for side, uid in ((work, "101"), (other, "102")):
+        side.users[0].package = "nginx"
+        side.users[0].after["uid"] = uid
+    assert names(residual(work, other), "missing") == set()
