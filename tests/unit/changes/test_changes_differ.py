@@ -39,10 +39,10 @@ def md5(text: str) -> str:
 def installed() -> dict[str, str]:
     """What installing a server and working with it leaves: path → content."""
     binary, unit, mime = "#!nginx", "[Service]\nExecStart=nginx\n", "types {}\n"
-    owned = (
-        "/. /etc /etc/nginx /etc/nginx/nginx.conf /etc/nginx/mime.types /etc/nginx/sites-enabled /usr/sbin/nginx "
-        "/lib/systemd/system/nginx.service /var/lib/nginx /usr/sbin/forged"
-    ).split()
+    owned = [
+        "/.", "/etc", "/etc/nginx", "/etc/nginx/nginx.conf", "/etc/nginx/mime.types",
+        "/etc/nginx/sites-enabled", "/usr/sbin/nginx", "/lib/systemd/system/nginx.service", "/var/lib/nginx", "/usr/sbin/forged",
+    ]  # fmt: skip
     return {
         "etc/nginx/nginx.conf": "edited by the agent\n",
         "etc/nginx/mime.types": mime,

@@ -18,7 +18,8 @@ from backend.models import (
 KEY = {"key": "rsa 2048", "private_key": "yes"}
 CERTIFICATE = {
     "subject": "CN=web-01", "issuer": "CN=web-01", "names": "DNS:web-01", "key": "rsa 2048",
-    "self_signed": "yes", "certificates": "1", "not_before": "2026-01-01T00:00:00+00:00", "not_after": "2027-01-01T00:00:00+00:00",
+    "self_signed": "yes", "certificates": "1",
+    "not_before": "2026-01-01T00:00:00+00:00", "not_after": "2027-01-01T00:00:00+00:00",
 }  # fmt: skip
 
 
