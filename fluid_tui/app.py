@@ -55,8 +55,10 @@ class FluidApp(App[int], inherit_bindings=False):
 
     def on_mount(self) -> None:
         self.set_keymap(self._overrides)
-        self.push_screen(FleetScreen())
         self.run_worker(self.mirror.run(), name="mirror")
+
+    def get_default_screen(self) -> Screen[None]:
+        return FleetScreen()
 
     def _fleet_changed(self) -> None:
         for screen in self.screen_stack:

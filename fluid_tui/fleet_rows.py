@@ -27,7 +27,7 @@ NEED_COLUMNS = (
     Column("", 16),
     Column("", 0),
     Column("", 26, from_width=100),
-    Column("", 12, from_width=120),
+    Column("", 14, from_width=120),
     Column("", 9, right=True),
 )
 SANDBOX_COLUMNS = (

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
+from textual.content import Content
 from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
@@ -45,6 +46,10 @@ class FluidScreen(Screen[None]):
     PLACE: ClassVar[str] = ""
     FOOTER: ClassVar[Sequence[tuple[str, str]]] = ()
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (NARROW_BELOW, "-wide")]  # noqa: RUF012  Textual declares it so
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._titles: dict[tuple[Widget, str], str] = {}
 
     @property
     def fluid(self) -> FluidApp:
@@ -144,8 +149,8 @@ class FluidScreen(Screen[None]):
         self.app.push_screen(HelpScreen(self.PLACE))
 
     def titled(self, widget: Widget, title: str, subtitle: str = "") -> None:
-        """The words in a widget's border; never markup."""
-        from textual.content import Content
-
-        widget.border_title = Content(visible(title))
-        widget.border_subtitle = Content(visible(subtitle))
+        """The words in a widget's border; never markup. Equal words paint nothing."""
+        for name, words in (("border_title", title), ("border_subtitle", subtitle)):
+            if self._titles.get((widget, name)) != words:
+                self._titles[widget, name] = words
+                setattr(widget, name, Content(visible(words)))

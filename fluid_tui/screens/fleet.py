@@ -63,6 +63,7 @@ class FleetScreen(FluidScreen):
         self._sorting = Sorting.NEED
         self._chosen = ""
         self._settled = False
+        self._needs_height = 0
 
     def body(self) -> ComposeResult:
         yield LiveList(NEED_COLUMNS, id="needs", heading=False, empty="Nobody needs you.")
@@ -106,7 +107,9 @@ class FleetScreen(FluidScreen):
         at = now()
         rows = need_rows(mirror.fleet, at)
         needs.set_rows(rows)
-        needs.styles.height = min(max(1, len(rows)), NEED_ROWS_SHOWN) + 2
+        if (height := min(max(1, len(rows)), NEED_ROWS_SHOWN) + 2) != self._needs_height:
+            self._needs_height = height
+            needs.styles.height = height
         approvals, asks = waiting(mirror.fleet)
         needs.set_class(bool(approvals or asks), "-needed")
         sandboxes.empty = "No sandbox matches." if self._words else "No sandbox yet."

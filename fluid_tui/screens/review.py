@@ -121,7 +121,7 @@ class ReviewScreen(FluidScreen):
         view = self.query_one("#diff", DiffView)
         if view.document is not document:
             view.show(document)
-        self._titles(approval)
+        self._draw_titles(approval)
 
     def _evidence(self, approval: Approval) -> list[Line]:
         fleet = self.fluid.mirror.fleet
@@ -152,7 +152,7 @@ class ReviewScreen(FluidScreen):
             lines += [BLANK, line(said(f"✗ {self.data.problem}", Role.BAD))]
         return lines
 
-    def _titles(self, approval: Approval) -> None:
+    def _draw_titles(self, approval: Approval) -> None:
         right, current = self.query_one("#right"), self.query_one("#switch", ContentSwitcher).current
         words = next((tab.words for tab in TABS if tab.id == current), "")
         self.titled(right, words, self.data.how() if current == "diff" else "")
@@ -167,7 +167,7 @@ class ReviewScreen(FluidScreen):
         self.query_one("#tabs", TabBar).choose(id if narrow or id != "evidence" else self._current())
         self.query_one(f"#{id}").focus()
         if approval := self.approval:
-            self._titles(approval)
+            self._draw_titles(approval)
 
     def _current(self) -> str:
         return self.query_one("#switch", ContentSwitcher).current or "diff"

@@ -69,7 +69,7 @@ class DiffView(Painted):
         if row.whole is not None:
             return row.whole
         if not self._beside or row.alone:
-            return _one(row)
+            return _one(row, width)
         half = (width - 1) // 2
         return (
             *_side(row.left, half, Role.REMOVED),
@@ -111,11 +111,13 @@ def _side(side: Side | None, width: int, role: Role) -> Line:
     )
 
 
-def _one(row: DiffRow) -> Line:
+def _one(row: DiffRow, width: int) -> Line:
     side = row.left or row.right
     if side is None:
         return ()
     sign, role = (
         (" ", Role.TEXT) if not side.changed else ("-", Role.REMOVED) if row.left else ("+", Role.ADDED)
     )
-    return ((f"{side.number:>{NUMBER_WIDTH}} ", Role.NUMBER), (f"{sign} ", role), *side.text)
+    text = clip(side.text, width - NUMBER_WIDTH - 3)
+    pad = " " * (width - NUMBER_WIDTH - 3 - width_of(text))
+    return ((f"{side.number:>{NUMBER_WIDTH}} ", Role.NUMBER), (f"{sign} ", role), *text, (pad, role))

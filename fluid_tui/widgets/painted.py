@@ -15,6 +15,9 @@ from textual.strip import Strip
 from backend.text import Colour, Style
 from fluid_tui.paint import Line, Role, wrap
 
+LABEL_CELLS = 12
+"""A first run up to this length that ends in a space is a label."""
+
 
 class Painted(ScrollView, can_focus=True, inherit_bindings=False):
     """Lines of runs. ``set_lines`` compares with what is drawn: an equal line costs nothing."""
@@ -124,8 +127,10 @@ def _colour(colour: Colour) -> Color | None:
 
 
 def _indent_of(runs: Line) -> int:
-    """Wrapped lines hang under the text of the first, two cells deeper than its own indent."""
+    """Wrapped lines hang under the text after a label or a glyph, or two cells deeper than the first."""
     if not runs:
         return 0
     first = runs[0][0]
-    return min(len(first) - len(first.lstrip()) + 2, 8)
+    if first.endswith(" ") and len(first) <= LABEL_CELLS:
+        return len(first)
+    return min(len(first) - len(first.lstrip()) + 2, LABEL_CELLS)
