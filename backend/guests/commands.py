@@ -24,7 +24,8 @@ from backend.guests.connection import Guest, GuestConnections
 from backend.models import now
 
 OUTPUT_LIMIT_BYTES = 1024**2
-OPEN_TIMEOUT_S = 10.0  # an emulated guest opens a session in 0.15 s, in 5 s with 50 at once
+PROBE_AFTER_S = 2.0  # an emulated guest opens a session in 0.15 s, in 5 s with 50 at once
+OPEN_TIMEOUT_S = 20.0
 DRAIN_SILENCE_S = 0.5  # after the exit: a background child may hold the output open for ever
 DRAIN_MAX_S = 5.0
 TERM_GRACE_S = 1.5
@@ -138,8 +139,7 @@ class GuestCommands:
         while True:
             connection = await self._connections.connection(guest)
             try:
-                async with asyncio.timeout(OPEN_TIMEOUT_S):
-                    await connection.create_session(lambda: session, line.exec_line, encoding=None)
+                await self._create(guest, connection, session, line.exec_line)
                 return connection
             except asyncio.CancelledError:
                 self._end_later(connection, session)
@@ -155,6 +155,21 @@ class GuestCommands:
                     f"{guest.name} does not start a command: {why}",
                     remedy=f"look at it with `fluid sandboxes show {guest.name}`, start it or destroy it",
                 ) from error
+
+    async def _create(
+        self, guest: Guest, connection: asyncssh.SSHClientConnection, session: _Session, exec_line: str
+    ) -> None:
+        """Open the session. A slow guest gets 20 s; one whose kernel does not answer either is given up."""
+        loop = asyncio.get_running_loop()
+        opening = loop.create_task(connection.create_session(lambda: session, exec_line, encoding=None))
+        try:
+            async with asyncio.timeout(OPEN_TIMEOUT_S):
+                done, _ = await asyncio.wait([opening], timeout=PROBE_AFTER_S)
+                if not done and not await self._connections.answers(guest):
+                    raise TimeoutError
+                await opening
+        finally:
+            opening.cancel()
 
     def _end_later(self, connection: asyncssh.SSHClientConnection, session: _Session) -> asyncio.Task[None]:
         """End the command in a task of its own, which a caller that leaves does not take along."""

@@ -27,6 +27,7 @@ KEEPALIVE_COUNT = 4
 REDIAL_TIMEOUT_S = 3.0  # for a guest that was there: how long its port is tried
 HANDSHAKE_TIMEOUT_S = 20.0  # an emulated guest under load takes 9 s
 TCP_TIMEOUT_S = 0.5  # shorter than the kernel's own SYN retry of 1 s: a waking guest is met sooner
+PROBE_TIMEOUT_S = 2.0
 BACKOFF_FIRST_S = 0.02
 BACKOFF_MAX_S = 0.25
 CLOSE_TIMEOUT_S = 1.0
@@ -113,6 +114,14 @@ class GuestConnections:
         """Room for one more session; callers wait in a queue beyond :data:`SESSIONS_MAX`."""
         async with self._link(guest).slots:
             yield
+
+    async def answers(self, guest: Guest) -> bool:
+        """Whether the guest's kernel takes a connection: it does under any load, and not when it is gone."""
+        try:
+            (await _tcp(guest, PROBE_TIMEOUT_S)).close()
+        except OSError:
+            return False
+        return True
 
     async def sftp(self, guest: Guest) -> asyncssh.SFTPClient:
         """The file client of the kept connection, names as bytes; started once per dial."""

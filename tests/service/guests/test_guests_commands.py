@@ -36,6 +36,8 @@ EXACT = [
     ("echo 'two\nlines'", b"two\nlines\n"),
     ("printf %s ' ends with newline\n'", b" ends with newline\n"),
     ("echo $'\\x1b[31m'", b"\x1b[31m\n"),
+    ("echo $# $-", b"0 hBc\n"),
+    ("trap 'echo bye' EXIT; f() { return 0; }; f && exit 0", b"bye\n"),
 ]
 
 
@@ -49,6 +51,16 @@ async def test_a_command_reaches_bash_untouched(
         assert b"-x: command not found" in outcome.stderr
     else:
         assert (outcome.stdout, outcome.stderr, outcome.exit_code) == (expected, b"", 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("for", 2), ("echo )", 2), ("set -e; false; true", 1), ("no-such-program", 127)]
+)
+async def test_exit_codes_are_those_of_bash_c(
+    guest: Guest, commands: GuestCommands, command: str, code: int
+) -> None:
+    outcome = await commands.run(guest, command, timeout_s=LIMIT_S)
+    assert (outcome.exit_code, outcome.stdout) == (code, b"")
 
 
 async def test_a_long_command_full_of_quotes_arrives_whole(guest: Guest, commands: GuestCommands) -> None:

@@ -188,6 +188,7 @@ async def test_a_guest_that_falls_silent_is_told_in_time(
     commands: GuestCommands,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("backend.guests.commands.PROBE_AFTER_S", 0.5)
     monkeypatch.setattr("backend.guests.commands.OPEN_TIMEOUT_S", 1.0)
     guest = own_sshd.guest
     pid = own_sshd.process.pid
