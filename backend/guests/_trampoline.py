@@ -22,13 +22,14 @@ ROOT = "root"
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+# The shell reads passwd(5) by itself: two programs fewer to start than with getent(1) and env(1).
 _AS_USER = (
-    "p=$(getent passwd {user}) || {{ echo 'fluid: the guest has no user {user}' >&2; exit {no_start}; }}; "
-    "set -f; IFS=:; set -- $p; unset IFS; set +f; "
-    'exec setpriv --reuid="$3" --regid="$4" --init-groups '
-    'env -C {folder} HOME="$6" SHELL="$7" USER={user} LOGNAME={user} {variables} '
+    'while IFS=: read -r n _ u g _ h s && [ "$n" != {user} ]; do :; done </etc/passwd; '
+    "[ \"$n\" = {user} ] || {{ echo 'fluid: the guest has no user {user}' >&2; exit {no_start}; }}; "
+    'cd -- {folder} || exit {no_start}; export HOME="$h" SHELL="$s" USER={user} LOGNAME={user}; '
+    'exec setpriv --reuid="$u" --regid="$g" --init-groups '
 )
-_HOME = '"$6"'
+_HOME = '"$h"'
 
 
 @dataclass(frozen=True)
@@ -92,15 +93,14 @@ def _assemble(
     tell = f"printf '%s %s\\n' {token} $$ >&2; "
     variables = " ".join(shlex.quote(f"{name}={value}") for name, value in env.items())
     shell = f"bash -c -- {quoted}"
+    with_env = f"env {variables} {shell}" if variables else shell
     if user != ROOT:
         folder = shlex.quote(cwd) if cwd else _HOME
-        become = _AS_USER.format(user=user, no_start=NO_START, folder=folder, variables=variables)
-        return f"{tell}{become}{shell}"
+        become = _AS_USER.format(user=user, no_start=NO_START, folder=folder)
+        return f"{tell}{become}{with_env}"
     enter = f"cd -- {shlex.quote(cwd)} || exit {NO_START}; " if cwd else ""
-    if variables:
-        return f"{tell}{enter}exec env {variables} {shell}"
-    if not whole:
-        return f"{tell}{enter}exec {shell}"
+    if variables or not whole:
+        return f"{tell}{enter}exec {with_env}"
     return f'{tell}{enter}if [ -n "$BASH_VERSION" ]; then eval -- {quoted}; else exec {shell}; fi'
 
 

@@ -180,6 +180,8 @@ class GuestCommands:
 
     async def _end(self, connection: asyncssh.SSHClientConnection, session: _Session) -> None:
         """TERM, a moment to clean up, KILL; then the channel is closed whatever the guest says."""
+        if not session.opened:
+            return  # the guest never took the command
         try:
             async with asyncio.timeout(END_TIMEOUT_S):
                 process = await session.process_id()
