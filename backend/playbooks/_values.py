@@ -74,7 +74,8 @@ def _is_apt_line(value: object) -> bool:
     return is_line(value) and str(value).startswith(("deb ", "deb-src ")) and "trusted" not in str(value)
 
 
-def _is_link_target(value: object) -> bool:
+def is_link_target(value: object) -> bool:
+    """Any text that the target's own ``expanduser`` and ``expandvars`` leave alone."""
     return is_line(value) and bool(value) and "$" not in str(value) and not str(value).startswith("~")
 
 
@@ -108,7 +109,7 @@ def several(kind: Kind) -> Kind:
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 PATH = Kind("an absolute, normalised path without '$'", is_path)
 GUARD = Kind("an absolute, normalised path without '$', '*', '?' or '['", is_guard)
-LINK_TARGET = Kind("the target of a link, without '$'", _is_link_target)
+LINK_TARGET = Kind("the target of a link, without '$'", is_link_target)
 MODE = Kind('a quoted octal mode such as "0644"', _pattern(_MODE))
 OWNER = Kind("a user or group name, or a quoted number", _pattern(_OWNER))
 ID = Kind("a user or group number", _is_id)

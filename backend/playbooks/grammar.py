@@ -137,11 +137,11 @@ def _task(node: Node, index: int, scope: Scope) -> CheckedTask:
         raise refuse(f"line {node.line}: a task must be names and values", rule="P3")
     name = _check_name(node.pairs.get("name"), f"#{index + 1}")
     module, args_node = _the_module(node, name)
+    if module == "meta":
+        return _meta(node, args_node, name, index)
     loop = _loop(node.pairs.get("loop"), scope, name)
     register = _register(node.pairs.get("register"), scope, name)
     when = _conditions(node.pairs.get("when"), scope, name)
-    if module == "meta":
-        return _meta(node, args_node, name, index)
     args = arguments(module, args_node, scope, loop, name)
     probe = module == "command" and is_probe(args)
     if module == "command":

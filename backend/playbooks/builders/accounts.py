@@ -84,11 +84,7 @@ def _new(context: Context, user: UserChange) -> dict[str, object]:
     args |= {key: after[key] for key in ("home", "shell", "comment") if after.get(key)}
     if number < FIRST_REGULAR_ID:
         args["system"] = True
-    wire = wire_path(home.encode("utf-8", "surrogateescape"))
-    made = context.by_path.get(wire)
-    args["create_home"] = made is not None and made.verb is ChangeVerb.ADDED and made.after is not None
-    if args["create_home"]:
-        _claim_skeleton(context, wire)
+    args["create_home"] = _claim_skeleton(context, wire_path(home.encode("utf-8", "surrogateescape")))
     return args
 
 
@@ -98,12 +94,18 @@ def _group_name(context: Context, user: UserChange) -> str:
     return names[0] if names else number
 
 
-def _claim_skeleton(context: Context, home: str) -> None:
-    """`useradd -m` copies these from /etc/skel, here and there; unless a command names one."""
-    for name in _SKELETON:
-        change = context.by_path.get(f"{home}/{name}")
-        if change is not None and not context.commands_about(name):
+def _claim_skeleton(context: Context, home: str) -> bool:
+    """True when `useradd -m` made the home: it copied /etc/skel, here as there. A file of it that a command
+    names is the agent's own work and stays."""
+    copied = [
+        change
+        for name in _SKELETON
+        if (change := context.by_path.get(f"{home}/{name}")) is not None and change.verb is ChangeVerb.ADDED
+    ]
+    for change in copied:
+        if not context.commands_about(change.path.rpartition("/")[2]):
             context.claimed.add(change.path)
+    return bool(copied)
 
 
 def _modified(user: UserChange) -> dict[str, object]:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from backend.models import Changes, ChangeVerb, Command, FileChange, FileState, guest_path
 from backend.playbooks._scope import Reference
 from backend.playbooks._shell import SimpleCommand, simple_commands
-from backend.playbooks._values import is_path
+from backend.playbooks._values import is_link_target, is_path
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
@@ -134,6 +134,15 @@ class Context:
         """The name of a handler, made on its first use."""
         self.handlers.setdefault(called, Task(Phase.UNITS, called, "systemd_service", args))
         return called
+
+
+def link_target(state: FileState) -> str | None:
+    """Where a link points, as text; None for a name that Ansible would change or cannot say."""
+    try:
+        target = guest_path(state.target or "").decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return target if is_link_target(target) else None
 
 
 def mode_of(state: FileState) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 from dataclasses import replace
 from itertools import groupby
 
 from backend.models import ChangeVerb, FileChange, FileKind, FileState
-from backend.playbooks.builders.context import Context, Phase, Task, gone, owned, title
+from backend.playbooks.builders.context import Context, Phase, Task, gone, link_target, owned, title
 from backend.playbooks.builders.packages import INSTALLERS
 from backend.playbooks.builders.services import notified
 from backend.playbooks.builders.units import unit_handlers
@@ -68,7 +69,7 @@ def _present(context: Context, change: FileChange, path: str) -> Task | None:
         args = {"path": path, "state": "directory", **owned(state)}
         return Task(Phase.DIRECTORIES, f"{words} {path}", "file", args)
     if state.kind is FileKind.LINK:
-        return _link(path, state)
+        return _link(context, change, path, state)
     if state.kind is not FileKind.FILE:
         context.note(f"{change.path}: a {state.kind.value} cannot be expressed")
         return None
@@ -77,8 +78,12 @@ def _present(context: Context, change: FileChange, path: str) -> Task | None:
     return _copy(context, change, path, state)
 
 
-def _link(path: str, state: FileState) -> Task:
-    args: dict[str, object] = {"src": state.target or "", "path": path, "state": "link", "force": True}
+def _link(context: Context, change: FileChange, path: str, state: FileState) -> Task | None:
+    target = link_target(state)
+    if target is None:
+        context.note(f"{change.path}: a link to a name that a playbook cannot express")
+        return None
+    args: dict[str, object] = {"src": target, "path": path, "state": "link", "force": True}
     if (state.uid, state.gid) != (0, 0):
         args |= {
             "owner": state.owner or str(state.uid),
@@ -90,11 +95,12 @@ def _link(path: str, state: FileState) -> Task:
 
 def _copy(context: Context, change: FileChange, path: str, state: FileState) -> Task | None:
     content = _content(context, state)
-    if content is None or state.sha256 is None:
+    if content is None:
         context.note(f"{change.path}: its content was not kept (over the limit, or withheld)")
         return None
-    context.contents[state.sha256] = content
-    args: dict[str, object] = {"src": f"files/{state.sha256}", "dest": path, **owned(state)}
+    sha256 = hashlib.sha256(content).hexdigest()
+    context.contents[sha256] = content
+    args: dict[str, object] = {"src": f"files/{sha256}", "dest": path, **owned(state)}
     if content.startswith(_VAULT):
         args["decrypt"] = False
     for prefix, command in _VALIDATE:

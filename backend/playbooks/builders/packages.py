@@ -7,13 +7,14 @@ from backend.playbooks.builders.context import Context, Phase, Task
 
 CACHE_S = 86_400
 INSTALLERS = ("apt-get", "apt", "aptitude")
-_SOURCE_FOLDERS = ("/etc/apt/sources.list",)
+_SOURCE_FOLDERS = ("/etc/apt/sources.list",)  # and what is below sources.list.d
 
 
 def packages(context: Context) -> list[Task]:
     """Tasks that install and remove packages, and remove what an agent removed of a fresh package."""
     added = [change for change in context.changes.packages if change.verb is ChangeVerb.ADDED]
-    tasks = _install(context, _asked_for(context, added))
+    named = [one for one in context.changes.packages if one.verb is ChangeVerb.METADATA and one.wanted]
+    tasks = _install(context, [*_asked_for(context, added), *named])
     tasks += _remove(context)
     for change in context.changes.packages:
         if change.verb is ChangeVerb.MODIFIED and change.wanted:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-from backend.models import FileChange, FileKind, UnitChange
+from backend.models import ChangeVerb, FileChange, FileKind, UnitChange
 from backend.playbooks.builders.context import Context, Phase, Task, gone, title
 from backend.playbooks.builders.services import UNIT_FOLDER
 
 _INSTALLED = re.compile(re.escape(UNIT_FOLDER) + r"[^/]+\.(wants|requires|upholds)/(?P<unit>[^/]+)")
+_WANTS_FOLDER = re.compile(re.escape(UNIT_FOLDER) + r"[^/]+\.(wants|requires|upholds)")
 _ALIAS = re.compile(re.escape(UNIT_FOLDER) + r"(?P<unit>[^/]+)")
 _ONESHOT = re.compile(r"^\s*Type\s*=\s*oneshot\s*$", re.MULTILINE)
 _STARTABLE = (".timer", ".socket", ".path", ".mount", ".automount", ".swap", ".target")
@@ -114,6 +115,8 @@ def _claim_links(context: Context) -> None:
     known = {unit.name: unit for unit in context.changes.units}
     for change in context.changes.files:
         state = change.after or change.before
+        if _WANTS_FOLDER.fullmatch(change.path) and change.verb is ChangeVerb.ADDED:
+            context.claimed.add(change.path)  # `systemctl enable` makes it
         if state is None or state.kind is not FileKind.LINK:
             continue
         found = _INSTALLED.fullmatch(change.path) or _ALIAS.fullmatch(change.path)

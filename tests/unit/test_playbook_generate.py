@@ -1,0 +1,508 @@
+"""Playbooks from a disk diff: the tasks a person would write, in the order that works, and honest notes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backend.errors import PlaybookRefused
+from backend.models import (
+    ChangeVerb,
+    Command,
+    FileKind,
+    GroupChange,
+    PackageChange,
+    UnitChange,
+    UnitState,
+    UserChange,
+    now,
+)
+from backend.playbooks import (
+    CheckedPlaybook,
+    CheckedTask,
+    Draft,
+    GuestFacts,
+    check,
+    digest,
+    export,
+    generate,
+    regenerated,
+)
+from tests.unit.playbooks_sample import STRANGE, Sample, web_server
+
+BIN = Path(sys.executable).parent
+ON = UnitState(enabled=True, defined=True)
+
+
+def drafted(sample: Sample, **facts: str) -> Draft:
+    return generate(sample.changes(), sample.commands, sample.blobs, name="a test", facts=GuestFacts(**facts))
+
+
+def checked(draft: Draft) -> CheckedPlaybook:
+    return check(draft.yaml.encode(), draft.files)
+
+
+def of(draft: Draft, module: str) -> list[CheckedTask]:
+    return [task for task in checked(draft).tasks if task.module == f"ansible.builtin.{module}"]
+
+
+def said(*lines: str) -> list[Command]:
+    return [
+        Command(id=f"CMD-{n}", sandbox_id="SBX-1", command=line, exit_code=0, started_at=now())
+        for n, line in enumerate(lines)
+    ]
+
+
+def sample_with(*lines: str, **parts: Any) -> Sample:
+    sample = Sample()
+    sample.commands = said(*lines)
+    sample.parts |= parts
+    return sample
+
+
+def user(**after: str) -> UserChange:
+    values = {"uid": "998", "gid": "998", "home": "/srv/u", "shell": "/bin/sh", "comment": "", "groups": ""}
+    return UserChange(name="u", verb=ChangeVerb.ADDED, after={**values, "password": "locked", **after})
+
+
+# --- the whole ---------------------------------------------------------------------------------------------
+
+
+def test_a_web_server_becomes_a_short_playbook_in_the_order_that_works() -> None:
+    draft = drafted(web_server())
+    names = [task.name for task in checked(draft).tasks]
+    assert names == [
+        "Install nginx-light and openssl",
+        "Remove /etc/nginx/sites-enabled/default",
+        "Create the group deploy",
+        "Create the user deploy",
+        "Create 3 directories",
+        "Write /etc/nginx/sites-available/site",
+        "Write /etc/sysctl.d/60-site.conf",
+        "Write /etc/systemd/system/rotate.service",
+        "Write /etc/systemd/system/rotate.timer",
+        "Write /srv/site/über lookup('pipe', 'id') page.html",
+        "Link /etc/nginx/sites-enabled/site",
+        "Make the key and certificate /etc/ssl/site/site.pem",
+        "Set owner and mode of /etc/ssl/site/site.key",
+        "Enable and start rotate.timer",
+    ]
+    assert [handler.name for handler in checked(draft).handlers] == [
+        "Reload nginx",
+        "Apply kernel settings",
+        "Reload systemd",
+        "Restart rotate.timer",
+    ]
+    assert draft.notes == []
+    assert [task.name for task in draft.tasks][: len(names)] == names
+
+
+def test_generation_is_deterministic() -> None:
+    first, second = drafted(web_server()), drafted(web_server())
+    assert first.yaml == second.yaml
+    assert digest(first.yaml, first.files) == digest(second.yaml, sorted(second.files))
+    assert digest(first.yaml + " ", first.files) != digest(first.yaml, first.files)
+    assert digest(first.yaml, {**first.files, "0" * 64: b""}) != digest(first.yaml, first.files)
+
+
+def test_each_task_names_the_command_it_comes_from() -> None:
+    text = drafted(web_server()).yaml
+    assert "    # $ ln -s ../sites-available/site /etc/nginx/sites-enabled/site\n    - name: Link" in text
+
+
+def test_a_command_cannot_break_out_of_its_comment() -> None:
+    sample = sample_with("touch /srv/a\n    - name: Evil\n\x1b[0m\u202e /srv/a")
+    sample.add("/srv/a", b"x")
+    draft = drafted(sample)
+    assert [task.name for task in checked(draft).tasks] == ["Write /srv/a"]
+    assert "\x1b" not in draft.yaml
+    assert "\u202e" not in draft.yaml
+
+
+def test_a_secret_in_a_command_stays_out_of_the_comment() -> None:
+    sample = sample_with("echo hunter2 | tee /srv/password.txt")
+    sample.add("/srv/password.txt", b"x")
+    assert "hunter2" not in drafted(sample).yaml
+
+
+def test_nothing_to_do_is_said() -> None:
+    with pytest.raises(PlaybookRefused):
+        drafted(Sample())
+
+
+# --- packages ----------------------------------------------------------------------------------------------
+
+
+def added(name: str, wanted: bool = True) -> PackageChange:
+    return PackageChange(name=name, verb=ChangeVerb.ADDED, after_version="1.0", wanted=wanted)
+
+
+def test_only_packages_asked_for_by_name_are_installed() -> None:
+    (task,) = of(drafted(sample_with(packages=[added("nginx"), added("libssl3", wanted=False)])), "apt")
+    assert task.args["name"] == ["nginx"]
+    assert task.args["cache_valid_time"] == 86400
+
+
+def test_recommended_packages_follow_the_agents_choice() -> None:
+    sample = sample_with(
+        "apt-get install -y nginx",
+        "apt-get install -y --no-install-recommends curl",
+        packages=[added("curl"), added("nginx")],
+    )
+    full, lean = of(drafted(sample), "apt")
+    assert (full.args["name"], "install_recommends" in full.args) == (["nginx"], False)
+    assert (lean.args["name"], lean.args["install_recommends"]) == (["curl"], False)
+
+
+def test_a_new_package_source_comes_first_and_is_read_anew() -> None:
+    sample = sample_with(packages=[added("nginx")])
+    sample.add("/etc/apt/sources.list.d/x.sources", b"Types: deb\n")
+    tasks = checked(drafted(sample)).tasks
+    assert [task.module.rpartition(".")[2] for task in tasks] == ["copy", "apt"]
+    assert "cache_valid_time" not in tasks[1].args
+
+
+def test_removed_packages_are_removed_and_their_files_need_no_task() -> None:
+    sample = sample_with(packages=[PackageChange(name="nano", verb=ChangeVerb.REMOVED, before_version="1")])
+    sample.add("/usr/bin/nano", b"x", verb=ChangeVerb.REMOVED, package="nano")
+    (task,) = checked(drafted(sample)).tasks
+    assert task.args == {"name": ["nano"], "state": "absent"}
+
+
+def test_a_default_that_a_fresh_package_brings_and_the_agent_removed_is_removed() -> None:
+    sample = sample_with(
+        "a2dissite 000-default && rm -rf /tmp/x /etc/apache2/conf-enabled/y.conf", packages=[added("apache2")]
+    )
+    removed = [task.args["path"] for task in of(drafted(sample), "file")]
+    assert removed == ["/etc/apache2/conf-enabled/y.conf", "/etc/apache2/sites-enabled/000-default.conf"]
+
+
+def test_an_upgrade_is_a_note() -> None:
+    change = PackageChange(
+        name="bash", verb=ChangeVerb.MODIFIED, before_version="1", after_version="2", wanted=True
+    )
+    sample = sample_with(packages=[change])
+    sample.add("/srv/a", b"x")
+    assert "upgraded from 1 to 2" in drafted(sample).notes[0]
+
+
+# --- accounts ----------------------------------------------------------------------------------------------
+
+
+def test_users_and_groups_get_the_same_numbers() -> None:
+    group = GroupChange(name="u", verb=ChangeVerb.ADDED, after={"gid": "998", "members": ""})
+    draft = drafted(sample_with(users=[user(groups="adm,sudo", comment="{{ x }}")], groups=[group]))
+    assert of(draft, "group")[0].args == {"name": "u", "gid": 998, "system": True, "state": "present"}
+    args = of(draft, "user")[0].args
+    assert (args["uid"], args["group"], args["groups"], args["append"]) == (998, "u", ["adm", "sudo"], True)
+    assert (args["comment"], args["create_home"]) == ("{{ x }}", False)
+
+
+def test_a_home_that_the_agent_made_by_hand_gets_no_skeleton() -> None:
+    sample = sample_with("useradd u; install -d /srv/u", users=[user()])
+    sample.add("/srv/u", kind=FileKind.DIRECTORY, mode=0o755)
+    assert of(drafted(sample), "user")[0].args["create_home"] is False
+    sample.add("/srv/u/.profile", b"from /etc/skel\n")
+    draft = drafted(sample)
+    assert of(draft, "user")[0].args["create_home"] is True
+    assert of(draft, "copy") == []
+
+
+def test_a_password_is_never_copied() -> None:
+    draft = drafted(sample_with(users=[user(password="set")]))
+    assert "password" not in of(draft, "user")[0].args
+    assert "its password is not copied" in draft.notes[0]
+
+
+def test_a_packages_own_account_comes_with_the_package() -> None:
+    own = user()
+    own.package = "nginx"
+    with pytest.raises(PlaybookRefused):
+        drafted(sample_with(users=[own]))
+
+
+def test_membership_is_added_or_set() -> None:
+    joined = UserChange(name="w", verb=ChangeVerb.MODIFIED, before={"groups": "a"}, after={"groups": "a,b"})
+    assert of(drafted(sample_with(users=[joined])), "user")[0].args == {
+        "name": "w",
+        "groups": ["b"],
+        "append": True,
+    }
+    left = UserChange(name="w", verb=ChangeVerb.MODIFIED, before={"groups": "a,b"}, after={"groups": "a"})
+    assert of(drafted(sample_with(users=[left])), "user")[0].args == {
+        "name": "w",
+        "groups": ["a"],
+        "append": False,
+    }
+
+
+# --- files -------------------------------------------------------------------------------------------------
+
+
+def test_a_file_keeps_content_owner_group_and_mode() -> None:
+    sample = Sample()
+    sample.add("/srv/a", b"x", mode=0o4750, uid=33, owner="www-data", gid=4242, group="")
+    draft = drafted(sample)
+    (task,) = checked(draft).tasks
+    sha = hashlib.sha256(b"x").hexdigest()
+    assert task.args == {
+        "src": f"files/{sha}", "dest": "/srv/a", "owner": "www-data", "group": "4242", "mode": "4750",
+    }  # fmt: skip
+    assert draft.files == {sha: b"x"}
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [(b"/srv/\xff", "not UTF-8"), (b"/srv/$HOME", "expand or alter"), (b"/srv/a\nb", "expand or alter")],
+)
+def test_a_name_that_ansible_cannot_say_is_a_note(path: bytes, word: str) -> None:
+    sample = Sample()
+    sample.add("/srv/good", b"x")
+    sample.add(path, b"y")
+    draft = drafted(sample)
+    assert [task.name for task in draft.tasks] == ["Write /srv/good"]
+    assert word in draft.notes[0]
+
+
+def test_what_has_no_module_is_a_note() -> None:
+    sample = Sample()
+    sample.add("/srv/fifo", kind=FileKind.FIFO)
+    sample.add("/srv/cap", b"x", xattrs={"security.capability": "01"})
+    sample.add("/srv/huge", sha256="1" * 64, size=10**9)
+    notes = "\n".join(drafted(sample).notes)
+    assert "/srv/fifo: a fifo cannot be expressed" in notes
+    assert "/srv/cap: security.capability cannot be expressed" in notes
+    assert "/srv/huge: its content was not kept" in notes
+
+
+def test_a_packages_content_is_left_out_and_its_changed_configuration_is_not() -> None:
+    sample = sample_with(packages=[added("nginx")])
+    sample.add("/usr/sbin/nginx", b"x", package="nginx")
+    sample.add("/etc/nginx/nginx.conf", b"mine")
+    draft = drafted(sample)
+    assert [task.args["dest"] for task in of(draft, "copy")] == ["/etc/nginx/nginx.conf"]
+    assert of(draft, "copy")[0].notify == ("Reload nginx",)
+
+
+def test_removing_a_folder_is_one_task() -> None:
+    sample = Sample()
+    sample.add("/srv/old", kind=FileKind.DIRECTORY, verb=ChangeVerb.REMOVED)
+    sample.add("/srv/old/a", b"x", verb=ChangeVerb.REMOVED)
+    assert [task.args["path"] for task in checked(drafted(sample)).tasks] == ["/srv/old"]
+
+
+def test_a_restart_takes_the_place_of_a_reload() -> None:
+    sample = Sample()
+    sample.add("/etc/apache2/sites-available/a.conf", b"x")
+    sample.add(
+        "/etc/apache2/mods-enabled/ssl.load",
+        kind=FileKind.LINK,
+        mode=0o777,
+        target="../mods-available/ssl.load",
+    )
+    draft = drafted(sample)
+    assert [handler.args["state"] for handler in checked(draft).handlers] == ["restarted"]
+    assert {task.notify for task in checked(draft).tasks} == {("Restart apache2",)}
+
+
+def test_a_changed_sudoers_file_is_validated() -> None:
+    sample = Sample()
+    sample.add("/etc/sudoers.d/x", b"x ALL=(ALL) ALL\n", mode=0o440)
+    assert checked(drafted(sample)).tasks[0].args["validate"] == "/usr/sbin/visudo -cf %s"
+
+
+def test_a_file_that_looks_like_a_vault_is_copied_as_it_is() -> None:
+    sample = Sample()
+    sample.add("/srv/v", b"$ANSIBLE_VAULT;1.1;AES256\n00\n")
+    assert checked(drafted(sample)).tasks[0].args["decrypt"] is False
+
+
+# --- keys --------------------------------------------------------------------------------------------------
+
+
+def with_key(*lines: str) -> Sample:
+    sample = sample_with(*lines)
+    sample.add("/etc/k/a.key", mode=0o600, secret="private key", sha256="0" * 64)
+    return sample
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "openssl genrsa -out /etc/k/a.key 2048",
+        "mkdir -p /etc/k && cd /etc/k && openssl genrsa -out a.key 2048 2>/dev/null",
+        "set -e\nopenssl genpkey -algorithm ed25519 \\\n  -out /etc/k/a.key",
+        "ssh-keygen -q -t ed25519 -N '' -f /etc/k/a.key",
+    ],
+)
+def test_a_key_is_made_anew_by_the_agents_own_command(line: str) -> None:
+    draft = drafted(with_key(line))
+    (task,) = of(draft, "command")
+    assert (task.args["creates"], task.opaque) == ("/etc/k/a.key", True)
+    assert draft.regenerated == ["/etc/k/a.key"]
+    assert "/etc/k/a.key" in regenerated(checked(draft)) or "chdir" in task.args
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "openssl genrsa 2048 > /etc/k/a.key",
+        "openssl genrsa -out $DIR/a.key 2048",
+        "openssl genrsa -aes256 -passout pass:hunter2 -out /etc/k/a.key 2048",
+        "openssl genrsa -out a.key 2048",
+        "openssl req -new -x509 -config /tmp/c.cnf -keyout /etc/k/a.key -out /etc/k/a.crt",
+        "make-key /etc/k/a.key",
+    ],
+)
+def test_a_key_that_no_plain_command_made_is_a_note_and_never_copied(line: str) -> None:
+    sample = with_key(line)
+    sample.add("/srv/a", b"x")
+    draft = drafted(sample)
+    assert of(draft, "command") == []
+    assert [note for note in draft.notes if note.startswith("/etc/k/a.key: holds a secret")]
+    assert "hunter2" not in draft.yaml
+
+
+def test_a_failed_command_made_nothing() -> None:
+    sample = with_key("openssl genrsa -out /etc/k/a.key 2048")
+    sample.commands[0].exit_code = 1
+    sample.add("/srv/a", b"x")
+    assert of(drafted(sample), "command") == []
+
+
+def test_the_sandboxes_own_name_is_no_value_for_a_target() -> None:
+    sample = with_key(
+        "openssl req -x509 -nodes -keyout /etc/k/a.key -out /etc/k/a.crt -subj /CN=sbx-1 -extra sbx-1"
+    )
+    sample.add("/etc/k/a.crt", b"-----BEGIN CERTIFICATE-----\n")
+    draft = drafted(sample, hostname="sbx-1")
+    assert draft.variables == {"machine_hostname": "ansible_facts['hostname']"}
+    assert of(draft, "command")[0].args["argv"][-1] == "machine_hostname"  # type: ignore[index]
+    assert "names the sandbox itself (sbx-1)" in draft.notes[0]
+
+
+# --- units -------------------------------------------------------------------------------------------------
+
+
+def unit(name: str, before: UnitState | None = None, after: UnitState = ON, package: str = "") -> UnitChange:
+    verb = ChangeVerb.ADDED if before is None else ChangeVerb.MODIFIED
+    return UnitChange(name=name, verb=verb, before=before or UnitState(), after=after, package=package)
+
+
+def test_a_service_as_its_package_left_it_needs_no_task() -> None:
+    with pytest.raises(PlaybookRefused):
+        drafted(sample_with(units=[unit("nginx.service", package="nginx")]))
+
+
+def test_a_service_that_the_agent_switched_off_is_switched_off() -> None:
+    off = unit("nginx.service", after=UnitState(defined=True), package="nginx")
+    (task,) = checked(
+        drafted(sample_with("systemctl disable --now nginx; systemctl stop nginx", units=[off]))
+    ).tasks
+    assert task.args == {"name": "nginx.service", "enabled": False, "state": "stopped"}
+
+
+def test_a_masked_unit_is_masked_and_its_link_explained() -> None:
+    masked = unit("cron.service", before=ON, after=UnitState(defined=True, masked=True))
+    sample = sample_with("systemctl mask --now cron", units=[masked])
+    sample.add("/etc/systemd/system/cron.service", kind=FileKind.LINK, mode=0o777, target="/dev/null")
+    (task,) = checked(drafted(sample)).tasks
+    assert (task.args["masked"], task.args["state"]) == (True, "stopped")
+
+
+def test_a_oneshot_is_enabled_and_not_started() -> None:
+    sample = sample_with("systemctl enable once", units=[unit("once.service")])
+    sample.add("/etc/systemd/system/once.service", b"[Service]\nType=oneshot\n")
+    assert "state" not in of(drafted(sample), "systemd_service")[0].args
+
+
+def test_folders_and_links_that_enabling_makes_are_explained() -> None:
+    sample = sample_with("systemctl enable a.timer", units=[unit("a.timer")])
+    wants = "/etc/systemd/system/new.target.wants"
+    sample.add(wants, kind=FileKind.DIRECTORY, mode=0o755)
+    sample.add(f"{wants}/a.timer", kind=FileKind.LINK, mode=0o777, target="/etc/systemd/system/a.timer")
+    assert [task.name for task in checked(drafted(sample)).tasks] == ["Enable and start a.timer"]
+
+
+# --- against Ansible itself --------------------------------------------------------------------------------
+
+
+def ansible(*argv: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    env = {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "ANSIBLE_HOME": str(folder / "home"),
+        "HOME": str(folder),
+    }
+    return subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("playbook")
+    draft = drafted(web_server())
+    export(draft.yaml, draft.files, folder)
+    return folder
+
+
+def test_ansible_reads_what_was_generated(exported: Path) -> None:
+    done = ansible("ansible-playbook", "--syntax-check", "-i", "localhost,", "playbook.yml", folder=exported)
+    assert done.returncode == 0, done.stderr
+
+
+def test_it_is_clean_under_the_production_profile(exported: Path) -> None:
+    done = ansible(
+        "ansible-lint", "--offline", "--profile", "production", "--nocolor", "playbook.yml", folder=exported
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ansible_writes_a_strange_name_as_it_is(tmp_path: Path) -> None:
+    sample = Sample()
+    name = str(tmp_path) + STRANGE.removeprefix("/srv/site")
+    sample.add(name, b"{{ 7 * 7 }}\n", uid=os.geteuid(), gid=os.getegid(), owner="", group="")
+    draft = drafted(sample)
+    export(draft.yaml.replace("become: true", "become: false"), draft.files, tmp_path / "play")
+    done = ansible(
+        "ansible-playbook",
+        "-i",
+        "localhost,",
+        "-c",
+        "local",
+        "-e",
+        f"ansible_python_interpreter={sys.executable}",
+        "playbook.yml",
+        folder=tmp_path / "play",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Path(name).read_bytes() == b"{{ 7 * 7 }}\n"
+
+
+PATHS = st.text(st.characters(exclude_characters="/\x00", exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(PATHS, min_size=1, max_size=5, unique=True), st.text(max_size=60), st.text(max_size=30))
+def test_whatever_the_guest_holds_the_playbook_passes_the_grammar(
+    names: list[str], line: str, comment: str
+) -> None:
+    sample = sample_with(
+        line.replace("\x00", ""), users=[user(comment="".join(c for c in comment if c.isprintable()))]
+    )
+    for name in names:
+        if name not in (".", ".."):
+            sample.add(f"/srv/{name}", b"x")
+            sample.add(f"/opt/{name}", kind=FileKind.LINK, mode=0o777, target="x")
+    draft = drafted(sample)
+    told = {task.args["dest"] for task in of(draft, "copy")}
+    for name in names:
+        noted = any(note.startswith("/srv/") for note in draft.notes)
+        assert f"/srv/{name}" in told or noted or name in (".", "..")
