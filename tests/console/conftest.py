@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 from textual.strip import Strip
 
 from fluid_tui.app import FluidApp
-from tests.console.sample import FakeBackend
+from tests.console.fake_backend import FakeBackend
 
 WAIT_S = 8.0
 STEP_S = 0.02

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from fluid_tui.app import FluidApp
-from tests.console.sample import FakeBackend
+from tests.console.fake_backend import FakeBackend
 
 if __name__ == "__main__":
     FluidApp(FakeBackend(), read_only="--read-only" in sys.argv).run()

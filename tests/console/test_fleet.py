@@ -6,7 +6,8 @@ import pytest
 from textual.widgets import Input
 
 from backend.models import Phase
-from tests.console.sample import FakeBackend, fleet
+from tests.console.fake_backend import FakeBackend
+from tests.console.sample import fleet
 
 SIZES = [(80, 24), (160, 48)]
 

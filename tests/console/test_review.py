@@ -9,7 +9,8 @@ from textual.widgets import Input
 
 from backend.models import ApprovalState
 from fluid_tui.screens.confirm import ARMING_S
-from tests.console.sample import APPLY_RUN, APPROVAL_ID, DIGEST, FakeBackend
+from tests.console.fake_backend import FakeBackend
+from tests.console.sample import APPLY_RUN, APPROVAL_ID, DIGEST
 
 SIZES = [(80, 24), (160, 48)]
 

@@ -1,0 +1,222 @@
+"""A backend that answers from the sample and remembers what it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+from backend.errors import BackendDown, FluidError
+from backend.models import (
+    Approval,
+    ApprovalState,
+    Ask,
+    AskState,
+    Changes,
+    Command,
+    Decision,
+    Event,
+    FleetView,
+    Identity,
+    Playbook,
+    PlaybookTask,
+    Run,
+    RunEvent,
+    RunKind,
+    RunState,
+    Sandbox,
+    Snapshot,
+    TargetResult,
+    now,
+)
+from tests.console.sample import APPLY_RUN, APPROVAL_ID, HOSTILE, YAML, changes, fleet, runs
+
+
+class FakeBackend:
+    """Answers from the sample; ``asked`` holds every call that changes something."""
+
+    def __init__(self, view: FleetView | None = None) -> None:
+        self.at = now()
+        self.view = view or fleet(self.at)
+        self.asked: list[tuple[Any, ...]] = []
+        self.down = False
+        self.stream: asyncio.Queue[Event] = asyncio.Queue()
+        self.panes: dict[str, list[str]] = {
+            "%3": [
+                "root@nginx-tls:~# nginx -t",
+                "nginx: the configuration file /etc/nginx/nginx.conf syntax is \x1b[32mok\x1b[0m",
+                "root@nginx-tls:~# systemctl reload nginx",
+                HOSTILE,
+                "root@nginx-tls:~# ",
+            ],
+            "%4": ["root@pg-upgrade:~# pg_lsclusters", "13  main 5432 down", "15  main 5433 online"],
+        }
+        self.painted = asyncio.Event()
+        self._runs = runs(self.at)
+
+    def _here(self) -> None:
+        if self.down:
+            raise BackendDown("no backend listens at operator.sock", remedy="start it: fluid serve")
+
+    async def tell(self, kind: str, id: str, **data: Any) -> None:
+        self.view.seq += 1
+        await self.stream.put(
+            Event(seq=self.view.seq, at=now(), kind=kind, noun=kind.partition(".")[0], id=id, data=data)
+        )
+
+    def approve_state(self, state: ApprovalState, **more: Any) -> Approval:
+        self.view.approvals[0] = self.view.approvals[0].model_copy(update={"state": state, **more})
+        return self.view.approvals[0]
+
+    async def fleet(self) -> FleetView:
+        self._here()
+        return self.view.model_copy(deep=True)
+
+    async def events(self, after: int | None = None) -> AsyncIterator[Event]:
+        self.asked.append(("events", after))
+        while True:
+            yield await self.stream.get()
+
+    async def whoami(self) -> Identity:
+        self._here()
+        return Identity(uid=1000, name="ops")
+
+    async def approval(self, id: str) -> Approval:
+        self._here()
+        return self.view.approvals[0].model_copy(deep=True)
+
+    async def dry_run(self, approval_id: str) -> Approval:
+        self.asked.append(("dry_run", approval_id))
+        return await self.approval(approval_id)
+
+    async def approve(self, approval_id: str, digest: str, comment: str = "") -> Approval:
+        self.asked.append(("approve", approval_id, digest))
+        at = now()
+        self._runs[APPLY_RUN] = Run(
+            id=APPLY_RUN,
+            kind=RunKind.APPLY,
+            state=RunState.RUNNING,
+            targets=["web-01", "web-02"],
+            events=[RunEvent(at=at, host="web-01", task="Install nginx", task_index=0, status="changed")],
+            started_at=at,
+        )
+        decision = Decision(verb="approve", uid=1000, name="ops", at=at, digest=digest)
+        approval = self.approve_state(
+            ApprovalState.APPLYING, apply_run=APPLY_RUN, decisions=[decision], progress="task 1 of 3"
+        )
+        await self.tell("approval.changed", approval_id, state="applying")
+        return approval
+
+    async def reject(self, approval_id: str, reason: str, changes_requested: bool = False) -> Approval:
+        self.asked.append(("reject", approval_id, reason, changes_requested))
+        approval = self.approve_state(ApprovalState.REJECTED, outcome=reason)
+        await self.tell("approval.changed", approval_id, state="rejected")
+        return approval
+
+    async def answer(self, request_id: str, approved: bool, comment: str = "") -> Ask:
+        self.asked.append(("answer", request_id, approved, comment))
+        status = AskState.APPROVED if approved else AskState.REJECTED
+        self.view.asks[0] = self.view.asks[0].model_copy(update={"status": status, "comment": comment})
+        return self.view.asks[0]
+
+    async def run_of(self, id: str) -> Run:
+        self._here()
+        return self._runs[id].model_copy(deep=True)
+
+    async def finish_apply(self) -> None:
+        """The apply ends well on both targets."""
+        run = self._runs[APPLY_RUN]
+        run.state, run.ended_at = RunState.SUCCESSFUL, now()
+        run.results = {name: TargetResult(ok=9, changed=8) for name in run.targets}
+        self.approve_state(
+            ApprovalState.APPLIED, verified_changed=0, progress="", outcome="applied to 2 targets"
+        )
+        await self.tell("approval.changed", APPROVAL_ID, state="applied")
+
+    async def cancel_run(self, id: str) -> Run:
+        self.asked.append(("cancel_run", id))
+        return self._runs[id]
+
+    async def changes(self, id: str) -> Changes:
+        self._here()
+        return changes(self.at)
+
+    async def diff(self, id: str, from_: str, to: str = "now") -> Changes:
+        self.asked.append(("diff", id, from_, to))
+        return changes(self.at).model_copy(update={"from_snapshot": from_, "to_snapshot": to})
+
+    async def playbook(self, id: str) -> Playbook:
+        self._here()
+        names = [("Install nginx", "apt"), ("Site with TLS", "copy"), ("Enable nginx", "systemd_service")]
+        return Playbook(
+            id=id,
+            name="nginx-tls",
+            sandbox_id="SBX-00000001",
+            yaml=YAML,
+            tasks=[PlaybookTask(name=name, module=f"ansible.builtin.{module}") for name, module in names],
+            notes=["/var/log is not managed"],
+            digest="aa" * 32,
+            created_at=self.at,
+        )
+
+    async def commands(self, id: str) -> list[Command]:
+        def command(number: int, words: str, exit_code: int, stdout: str = "", stderr: str = "") -> Command:
+            return Command(
+                id=f"CMD-{number:08x}",
+                sandbox_id=id,
+                command=words,
+                exit_code=exit_code,
+                stdout=stdout,
+                stderr=stderr,
+                started_at=self.at,
+                duration_ms=420,
+            )
+
+        return [
+            command(1, "apt-get install -y nginx", 0, "Setting up nginx (1.22.1-9) ...\n"),
+            command(2, "nginx -t", 1, stderr="nginx: [emerg] unknown directive\n"),
+            command(3, f"echo {HOSTILE}", 0, HOSTILE),
+        ]
+
+    async def snapshots(self, id: str) -> list[Snapshot]:
+        return [
+            Snapshot(id=f"SNP-{i}", sandbox_id=id, name=name, created_at=self.at + timedelta(seconds=i))
+            for i, name in enumerate(("clean", "before", "after"))
+        ]
+
+    async def pane_stream(self, pane_id: str) -> AsyncIterator[list[str]]:
+        self.asked.append(("pane_stream", pane_id))
+        while True:
+            yield list(self.panes[pane_id])
+            self.painted.clear()
+            await self.painted.wait()
+
+    async def read_pane(self, pane_id: str, last_n_lines: int = 0) -> list[str]:
+        return [f"history line {number}" for number in range(200)] + self.panes[pane_id]
+
+    async def _sandbox(self, verb: str, id: str, *more: Any) -> Sandbox:
+        self.asked.append((verb, id, *more))
+        found = next((one for one in self.view.sandboxes if one.id == id), None)
+        if found is None:
+            raise FluidError(f"no sandbox {id}")
+        return found
+
+    async def pause(self, id: str) -> Sandbox:
+        return await self._sandbox("pause", id)
+
+    async def resume(self, id: str) -> Sandbox:
+        return await self._sandbox("resume", id)
+
+    async def stop(self, id: str) -> Sandbox:
+        return await self._sandbox("stop", id)
+
+    async def destroy(self, id: str) -> None:
+        await self._sandbox("destroy", id)
+
+    async def extend(self, id: str, seconds: int) -> Sandbox:
+        return await self._sandbox("extend", id, seconds)
+
+    async def snapshot(self, id: str, name: str) -> Snapshot:
+        await self._sandbox("snapshot", id, name)
+        return Snapshot(id="SNP-9", sandbox_id=id, name=name, created_at=now())
