@@ -13,11 +13,10 @@ import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 
 from backend import __version__
-from backend.ansible import Runner
+from backend.ansible import Runner, versions
 from backend.api import Services, serve_doors
 from backend.approvals import ApprovalBook, Approvals, Asks, Pipeline
 from backend.audit import Audit, AuditReport
@@ -174,7 +173,7 @@ class _Backend:
                 differ=differ,
                 background=background,
                 strategy=self._strategy(host),
-                versions=_versions(),
+                versions={"fluid": __version__, **versions()},
             )
         )
         playbooks = Playbooks(store, audit, fleet, blobs)
@@ -303,12 +302,6 @@ def _record(audit: Audit) -> Callable[[EgressRecord], Awaitable[None]]:
         )
 
     return record
-
-
-def _versions() -> dict[str, str]:
-    """What generated and ran is part of the evidence."""
-    named = ("ansible-core", "ansible-runner", "mitogen")
-    return {"fluid": __version__, **{name: metadata.version(name) for name in named}}
 
 
 def _key(file: Path) -> bytes:

@@ -131,7 +131,7 @@ class Approvals:
         """Blocks up to ``seconds`` for a change of state."""
         return self._shown(actor, await self._book.wait(approval_id, seconds, actor))
 
-    def blockers(self, approval: Approval) -> Sequence[str]:
+    def blockers(self, approval: Approval) -> list[str]:
         """What still stands in the way of an approval, in words."""
         return self._pipeline.blockers(approval)
 
