@@ -1,7 +1,7 @@
 """Agents' terminals: each a shell in a guest of its owner, never on the control node.
 
-tmux remembers whose a pane is, so a restarted backend adopts them. A pane that nobody follows costs nothing; one
-that is followed is looked at when it printed, at most four times a second, however many follow it.
+tmux remembers whose a pane is, so a restarted backend adopts them. A pane that nobody follows costs nothing;
+one that is followed is looked at when it printed, at most four times a second, however many follow it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PaneList = list[Pane]
 
 
 class Sandboxes(Protocol):
-    """What panes need of the fleet: a running sandbox that the actor may touch, or an error that says why not."""
+    """What panes need of the fleet: a sandbox that the actor may touch, or the error that says why not."""
 
     async def running(self, actor: Identity, sandbox_id: str) -> Sandbox: ...
     async def get(self, actor: Identity, sandbox_id: str) -> Sandbox: ...
@@ -83,8 +83,10 @@ class Panes:
             await self._tmux.send_key(pane_id, key)
 
     async def read(self, actor: Identity, pane_id: str, last_n_lines: int = 0) -> Rows:
-        """What the pane shows as plain text, or its last ``last_n_lines`` with history; blank rows at the end are
-        left out."""
+        """What the pane shows as plain text, or its last ``last_n_lines`` with history.
+
+        Blank rows at the end are left out.
+        """
         await self._find(actor, pane_id)
         rows = await self._tmux.capture(pane_id, last_n_lines)
         plain = ["".join(text for text, _ in runs).rstrip() for runs in screen(rows)]
@@ -100,7 +102,7 @@ class Panes:
     async def follow(self, actor: Identity, pane_id: str) -> AsyncIterator[Rows]:
         """The screen now and after each change, rows with SGR sequences; ends when the pane does.
 
-        Slow readers miss screens, never the last one. The rows are a guest's: draw them by the sanitiser only.
+        Slow readers miss screens, never the last one. The rows are a guest's: only the sanitiser draws them.
         """
         await self._find(actor, pane_id)
         async with self._pumping(pane_id) as pump:
@@ -112,7 +114,7 @@ class Panes:
     stream = follow
 
     async def run(self) -> None:
-        """Until cancelled: keep tmux up, tell of panes that come, go and die, end those of destroyed sandboxes."""
+        """Until cancelled: keep tmux up, tell of panes that come, end and go."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tmux.keep())
             tasks.create_task(self._tell())

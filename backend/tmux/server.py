@@ -188,6 +188,7 @@ class TmuxServer:
         for tag, value in {**tags, "created": str(int(datetime.now(UTC).timestamp()))}.items():
             await self._command(f"set-option -w -t {window_id} @fluid_{tag} '{value}'")
         await self._quiet(pane_id)
+        self.changed.set()
         return pane_id
 
     async def list_panes(self) -> list[TmuxPane]:
