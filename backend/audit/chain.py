@@ -91,6 +91,17 @@ def digest(line: str) -> str:
     return hashlib.sha256(line.encode("utf-8")).hexdigest()
 
 
+def stands_at(line: str, seq: int, prev: str) -> bool:
+    """Whether a line says this ``seq`` and ``prev``, without parsing it.
+
+    Keys are sorted and no later value is an object, so the last of each key is the row's own; a quote inside
+    a string is escaped and never looks like one.
+    """
+    prev_at = line.rfind('"prev":"')
+    seq_at = line.rfind(',"seq":', prev_at)
+    return line.startswith(f'{prev}","role":', prev_at + 8) and line.startswith(f"{seq},", seq_at + 7)
+
+
 class ChainCheck:
     """Feed a chain in order; the first bad row and why stay in ``first_bad`` and ``reason``.
 
@@ -98,10 +109,10 @@ class ChainCheck:
     """
 
     def __init__(self, anchors: dict[int, str] | None = None) -> None:
-        self.head = EMPTY
-        self.rows = 0
+        self.rows = 0  # good ones
         self.first_bad: int | None = None
         self.reason = ""
+        self._last_hash = ""
         self._anchors = anchors or {}
 
     @property
@@ -110,39 +121,35 @@ class ChainCheck:
 
     def feed(self, batch: Iterable[tuple[str, str]]) -> bool:
         """Check ``(line, hash)`` pairs; False once something is bad (what follows then proves nothing)."""
+        if not self.ok:
+            return False
         for line, stored in batch:
-            if not self.ok:
+            seq = self.rows + 1
+            fits = digest(line) == stored and stands_at(line, seq, self._last_hash)
+            if not fits or self._anchors.get(seq, stored) != stored:
+                self.first_bad, self.reason = seq, self._explain(line, stored)
                 return False
-            self.rows += 1
-            self._check(line, stored)
-        return self.ok
+            self.rows, self._last_hash = seq, stored
+        return True
 
     def finish(self) -> None:
         """Nothing follows: heads beyond the end mean a cut tail."""
-        missing = [seq for seq in self._anchors if seq > self.head.seq]
-        if self.ok and missing:
-            self._bad(
-                self.head.seq + 1,
-                f"the chain ends at row {self.head.seq}, a signed head says {max(missing)}: the tail was cut",
-            )
+        claimed = max(self._anchors, default=0)
+        if self.ok and claimed > self.rows:
+            self.first_bad = self.rows + 1
+            self.reason = f"the chain ends at row {self.rows}, a signed head says {claimed}: the tail was cut"
 
-    def _check(self, line: str, stored: str) -> None:
-        expected = self.head.seq + 1
+    def _explain(self, line: str, stored: str) -> str:
+        expected = self.rows + 1
+        if digest(line) != stored:
+            return "the row was edited: its hash does not fit"
         try:
             fields = json.loads(line)
             seq, prev = fields["seq"], fields["prev"]
         except (ValueError, KeyError, TypeError):
-            return self._bad(expected, "not a line of the audit")
-        if digest(line) != stored:
-            return self._bad(expected, "the row was edited: its hash does not fit")
+            return "not a line of the audit"
         if seq != expected:
-            return self._bad(expected, f"row {expected} is missing: {seq} follows")
-        if prev != self.head.hash:
-            return self._bad(expected, "the row does not follow the one before it")
-        if self._anchors.get(seq, stored) != stored:
-            return self._bad(seq, "a signed head names another hash: the chain was rewritten")
-        self.head = Head(seq, stored)
-        return None
-
-    def _bad(self, seq: int, reason: str) -> None:
-        self.first_bad, self.reason = seq, reason
+            return f"row {expected} is missing: {seq} follows"
+        if prev != self._last_hash:
+            return "the row does not follow the one before it"
+        return "a signed head names another hash: the chain was rewritten"

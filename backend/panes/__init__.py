@@ -1,0 +1,5 @@
+"""Agents' terminals, each a shell in a guest."""
+
+from backend.panes.service import PAINT_EVERY_S, Panes, Sandboxes
+
+__all__ = ["PAINT_EVERY_S", "Panes", "Sandboxes"]

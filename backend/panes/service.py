@@ -1,0 +1,258 @@
+"""Agents' terminals: each a shell in a guest of its owner, never on the control node.
+
+tmux remembers whose a pane is, so a restarted backend adopts them. A pane that nobody follows costs nothing;
+one that is followed is looked at when it printed, at most four times a second, however many follow it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from backend.errors import FluidError, NotFound, PaneNotFound, TmuxDown
+from backend.models import Identity, Pane, Role, Sandbox
+from backend.store import EventBus
+from backend.text import screen
+from backend.tmux import TmuxPane, TmuxServer, Watch
+
+PAINT_EVERY_S = 0.25
+FLOOD_QUIET_S = 0.05  # after the first output of a burst: a whole screen is worth more than its first byte
+
+Rows = list[str]
+PaneList = list[Pane]
+
+
+class Sandboxes(Protocol):
+    """What panes need of the fleet: a sandbox that the actor may touch, or the error that says why not."""
+
+    async def running(self, actor: Identity, sandbox_id: str) -> Sandbox: ...
+    async def get(self, actor: Identity, sandbox_id: str) -> Sandbox: ...
+
+
+class Panes:
+    """``shell`` gives the argument list that opens a shell in a sandbox. Run :meth:`run` as a task."""
+
+    def __init__(
+        self,
+        tmux: TmuxServer,
+        events: EventBus,
+        sandboxes: Sandboxes,
+        shell: Callable[[Sandbox], Awaitable[list[str]]],
+    ) -> None:
+        self._tmux = tmux
+        self._events = events
+        self._sandboxes = sandboxes
+        self._shell = shell
+        self._pumps: dict[str, _Pump] = {}
+
+    async def open(self, actor: Identity, sandbox_id: str, width: int = 80, height: int = 24) -> Pane:
+        """A new shell in the caller's sandbox.
+
+        Raises:
+            SandboxNotFound, WrongState: no sandbox of the caller's, or it does not run.
+            TmuxDown, MissingProgram: no terminal to be had.
+        """
+        sandbox = await self._sandboxes.running(actor, sandbox_id)
+        pane_id = await self._tmux.create_pane(
+            await self._shell(sandbox),
+            width=width,
+            height=height,
+            owner=str(actor.uid),
+            sandbox=sandbox.id,
+            session=sandbox.sandbox_name,
+        )
+        return _pane(await self._find(actor, pane_id))
+
+    async def list(self, actor: Identity) -> PaneList:
+        """The caller's panes; an operator's list holds everybody's. Empty while tmux is down."""
+        with contextlib.suppress(TmuxDown):
+            return [_pane(one) for one in await self._tmux.list_panes() if _may_see(actor, one)]
+        return []
+
+    async def send(
+        self, actor: Identity, pane_id: str, *, text: str | None = None, key: str | None = None
+    ) -> None:
+        """Type ``text`` to the byte, then press ``key``; either may be None."""
+        await self._find(actor, pane_id)
+        if text is not None:
+            await self._tmux.send_text(pane_id, text)
+        if key is not None:
+            await self._tmux.send_key(pane_id, key)
+
+    async def read(self, actor: Identity, pane_id: str, last_n_lines: int = 0) -> Rows:
+        """What the pane shows as plain text, or its last ``last_n_lines`` with history.
+
+        Blank rows at the end are left out.
+        """
+        await self._find(actor, pane_id)
+        rows = await self._tmux.capture(pane_id, last_n_lines)
+        plain = ["".join(text for text, _ in runs).rstrip() for runs in screen(rows)]
+        while plain and not plain[-1]:
+            plain.pop()
+        return plain[-last_n_lines:] if last_n_lines else plain
+
+    async def close(self, actor: Identity, pane_id: str) -> None:
+        """End the pane and its shell."""
+        await self._find(actor, pane_id)
+        await self._tmux.kill_pane(pane_id)
+
+    async def follow(self, actor: Identity, pane_id: str) -> AsyncIterator[Rows]:
+        """The screen now and after each change, rows with SGR sequences; ends when the pane does.
+
+        Slow readers miss screens, never the last one. The rows are a guest's: only the sanitiser draws them.
+        """
+        await self._find(actor, pane_id)
+        async with self._pumping(pane_id) as pump:
+            seen = -1
+            while (rows := await pump.newer_than(seen)) is not None:
+                seen = pump.version
+                yield rows
+
+    stream = follow
+
+    async def run(self) -> None:
+        """Until cancelled: keep tmux up, tell of panes that come, end and go."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tmux.keep())
+            tasks.create_task(self._tell())
+
+    # --- below ----------------------------------------------------------------------------------------------
+
+    async def _find(self, actor: Identity, pane_id: str) -> TmuxPane:
+        for pane in await self._tmux.list_panes():
+            if pane.pane_id == pane_id and _may_see(actor, pane):
+                return pane
+        raise PaneNotFound(f"there is no pane {pane_id!r}", remedy="list yours with GET /v1/tmux/panes")
+
+    @asynccontextmanager
+    async def _pumping(self, pane_id: str) -> AsyncIterator[_Pump]:
+        """The pane's one pump, started for its first follower and stopped after its last."""
+        pump = self._pumps.get(pane_id)
+        if pump is None or pump.over:
+            pump = self._pumps[pane_id] = _Pump(self._tmux, self._events, pane_id)
+        pump.followers += 1
+        try:
+            yield pump
+        finally:
+            pump.followers -= 1
+            if pump.followers == 0:
+                if self._pumps.get(pane_id) is pump:
+                    del self._pumps[pane_id]
+                await pump.stop()
+
+    async def _tell(self) -> None:
+        known: dict[str, TmuxPane] = {}
+        while True:
+            try:
+                panes = {pane.pane_id: pane for pane in await self._tmux.list_panes()}
+            except TmuxDown:
+                panes = {}
+            for pane_id in known.keys() | panes.keys():
+                await self._tell_one(known.get(pane_id), panes.get(pane_id))
+            known = panes
+            await self._tmux.changed.wait()
+            self._tmux.changed.clear()
+
+    async def _tell_one(self, before: TmuxPane | None, after: TmuxPane | None) -> None:
+        pane = after or before
+        if pane is None or (before and after and before.alive == after.alive):
+            return
+        if pump := self._pumps.get(pane.pane_id):
+            pump.look()
+        word = "opened" if before is None else "closed" if after is None else "ended"
+        await self._events.publish(f"pane.{word}", "pane", pane.pane_id, pane.sandbox, {"alive": pane.alive})
+        if after and not after.alive and await self._destroyed(after):
+            with contextlib.suppress(FluidError):
+                await self._tmux.kill_pane(after.pane_id)
+
+    async def _destroyed(self, pane: TmuxPane) -> bool:
+        """Whether its sandbox is gone for good; a pane whose guest only stopped keeps its last screen."""
+        try:
+            await self._sandboxes.get(Identity.system(), pane.sandbox)
+        except NotFound:
+            return True
+        except FluidError:
+            return False
+        return False
+
+
+class _Pump:
+    """Looks at one pane when it printed, and holds its newest screen for all who follow it."""
+
+    def __init__(self, tmux: TmuxServer, events: EventBus, pane_id: str) -> None:
+        self.followers = 0
+        self.version = 0
+        self.over = False
+        self._tmux = tmux
+        self._events = events
+        self._pane_id = pane_id
+        self._rows: Rows = []
+        self._watch: Watch | None = None
+        self._changed = asyncio.Condition()
+        self._task = asyncio.create_task(self._work())
+
+    async def newer_than(self, version: int) -> Rows | None:
+        """The newest screen once it is newer than ``version``; None when the pane is gone."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.over or (self.version > version and self.version > 0))
+            return self._rows if self.version > version and self.version > 0 else None
+
+    def look(self) -> None:
+        """Something happened to the pane that is no output, such as its end."""
+        if self._watch is not None:
+            self._watch.put(b"")
+
+    async def stop(self) -> None:
+        """The last follower left."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _work(self) -> None:
+        try:
+            async with self._tmux.watch(self._pane_id) as self._watch:
+                await self._show()
+                async for _ in self._watch:
+                    await asyncio.sleep(FLOOD_QUIET_S)
+                    self._watch.drain()
+                    await self._show()
+                    await asyncio.sleep(PAINT_EVERY_S - FLOOD_QUIET_S)
+        except (PaneNotFound, TmuxDown):
+            pass  # that is the end of the stream, and its followers see it end
+        finally:
+            self._watch = None
+            self.over = True
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _show(self) -> None:
+        rows = await self._tmux.capture(self._pane_id)
+        if rows == self._rows and self.version:
+            return
+        async with self._changed:
+            self._rows = rows
+            self.version += 1
+            self._changed.notify_all()
+        await self._events.publish("pane.changed", "pane", self._pane_id, persist=False)
+
+
+def _may_see(actor: Identity, pane: TmuxPane) -> bool:
+    return actor.role is not Role.AGENT or pane.owner == str(actor.uid)
+
+
+def _pane(pane: TmuxPane) -> Pane:
+    return Pane(
+        pane_id=pane.pane_id,
+        session=pane.session,
+        window=pane.window_id,
+        sandbox_id=pane.sandbox,
+        sandbox_name=pane.session,
+        owner_uid=int(pane.owner or -1),
+        width=pane.width,
+        height=pane.height,
+        created_at=pane.created_at,
+        last_output_at=pane.last_output_at,
+        alive=pane.alive,
+    )

@@ -1,0 +1,363 @@
+"""Our own tmux server: its own socket, no configuration but ours, a process that outlives the backend.
+
+All panes are windows of one session, because a control client is told of its session's output only. tmux 3.3a
+dies if a window is made while ``window-size`` is ``manual``: a window is sized after it is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import libtmux
+from libtmux.exc import LibTmuxException
+
+from backend.errors import InvalidValue, MissingProgram, PaneNotFound, TmuxDown, Unavailable
+from backend.models import Component
+from backend.tmux.client import REMEDY, CommandFailed, ControlClient, Watch
+from backend.tmux.control import Notice, Reply
+from backend.tmux.keys import check_key
+
+log = logging.getLogger(__name__)
+
+SESSION = "fluid"
+HISTORY_LINES = 10_000
+PROGRAM_TIMEOUT_S = 10.0
+RESTART_PAUSE_S = 1.0
+MAX_COLUMNS, MAX_ROWS = 500, 200
+SEND_BYTES = 512  # a command: hexadecimal makes it three times as long
+TERM = "screen-256color"  # in the guests' ncurses-base
+
+_PANE_ID = re.compile(r"%[0-9]{1,9}")
+_TAG = re.compile(r"[A-Za-z0-9._-]{0,128}")
+_TAGS = ("owner", "sandbox", "session")
+_FIELDS = (
+    "pane_id",
+    "window_id",
+    "pane_width",
+    "pane_height",
+    "pane_dead",
+    "window_activity",
+    *(f"@fluid_{tag}" for tag in _TAGS),
+    "@fluid_created",
+)
+_FORMAT = " ".join(f"#{{{name}}}," for name in _FIELDS)
+
+_SETTINGS: tuple[tuple[str, ...], ...] = (
+    ("-s", "exit-empty", "off"),
+    ("-s", "set-clipboard", "off"),
+    ("-s", "default-terminal", TERM),
+    ("-g", "status", "off"),
+    ("-g", "prefix", "None"),
+    ("-g", "history-limit", str(HISTORY_LINES)),
+    ("-g", "remain-on-exit", "on"),
+    ("-g", "allow-rename", "off"),
+    ("-g", "automatic-rename", "off"),
+    ("-g", "allow-passthrough", "off"),
+    ("-g", "set-titles", "off"),
+    ("-g", "update-environment", ""),
+    ("-g", "default-command", "exec false"),  # a window without a command must not be a shell of ours
+)
+
+
+@dataclass(frozen=True)
+class TmuxPane:
+    """A pane as tmux tells it; ``owner``, ``sandbox`` and ``session`` are the tags it was made with."""
+
+    pane_id: str
+    window_id: str
+    width: int
+    height: int
+    alive: bool
+    last_output_at: datetime
+    owner: str
+    sandbox: str
+    session: str
+    created_at: datetime
+
+
+class TmuxServer:
+    """``await start()``; ``keep()`` is a task that restarts what ends. Methods raise :class:`TmuxDown`."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        self.changed = asyncio.Event()  # a pane came, went or died; whoever waits clears it
+        self._client: ControlClient | None = None
+        self._creating = asyncio.Lock()
+        self._libtmux = libtmux.Server(socket_path=socket, config_file=os.devnull)
+
+    async def start(self) -> None:
+        """Adopt the server on our socket, or start one; then attach the control client.
+
+        Raises:
+            MissingProgram: no tmux.
+            TmuxDown: it does not start; its words are in the message.
+        """
+        self.socket.parent.mkdir(parents=True, exist_ok=True)
+        if not await self._run("has-session", "-t", f"={SESSION}", check=False):
+            settings = [word for setting in _SETTINGS for word in ("set-option", *setting, ";")]
+            keeper = ["new-session", "-d", "-s", SESSION, "-n", "keeper", "env", "true"]
+            await self._run("start-server", ";", *settings, *keeper)
+        client = ControlClient(self._notice)
+        attach = ["-C", "attach-session", "-t", f"={SESSION}", "-f", "ignore-size"]
+        await client.attach([*self._argv(), *attach], _environment(), self.socket.parent)
+        self._client = client
+        await self._command("refresh-client -B 'dead:%*:#{pane_dead}'")
+        for pane in await self.list_panes():
+            await self._quiet(pane.pane_id)
+
+    async def keep(self) -> None:
+        """Start again whatever ends, until cancelled: the server, or only our client of it."""
+        while True:
+            if self._client is not None:
+                await self._client.ended.wait()
+            try:
+                await self.start()
+                log.warning("tmux: attached again")
+                self.changed.set()
+            except Unavailable as error:
+                log.error("tmux: %s", error.message)
+                await asyncio.sleep(RESTART_PAUSE_S)  # back-off
+
+    async def close(self) -> None:
+        """Detach. Panes go on; a later start adopts them."""
+        if self._client is not None:
+            await self._client.close()
+
+    async def kill_server(self) -> None:
+        """End tmux and every pane in it."""
+        await self._run("kill-server", check=False)
+        await self.close()
+
+    def status(self) -> Component:
+        """Whether the control client is attached."""
+        if self._client is None or self._client.ended.is_set():
+            return Component(name="tmux", status="down", message="not attached", remedy=REMEDY)
+        return Component(name="tmux", status="ok")
+
+    # --- panes --------------------------------------------------------------------------------------------
+
+    async def create_pane(
+        self,
+        argv: Sequence[str],
+        *,
+        width: int = 80,
+        height: int = 24,
+        env: Mapping[str, str] | None = None,
+        owner: str = "",
+        sandbox: str = "",
+        session: str = "",
+    ) -> str:
+        """Run ``argv`` (never a shell's line) in a pane of its own; the pane's id.
+
+        Raises:
+            InvalidValue: a size or a tag that cannot be.
+            TmuxDown: tmux refused or is gone.
+        """
+        if not (1 <= width <= MAX_COLUMNS and 1 <= height <= MAX_ROWS):
+            raise InvalidValue(f"{width}x{height} is no size", remedy=f"at most {MAX_COLUMNS}x{MAX_ROWS}")
+        tags = dict(zip(_TAGS, (owner, sandbox, session), strict=True))
+        for value in tags.values():
+            if not _TAG.fullmatch(value):
+                raise InvalidValue(f"{value!r} cannot be kept with a pane")
+        program = [*argv] if len(argv) > 1 else ["env", *argv]  # one word alone would go to a shell
+        environment = [word for name, value in (env or {}).items() for word in ("-e", f"{name}={value}")]
+        window = [
+            "new-window",
+            "-d",
+            "-P",
+            "-F",
+            "#{pane_id} #{window_id}",
+            "-t",
+            f"{SESSION}:",
+            *environment,
+        ]
+        async with self._creating:  # default-size is one for all
+            await self._command(f"set-option -g default-size {width}x{height}")
+            made = await self._libtmux_cmd(*window, "--", *program)
+        pane_id, window_id = made.split()
+        await self._command(f"resize-window -t {window_id} -x {width} -y {height}")
+        for tag, value in {**tags, "created": str(int(datetime.now(UTC).timestamp()))}.items():
+            await self._command(f"set-option -w -t {window_id} @fluid_{tag} '{value}'")
+        await self._quiet(pane_id)
+        self.changed.set()
+        return pane_id
+
+    async def list_panes(self) -> list[TmuxPane]:
+        """Every pane but the keeper, which only holds the session."""
+        lines = await self._command(f"list-panes -s -t ={SESSION} -F '{_FORMAT}'")
+        return [pane for pane in map(_parse_pane, lines) if pane is not None]
+
+    async def send_text(self, pane_id: str, text: str) -> None:
+        """Type text as it is: every byte goes to the pane, none is a key's name or a command."""
+        data = text.encode("utf-8", "surrogateescape")
+        for start in range(0, len(data), SEND_BYTES):
+            await self._pane_command("send-keys", pane_id, f"-H {data[start : start + SEND_BYTES].hex(' ')}")
+
+    async def send_key(self, pane_id: str, key: str) -> None:
+        """Press one key of the allowed list. Raises :class:`InvalidValue` for another."""
+        await self._pane_command("send-keys", pane_id, check_key(key))
+
+    async def capture(self, pane_id: str, last_n_lines: int = 0) -> list[str]:
+        """The screen, and ``last_n_lines`` of history above it, a string a row, with SGR sequences.
+
+        The rows are a guest's text: nothing but the sanitiser may put them on a terminal.
+        """
+        history = max(0, min(last_n_lines, HISTORY_LINES))
+        size = Reply()
+
+        def rows() -> int | None:
+            kept, height = (int(word) for word in size.lines[0].split())
+            return min(history, kept) + height
+
+        def rows_if_there() -> int | None:
+            return rows() if size.lines and len(size.lines[0].split()) == 2 else None
+
+        target = _checked(pane_id)
+        batch = [
+            (f"display-message -p -t {target} '#{{history_size}} #{{pane_height}}'", size),
+            (f"capture-pane -p -e -t {target} -S -{history}", Reply(lines_of_text=rows_if_there)),
+        ]
+        try:
+            _, lines = await self._attached().commands(batch)
+        except CommandFailed as error:
+            raise _no_pane(pane_id) from error
+        return [line.decode("utf-8", "replace") for line in lines]
+
+    async def kill_pane(self, pane_id: str) -> None:
+        """End the pane and what runs in it."""
+        await self._pane_command("kill-pane", pane_id)
+        self.changed.set()
+
+    @asynccontextmanager
+    async def watch(self, pane_id: str) -> AsyncIterator[Watch]:
+        """The pane's output from now on. A pane that nobody watches is paused: it costs us nothing."""
+        client = self._attached()
+        watches = client.watches.setdefault(_checked(pane_id), set())
+        watch = Watch()
+        watches.add(watch)
+        try:
+            await self._pane_command("refresh-client", pane_id, "", f"-A '{pane_id}:continue'")
+            yield watch
+        finally:
+            watches.discard(watch)
+            if not watches and client is self._client:
+                client.watches.pop(pane_id, None)
+                with contextlib.suppress(TmuxDown, PaneNotFound):
+                    await self._quiet(pane_id)
+
+    async def outputs(self, pane_id: str) -> AsyncIterator[bytes]:
+        """What the pane prints, as it prints it. Ends with the pane's server."""
+        async with self.watch(pane_id) as watch:
+            async for chunk in watch:
+                yield chunk
+
+    # --- below ----------------------------------------------------------------------------------------------
+
+    def _attached(self) -> ControlClient:
+        if self._client is None or self._client.ended.is_set():
+            raise TmuxDown("tmux is gone", remedy=REMEDY)
+        return self._client
+
+    async def _command(self, line: str) -> list[str]:
+        try:
+            return await self._attached().command(line)
+        except CommandFailed as error:
+            raise TmuxDown(f"tmux refused: {error}", remedy="see `fluid doctor`") from error
+
+    async def _pane_command(self, name: str, pane_id: str, words: str = "", instead: str = "") -> None:
+        target = _checked(pane_id)
+        try:
+            await self._attached().command(f"{name} {instead or f'-t {target} {words}'}")
+        except CommandFailed as error:
+            raise _no_pane(pane_id) from error
+
+    async def _quiet(self, pane_id: str) -> None:
+        await self._pane_command("refresh-client", pane_id, "", f"-A '{pane_id}:pause'")
+
+    def _notice(self, notice: Notice) -> None:
+        if notice.name in ("subscription-changed", "window-add", "window-close", "unlinked-window-close"):
+            self.changed.set()
+
+    def _argv(self) -> list[str]:
+        return ["tmux", "-S", str(self.socket), "-f", os.devnull]
+
+    async def _libtmux_cmd(self, *words: str) -> str:
+        """One libtmux command; it forks and blocks, so a thread does it."""
+        escaped = [f"{word[:-1]}\\;" if word.endswith(";") else word for word in words]
+        try:
+            async with asyncio.timeout(PROGRAM_TIMEOUT_S):
+                done = await asyncio.to_thread(self._libtmux.cmd, *escaped)
+        except (LibTmuxException, TimeoutError) as error:
+            raise TmuxDown(f"tmux {words[0]}: {error or 'no answer'}", remedy=REMEDY) from error
+        if done.returncode or not done.stdout:
+            raise TmuxDown(f"tmux {words[0]}: {' '.join(done.stderr)}", remedy="see `fluid doctor`")
+        return str(done.stdout[0])
+
+    async def _run(self, *words: str, check: bool = True) -> bool:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._argv(),
+                *words,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env=_environment(),
+                cwd=self.socket.parent,
+                start_new_session=True,
+                umask=0o077,
+            )
+        except FileNotFoundError as error:
+            raise MissingProgram("tmux is not installed", remedy="apt-get install tmux") from error
+        try:
+            async with asyncio.timeout(PROGRAM_TIMEOUT_S):
+                output, _ = await process.communicate()
+        except TimeoutError as error:
+            process.kill()
+            await process.wait()
+            raise TmuxDown(f"tmux {words[0]} did not end", remedy=f"remove {self.socket}") from error
+        if process.returncode and check:
+            raise TmuxDown(f"tmux: {output.decode('utf-8', 'replace').strip()}", remedy="see `fluid doctor`")
+        return process.returncode == 0
+
+
+def _environment() -> dict[str, str]:
+    """What tmux and its panes inherit: nothing of the backend's, which may hold secrets."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "HOME": "/", "SHELL": "/bin/sh"}
+
+
+def _checked(pane_id: str) -> str:
+    if not _PANE_ID.fullmatch(pane_id):
+        raise _no_pane(pane_id)
+    return pane_id
+
+
+def _no_pane(pane_id: str) -> PaneNotFound:
+    return PaneNotFound(f"there is no pane {pane_id!r}", remedy="list yours with GET /v1/tmux/panes")
+
+
+def _parse_pane(line: str) -> TmuxPane | None:
+    words = [word.strip() for word in line.split(",")][: len(_FIELDS)]
+    pane_id, window_id, width, height, dead, activity, owner, sandbox, session, created = words
+    if not created:  # the keeper, or a pane whose making was cut short
+        return None
+    return TmuxPane(
+        pane_id,
+        window_id,
+        int(width),
+        int(height),
+        dead != "1",
+        datetime.fromtimestamp(int(activity or created), UTC),
+        owner,
+        sandbox,
+        session,
+        datetime.fromtimestamp(int(created), UTC),
+    )

@@ -1,0 +1,174 @@
+"""Panes over a real tmux, a local shell standing in for the guest's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from backend.errors import InvalidValue, PaneNotFound, SandboxNotFound
+from backend.models import Identity, Role, Sandbox, now
+from backend.panes import Panes
+from backend.store import EventBus, Subscription
+from backend.tmux import TmuxServer
+
+ANN = Identity(uid=1001, name="ann")
+BOB = Identity(uid=1002, name="bob")
+OPERATOR = Identity(uid=1000, name="op", role=Role.OPERATOR)
+LIMIT_S = 20
+
+
+class OneSandbox:
+    """A fleet of one sandbox, Ann's, until it is destroyed."""
+
+    def __init__(self) -> None:
+        self.sandbox: Sandbox | None = Sandbox(
+            id="SBX-1",
+            sandbox_name="nginx-tls",
+            base_image="debian-12",
+            owner_uid=ANN.uid,
+            created_at=now(),
+            updated_at=now(),
+        )
+
+    async def get(self, actor: Identity, sandbox_id: str) -> Sandbox:
+        if self.sandbox is None or (actor.role is Role.AGENT and actor.uid != ANN.uid):
+            raise SandboxNotFound(sandbox_id)
+        return self.sandbox
+
+    running = get
+
+
+async def shell(_: Sandbox) -> list[str]:
+    return ["env", "PS1=$ ", "bash", "--norc", "--noprofile", "-i"]
+
+
+@pytest.fixture
+async def tmux(open_folder: Path) -> AsyncIterator[TmuxServer]:
+    server = TmuxServer(open_folder / "tmux.sock")
+    await server.start()
+    yield server
+    await server.kill_server()
+
+
+@pytest.fixture
+def fleet() -> OneSandbox:
+    return OneSandbox()
+
+
+@pytest.fixture
+async def panes(tmux: TmuxServer, bus: EventBus, fleet: OneSandbox) -> AsyncIterator[Panes]:
+    panes = Panes(tmux, bus, fleet, shell)
+    running = asyncio.create_task(panes.run())
+    yield panes
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def until_shown(panes: Panes, pane_id: str, row: str) -> list[str]:
+    async with asyncio.timeout(LIMIT_S):
+        async for rows in panes.follow(OPERATOR, pane_id):
+            if any(one.startswith(row) for one in rows):
+                return rows
+    raise AssertionError("the pane ended")
+
+
+async def told(events: Subscription, kind: str) -> str:
+    async with asyncio.timeout(LIMIT_S):
+        return next(event.id for event in [await _first(events, kind)])
+
+
+async def _first(events: Subscription, kind: str):  # type: ignore[no-untyped-def]
+    async for event in events:
+        if event.kind == kind:
+            return event
+    raise AssertionError("the bus ended")
+
+
+async def test_what_an_agent_types_is_read_as_plain_text_and_followed_with_colours(panes: Panes) -> None:
+    pane = await panes.open(ANN, "SBX-1")
+    assert (pane.sandbox_id, pane.sandbox_name, pane.owner_uid) == ("SBX-1", "nginx-tls", 1001)
+    await panes.send(ANN, pane.pane_id, text="printf '\\033[31mred\\033[0m\\n'", key="Enter")
+    followed = await until_shown(panes, pane.pane_id, "\x1b[31mred")
+    assert followed[-1] == ""
+    assert "red" in await panes.read(ANN, pane.pane_id)
+    assert len(await panes.read(ANN, pane.pane_id, 1)) == 1
+
+
+async def test_an_agent_sees_and_touches_its_own_panes_only(panes: Panes) -> None:
+    pane = await panes.open(ANN, "SBX-1")
+    assert await panes.list(BOB) == []
+    for attempt in (
+        panes.read(BOB, pane.pane_id),
+        panes.send(BOB, pane.pane_id, text="id\n"),
+        panes.close(BOB, pane.pane_id),
+        anext(aiter(panes.follow(BOB, pane.pane_id))),
+    ):
+        with pytest.raises(PaneNotFound):
+            await attempt
+    with pytest.raises(SandboxNotFound):
+        await panes.open(BOB, "SBX-1")
+    assert [one.pane_id for one in await panes.list(ANN)] == [pane.pane_id]
+    assert [one.pane_id for one in await panes.list(OPERATOR)] == [pane.pane_id]
+    with pytest.raises(InvalidValue):
+        await panes.send(ANN, pane.pane_id, key="kill-server")
+
+
+async def test_a_flood_is_painted_at_most_four_times_a_second_and_ends_on_its_last_screen(
+    panes: Panes, bus: EventBus
+) -> None:
+    pane = await panes.open(ANN, "SBX-1")
+    begin = time.monotonic()
+    paints = 0
+    await panes.send(ANN, pane.pane_id, text="seq 300000; echo flood-over\n")
+    async with asyncio.timeout(LIMIT_S):
+        async for rows in panes.follow(OPERATOR, pane.pane_id):
+            paints += 1
+            if "flood-over" in rows:
+                break
+    assert paints <= 4 * (time.monotonic() - begin) + 2
+
+
+async def test_many_followers_share_one_look_and_all_see_the_end(panes: Panes) -> None:
+    pane = await panes.open(ANN, "SBX-1")
+
+    async def follow() -> list[str]:
+        return [rows async for rows in panes.follow(OPERATOR, pane.pane_id)][-1]
+
+    followers = [asyncio.create_task(follow()) for _ in range(5)]
+    await until_shown(panes, pane.pane_id, "$")
+    assert len(panes._pumps) == 1
+    await panes.close(ANN, pane.pane_id)
+    async with asyncio.timeout(LIMIT_S):
+        screens = await asyncio.gather(*followers)
+    assert all("$" in rows for rows in screens)
+    assert panes._pumps == {}
+
+
+async def test_panes_that_come_and_go_are_told(panes: Panes, bus: EventBus, fleet: OneSandbox) -> None:
+    with bus.subscribe() as events:
+        pane = await panes.open(ANN, "SBX-1")
+        assert await told(events, "pane.opened") == pane.pane_id
+        fleet.sandbox = None
+        await panes.send(OPERATOR, pane.pane_id, text="exit\n")
+        assert await told(events, "pane.ended") == pane.pane_id
+        assert await told(events, "pane.closed") == pane.pane_id
+    assert await panes.list(OPERATOR) == []
+
+
+async def test_a_restarted_backend_finds_every_pane_with_its_owner(
+    panes: Panes, tmux: TmuxServer, bus: EventBus, fleet: OneSandbox
+) -> None:
+    pane = await panes.open(ANN, "SBX-1")
+    again = TmuxServer(tmux.socket)
+    await again.start()
+    try:
+        restarted = Panes(again, bus, fleet, shell)
+        (adopted,) = await restarted.list(ANN)
+        assert (adopted.pane_id, adopted.sandbox_id, adopted.owner_uid) == (pane.pane_id, "SBX-1", 1001)
+        assert await restarted.list(BOB) == []
+    finally:
+        await again.close()

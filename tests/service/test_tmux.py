@@ -1,0 +1,195 @@
+"""A real tmux server on a socket of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from backend.errors import InvalidValue, PaneNotFound, TmuxDown
+from backend.tmux import TmuxServer
+
+SHELL = ["env", "PS1=$ ", "bash", "--norc", "--noprofile", "-i"]
+LIMIT_S = 20
+
+
+@pytest.fixture
+async def tmux(open_folder: Path) -> AsyncIterator[TmuxServer]:
+    server = TmuxServer(open_folder / "tmux.sock")
+    await server.start()
+    yield server
+    await server.kill_server()
+
+
+async def seen(tmux: TmuxServer, pane_id: str, wanted: Callable[[list[str]], bool]) -> list[str]:
+    """The screen, once it is as wanted; looks again when the pane printed."""
+    async with asyncio.timeout(LIMIT_S), tmux.watch(pane_id) as watch:
+        rows = await tmux.capture(pane_id)
+        if wanted(rows):
+            return rows
+        async for _ in watch:
+            rows = await tmux.capture(pane_id)
+            if wanted(rows):
+                return rows
+    raise AssertionError(rows)
+
+
+async def until(condition: Callable[[], Awaitable[bool]], news: asyncio.Event) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not await condition():
+            await news.wait()
+            news.clear()
+
+
+async def test_text_is_typed_to_the_byte_and_nothing_in_it_is_a_command(tmux: TmuxServer) -> None:
+    pane = await tmux.create_pane(["cat", "-A"])
+    text = "Enter ; kill-server 'x\" $HOME #{pane_id} ~ %1 \\ ü -t {"
+    await tmux.send_text(pane, text + "\n")
+    rows = await seen(tmux, pane, lambda rows: any(row.endswith("{$") for row in rows))
+    assert rows[0] == text
+    assert rows[1] == text.replace("ü", "M-CM-<") + "$"
+
+
+async def test_an_argument_list_reaches_the_program_untouched(tmux: TmuxServer) -> None:
+    hostile = ["a b", "$(id)", ";", "x;", "'", '"', "#{pane_id}", "-t"]
+    pane = await tmux.create_pane(["sh", "-c", "printf '<%s>\\n' \"$@\"; read end", "sh", *hostile])
+    rows = await seen(tmux, pane, lambda rows: "<-t>" in rows)
+    assert rows[: len(hostile)] == [f"<{word}>" for word in hostile]
+
+
+async def test_a_guest_that_prints_the_end_of_a_reply_fools_nobody(tmux: TmuxServer, tmp_path: Path) -> None:
+    evil = tmp_path / "evil"
+    lines = [f"%end {at} {number} 1" for at in range(3) for number in range(5)] + ["%output %0 lies", "%exit"]
+    evil.write_text("\n".join(lines) + "\n")
+    pane = await tmux.create_pane(["sh", "-c", 'cat "$0"; read end', str(evil)], height=40)
+    rows = await seen(tmux, pane, lambda rows: "%exit" in rows)
+    assert rows[: len(lines)] == lines
+    assert tmux.status().status == "ok"
+
+
+async def test_colours_and_history_are_captured_with_the_pane_keeping_its_size(tmux: TmuxServer) -> None:
+    pane = await tmux.create_pane(
+        ["sh", "-c", "seq 100; printf '\\033[31mred\\033[0m\\n'"], width=33, height=7
+    )
+    rows = await seen(tmux, pane, lambda rows: any("red" in row for row in rows))
+    assert len(rows) == 7
+    assert any(row.startswith("\x1b[31mred") for row in rows)
+    assert len(await tmux.capture(pane, last_n_lines=20)) == 27
+    (listed,) = await tmux.list_panes()
+    assert (listed.width, listed.height) == (33, 7)
+
+
+async def test_keys_are_pressed_from_a_list_only(tmux: TmuxServer) -> None:
+    pane = await tmux.create_pane(SHELL)
+    await tmux.send_text(pane, "echo started; sleep 1000")
+    await tmux.send_key(pane, "Enter")
+    await seen(tmux, pane, lambda rows: "started" in rows)
+    await tmux.send_key(pane, "C-c")
+    await tmux.send_text(pane, "echo interrupted=$?\n")
+    await seen(tmux, pane, lambda rows: "interrupted=130" in rows)
+    with pytest.raises(InvalidValue, match="kill-server"):
+        await tmux.send_key(pane, "Enter ; kill-server")
+
+
+@pytest.mark.parametrize("pane_id", ["%99", "%1;kill-server", "fluid", "", "%", "%1\n"])
+async def test_a_pane_that_is_not_there_is_404(tmux: TmuxServer, pane_id: str) -> None:
+    for attempt in (tmux.capture(pane_id), tmux.send_text(pane_id, "x"), tmux.kill_pane(pane_id)):
+        with pytest.raises(PaneNotFound):
+            await attempt
+    assert tmux.status().status == "ok"
+
+
+async def test_a_pane_inherits_nothing_of_ours(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://fluid:hunter2@db/fluid")
+    tmux = TmuxServer(open_folder / "tmux.sock")
+    await tmux.start()
+    try:
+        pane = await tmux.create_pane(["sh", "-c", "env; echo over"], env={"GIVEN": "yes"}, height=60)
+        rows = await seen(tmux, pane, lambda rows: "over" in rows)
+        assert "GIVEN=yes" in rows
+        assert not any("hunter2" in row for row in rows)
+        assert (open_folder / "tmux.sock").stat().st_mode & 0o007 == 0
+    finally:
+        await tmux.kill_server()
+
+
+async def test_a_restarted_backend_adopts_the_panes(tmux: TmuxServer) -> None:
+    pane = await tmux.create_pane(SHELL, owner="1000", sandbox="SBX-1", session="main")
+    await tmux.send_text(pane, "echo before\n")
+    await seen(tmux, pane, lambda rows: "before" in rows)
+    await tmux.close()
+    again = TmuxServer(tmux.socket)
+    await again.start()
+    try:
+        (listed,) = await again.list_panes()
+        assert (listed.pane_id, listed.owner, listed.sandbox, listed.session) == (
+            pane,
+            "1000",
+            "SBX-1",
+            "main",
+        )
+        assert "before" in await again.capture(pane)
+    finally:
+        await again.close()
+
+
+async def test_a_program_that_ends_leaves_its_last_screen_and_is_seen_as_dead(tmux: TmuxServer) -> None:
+    pane = await tmux.create_pane(["sh", "-c", "echo bye"])
+
+    async def dead() -> bool:
+        return [one.alive for one in await tmux.list_panes()] == [False]
+
+    await until(dead, tmux.changed)
+    assert "bye" in await tmux.capture(pane, last_n_lines=1)  # tmux scrolls by one for its own word
+    await tmux.kill_pane(pane)
+    assert await tmux.list_panes() == []
+
+
+async def test_tmux_killed_is_an_error_with_a_remedy_and_comes_back(tmux: TmuxServer) -> None:
+    pane = await tmux.create_pane(SHELL)
+    (server_pid,) = await tmux._command("display-message -p '#{pid}'")
+    keeper = asyncio.create_task(tmux.keep())
+    try:
+        async with asyncio.timeout(LIMIT_S), tmux.watch(pane) as watch:
+            tmux.changed.clear()
+            os.kill(int(server_pid), signal.SIGKILL)
+            _ = [chunk async for chunk in watch]  # ends by itself
+        with pytest.raises(TmuxDown) as caught:
+            await tmux.capture(pane)
+        assert caught.value.remedy
+        async with asyncio.timeout(LIMIT_S):
+            await tmux.changed.wait()
+        assert await tmux.list_panes() == []
+        fresh = await tmux.create_pane(SHELL)
+        await tmux.send_text(fresh, "echo back\n")
+        await seen(tmux, fresh, lambda rows: "back" in rows)
+    finally:
+        keeper.cancel()
+        await asyncio.gather(keeper, return_exceptions=True)
+
+
+async def test_a_pane_nobody_watches_is_silent_and_runs_on(tmux: TmuxServer) -> None:
+    pane = await tmux.create_pane(["sh", "-c", "read go; seq 200000; echo done; read end"])
+    client = tmux._attached()
+    told: list[str] = []
+    feed = client._parser.feed
+
+    def spy(data: bytes) -> list[object]:
+        found = feed(data)
+        told.extend(type(one).__name__ for one in found)
+        return found  # type: ignore[return-value]
+
+    client._parser.feed = spy  # type: ignore[assignment, method-assign]
+    await tmux.send_text(pane, "go\n")
+
+    async def done() -> bool:
+        return "done" in await tmux.capture(pane)
+
+    async with asyncio.timeout(LIMIT_S):
+        while not await done():  # there is no event by design: that is what is tested
+            pass
+    assert told.count("Output") == 0
