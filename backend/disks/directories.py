@@ -10,6 +10,7 @@ from backend.errors import DiskUnreadable
 
 _ENTRY = struct.Struct("<IHB")
 _INLINE_HEAD_BYTES = 4  # the parent's inode number, in place of "." and ".."
+_SELF = (b".", b"..")
 _WIDEST_RECORD = (0, 0xFFFF)  # how a record of 64 KiB is written
 
 
@@ -63,14 +64,14 @@ def _parse(data: bytes, found: dict[bytes, int], number: int) -> int:
         inode, record, length = unpack(data, at)
         if record in _WIDEST_RECORD and end == 1 << 16:
             record = end
-        if record < length + 8 or record & 3 or at + record > end:
+        name_end = at + 8 + length
+        stop = at + record
+        if name_end > stop or record & 3 or stop > end:
             raise DiskUnreadable(f"directory inode {number} has a broken record")
-        if inode and length:
-            name = data[at + 8 : at + 8 + length]
-            if name != b"." and name != b"..":
-                found[name] = inode
-                names += 1
-        at += record
+        if inode and length and (length > 2 or data[at + 8 : name_end] not in _SELF):
+            found[data[at + 8 : name_end]] = inode
+            names += 1
+        at = stop
     if at != end:
         raise DiskUnreadable(f"directory inode {number} has a record that is cut off")
     return names

@@ -41,7 +41,8 @@ def installed() -> dict[str, str]:
     binary, unit, mime = "#!nginx", "[Service]\nExecStart=nginx\n", "types {}\n"
     owned = [
         "/.", "/etc", "/etc/nginx", "/etc/nginx/nginx.conf", "/etc/nginx/mime.types",
-        "/etc/nginx/sites-enabled", "/usr/sbin/nginx", "/lib/systemd/system/nginx.service", "/var/lib/nginx", "/usr/sbin/forged",
+        "/etc/nginx/sites-enabled", "/usr/sbin/nginx", "/lib/systemd/system/nginx.service",
+        "/var/lib/nginx", "/usr/sbin/forged",
     ]  # fmt: skip
     return {
         "etc/nginx/nginx.conf": "edited by the agent\n",
