@@ -16,6 +16,7 @@ EXIT_PORT = 0xF4
 EXIT_VALUE = 0x2A
 # isa-debug-exit ends QEMU with (value << 1) | 1
 EXIT_STATUS = EXIT_VALUE << 1 | 1
+QUESTION = 2  # what the probe asks: an answer to an older question is not kept
 VERSION_TIMEOUT_S = 20
 PLAUSIBLE_S = 1.5  # firmware and one sector take a tenth of it on KVM that is worth its name
 # The processor is the one that our domains ask for: where it cannot be had, they cannot run.
@@ -31,7 +32,7 @@ async def kvm_works(
     """Boot a one-sector guest with KVM. ``cache``: a file that keeps the answer for this boot and QEMU."""
     if not await asyncio.to_thread(DEVICE.exists):
         return KvmProbe(False, f"{DEVICE} does not exist")
-    key = f"{await asyncio.to_thread(BOOT_ID.read_text)}{await _version(qemu)}"
+    key = f"{QUESTION} {await asyncio.to_thread(BOOT_ID.read_text)}{await _version(qemu)}"
     if cache and (known := await asyncio.to_thread(_cached, cache, key)):
         return known
     probe = await _compare(qemu, timeout_s)

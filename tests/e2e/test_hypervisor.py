@@ -74,8 +74,8 @@ def make_keys(folder: Path) -> Path:
     folder.mkdir()
     for name in ("ca", "id"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    sign = ["ssh-keygen", "-q", "-s", folder / "ca", "-I", "test", "-n", "root", folder / "id.pub"]
-    subprocess.run([*sign, "-V", "always:forever"], check=True)
+    sign = ["ssh-keygen", "-q", "-s", folder / "ca", "-I", "test", "-n", "root", "-V", "always:forever"]
+    subprocess.run([*sign, folder / "id.pub"], check=True)
     return folder
 
 
@@ -141,7 +141,6 @@ async def test_a_fork_is_somebody_of_its_own(lab: Lab, guest: Identity) -> None:
     hostname, machine_id, address, routes, clock, random = said.splitlines()[:6]
     assert (hostname, machine_id, address.strip()) == (guest.hostname, guest.machine_id, guest.address)
     assert routes == "1"  # its own network, no default route
-    assert abs(int(clock) - asyncio.get_running_loop().time()) > 0
     now = int(subprocess.run(["date", "+%s"], capture_output=True, check=True).stdout)
     assert abs(int(clock) - now) < 10
     other = await lab.identity("two", 12)
@@ -199,7 +198,7 @@ async def test_a_snapshot_keeps_processes_alive_and_files_as_they_were(lab: Lab,
     assert (await lab.host.disk_layers(guest.name))[1:] == list(taken.disk_layers)
     await lab.ssh(guest, "echo after > /root/mark; kill $(cat /root/pid); sync")
     before = taken.disk_layers[0].stat().st_mtime_ns
-    await lab.host.restore(guest.name, taken, guest)
+    await lab.host.restore(guest.name, taken)
     said = await lab.ssh(
         guest, "cat /root/mark; kill -0 $(cat /root/pid) && echo alive; date +%s; touch /root/new"
     )
