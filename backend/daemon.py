@@ -13,10 +13,11 @@ import signal
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 from backend import __version__
-from backend.ansible import Runner, versions
+from backend.ansible import Runner
 from backend.api import Services, serve_doors
 from backend.approvals import ApprovalBook, Approvals, Asks, Pipeline
 from backend.audit import Audit, AuditReport
@@ -34,6 +35,7 @@ from backend.guests import (
     GuestFiles,
     GuestForwards,
     shell_argv,
+    sweep_keys,
 )
 from backend.images import Images
 from backend.models import Component, Identity, Sandbox
@@ -173,7 +175,7 @@ class _Backend:
                 differ=differ,
                 background=background,
                 strategy=self._strategy(host),
-                versions={"fluid": __version__, **versions()},
+                versions=_versions(),
             )
         )
         playbooks = Playbooks(store, audit, fleet, blobs)
@@ -188,6 +190,8 @@ class _Backend:
         tmux = TmuxServer(paths.tmux_socket)
         await tmux.start()
         stack.push_async_callback(tmux.close)
+
+        sweep_keys(paths.run / "shells")
 
         async def shell(sandbox: Sandbox) -> list[str]:
             folder = paths.run / "shells" / secrets.token_hex(8)
@@ -302,6 +306,12 @@ def _record(audit: Audit) -> Callable[[EgressRecord], Awaitable[None]]:
         )
 
     return record
+
+
+def _versions() -> dict[str, str]:
+    """What generated and ran is part of the evidence."""
+    named = ("ansible-core", "ansible-runner", "mitogen")
+    return {"fluid": __version__, **{name: metadata.version(name) for name in named}}
 
 
 def _key(file: Path) -> bytes:

@@ -29,7 +29,7 @@ class Paths:
                 Path("/var/lib/fluid"),
                 Path("/var/log/fluid"),
                 Path("/run/fluid"),
-                Path("/var/cache/fluid"),
+                _cache(Path("/var/cache/fluid")),
             )
         user = Path.home()
         state = Path(os.environ.get("XDG_STATE_HOME", user / ".local/state")) / "fluid"
@@ -38,7 +38,7 @@ class Paths:
             state,
             state / "log",
             Path(os.environ.get("XDG_RUNTIME_DIR", state)) / "fluid",
-            Path(os.environ.get("XDG_CACHE_HOME", user / ".cache")) / "fluid",
+            _cache(Path(os.environ.get("XDG_CACHE_HOME", user / ".cache")) / "fluid"),
         )
 
     @classmethod
@@ -49,7 +49,7 @@ class Paths:
             home / "state",
             home / "log",
             home / "run",
-            Path(os.environ.get("FLUID_CACHE", home / "cache")),
+            _cache(home / "cache"),
         )
 
     @property
@@ -121,3 +121,8 @@ class Paths:
         ):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(mode)
+
+
+def _cache(default: Path) -> Path:
+    """Images and environments are large: ``FLUID_CACHE`` puts them elsewhere, for the bootstrap too."""
+    return Path(os.environ.get("FLUID_CACHE", default))

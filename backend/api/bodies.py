@@ -91,4 +91,4 @@ class StatusBody(Request):
 
 
 class BuildBody(Request):
-    name: str
+    name: str = ""

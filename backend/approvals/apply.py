@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
 
-from backend.ansible import SshKey, TargetHost
 from backend.approvals.book import ApprovalBook
 from backend.approvals.digest import digest_of
 from backend.approvals.evidence import blockers, counts, risks
@@ -255,7 +254,7 @@ class Pipeline:
         files = self._playbooks.contents(playbook)
         groups = defaultdict[str, list[ResolvedTarget]](list)
         for target in self._targets.resolve(approval.targets):
-            groups[str(target.key_file)].append(target)
+            groups[target.group].append(target)
         if run_id and len(groups) > 1:
             raise WrongState(
                 f"{approval.id} spans {len(groups)} target groups with different keys",
@@ -266,8 +265,8 @@ class Pipeline:
                 kind,
                 playbook,
                 files,
-                [_host(target) for target in members],
-                SshKey(private=members[0].key_file.read_bytes(), certificate=None),
+                [target.host() for target in members],
+                self._targets.key(members[0].name),
                 strategy=approval.evidence.strategy,
                 approval_id=approval.id,
                 run_id=run_id,
@@ -318,17 +317,6 @@ class Pipeline:
             Identity.system(), "approval.apply", "approval", approval.id, run=run.id, state=run.state
         )
         await self._finish(approval, run)
-
-
-def _host(target: ResolvedTarget) -> TargetHost:
-    return TargetHost(
-        name=target.name,
-        address=target.address,
-        port=target.port,
-        user=target.user,
-        become=target.become,
-        host_key=target.host_key,
-    )
 
 
 def _says(words: str) -> Callable[[Approval], None]:

@@ -131,7 +131,7 @@ class Approvals:
         """Blocks up to ``seconds`` for a change of state."""
         return self._shown(actor, await self._book.wait(approval_id, seconds, actor))
 
-    def blockers(self, approval: Approval) -> list[str]:
+    def blockers(self, approval: Approval) -> Sequence[str]:
         """What still stands in the way of an approval, in words."""
         return self._pipeline.blockers(approval)
 
@@ -309,5 +309,5 @@ def _operators_only(actor: Identity) -> None:
         )
 
 
-def _listed(actor: Identity, names: list[str]) -> bool:
+def _listed(actor: Identity, names: Sequence[str]) -> bool:
     return actor.name in names or any(f"@{group}" in names for group in actor.groups)

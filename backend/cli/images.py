@@ -37,9 +37,10 @@ def list_images(as_json: AsJson = False) -> None:
     return show_rows(titles, rows, empty="no image; `fluid images build` makes one of this host's release")
 
 
-@app.command(epilog=examples("fluid images build debian-12"))
+@app.command(epilog=examples("fluid images build", "fluid images build debian-12"))
 def build(
-    name: Annotated[str, typer.Argument(help="Its name, such as debian-12.")], as_json: AsJson = False
+    name: Annotated[str, typer.Argument(help="Its name; by default this host's own release.")] = "",
+    as_json: AsJson = False,
 ) -> None:
     """Build an image of this host's own release, from its own package sources."""
     told = door().json(operator_calls.build_image(name))

@@ -74,7 +74,7 @@ class DemoAgent:
         self.facts["snapshot_s"] = round(time.monotonic() - started, 2)
         say(f"snapshot {name!r}")
 
-    def _do(self, box: Sandbox, command: str, timeout_s: int = 300) -> None:
+    def _do(self, box: Sandbox, command: str, timeout_s: int = 1200) -> None:
         say(f"$ {command}")
         done = self._fluid.run(box.id, command, timeout=timeout_s)
         if done.exit_code != 0:

@@ -40,7 +40,7 @@ async def _ends(home: DemoHome, say: Callable[[str], None]) -> None:
         say("stopped the private libvirtd")
     processes_of_production(home)
     if home.paths.tmux_socket.exists():
-        await TmuxServer(home.paths.tmux_socket).kill()
+        await TmuxServer(home.paths.tmux_socket).kill_server()
     if home.paths.database.exists():
         await EmbeddedPostgres(home.paths.database, users.POSTGRES).stop()
         say("stopped PostgreSQL")

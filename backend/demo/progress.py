@@ -23,7 +23,7 @@ class Progress:
     def say(self, words: str) -> None:
         """A line with the time since the start."""
         elapsed = time.monotonic() - self._began
-        self._console.print(f"{elapsed:6.1f} s  {visible(words)}")
+        self._console.print(f"{elapsed:6.1f} s  {visible(words)}", soft_wrap=True)
         sys.stdout.flush()
 
     @contextmanager

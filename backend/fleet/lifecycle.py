@@ -227,6 +227,7 @@ class Lifecycle(FleetCore):
         sandbox = await self.get(actor, sandbox_id)
         self._must_be(sandbox, Phase.RUNNING)
         async with self._step(actor, "sandbox.pause", sandbox):
+            self._guests.hold(sandbox.sandbox_name)
             await self._host.require().pause(sandbox.domain)
             sandbox.phase = Phase.PAUSED
             return await self.save(sandbox)
@@ -236,6 +237,7 @@ class Lifecycle(FleetCore):
         self._must_be(sandbox, Phase.PAUSED)
         async with self._step(actor, "sandbox.resume", sandbox):
             await self._host.require().resume(sandbox.domain)
+            self._guests.release(sandbox.sandbox_name)
             sandbox.phase = Phase.RUNNING
             return await self.save(sandbox)
 

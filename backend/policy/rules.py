@@ -72,7 +72,7 @@ class Policy:
         """For a reader and as data: GET /v1/policy."""
         limits = self.limits
         words = [f"{denied.rule}: {denied.words}" for denied in _DENIED]
-        words.append(f"a command may run {limits.command_s_max} s and be {limits.command_chars} characters long")
+        words.append(f"a command may run {limits.command_s_max} s, and be {limits.command_chars} characters")
         words.append(f"you may hold {limits.sandboxes_per_owner} sandboxes")
         words.append("a sandbox reaches nothing but its proxy, 127.0.0.1:3128")
         return {"words": words, "limits": limits.model_dump(), "denied": [denied.rule for denied in _DENIED]}

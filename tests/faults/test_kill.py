@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from backend.client import Fluid
 from backend.errors import FluidError
 from backend.models import Approval, FleetView, Phase, RunKind

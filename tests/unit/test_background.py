@@ -9,17 +9,19 @@ from backend.background import Background
 
 async def test_a_failure_reaches_its_handler_and_harms_nobody() -> None:
     heard: list[str] = []
+    told = asyncio.Event()
 
     async def bad() -> None:
         raise ValueError("no")
 
     async def failed(error: Exception) -> None:
         heard.append(str(error))
+        told.set()
 
     async with Background() as background:
         background.start("bad", bad, failed=failed)
-        while background.running("bad"):
-            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await told.wait()
     assert heard == ["no"]
 
 

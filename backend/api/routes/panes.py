@@ -51,7 +51,7 @@ async def read(caller: Caller, services: Served, body: ReadPaneBody) -> Response
 @operator.get("/v1/panes/{pane_id}/stream")
 async def stream(request: Request, caller: Caller, services: Served, pane_id: str) -> Response:
     """The pane's rows, now and after each change, as server-sent events."""
-    rows = services.panes.stream(caller, check_pane(pane_id))
+    rows = services.panes.follow(caller, check_pane(pane_id))
     return sse.stream(request, _frames(rows))
 
 
