@@ -244,8 +244,7 @@ class Approvals:
         async with self._audit.step(
             actor, "approval.reject", "approval", approval_id, sandbox_id=approval.sandbox_id, reason=reason
         ):
-            approval = await self._book.change(approval_id, _BEFORE_APPLY, decide)
-        return approval
+            return await self._book.change(approval_id, _BEFORE_APPLY, decide)
 
     async def withdraw(self, actor: Identity, approval_id: str) -> Approval:
         """The requester does not want it any more."""

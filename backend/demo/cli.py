@@ -16,7 +16,7 @@ from backend.demo.story import Story
 def demo(*, seed: int | None, unattended: bool, json_file: Path | None, clean: bool) -> int:
     """Run the demo; the exit code is 0 only if every promise was kept."""
     if os.geteuid() != 0:
-        os.execvp("sudo", ["sudo", "-E", sys.executable, "-m", "backend.cli", *sys.argv[1:]])
+        os.execvp("sudo", ["sudo", "-E", sys.executable, "-m", "backend.cli", *sys.argv[1:]])  # noqa: S606
     home = DemoHome()
     if clean:
         return clean_up(home, Progress().say)

@@ -36,7 +36,7 @@ async def serve(guest: Guest, builder: Path, ready: Path) -> None:
 
 
 def main() -> int:
-    """``python -m backend.demo.mirror --builder FOLDER --ready FILE``, the machine as JSON on standard input."""
+    """``python -m backend.demo.mirror --builder FOLDER --ready FILE``, the machine as JSON on stdin."""
     words = argparse.ArgumentParser()
     words.add_argument("--builder", type=Path, required=True)
     words.add_argument("--ready", type=Path, required=True)

@@ -127,7 +127,7 @@ class Production:
             stdin=json.dumps(dataclasses.asdict(guest)).encode(),
         )
         async with asyncio.timeout(STEP_TIMEOUT_S):
-            while not ready.exists():
+            while not ready.exists():  # noqa: ASYNC110 - another process makes the file
                 await asyncio.sleep(0.1)
 
     async def remove(self, hypervisor: Hypervisor) -> None:
@@ -155,8 +155,8 @@ def drift(scenario: Scenario) -> dict[str, tuple[bytes, int]]:
 
 
 async def page_status(address: str, scenario: Scenario) -> int:
-    """The HTTP status of ``https://web-01/`` (its certificate is self-signed); 0 if it does not answer, 599 if
-    the page is not the one that was approved."""
+    """The HTTP status of ``https://web-01/`` (its certificate is self-signed); 0 if it does not answer, 599
+    if the page is not the one that was approved."""
     trust = ssl.create_default_context()
     trust.check_hostname, trust.verify_mode = False, ssl.CERT_NONE
     try:

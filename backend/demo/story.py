@@ -150,7 +150,8 @@ class Story:
             say(f"  {row.kind}: {row.noun} {visible(row.name)} {visible(row.reason)}")
         for name, seen in evidence.dry_run.items():
             say(
-                f"  dry run on {name}: would change {seen.result.changed}, failed {seen.result.failed} {seen.error}"
+                f"  dry run on {name}: would change {seen.result.changed}, failed {seen.result.failed}"
+                f" {visible(seen.error)}"
             )
             for words in seen.differs:
                 say(f"    differs: {visible(words)}")

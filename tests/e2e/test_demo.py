@@ -84,7 +84,8 @@ def test_the_agents_door_has_no_approve_route_and_no_word_of_production(demo: De
     script = (
         "import sys\nfrom backend.client import Fluid\nfrom backend.errors import FluidError\n"
         "door = Fluid(sys.argv[1])\nseen = door.approval(sys.argv[2]).model_dump_json()\nprint(seen)\n"
-        "try:\n    door.approve(sys.argv[2], 'x')\nexcept FluidError as error:\n    print('refused', error.status)\n"
+        "try:\n    door.approve(sys.argv[2], 'x')\n"
+        "except FluidError as error:\n    print('refused', error.status)\n"
     )
     done = subprocess.run(
         [
