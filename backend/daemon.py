@@ -10,9 +10,11 @@ import logging
 import os
 import secrets
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -98,6 +100,7 @@ class _Backend:
             log.info(
                 "fluid %s serves %s and %s", __version__, self.paths.agent_socket, self.paths.operator_socket
             )
+            background.start("tell systemd", partial(_ready, self.paths.operator_socket))
             await serve_doors(services, self.config, self.paths, stop)
         self.paths.pid_file.unlink(missing_ok=True)
 
@@ -135,74 +138,29 @@ class _Backend:
         return Store(database)
 
     async def _services(self, stack: AsyncExitStack, store: Store, background: Background) -> Services:
-        config, paths = self.config, self.paths
+        paths = self.paths
         events = EventBus(store.events)
         await events.open()
         audit = Audit(store, paths.state / "spool", paths.secrets / "audit.key", paths.audit_head)
         await audit.absorb()
-        background.start("sign the audit's head", audit.run)
-        host = Host(config, paths)
+        host = Host(self.config, paths)
         await host.open()
         stack.push_async_callback(host.close)
         self.parts["libvirt"] = lambda: _host_component(host)
         authority = CertificateAuthority(paths.secrets)
-        connections = GuestConnections(authority)
-        stack.push_async_callback(connections.close)
-        commands = GuestCommands(connections)
-        blobs = BlobStore(paths.blobs)
-        reader = DiskReader()
-        differ = Differ(reader, blobs, _key(paths.secrets / "fingerprint.key"), NoiseProfile.default())
-        images = Images(paths.images)
-        policy = Policy(config.limits)
-        proxy = EgressProxy(self._egress_policy(), on_request=_record(audit))
-        runner = Runner(paths.runs, run_as=config.ansible.run_as)
-        fleet = Fleet(
-            FleetParts(
-                config=config,
-                store=store,
-                events=events,
-                audit=audit,
-                policy=policy,
-                images=images,
-                host=host,
-                guests=connections,
-                authority=authority,
-                commands=commands,
-                files=GuestFiles(connections, commands, limit_bytes=config.limits.file_bytes),
-                forwards=GuestForwards(connections),
-                proxy=proxy,
-                reader=reader,
-                differ=differ,
-                background=background,
-                strategy=self._strategy(host),
-                versions=_versions(),
-            )
-        )
-        playbooks = Playbooks(store, audit, fleet, blobs)
-        runs = Runs(store, events, runner, timeout_s=config.ansible.timeout_s)
-        targets = Targets(config.targets)
-        book = ApprovalBook(store, events)
-        rehearser = Rehearser(store, fleet, differ, runs, fleet.strategy())
-        pipeline = Pipeline(
-            config, store, book, audit, fleet, playbooks, rehearser, runs, targets, background
-        )
-        approvals = Approvals(config, store, book, pipeline, audit, fleet, playbooks, runs, targets)
-        tmux = TmuxServer(paths.tmux_socket)
-        await tmux.start()
-        stack.push_async_callback(tmux.close)
-
-        sweep_keys(paths.run / "shells")
-
-        async def shell(sandbox: Sandbox) -> list[str]:
-            folder = paths.run / "shells" / secrets.token_hex(8)
-            return await shell_argv(authority, fleet.guest(sandbox), folder)
-
-        panes = Panes(tmux, events, fleet, shell)
-        background.start("watch the panes", panes.run)
-        await self._recover(store, fleet, approvals, background)
-        background.start("follow libvirt", fleet.follow_domains)
-        background.start("housekeeping", lambda: self._housekeeping(store, fleet, approvals))
-        background.start("verify the audit", lambda: self._verify(audit))
+        fleet = self._fleet(stack, store, events, audit, background, host, authority)
+        panes = await self._panes(stack, events, fleet, authority)
+        playbooks, runs, targets, approvals = self._approvals(store, events, audit, background, fleet)
+        await self._recover(store, fleet, approvals)
+        for name, work in (
+            ("sign the audit's head", audit.run),
+            ("verify the audit", partial(self._verify, audit)),
+            ("watch the panes", panes.run),
+            ("follow libvirt", fleet.follow_domains),
+            ("housekeeping", partial(self._housekeeping, store, fleet, approvals)),
+        ):
+            background.start(name, work)
+        policy = Policy(self.config.limits)
         return Services(
             fleet=fleet,
             playbooks=playbooks,
@@ -212,13 +170,84 @@ class _Backend:
             panes=panes,
             audit=audit,
             events=events,
-            images=Sources(images, audit, fleet),
+            images=Sources(Images(paths.images), audit, fleet),
             targets=targets,
             keys=store.keys,
             components=self._components,
             audit_seen=lambda: self.audited,
             policy=lambda _: policy.describe(),
         )
+
+    def _fleet(
+        self,
+        stack: AsyncExitStack,
+        store: Store,
+        events: EventBus,
+        audit: Audit,
+        background: Background,
+        host: Host,
+        authority: CertificateAuthority,
+    ) -> Fleet:
+        config, paths = self.config, self.paths
+        connections = GuestConnections(authority)
+        stack.push_async_callback(connections.close)
+        commands = GuestCommands(connections)
+        reader, blobs = DiskReader(), BlobStore(paths.blobs)
+        key = _key(paths.secrets / "fingerprint.key")
+        return Fleet(
+            FleetParts(
+                config=config,
+                store=store,
+                events=events,
+                audit=audit,
+                policy=Policy(config.limits),
+                images=Images(paths.images),
+                host=host,
+                guests=connections,
+                authority=authority,
+                commands=commands,
+                files=GuestFiles(connections, commands, limit_bytes=config.limits.file_bytes),
+                forwards=GuestForwards(connections),
+                proxy=EgressProxy(self._egress_policy(), on_request=_record(audit)),
+                reader=reader,
+                blobs=blobs,
+                differ=Differ(reader, blobs, key, NoiseProfile.default()),
+                background=background,
+                strategy=self._strategy(host),
+                versions=_versions(),
+            )
+        )
+
+    def _approvals(
+        self, store: Store, events: EventBus, audit: Audit, background: Background, fleet: Fleet
+    ) -> tuple[Playbooks, Runs, Targets, Approvals]:
+        config = self.config
+        runner = Runner(self.paths.runs, run_as=config.ansible.run_as)
+        runs = Runs(store, events, runner, timeout_s=config.ansible.timeout_s)
+        playbooks = Playbooks(store, audit, fleet)
+        targets = Targets(config.targets)
+        book = ApprovalBook(store, events)
+        rehearser = Rehearser(store, fleet, runs)
+        pipeline = Pipeline(
+            config, store, book, audit, fleet, playbooks, rehearser, runs, targets, background
+        )
+        approvals = Approvals(config, store, book, pipeline, audit, fleet, playbooks, runs, targets)
+        return playbooks, runs, targets, approvals
+
+    async def _panes(
+        self, stack: AsyncExitStack, events: EventBus, fleet: Fleet, authority: CertificateAuthority
+    ) -> Panes:
+        """Terminals on a tmux server of our own, which outlives us."""
+        tmux = TmuxServer(self.paths.tmux_socket)
+        await tmux.start()
+        stack.push_async_callback(tmux.close)
+        folder = self.paths.run / "shells"
+        sweep_keys(folder)
+
+        async def shell(sandbox: Sandbox) -> list[str]:
+            return await shell_argv(authority, fleet.guest(sandbox), folder / secrets.token_hex(8))
+
+        return Panes(tmux, events, fleet, shell)
 
     def _egress_policy(self) -> EgressPolicy:
         egress = self.config.egress
@@ -237,9 +266,7 @@ class _Backend:
 
     # --- keeping house --------------------------------------------------------------------------------
 
-    async def _recover(
-        self, store: Store, fleet: Fleet, approvals: Approvals, background: Background
-    ) -> None:
+    async def _recover(self, store: Store, fleet: Fleet, approvals: Approvals) -> None:
         """What a former backend left: rows and domains agree again, half-made things are undone."""
         await store.keys.forget_unfinished()
         for words in await fleet.reconcile():
@@ -306,6 +333,17 @@ def _record(audit: Audit) -> Callable[[EgressRecord], Awaitable[None]]:
         )
 
     return record
+
+
+async def _ready(door: Path) -> None:
+    """sd_notify(3): ``READY=1`` once the doors are open, to whoever started us with NOTIFY_SOCKET."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address is None:
+        return
+    while not door.exists():  # noqa: ASYNC110 - the server makes the file
+        await asyncio.sleep(0.02)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as tell:
+        tell.sendto(b"READY=1", address.replace("@", "\0", 1))
 
 
 def _versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from backend.ansible import SshKey, TargetHost
 from backend.audit import Audit
 from backend.background import Background
-from backend.changes import Differ
+from backend.changes import BlobStore, Differ
 from backend.config import Config
 from backend.disks import DiskReader
 from backend.egress import EgressProxy
@@ -50,6 +50,7 @@ class FleetParts:
     files: GuestFiles
     authority: CertificateAuthority
     reader: DiskReader
+    blobs: BlobStore
     differ: Differ
     background: Background
     strategy: str
@@ -78,6 +79,16 @@ class FleetCore:
         """Held while one operation takes a domain down and up: two never meet, and libvirt's own events of
         that domain are the operation's business meanwhile."""
         return self._locks[sandbox_id]
+
+    @property
+    def differ(self) -> Differ:
+        """For rehearsals, which compare their own disks."""
+        return self._parts.differ
+
+    @property
+    def blobs(self) -> BlobStore:
+        """Contents of changed files."""
+        return self._parts.blobs
 
     def strategy(self) -> str:
         """The Ansible strategy of rehearsal and apply alike."""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.changes import Differ, residual
+from backend.changes import residual
 from backend.fleet import Fleet
 from backend.models import Changes, Evidence, Playbook, Run, RunKind, RunState, Sandbox, TargetResult
 from backend.playbooks.runs import Runs
@@ -30,12 +30,12 @@ class Rehearsed:
 class Rehearser:
     """Makes the twin, runs twice, compares, and throws the twin away."""
 
-    def __init__(self, store: Store, fleet: Fleet, differ: Differ, runs: Runs, strategy: str) -> None:
+    def __init__(self, store: Store, fleet: Fleet, runs: Runs) -> None:
         self._store = store
         self._fleet = fleet
-        self._differ = differ
+        self._differ = fleet.differ
         self._runs = runs
-        self._strategy = strategy
+        self._strategy = fleet.strategy()
 
     async def rehearse(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from backend.audit import Audit
-from backend.changes import BlobStore
 from backend.errors import Conflict, PlaybookNotFound
 from backend.fleet import Fleet
 from backend.models import Changes, Identity, Playbook, Role, new_id, now
@@ -16,11 +15,11 @@ from backend.store import Store
 class Playbooks:
     """Generate, read, edit. An edit makes a new digest, so evidence made before no longer fits."""
 
-    def __init__(self, store: Store, audit: Audit, fleet: Fleet, blobs: BlobStore) -> None:
+    def __init__(self, store: Store, audit: Audit, fleet: Fleet) -> None:
         self._store = store
         self._audit = audit
         self._fleet = fleet
-        self._blobs = blobs
+        self._blobs = fleet.blobs
 
     async def generate(
         self,
