@@ -340,8 +340,14 @@ async def _ready(door: Path) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if address is None:
         return
-    while not door.exists():  # noqa: ASYNC110 - the server makes the file
-        await asyncio.sleep(0.02)
+    while True:
+        try:
+            _, knock = await asyncio.open_unix_connection(door)
+        except OSError:
+            await asyncio.sleep(0.02)
+        else:
+            knock.close()
+            break
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as tell:
         tell.sendto(b"READY=1", address.replace("@", "\0", 1))
 
