@@ -16,7 +16,7 @@ from backend.errors import FluidError, NotFound, PaneNotFound, TmuxDown
 from backend.models import Identity, Pane, Role, Sandbox
 from backend.store import EventBus
 from backend.text import screen
-from backend.tmux import TmuxPane, TmuxServer, Watch
+from backend.tmux import TmuxPane, TmuxServer
 
 PAINT_EVERY_S = 0.25
 FLOOD_QUIET_S = 0.05  # after the first output of a burst: a whole screen is worth more than its first byte
@@ -160,8 +160,6 @@ class Panes:
         pane = after or before
         if pane is None or (before and after and before.alive == after.alive):
             return
-        if pump := self._pumps.get(pane.pane_id):
-            pump.look()
         word = "opened" if before is None else "closed" if after is None else "ended"
         await self._events.publish(f"pane.{word}", "pane", pane.pane_id, pane.sandbox, {"alive": pane.alive})
         if after and not after.alive and await self._destroyed(after):
@@ -190,7 +188,6 @@ class _Pump:
         self._events = events
         self._pane_id = pane_id
         self._rows: Rows = []
-        self._watch: Watch | None = None
         self._changed = asyncio.Condition()
         self._task = asyncio.create_task(self._work())
 
@@ -200,11 +197,6 @@ class _Pump:
             await self._changed.wait_for(lambda: self.over or (self.version > version and self.version > 0))
             return self._rows if self.version > version and self.version > 0 else None
 
-    def look(self) -> None:
-        """Something happened to the pane that is no output, such as its end."""
-        if self._watch is not None:
-            self._watch.put(b"")
-
     async def stop(self) -> None:
         """The last follower left."""
         self._task.cancel()
@@ -212,17 +204,16 @@ class _Pump:
 
     async def _work(self) -> None:
         try:
-            async with self._tmux.watch(self._pane_id) as self._watch:
+            async with self._tmux.watch(self._pane_id) as watch:
                 await self._show()
-                async for _ in self._watch:
+                async for _ in watch:
                     await asyncio.sleep(FLOOD_QUIET_S)
-                    self._watch.drain()
+                    watch.drain()
                     await self._show()
                     await asyncio.sleep(PAINT_EVERY_S - FLOOD_QUIET_S)
         except (PaneNotFound, TmuxDown):
             pass  # that is the end of the stream, and its followers see it end
         finally:
-            self._watch = None
             self.over = True
             async with self._changed:
                 self._changed.notify_all()

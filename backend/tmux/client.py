@@ -33,6 +33,10 @@ class Watch:
         self.chunks.append(data)
         self._news.set()
 
+    def wake(self) -> None:
+        """Let the reader look again, though nothing was printed: it gets an empty chunk."""
+        self.put(b"")
+
     def end(self) -> None:
         self._over = True
         self._news.set()

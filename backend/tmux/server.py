@@ -258,7 +258,8 @@ class TmuxServer:
         """What the pane prints, as it prints it. Ends with the pane's server."""
         async with self.watch(pane_id) as watch:
             async for chunk in watch:
-                yield chunk
+                if chunk:
+                    yield chunk
 
     # --- below ----------------------------------------------------------------------------------------------
 
@@ -286,6 +287,10 @@ class TmuxServer:
     def _notice(self, notice: Notice) -> None:
         if notice.name in ("subscription-changed", "window-add", "window-close", "unlinked-window-close"):
             self.changed.set()
+            # tmux drops a dying pane's last output if it was not sent to us yet: whoever watches looks again.
+            for watches in self._client.watches.values() if self._client else ():
+                for watch in watches:
+                    watch.wake()
 
     def _argv(self) -> list[str]:
         return ["tmux", "-S", str(self.socket), "-f", os.devnull]
