@@ -12,11 +12,13 @@ import json
 import os
 import shlex
 import shutil
+import tempfile
 from pathlib import Path
 
 from backend.ansible.spec import RunSpec, TargetHost
 
 SUPERVISED = Path(__file__).parent / "supervised"
+SHORT = "/tmp"  # noqa: S108 - a socket's path may have 107 bytes; mkdtemp makes the folder the run's alone
 SCRIPTS = ("supervisor.py", "reports.py")
 _PLUGINS = (
     "action", "become", "cache", "cliconf", "connection", "doc_fragment", "filter", "httpapi", "inventory",
@@ -50,10 +52,21 @@ def prepare(folder: Path, spec: RunSpec, *, python: str, owner: tuple[int, int] 
     wrapper = f'#!/bin/sh\nexec {program} "$@"\n'
     _write(etc / "bin" / "ansible-playbook", wrapper.encode(), 0o555)
     _write(etc / "bin" / "secrets", b'#!/bin/sh\nexec cat "$FLUID_SECRETS"\n', 0o555)
+    short = Path(tempfile.mkdtemp(prefix="fluid-", dir=SHORT))
+    _write(etc / "short", str(short).encode())
+    if owner:
+        os.chown(short, *owner)
     for name, mode in (("private", 0o700), ("out", 0o755)):
         (folder / name).mkdir(mode=mode)
         if owner:
             os.chown(folder / name, *owner)
+
+
+def remove(folder: Path) -> None:
+    """Take away all that :func:`prepare` made."""
+    if (known := folder / "etc" / "short").exists():
+        shutil.rmtree(known.read_text(), ignore_errors=True)
+    shutil.rmtree(folder)
 
 
 def environment(folder: Path, python: str) -> dict[str, str]:

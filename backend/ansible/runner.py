@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from backend.ansible._folder import environment, prepare
+from backend.ansible._folder import environment, prepare, remove
 from backend.ansible._watch import Watch
 from backend.ansible.spec import RunHandle, RunOutcome, RunSpec, SshKey, check_run_id
 from backend.errors import AlreadyRunning, ConfigError, MissingProgram, RunnerFailed, RunNotFound, WrongState
@@ -85,10 +85,11 @@ class Runner:
 
     def _spawn(self, folder: Path, lock: int, message: bytes) -> None:
         """Run the supervisor up to the point where it has left our process tree."""
-        argv = [self._python, "-I", str(folder / "etc" / "supervisor.py"), str(folder), str(lock)]
+        argv = ["setpriv", "--no-new-privs"]
         if self._owner:
             uid, gid = self._owner
-            argv = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs", *argv]
+            argv += [f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
+        argv += ["--", self._python, "-I", str(folder / "etc" / "supervisor.py"), str(folder), str(lock)]
         log = folder / "supervisor.log"
         with log.open("wb") as output:
             done = subprocess.run(
@@ -130,6 +131,10 @@ class Runner:
         """The run's events from number ``after`` on, as they come, until the run is over or lost."""
         folder = self._existing(run_id)
         reader = _Events(folder / "out" / "events.jsonl", after)
+        if not _is_running(folder):
+            for event in reader.new():
+                yield event
+            return
         async with Watch(folder / "out", _pid(folder)) as watch:
             while True:
                 over = (await self.status(run_id)).state not in (RunState.STARTING, RunState.RUNNING)
@@ -162,7 +167,7 @@ class Runner:
         if folder.exists():
             if _is_running(folder):
                 raise WrongState(f"run {run_id} is still running", remedy="cancel it first")
-            shutil.rmtree(folder)
+            remove(folder)
 
     def _existing(self, run_id: str) -> Path:
         folder = self._folder / check_run_id(run_id)

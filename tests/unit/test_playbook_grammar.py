@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import PlaybookRefused
 from backend.playbooks import CheckedPlaybook, Reference, check
+from backend.playbooks._modules import MODULES
 
 SHA = "a" * 64
-FILE_TASK = {"ansible.builtin.file": "{path: /srv/x, state: directory}"}
 OPENSSL = "{argv: [openssl, version], creates: /srv/x}"
 
 
@@ -341,6 +346,8 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
         ("dnf", "{name: x, disable_gpg_check: true}"),
         ("package", "{name: x, state: present, use: shell}"),
         ("pip", "{name: x}"),
+        ("pip", "{virtualenv: /srv/v}"),
+        ("pip", "{name: x, requirements: /srv/r.txt, virtualenv: /srv/v}"),
         ("pip", "{name: x, virtualenv: /srv/v, extra_args: -i}"),
         ("pip", "{name: 'git+https://x', virtualenv: /srv/v}"),
         ("pip", "{name: x, virtualenv: /srv/v, virtualenv_command: sh}"),
@@ -382,38 +389,38 @@ def test_p5_refuses_other_arguments(module: str, args: str) -> None:
     refused(play(builtin(module, args)), "P5")
 
 
-@pytest.mark.parametrize(
-    ("module", "args"),
-    [
-        (
-            "apt",
-            "{name: [nginx, 'libc6:i386', 'x=1.0-1~bpo'], state: present, cache_valid_time: 60}",
-        ),
-        (
-            "apt_repository",
-            "{repo: 'deb [signed-by=/usr/share/keyrings/x.gpg] http://x y z', state: present}",
-        ),
-        (
-            "copy",
-            f"{{src: files/{SHA}, dest: /etc/sudoers.d/x, mode: '0440', validate: /usr/sbin/visudo -cf %s}}",
-        ),
-        ("file", "{path: /srv/x, state: link, src: ../y}"),
-        (
-            "file",
-            "{path: /srv/k, state: touch, access_time: preserve, modification_time: preserve, mode: '0600'}",
-        ),
-        ("file", '{path: !unsafe "/srv/{{ x }} ü", state: directory}'),
-        ("user", "{name: deploy, uid: 999, password: '!', groups: [a, b], append: true}"),
-        ("systemd_service", "{daemon_reload: true}"),
-        ("systemd_service", "{name: 'getty@tty1.service', enabled: false}"),
-        ("cron", "{name: x, job: 'true', special_time: daily, user: root}"),
-        ("lineinfile", "{path: /etc/hosts, line: '10.0.0.1 x', state: present}"),
-        ("pip", "{name: x, version: '1.0', virtualenv: /srv/v}"),
-        ("getent", "{database: passwd, key: root}"),
-        ("reboot", "{reboot_timeout: 600}"),
-        ("hostname", "{name: web-01}"),
-    ],
-)
+ACCEPTED = [
+    (
+        "apt",
+        "{name: [nginx, 'libc6:i386', 'x=1.0-1~bpo'], state: present, cache_valid_time: 60}",
+    ),
+    (
+        "apt_repository",
+        "{repo: 'deb [signed-by=/usr/share/keyrings/x.gpg] http://x y z', state: present}",
+    ),
+    (
+        "copy",
+        f"{{src: files/{SHA}, dest: /etc/sudoers.d/x, mode: '0440', validate: /usr/sbin/visudo -cf %s}}",
+    ),
+    ("file", "{path: /srv/x, state: link, src: ../y}"),
+    (
+        "file",
+        "{path: /srv/k, state: touch, access_time: preserve, modification_time: preserve, mode: '0600'}",
+    ),
+    ("file", '{path: !unsafe "/srv/{{ x }} ü", state: directory}'),
+    ("user", "{name: deploy, uid: 999, password: '!', groups: [a, b], append: true}"),
+    ("systemd_service", "{daemon_reload: true}"),
+    ("systemd_service", "{name: 'getty@tty1.service', enabled: false}"),
+    ("cron", "{name: x, job: 'true', special_time: daily, user: root}"),
+    ("lineinfile", "{path: /etc/hosts, line: '10.0.0.1 x', state: present}"),
+    ("pip", "{name: x, version: '1.0', virtualenv: /srv/v}"),
+    ("getent", "{database: passwd, key: root}"),
+    ("reboot", "{reboot_timeout: 600}"),
+    ("hostname", "{name: web-01}"),
+]
+
+
+@pytest.mark.parametrize(("module", "args"), ACCEPTED)
 def test_p5_accepts_what_the_table_holds(module: str, args: str) -> None:
     assert accepted(play(builtin(module, args))).tasks[0].module == f"ansible.builtin.{module}"
 
@@ -464,6 +471,7 @@ def test_p6_refuses_every_other_template(value: str) -> None:
         play(builtin("file", "{path: /srv/x}", register="'{{ word }}'"), vars="{word: x}"),
         play(builtin("meta", "'{{ word }}'"), vars="{word: flush_handlers}"),
         play(vars="{word: x, other: '{{ word }}'}"),
+        play(vars="{word: '{{ item }}'}"),
         play(builtin("file", "{path: '{{ item }}', state: file}", loop="['{{ item }}']")),
         play(builtin("copy", "{src: 'files/{{ sha }}', dest: /srv/x}"), vars=f"{{sha: {SHA}}}"),
         play(builtin("hostname", "{name: \"{{ ansible_facts['hostname'] }}\"}"), gather_facts="false"),
@@ -544,6 +552,7 @@ def test_a_secret_stands_only_where_it_is_hidden() -> None:
     refused(play(builtin("copy", SECRET_COPY, no_log="false")), "P3", secrets=["token"])
     refused(play(builtin("copy", SECRET_COPY, no_log="true")), "P6")
     refused(play(vars="{token: x}"), "P7", secrets=["token"])
+    refused(play(vars="{other: '{{ token }}'}"), "P6", secrets=["token"])
 
 
 @pytest.mark.parametrize(
@@ -561,6 +570,32 @@ def test_a_secret_never_reaches_a_command_line_or_a_name(module: str, args: str)
 def test_a_user_takes_a_secret_for_a_password() -> None:
     one = builtin("user", "{name: x, password: '{{ token }}'}", no_log="true")
     assert accepted(play(one), secrets=["token"]).tasks[0].secrets == ("token",)
+
+
+# --- against Ansible itself --------------------------------------------------------------------------------
+
+
+def ansible(*argv: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", *argv]
+    return subprocess.run(program, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_every_argument_of_the_table_is_one_that_ansible_knows() -> None:
+    done = ansible("ansible.cli.doc", "-j", *(f"ansible.builtin.{name}" for name in MODULES))
+    assert done.returncode == 0, done.stderr
+    for name, module in MODULES.items():
+        options = json.loads(done.stdout)[f"ansible.builtin.{name}"]["doc"]["options"]
+        assert set(module.args) <= set(options), name
+
+
+def test_ansible_reads_what_the_grammar_accepts(tmp_path: Path) -> None:
+    text = play(*(builtin(module, args, name=f"Task {n}") for n, (module, args) in enumerate(ACCEPTED)))
+    accepted(text)
+    (tmp_path / "playbook.yml").write_bytes(text)
+    done = ansible(
+        "ansible.cli.playbook", "--syntax-check", "-i", "localhost,", str(tmp_path / "playbook.yml")
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # --- anything at all ---------------------------------------------------------------------------------------
@@ -626,8 +661,6 @@ ARGUMENTS = [
     )
 )
 def test_any_task_is_accepted_or_refused(values: dict[str, Any]) -> None:
-    import yaml
-
     plays = [{"name": "T", "hosts": "all", "vars": {"x": "y"}, "tasks": [{"name": "Any", **values}]}]
     _only_refused(yaml.safe_dump(plays, allow_unicode=True).encode("utf-8", "surrogatepass"))
 

@@ -16,7 +16,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,7 +31,6 @@ GRACE_S = 15  # for Ansible to stop by itself after SIGTERM
 AGENT_START_S = 10
 KEY_SLACK_S = 60
 CONNECT_S = 15
-SHORT = "/tmp"  # noqa: S108 - a socket's path may have 107 bytes; mkdtemp makes the folder ours alone
 
 
 class Stop:
@@ -83,7 +81,7 @@ class Supervisor:
         self.private = folder / "private"
         self.spec = json.loads((folder / "etc" / "spec.json").read_text())
         self.message = message
-        self.short = Path(tempfile.mkdtemp(prefix="fluid-", dir=SHORT))
+        self.short = Path((folder / "etc" / "short").read_text())
         self.agent: subprocess.Popen[str] | None = None
         self.secrets_fd = -1
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from backend.ansible import Runner, RunOutcome, RunSpec
+from backend.ansible._folder import prepare
 from backend.errors import AlreadyRunning, InvalidName, InvalidValue, RunNotFound, WrongState
 from backend.models import RunKind, RunState
 
@@ -267,3 +268,24 @@ def test_values_that_ansible_would_interpret_never_reach_its_inventory(
 def test_an_id_is_no_path(runner: Runner) -> None:
     with pytest.raises(InvalidValue):
         runner.forget("../runs")
+
+
+async def test_nothing_of_a_lost_run_stays_after_it_is_forgotten(
+    runner: Runner, sshd: Any, runs: Path
+) -> None:
+    handle = await runner.start(spec_of(sshd, play(HOLD)), key=sshd.key)
+    short = Path((runs / "RUN-1" / "etc" / "short").read_text())
+    assert short.is_dir()
+    os.kill(handle.pid, signal.SIGKILL)
+    assert (await runner.wait("RUN-1")).state is RunState.LOST
+    runner.forget("RUN-1")
+    assert not short.exists()
+    assert list(runs.iterdir()) == []
+
+
+async def test_a_run_whose_start_was_cut_short_is_lost(runner: Runner, sshd: Any, runs: Path) -> None:
+    prepare(runs / "RUN-1", spec_of(sshd, play(HOLD)), python=sys.executable, owner=None)
+    (runs / "RUN-1" / "lock").touch()
+    assert [event async for event in runner.follow("RUN-1")] == []
+    assert (await runner.status("RUN-1")).state is RunState.LOST
+    runner.forget("RUN-1")
