@@ -16,7 +16,7 @@ from backend.errors import FluidError
 from backend.models import Playbook
 from tests.fix_demo import NAME, Demo, Told, play
 
-FIXED_SEED = 7
+FIXED_SEED = 4
 RANDOM_SEED = int(os.environ.get("FLUID_TEST_SEED", "0"))
 
 

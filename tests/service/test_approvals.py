@@ -1,0 +1,204 @@
+"""Deciding, over a real database and a real audit: who may, what is stale, who was first.
+
+Only the machines are stood in for: no rehearsal runs here and nothing is applied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from backend.approvals import ApprovalBook, Approvals, Asks
+from backend.audit import Audit
+from backend.config import Config
+from backend.errors import (
+    AlreadyDecided,
+    ApprovalNotFound,
+    EvidenceIncomplete,
+    FluidError,
+    RoleDenied,
+    SelfApproval,
+    StaleDigest,
+    TargetLocked,
+)
+from backend.models import Approval, ApprovalState, AskRequest, Identity, Role, new_id, now
+from backend.store import EventBus, Store
+
+AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
+OTHER_AGENT = Identity(uid=2002, name="other", role=Role.AGENT)
+ANNA = Identity(uid=3001, name="anna", role=Role.OPERATOR)
+BERT = Identity(uid=3002, name="bert", role=Role.OPERATOR)
+
+
+class Pipeline:
+    """Where the machines would be."""
+
+    def __init__(self) -> None:
+        self.missing: list[str] = []
+        self.applied: list[str] = []
+
+    def blockers(self, approval: Approval) -> list[str]:
+        return self.missing
+
+    def apply(self, approval: Approval) -> None:
+        self.applied.append(approval.id)
+
+
+class Targets:
+    """One group that everybody may approve."""
+
+    def resolve(self, names: Sequence[str]) -> list[Any]:
+        return [SimpleNamespace(name=name, group="web", approvers=("*",), approvals=1) for name in names]
+
+
+@pytest.fixture
+def audit(store: Store, tmp_path: Path) -> Audit:
+    return Audit(store, tmp_path / "spool", tmp_path / "key", tmp_path / "head")
+
+
+@pytest.fixture
+def book(store: Store, bus: EventBus) -> ApprovalBook:
+    return ApprovalBook(store, bus)
+
+
+@pytest.fixture
+def pipeline() -> Pipeline:
+    return Pipeline()
+
+
+@pytest.fixture
+def approvals(store: Store, book: ApprovalBook, audit: Audit, pipeline: Pipeline) -> Approvals:
+    nothing = cast("Any", None)
+    return Approvals(
+        Config(), store, book, cast("Any", pipeline), audit, nothing, nothing, nothing, cast("Any", Targets())
+    )
+
+
+async def pending(book: ApprovalBook, **fields: Any) -> Approval:
+    at = now()
+    approval = Approval(
+        id=new_id("APR"),
+        sandbox_id="SBX-00000001",
+        playbook_id="PBK-00000001",
+        targets=["web-01"],
+        reason="tls",
+        requester_uid=AGENT.uid,
+        state=ApprovalState.PENDING,
+        digest="d" * 64,
+        created_at=at,
+        updated_at=at,
+        expires_at=at + timedelta(hours=1),
+    ).model_copy(update=fields)
+    await book.add(approval)
+    return approval
+
+
+async def test_a_yes_to_the_digest_starts_the_apply_and_is_in_the_audit(
+    approvals: Approvals, book: ApprovalBook, pipeline: Pipeline, audit: Audit
+) -> None:
+    asked = await pending(book)
+    decided = await approvals.approve(ANNA, asked.id, asked.digest, "fine")
+    assert decided.state is ApprovalState.APPROVED and pipeline.applied == [asked.id]
+    rows, _ = await audit.list(action="approval.approve")
+    assert [row.step for row in rows] == ["outcome", "intent"] and rows[0].actor_uid == ANNA.uid
+
+
+async def test_the_second_operator_learns_who_was_first(approvals: Approvals, book: ApprovalBook) -> None:
+    asked = await pending(book)
+    await approvals.reject(ANNA, asked.id, "not on a Friday")
+    with pytest.raises(AlreadyDecided, match="anna") as refused:
+        await approvals.approve(BERT, asked.id, asked.digest)
+    assert refused.value.status == 409
+    assert (await approvals.get(BERT, asked.id)).state is ApprovalState.REJECTED
+
+
+async def test_another_digest_is_stale(approvals: Approvals, book: ApprovalBook, pipeline: Pipeline) -> None:
+    asked = await pending(book)
+    with pytest.raises(StaleDigest):
+        await approvals.approve(ANNA, asked.id, "e" * 64)
+    assert pipeline.applied == []
+
+
+async def test_nobody_approves_their_own_whatever_their_role(
+    approvals: Approvals, book: ApprovalBook, pipeline: Pipeline
+) -> None:
+    asked = await pending(book, requester_uid=ANNA.uid)
+    with pytest.raises(SelfApproval):
+        await approvals.approve(ANNA, asked.id, asked.digest)
+    assert pipeline.applied == []
+
+
+async def test_an_agent_neither_approves_nor_rejects(approvals: Approvals, book: ApprovalBook) -> None:
+    asked = await pending(book)
+    for attempt in (
+        approvals.approve(OTHER_AGENT, asked.id, asked.digest),
+        approvals.reject(AGENT, asked.id, "x"),
+    ):
+        with pytest.raises(RoleDenied):
+            await attempt
+
+
+async def test_another_agents_request_does_not_exist(approvals: Approvals, book: ApprovalBook) -> None:
+    asked = await pending(book)
+    assert (await approvals.get(AGENT, asked.id)).digest == ""
+    with pytest.raises(ApprovalNotFound):
+        await approvals.get(OTHER_AGENT, asked.id)
+
+
+async def test_incomplete_evidence_cannot_be_approved(
+    approvals: Approvals, book: ApprovalBook, pipeline: Pipeline
+) -> None:
+    asked = await pending(book)
+    pipeline.missing = ["the dry run on web-01 is not finished"]
+    with pytest.raises(EvidenceIncomplete, match="dry run on web-01"):
+        await approvals.approve(ANNA, asked.id, asked.digest)
+
+
+async def test_two_approvals_are_needed_where_two_are_asked_for(
+    approvals: Approvals, book: ApprovalBook, pipeline: Pipeline
+) -> None:
+    asked = await pending(book, threshold=2)
+    assert (await approvals.approve(ANNA, asked.id, asked.digest)).state is ApprovalState.PENDING
+    with pytest.raises(FluidError, match="you have approved"):
+        await approvals.approve(ANNA, asked.id, asked.digest)
+    with pytest.raises(RoleDenied, match="root"):
+        root = Identity(uid=0, name="root", role=Role.OPERATOR)
+        await approvals.approve(root, asked.id, asked.digest)
+    assert (await approvals.approve(BERT, asked.id, asked.digest)).state is ApprovalState.APPROVED
+    assert pipeline.applied == [asked.id]
+
+
+async def test_a_target_under_apply_is_locked_and_its_holder_named(
+    approvals: Approvals, book: ApprovalBook
+) -> None:
+    holder = await pending(book, state=ApprovalState.APPLYING)
+    asked = await pending(book)
+    with pytest.raises(TargetLocked, match=holder.id):
+        await approvals.approve(ANNA, asked.id, asked.digest)
+
+
+async def test_what_nobody_decides_expires(approvals: Approvals, book: ApprovalBook) -> None:
+    asked = await pending(book, expires_at=now() - timedelta(seconds=1))
+    await approvals.expire()
+    assert (await approvals.get(ANNA, asked.id)).state is ApprovalState.EXPIRED
+
+
+async def test_a_blocked_ask_returns_when_a_person_answers(store: Store, bus: EventBus, audit: Audit) -> None:
+    import asyncio
+
+    asks = Asks(store, bus, audit)
+    request = AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30)
+    ask = await asks.ask(AGENT, request)
+    waiting = asyncio.create_task(asks.wait(AGENT, ask.request_id, 30))
+    await asyncio.sleep(0)
+    await asks.answer(ANNA, ask.request_id, True, "go on")
+    async with asyncio.timeout(5):
+        heard = await waiting
+    assert heard.approved and heard.comment == "go on" and heard.approved_by == "anna"
+    with pytest.raises(AlreadyDecided, match="anna"):
+        await asks.answer(BERT, ask.request_id, False)
