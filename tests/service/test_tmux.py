@@ -74,7 +74,7 @@ async def test_a_guest_that_prints_the_end_of_a_reply_fools_nobody(tmux: TmuxSer
 
 async def test_colours_and_history_are_captured_with_the_pane_keeping_its_size(tmux: TmuxServer) -> None:
     pane = await tmux.create_pane(
-        ["sh", "-c", "seq 100; printf '\\033[31mred\\033[0m\\n'"], width=33, height=7
+        ["sh", "-c", "seq 100; printf '\\033[31mred\\033[0m\\n'; read end"], width=33, height=7
     )
     rows = await seen(tmux, pane, lambda rows: any("red" in row for row in rows))
     assert len(rows) == 7
@@ -139,7 +139,9 @@ async def test_a_restarted_backend_adopts_the_panes(tmux: TmuxServer) -> None:
 
 
 async def test_a_program_that_ends_leaves_its_last_screen_and_is_seen_as_dead(tmux: TmuxServer) -> None:
-    pane = await tmux.create_pane(["sh", "-c", "echo bye"])
+    pane = await tmux.create_pane(["sh", "-c", "echo bye; read go"])
+    await seen(tmux, pane, lambda rows: "bye" in rows)
+    await tmux.send_key(pane, "Enter")
 
     async def dead() -> bool:
         return [one.alive for one in await tmux.list_panes()] == [False]
