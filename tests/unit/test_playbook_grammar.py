@@ -473,6 +473,7 @@ def test_p6_refuses_every_other_template(value: str) -> None:
         play(vars="{word: x, other: '{{ word }}'}"),
         play(vars="{word: '{{ item }}'}"),
         play(builtin("file", "{path: '{{ item }}', state: file}", loop="['{{ item }}']")),
+        play(builtin("file", "{path: /srv/x, state: file}", loop="['{{ item }}']")),
         play(builtin("copy", "{src: 'files/{{ sha }}', dest: /srv/x}"), vars=f"{{sha: {SHA}}}"),
         play(builtin("hostname", "{name: \"{{ ansible_facts['hostname'] }}\"}"), gather_facts="false"),
     ],
@@ -509,6 +510,7 @@ def test_p6_accepts_listed_facts() -> None:
     one = builtin("hostname", "{name: \"{{ ansible_facts['hostname'] }}\"}", when=f"[{family}]")
     assert accepted(play(one)).tasks[0].when == ("ansible_facts['os_family'] == 'Debian'",)
     refused(play(one, gather_facts="false"), "P6")
+    refused(play(builtin("file", "{path: /srv/x}", when=family), gather_facts="false"), "P6")
 
 
 # --- P7: names ---------------------------------------------------------------------------------------------

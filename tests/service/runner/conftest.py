@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from backend.ansible import Runner, SshKey, TargetHost
+from backend.ansible._folder import remove
 
 SSHD = "/usr/sbin/sshd"
 TEST_S = 90
@@ -131,7 +132,9 @@ def runs(scratch: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir=scratch, prefix="runs-"))
     folder.chmod(0o711)
     yield folder
-    shutil.rmtree(folder)
+    for run in folder.iterdir():
+        remove(run)
+    folder.rmdir()
 
 
 @pytest.fixture
