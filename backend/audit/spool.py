@@ -20,6 +20,7 @@ class Spool:
     """A 0600 file in ``folder``. Calls block on fsync: use a thread."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.file = folder / SPOOL_FILE
 
     def add(self, draft: Draft) -> Draft:

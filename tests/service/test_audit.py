@@ -43,7 +43,7 @@ async def superuser(
 
 
 def make(store: Store, folder: Path) -> Audit:
-    return Audit(store, folder, folder / "audit.key", folder / "audit.head")
+    return Audit(store, folder / "spool", folder / "audit.key", folder / "audit.head")
 
 
 async def fill(audit: Audit, count: int) -> None:
@@ -216,7 +216,7 @@ async def test_with_the_database_gone_nothing_starts_and_outcomes_are_chained_in
     await database.open()
     await migrate(database)
     audit = make(Store(database), tmp_path)
-    spool = tmp_path / "audit.spool"
+    spool = tmp_path / "spool/audit.spool"
     effects: list[str] = []
     try:
         async with audit.step(ANN, "command.run", "command", "CMD-1") as running:
