@@ -89,7 +89,7 @@ def test_a_web_server_becomes_a_short_playbook_in_the_order_that_works() -> None
         "Write /etc/sysctl.d/60-site.conf",
         "Write /etc/systemd/system/rotate.service",
         "Write /etc/systemd/system/rotate.timer",
-        "Write /srv/site/über lookup('pipe', 'id') page.html",
+        "Write /srv/site/über { { lookup('pipe', 'id') }} page.html",
         "Link /etc/nginx/sites-enabled/site",
         "Make the key and certificate /etc/ssl/site/site.pem",
         "Set owner and mode of /etc/ssl/site/site.key",
@@ -116,6 +116,13 @@ def test_generation_is_deterministic() -> None:
 def test_each_task_names_the_command_it_comes_from() -> None:
     text = drafted(web_server()).yaml
     assert "    # $ ln -s ../sites-available/site /etc/nginx/sites-enabled/site\n    - name: Link" in text
+
+
+def test_a_command_that_names_the_path_counts_more_than_one_that_ran_meanwhile() -> None:
+    sample = sample_with("file.write /srv/a", "file.write /srv/b")
+    sample.add("/srv/a", b"x")
+    sample.files[0].commands = ["CMD-1", "CMD-0"]
+    assert drafted(sample).tasks[0].commands == ["CMD-0"]
 
 
 def test_a_command_cannot_break_out_of_its_comment() -> None:

@@ -104,9 +104,10 @@ class Context:
         return [command.id for command in self.commands if any(word in command.command for word in words)]
 
     def commands_naming(self, path: str) -> list[str]:
-        """The ids of the commands that name a path in full, or else a telling last part of it."""
+        """The ids of the commands that name a path: as a word, else anywhere, else by a telling last part."""
         last = path.rpartition("/")[2]
-        return self.commands_about(path) or (self.commands_about(last) if "." in last else [])
+        words = [command.id for command, simple in self.shell if path in simple.argv]
+        return words or self.commands_about(path) or (self.commands_about(last) if "." in last else [])
 
     def calls(self, *programs: str) -> list[tuple[Command, SimpleCommand]]:
         """The successful calls of a program, without ``VARIABLE=value`` in front, in order."""
@@ -160,9 +161,9 @@ def owned(state: FileState) -> dict[str, str]:
 
 
 def title(text: str) -> str:
-    """A task's name: printable, without what Ansible or a reader could take for a template."""
+    """A task's name: printable, and no template to Ansible: ``{{`` is drawn as ``{ {``."""
     shown = "".join(char if char.isprintable() else "?" for char in text)
-    shown = re.sub(r"\{[{%#]+\s*|\s*[%#}]*\}|#jinja2:", "", shown)
+    shown = re.sub(r"\{(?=[{%#])", "{ ", shown.removeprefix("#jinja2:"))
     return shown if len(shown) <= 120 else shown[:119] + "…"
 
 

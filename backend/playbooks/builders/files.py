@@ -125,7 +125,7 @@ def _finished(context: Context, task: Task, change: FileChange, path: str) -> Ta
         notify=[]
         if task.phase is Phase.DIRECTORIES
         else notified(context, path) or unit_handlers(context, path),
-        commands=change.commands or context.commands_naming(path),
+        commands=context.commands_naming(path) or change.commands,
         paths=[change.path],
     )
 
