@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from backend.client import Fluid
 from backend.errors import FluidError
 from backend.models import Approval, FleetView, Phase, RunKind
@@ -59,6 +61,7 @@ def _approvals(fluid: Fluid) -> list[Approval]:
         return []
 
 
+@pytest.mark.full
 def test_a_demo_whose_backend_dies_five_times_keeps_every_promise(demo: Demo, tmp_path: Path) -> None:
     killed: list[str] = []
     done = threading.Event()

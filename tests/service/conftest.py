@@ -14,6 +14,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from backend.store import Database, EmbeddedPostgres, EventBus, Store, migrate
+from tests.fix_database import RUN_AS
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def open_folder() -> Iterator[Path]:
 async def postgres() -> AsyncIterator[EmbeddedPostgres]:
     folder = Path(tempfile.mkdtemp(prefix="fluid-pg-"))
     folder.chmod(0o711)
-    server = EmbeddedPostgres(folder / "pg")
+    server = EmbeddedPostgres(folder / "pg", RUN_AS)
     try:
         await server.start()
         yield server

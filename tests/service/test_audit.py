@@ -22,6 +22,7 @@ from backend.audit.chain import Head, link, timestamp
 from backend.errors import AuditBroken, ConfigError, DatabaseDown, PolicyDenied
 from backend.models import Identity, Role, now
 from backend.store import Database, EmbeddedPostgres, Store, migrate
+from tests.fix_database import RUN_AS
 
 ANN = Identity(uid=1000, name="ann", role=Role.AGENT)
 
@@ -211,7 +212,7 @@ async def test_the_stand_alone_verifier_agrees(
 async def test_with_the_database_gone_nothing_starts_and_outcomes_are_chained_in_first(
     open_folder: Path, tmp_path: Path
 ) -> None:
-    server = EmbeddedPostgres(open_folder / "pg")
+    server = EmbeddedPostgres(open_folder / "pg", RUN_AS)
     database = Database(await server.start())
     await database.open()
     await migrate(database)

@@ -16,6 +16,7 @@ from backend.store import Database, EmbeddedPostgres, _binaries, migrate
 from backend.store._binaries import Binaries
 from backend.store.embedded import find_account
 from backend.store.migrate import Migration, shipped
+from tests.fix_database import RUN_AS
 
 
 @pytest.mark.parametrize("binaries", _binaries.installed(), ids=lambda one: f"postgresql-{one.major}")
@@ -23,7 +24,7 @@ async def test_a_cluster_is_made_migrated_adopted_and_stopped(
     binaries: Binaries, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_binaries, "installed", lambda: [binaries])
-    server = EmbeddedPostgres(open_folder / "pg")
+    server = EmbeddedPostgres(open_folder / "pg", RUN_AS)
     assert server.status().status == "down"
     database = Database(await server.start())
     try:
@@ -35,7 +36,7 @@ async def test_a_cluster_is_made_migrated_adopted_and_stopped(
         assert await migrate(database) == [step.name for step in shipped()]
         assert await migrate(database) == []
 
-        other_backend = EmbeddedPostgres(open_folder / "pg")
+        other_backend = EmbeddedPostgres(open_folder / "pg", RUN_AS)
         assert await other_backend.start() == database.dsn
         assert other_backend.postmaster() == pid
     finally:
@@ -46,7 +47,7 @@ async def test_a_cluster_is_made_migrated_adopted_and_stopped(
 
 
 async def test_postgresql_killed_comes_back_and_the_pool_with_it(open_folder: Path) -> None:
-    server = EmbeddedPostgres(open_folder / "pg")
+    server = EmbeddedPostgres(open_folder / "pg", RUN_AS)
     database = Database(await server.start())
     await database.open()
     keeper = asyncio.create_task(server.keep())
@@ -67,7 +68,7 @@ async def test_postgresql_killed_comes_back_and_the_pool_with_it(open_folder: Pa
 
 
 async def test_a_stopped_database_is_a_503_that_says_what_to_do_then_fails_fast(open_folder: Path) -> None:
-    server = EmbeddedPostgres(open_folder / "pg")
+    server = EmbeddedPostgres(open_folder / "pg", RUN_AS)
     database = Database(await server.start())
     await database.open()
     await database.ping()
@@ -88,7 +89,7 @@ async def test_a_stopped_database_is_a_503_that_says_what_to_do_then_fails_fast(
 
 
 async def test_a_pid_file_of_another_program_does_not_stop_the_start(open_folder: Path) -> None:
-    server = EmbeddedPostgres(open_folder / "pg")
+    server = EmbeddedPostgres(open_folder / "pg", RUN_AS)
     await server.start()
     await server.stop()
     pid_file = server.data / "postmaster.pid"
@@ -101,7 +102,7 @@ async def test_a_pid_file_of_another_program_does_not_stop_the_start(open_folder
 
 
 async def test_a_cluster_that_cannot_start_says_why_in_postgresqls_words(open_folder: Path) -> None:
-    server = EmbeddedPostgres(open_folder / "pg")
+    server = EmbeddedPostgres(open_folder / "pg", RUN_AS)
     await server.start()
     await server.stop()
     (server.data / "global/pg_control").unlink()
@@ -114,11 +115,11 @@ async def test_a_folder_that_postgresql_cannot_pass_is_named(tmp_path: Path) -> 
     closed.mkdir(mode=0o700)
     account = find_account(None)
     if account is None:  # not root: our own folder is always ours
-        await EmbeddedPostgres(closed / "pg").start()
-        await EmbeddedPostgres(closed / "pg").stop()
+        await EmbeddedPostgres(closed / "pg", RUN_AS).start()
+        await EmbeddedPostgres(closed / "pg", RUN_AS).stop()
         return
     with pytest.raises(Unavailable, match="cannot pass through") as caught:
-        await EmbeddedPostgres(closed / "pg").start()
+        await EmbeddedPostgres(closed / "pg", RUN_AS).start()
     assert caught.value.remedy.startswith("chmod o+x /")
     assert not (closed / "pg/data").exists()
 
