@@ -6,6 +6,7 @@ A row has two sides; a row of one width (heading, fact, note) has ``whole`` inst
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
@@ -97,7 +98,8 @@ class DiffDocument:
 
 
 def document(changes: Changes, *, noise: bool = False) -> DiffDocument:
-    """The changes by kind. With ``noise`` also what the noise profile hides."""
+    """The changes by kind. With ``noise`` also what the noise profile hides, and each file that a package
+    brought; without it such files are counted in one line a package."""
     made = DiffDocument()
     for package in changes.packages:
         made.add(f"package {package.name}", "Packages", package.verb, package.name, "", _package(package))
@@ -107,11 +109,16 @@ def document(changes: Changes, *, noise: bool = False) -> DiffDocument:
         made.add(f"user {user.name}", "Users", user.verb, user.name, _by(user.package), _facts(user))
     for group in changes.groups:
         made.add(f"group {group.name}", "Groups", group.verb, group.name, _by(group.package), _facts(group))
+    brought = Counter(change.package for change in changes.files if change.package and not change.hidden)
     for change in changes.files:
-        if change.hidden and not noise:
+        if (change.hidden or change.package) and not noise:
             continue
         extra = _by(change.package) + (f" · hidden as {visible(change.hidden)}" if change.hidden else "")
         made.add(f"file {change.path}", "Files", change.verb, change.path, extra, _file(change))
+    for owner, count in sorted(brought.items() if not noise else ()):
+        made.rows.append(
+            DiffRow(line((f"{count} files of package {visible(owner)}, as it brings them (i)", Role.MUTED)))
+        )
     if not made.rows:
         made.rows.append(DiffRow(line(("No change.", Role.MUTED))))
     return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -78,7 +79,9 @@ def diff(
     from_: Annotated[str, typer.Argument(metavar="FROM")],
     to: Annotated[str, typer.Argument(metavar="TO")] = "now",
     content: Annotated[bool, typer.Option("--content", help="Show what changed inside text files.")] = False,
-    hidden: Annotated[bool, typer.Option("--hidden", help="Show what the noise profile hides.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Show each file of a package, and what the noise profile hides.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """What changed between two snapshots, or a snapshot and now."""
@@ -95,14 +98,17 @@ def diff(
         for row in changes[key]:
             print(visible(f"{_MARKS[row['verb']]} {title.lower()[:-1]:<8} {row[name]}{_version(row)}"))
     for row in changes["files"]:
-        if row["hidden"] and not hidden:
+        if (row["hidden"] or row["package"]) and not every:
             continue
         print(visible(f"{_MARKS[row['verb']]} file     {row['path']}"))
         if content:
             show_text(_inside(row))
+    brought = Counter(row["package"] for row in changes["files"] if row["package"] and not row["hidden"])
+    for package, count in sorted(brought.items() if not every else ()):
+        print(visible(f"{count} files of package {package}, as it brings them (--all)"))
     if changes["hidden"]:
         total = sum(changes["hidden"].values())
-        print(visible(f"{total} more hidden as noise: {', '.join(changes['hidden'])} (--hidden)"))
+        print(visible(f"{total} more hidden as noise: {', '.join(changes['hidden'])} (--all)"))
     return None
 
 
