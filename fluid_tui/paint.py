@@ -93,10 +93,10 @@ def wrap(runs: Line, width: int, indent: int = 0) -> list[Line]:
             word = word.lstrip()
             size = cell_len(word)
         while size > width - used:
-            piece = chop_cells(word, width - used)[0]
-            lines.append((*current, (piece, role)))
+            piece = chop_cells(word, width - used)[0] if used < width else ""
+            lines.append((*current, (piece, role)) if piece else tuple(current))
             current, used = [(" " * indent, Role.TEXT)], indent
-            word = word[len(piece) :]
+            word = word[len(piece) :] if piece else word.lstrip()
             size = cell_len(word)
         current.append((word, role))
         used += size

@@ -151,7 +151,7 @@ class StubEvents:
 
 
 class StubPanes:
-    async def stream(self, actor: Identity, pane_id: str) -> AsyncIterator[Sequence[str]]:
+    async def follow(self, actor: Identity, pane_id: str) -> AsyncIterator[Sequence[str]]:
         yield ["$ id", "uid=0(root)"]
         yield ["$ "]
 
