@@ -157,6 +157,7 @@ class _Backend:
             ("verify the audit", partial(self._verify, audit)),
             ("watch the panes", panes.run),
             ("follow libvirt", fleet.follow_domains),
+            ("warm the templates", fleet.warm),
             ("housekeeping", partial(self._housekeeping, store, fleet, approvals)),
         ):
             background.start(name, work)

@@ -23,6 +23,7 @@ from backend.models.approval import APPROVAL_OVER
 from backend.text import visible
 
 AGENT_TIMEOUT_S = 900
+TEMPLATE_TIMEOUT_S = 120
 EVIDENCE_TIMEOUT_S = 900
 APPLY_TIMEOUT_S = 900
 POLL_S = 0.5
@@ -57,10 +58,21 @@ class Story:
         host = self.fluid.fleet().hosts[0]
         virt = "KVM" if host.virt_type == "kvm" else "emulation (no working KVM here)"
         say(f"libvirt {host.libvirt_version}, QEMU {host.qemu_version}, on {virt}")
+        with self.progress.stage("template", f"freezing a running {image.name}, to fork sandboxes from"):
+            self._wait_for_template(image.name)
         with self.progress.stage("production", f"booting {self.scenario.target}, which plays production"):
             asyncio.run(self._production(image, host.uri, host.virt_type))
         self.progress.seconds["setup"] = round(time.monotonic() - started, 2)
         return image
+
+    def _wait_for_template(self, name: str) -> None:
+        """The backend makes it once for each image; a host that cannot fork boots sandboxes cold instead."""
+        deadline = time.monotonic() + TEMPLATE_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if any(source.name == name and source.template_ready for source in self.fluid.sources()):
+                return
+            time.sleep(POLL_S)
+        self.progress.say("no template within 2 minutes: sandboxes will boot cold")
 
     def _image(self) -> BuiltImage:
         images = Images(self.home.paths.images)

@@ -74,6 +74,7 @@ class FleetCore:
         self._commands = parts.commands
         self._files = parts.files
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._warm: set[str] = set()  # images with a running template in the usual size
 
     def exclusive(self, sandbox_id: str) -> asyncio.Lock:
         """Held while one operation takes a domain down and up: two never meet, and libvirt's own events of

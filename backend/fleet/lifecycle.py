@@ -72,6 +72,14 @@ class Lifecycle(FleetCore):
             step.data.update(created_by=sandbox.created_by, ready_s=sandbox.ready_s)
         return sandbox
 
+    async def warm(self) -> None:
+        """Freeze a running template of each image in the usual size, so that the first agent need not wait
+        for a boot. Where that fails, creates boot cold and say so."""
+        size = {"cpu": self._config.guests.cpu, "memory_mb": self._config.guests.memory_mb}
+        for image in self._parts.images.list():
+            await self._host.require().ensure_template(guest_image(image), **size)
+            self._warm.add(image.name)
+
     async def fork_twin(self, sandbox: Sandbox, *, purpose: str) -> Sandbox:
         """A pristine fork of the same source and size, owned by the system, that the agent never touches."""
         image = self._source(sandbox.base_image)
@@ -291,7 +299,8 @@ class Lifecycle(FleetCore):
     async def sources(self, actor: Identity) -> Sequence[SourceView]:
         """What may be forked. Sandboxes, stock and targets never are."""
         return [
-            SourceView(name=image.name, kind="image", arch=image.arch) for image in self._parts.images.list()
+            SourceView(name=image.name, arch=image.arch, template_ready=image.name in self._warm)
+            for image in self._parts.images.list()
         ]
 
     async def hosts(self) -> Sequence[HostView]:
