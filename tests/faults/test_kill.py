@@ -68,7 +68,7 @@ def test_a_demo_whose_backend_dies_five_times_keeps_every_promise(demo: Demo, tm
     watcher = threading.Thread(target=kill_at_each, args=(demo, killed, done))
     watcher.start()
     try:
-        told = play(demo, 11, tmp_path)
+        told = play(demo, 4, tmp_path)
     finally:
         done.set()
         watcher.join()
