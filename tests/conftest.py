@@ -1,5 +1,5 @@
 """Fixtures that more than one group of tests uses."""
 
-from tests.fix_demo import demo
+from tests.fix_demo import demo, operator, told
 
-__all__ = ["demo"]
+__all__ = ["demo", "operator", "told"]

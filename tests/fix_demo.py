@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 
+from backend.client import Fluid
+
 NAME = "fluid-test"
 CHECKOUT = Path(__file__).parents[1]
 DEMO_TIMEOUT_S = 1500
+FIXED_SEED = 4
 
 
 @dataclass(frozen=True)
@@ -95,3 +98,15 @@ def play(demo: Demo, seed: int, folder: Path) -> Told:
     transcript = done.stdout + done.stderr
     assert file.exists(), f"seed {seed} wrote no report:\n{transcript}"
     return Told(json.loads(file.read_text()), transcript, done.returncode)
+
+
+@pytest.fixture(scope="session")
+def told(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """The fixed seed's run, once a session."""
+    return play(demo, FIXED_SEED, tmp_path_factory.mktemp("fixed"))
+
+
+@pytest.fixture(scope="session")
+def operator(told: Told, demo: Demo) -> Fluid:
+    """The operator door of the demo that has run."""
+    return Fluid(demo.operator_socket)

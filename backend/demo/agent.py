@@ -60,8 +60,9 @@ class DemoAgent:
         deadline = time.monotonic() + RETRY_S
         while True:
             try:
-                name = f"{self._plan.user}-tls"
-                return self._fluid.create_sandbox(source, agent_id="demo-agent", name=name).noun
+                return self._fluid.create_sandbox(
+                    source, agent_id="demo-agent", name=self._plan.sandbox_name
+                ).noun
             except (BackendDown, DuplicateName) as error:
                 if time.monotonic() > deadline:
                     raise

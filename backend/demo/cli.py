@@ -39,7 +39,7 @@ def _attended(story: Story, json_file: Path | None) -> int:
     story.progress.say("the console opens; the agent's request will appear under 'Needs you' (? is help)")
     run_console(str(story.home.paths.operator_socket))
     say = story.progress.say
-    mine = [row for row in story.fluid.approvals() if row.sandbox_name == f"{story.scenario.user}-tls"]
+    mine = [row for row in story.fluid.approvals() if row.sandbox_name == story.scenario.sandbox_name]
     if mine and mine[0].state == "applied":
         story.conclude(story.figures(mine[0], 0.0), json_file)
     say("still running: the backend, PostgreSQL, libvirt, the sandbox, web-01")

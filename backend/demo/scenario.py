@@ -45,6 +45,10 @@ class Scenario:
         return PACKAGES[self.server]
 
     @property
+    def sandbox_name(self) -> str:
+        return f"{self.user}-tls"
+
+    @property
     def root(self) -> str:
         """Where the pages are."""
         return f"/srv/{self.user}"

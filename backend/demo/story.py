@@ -96,8 +96,16 @@ class Story:
     # --- the work -------------------------------------------------------------------------------------
 
     def start_agent(self, image: BuiltImage) -> None:
+        self._forget_former()
         self.progress.say(f"the agent starts as user {users.AGENT}; its terminal: {self.home.agent_log}")
         self.home.start_agent(image.name, self.scenario.seed)
+
+    def _forget_former(self) -> None:
+        """The sandbox of a former run with this seed would hold the name that the agent asks for."""
+        for box in self.fluid.fleet().sandboxes:
+            if box.sandbox_name == self.scenario.sandbox_name:
+                self.progress.say(f"destroying {box.sandbox_name} of a former run")
+                self.fluid.destroy(box.id)
 
     def wait_for_request(self) -> Approval:
         """The agent's request, once its rehearsal has ended; the agent's words are shown meanwhile."""
@@ -121,7 +129,7 @@ class Story:
         raise TimedOut(f"no request within {AGENT_TIMEOUT_S + EVIDENCE_TIMEOUT_S} s")
 
     def _mine(self, approval: Approval) -> bool:
-        return approval.sandbox_name == f"{self.scenario.user}-tls" and approval.state not in APPROVAL_OVER
+        return approval.sandbox_name == self.scenario.sandbox_name and approval.state not in APPROVAL_OVER
 
     def _relay(self, shown: int) -> int:
         if not self.home.agent_log.exists():

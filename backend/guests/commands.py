@@ -63,11 +63,7 @@ class CommandLost(GuestDown):
 
     code = "command_lost"
 
-    def __init__(self, message: str, outcome: Outcome) -> None:
-        super().__init__(
-            message, remedy="the command may have ended or not: look in the guest, then run it again"
-        )
-        self.outcome = outcome
+    outcome: Outcome | None = None
 
 
 class GuestCommands:
@@ -123,7 +119,12 @@ class GuestCommands:
                 raise
             outcome = session.outcome(timed_out=timed_out, started_at=started_at)
         if outcome.exit_code is None and not timed_out:
-            raise CommandLost(f"{guest.name} went away while the command ran", outcome)
+            lost = CommandLost(
+                f"{guest.name} went away while the command ran",
+                remedy="the command may have ended or not: look in the guest, then run it again",
+            )
+            lost.outcome = outcome
+            raise lost
         return outcome
 
     async def close(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,21 +13,9 @@ from backend.client import Fluid
 from backend.demo.scenario import draw
 from backend.errors import FluidError
 from backend.models import Playbook
-from tests.fix_demo import NAME, Demo, Told, play
+from tests.fix_demo import FIXED_SEED, NAME, Demo, Told, play
 
-FIXED_SEED = 4
 RANDOM_SEED = int(os.environ.get("FLUID_TEST_SEED", "0"))
-
-
-@pytest.fixture(scope="module")
-def told(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
-    """The fixed seed's run."""
-    yield play(demo, FIXED_SEED, tmp_path_factory.mktemp("fixed"))
-
-
-@pytest.fixture(scope="module")
-def operator(told: Told, demo: Demo) -> Fluid:
-    return Fluid(demo.operator_socket)
 
 
 def test_every_promise_is_kept_with_the_fixed_seed(told: Told) -> None:
@@ -123,7 +110,7 @@ def test_every_promise_is_kept_with_a_random_seed(demo: Demo, told: Told, tmp_pa
 
 
 def _approval(operator: Fluid):  # type: ignore[no-untyped-def]
-    name = f"{draw(FIXED_SEED).user}-tls"
+    name = draw(FIXED_SEED).sandbox_name
     return next(row for row in operator.approvals() if row.sandbox_name == name)
 
 

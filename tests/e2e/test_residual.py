@@ -11,9 +11,8 @@ import pytest
 from backend.client import Fluid
 from backend.demo.scenario import draw
 from backend.models import Approval, ApprovalState, Playbook
-from tests.e2e.test_demo import FIXED_SEED, operator, told
+from tests.fix_demo import FIXED_SEED
 
-__all__ = ["operator", "told"]  # fixtures
 REHEARSAL_TIMEOUT_S = 900
 SEED = int(os.environ.get("FLUID_TEST_SEED", "0"))
 CRON = """
@@ -47,7 +46,7 @@ def tasks_of(text: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def playbook(operator: Fluid) -> Playbook:
-    name = f"{draw(FIXED_SEED).user}-tls"
+    name = draw(FIXED_SEED).sandbox_name
     approval = next(row for row in operator.approvals() if row.sandbox_name == name)
     return operator.playbook(approval.playbook_id)
 
