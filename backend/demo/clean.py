@@ -6,9 +6,9 @@ import asyncio
 import shutil
 from collections.abc import Callable
 
-from backend.demo import users
+from backend.demo import processes, users
 from backend.demo.home import DemoHome
-from backend.demo.production import NETWORK
+from backend.fleet import object_prefix
 from backend.hypervisor import Hypervisor
 from backend.hypervisor.private import PrivateLibvirt, system_libvirt
 from backend.store import EmbeddedPostgres
@@ -38,7 +38,7 @@ async def _ends(home: DemoHome, say: Callable[[str], None]) -> None:
     if ours:
         await private.stop()
         say("stopped the private libvirtd")
-    processes_of_production(home)
+    processes.stop(home.production / "mirror.pid")
     if home.paths.tmux_socket.exists():
         await TmuxServer(home.paths.tmux_socket).kill_server()
     if home.paths.database.exists():
@@ -47,21 +47,18 @@ async def _ends(home: DemoHome, say: Callable[[str], None]) -> None:
 
 
 async def _domains(uri: str, home: DemoHome, say: Callable[[str], None]) -> None:
-    """Domains whose disks are in the demo's folder, and its networks."""
-    for folder in (home.paths.domains, home.production / "domains"):
-        hypervisor = Hypervisor(uri, folder=folder, virt_type="qemu")
+    """What bears the demo's own prefixes, on whichever libvirtd: nobody else's."""
+    for folder, prefix in (
+        (home.paths.domains, object_prefix(home.paths)),
+        (home.production / "domains", users.DEMO),
+    ):
+        hypervisor = Hypervisor(uri, folder=folder, virt_type="qemu", prefix=prefix)
         await hypervisor.open()
         try:
             for domain in await hypervisor.list_ours():
                 await hypervisor.destroy(domain.name)
                 say(f"destroyed {domain.name}")
-            for network in (NETWORK, *await hypervisor.our_networks()):
+            for network in await hypervisor.our_networks():
                 await hypervisor.remove_network(network)
         finally:
             await hypervisor.close()
-
-
-def processes_of_production(home: DemoHome) -> None:
-    from backend.demo import processes
-
-    processes.stop(home.production / "mirror.pid")

@@ -130,12 +130,6 @@ class Production:
             while not ready.exists():  # noqa: ASYNC110 - another process makes the file
                 await asyncio.sleep(0.1)
 
-    async def remove(self, hypervisor: Hypervisor) -> None:
-        """Domain, network, mirror."""
-        processes.stop(self._folder / "mirror.pid")
-        await hypervisor.destroy(DOMAIN)
-        await hypervisor.remove_network(NETWORK)
-
 
 async def _keygen(file: Path) -> None:
     program = await asyncio.create_subprocess_exec(

@@ -84,7 +84,9 @@ class Story:
         return await Production(self.home.production).plan()
 
     async def _production(self, image: BuiltImage, uri: str, virt_type: str) -> None:
-        hypervisor = Hypervisor(uri, folder=self.home.production / "domains", virt_type=virt_type)
+        hypervisor = Hypervisor(
+            uri, folder=self.home.production / "domains", virt_type=virt_type, prefix=users.DEMO
+        )
         await hypervisor.open()
         try:
             production = Production(self.home.production)

@@ -3,7 +3,7 @@
 from backend.fleet.commands import Commands
 from backend.fleet.core import FleetCore, FleetParts
 from backend.fleet.files import Files
-from backend.fleet.host import Host, guest_image
+from backend.fleet.host import Host, guest_image, object_prefix
 from backend.fleet.lifecycle import Lifecycle
 from backend.fleet.snapshots import Snapshots
 from backend.fleet.sources import Sources
@@ -13,4 +13,4 @@ class Fleet(Lifecycle, Commands, Snapshots, Files):
     """Everything that can be done with sandboxes; one class because they share locks and rows."""
 
 
-__all__ = ["Fleet", "FleetCore", "FleetParts", "Host", "Sources", "guest_image"]
+__all__ = ["Fleet", "FleetCore", "FleetParts", "Host", "Sources", "guest_image", "object_prefix"]

@@ -27,6 +27,7 @@ class Host:
         self._config = config
         self._paths = paths
         self._host: HostConfig = config.hosts[0]
+        self._prefix = object_prefix(paths)
         self._used: set[str] = set()
         self._allocate = asyncio.Lock()
         self._since = now()
@@ -55,7 +56,9 @@ class Host:
         uri = self._host.uri or await system_libvirt()
         if uri is None:
             uri = await PrivateLibvirt(self._paths.state / "libvirt", hide_kvm=not probe.works).start()
-        self.hypervisor = Hypervisor(uri, folder=self._paths.domains, virt_type=self.virt_type)
+        self.hypervisor = Hypervisor(
+            uri, folder=self._paths.domains, virt_type=self.virt_type, prefix=self._prefix
+        )
         await self.hypervisor.open()
         self.network = await self._network()
         await self.hypervisor.ensure_network(self.network)
@@ -64,16 +67,24 @@ class Host:
         await self.hypervisor.close()
 
     async def _network(self) -> NetworkSpec:
-        """Our network's name and bridge carry a mark of this installation, so that two never meet. Which
-        /24 it has is chosen once and kept."""
-        mark = hashlib.sha256(str(self._paths.state).encode()).hexdigest()[:6]
+        """Which /24 it has is chosen once and kept."""
         kept = self._paths.state / "network"
         cidr = self._config.guests.network_cidr
         if cidr is None:
             if not kept.exists():
                 kept.write_text(free_network(await taken_networks()))
             cidr = kept.read_text().strip()
-        return NetworkSpec(name=f"fluid-{mark}", bridge=f"fl-{mark}", cidr=cidr)
+        mark = self._prefix.removeprefix("fluid-")
+        return NetworkSpec(name=f"{self._prefix}-guests", bridge=f"fl-{mark}", cidr=cidr)
+
+    def domain_name(self, sandbox_id: str) -> str:
+        """The libvirt domain of a sandbox."""
+        return f"{self._prefix}-{sandbox_id.lower()}"
+
+    def sandbox_id(self, domain: str) -> str:
+        """The inverse of :meth:`domain_name`."""
+        kind, _, digits = domain.removeprefix(f"{self._prefix}-").partition("-")
+        return f"{kind.upper()}-{digits}"
 
     async def take_address(self, used: set[str]) -> str:
         """A free address, reserved until :meth:`give_back`."""
@@ -116,6 +127,12 @@ class Host:
         if not hasattr(self, "hypervisor"):
             raise HypervisorDown("no hypervisor is connected", remedy="fluid doctor")
         return self.hypervisor
+
+
+def object_prefix(paths: Paths) -> str:
+    """What every libvirt object of this installation begins with: two installations on one libvirtd never
+    take each other's domains for their own."""
+    return f"fluid-{hashlib.sha256(str(paths.state).encode()).hexdigest()[:6]}"
 
 
 def guest_image(image: BuiltImage) -> GuestImage:

@@ -42,7 +42,6 @@ from backend.models import (
 
 log = logging.getLogger(__name__)
 READY_TIMEOUT_S = 120
-PREFIX = "fluid-"
 
 
 class AgentStatus(Protocol):
@@ -99,7 +98,7 @@ class Lifecycle(FleetCore):
     async def discard(self, sandbox: Sandbox) -> None:
         """Destroy without a question: twins, and what failed half-way."""
         await self.hang_up(sandbox)
-        await self._host.require().destroy(PREFIX + sandbox.sandbox_name)
+        await self._host.require().destroy(self._host.domain_name(sandbox.id))
         self._host.give_back(sandbox.ip_address)
         sandbox.phase, sandbox.deleted_at = Phase.DESTROYED, now()
         await self.save(sandbox)
@@ -164,7 +163,7 @@ class Lifecycle(FleetCore):
         used = {row.ip_address for row in await self.all_live() if row.ip_address}
         sandbox.ip_address = await self._host.take_address(used)
         identity = await make_identity(
-            PREFIX + sandbox.sandbox_name,
+            self._host.domain_name(sandbox.id),
             hostname=sandbox.sandbox_name,
             address=sandbox.ip_address,
             prefix=self._host.prefix,
@@ -328,7 +327,7 @@ class Lifecycle(FleetCore):
         said: deque[str] = deque()
         domains = {info.name: info for info in await hypervisor.list_ours()}
         for sandbox in await self.all_live():
-            info = domains.pop(PREFIX + sandbox.sandbox_name, None)
+            info = domains.pop(self._host.domain_name(sandbox.id), None)
             said += await self._reconcile_one(sandbox, info)
         for info in domains.values():
             if info.metadata.get("role") in ("sandbox", "rehearsal"):
@@ -361,8 +360,10 @@ class Lifecycle(FleetCore):
     async def follow_domains(self) -> None:
         """libvirt's own events drive the state. Runs until cancelled."""
         async for event in self._host.require().events():
-            sandbox = await self.named(event.domain.removeprefix(PREFIX))
-            if sandbox is None or sandbox.phase is Phase.CREATING:
+            if not event.domain:  # about the host itself
+                continue
+            sandbox = await self._store.sandboxes.find({"id": self._host.sandbox_id(event.domain)})
+            if sandbox is None or sandbox.phase in (Phase.CREATING, Phase.DESTROYED):
                 continue
             phase = {
                 "started": Phase.RUNNING,
