@@ -10,11 +10,13 @@ import socket
 import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
 from backend.errors import Conflict, DuplicateName
+from backend.fleet.addresses import free_network, taken_networks
 from backend.hypervisor import (
     DomainEvent,
     GuestImage,
@@ -30,7 +32,9 @@ from backend.images import Images
 from backend.paths import Paths
 
 PREFIX = "fluid-e2e"
-NETWORK = NetworkSpec(f"{PREFIX}-net", "fluide2e0", "10.231.241.0/24")
+# A run that was cut off may have left its bridge: the next one is not held up by it.
+CIDR = free_network(asyncio.run(taken_networks()), IPv4Network("10.233.0.0/16"))
+NETWORK = NetworkSpec(f"{PREFIX}-net", f"fle2e{os.getpid() % 100_000}", CIDR)
 SSH_LIMIT_S = 60
 EVENT_LIMIT_S = 30
 OPTIONS = ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=20")
@@ -47,7 +51,7 @@ class Lab:
 
     async def identity(self, name: str, number: int) -> Identity:
         ca_public = (self.keys / "ca.pub").read_text()
-        address = f"10.231.241.{number}"
+        address = str(IPv4Network(CIDR)[number])
         return await make_identity(f"{PREFIX}-{name}", address=address, prefix=24, ca_public=ca_public)
 
     async def fork(self, identity: Identity) -> None:
