@@ -78,12 +78,12 @@ async def restore(domains: Domains, name: str, snapshot_files: SnapshotFiles) ->
     await create_overlay(overlay, frozen)
     await domains.power_off(name)
     to = Rebase(name, info.uuid, overlay, folder / "console.log", info.metadata)
+    await _change_disk(domains, name, to)  # the definition too: the next cold start reads that one
     if snapshot_files.memory_file:
         await restore_memory(domains, snapshot_files.memory_file, to, folder / "restore.save")
         await domains.set_clock(name)
         result = await domains.info(name)
     else:
-        await _change_disk(domains, name, to)
         result = await domains.start(name)
     if old_top not in snapshot_files.disk_layers:  # what was written since: nothing stands on it
         old_top.unlink(missing_ok=True)
