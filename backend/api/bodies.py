@@ -53,7 +53,7 @@ class EditBody(Request):
 
 
 class ApproveBody(Request):
-    digest: str = Field(min_length=1, max_length=200)
+    digest: str = Field(max_length=200)
     comment: str = Field(default="", max_length=2000)
 
 

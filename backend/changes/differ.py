@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backend.changes import accounts, attribution, dpkg, units
 from backend.changes.blobs import BlobStore
-from backend.changes.noise import SERVICE_STATE, NoiseProfile
+from backend.changes.noise import SERVICE_STATE, NoiseProfile, gives_rights
 from backend.changes.states import StateMaker, verb
 from backend.disks import Comparison, ContentLimits, DiskReader, Pair, Side
 from backend.models import (
@@ -125,10 +125,12 @@ class _Interpretation:
         change.hidden = self._noise.hides(change)
         if change.hidden:
             return change
-        change.package = self._package(pair, change)
-        if not change.package and self._scripts.service_state(pair.path):
-            change.hidden = SERVICE_STATE
-            return change
+        change.package, listed = self._package(pair, change)
+        if not change.package and not listed:
+            if self._scripts.service_state(pair.path) and not gives_rights(change):
+                change.hidden = SERVICE_STATE
+                return change
+            change.package = self._scripts.made(pair.after) if pair.after is not None else ""
         if pair.after is not None:
             change.commands = attribution.running(self._commands, pair.after.ctime_ns)
         self._old.keep(before, pair.before_content)
@@ -138,23 +140,21 @@ class _Interpretation:
                 self._note(f"{change.path}: its content is not kept ({content.withheld})")
         return change
 
-    def _package(self, pair: Pair, change: FileChange) -> str:
-        """The package that explains a change; empty for somebody's work."""
+    def _package(self, pair: Pair, change: FileChange) -> tuple[str, bool]:
+        """The package whose own content stands at the path, empty for none; does a package list the path?"""
         if pair.after is None:
-            if pair.before is None:
-                return ""
             md5 = pair.before_content.md5 if pair.before_content else None
-            return self._owned_before.own(pair.before, md5)
+            package = self._owned_before.own(pair.before, md5) if pair.before is not None else ""
+            return package, bool(package)
         md5 = pair.after_content.md5 if pair.after_content else None
         if package := self._owned.own(pair.after, md5):
-            return package
+            return package, True
         path = dpkg.merged(pair.path)
-        if listed := self._owned.owner.get(path):
-            if pair.after.kind is FileKind.FILE:
-                what = "configuration file" if path in self._owned.conffiles else "file"
-                self._note(f"{change.path}: a {what} of {listed}, changed since that was installed")
-            return ""
-        return self._scripts.made(pair.after)
+        listed = self._owned.owner.get(path)
+        if listed and pair.after.kind is FileKind.FILE:
+            what = "configuration file" if path in self._owned.conffiles else "file"
+            self._note(f"{change.path}: a {what} of {listed}, changed since that was installed")
+        return "", listed is not None
 
     def _note(self, text: str) -> None:
         if text not in self._notes:

@@ -52,13 +52,18 @@ class NoiseProfile:
 
     def hides(self, change: FileChange) -> str:
         """The name of the rule that hides ``change``; empty when it counts."""
-        if any(_gives_rights(state) for state in (change.before, change.after)):
+        if gives_rights(change):
             return ""
         path = guest_path(change.path)
         return next((rule.name for rule in self.rules if rule.hides(change, path)), "")
 
 
-def _gives_rights(state: FileState | None) -> bool:
+def gives_rights(change: FileChange) -> bool:
+    """Whether a side is setuid, setgid, a device or holds capabilities: such a change is never hidden."""
+    return any(_rights(state) for state in (change.before, change.after))
+
+
+def _rights(state: FileState | None) -> bool:
     if state is None:
         return False
     set_id = state.kind is FileKind.FILE and state.mode & _SETID

@@ -1,6 +1,7 @@
 """The sandbox against the rehearsal, both ways: what is missing, what is extra, what was made anew.
 
-Pure. Compares where both ended, never when; noise is left out on both sides.
+Pure. Compares where both ended, never when. What both sides hide as noise is left out; what one shows, the
+other answers for even where it hides it.
 """
 
 from __future__ import annotations
@@ -86,10 +87,11 @@ def _row(kind: str, noun: str, name: str, reason: str, sandbox: str, rehearsal: 
 
 
 def _files(sandbox: Changes, rehearsal: Changes, other_version: set[str]) -> list[ResidualRow]:
-    mine = _by_name(sandbox.shown(), lambda change: change.path)
-    theirs = _by_name(rehearsal.shown(), lambda change: change.path)
+    mine = _by_name(sandbox.files, lambda change: change.path)
+    theirs = _by_name(rehearsal.files, lambda change: change.path)
+    shown = {change.path for changes in (sandbox, rehearsal) for change in changes.shown()}
     rows: list[ResidualRow] = []
-    for path in sorted(mine.keys() | theirs.keys()):
+    for path in sorted(shown):
         one, other = mine.get(path), theirs.get(path)
         packages = {change.package for change in (one, other) if change is not None}
         if packages <= other_version:

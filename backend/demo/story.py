@@ -15,7 +15,7 @@ from backend.demo.home import DemoHome
 from backend.demo.production import Production, page_status
 from backend.demo.progress import Progress
 from backend.demo.scenario import Scenario, draw
-from backend.errors import BackendDown, EvidenceFailed, TimedOut
+from backend.errors import BackendDown, EvidenceFailed, EvidenceIncomplete, TimedOut
 from backend.hypervisor import Hypervisor
 from backend.images import BuiltImage, Images
 from backend.models import Approval, ApprovalState, Changes, Run
@@ -179,10 +179,15 @@ class Story:
                 say(f"    differs: {visible(words)}")
 
     def approve(self, approval: Approval) -> tuple[Approval, float]:
-        """Yes to exactly this digest; returns the end of the apply, and how long the decision took (ms)."""
+        """Yes to exactly this digest; returns the end of the apply, and how long the decision took (ms).
+        Evidence that cannot be approved ends here, and the report says what was not held."""
         self.progress.say(f"approving {approval.id}, digest {approval.digest[:16]}…, as the operator")
         began = time.monotonic()
-        self.fluid.approve(approval.id, approval.digest, comment="demo")
+        try:
+            self.fluid.approve(approval.id, approval.digest, comment="demo")
+        except EvidenceIncomplete as refused:
+            self.progress.say(f"refused: {refused.message}")
+            return approval, 0.0
         decision_ms = (time.monotonic() - began) * 1000
         over = self._until(approval.id, lambda row: row.state in APPROVAL_OVER, APPLY_TIMEOUT_S)
         self.progress.say(f"{over.id} is {over.state}: {over.outcome}")

@@ -31,6 +31,9 @@ Conffiles:
 """
 
 
+SETUID = "-as-root"
+
+
 def md5(text: str) -> str:
     return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
 
@@ -81,6 +84,8 @@ class Work:
             (root / inner).mkdir(parents=True)
         for path, content in files.items():
             (root / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+            if path.endswith(SETUID):
+                (root / path).chmod(0o4755)
         for path, target in links.items():
             (root / path).symlink_to(target)
         (root / "lib").symlink_to("usr/lib")
@@ -161,6 +166,21 @@ async def test_each_change_is_told_with_its_owner(work, points):
     assert changes.hidden["logs"] == 1
     assert any("/usr/sbin/forged: a file of nginx" in note for note in changes.notes)
     assert any("/etc/nginx/nginx.conf: a configuration file of nginx" in note for note in changes.notes)
+
+
+async def test_a_state_folder_hides_what_a_service_keeps_whenever_it_was_made_and_no_rights(work, installed):
+    """Inside and outside the time in which the package's scripts ran: the twin's clock is another one."""
+    minute_ago = datetime.now(UTC) - timedelta(minutes=1)
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    lines = (
+        f"{minute_ago:%F %T} install nginx:amd64 <none> 1.22",
+        f"{soon:%F %T} status installed nginx:amd64 1.22",
+    )
+    installed |= {f"var/lib/nginx/shell{SETUID}": "#!/bin/sh", "var/log/dpkg.log": "\n".join(lines)}
+    points = work.layers(work.image("before", {}, {}), work.image("after", installed, {}))
+    changes = {change.path: change for change in (await work.diff(*points)).files}
+    assert changes["/var/lib/nginx/body"].hidden == "service state"
+    assert changes[f"/var/lib/nginx/shell{SETUID}"].hidden == ""
 
 
 async def test_packages_units_and_accounts_are_told(work, points):

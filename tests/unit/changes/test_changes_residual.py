@@ -148,3 +148,14 @@ def test_a_package_s_account_may_get_another_number(work):
         side.users[0].package = "nginx"
         side.users[0].after["uid"] = uid
     assert names(residual(work, other), "missing") == set()
+
+
+def test_what_one_side_hides_and_the_other_shows_is_compared(work, change):
+    hides, shows = work.model_copy(deep=True), work.model_copy(deep=True)
+    shows.files.append(change("/var/lib/nginx/body", kind=FileKind.DIRECTORY, sha256=None))
+    hides.files.append(shows.files[-1].model_copy(update={"hidden": "service state"}, deep=True))
+    assert residual(hides, shows) == residual(shows, hides) == residual(work, work)
+    hides.files[-1].after.mode = 0o777
+    assert names(residual(hides, shows), "extra") == names(residual(work, work), "extra") | {
+        "/var/lib/nginx/body"
+    }
