@@ -101,6 +101,8 @@ class _Backend:
                 "fluid %s serves %s and %s", __version__, self.paths.agent_socket, self.paths.operator_socket
             )
             background.start("tell systemd", partial(_ready, self.paths.operator_socket))
+            # What works in the background ends before the rooms that it works with are closed.
+            stack.push_async_callback(background.close)
             await serve_doors(services, self.config, self.paths, stop)
         self.paths.pid_file.unlink(missing_ok=True)
 
