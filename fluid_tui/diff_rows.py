@@ -26,6 +26,7 @@ from backend.models import (
 )
 from backend.text import visible
 from fluid_tui.paint import BLANK, Line, Role, line, said
+from fluid_tui.words import plural
 
 CONTEXT_LINES = 3
 EXACT_LINES = 4_000
@@ -342,18 +343,16 @@ def folder_of(path: str) -> str:
 
 
 def summary(changes: Changes) -> str:
-    """``12 files, 2 packages, 1 service, 1 user``."""
+    """``12 files, 2 packages with 58 files, 1 user``: what packages brought is counted with them."""
+    brought = sum(bool(change.package) for change in changes.shown())
     counts = (
-        (len(changes.shown()), "file"),
-        (len(changes.packages), "package"),
-        (len(changes.units), "service"),
-        (len(changes.users), "user"),
-        (len(changes.groups), "group"),
+        (len(changes.shown()) - brought, "file", ""),
+        (len(changes.packages), "package", f" with {plural(brought, 'file')}" if brought else ""),
+        (len(changes.units), "service", ""),
+        (len(changes.users), "user", ""),
+        (len(changes.groups), "group", ""),
     )
-    return (
-        ", ".join(f"{count} {noun}{'' if count == 1 else 's'}" for count, noun in counts if count)
-        or "no change"
-    )
+    return ", ".join(plural(count, noun) + more for count, noun, more in counts if count) or "no change"
 
 
 def header_line(changes: Changes) -> Line:

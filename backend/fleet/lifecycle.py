@@ -340,8 +340,9 @@ class Lifecycle(FleetCore):
     async def _reconcile_one(self, sandbox: Sandbox, info: DomainInfo | None) -> Sequence[str]:
         name = sandbox.sandbox_name
         if sandbox.purpose == "rehearsal" or sandbox.phase is Phase.CREATING:
+            doing = "it was being made" if sandbox.phase is Phase.CREATING else "the rehearsal ran"
             await self.discard(sandbox)
-            return [f"discarded {name}: the backend died while it was {sandbox.purpose} {sandbox.phase}"]
+            return [f"discarded {name}: the backend died while {doing}"]
         if info is None:
             sandbox.phase, sandbox.reason = Phase.ERROR, "its domain is gone; destroy it"
             await self.save(sandbox)

@@ -72,6 +72,10 @@ class FluidScreen(Screen[None]):
         """Whether the widgets are there: words of the mirror may come before."""
         return bool(self.query("#keys"))
 
+    def footer(self) -> Sequence[tuple[str, str]]:
+        """The actions named at the foot, as they stand now."""
+        return self.FOOTER
+
     def title_line(self) -> Line:
         """What this screen is about."""
         return line(("fluid", Role.TITLE))
@@ -93,7 +97,7 @@ class FluidScreen(Screen[None]):
         effective = self.fluid.keys
         pairs = [
             (shown_keys(effective[id].split(",")[0]), label)
-            for id, label in (*self.FOOTER, ("app.help", BY_ID["app.help"].label))
+            for id, label in (*self.footer(), ("app.help", BY_ID["app.help"].label))
             if not (self.fluid.read_only and BY_ID[id].changes)
         ]
         self.query_one(KeyBar).show(pairs)

@@ -6,6 +6,7 @@ meanwhile, the backend refuses.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from textual import on
@@ -30,6 +31,8 @@ from fluid_tui.widgets.text_view import TextView
 from fluid_tui.words import approval_mark
 
 MOVING = (ApprovalState.APPROVED, ApprovalState.APPLYING)
+DECIDABLE = (ApprovalState.DRAFTING, ApprovalState.REHEARSING, ApprovalState.PENDING)
+DECIDING = (("review.approve", "approve"), ("review.reject", "reject"), ("review.changes", "ask changes"))
 
 
 class ReviewScreen(FluidScreen):
@@ -38,9 +41,6 @@ class ReviewScreen(FluidScreen):
     PLACE = "review"
     BINDINGS = bindings("review")
     FOOTER = (
-        ("review.approve", "approve"),
-        ("review.reject", "reject"),
-        ("review.changes", "ask changes"),
         ("review.next_change", "next change"),
         ("review.write", "write"),
         ("app.back", "back"),
@@ -68,6 +68,13 @@ class ReviewScreen(FluidScreen):
             said(f"  {approval.sandbox_name}  "),
             approval_mark(approval).run,
         )
+
+    def footer(self) -> Sequence[tuple[str, str]]:
+        """What can still be decided comes first."""
+        state = self.approval.state if self.approval else None
+        if state in DECIDABLE:
+            return (*DECIDING, *self.FOOTER)
+        return (("review.abort", "abort"), *self.FOOTER) if state is ApprovalState.APPLYING else self.FOOTER
 
     def body(self) -> ComposeResult:
         self.data = ReviewData(self, self.fluid.client, self._approval_id)
@@ -249,11 +256,7 @@ class ReviewScreen(FluidScreen):
 
     def _reject(self, title: str, prompt: str, *, changes_requested: bool) -> None:
         approval, client = self.approval, self.fluid.client
-        if approval is None or approval.state not in (
-            ApprovalState.PENDING,
-            ApprovalState.REHEARSING,
-            ApprovalState.DRAFTING,
-        ):
+        if approval is None or approval.state not in DECIDABLE:
             self.say(f"Nothing to reject: it is {approval_mark(approval).word if approval else 'not read'}.")
             return
         kept = "The sandbox is kept." if changes_requested else "The request ends here."

@@ -84,6 +84,7 @@ async def test_approving_by_keys_sends_the_digest_shown(console, width: int, hei
         await seen.sees(
             "✓ applied", "applied to 2 targets", "checked again after the apply: changed=0", "ok=9"
         )
+        await seen.until(lambda: "a approve" not in seen.text(), "no decision is offered any more")
 
 
 @pytest.mark.parametrize("typed", ["4f2b", "", "4f2", "4F2A", "yes"])
