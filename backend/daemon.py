@@ -151,7 +151,7 @@ class _Backend:
         self.parts["libvirt"] = lambda: _host_component(host)
         authority = CertificateAuthority(paths.secrets)
         fleet = self._fleet(stack, store, events, audit, background, host, authority)
-        panes = await self._panes(stack, events, fleet, authority)
+        panes = await self._panes(stack, events, audit, fleet, authority)
         playbooks, runs, targets, approvals = self._approvals(store, events, audit, background, fleet)
         await self._recover(store, fleet, approvals)
         for name, work in (
@@ -238,7 +238,12 @@ class _Backend:
         return playbooks, runs, targets, approvals
 
     async def _panes(
-        self, stack: AsyncExitStack, events: EventBus, fleet: Fleet, authority: CertificateAuthority
+        self,
+        stack: AsyncExitStack,
+        events: EventBus,
+        audit: Audit,
+        fleet: Fleet,
+        authority: CertificateAuthority,
     ) -> Panes:
         """Terminals on a tmux server of our own, which outlives us."""
         tmux = TmuxServer(self.paths.tmux_socket)
@@ -250,7 +255,7 @@ class _Backend:
         async def shell(sandbox: Sandbox) -> list[str]:
             return await shell_argv(authority, fleet.guest(sandbox), folder / secrets.token_hex(8))
 
-        return Panes(tmux, events, fleet, shell)
+        return Panes(tmux, events, audit, fleet, shell)
 
     def _egress_policy(self) -> EgressPolicy:
         egress = self.config.egress

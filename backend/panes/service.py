@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
+from backend.audit import Audit
 from backend.errors import FluidError, NotFound, PaneNotFound, TmuxDown
 from backend.models import Identity, Pane, Role, Sandbox
 from backend.store import EventBus
@@ -39,11 +40,13 @@ class Panes:
         self,
         tmux: TmuxServer,
         events: EventBus,
+        audit: Audit,
         sandboxes: Sandboxes,
         shell: Callable[[Sandbox], Awaitable[list[str]]],
     ) -> None:
         self._tmux = tmux
         self._events = events
+        self._audit = audit
         self._sandboxes = sandboxes
         self._shell = shell
         self._pumps: dict[str, _Pump] = {}
@@ -56,14 +59,15 @@ class Panes:
             TmuxDown, MissingProgram: no terminal to be had.
         """
         sandbox = await self._sandboxes.running(actor, sandbox_id)
-        pane_id = await self._tmux.create_pane(
-            await self._shell(sandbox),
-            width=width,
-            height=height,
-            owner=str(actor.uid),
-            sandbox=sandbox.id,
-            session=sandbox.sandbox_name,
-        )
+        async with self._audit.step(actor, "pane.open", "pane", sandbox_id=sandbox.id) as step:
+            step.id = pane_id = await self._tmux.create_pane(
+                await self._shell(sandbox),
+                width=width,
+                height=height,
+                owner=str(actor.uid),
+                sandbox=sandbox.id,
+                session=sandbox.sandbox_name,
+            )
         return _pane(await self._find(actor, pane_id))
 
     async def list(self, actor: Identity) -> PaneList:
@@ -75,12 +79,15 @@ class Panes:
     async def send(
         self, actor: Identity, pane_id: str, *, text: str | None = None, key: str | None = None
     ) -> None:
-        """Type ``text`` to the byte, then press ``key``; either may be None."""
-        await self._find(actor, pane_id)
-        if text is not None:
-            await self._tmux.send_text(pane_id, text)
-        if key is not None:
-            await self._tmux.send_key(pane_id, key)
+        """Type ``text`` to the byte, then press ``key``; either may be None. The audit holds how much was
+        typed, not what: it may be the answer to a password prompt."""
+        pane = await self._find(actor, pane_id)
+        typed = {"characters": len(text or ""), "key": key or ""}
+        async with self._audit.step(actor, "pane.type", "pane", pane_id, pane.sandbox, **typed):
+            if text is not None:
+                await self._tmux.send_text(pane_id, text)
+            if key is not None:
+                await self._tmux.send_key(pane_id, key)
 
     async def read(self, actor: Identity, pane_id: str, last_n_lines: int = 0) -> Rows:
         """What the pane shows as plain text, or its last ``last_n_lines`` with history.
@@ -96,8 +103,9 @@ class Panes:
 
     async def close(self, actor: Identity, pane_id: str) -> None:
         """End the pane and its shell."""
-        await self._find(actor, pane_id)
-        await self._tmux.kill_pane(pane_id)
+        pane = await self._find(actor, pane_id)
+        async with self._audit.step(actor, "pane.close", "pane", pane_id, pane.sandbox):
+            await self._tmux.kill_pane(pane_id)
 
     async def follow(self, actor: Identity, pane_id: str) -> AsyncIterator[Rows]:
         """The screen now and after each change, rows with SGR sequences; ends when the pane does.

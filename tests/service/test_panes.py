@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from backend.audit import Audit
 from backend.errors import InvalidValue, PaneNotFound, SandboxNotFound
 from backend.models import Identity, Role, Sandbox, now
 from backend.panes import Panes
-from backend.store import EventBus, Subscription
+from backend.store import EventBus, Store, Subscription
 from backend.tmux import TmuxServer
 
 ANN = Identity(uid=1001, name="ann")
@@ -60,8 +61,13 @@ def fleet() -> OneSandbox:
 
 
 @pytest.fixture
-async def panes(tmux: TmuxServer, bus: EventBus, fleet: OneSandbox) -> AsyncIterator[Panes]:
-    panes = Panes(tmux, bus, fleet, shell)
+def audit(store: Store, tmp_path: Path) -> Audit:
+    return Audit(store, tmp_path / "spool", tmp_path / "key", tmp_path / "head")
+
+
+@pytest.fixture
+async def panes(tmux: TmuxServer, bus: EventBus, audit: Audit, fleet: OneSandbox) -> AsyncIterator[Panes]:
+    panes = Panes(tmux, bus, audit, fleet, shell)
     running = asyncio.create_task(panes.run())
     yield panes
     running.cancel()
@@ -96,6 +102,21 @@ async def test_what_an_agent_types_is_read_as_plain_text_and_followed_with_colou
     assert followed[-1] == ""
     assert "red" in await panes.read(ANN, pane.pane_id)
     assert len(await panes.read(ANN, pane.pane_id, 1)) == 1
+
+
+async def test_opening_typing_and_closing_are_in_the_audit_and_what_was_typed_is_not(
+    panes: Panes, audit: Audit, fleet: OneSandbox
+) -> None:
+    pane = await panes.open(ANN, "SBX-1")
+    await panes.send(ANN, pane.pane_id, text="geheim", key="Enter")
+    await panes.close(ANN, pane.pane_id)
+    rows, _ = await audit.list()
+    intents = {row.action: row for row in rows if row.step == "intent"}
+    assert {row.actor_uid for row in rows} == {ANN.uid}
+    assert set(intents) == {"pane.open", "pane.type", "pane.close"}
+    assert intents["pane.type"].sandbox_id == "SBX-1"
+    assert (intents["pane.type"].data["characters"], intents["pane.type"].data["key"]) == (6, "Enter")
+    assert "geheim" not in repr(rows)
 
 
 async def test_an_agent_sees_and_touches_its_own_panes_only(panes: Panes) -> None:
@@ -160,13 +181,13 @@ async def test_panes_that_come_and_go_are_told(panes: Panes, bus: EventBus, flee
 
 
 async def test_a_restarted_backend_finds_every_pane_with_its_owner(
-    panes: Panes, tmux: TmuxServer, bus: EventBus, fleet: OneSandbox
+    panes: Panes, tmux: TmuxServer, bus: EventBus, audit: Audit, fleet: OneSandbox
 ) -> None:
     pane = await panes.open(ANN, "SBX-1")
     again = TmuxServer(tmux.socket)
     await again.start()
     try:
-        restarted = Panes(again, bus, fleet, shell)
+        restarted = Panes(again, bus, audit, fleet, shell)
         (adopted,) = await restarted.list(ANN)
         assert (adopted.pane_id, adopted.sandbox_id, adopted.owner_uid) == (pane.pane_id, "SBX-1", 1001)
         assert await restarted.list(BOB) == []
