@@ -7,7 +7,10 @@ The documented ``.env`` (``LIBVIRT_URI`` …) fills what ``config.yaml`` leaves 
 from __future__ import annotations
 
 import os
+import re
 import stat
+from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +23,9 @@ from backend.paths import Paths
 GIB = 1024**3
 DAY_S = 86_400
 
+_LISTEN = re.compile(r"(?:\[([^\[\]]+)\]|([^:]*)):(\d{1,5})", re.ASCII)
+_MAX_PORT = 65_535
+
 
 class Section(BaseModel):
     """A part of the file. Unknown keys are refused."""
@@ -28,7 +34,7 @@ class Section(BaseModel):
 
 
 class ServerConfig(Section):
-    """The doors. ``listen`` opens a TCP door for agents (off by default)."""
+    """The doors. ``listen`` opens a TCP door for agents of this machine (off by default)."""
 
     listen: str | None = None
     socket_group_agents: str | None = None
@@ -168,6 +174,40 @@ def load(paths: Paths | None = None, *, env: dict[str, str] | None = None) -> Co
     if config.database and (config.database.password or config.database.url) and file.exists():
         _refuse_if_readable(file)
     return config
+
+
+@dataclass(frozen=True)
+class ListenAddress:
+    """A loopback address and a port; port 0 is any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def listen_address(text: str) -> ListenAddress:
+    """Where ``server.listen`` puts the TCP door: ``127.0.0.1:8080``, ``localhost:8080`` or ``[::1]:8080``.
+
+    Raises:
+        ConfigError: something else, or an address that other machines reach.
+    """
+    found = _LISTEN.fullmatch(text)
+    if found is None or int(found[3]) > _MAX_PORT:
+        raise ConfigError(f"server.listen: {text!r} is not HOST:PORT", remedy="write 127.0.0.1:8080")
+    host = found[1] or found[2]
+    try:
+        address = ip_address("127.0.0.1" if host.lower() == "localhost" else host)
+        local = address.is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise ConfigError(
+            f"server.listen: {text!r} is open to other machines, whose users the kernel here does not know",
+            remedy="write 127.0.0.1:8080; from elsewhere `ssh -L 8080:127.0.0.1:8080` leads to it",
+        )
+    return ListenAddress(str(address), int(found[3]))
 
 
 def schema() -> dict[str, Any]:

@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
@@ -20,12 +20,12 @@ from pathlib import Path
 
 from backend import __version__
 from backend.ansible import Runner
-from backend.api import Services, serve_doors
+from backend.api import Services, bind_tcp, serve_doors
 from backend.approvals import ApprovalBook, Approvals, Asks, Pipeline
 from backend.audit import Audit, AuditReport
 from backend.background import Background
 from backend.changes import BlobStore, Differ, NoiseProfile
-from backend.config import Config
+from backend.config import Config, ListenAddress, listen_address
 from backend.disks import DiskReader
 from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow
 from backend.errors import EXIT_OK, AlreadyRunning, FluidError
@@ -94,6 +94,7 @@ class _Backend:
             loop.add_signal_handler(sign, stop.set)
         self._claim()
         async with AsyncExitStack() as stack:
+            tcp = self._bind_tcp(stack)  # first: a port that cannot be had ends the start with nothing done
             background = await stack.enter_async_context(Background())
             store = await self._store(stack, background)
             services = await self._services(stack, store, background)
@@ -103,7 +104,7 @@ class _Backend:
             background.start("tell systemd", partial(_ready, self.paths.operator_socket))
             # What works in the background ends before the rooms that it works with are closed.
             stack.push_async_callback(background.close)
-            await serve_doors(services, self.config, self.paths, stop)
+            await serve_doors(services, self.config, self.paths, stop, tcp)
         self.paths.pid_file.unlink(missing_ok=True)
 
     def _claim(self) -> None:
@@ -116,6 +117,19 @@ class _Backend:
         if pid and pid != os.getpid() and b"serve" in command:
             raise AlreadyRunning(f"a backend runs already, pid {pid}", remedy="use it, or stop it first")
         self.paths.pid_file.write_text(f"{os.getpid()}\n")
+
+    def _bind_tcp(self, stack: AsyncExitStack) -> socket.socket | None:
+        if self.config.server.listen is None:
+            return None
+        door = stack.enter_context(closing(bind_tcp(listen_address(self.config.server.listen))))
+        where = ListenAddress(*door.getsockname()[:2])  # port 0 has become a real one
+        log.info("the TCP door is http://%s", where)
+
+        async def component() -> Component:
+            return Component(name="tcp door", status="ok", message=f"http://{where}, agents of this machine")
+
+        self.parts["tcp door"] = component
+        return door
 
     # --- floor by floor -------------------------------------------------------------------------------
 

@@ -211,6 +211,10 @@ class AlreadyRunning(Conflict):
     code = "already_running"
 
 
+class PortBusy(Conflict):
+    code = "port_busy"
+
+
 # --- what is down -----------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""The doors: HTTP over Unix sockets that we bind ourselves. The contract is API.md.
+"""The doors: HTTP over Unix sockets, and loopback TCP, that we bind ourselves. The contract is API.md.
 
 Below the doors are the services of :class:`Services`; above them nobody but :mod:`backend.daemon`.
 """
@@ -6,5 +6,6 @@ Below the doors are the services of :class:`Services`; above them nobody but :mo
 from backend.api.peers import Door, Peer, Roles, admit
 from backend.api.server import serve_doors
 from backend.api.services import Services
+from backend.api.tcp import bind_tcp
 
-__all__ = ["Door", "Peer", "Roles", "Services", "admit", "serve_doors"]
+__all__ = ["Door", "Peer", "Roles", "Services", "admit", "bind_tcp", "serve_doors"]

@@ -59,7 +59,10 @@ class Gate:
     def _identify(self, scope: Scope) -> object:
         peer = scope["state"].get("peer")
         if not isinstance(peer, Peer):
-            raise NoIdentity("the kernel named no peer for this connection", remedy="use the Unix socket")
+            raise NoIdentity(
+                "the kernel does not know who is at the other end of this connection",
+                remedy="use agent.sock: by TCP, containers and other network namespaces stay unknown",
+            )
         identity = admit(self._door, peer, self._roles)
         if identity.role is Role.AUDITOR and scope["method"] not in _READS:
             raise RoleDenied(f"auditor {identity.name!r} may only read", remedy="ask an operator")

@@ -1,12 +1,14 @@
 """Who calls: uid, gid, pid and groups as the kernel recorded them when the connection was made.
 
-Sources: unix(7) ``SO_PEERCRED``, ``SO_PEERGROUPS`` (Linux 4.13). A caller can claim nothing here.
+Sources: unix(7) ``SO_PEERCRED``, ``SO_PEERGROUPS`` (Linux 4.13); for TCP :mod:`backend.api.sock_diag`.
+A caller can claim nothing here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import grp
 import json
 import os
@@ -19,6 +21,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from backend.api import sock_diag
+from backend.api.sock_diag import End
 from backend.config import Config
 from backend.errors import BadRequest, RoleDenied
 from backend.models import Identity, Role
@@ -26,6 +30,10 @@ from backend.models import Identity, Role
 SO_PEERGROUPS = 59  # asm-generic/socket.h; Python has no name for it
 _CREDENTIALS = struct.Struct("3i")
 _GROUPS_BYTES = 1024  # as much as Python's getsockopt takes: 256 gids
+_UNKNOWN = -1
+
+TCP_CONNECTIONS = 512
+"""Any user of the machine may connect by TCP: they must not use up the files that the other doors need."""
 
 
 class Door(StrEnum):
@@ -35,7 +43,10 @@ class Door(StrEnum):
 
 @dataclass(frozen=True)
 class Peer:
-    """Names are looked up once per connection; an account that has none is its number."""
+    """Names are looked up once per connection; an account that has none is its number.
+
+    By TCP the kernel tells the uid alone: ``pid`` is -1, gid and groups are the account's.
+    """
 
     uid: int
     gid: int
@@ -58,17 +69,39 @@ class Roles:
 
     @classmethod
     def of(cls, config: Config) -> Roles:
-        operators = frozenset(config.operators) or frozenset({_user_name(os.geteuid())})
+        operators = frozenset(config.operators) or frozenset({user_name(os.geteuid())})
         return cls(operators, frozenset(config.agents), frozenset(config.auditors))
 
 
 def read_peer(connection: Any) -> Peer:
-    """The peer of a connected Unix socket (also asyncio's and uvloop's view of one)."""
+    """The peer of a connected socket (also asyncio's and uvloop's view of one).
+
+    Raises:
+        OSError: it has gone, or the kernel does not know it.
+    """
+    return _unix_peer(connection) if connection.family == socket.AF_UNIX else _tcp_peer(connection)
+
+
+def _unix_peer(connection: Any) -> Peer:
     raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(raw)
-    name = _user_name(uid)
+    name = user_name(uid)
     gids = {gid, *_peer_gids(connection, name, gid)}
-    return Peer(uid, gid, pid, name, frozenset(_group_name(one) for one in gids))
+    return Peer(uid, gid, pid, name, frozenset(group_name(one) for one in gids))
+
+
+def _tcp_peer(connection: Any) -> Peer:
+    client, server = connection.getpeername(), connection.getsockname()
+    uid = sock_diag.client_uid(End.of(client), End.of(server))
+    connection.getpeername()  # ENOTCONN: it hung up, and whoever has its port by now would be taken for it
+    if uid is None:
+        raise OSError(errno.ENOENT, "no process of this network namespace is at the other end")
+    try:
+        account = pwd.getpwuid(uid)
+    except KeyError:
+        return Peer(uid, _UNKNOWN, _UNKNOWN, str(uid), frozenset())
+    gids = os.getgrouplist(account.pw_name, account.pw_gid)
+    return Peer(uid, account.pw_gid, _UNKNOWN, account.pw_name, frozenset(group_name(one) for one in gids))
 
 
 def admit(door: Door, peer: Peer, roles: Roles) -> Identity:
@@ -117,14 +150,14 @@ def _is_in(entries: frozenset[str], peer: Peer) -> bool:
     return peer.name in entries or any(f"@{group}" in entries for group in peer.groups)
 
 
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
 
 
-def _group_name(gid: int) -> str:
+def group_name(gid: int) -> str:
     try:
         return grp.getgrgid(gid).gr_name
     except KeyError:
@@ -136,8 +169,12 @@ class PeerProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        connection = transport.get_extra_info("socket")
+        if connection.family != socket.AF_UNIX and len(self.connections) > TCP_CONNECTIONS:
+            transport.abort()
+            return
         with contextlib.suppress(OSError):  # without a peer the gate answers 401
-            self.app_state = {**self.app_state, "peer": read_peer(transport.get_extra_info("socket"))}
+            self.app_state = {**self.app_state, "peer": read_peer(connection)}
 
     def send_400_response(self, msg: str) -> None:
         body = json.dumps(BadRequest("the request is not HTTP/1.1", remedy="mind the framing").body())

@@ -18,8 +18,9 @@ import uvicorn
 from backend.api.agent import agent_app
 from backend.api.gate import Gate
 from backend.api.operator import operator_app
-from backend.api.peers import Door, PeerProtocol, Roles
+from backend.api.peers import Door, PeerProtocol, Roles, group_name
 from backend.api.services import Services
+from backend.api.tcp import LocalAgents
 from backend.config import Config
 from backend.errors import AlreadyRunning, ConfigError
 from backend.paths import Paths
@@ -67,20 +68,34 @@ def bind_door(path: Path, group: str | None) -> socket.socket:
     return door
 
 
-async def serve_doors(services: Services, config: Config, paths: Paths, stop: asyncio.Event) -> None:
-    """Serve both doors until ``stop`` is set; returns within 2 s of it, the socket files gone."""
+async def serve_doors(
+    services: Services,
+    config: Config,
+    paths: Paths,
+    stop: asyncio.Event,
+    tcp: socket.socket | None = None,
+) -> None:
+    """Serve both doors, and the agent routes on ``tcp``, until ``stop`` is set; returns within 2 s of it, the
+    socket files gone. ``tcp`` is of :func:`backend.api.tcp.bind_tcp` and the caller's to close."""
     roles = Roles.of(config)
+    agents_group = config.server.socket_group_agents
+    agents = agent_app(services, stop)
+    operators = operator_app(services, stop)
     doors = (
-        (Door.AGENT, paths.agent_socket, config.server.socket_group_agents, agent_app),
-        (Door.OPERATOR, paths.operator_socket, config.server.socket_group_operators, operator_app),
+        (Door.AGENT, paths.agent_socket, agents_group, agents),
+        (Door.OPERATOR, paths.operator_socket, config.server.socket_group_operators, operators),
     )
     with contextlib.ExitStack() as opened:
         servers: list[tuple[_DoorServer, socket.socket]] = []
-        for door, path, group, build in doors:
+        for door, path, group, app in doors:
             bound = opened.enter_context(contextlib.closing(bind_door(path, group)))
             opened.callback(_remove, path, path.stat().st_ino)
-            gate = Gate(build(services, stop), door, roles, config.limits.file_bytes)
+            gate = Gate(app, door, roles, config.limits.file_bytes)
             servers.append((_server(gate), bound))
+        if tcp is not None:
+            local = LocalAgents(agents, agents_group or group_name(os.getegid()))
+            gate = Gate(local, Door.AGENT, roles, config.limits.file_bytes)
+            servers.append((_server(gate), tcp))
         async with asyncio.TaskGroup() as group_of_tasks:
             for server, bound in servers:
                 group_of_tasks.create_task(server.serve(sockets=[bound]))

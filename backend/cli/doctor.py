@@ -14,8 +14,8 @@ from pathlib import Path
 from backend import config as settings
 from backend.cli.common import door, show_json
 from backend.cli.options import AsJson, examples, verb_app
-from backend.client import calls
-from backend.errors import FluidError, Unavailable
+from backend.client import Fluid, calls
+from backend.errors import BackendDown, FluidError, RoleDenied, Unavailable
 from backend.paths import Paths
 from backend.text import visible
 
@@ -126,6 +126,28 @@ def sockets(paths: Paths) -> Iterator[Finding]:
             yield Finding(OK, "doors", f"{path} {path.owner()}:{path.group()}")
 
 
+def tcp_door(paths: Paths) -> Iterator[Finding]:
+    """The door of ``server.listen``: who answers there may be somebody else."""
+    try:
+        listen = settings.load(paths).server.listen
+    except FluidError:  # told by `config_file`
+        return
+    if listen is None:
+        return
+    try:
+        where = settings.listen_address(listen)
+        with Fluid(f"http://{where}") as fluid:
+            name = fluid.json(calls.whoami())["name"]
+    except BackendDown:
+        yield Finding(NOTE, "tcp door", f"{where} is not there", "fluid serve")
+    except RoleDenied as error:
+        yield Finding(OK, "tcp door", f"{where} answers, not for you: {error.message}")
+    except FluidError as error:
+        yield Finding(BAD, "tcp door", error.message, error.remedy)
+    else:
+        yield Finding(OK, "tcp door", f"{where} knows you as {name}")
+
+
 def backend(paths: Paths) -> Iterator[Finding]:
     """What the backend says of libvirt, PostgreSQL, tmux and the rest, when it runs."""
     try:
@@ -146,6 +168,7 @@ CHECKS: tuple[Callable[[Paths], Iterator[Finding]], ...] = (
     kvm,
     disk_space,
     sockets,
+    tcp_door,
     backend,
 )
 

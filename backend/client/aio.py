@@ -174,7 +174,7 @@ def _client(address: DoorAddress, transport: httpx2.AsyncBaseTransport | None) -
     uds = str(address.socket) if address.socket else None
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=30)
     return httpx2.AsyncClient(
-        base_url=f"http://{address.host}:{address.port}",
+        base_url=f"http://{address.authority}",
         # Neither door speaks TLS: without this, each client loads the machine's certificates (tens of ms).
         transport=transport or httpx2.AsyncHTTPTransport(uds=uds, limits=limits, verify=False),
     )

@@ -81,7 +81,7 @@ def down(where: str, why: str) -> errors.BackendDown:
     """Nobody answers there."""
     return errors.BackendDown(
         f"no backend answers at {where}: {why}",
-        remedy="start it with `fluid serve`, or check the door's path",
+        remedy="start it with `fluid serve`, or check the door's address",
     )
 
 

@@ -53,7 +53,7 @@ class Fluid(AgentMethods, OperatorMethods):
     def address(self) -> str:
         """Where it knocks, as another client takes it."""
         door = self._address
-        return str(door.socket) if door.socket else f"http://{door.host}:{door.port}{door.base}"
+        return str(door.socket) if door.socket else f"http://{door.authority}{door.base}"
 
     def __enter__(self) -> Self:
         return self

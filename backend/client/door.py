@@ -23,7 +23,12 @@ class DoorAddress:
     base: str = ""
 
     def __str__(self) -> str:
-        return str(self.socket) if self.socket else f"{self.host}:{self.port}"
+        return str(self.socket) if self.socket else self.authority
+
+    @property
+    def authority(self) -> str:
+        """``host:port`` as a URL has it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def door_address(at: str | Path | None) -> DoorAddress:
@@ -35,10 +40,12 @@ def door_address(at: str | Path | None) -> DoorAddress:
     chosen = at if at is not None else os.environ.get("FLUID_SOCKET") or Paths.default().agent_socket
     if isinstance(chosen, Path) or "://" not in chosen:
         return DoorAddress(Path(chosen))
-    url = urlsplit(chosen)
-    if url.scheme != "http" or not url.hostname:
-        raise InvalidValue(
-            f"{url.scheme}://{url.hostname or ''} is no door",
-            remedy="give a socket's path or http://HOST:PORT",
-        )
-    return DoorAddress(None, url.hostname, url.port or DEFAULT_HTTP_PORT, url.path.rstrip("/"))
+    scheme = chosen.partition("://")[0]
+    try:
+        url = urlsplit(chosen)
+        host, port = url.hostname or "", url.port or DEFAULT_HTTP_PORT
+    except ValueError:  # a port or an IPv6 address that is none; the text may hold a token
+        host = ""
+    if scheme != "http" or not host:
+        raise InvalidValue(f"{scheme}://{host} is no door", remedy="give a socket's path or http://HOST:PORT")
+    return DoorAddress(None, host, port, url.path.rstrip("/"))

@@ -15,6 +15,9 @@ from psycopg.conninfo import make_conninfo
 
 from backend.store import Database, EmbeddedPostgres, EventBus, Store, migrate
 from tests.fix_database import RUN_AS
+from tests.fix_doors import backend
+
+__all__ = ["backend"]
 
 
 @pytest.fixture

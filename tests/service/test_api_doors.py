@@ -4,216 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import grp
-import itertools
 import json
 import os
 import socket
 import stat
-import subprocess
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from backend.api import Services, serve_doors
 from backend.api.server import bind_door
 from backend.client import AsyncFluid, Fluid
 from backend.config import Config, ServerConfig
 from backend.errors import AlreadyRunning, BackendDown, ConfigError, RoleDenied, SandboxNotFound, TooLarge
-from backend.models import (
-    Ask,
-    AskRequest,
-    AskState,
-    Command,
-    CommandRequest,
-    CreateSandbox,
-    Event,
-    FleetView,
-    Identity,
-    Phase,
-    Sandbox,
-    now,
-)
-from backend.paths import Paths
-
-NOBODY_UID = 65_534
-SYSTEM_PYTHON = "/usr/bin/python3"  # one that any uid may start
-CALL_AS = """
-import http.client, json, socket, sys
-class C(http.client.HTTPConnection):
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX); self.sock.connect(sys.argv[1])
-c = C("fluid")
-try:
-    c.request(sys.argv[2], sys.argv[3]); r = c.getresponse()
-    print(json.dumps([r.status, json.loads(r.read())]))
-except PermissionError:
-    print(json.dumps([0, {}]))
-"""
-
-
-class StubFleet:
-    def __init__(self) -> None:
-        self.actors: list[Identity] = []
-
-    async def create(self, actor: Identity, request: CreateSandbox) -> Sandbox:
-        self.actors.append(actor)
-        return Sandbox(
-            id="SBX-0000000a",
-            sandbox_name="web",
-            base_image=request.source_vm_name,
-            phase=Phase.RUNNING,
-            created_at=now(),
-            updated_at=now(),
-        )
-
-    async def get(self, actor: Identity, id: str) -> Sandbox:
-        raise SandboxNotFound(f"no sandbox {id}", remedy="list yours")
-
-    async def run(self, actor: Identity, id: str, request: CommandRequest, on_output: Any = None) -> Command:
-        if on_output:
-            for word in (b"a\n", b"b\n"):
-                on_output("stdout", word)
-                await asyncio.sleep(0)
-        return Command(
-            id="CMD-00000001",
-            sandbox_id=id,
-            command=request.command,
-            exit_code=7,
-            stdout="a\nb\n",
-            started_at=now(),
-        )
-
-    async def view(self, actor: Identity) -> FleetView:
-        return FleetView(seq=3, at=now(), audit_rows=12)
-
-
-class StubAsks:
-    """One question, answered through the operator door."""
-
-    def __init__(self) -> None:
-        self.asked = asyncio.Event()
-        self.answered = asyncio.Event()
-        self.state = AskState.PENDING
-
-    def _ask(self) -> Ask:
-        return Ask(
-            request_id="ASK-00000001",
-            prompt="Drop it?",
-            action_type="irreversible",
-            status=self.state,
-            created_at=now(),
-            expires_at=now(),
-        )
-
-    async def ask(self, actor: Identity, request: AskRequest) -> Ask:
-        self.asked.set()
-        return self._ask()
-
-    async def wait(self, actor: Identity, id: str, seconds: float) -> Ask:
-        await asyncio.wait_for(self.answered.wait(), seconds)
-        return self._ask()
-
-    async def answer(
-        self, actor: Identity, request_id: str, approved: bool, comment: str, alternative: str | None
-    ) -> Ask:
-        self.state = AskState.APPROVED if approved else AskState.REJECTED
-        self.answered.set()
-        return self._ask()
-
-
-class StubEvents:
-    """Numbers without end. It is its own subscription."""
-
-    def __init__(self, after_seq: int = 0) -> None:
-        self._numbers = itertools.count(after_seq + 1)
-
-    def subscribe(self, after_seq: int | None = None) -> StubEvents:
-        return StubEvents(after_seq or 0)
-
-    def __enter__(self) -> StubEvents:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __aiter__(self) -> StubEvents:
-        return self
-
-    async def __anext__(self) -> Event:
-        await asyncio.sleep(0.01)
-        seq = next(self._numbers)
-        return Event(seq=seq, at=now(), kind="sandbox.changed", noun="sandbox", id="SBX-0000000a")
-
-
-class StubPanes:
-    async def follow(self, actor: Identity, pane_id: str) -> AsyncIterator[Sequence[str]]:
-        yield ["$ id", "uid=0(root)"]
-        yield ["$ "]
-
-
-class Backend:
-    def __init__(self, home: Path) -> None:
-        self.paths = Paths.under(home)
-        self.paths.run.mkdir(parents=True)
-        self.stopped = asyncio.Event()
-        self.fleet = StubFleet()
-        self.asks = StubAsks()
-
-    @asynccontextmanager
-    async def serving(self, config: Config) -> AsyncIterator[asyncio.Event]:
-        stop = asyncio.Event()
-        services = SimpleNamespace(fleet=self.fleet, asks=self.asks, events=StubEvents(), panes=StubPanes())
-        task = asyncio.create_task(serve_doors(cast("Services", services), config, self.paths, stop))
-        task.add_done_callback(lambda _: self.stopped.set())
-        await self._answers(task)
-        try:
-            yield stop
-        finally:
-            stop.set()
-            await asyncio.wait_for(task, 5)
-
-    async def _answers(self, task: asyncio.Task[None]) -> None:
-        async with asyncio.timeout(20):
-            while not task.done():
-                try:
-                    _, writer = await asyncio.open_unix_connection(self.paths.operator_socket)
-                except OSError:
-                    await asyncio.sleep(0.01)
-                    continue
-                writer.close()
-                return
-        await task
-
-
-@pytest.fixture
-def backend(open_folder: Path) -> Backend:
-    return Backend(open_folder)
-
-
-def call_as(uid: int, door: Path, method: str, path: str, groups: list[int] | None = None) -> tuple[int, Any]:
-    done = subprocess.run(
-        [SYSTEM_PYTHON, "-S", "-c", CALL_AS, str(door), method, path],
-        user=uid,
-        group=uid,
-        extra_groups=groups or [],
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=60,
-        cwd="/",
-    )
-    status, body = json.loads(done.stdout)
-    return status, body
-
-
-async def as_uid(uid: int, door: Path, path: str, groups: list[int] | None = None) -> tuple[int, Any]:
-    return await asyncio.to_thread(call_as, uid, door, "GET", path, groups)
-
+from tests.fix_doors import NOBODY_UID, Backend, as_uid, needs_ipv6
 
 GROUP = grp.getgrgid(1).gr_name  # any group that root's children can be given and nobody is not in
 
@@ -269,17 +74,20 @@ async def test_an_sdk_error_is_the_class_of_its_code(backend: Backend) -> None:
     assert missing.value.remedy == "list yours"
 
 
-async def test_both_clients_run_a_command_and_hear_it_as_it_prints(backend: Backend) -> None:
+@pytest.mark.parametrize("listen", [None, "127.0.0.1:0", pytest.param("[::1]:0", marks=needs_ipv6)])
+async def test_both_clients_run_a_command_and_hear_it_as_it_prints(
+    backend: Backend, listen: str | None
+) -> None:
     heard: list[tuple[str, str]] = []
 
     def blocking() -> int | None:
-        with Fluid(backend.paths.agent_socket) as fluid:
+        with Fluid(backend.url or backend.paths.agent_socket) as fluid:
             sandbox = fluid.create_sandbox("debian-12", agent_id="me")
             return sandbox.run("true", on_output=lambda name, text: heard.append((name, text))).exit_code
 
-    async with backend.serving(Config()):
+    async with backend.serving(Config(server=ServerConfig(listen=listen))):
         assert await asyncio.to_thread(blocking) == 7
-        async with AsyncFluid(backend.paths.agent_socket) as fluid:
+        async with AsyncFluid(backend.url or backend.paths.agent_socket) as fluid:
             sandbox = await fluid.create_sandbox("debian-12", agent_id="me")
             ran = await sandbox.run("true", on_output=lambda name, text: heard.append((name, text)))
     assert ran.exit_code == 7

@@ -55,3 +55,40 @@ def test_the_documented_env_fills_what_the_file_leaves_open(tmp_path: Path) -> N
     )
     assert loaded.hosts[0].uri == "test:///default"
     assert loaded.database is not None and loaded.database.url is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1:8080"),
+        ("127.1.2.3:0", "127.1.2.3:0"),
+        ("LocalHost:65535", "127.0.0.1:65535"),
+        ("[::1]:8080", "[::1]:8080"),
+    ],
+)
+def test_the_tcp_door_is_on_the_loopback(text: str, where: str) -> None:
+    assert str(config.listen_address(text)) == where
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (":8080", "other machines"),
+        ("0.0.0.0:8080", "other machines"),
+        ("192.0.2.1:8080", "other machines"),
+        ("[::]:8080", "other machines"),
+        ("[::ffff:192.0.2.1]:80", "other machines"),
+        ("node.example:8080", "other machines"),
+        ("8080", "not HOST:PORT"),
+        ("127.0.0.1", "not HOST:PORT"),
+        ("127.0.0.1:65536", "not HOST:PORT"),
+        ("::1:8080", "not HOST:PORT"),
+        ("http://127.0.0.1:8080", "not HOST:PORT"),
+        ("", "not HOST:PORT"),
+    ],
+)
+def test_any_other_listen_is_refused_by_its_value(text: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as refused:
+        config.listen_address(text)
+    assert f"server.listen: {text!r}" in refused.value.message
+    assert "127.0.0.1:8080" in refused.value.remedy
