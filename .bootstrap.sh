@@ -60,7 +60,8 @@ list_missing() {
     need libvirt-clients "lets you look at them (virsh)" have virsh
     need mmdebstrap "builds the guest image from your package sources" have mmdebstrap
     need e2fsprogs "makes the guest's file system" have mkfs.ext4
-    need lz4 "unpacks the guest's kernel" have lz4
+    need lz4 "unpacks the guest's kernel, on Debian 12" have lz4
+    need zstd "unpacks the guest's kernel, on newer ones" have zstd
     need iptables "lets libvirt close the sandboxes' networks" have iptables
     need iproute2 "tells the host's networks" have ip
     need openssh-client "makes keys" have ssh-keygen

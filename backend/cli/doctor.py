@@ -33,6 +33,8 @@ PROGRAMS = {
     "ssh": "openssh-client",
     "mmdebstrap": "mmdebstrap",
     "mke2fs": "e2fsprogs",
+    "lz4": "lz4",
+    "zstd": "zstd",
 }
 """Program → Debian package."""
 
