@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 PACKAGES = (
+    "apt",  # required on Debian, not on Ubuntu
     "systemd",
     "systemd-sysv",
     "dbus",
