@@ -11,6 +11,7 @@ cache=$1 venv=$2 lock=$3
 shift 3
 yes=${FLUID_YES:-${CI:-}}
 for word; do [ "$word" != --yes ] || yes=1; done
+command=${1:-}
 
 missing='' python=''
 log=$cache/setup.log
@@ -73,6 +74,7 @@ list_missing() {
     need libc6-dev "compiles the binding" test -e /usr/include/stdlib.h
     need python3-dev "headers of Python, for the same" python_header
     need python3-venv "makes the virtual environment" "$python" -c 'import venv, ensurepip'
+    [ "$command" != test ] || need openssh-server "plays machines in the tests; its service stays off" have sshd
 }
 
 # --- doing it --------------------------------------------------------------------------------------------
@@ -112,14 +114,22 @@ apt() {
     "$@"
 }
 
+# Only where we installed it: nobody asked for an SSH server that starts at boot.
+leave_off() {
+    have systemctl || return 0
+    set -- env SYSTEMD_OFFLINE=1 systemctl disable ssh.service ssh.socket
+    [ "$(id -u)" = 0 ] || set -- sudo -- "$@"
+    "$@" || true
+}
+
 # One source of many that does not answer is no reason to stop: what then cannot be found, the next step names.
 refresh() { apt update || true; }
 
 install_packages() {
     packages=$(printf '%s' "$missing" | cut -d'|' -f1 | tr '\n' ' ')
     packages=${packages% }
-    command="apt-get install --no-install-recommends $packages"
-    [ "$(id -u)" = 0 ] || command="sudo $command"
+    line="apt-get install --no-install-recommends $packages"
+    [ "$(id -u)" = 0 ] || line="sudo $line"
     say "Fluid needs these system packages:"
     printf '%s' "$missing" | while IFS='|' read -r package reason; do
         printf '  %-24s %s\n' "$package" "$reason" >&2
@@ -130,7 +140,7 @@ install_packages() {
     fi
     if [ -z "$yes" ]; then
         if [ ! -t 0 ]; then
-            say "Nothing was changed. Run:  $command"
+            say "Nothing was changed. Run:  $line"
             say "or give --yes."
             exit 2
         fi
@@ -138,17 +148,18 @@ install_packages() {
         read -r answer || answer=''
         case $answer in
         y | Y | yes) ;;
-        *) say "Nothing was changed. Run:  $command"; exit 2 ;;
+        *) say "Nothing was changed. Run:  $line"; exit 2 ;;
         esac
     fi
     # A password is asked for here, where it can be answered, and not in the background.
     if [ "$(id -u)" != 0 ] && ! { have sudo && sudo -v; }; then
-        say "Nothing was changed. As root, run:  ${command#sudo }"
+        say "Nothing was changed. As root, run:  ${line#sudo }"
         exit 2
     fi
     step "reading package lists" refresh
     # shellcheck disable=SC2086
     step "installing packages" apt install -y --no-install-recommends $packages
+    case $packages in *openssh-server*) step "leaving its SSH service off" leave_off ;; esac
 }
 
 # The build tool is pinned as everything else is: it goes in first, and pip fetches no other for the sdist.
