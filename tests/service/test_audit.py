@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,9 +16,8 @@ from psycopg.conninfo import make_conninfo
 
 from backend.audit import Audit, SignedHead
 from backend.audit import verifier as verifier_module
-from backend.audit.chain import Head, link, timestamp
 from backend.errors import AuditBroken, ConfigError, DatabaseDown, PolicyDenied
-from backend.models import Identity, Role, now
+from backend.models import Identity, Role
 from backend.store import Database, EmbeddedPostgres, Store, migrate
 from tests.fix_database import RUN_AS
 
@@ -261,37 +258,3 @@ async def _until_up(database: Database) -> None:
                 return await database.ping()
             except DatabaseDown:
                 await asyncio.sleep(0.05)
-
-
-async def test_append_and_verify_speed(audit: Audit, store: Store) -> None:
-    """Figures for the report, and a chain of 200,000 rows that verifies; benchmarks hold the bars."""
-    took = []
-    for number in range(300):
-        begin = time.perf_counter()
-        await audit.note(
-            ANN, "command.run", "command", f"CMD-{number}", "SBX-1", command="systemctl reload nginx"
-        )
-        took.append((time.perf_counter() - begin) * 1000)
-    head = Head(*await store.audit.head())
-    draft = {
-        "at": timestamp(now()),
-        "actor_uid": 1000,
-        "actor_name": "ann",
-        "role": "agent",
-        "action": "command.run",
-        "step": "outcome",
-        "noun": "command",
-        "id": "CMD-1f0c9a2b",
-        "sandbox_id": "SBX-1f0c9a2b",
-        "data": {"ok": True, "exit_code": 0, "stdout_bytes": 1234, "intent": 12},
-    }
-    for _ in range(40):
-        links, head = link([draft] * 5000, head)
-        await store.audit.append([(one.line, one.hash) for one in links])
-    await audit.seal()
-    begin = time.perf_counter()
-    report = await audit.verify()
-    rate = report.rows / (time.perf_counter() - begin)
-    assert (report.ok, report.rows) == (True, 200_300)
-    p50, p95 = statistics.median(took), statistics.quantiles(took, n=20)[18]
-    print(f"audit append p50 {p50:.1f} ms, p95 {p95:.1f} ms; verify {rate:,.0f} rows/s")
