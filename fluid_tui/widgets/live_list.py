@@ -187,7 +187,6 @@ class LiveList(Painted):
             column = self._columns[at]
             room = column.width or max(8, free * column.share // shares)
             runs.extend(_cell(cells[at] if at < len(cells) else (), room, column.right))
-            runs.append((" ", Role.TEXT))
         return tuple(runs)
 
     # --- keys and mouse -------------------------------------------------------------------------------
@@ -231,8 +230,9 @@ class LiveList(Painted):
 
 
 def _cell(cell: Run | Line, width: int, right: bool) -> Line:
+    """A cell and the space behind it, which takes no colour of its own: colours are bytes on a slow line."""
     if cell and isinstance(cell[0], str):
         text, role = cell  # a single run
-        return ((fit(text, width, right=right), role),)
+        return ((fit(text, width, right=right) + " ", role),)
     runs = clip(cell, width)
-    return (*runs, (" " * (width - width_of(runs)), Role.TEXT))
+    return (*runs, (" " * (width - width_of(runs) + 1), Role.TEXT))
