@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, ClassVar
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from fluid_tui.backend_port import BackendPort
 
 STYLES = ("base", "fleet", "review", "diff", "terminal", "dialog")
+
+FIRST_PAINT_S = 0.25
+"""The first paint waits so long for the fleet, and no longer: each paint is kilobytes on a slow line."""
 
 
 def styles_folder() -> Path:
@@ -49,21 +53,34 @@ class FluidApp(App[int], inherit_bindings=False):
         self.keys = keymap.effective(self._overrides)
         self.mirror = Mirror(client, self._fleet_changed, self._event_arrived)
         self.animation_level = "none"
+        self._held = ExitStack()
+        self._holding = True
         for theme in THEMES:
             self.register_theme(theme)
         self.theme = DARK.name
 
     def on_mount(self) -> None:
         self.set_keymap(self._overrides)
+        self._held.enter_context(self.batch_update())
+        self.set_timer(FIRST_PAINT_S, self._paint)
         self.run_worker(self.mirror.run(), name="mirror")
 
     def get_default_screen(self) -> Screen[None]:
         return FleetScreen()
 
+    def _paint(self) -> None:
+        """The first paint; from now on each change is painted."""
+        if self._holding:
+            self._holding = False
+            self._held.close()
+            self.screen.refresh()
+
     def _fleet_changed(self) -> None:
         for screen in self.screen_stack:
             if isinstance(screen, FluidScreen):
                 screen.post_message(FleetChanged())
+        if self._holding:
+            self.screen.call_after_refresh(self._paint)
 
     def _event_arrived(self, event: Event) -> None:
         for screen in self.screen_stack:

@@ -29,6 +29,7 @@ NOUNS = {
     "demo": ("demo", "The whole path of one change on this machine, with nothing mocked."),
     "check": ("developing", "Lint, types and import floors of a checkout."),
     "test": ("developing", "The tests of a checkout."),
+    "bench": ("developing", "The benchmarks of a checkout."),
     "help": ("manual", "A page of the manual."),
 }
 

@@ -1,4 +1,5 @@
-"""``fluid check`` and ``fluid test``: what CI runs, in a checkout. Tools run as programs of this venv."""
+"""``fluid check`` and ``fluid test``: what CI runs, in a checkout, and ``fluid bench``: how fast it is.
+Tools run as programs of this venv."""
 
 from __future__ import annotations
 
@@ -82,6 +83,21 @@ def pytest_words(args: list[str]) -> list[str]:
     chosen = [] if paths and not groups else groups or there
     full = [] if "--full" in args or paths else ["-m", "not full"]
     return [*full, *rest, *(f"tests/{group}" for group in chosen)]
+
+
+def bench(names: list[str], json: Path | None, readme: Path | None) -> int:
+    """Measure what ``names`` say, all of it by default. ``json`` keeps the figures; ``readme`` is such a
+    file, made into the README's table instead."""
+    _need_checkout()
+    files = [(word, file) for word, file in (("--json", json), ("--readme", readme)) if file]
+    command = [sys.executable, "-P", "-m", "tests.bench", *names]
+    for word, file in files:
+        command += [word, str(file.absolute())]
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    try:
+        return subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 def _need_checkout() -> None:

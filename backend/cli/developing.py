@@ -1,14 +1,15 @@
-"""``fluid check`` and ``fluid test``, for a checkout."""
+"""``fluid check``, ``fluid test`` and ``fluid bench``, for a checkout."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from backend.cli.options import examples, verb_app
 
-apps = {"check": verb_app(), "test": verb_app()}
+apps = {"check": verb_app(), "test": verb_app(), "bench": verb_app()}
 
 
 @apps["check"].command(epilog=examples("fluid check"))
@@ -30,3 +31,19 @@ def test(
     from backend.cli.develop import test as run_tests
 
     return run_tests(args or [])
+
+
+@apps["bench"].command(
+    epilog=examples(
+        "fluid bench api", "fluid bench all --json figures.json", "fluid bench --readme figures.json"
+    )
+)
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="Modules of tests/bench, or all.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Keep the figures here.")] = None,
+    readme: Annotated[Path | None, typer.Option(help="Make such a file the README's table.")] = None,
+) -> int:
+    """How fast it is, against what was promised."""
+    from backend.cli.develop import bench as run_benches
+
+    return run_benches(names or [], json, readme)

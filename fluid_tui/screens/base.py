@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual.app import ComposeResult
 from textual.content import Content
+from textual.geometry import Size
 from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
@@ -87,6 +88,13 @@ class FluidScreen(Screen[None]):
 
     def refresh_data(self) -> None:
         """Draw the mirror's copy."""
+
+    def _refresh_layout(self, size: Size | None = None, scroll: bool = False) -> None:
+        """Textual 8.2.8 paints a screen that is both laid out and refreshed twice; this paints it once."""
+        if self._repaint_required and not self.app._batch_count:
+            self._repaint_required = False
+            self._dirty_widgets.add(self)
+        super()._refresh_layout(size, scroll)
 
     def draw_bars(self) -> None:
         """Both bars; they paint only what differs."""

@@ -112,7 +112,7 @@ class LiveList(Painted):
         self._at = min(self._at, max(0, len(rows) - 1)) if found is None else found
         if len(old) != len(rows):
             self.virtual_size = Size(0, max(1, len(rows)) + self._heading)
-        for at in range(max(len(old), len(rows), 1)):
+        for at in range(max(len(old), len(rows))):
             same = at < len(old) and at < len(rows) and old[at] == rows[at]
             if not same or (self._at != old_at and at in (old_at, self._at)):
                 self._refresh_row(at)
@@ -187,7 +187,6 @@ class LiveList(Painted):
             column = self._columns[at]
             room = column.width or max(8, free * column.share // shares)
             runs.extend(_cell(cells[at] if at < len(cells) else (), room, column.right))
-            runs.append((" ", Role.TEXT))
         return tuple(runs)
 
     # --- keys and mouse -------------------------------------------------------------------------------
@@ -231,8 +230,9 @@ class LiveList(Painted):
 
 
 def _cell(cell: Run | Line, width: int, right: bool) -> Line:
+    """A cell and the space behind it, which takes no colour of its own: colours are bytes on a slow line."""
     if cell and isinstance(cell[0], str):
         text, role = cell  # a single run
-        return ((fit(text, width, right=right), role),)
+        return ((fit(text, width, right=right) + " ", role),)
     runs = clip(cell, width)
-    return (*runs, (" " * (width - width_of(runs)), Role.TEXT))
+    return (*runs, (" " * (width - width_of(runs) + 1), Role.TEXT))

@@ -74,7 +74,7 @@ class Painted(ScrollView, can_focus=True, inherit_bindings=False):
     def paint(self, runs: Line, below: RichStyle) -> Strip:
         """A line on its ground, exactly as wide as the widget."""
         segments = [Segment(text, below + self.role_style(role)) for text, role in runs]
-        return Strip(segments).adjust_cell_length(self.size.width, below)
+        return Strip(segments).adjust_cell_length(self.size.width, below).simplify()
 
     def role_style(self, role: Role | Style) -> RichStyle:
         """The colours of a role in this theme, or of an agent's own style."""

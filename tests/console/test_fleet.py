@@ -142,6 +142,18 @@ async def test_ten_thousand_rows_scroll_and_repaint_one(console) -> None:
         assert len(painted) == 1
 
 
+async def test_a_quiet_fleet_is_not_painted_again(console) -> None:
+    view = fleet()
+    view.approvals, view.asks = [], []
+    async with console(backend=FakeBackend(view), awaited="Nobody needs you.") as seen:
+        await seen.sees("nginx-tls")
+        painted: list[str] = []
+        for widget in seen.app.screen.query("LiveList"):
+            widget.refresh = lambda *_, id=widget.id, **__: painted.append(id)
+        seen.app.screen._tick()
+        assert painted == []
+
+
 async def test_read_only_touches_nothing(console) -> None:
     async with console(read_only=True) as seen:
         await seen.sees("read-only")

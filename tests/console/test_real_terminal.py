@@ -11,9 +11,12 @@ from time import monotonic, sleep
 
 import pytest
 
+from tests.bench.terminal import Terminal as RawTerminal
+
 ROOT = Path(__file__).parents[2]
 WAIT_S = 30.0
 STEP_S = 0.2
+FIRST_PAINT_BYTES = 10_000
 
 
 class Terminal:
@@ -76,6 +79,14 @@ def test_from_the_alert_to_the_apply_by_keys(terminal: Terminal) -> None:
     sleep(1)
     terminal.press("4f2a", "Enter")
     terminal.sees("applying", "Install nginx")
+
+
+def test_a_slow_line_carries_the_first_screen_in_a_moment() -> None:
+    command = [sys.executable, "-m", "tests.console.demo_app"]
+    with RawTerminal(command, {**os.environ, "PYTHONPATH": str(ROOT)}, 80, 24) as seen:
+        seen.until(b"kernel-cve")
+        seen.settle(quiet_s=1.0)
+        assert seen.written <= FIRST_PAINT_BYTES
 
 
 def test_without_colour_nothing_is_coloured(tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ def test_a_second_start_hands_over_every_word_as_it_was(bare: dict[str, str], tm
     assert given == [str(CHECKOUT), "-P", "-m", "backend.cli", *words, ""]
 
 
-@pytest.mark.parametrize("verb", ["check", "test"])
-def test_the_consent_to_set_up_is_not_handed_to_check_and_test(
+@pytest.mark.parametrize("verb", ["check", "test", "bench"])
+def test_the_consent_to_set_up_is_not_handed_to_a_checkouts_commands(
     bare: dict[str, str], tmp_path: Path, verb: str
 ) -> None:
     pretend_set_up(tmp_path / "cache", 'printf "%s|" "$@"')

@@ -1,0 +1,46 @@
+"""``./fluid bench``: measures, says what it saw, keeps it where asked.
+
+A bar that does not hold fails nothing: these are figures, not tests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import sys
+from pathlib import Path
+
+from backend.cli.guard import guarded
+from tests.bench.figures import Figure, into_page, load, save, show
+
+BENCHES = ("changes", "api", "console")
+"""Each a module here whose ``measure()`` gives its figures."""
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def main() -> int:
+    asked = _words()
+    if asked.readme:
+        README.write_text(into_page(README.read_text(), load(asked.readme)))
+        return 0
+    figures: list[Figure] = []
+    for name in BENCHES if "all" in asked.names else asked.names:
+        print(f"measuring {name} …", file=sys.stderr, flush=True)
+        figures += asyncio.run(importlib.import_module(f"tests.bench.{name}").measure())
+    show(figures)
+    if asked.json:
+        save(figures, asked.json)
+    return 0
+
+
+def _words() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("./fluid bench")
+    parser.add_argument("names", nargs="*", choices=[*BENCHES, "all"], metavar="NAME", default="all")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--readme", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

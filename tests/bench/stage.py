@@ -1,0 +1,220 @@
+"""A real backend in a home of its own: PostgreSQL, libvirtd and tmux are its own too, and all of it goes.
+
+No guest runs: sandboxes are rows, and domains that libvirt knows and nobody started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import uuid
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from time import perf_counter
+
+import libvirt
+import yaml
+
+from backend.errors import BackendDown
+from backend.fleet import object_prefix
+from backend.hypervisor import GuestImage, Hypervisor, PrivateLibvirt
+from backend.hypervisor.domain_xml import DomainSpec, domain_xml
+from backend.models import Phase, Sandbox, now
+from backend.paths import Paths
+from backend.store import Database, EmbeddedPostgres, Store, migrate
+from backend.tmux import TmuxServer
+from tests.fix_database import RUN_AS
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+READY_S = 60.0
+DEFINE_S = 120.0
+TTL = timedelta(hours=20)
+IMAGE = GuestImage(
+    name="debian-12",
+    sha256="0" * 64,
+    disk=Path("/nonexistent/disk"),
+    kernel=Path("/nonexistent/kernel"),
+    initrd=Path("/nonexistent/initrd"),
+    cmdline="root=/dev/vda",
+)
+
+
+class Stage:
+    """``async with Stage() as stage: await stage.fill(1000); await stage.start()``."""
+
+    def __init__(self) -> None:
+        self._ends = AsyncExitStack()
+        self._backend: Process | None = None
+        self.paths: Paths
+        self.environment: dict[str, str]
+        self._postgres: EmbeddedPostgres
+        self._libvirt: str
+
+    async def __aenter__(self) -> Stage:
+        async with AsyncExitStack() as ends:
+            home = Path(tempfile.mkdtemp(prefix="fluid-bench-"))
+            ends.callback(shutil.rmtree, home)
+            home.chmod(0o711)
+            self.environment = {**os.environ, "FLUID_HOME": str(home), "PYTHONPATH": str(CHECKOUT)}
+            self.environment |= {"FLUID_CACHE": str(home / "cache"), "TERM": "dumb"}
+            self.paths = Paths.under(home)
+            self.paths.make()
+            await self._open_libvirt(ends)
+            await self._open_postgres(ends)
+            ends.push_async_callback(TmuxServer(self.paths.tmux_socket).kill_server)
+            ends.push_async_callback(self._kill)
+            self._ends = ends.pop_all()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._ends.aclose()
+
+    async def _open_postgres(self, ends: AsyncExitStack) -> None:
+        self._postgres = EmbeddedPostgres(self.paths.database, RUN_AS)
+        ends.push_async_callback(self._postgres.stop)
+        await self._postgres.start()
+
+    async def _open_libvirt(self, ends: AsyncExitStack) -> None:
+        daemon = PrivateLibvirt(self.paths.state / "libvirt", hide_kvm=True)
+        ends.push_async_callback(daemon.stop)
+        self._libvirt = await daemon.start()
+        ends.push_async_callback(self._remove_networks)
+        config = {"embedded": {"run_as": RUN_AS}, "hosts": [{"name": "local", "uri": self._libvirt}]}
+        self.paths.config_file.write_text(yaml.safe_dump(config))
+        probed = Paths.default().cache / "kvm-probe.json"
+        if probed.exists():  # the backend boots a probe otherwise, for ten seconds
+            shutil.copy(probed, self.environment["FLUID_CACHE"])
+
+    async def _remove_networks(self) -> None:
+        prefix = object_prefix(self.paths)
+        host = Hypervisor(self._libvirt, folder=self.paths.domains, virt_type="qemu", prefix=prefix)
+        await host.open()
+        for network in await host.our_networks():
+            await host.remove_network(network)
+        await host.close()
+
+    # --- the backend ----------------------------------------------------------------------------------
+
+    async def start(self) -> float:
+        """Start the backend, one that runs killed with -9; the seconds until its doors are open (sd_notify).
+        PostgreSQL, libvirtd and tmux live on."""
+        await self._kill()
+        address = self.paths.run / "ready.sock"
+        address.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, self._log.open("ab") as log:
+            told.bind(str(address))
+            told.setblocking(False)
+            began = perf_counter()
+            self._backend = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "backend.cli", "serve"),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**self.environment, "NOTIFY_SOCKET": str(address)},
+                start_new_session=True,
+            )
+            ready = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(told, 64))
+            died = asyncio.ensure_future(self._backend.wait())
+            try:
+                await asyncio.wait({ready, died}, timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
+                if not ready.done():
+                    raise BackendDown(f"the backend did not start: {self._last_words()}")
+            finally:
+                ready.cancel()
+                died.cancel()
+            return perf_counter() - began
+
+    async def _kill(self) -> None:
+        if self._backend and self._backend.returncode is None:
+            self._backend.kill()
+            await self._backend.wait()
+
+    def memory_mb(self) -> float:
+        """What the backend holds in memory now (VmRSS)."""
+        assert self._backend is not None
+        status = Path(f"/proc/{self._backend.pid}/status").read_text()
+        (kib,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
+        return int(kib) / 1024
+
+    @property
+    def _log(self) -> Path:
+        return self.paths.log / "backend.log"
+
+    def _last_words(self) -> str:
+        return " / ".join(self._log.read_text(errors="replace").splitlines()[-3:])
+
+    # --- what it finds --------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def store(self) -> AsyncIterator[Store]:
+        """The backend's own database, beside it."""
+        database = Database(self._postgres.dsn)
+        await database.open()
+        try:
+            await migrate(database)
+            yield Store(database)
+        finally:
+            await database.close()
+
+    async def fill(self, count: int) -> None:
+        """So many stopped sandboxes: their rows, and their domains in libvirt."""
+        sandboxes = [self._sandbox(number) for number in range(count)]
+        async with self.store() as store, asyncio.TaskGroup() as group:
+            for sandbox in sandboxes:
+                group.create_task(store.sandboxes.insert(sandbox))
+        async with asyncio.timeout(DEFINE_S):
+            await asyncio.to_thread(self._define, sandboxes)
+
+    def _sandbox(self, number: int) -> Sandbox:
+        id, at = f"SBX-{number:08x}", now()
+        return Sandbox(
+            id=id,
+            sandbox_name=f"bench-{number:04}",
+            agent_id=f"agent-{number % 20}",
+            base_image=IMAGE.name,
+            network="guests",
+            ip_address=f"10.{number >> 8}.{number & 255}.10",
+            ttl_seconds=int(TTL.total_seconds()),
+            expires_at=at + TTL,
+            host_address="localhost",
+            created_at=at,
+            updated_at=at,
+            phase=Phase.STOPPED,
+            owner_uid=os.getuid(),
+            owner_name="bench",
+            domain=f"{object_prefix(self.paths)}-{id.lower()}",
+            uuid=str(uuid.uuid4()),
+            mac=f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}",
+            host_key=f"ssh-ed25519 {'A' * 68}",
+            machine_id=f"{number:032x}",
+            created_by="fork",
+            ready_s=2.5,
+            last_command="systemctl reload nginx",
+            commands=41,
+        )
+
+    def _define(self, sandboxes: list[Sandbox]) -> None:
+        connection = libvirt.open(self._libvirt)
+        try:
+            for sandbox in sandboxes:
+                folder = self.paths.domains / "domains" / sandbox.domain
+                spec = DomainSpec(
+                    name=sandbox.domain,
+                    uuid=sandbox.uuid,
+                    virt_type="qemu",
+                    cpu=2,
+                    memory_mb=1024,
+                    disk=folder / "disk-0.qcow2",
+                    console=folder / "console.log",
+                    metadata={"role": "sandbox", "sandbox": sandbox.id},
+                )
+                connection.defineXML(domain_xml(spec, IMAGE))
+        finally:
+            connection.close()
