@@ -10,12 +10,12 @@ import os
 import re
 import stat
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Network, ip_address
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from backend.errors import ConfigError
 from backend.paths import Paths
@@ -25,6 +25,10 @@ DAY_S = 86_400
 
 _LISTEN = re.compile(r"(?:\[([^\[\]]+)\]|([^:]*)):(\d{1,5})", re.ASCII)
 _MAX_PORT = 65_535
+
+
+Port = Annotated[int, Field(ge=1, le=_MAX_PORT)]
+Cidr = Annotated[str, AfterValidator(lambda text: str(IPv4Network(text)))]
 
 
 class Section(BaseModel):
@@ -45,7 +49,7 @@ class DatabaseConfig(Section):
     """A PostgreSQL 14 or newer of your own. Without this section the backend keeps a private cluster."""
 
     host: str = "localhost"
-    port: int = 5432
+    port: Port = 5432
     name: str = "fluid"
     user: str = "fluid"
     password: SecretStr | None = None
@@ -70,7 +74,7 @@ class HostAddress(Section):
     """Where a target is."""
 
     address: str
-    port: int = 22
+    port: Port = 22
 
 
 class TargetGroup(Section):
@@ -97,9 +101,9 @@ class EgressConfig(Section):
     """What a sandbox may fetch. Empty ``allow``: the host's own package sources."""
 
     allow: list[str] | None = None
-    ports: list[int] = Field(default_factory=lambda: [80, 443])
-    bytes_per_sandbox: int = 4 * GIB
-    rate_bytes_s: int = 64 * 1024**2
+    ports: list[Port] = Field(default_factory=lambda: [80, 443])
+    bytes_per_sandbox: int = Field(default=4 * GIB, ge=0)
+    rate_bytes_s: int = Field(default=64 * 1024**2, ge=1)
     upstream: str | None = None  # host:port of the proxy that this host itself must use
 
 
@@ -109,7 +113,7 @@ class GuestConfig(Section):
     cpu: int = Field(default=2, ge=1)
     memory_mb: int = Field(default=1024, ge=256)
     ttl_seconds: int = Field(default=DAY_S, ge=60)
-    network_cidr: str | None = None  # None: the first free /24 of 10.231.0.0/16
+    network_cidr: Cidr | None = None  # None: the first free /24 of 10.231.0.0/16
 
 
 class AnsibleConfig(Section):
@@ -130,13 +134,13 @@ class ApprovalConfig(Section):
 class LimitConfig(Section):
     """Guard rails for agents."""
 
-    sandboxes_per_owner: int = 20
-    output_bytes: int = 1024**2
-    file_bytes: int = 16 * 1024**2
-    command_s: int = 300
-    command_s_max: int = 7200
-    command_chars: int = 65_536
-    disk_reserve_mb: int = 2048
+    sandboxes_per_owner: int = Field(default=20, ge=0)
+    output_bytes: int = Field(default=1024**2, ge=1024)
+    file_bytes: int = Field(default=16 * 1024**2, ge=1024)
+    command_s: int = Field(default=300, ge=1)
+    command_s_max: int = Field(default=7200, ge=1)
+    command_chars: int = Field(default=65_536, ge=1)
+    disk_reserve_mb: int = Field(default=2048, ge=0)
 
 
 class Config(Section):
@@ -220,11 +224,29 @@ def masked(config: Config) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: the second would silently replace who may decide."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key.value!r} stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(file.read_text())
+        data = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a SafeLoader
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}", remedy="check owner and mode") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 text", remedy="write it as UTF-8") from error
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f":{where.line + 1}" if where else ""

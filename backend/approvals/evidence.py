@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.models import Approval, Changes, ChangeVerb, Evidence
+from backend.models import Approval, Changes, ChangeVerb, Evidence, FileKind, FileState
 
 _RISKS: tuple[tuple[str, str], ...] = (
     ("/etc/ssh/", "touches the SSH daemon's configuration"),
@@ -18,7 +18,15 @@ _RISKS: tuple[tuple[str, str], ...] = (
     ("/etc/network", "touches the network configuration"),
     ("/etc/systemd/network", "touches the network configuration"),
     ("/boot/", "touches the boot files"),
+    ("/etc/cron", "schedules commands"),
+    ("/var/spool/cron", "schedules commands"),
+    ("/etc/ld.so.preload", "loads code into every program"),
+    ("/etc/profile", "runs code at every login"),
 )
+_KEYS_FILE = "/.ssh/authorized_keys"
+_SET_ID = 0o6000
+_CAPABILITY = "security.capability"
+_ADMINS = frozenset({"sudo", "wheel", "docker", "libvirt", "lxd", "disk", "shadow"})
 
 
 def blockers(evidence: Evidence, targets: list[str], *, allow_unrehearsed: bool = False) -> list[str]:
@@ -68,11 +76,26 @@ def risks(changes: Changes) -> list[str]:
             found += [words for prefix, words in _RISKS if change.path.startswith(prefix)]
         if change.verb is ChangeVerb.REMOVED and not change.package:
             found.append("removes files")
+        if _KEYS_FILE in change.path:
+            found.append("changes which keys may log in")
+        if not change.package and _gives_rights(change.after):
+            found.append("a program gets more rights than its caller (setuid, capabilities)")
+    for user in changes.users:
+        if user.after.get("uid") == "0" or _ADMINS.intersection(user.after.get("groups", "").split(",")):
+            found.append("makes an administrator")
     if changes.units:
         found.append("enables or disables services")
     if any(package.verb is ChangeVerb.REMOVED for package in changes.packages):
         found.append("removes packages")
     return list(dict.fromkeys(found))
+
+
+def _gives_rights(state: FileState | None) -> bool:
+    return (
+        state is not None
+        and state.kind is FileKind.FILE
+        and bool(state.mode & _SET_ID or _CAPABILITY in state.xattrs)
+    )
 
 
 def for_agent(approval: Approval) -> Approval:

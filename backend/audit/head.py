@@ -44,7 +44,8 @@ class SignedHead:
             return cls(**json.loads(file.read_bytes()))
         except (OSError, ValueError, TypeError) as error:
             raise AuditBroken(
-                f"{file} is not a signed head of the audit: {error}", remedy="give a kept copy with --head"
+                f"{file} is not a signed head of the audit: {error}",
+                remedy="put a kept copy back in its place",
             ) from error
 
 

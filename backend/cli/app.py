@@ -57,10 +57,11 @@ app = typer.Typer(
     name="fluid",
     help="Fluid: AI agents work on disposable machines; you approve what reaches production.\n\n"
     "Without a command: the console.",
-    epilog="`fluid help TOPIC` shows the manual, `fluid NOUN --help` examples.",
+    epilog="`fluid help TOPIC` shows the manual, `fluid NOUN VERB --help` examples.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     no_args_is_help=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Annotated, Any
 
 import typer
@@ -69,7 +70,7 @@ def approve(
     comment: Annotated[str, typer.Option(help="Kept in the audit.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Show what will run, ask for the short id, and let it reach production."""
+    """Show what will run, ask, let it reach production."""
     id = approval_id(approval)
     chosen = digest or _judged(id)
     told = door().json(operator_calls.approve(id, chosen, comment))
@@ -131,6 +132,7 @@ def _decided(told: dict[str, Any]) -> None:
 def _show(told: dict[str, Any]) -> None:
     evidence = told["evidence"]
     residual = evidence["residual"]
+    kinds = Counter(row["kind"] for row in residual)
     show_fields(
         [
             ("request", f"{told['short_id']} ({told['id']})"),
@@ -144,11 +146,11 @@ def _show(told: dict[str, Any]) -> None:
             ("sandbox", f"{told['sandbox_name']} ({told['sandbox_id']})"),
             ("targets", ", ".join(told["targets"])),
             ("reason", told["reason"]),
-            ("left", left(told["expires_at"])),
+            ("left", left(told["expires_at"]) if told["state"] == "pending" else ""),
             ("changes", ", ".join(f"{count} {noun}" for noun, count in evidence["counts"].items())),
             ("rehearsal", _recap(evidence["rehearsal"])),
             ("again", _again(evidence["again_changed"])),
-            ("residual", f"{len(residual)} differences" if residual else "none"),
+            ("residual", ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"),
             *((row["kind"], f"{row['noun']} {row['name']}: {row['reason']}") for row in residual),
             ("opaque", ", ".join(evidence["opaque"])),
             ("unrehearsed", ", ".join(evidence["unrehearsed"])),

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from backend.errors import BackendDown
+from backend.errors import BackendDown, BadRequest
 from backend.paths import Paths
 
 START_S = 120.0
@@ -18,7 +18,12 @@ LOOK_S = 0.2
 
 
 def open_console() -> int:
-    """Run the console until the operator leaves it."""
+    """Run the console until the operator leaves it.
+
+    Raises:
+        BadRequest: there is no terminal to draw on; nothing was started.
+    """
+    need_terminal("use `fluid status` and the other commands in a script")
     paths = Paths.default()
     door = os.environ.get("FLUID_SOCKET")
     if door is None and not answers(paths.operator_socket):
@@ -27,6 +32,12 @@ def open_console() -> int:
     from fluid_tui.app import run_console
 
     return run_console(door or paths.operator_socket)
+
+
+def need_terminal(remedy: str) -> None:
+    """Refuse to draw into a file or a pipe, and to wait for keys that cannot come."""
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise BadRequest("the console needs a terminal", remedy=remedy)
 
 
 def answers(door: Path) -> bool:

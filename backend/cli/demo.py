@@ -27,6 +27,10 @@ def demo(
     clean: Annotated[bool, typer.Option("--clean", help="Remove everything that the demo made.")] = False,
 ) -> int:
     """The whole path of one change on this machine, with nothing mocked."""
+    from backend.cli.console import need_terminal
     from backend.demo.cli import demo as run_demo
+
+    if not (unattended or clean):
+        need_terminal("add --unattended: the demo then decides as the operator")
 
     return run_demo(seed=seed, unattended=unattended, json_file=json_file, clean=clean)

@@ -20,6 +20,11 @@ def guarded(work: Callable[[], Any]) -> int:
         return _tell(error.message, error.remedy, error.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except OSError as error:
+        if error.filename is None:
+            return _unforeseen(error)
+        path = os.fsdecode(error.filename)
+        return _tell(f"{path}: {error.strerror}", "give another path, or check owner and mode", EXIT_USAGE)
     except Exception as error:
         return _unforeseen(error)
     return answer if isinstance(answer, int) else EXIT_OK

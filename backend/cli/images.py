@@ -42,7 +42,7 @@ def build(
     name: Annotated[str, typer.Argument(help="Its name; by default this host's own release.")] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Build an image of this host's own release, from its own package sources."""
+    """Build one of this host's release, from its package sources."""
     told = door().json(operator_calls.build_image(name))
     if as_json:
         return show_json(told)

@@ -13,7 +13,7 @@ from backend.errors import NotFound
 app = verb_app()
 
 
-@app.command("help", epilog=examples("fluid help", "fluid help api"))
+@app.command("help", epilog=examples("fluid help", "fluid help agents"))
 def show(topic: Annotated[str | None, typer.Argument(help="A page; else the list of pages.")] = None) -> None:
     """A page of the manual."""
     folder = resources.files("backend") / "docs"

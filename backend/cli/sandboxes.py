@@ -48,7 +48,7 @@ def list_sandboxes(
     return show_rows(titles, rows, empty="no sandbox; `fluid sandboxes create SOURCE` makes one")
 
 
-@app.command(epilog=examples("fluid sandboxes create debian-12 --name web", "fluid images list"))
+@app.command(epilog=examples("fluid sandboxes create debian-12 --name web"))
 def create(
     source: Annotated[str, typer.Argument(help="What to fork; `fluid images list` shows them.")],
     name: Annotated[str | None, typer.Option(help="Its name; else one is made.")] = None,
@@ -100,6 +100,9 @@ def execute(
     else:
         told = door().json(calls.run(id, line, user=user, timeout=timeout, on_output=_print))
     done = told["command"]
+    if done.get("truncated"):
+        sizes = f"{done['stdout_bytes']} bytes on stdout, {done['stderr_bytes']} on stderr"
+        print(f"fluid: the output was cut at its limit; in full {sizes}", file=sys.stderr)
     if done["timed_out"]:
         print("fluid: the command was ended at its time limit", file=sys.stderr)
         return TIMED_OUT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -22,6 +23,14 @@ _KINDS = (
     ("Users", "users", "name"),
     ("Groups", "groups", "name"),
 )
+
+_ASPECTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "mode": lambda state: "" if state["kind"] == "link" else f"{state['mode']:04o}",
+    "owner": lambda state: f"{state['owner'] or state['uid']}:{state['group'] or state['gid']}",
+    "to": lambda state: state["target"] or "",
+    "xattrs": lambda state: " ".join(sorted(state["xattrs"])),
+}
+"""What a reader judges besides the content, each in a word or two."""
 
 SnapshotName = Annotated[str, typer.Argument(metavar="SNAPSHOT")]
 
@@ -100,9 +109,9 @@ def diff(
     for row in changes["files"]:
         if (row["hidden"] or row["package"]) and not every:
             continue
-        print(visible(f"{_MARKS[row['verb']]} file     {row['path']}"))
-        if content:
-            show_text(_inside(row))
+        print(visible(f"{_MARKS[row['verb']]} {_what(row):<8} {row['path']}{_aspects(row)}"))
+        if content and (inside := _inside(row)):
+            show_text(inside)
     brought = Counter(row["package"] for row in changes["files"] if row["package"] and not row["hidden"])
     for package, count in sorted(brought.items() if not every else ()):
         print(visible(f"{count} files of package {package}, as it brings them (--all)"))
@@ -117,8 +126,27 @@ def _version(row: dict[str, Any]) -> str:
     return " " + " → ".join(one for one in versions if one) if any(versions) else ""
 
 
+def _what(row: dict[str, Any]) -> str:
+    return str((row["after"] or row["before"])["kind"]).split()[0]
+
+
+def _aspects(row: dict[str, Any]) -> str:
+    """``  mode 0755 → 4755``: what differs besides the content; of a new one, all of it."""
+    before, after = row["before"], row["after"]
+    if after is None:
+        return ""
+    told = []
+    for name, of in _ASPECTS.items():
+        old, new = of(before) if before else None, of(after)
+        if before and old != new:
+            told.append(f"{name} {old or 'none'} → {new or 'none'}")
+        elif not before and new:
+            told.append(f"{name} {new}")
+    return "".join(f"  {words}" for words in told)
+
+
 def _inside(row: dict[str, Any]) -> str:
-    """A unified diff, or why there is none."""
+    """A unified diff, why there is none, or nothing."""
     sides = [(row[side] or {}) for side in ("before", "after")]
     if secret := next((side["secret"] for side in sides if side.get("secret")), ""):
         return f"    withheld: {secret}"

@@ -11,15 +11,17 @@ import os
 import sys
 import termios
 import tty
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from backend.client import AsyncFluid
 from backend.errors import BadRequest
-from backend.text import visible
+from backend.text import PLAIN, Style, screen
 
 LEAVE = 0x1D  # ctrl+]
 READ_BYTES = 4096
 HOME_AND_CLEAR = "\x1b[H\x1b[2J"
+RESET = "\x1b[0m"
+_SWITCHED_ON = {"bold": "1", "dim": "2", "italic": "3", "underline": "4", "reverse": "7", "strike": "9"}
 _KEYS = {
     b"\r": "Enter",
     b"\n": "Enter",
@@ -87,11 +89,29 @@ async def _attach(address: str, sandbox_id: str) -> None:
 async def _draw(fluid: AsyncFluid, pane_id: str) -> None:
     async for rows in fluid.pane_stream(pane_id):
         height = os.get_terminal_size().lines
-        shown = [visible(row) for row in rows]
-        while shown and not shown[-1].strip():
-            shown.pop()
-        sys.stdout.write(HOME_AND_CLEAR + "\r\n".join(shown[-height:]))
+        sys.stdout.write(HOME_AND_CLEAR + "\r\n".join(painted(rows)[-height:]))
         sys.stdout.flush()
+
+
+def painted(rows: Sequence[str]) -> list[str]:
+    """The rows of a screen down to its last text: their words made visible, their colours written by us."""
+    lines = [
+        "".join(f"{_sgr(style)}{text}{RESET}" if style != PLAIN else text for text, style in runs)
+        for runs in screen(rows)
+    ]
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def _sgr(style: Style) -> str:
+    codes = [code for name, code in _SWITCHED_ON.items() if getattr(style, name)]
+    for plane, colour in (("38", style.fg), ("48", style.bg)):
+        if isinstance(colour, int):
+            codes.append(f"{plane};5;{colour}")
+        elif colour is not None:
+            codes.append(f"{plane};2;{';'.join(map(str, colour))}")
+    return f"\x1b[{';'.join(codes)}m"
 
 
 async def _type(fluid: AsyncFluid, pane_id: str) -> None:

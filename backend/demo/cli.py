@@ -30,7 +30,9 @@ def _unattended(story: Story, json_file: Path | None) -> int:
     approval = story.review(story.wait_for_request())
     story.tell(approval)
     over, decision_ms = story.approve(approval)
-    return story.conclude(story.figures(over, decision_ms), json_file)
+    exit_code = story.conclude(story.figures(over, decision_ms), json_file)
+    _say_what_stays(story)
+    return exit_code
 
 
 def _attended(story: Story, json_file: Path | None) -> int:
@@ -38,11 +40,15 @@ def _attended(story: Story, json_file: Path | None) -> int:
 
     story.progress.say("the console opens; the agent's request will appear under 'Needs you' (? is help)")
     run_console(str(story.home.paths.operator_socket))
-    say = story.progress.say
     mine = [row for row in story.fluid.approvals() if row.sandbox_name == story.scenario.sandbox_name]
     if mine and mine[0].state == "applied":
         story.conclude(story.figures(mine[0], 0.0), json_file)
+    _say_what_stays(story)
+    return 0
+
+
+def _say_what_stays(story: Story) -> None:
+    say = story.progress.say
     say("still running: the backend, PostgreSQL, libvirt, the sandbox, web-01")
     say(f"come back with:  FLUID_HOME={story.home.folder} ./fluid")
     say("remove it all:   ./fluid demo --clean")
-    return 0

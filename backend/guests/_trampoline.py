@@ -26,10 +26,10 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _AS_USER = (
     'while IFS=: read -r n _ u g _ h s && [ "$n" != {user} ]; do :; done </etc/passwd; '
     "[ \"$n\" = {user} ] || {{ echo 'fluid: the guest has no user {user}' >&2; exit {no_start}; }}; "
-    'cd -- {folder} || exit {no_start}; export HOME="$h" SHELL="$s" USER={user} LOGNAME={user}; '
+    '{enter}; export HOME="$h" SHELL="$s" USER={user} LOGNAME={user}; '
     'exec setpriv --reuid="$u" --regid="$g" --init-groups '
 )
-_HOME = '"$h"'
+_ENTER_HOME = 'cd -- "$h" 2>/dev/null || cd /'  # many a service's user has a home that does not exist
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ def _assemble(
     shell = f"bash -c -- {quoted}"
     with_env = f"env {variables} {shell}" if variables else shell
     if user != ROOT:
-        folder = shlex.quote(cwd) if cwd else _HOME
-        become = _AS_USER.format(user=user, no_start=NO_START, folder=folder)
+        enter = f"cd -- {shlex.quote(cwd)} || exit {NO_START}" if cwd else _ENTER_HOME
+        become = _AS_USER.format(user=user, no_start=NO_START, enter=enter)
         return f"{tell}{become}{with_env}"
     enter = f"cd -- {shlex.quote(cwd)} || exit {NO_START}; " if cwd else ""
     if variables or not whole:

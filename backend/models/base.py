@@ -6,23 +6,43 @@ import re
 import secrets
 from datetime import UTC, datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic_core import PydanticCustomError
 
 from backend.errors import InvalidName
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class Request(BaseModel):
-    """A body that somebody sends us: unknown fields are refused."""
+    """A body that somebody sends us: unknown fields are refused, and text that no answer could repeat."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_lone_surrogate(cls, value: object) -> object:
+        if not _is_unicode(value):
+            raise PydanticCustomError("string_unicode", "a lone surrogate is not Unicode text")
+        return value
 
 
 class Answer(BaseModel):
     """A noun as we tell it: unknown fields are ignored when read."""
 
     model_config = ConfigDict(extra="ignore")
+
+
+def _is_unicode(value: object) -> bool:
+    match value:
+        case str():
+            return value.isascii() or not _SURROGATE.search(value)
+        case list():
+            return all(map(_is_unicode, value))
+        case dict():
+            return all(_is_unicode(key) and _is_unicode(each) for key, each in value.items())
+    return True
 
 
 def now() -> datetime:

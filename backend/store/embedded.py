@@ -7,6 +7,7 @@ for it (never made silently). The socket's folder is 0700: only that user and ro
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import pwd
 import shutil
@@ -21,6 +22,8 @@ from backend.errors import DatabaseDown, Unavailable
 from backend.models import Component
 from backend.store import _binaries
 from backend.store._binaries import Binaries
+
+log = logging.getLogger(__name__)
 
 INITDB_TIMEOUT_S = 120
 START_TIMEOUT_S = 60
@@ -214,6 +217,8 @@ class EmbeddedPostgres:
         await self._run(
             ["tee", str(self.data / "postgresql.conf")], account, PROGRAM_TIMEOUT_S, config.encode()
         )
+        if account is not None:
+            log.info("PostgreSQL runs as the system user %s: it refuses root", account.name)
         start = [binaries.program("pg_ctl"), "start", "-D", str(self.data), "-l", str(self.log)]
         try:
             await self._run(

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from backend.config import DatabaseConfig
-from backend.errors import DatabaseDown, NoSpace, TimedOut
+from backend.errors import DatabaseDown, InvalidValue, NoSpace, TimedOut
 
 POOL_TIMEOUT_S = 5.0
 DOWN_TIMEOUT_S = 0.25  # while known to be down: what runs goes on, nobody queues for five seconds each
@@ -89,6 +89,7 @@ class Database:
             DatabaseDown: no connection, or it broke (whether a commit in flight was kept is then unknown).
             TimedOut: the statement's or the lock's time limit ran out.
             NoSpace: PostgreSQL's disk is full.
+            InvalidValue: a value that no column can hold, such as a NUL byte in an id.
         """
         limit = DOWN_TIMEOUT_S if self._known_down else POOL_TIMEOUT_S
         try:
@@ -105,6 +106,8 @@ class Database:
             ) from error
         except (pg.DiskFull, pg.OutOfMemory) as error:
             raise NoSpace(f"PostgreSQL ({self.where}): {_words(error)}", remedy="free space there") from error
+        except psycopg.DataError as error:
+            raise InvalidValue(f"the database cannot take a value: {_words(error)}") from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise self._down(error) from error
 

@@ -28,6 +28,8 @@ async def test_an_unknown_id_is_the_nouns_own_error(store: Store) -> None:
         await store.sandboxes.get("SBX-nope")
     with pytest.raises(SandboxNotFound):
         await store.sandboxes.save(sandbox("SBX-nope", "x"))
+    with pytest.raises(InvalidValue, match="NUL"):
+        await store.sandboxes.get("SBX-\x00")
     with pytest.raises(SnapshotNotFound, match="before"):
         await store.snapshots.named("SBX-1", "before")
 

@@ -180,6 +180,14 @@ BAD_INPUT = [
     ("a part is down", "POST", "/v1/sandboxes/SBX-12345678/start", b"", 503, "hypervisor_down"),
     ("a pane of no form", "DELETE", "/v1/tmux/panes/main:0", b"", 404, "pane_not_found"),
     ("another generator", "POST", "/v1/sandboxes/SBX-12345678/generate/chef", b"", 400, "bad_request"),
+    (
+        "a lone surrogate",
+        "POST",
+        "/v1/sandboxes/SBX-12345678/run",
+        rb'{"command": "id", "env": {"A": "\ud800"}}',
+        400,
+        "bad_request",
+    ),
     ("relative path", "GET", "/v1/sandboxes/SBX-12345678/files?path=etc", b"", 422, "invalid_value"),
     (
         "a key on our host",

@@ -22,7 +22,7 @@ from backend.cli import app as program
 from backend.cli import console, doctor
 from backend.cli.app import NOUNS, run
 from backend.cli.common import door
-from backend.cli.terminal import split_keys
+from backend.cli.terminal import painted, split_keys
 from backend.errors import BackendDown, all_errors
 from backend.paths import Paths
 
@@ -134,6 +134,7 @@ Capture = pytest.CaptureFixture[str]
         ("sandboxes create x --cpu 0", 2),
         ("asks answer ASK-1", 2),
         ("help nonsense", 3),
+        ("demo", 2),
     ],
 )
 def test_an_error_is_one_line_with_what_to_do_and_its_exit_code(
@@ -222,6 +223,61 @@ def test_a_broken_chain_names_the_row_and_exits_nine(backend: FakeBackend, capsy
     )
     assert run(["audit", "verify"]) == 9
     assert "row 4: hash" in capsys.readouterr().err
+
+
+def test_output_that_was_cut_says_how_much_there_was(backend: FakeBackend, capsys: Capture) -> None:
+    sizes = {"truncated": True, "stdout_bytes": 5_000_000, "stderr_bytes": 0}
+    done = {"command": {"exit_code": 0, "timed_out": False, **sizes}}
+    backend.answers["POST /v1/sandboxes/SBX-0000000a/run"] = (200, done)
+    assert run(["sandboxes", "exec", "SBX-0000000a", "--json", "yes"]) == 0
+    assert "5000000 bytes on stdout" in capsys.readouterr().err
+
+
+def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, capsys: Capture) -> None:
+    plain = {"kind": "file", "mode": 0o755, "uid": 0, "gid": 0, "owner": "root", "group": "root"}
+    before = {**plain, "target": None, "xattrs": {}, "text": None}
+    link = {**before, "kind": "link", "target": "/etc/passwd"}
+    row = {"hidden": "", "package": ""}
+    files = [
+        {**row, "path": "/etc/lnk", "verb": "added", "before": None, "after": link},
+        {
+            **row,
+            "path": "/usr/bin/cut",
+            "verb": "metadata",
+            "before": before,
+            "after": {**before, "mode": 0o4755},
+        },
+    ]
+    none: dict[str, Any] = {"packages": [], "units": [], "users": [], "groups": [], "hidden": {}}
+    changes = {"from_snapshot": "a", "to_snapshot": "b", "read_from": "disk", "files": files, **none}
+    backend.answers["POST /v1/sandboxes/SBX-0000000a/diff"] = (200, {"diff": {"changes": changes}})
+    assert run(["snapshots", "diff", "SBX-0000000a", "a", "b"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "+ link     /etc/lnk  owner root:root  to /etc/passwd",
+        "~ file     /usr/bin/cut  mode 0755 → 4755",
+    ]
+
+
+@pytest.mark.usefixtures("nobody")
+def test_the_console_needs_a_terminal_and_starts_nothing_without(tmp_path: Path, capsys: Capture) -> None:
+    assert run([]) == 2
+    assert "fluid status" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_cannot_be_written_is_no_bug(
+    backend: FakeBackend, tmp_path: Path, capsys: Capture
+) -> None:
+    backend.answers["GET /v1/audit/export"] = (200, {})
+    there = tmp_path / "audit.jsonl"
+    there.touch()
+    assert run(["audit", "export", str(there)]) == 2
+    assert capsys.readouterr().err.startswith(f"fluid: {there}: File exists — ")
+
+
+def test_the_short_word_for_help_helps(capsys: Capture) -> None:
+    assert run(["sandboxes", "exec", "-h"]) == 0
+    assert "Examples:" in capsys.readouterr().out
 
 
 def test_a_bug_shows_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
@@ -333,3 +389,8 @@ def test_a_backend_that_dies_at_once_is_told_with_its_last_words(
 )
 def test_keys_reach_the_pane_as_text_or_names(typed: bytes, sent: list[tuple[str, str]]) -> None:
     assert split_keys(typed) == sent
+
+
+def test_a_terminals_colours_are_ours_and_nothing_else_of_it_acts() -> None:
+    rows = ["\x1b[31mred\x1b[39m \x1b]0;title\x07", "\x1b[1mbold", "", ""]
+    assert painted(rows) == ["\x1b[38;5;1mred\x1b[0m ␛]0;title␇", "\x1b[1mbold\x1b[0m"]

@@ -34,6 +34,24 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
         config.load(write(tmp_path, "a: 1\n b: [\n"), env={})
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"operators: [root]\noperators: [eve]\n", r":2: not YAML: key 'operators' stands twice"),
+        (b"operators: [\xff]\n", "not UTF-8 text"),
+        (b"egress:\n  ports: [80, 99999]\n", r":2: egress\.ports\.1: "),
+        (b"limits: {output_bytes: -1}\n", r":1: limits\.output_bytes: "),
+        (b"guests:\n  network_cidr: banana\n", r":2: guests\.network_cidr: "),
+    ],
+    ids=["a key twice", "not text", "no port", "negative", "no network"],
+)
+def test_a_value_that_could_only_fail_later_is_refused_now(tmp_path: Path, text: bytes, words: str) -> None:
+    paths = write(tmp_path, "")
+    paths.config_file.write_bytes(text)
+    with pytest.raises(ConfigError, match=words):
+        config.load(paths, env={})
+
+
 def test_a_world_readable_password_is_refused_and_the_remedy_mends_it(tmp_path: Path) -> None:
     paths = write(tmp_path, "database: {password: hunter2}\n", mode=0o644)
     with pytest.raises(ConfigError, match="others can read it") as refused:

@@ -7,15 +7,21 @@ from datetime import timedelta
 import pytest
 
 from backend.approvals.digest import digest_of
-from backend.approvals.evidence import blockers, for_agent
+from backend.approvals.evidence import blockers, for_agent, risks
 from backend.models import (
     Approval,
     ApprovalState,
+    Changes,
+    ChangeVerb,
     Evidence,
+    FileChange,
+    FileKind,
+    FileState,
     Playbook,
     ResidualRow,
     TargetEvidence,
     TargetResult,
+    UserChange,
     now,
 )
 
@@ -109,3 +115,38 @@ def test_an_agent_sees_counts_and_no_word_of_production() -> None:
     assert "secret words" not in shown and "RUN-1" not in shown
     assert for_agent(whole).evidence.dry_run["web-01"].result == TargetResult()
     assert whole.evidence.dry_run["web-01"].differs == ["secret words"]
+
+
+def changed(path: str, mode: int, **more: object) -> FileChange:
+    return FileChange(
+        path=path,
+        verb=ChangeVerb.METADATA,
+        after=FileState(kind=FileKind.FILE, mode=mode, uid=0, gid=0, **more),
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (changed("/usr/bin/cut", 0o4755), "more rights than its caller"),
+        (changed("/usr/bin/cut", 0o755, xattrs={"security.capability": "01"}), "more rights than its caller"),
+        (changed("/etc/cron.d/job", 0o644), "schedules commands"),
+        (changed("/root/.ssh/authorized_keys", 0o600), "which keys may log in"),
+    ],
+    ids=["setuid", "capability", "cron", "authorized keys"],
+)
+def test_what_gives_root_away_is_named_as_a_risk(change: FileChange, words: str) -> None:
+    found = Changes(
+        id="CHG-1", sandbox_id="SBX-1", from_snapshot="a", to_snapshot="b", created_at=now(), files=[change]
+    )
+    assert [risk for risk in risks(found) if words in risk]
+    found.files = [changed("/usr/bin/cut", 0o755)]
+    assert risks(found) == []
+
+
+def test_a_new_administrator_is_named_as_a_risk() -> None:
+    user = UserChange(name="eve", verb=ChangeVerb.ADDED, after={"uid": "1001", "groups": "sudo,users"})
+    found = Changes(
+        id="CHG-1", sandbox_id="SBX-1", from_snapshot="a", to_snapshot="b", created_at=now(), users=[user]
+    )
+    assert risks(found) == ["makes an administrator"]

@@ -135,6 +135,8 @@ async def test_another_user_has_its_own_home_groups_and_folder(guest: Guest, com
     assert outcome.stdout.endswith(b"/usr/games\nb c\n")
     elsewhere = await commands.run(guest, "pwd", user="games", cwd="/usr", timeout_s=LIMIT_S)
     assert elsewhere.stdout == b"/usr\n"
+    homeless = await commands.run(guest, "pwd", user="nobody", timeout_s=LIMIT_S)
+    assert (homeless.exit_code, homeless.stdout) == (0, b"/\n")
     refused = await commands.run(guest, "echo no", user="games", cwd="/root/.ssh-none", timeout_s=LIMIT_S)
     assert (refused.exit_code, refused.stdout) == (125, b"")
 
