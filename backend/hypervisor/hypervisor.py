@@ -162,6 +162,10 @@ class Hypervisor:
         """See :func:`backend.hypervisor.snapshots.restore`."""
         return await snapshots.restore(self._domains, domain, snapshot)
 
+    async def delete_snapshot(self, domain: str, snapshot: str) -> int:
+        """See :func:`backend.hypervisor.snapshots.delete_snapshot`."""
+        return await snapshots.delete_snapshot(self._domains, domain, snapshot)
+
     async def disk_layers(self, domain: str) -> list[Path]:
         """The current chain of disk files, top first."""
         return await snapshots.layers_of(self._domains, domain)

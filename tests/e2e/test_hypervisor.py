@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import Conflict, DuplicateName
+from backend.errors import Conflict, DuplicateName, SnapshotNotFound
 from backend.fleet.addresses import free_network, taken_networks
 from backend.hypervisor import (
     DomainEvent,
@@ -214,6 +214,24 @@ async def test_a_snapshot_keeps_processes_alive_and_files_as_they_were(lab: Lab,
     assert taken.disk_layers[0].stat().st_mtime_ns == before  # frozen: nothing writes to it again
     with pytest.raises(DuplicateName):
         await lab.host.snapshot(guest.name, "s1")
+
+
+async def test_a_deleted_snapshot_gives_its_space_back_and_the_others_are_whole(
+    lab: Lab, guest: Identity
+) -> None:
+    await lab.ssh(guest, "echo root > /root/mark")
+    first = await lab.host.snapshot(guest.name, "below")
+    await lab.ssh(guest, "echo leaf > /root/mark")
+    second = await lab.host.snapshot(guest.name, "above")
+    assert first.memory_file is not None
+    freed = await lab.host.delete_snapshot(guest.name, "below")
+    assert freed > 10 << 20 and not first.memory_file.exists()
+    assert first.disk_layers[0].exists()  # the other one stands on it
+    with pytest.raises(SnapshotNotFound):
+        await lab.host.delete_snapshot(guest.name, "below")
+    await lab.ssh(guest, "echo later > /root/mark; sync")
+    await lab.host.restore(guest.name, second)
+    assert (await lab.ssh(guest, "cat /root/mark")).strip() == "leaf"
 
 
 async def test_a_guest_that_does_not_freeze_is_labelled(lab: Lab, guest: Identity) -> None:
