@@ -8,7 +8,7 @@ from pathlib import Path
 
 import libvirt
 
-from backend.hypervisor import forks, networks, snapshots
+from backend.hypervisor import branches, forks, networks, snapshots
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.nouns import (
@@ -102,6 +102,12 @@ class Hypervisor:
     ) -> DomainInfo:
         """A new running guest from a template; SSH is to be met with ``identity``'s host key."""
         return await forks.fork(self._domains, template, identity, network, metadata)
+
+    async def branch(
+        self, snapshot: SnapshotFiles, identity: Identity, network: str, *, metadata: dict[str, str]
+    ) -> DomainInfo:
+        """See :func:`backend.hypervisor.branches.branch`."""
+        return await branches.branch(self._domains, snapshot, identity, network, metadata)
 
     async def cold_boot(
         self,

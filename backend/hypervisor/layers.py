@@ -8,6 +8,8 @@ themselves, in the file system.
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -29,6 +31,17 @@ def mark_of(folder: Path, snapshot: str) -> Path:
 def memory_of(folder: Path, snapshot: str) -> Path:
     """The save image of a snapshot's memory."""
     return folder / f"{snapshot}{MEMORY_SUFFIX}"
+
+
+def link_layers(layers: Sequence[Path], folder: Path) -> None:
+    """Give ``folder`` the frozen layers (top first) that lie together with the top one, under their names."""
+    for layer in layers:
+        if layer.parent != layers[0].parent:
+            return  # a template's or an image's: everybody stands on those
+        try:
+            os.link(layer, folder / layer.name)
+        except OSError:  # another file system, or protected hard links (proc_sys_fs(5)) and not our file
+            shutil.copyfile(layer, folder / layer.name)
 
 
 async def sweep(folder: Path, tops: Sequence[Path]) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -37,6 +40,7 @@ CIDR = free_network(asyncio.run(taken_networks()), IPv4Network("10.233.0.0/16"))
 NETWORK = NetworkSpec(f"{PREFIX}-net", f"fle2e{os.getpid() % 100_000}", CIDR)
 SSH_LIMIT_S = 60
 EVENT_LIMIT_S = 30
+GAP_LIMIT_S = 1.0
 OPTIONS = ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=20")
 
 
@@ -145,8 +149,7 @@ async def test_a_fork_is_somebody_of_its_own(lab: Lab, guest: Identity) -> None:
     hostname, machine_id, address, routes, clock, random = said.splitlines()[:6]
     assert (hostname, machine_id, address.strip()) == (guest.hostname, guest.machine_id, guest.address)
     assert routes == "1"  # its own network, no default route
-    now = int(subprocess.run(["date", "+%s"], capture_output=True, check=True).stdout)
-    assert abs(int(clock) - now) < 10
+    assert abs(int(clock) - time.time()) < 10
     other = await lab.identity("two", 12)
     await lab.fork(other)
     try:
@@ -208,8 +211,7 @@ async def test_a_snapshot_keeps_processes_alive_and_files_as_they_were(lab: Lab,
     )
     mark, alive, clock = said.split()
     assert (mark, alive) == ("before", "alive")
-    now = int(subprocess.run(["date", "+%s"], capture_output=True, check=True).stdout)
-    assert abs(int(clock) - now) < 10
+    assert abs(int(clock) - time.time()) < 10
     await lab.ssh(guest, "sync")
     assert taken.disk_layers[0].stat().st_mtime_ns == before  # frozen: nothing writes to it again
     with pytest.raises(DuplicateName):
@@ -241,15 +243,6 @@ async def test_a_guest_that_does_not_freeze_is_labelled(lab: Lab, guest: Identit
     finally:
         await lab.ssh(guest, "systemctl start fluid-guestd")
     assert not taken.quiesced and taken.memory_file is None
-
-
-async def test_stop_and_start_keep_disk_and_identity(lab: Lab, guest: Identity) -> None:
-    await lab.ssh(guest, "echo kept > /root/kept; sync")
-    assert await lab.host.stop(guest.name)
-    assert (await lab.host.info(guest.name)).state == "shutoff"
-    assert qemu_of(guest.name) == []
-    assert (await lab.host.start(guest.name)).state == "running"
-    assert (await lab.ssh(guest, "cat /root/kept; hostname")).split() == ["kept", guest.hostname]
 
 
 async def test_pause_and_resume(lab: Lab, guest: Identity) -> None:
@@ -307,13 +300,67 @@ async def test_a_create_that_is_cancelled_leaves_nothing(lab: Lab) -> None:
     await assert_nothing_left(lab, identity.name)
 
 
-async def test_destroy_leaves_nothing_and_may_be_repeated(lab: Lab) -> None:
-    identity = await lab.identity("gone", 14)
-    await lab.fork(identity)
-    await lab.host.snapshot(identity.name, "s")
-    await lab.host.destroy(identity.name)
-    await assert_nothing_left(lab, identity.name)
-    await lab.host.destroy(identity.name)
+async def test_a_branch_is_somebody_of_its_own_and_outlives_the_first(lab: Lab) -> None:
+    first, branch = await lab.identity("first", 14), await lab.identity("branch", 15)
+    await lab.fork(first)
+    await lab.ssh(
+        first, "echo old > /root/mark; sleep 100000 </dev/null >/dev/null 2>&1 & echo $! > /root/pid"
+    )
+    taken = await lab.host.snapshot(first.name, "point")
+    await lab.ssh(first, "echo new > /root/mark; sync")
+    async with knocking(first.address) as answers:
+        await lab.host.branch(taken, branch, NETWORK.name, metadata={"role": "sandbox"})
+        said = await lab.ssh(
+            branch, "cat /root/mark; kill -0 $(cat /root/pid) && echo alive; hostname -I; date +%s"
+        )
+    mark, alive, address, clock = said.split()
+    assert (mark, alive, address) == ("old", "alive", branch.address)
+    assert abs(int(clock) - time.time()) < 10
+    gaps = [later - earlier for earlier, later in itertools.pairwise(answers)]
+    assert max(gaps) < GAP_LIMIT_S, f"the first was silent for {max(gaps):.2f} s"
+    assert (await lab.ssh(first, "hostname; cat /root/mark")).split() == [first.hostname, "new"]
+    await lab.host.destroy(first.name)
+    await assert_nothing_left(lab, first.name)
+    await lab.host.destroy(first.name)
+    await assert_it_starts_cold(lab, branch)
+
+
+async def assert_it_starts_cold(lab: Lab, branch: Identity) -> None:
+    await lab.ssh(branch, "echo kept > /root/kept; sync")
+    assert await lab.host.stop(branch.name)
+    assert (await lab.host.info(branch.name)).state == "shutoff"
+    assert qemu_of(branch.name) == []
+    assert (await lab.host.start(branch.name)).state == "running"
+    said = await lab.ssh(branch, "cat /root/mark /root/kept /etc/machine-id; hostname; hostname -I")
+    assert said.split() == ["old", "kept", branch.machine_id, branch.hostname, branch.address]
+    await lab.host.destroy(branch.name)
+
+
+@contextlib.asynccontextmanager
+async def knocking(address: str) -> AsyncIterator[list[float]]:
+    """Knock every 100 ms at a port where nothing listens: a refusal is the guest's answer. Yields when each
+    came (monotonic, s)."""
+    answers: list[float] = []
+
+    async def knock() -> None:
+        while True:
+            with socket.socket() as tcp:
+                tcp.setblocking(False)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(GAP_LIMIT_S):
+                        with pytest.raises(ConnectionRefusedError):
+                            await asyncio.get_running_loop().sock_connect(tcp, (address, 9))
+                        answers.append(time.monotonic())
+            await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(knock())
+    try:
+        yield answers
+    finally:
+        answers.append(time.monotonic())  # silence until the end is a gap too
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def assert_nothing_left(lab: Lab, name: str) -> None:

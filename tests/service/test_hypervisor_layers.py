@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from backend.errors import HypervisorFailed
-from backend.hypervisor.layers import BLOCK_BYTES, mark_of, sweep
+from backend.hypervisor.layers import BLOCK_BYTES, link_layers, mark_of, sweep
 from backend.hypervisor.overlays import backing_chain, create_overlay
 
 
@@ -68,6 +70,20 @@ async def test_what_stays_of_any_tree_is_what_is_stood_on(folder: Path, seed: in
     assert left(folder) == expected
     for number in kept:
         assert (await backing_chain(disk(folder, number)))[0] == disk(folder, number)
+
+
+@pytest.mark.parametrize("elsewhere", [None, "/dev/shm"])  # the second is another file system
+async def test_a_branch_stands_without_the_folder_it_came_from(
+    folder: Path, tmp_path: Path, elsewhere: str | None
+) -> None:
+    await create_overlay(disk(folder, 1), disk(folder, 0))
+    layers = await backing_chain(disk(folder, 1))
+    with tempfile.TemporaryDirectory(dir=elsewhere or tmp_path) as name:
+        link_layers(layers, Path(name))
+        await create_overlay(disk(Path(name), 2), disk(Path(name), 1))
+        shutil.rmtree(folder)
+        chain = await backing_chain(disk(Path(name), 2))
+        assert chain == [*(disk(Path(name), number) for number in (2, 1, 0)), layers[-1]]
 
 
 async def test_nothing_goes_while_a_chain_is_not_understood(folder: Path) -> None:
