@@ -20,6 +20,7 @@ import pytest
 
 from backend.errors import Conflict, DuplicateName, SnapshotNotFound
 from backend.fleet.addresses import free_network, taken_networks
+from backend.guests import CertificateAuthority, Guest, GuestConnections
 from backend.hypervisor import (
     DomainEvent,
     GuestImage,
@@ -41,50 +42,40 @@ NETWORK = NetworkSpec(f"{PREFIX}-net", f"fle2e{os.getpid() % 100_000}", CIDR)
 SSH_LIMIT_S = 60
 EVENT_LIMIT_S = 30
 GAP_LIMIT_S = 1.0
-OPTIONS = ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=20")
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A host, a template, and the key whose certificate every guest accepts."""
+    """A host, a template, and the way into every guest."""
 
     host: Hypervisor
     daemon: PrivateLibvirt
     template: Template
-    keys: Path
+    authority: CertificateAuthority
+    guests: GuestConnections
 
     async def identity(self, name: str, number: int) -> Identity:
-        ca_public = (self.keys / "ca.pub").read_text()
-        address = str(IPv4Network(CIDR)[number])
-        return await make_identity(f"{PREFIX}-{name}", address=address, prefix=24, ca_public=ca_public)
+        return await make_identity(
+            f"{PREFIX}-{name}",
+            address=str(IPv4Network(CIDR)[number]),
+            prefix=24,
+            ca_public=self.authority.public_key,
+        )
 
     async def fork(self, identity: Identity) -> None:
         await self.host.fork(self.template, identity, NETWORK.name, metadata={"role": "sandbox"})
 
-    async def ssh(self, identity: Identity, command: str) -> str:
-        """What root's command prints; the host key must be the one that we made."""
-        known = self.keys / f"known-{identity.name}"
-        known.write_text(f"{identity.address} {identity.host_key_public}\n")
-        options = [*OPTIONS, f"UserKnownHostsFile={known}", f"CertificateFile={self.keys / 'id-cert.pub'}"]
-        process = await asyncio.create_subprocess_exec(
-            *("ssh", "-F", "none", "-i", str(self.keys / "id"), *(f"-o{option}" for option in options)),
-            *(f"root@{identity.address}", command),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+    async def ssh(self, identity: Identity, command: str, *, again: bool = False) -> str:
+        """What root's command prints, over one kept connection; ``again`` when the guest went down since. The
+        host key must be the one that we made."""
+        if again:
+            await self.guests.drop(identity.name)
+        guest = Guest(name=identity.name, address=identity.address, host_key_public=identity.host_key_public)
+        connection = await self.guests.connection(guest, timeout_s=SSH_LIMIT_S)
         async with asyncio.timeout(SSH_LIMIT_S):
-            output, errors = await process.communicate()
-        assert process.returncode == 0, errors.decode()
-        return output.decode()
-
-
-def make_keys(folder: Path) -> Path:
-    folder.mkdir()
-    for name in ("ca", "id"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    sign = ["ssh-keygen", "-q", "-s", folder / "ca", "-I", "test", "-n", "root", "-V", "always:forever"]
-    subprocess.run([*sign, folder / "id.pub"], check=True)
-    return folder
+            done = await connection.run(command)
+        assert done.exit_status == 0, done.stderr
+        return str(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -103,13 +94,16 @@ async def lab(guest_image: GuestImage, tmp_path_factory: pytest.TempPathFactory)
     virt_type = "kvm" if probe.works else "qemu"
     host = Hypervisor(await daemon.start(), folder=folder / "host", virt_type=virt_type, prefix=PREFIX)
     await host.open()
+    authority = CertificateAuthority(folder / "ca")
+    guests = GuestConnections(authority)
     try:
         await host.ensure_network(NETWORK)
         both = [host.ensure_template(guest_image, cpu=2, memory_mb=1024) for _ in range(2)]
         template, same = await asyncio.gather(*both)
         assert template == same
-        yield Lab(host, daemon, template, make_keys(folder / "keys"))
+        yield Lab(host, daemon, template, authority, guests)
     finally:
+        await guests.close()
         for domain in await host.list_ours():
             await host.destroy(domain.name)
         await host.remove_network(NETWORK.name)
@@ -191,7 +185,7 @@ async def assert_isolated(lab: Lab, guest: Identity, other: Identity) -> None:
     await lab.ssh(
         guest, f"ip addr add {other.address}/24 dev eth0; ping -c1 -W1 {NETWORK.host_address}; true"
     )
-    assert (await lab.ssh(other, "hostname")).strip() == other.hostname
+    assert (await lab.ssh(other, "hostname", again=True)).strip() == other.hostname
     await lab.ssh(guest, f"ip addr del {other.address}/24 dev eth0")
 
 
@@ -207,7 +201,7 @@ async def test_a_snapshot_keeps_processes_alive_and_files_as_they_were(lab: Lab,
     before = taken.disk_layers[0].stat().st_mtime_ns
     await lab.host.restore(guest.name, taken)
     said = await lab.ssh(
-        guest, "cat /root/mark; kill -0 $(cat /root/pid) && echo alive; date +%s; touch /root/new"
+        guest, "cat /root/mark; kill -0 $(cat /root/pid) && echo alive; date +%s; touch /root/new", again=True
     )
     mark, alive, clock = said.split()
     assert (mark, alive) == ("before", "alive")
@@ -233,7 +227,7 @@ async def test_a_deleted_snapshot_gives_its_space_back_and_the_others_are_whole(
         await lab.host.delete_snapshot(guest.name, "below")
     await lab.ssh(guest, "echo later > /root/mark; sync")
     await lab.host.restore(guest.name, second)
-    assert (await lab.ssh(guest, "cat /root/mark")).strip() == "leaf"
+    assert (await lab.ssh(guest, "cat /root/mark", again=True)).strip() == "leaf"
 
 
 async def test_a_guest_that_does_not_freeze_is_labelled(lab: Lab, guest: Identity) -> None:
@@ -331,7 +325,9 @@ async def assert_it_starts_cold(lab: Lab, branch: Identity) -> None:
     assert (await lab.host.info(branch.name)).state == "shutoff"
     assert qemu_of(branch.name) == []
     assert (await lab.host.start(branch.name)).state == "running"
-    said = await lab.ssh(branch, "cat /root/mark /root/kept /etc/machine-id; hostname; hostname -I")
+    said = await lab.ssh(
+        branch, "cat /root/mark /root/kept /etc/machine-id; hostname; hostname -I", again=True
+    )
     assert said.split() == ["old", "kept", branch.machine_id, branch.hostname, branch.address]
     await lab.host.destroy(branch.name)
 
