@@ -141,12 +141,13 @@ async def _frozen(domains: Domains, name: str, limit_s: float) -> AsyncIterator[
         yield quiesced
     finally:
         if limit_s > 0:
-            await asyncio.shield(_thaw(domains, name))
+            # One that did not answer may have frozen late: it is asked as long, not longer.
+            await asyncio.shield(_thaw(domains, name, THAW_TIMEOUT_S if quiesced else limit_s))
 
 
-async def _thaw(domains: Domains, name: str) -> None:
+async def _thaw(domains: Domains, name: str, limit_s: float) -> None:
     try:
-        await domains.ask(name, "thaw", limit_s=THAW_TIMEOUT_S)
+        await domains.ask(name, "thaw", limit_s=limit_s)
     except FluidError as error:
         log.warning("%s was not thawed by us, it thaws by itself: %s", name, error)
 

@@ -233,7 +233,9 @@ async def test_a_deleted_snapshot_gives_its_space_back_and_the_others_are_whole(
 async def test_a_guest_that_does_not_freeze_is_labelled(lab: Lab, guest: Identity) -> None:
     await lab.ssh(guest, "systemctl stop fluid-guestd")
     try:
+        began = time.monotonic()
         taken = await lab.host.snapshot(guest.name, "unquiesced", memory=False, quiesce_timeout_s=1)
+        assert time.monotonic() - began < 5  # nobody waits long for a guest that is silent
     finally:
         await lab.ssh(guest, "systemctl start fluid-guestd")
     assert not taken.quiesced and taken.memory_file is None
