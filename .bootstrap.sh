@@ -58,6 +58,8 @@ list_missing() {
     esac
     need qemu-utils "makes their disks" have qemu-img
     need libvirt-daemon-system "manages the virtual machines" have libvirtd
+    # Without it libvirtd 9.0 dies whenever it starts while one of our networks is up; it is never run.
+    need dnsmasq-base "lets libvirt find its networks again after a restart" have dnsmasq
     need libvirt-clients "lets you look at them (virsh)" have virsh
     need mmdebstrap "builds the guest image from your package sources" have mmdebstrap
     need e2fsprogs "makes the guest's file system" have mkfs.ext4

@@ -137,13 +137,14 @@ def nic_element(identity: Identity, network: str, filter_name: str | None) -> ET
 
 @dataclass(frozen=True)
 class Rebase:
-    """Where a saved domain goes: another name, another disk. ``metadata`` None keeps what is there."""
+    """Where a saved domain goes: another name, another disk. ``metadata`` and ``nic``: None keeps its own."""
 
     name: str
     uuid: str
     disk: Path
     console: Path
     metadata: dict[str, str] | None = None
+    nic: ET.Element | None = None
 
 
 def rebased_xml(xml: bytes, to: Rebase) -> bytes:
@@ -169,7 +170,17 @@ def rebased_xml(xml: bytes, to: Rebase) -> bytes:
     for target in root.findall("devices/interface/target"):  # the tap of the saved domain
         interface = next(nic for nic in root.findall("devices/interface") if target in nic)
         interface.remove(target)
+    if to.nic is not None:
+        _replace_nic(_required(root, "devices/interface"), to.nic)
     return ET.tostring(root, encoding="unicode").encode()
+
+
+def _replace_nic(saved: ET.Element, nic: ET.Element) -> None:
+    """Another card in the place of the saved one: its PCI address stays, the guest's driver knows it."""
+    for child in list(saved):
+        if child.tag in ("mac", "source", "filterref", "link"):
+            saved.remove(child)
+    saved.extend(child for child in nic if child.tag in ("mac", "source", "filterref"))
 
 
 def disk_of(xml: str) -> Path:

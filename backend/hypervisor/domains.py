@@ -151,6 +151,14 @@ class Domains:
         """The top layer of the domain's disk."""
         return disk_of(await self.call(name, lambda domain: str(domain.XMLDesc(0)), what="read"))
 
+    async def disks(self, name: str) -> list[Path]:
+        """The top layer it runs on, and the one that its next start takes."""
+
+        def work(domain: libvirt.virDomain) -> list[Path]:
+            return [disk_of(domain.XMLDesc(flags)) for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE)]
+
+        return await self.call(name, work, what="read")
+
     async def ask(self, name: str, operation: str, **values: Any) -> dict[str, Any]:
         """Ask the daemon inside; see :func:`backend.hypervisor.channel.ask`."""
         values.setdefault("limit_s", ANSWER_TIMEOUT_S)

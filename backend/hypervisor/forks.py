@@ -26,7 +26,7 @@ async def fork(
     domains: Domains, template: Template, identity: Identity, network: str, metadata: dict[str, str]
 ) -> DomainInfo:
     """Restore the template's memory on a fresh overlay, plug in a network card, and give it its identity."""
-    async with _whole_or_nothing(domains, identity.name) as folder:
+    async with whole_or_nothing(domains, identity.name) as folder:
         disk = domains.next_disk(identity.name)
         await create_overlay(disk, template.disk)
         to = Rebase(identity.name, identity.uuid, disk, folder / "console.log", metadata)
@@ -66,7 +66,7 @@ async def cold_boot(
     metadata: dict[str, str],
 ) -> DomainInfo:
     """Boot an overlay of the image and give it its identity as soon as the daemon inside answers."""
-    async with _whole_or_nothing(domains, identity.name) as folder:
+    async with whole_or_nothing(domains, identity.name) as folder:
         disk = domains.next_disk(identity.name)
         await create_overlay(disk, image.disk)
         spec = DomainSpec(
@@ -131,7 +131,8 @@ def _persist(domain: libvirt.virDomain) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _whole_or_nothing(domains: Domains, name: str) -> AsyncIterator[Path]:
+async def whole_or_nothing(domains: Domains, name: str) -> AsyncIterator[Path]:
+    """A new domain's folder; when the block fails, domain and folder go."""
     folder = domains.make_folder(name)
     try:
         yield folder

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import libvirt
 
-from backend.hypervisor import forks, networks, snapshots
+from backend.hypervisor import branches, forks, networks, snapshots
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.nouns import (
@@ -103,6 +103,12 @@ class Hypervisor:
         """A new running guest from a template; SSH is to be met with ``identity``'s host key."""
         return await forks.fork(self._domains, template, identity, network, metadata)
 
+    async def branch(
+        self, snapshot: SnapshotFiles, identity: Identity, network: str, *, metadata: dict[str, str]
+    ) -> DomainInfo:
+        """See :func:`backend.hypervisor.branches.branch`."""
+        return await branches.branch(self._domains, snapshot, identity, network, metadata)
+
     async def cold_boot(
         self,
         image: GuestImage,
@@ -161,6 +167,10 @@ class Hypervisor:
     async def restore(self, domain: str, snapshot: SnapshotFiles) -> DomainInfo:
         """See :func:`backend.hypervisor.snapshots.restore`."""
         return await snapshots.restore(self._domains, domain, snapshot)
+
+    async def delete_snapshot(self, domain: str, snapshot: str) -> int:
+        """See :func:`backend.hypervisor.snapshots.delete_snapshot`."""
+        return await snapshots.delete_snapshot(self._domains, domain, snapshot)
 
     async def disk_layers(self, domain: str) -> list[Path]:
         """The current chain of disk files, top first."""

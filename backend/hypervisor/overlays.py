@@ -11,17 +11,26 @@ from backend.errors import HypervisorFailed, MissingProgram, NoSpace, TimedOut
 
 QEMU_IMG_TIMEOUT_S = 30
 FREE_MB_MIN = 512
+SIZE_FIELD = slice(24, 32)  # of a qcow2 header, big-endian (docs/interop/qcow2.txt of QEMU)
 
 
 async def create_overlay(overlay: Path, backing: Path) -> None:
-    """An empty qcow2 file that stands on another one."""
+    """An empty qcow2 file that stands on another one, which a guest may be writing to.
+
+    A file of the same folder is named without it: such a chain means the same in any folder that holds it.
+    """
     free_mb = shutil.disk_usage(overlay.parent).free >> 20
     if free_mb < FREE_MB_MIN:
         raise NoSpace(
             f"{overlay.parent} has {free_mb} MiB left, a guest needs {FREE_MB_MIN}",
             remedy="destroy sandboxes you do not need, or give it more space",
         )
-    await _qemu_img("create", "-q", "-f", "qcow2", "-b", str(backing), "-F", "qcow2", str(overlay))
+    name = backing.name if backing.parent == overlay.parent else str(backing)
+    # -u and a size: qemu-img does not open the backing file, which a running guest has locked.
+    await _qemu_img(
+        *("create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "qcow2"),
+        *(str(overlay), str(await asyncio.to_thread(_virtual_size, backing))),
+    )
 
 
 async def backing_chain(top: Path) -> list[Path]:
@@ -31,6 +40,17 @@ async def backing_chain(top: Path) -> list[Path]:
         await _qemu_img("info", "-U", "--backing-chain", "--output=json", "-f", "qcow2", str(top))
     )
     return [Path(layer["filename"]) for layer in told]
+
+
+def _virtual_size(path: Path) -> int:
+    """The size in bytes of the disk that a qcow2 file holds."""
+    try:
+        with path.open("rb") as file:
+            return int.from_bytes(file.read(SIZE_FIELD.stop)[SIZE_FIELD], "big")
+    except OSError as error:
+        raise HypervisorFailed(
+            f"layer {path} cannot be read: {error.strerror}", remedy="restore another snapshot"
+        ) from error
 
 
 async def _qemu_img(*arguments: str) -> bytes:

@@ -1,6 +1,7 @@
 """External snapshots only: the disk layer is frozen as a file, the memory is a save image.
 
 Restoring makes a new overlay on the frozen layer and runs the memory again: processes go on where they were.
+One operation at a time on one domain is the caller's care.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import libvirt
 
-from backend.errors import DuplicateName, FluidError, WrongState
+from backend.errors import DuplicateName, FluidError, SnapshotNotFound, WrongState
 from backend.hypervisor.domain_xml import Rebase, rebased_xml, snapshot_xml
 from backend.hypervisor.domains import START_TIMEOUT_S, Domains
 from backend.hypervisor.forks import SECURE_XML, restore_memory
+from backend.hypervisor.layers import mark_of, memory_of, remove, sweep
 from backend.hypervisor.nouns import DomainInfo, SnapshotFiles
 from backend.hypervisor.overlays import backing_chain, create_overlay
 from backend.models.base import check_name
@@ -40,31 +42,50 @@ async def snapshot(
         raise WrongState(f"domain {name!r} is {state}: it has no memory to keep", remedy="start it first")
     layers = tuple(await backing_chain(await domains.disk(name)))
     overlay = domains.next_disk(name)
-    saved = domains.folder_of(name) / f"{snapshot_name}.memory" if memory else None
-    if saved and saved.exists():
-        raise DuplicateName(f"snapshot {snapshot_name!r} exists already", remedy="use another name")
-    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
-    if not memory:
-        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
-    xml = snapshot_xml(snapshot_name, overlay, saved)
-    try:
+    saved = memory_of(domains.folder_of(name), snapshot_name) if memory else None
+    with _marked(domains.folder_of(name), snapshot_name, layers[0]):
+        await create_overlay(overlay, layers[0])
         async with _frozen(domains, name, quiesce_timeout_s if running else 0) as quiesced:
             began = time.monotonic()
-            await domains.call(
-                name,
-                lambda domain: domain.snapshotCreateXML(xml, flags),
-                what="snapshot",
-                limit_s=SNAPSHOT_TIMEOUT_S,
-            )
+            await _take(domains, name, snapshot_xml(snapshot_name, overlay, saved), memory=memory)
             saved_s = time.monotonic() - began
-        ended = time.monotonic()
-    except BaseException:
-        if saved:
-            saved.unlink(missing_ok=True)
-        raise
+    ended = time.monotonic()
     stood_still_s = ended - began if quiesced else saved_s
     return SnapshotFiles(
         layers, saved, quiesced or not running, round(stood_still_s, 3), round(ended - started, 3)
+    )
+
+
+@contextlib.contextmanager
+def _marked(folder: Path, snapshot_name: str, layer: Path) -> Iterator[None]:
+    """Keep ``layer`` for the snapshot; nothing is kept when the block fails."""
+    mark = mark_of(folder, snapshot_name)
+    try:
+        mark.symlink_to(layer.name)
+    except FileExistsError:
+        raise DuplicateName(f"snapshot {snapshot_name!r} exists already", remedy="use another name") from None
+    try:
+        yield
+    except BaseException:
+        # The overlay stays: libvirt may end its work after we gave up. A sweep sees whether it is used.
+        memory_of(folder, snapshot_name).unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)
+        raise
+
+
+async def _take(domains: Domains, name: str, xml: str, *, memory: bool) -> None:
+    flags = (
+        libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
+        | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
+        | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
+    )
+    if not memory:
+        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+    await domains.call(
+        name,
+        lambda domain: domain.snapshotCreateXML(xml, flags),
+        what="snapshot",
+        limit_s=SNAPSHOT_TIMEOUT_S,
     )
 
 
@@ -72,7 +93,6 @@ async def restore(domains: Domains, name: str, snapshot_files: SnapshotFiles) ->
     """Put a domain back: same name, card and address; processes of a snapshot with memory go on."""
     frozen = snapshot_files.disk_layers[0]
     info = await domains.info(name)
-    old_top = await domains.disk(name)
     overlay = domains.next_disk(name)
     folder = domains.folder_of(name)
     await create_overlay(overlay, frozen)
@@ -85,9 +105,26 @@ async def restore(domains: Domains, name: str, snapshot_files: SnapshotFiles) ->
         result = await domains.info(name)
     else:
         result = await domains.start(name)
-    if old_top not in snapshot_files.disk_layers:  # what was written since: nothing stands on it
-        old_top.unlink(missing_ok=True)
+    await sweep(folder, await domains.disks(name))  # what was written since
     return result
+
+
+async def delete_snapshot(domains: Domains, name: str, snapshot_name: str) -> int:
+    """Forget a snapshot: its memory goes, and each layer that nothing stands on any more. A layer that the
+    running disk, another snapshot or a branch needs stays.
+
+    Returns the bytes that the disk has again. Raises SnapshotNotFound.
+    """
+    folder = domains.folder_of(name)
+    mark = mark_of(folder, check_name(snapshot_name, "snapshot name"))
+    tops = await domains.disks(name)
+    if not mark.is_symlink():
+        raise SnapshotNotFound(
+            f"domain {name!r} has no snapshot {snapshot_name!r}", remedy="list its snapshots"
+        )
+    freed = await asyncio.to_thread(remove, memory_of(folder, snapshot_name))
+    mark.unlink()
+    return freed + await sweep(folder, tops)
 
 
 @contextlib.asynccontextmanager
@@ -104,12 +141,13 @@ async def _frozen(domains: Domains, name: str, limit_s: float) -> AsyncIterator[
         yield quiesced
     finally:
         if limit_s > 0:
-            await asyncio.shield(_thaw(domains, name))
+            # One that did not answer may have frozen late: it is asked as long, not longer.
+            await asyncio.shield(_thaw(domains, name, THAW_TIMEOUT_S if quiesced else limit_s))
 
 
-async def _thaw(domains: Domains, name: str) -> None:
+async def _thaw(domains: Domains, name: str, limit_s: float) -> None:
     try:
-        await domains.ask(name, "thaw", limit_s=THAW_TIMEOUT_S)
+        await domains.ask(name, "thaw", limit_s=limit_s)
     except FluidError as error:
         log.warning("%s was not thawed by us, it thaws by itself: %s", name, error)
 

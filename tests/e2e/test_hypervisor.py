@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network
@@ -15,8 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import Conflict, DuplicateName
+from backend.errors import Conflict, DuplicateName, SnapshotNotFound
 from backend.fleet.addresses import free_network, taken_networks
+from backend.guests import CertificateAuthority, Guest, GuestConnections
 from backend.hypervisor import (
     DomainEvent,
     GuestImage,
@@ -37,50 +41,41 @@ CIDR = free_network(asyncio.run(taken_networks()), IPv4Network("10.233.0.0/16"))
 NETWORK = NetworkSpec(f"{PREFIX}-net", f"fle2e{os.getpid() % 100_000}", CIDR)
 SSH_LIMIT_S = 60
 EVENT_LIMIT_S = 30
-OPTIONS = ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=20")
+GAP_LIMIT_S = 1.0
 
 
 @dataclass(frozen=True)
 class Lab:
-    """A host, a template, and the key whose certificate every guest accepts."""
+    """A host, a template, and the way into every guest."""
 
     host: Hypervisor
     daemon: PrivateLibvirt
     template: Template
-    keys: Path
+    authority: CertificateAuthority
+    guests: GuestConnections
 
     async def identity(self, name: str, number: int) -> Identity:
-        ca_public = (self.keys / "ca.pub").read_text()
-        address = str(IPv4Network(CIDR)[number])
-        return await make_identity(f"{PREFIX}-{name}", address=address, prefix=24, ca_public=ca_public)
+        return await make_identity(
+            f"{PREFIX}-{name}",
+            address=str(IPv4Network(CIDR)[number]),
+            prefix=24,
+            ca_public=self.authority.public_key,
+        )
 
     async def fork(self, identity: Identity) -> None:
         await self.host.fork(self.template, identity, NETWORK.name, metadata={"role": "sandbox"})
 
-    async def ssh(self, identity: Identity, command: str) -> str:
-        """What root's command prints; the host key must be the one that we made."""
-        known = self.keys / f"known-{identity.name}"
-        known.write_text(f"{identity.address} {identity.host_key_public}\n")
-        options = [*OPTIONS, f"UserKnownHostsFile={known}", f"CertificateFile={self.keys / 'id-cert.pub'}"]
-        process = await asyncio.create_subprocess_exec(
-            *("ssh", "-F", "none", "-i", str(self.keys / "id"), *(f"-o{option}" for option in options)),
-            *(f"root@{identity.address}", command),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
+    async def ssh(self, identity: Identity, command: str, *, again: bool = False) -> str:
+        """What root's command prints, over one kept connection; ``again`` when the guest went down since. The
+        host key must be the one that we made."""
+        if again:
+            await self.guests.drop(identity.name)
+        guest = Guest(name=identity.name, address=identity.address, host_key_public=identity.host_key_public)
+        connection = await self.guests.connection(guest, timeout_s=SSH_LIMIT_S)
         async with asyncio.timeout(SSH_LIMIT_S):
-            output, errors = await process.communicate()
-        assert process.returncode == 0, errors.decode()
-        return output.decode()
-
-
-def make_keys(folder: Path) -> Path:
-    folder.mkdir()
-    for name in ("ca", "id"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
-    sign = ["ssh-keygen", "-q", "-s", folder / "ca", "-I", "test", "-n", "root", "-V", "always:forever"]
-    subprocess.run([*sign, folder / "id.pub"], check=True)
-    return folder
+            done = await connection.run(command)
+        assert done.exit_status == 0, done.stderr
+        return str(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +94,16 @@ async def lab(guest_image: GuestImage, tmp_path_factory: pytest.TempPathFactory)
     virt_type = "kvm" if probe.works else "qemu"
     host = Hypervisor(await daemon.start(), folder=folder / "host", virt_type=virt_type, prefix=PREFIX)
     await host.open()
+    authority = CertificateAuthority(folder / "ca")
+    guests = GuestConnections(authority)
     try:
         await host.ensure_network(NETWORK)
         both = [host.ensure_template(guest_image, cpu=2, memory_mb=1024) for _ in range(2)]
         template, same = await asyncio.gather(*both)
         assert template == same
-        yield Lab(host, daemon, template, make_keys(folder / "keys"))
+        yield Lab(host, daemon, template, authority, guests)
     finally:
+        await guests.close()
         for domain in await host.list_ours():
             await host.destroy(domain.name)
         await host.remove_network(NETWORK.name)
@@ -145,8 +143,7 @@ async def test_a_fork_is_somebody_of_its_own(lab: Lab, guest: Identity) -> None:
     hostname, machine_id, address, routes, clock, random = said.splitlines()[:6]
     assert (hostname, machine_id, address.strip()) == (guest.hostname, guest.machine_id, guest.address)
     assert routes == "1"  # its own network, no default route
-    now = int(subprocess.run(["date", "+%s"], capture_output=True, check=True).stdout)
-    assert abs(int(clock) - now) < 10
+    assert abs(int(clock) - time.time()) < 10
     other = await lab.identity("two", 12)
     await lab.fork(other)
     try:
@@ -188,7 +185,7 @@ async def assert_isolated(lab: Lab, guest: Identity, other: Identity) -> None:
     await lab.ssh(
         guest, f"ip addr add {other.address}/24 dev eth0; ping -c1 -W1 {NETWORK.host_address}; true"
     )
-    assert (await lab.ssh(other, "hostname")).strip() == other.hostname
+    assert (await lab.ssh(other, "hostname", again=True)).strip() == other.hostname
     await lab.ssh(guest, f"ip addr del {other.address}/24 dev eth0")
 
 
@@ -204,34 +201,44 @@ async def test_a_snapshot_keeps_processes_alive_and_files_as_they_were(lab: Lab,
     before = taken.disk_layers[0].stat().st_mtime_ns
     await lab.host.restore(guest.name, taken)
     said = await lab.ssh(
-        guest, "cat /root/mark; kill -0 $(cat /root/pid) && echo alive; date +%s; touch /root/new"
+        guest, "cat /root/mark; kill -0 $(cat /root/pid) && echo alive; date +%s; touch /root/new", again=True
     )
     mark, alive, clock = said.split()
     assert (mark, alive) == ("before", "alive")
-    now = int(subprocess.run(["date", "+%s"], capture_output=True, check=True).stdout)
-    assert abs(int(clock) - now) < 10
+    assert abs(int(clock) - time.time()) < 10
     await lab.ssh(guest, "sync")
     assert taken.disk_layers[0].stat().st_mtime_ns == before  # frozen: nothing writes to it again
     with pytest.raises(DuplicateName):
         await lab.host.snapshot(guest.name, "s1")
 
 
+async def test_a_deleted_snapshot_gives_its_space_back_and_the_others_are_whole(
+    lab: Lab, guest: Identity
+) -> None:
+    await lab.ssh(guest, "echo root > /root/mark")
+    first = await lab.host.snapshot(guest.name, "below")
+    await lab.ssh(guest, "echo leaf > /root/mark")
+    second = await lab.host.snapshot(guest.name, "above")
+    assert first.memory_file is not None
+    freed = await lab.host.delete_snapshot(guest.name, "below")
+    assert freed > 10 << 20 and not first.memory_file.exists()
+    assert first.disk_layers[0].exists()  # the other one stands on it
+    with pytest.raises(SnapshotNotFound):
+        await lab.host.delete_snapshot(guest.name, "below")
+    await lab.ssh(guest, "echo later > /root/mark; sync")
+    await lab.host.restore(guest.name, second)
+    assert (await lab.ssh(guest, "cat /root/mark", again=True)).strip() == "leaf"
+
+
 async def test_a_guest_that_does_not_freeze_is_labelled(lab: Lab, guest: Identity) -> None:
     await lab.ssh(guest, "systemctl stop fluid-guestd")
     try:
+        began = time.monotonic()
         taken = await lab.host.snapshot(guest.name, "unquiesced", memory=False, quiesce_timeout_s=1)
+        assert time.monotonic() - began < 5  # nobody waits long for a guest that is silent
     finally:
         await lab.ssh(guest, "systemctl start fluid-guestd")
     assert not taken.quiesced and taken.memory_file is None
-
-
-async def test_stop_and_start_keep_disk_and_identity(lab: Lab, guest: Identity) -> None:
-    await lab.ssh(guest, "echo kept > /root/kept; sync")
-    assert await lab.host.stop(guest.name)
-    assert (await lab.host.info(guest.name)).state == "shutoff"
-    assert qemu_of(guest.name) == []
-    assert (await lab.host.start(guest.name)).state == "running"
-    assert (await lab.ssh(guest, "cat /root/kept; hostname")).split() == ["kept", guest.hostname]
 
 
 async def test_pause_and_resume(lab: Lab, guest: Identity) -> None:
@@ -289,13 +296,69 @@ async def test_a_create_that_is_cancelled_leaves_nothing(lab: Lab) -> None:
     await assert_nothing_left(lab, identity.name)
 
 
-async def test_destroy_leaves_nothing_and_may_be_repeated(lab: Lab) -> None:
-    identity = await lab.identity("gone", 14)
-    await lab.fork(identity)
-    await lab.host.snapshot(identity.name, "s")
-    await lab.host.destroy(identity.name)
-    await assert_nothing_left(lab, identity.name)
-    await lab.host.destroy(identity.name)
+async def test_a_branch_is_somebody_of_its_own_and_outlives_the_first(lab: Lab) -> None:
+    first, branch = await lab.identity("first", 14), await lab.identity("branch", 15)
+    await lab.fork(first)
+    await lab.ssh(
+        first, "echo old > /root/mark; sleep 100000 </dev/null >/dev/null 2>&1 & echo $! > /root/pid"
+    )
+    taken = await lab.host.snapshot(first.name, "point")
+    await lab.ssh(first, "echo new > /root/mark; sync")
+    async with knocking(first.address) as answers:
+        await lab.host.branch(taken, branch, NETWORK.name, metadata={"role": "sandbox"})
+        said = await lab.ssh(
+            branch, "cat /root/mark; kill -0 $(cat /root/pid) && echo alive; hostname -I; date +%s"
+        )
+    mark, alive, address, clock = said.split()
+    assert (mark, alive, address) == ("old", "alive", branch.address)
+    assert abs(int(clock) - time.time()) < 10
+    gaps = [later - earlier for earlier, later in itertools.pairwise(answers)]
+    assert max(gaps) < GAP_LIMIT_S, f"the first was silent for {max(gaps):.2f} s"
+    assert (await lab.ssh(first, "hostname; cat /root/mark")).split() == [first.hostname, "new"]
+    await lab.host.destroy(first.name)
+    await assert_nothing_left(lab, first.name)
+    await lab.host.destroy(first.name)
+    await assert_it_starts_cold(lab, branch)
+
+
+async def assert_it_starts_cold(lab: Lab, branch: Identity) -> None:
+    await lab.ssh(branch, "echo kept > /root/kept; sync")
+    assert await lab.host.stop(branch.name)
+    assert (await lab.host.info(branch.name)).state == "shutoff"
+    assert qemu_of(branch.name) == []
+    assert (await lab.host.start(branch.name)).state == "running"
+    said = await lab.ssh(
+        branch, "cat /root/mark /root/kept /etc/machine-id; hostname; hostname -I", again=True
+    )
+    assert said.split() == ["old", "kept", branch.machine_id, branch.hostname, branch.address]
+    await lab.host.destroy(branch.name)
+
+
+@contextlib.asynccontextmanager
+async def knocking(address: str) -> AsyncIterator[list[float]]:
+    """Knock every 100 ms at a port where nothing listens: a refusal is the guest's answer. Yields when each
+    came (monotonic, s)."""
+    answers: list[float] = []
+
+    async def knock() -> None:
+        while True:
+            with socket.socket() as tcp:
+                tcp.setblocking(False)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(GAP_LIMIT_S):
+                        with pytest.raises(ConnectionRefusedError):
+                            await asyncio.get_running_loop().sock_connect(tcp, (address, 9))
+                        answers.append(time.monotonic())
+            await asyncio.sleep(0.1)
+
+    task = asyncio.create_task(knock())
+    try:
+        yield answers
+    finally:
+        answers.append(time.monotonic())  # silence until the end is a gap too
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def assert_nothing_left(lab: Lab, name: str) -> None:

@@ -100,6 +100,21 @@ def test_a_saved_domain_becomes_another_and_keeps_its_hardware() -> None:
     assert root.findtext("memory") == "1024" and root.find("cpu").get("mode") == "maximum"
 
 
+def test_a_branch_has_a_card_of_its_own_in_the_place_of_the_saved_one() -> None:
+    saved = tree(domain_xml(spec(), IMAGE))
+    card = saved.find("devices/interface")
+    ET.SubElement(card, "address", type="pci", slot="0x03")
+    card.find("source").set("portid", IDENTITY.uuid)
+    own = replace(IDENTITY, mac="52:54:00:aa:bb:cc", address="10.231.0.9")
+    nic = nic_element(own, "fluid-other", FILTER_NAME)
+    to = Rebase("fluid-b", own.uuid, Path("/d/b"), Path("/c"), {}, nic)
+    (card,) = tree(rebased_xml(ET.tostring(saved), to)).findall("devices/interface")
+    assert [element.get("address") for element in card.findall("mac")] == [own.mac]
+    assert card.find("source").attrib == {"network": "fluid-other"}
+    assert card.find("filterref/parameter").attrib == {"name": "IP", "value": "10.231.0.9"}
+    assert card.find("address").get("slot") == "0x03" and card.find("port").get("isolated") == "yes"
+
+
 def test_a_saved_domain_without_a_disk_is_refused_with_words() -> None:
     with pytest.raises(HypervisorFailed, match="disk"):
         rebased_xml(

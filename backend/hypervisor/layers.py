@@ -1,0 +1,86 @@
+"""The disk layers in a domain's folder: which of them anything still stands on, and what goes.
+
+Each snapshot leaves a symbolic link there, ``NAME.layer``, to the layer it froze. A layer is needed while the
+domain's disk or one of these links leads to it; the links of another folder to the same file count by
+themselves, in the file system.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from backend.errors import HypervisorFailed
+from backend.hypervisor.overlays import backing_chain
+
+LAYER_SUFFIX, MEMORY_SUFFIX = ".layer", ".memory"
+BLOCK_BYTES = 512  # of st_blocks (stat(2))
+
+FileId: TypeAlias = tuple[int, int]  # device and inode
+
+
+def mark_of(folder: Path, snapshot: str) -> Path:
+    """The link by which a snapshot keeps its layer."""
+    return folder / f"{snapshot}{LAYER_SUFFIX}"
+
+
+def memory_of(folder: Path, snapshot: str) -> Path:
+    """The save image of a snapshot's memory."""
+    return folder / f"{snapshot}{MEMORY_SUFFIX}"
+
+
+def link_layers(layers: Sequence[Path], folder: Path) -> None:
+    """Give ``folder`` the frozen layers (top first) that lie together with the top one, under their names."""
+    for layer in layers:
+        if layer.parent != layers[0].parent:
+            return  # a template's or an image's: everybody stands on those
+        try:
+            os.link(layer, folder / layer.name)
+        except OSError:  # another file system, or protected hard links (proc_sys_fs(5)) and not our file
+            shutil.copyfile(layer, folder / layer.name)
+
+
+async def sweep(folder: Path, tops: Sequence[Path]) -> int:
+    """Remove the layers that neither a disk of ``tops`` nor a snapshot stands on; the bytes that this freed.
+
+    A chain that cannot be read raises HypervisorFailed before anything is removed.
+    """
+    needed: set[FileId] = set()
+    for top in [*tops, *await asyncio.to_thread(_kept, folder)]:
+        if _file(top) not in needed:
+            needed.update(_file(layer) for layer in await backing_chain(top))
+    return await asyncio.to_thread(_remove_others, folder, needed)
+
+
+def _kept(folder: Path) -> list[Path]:
+    """The layers that snapshots keep."""
+    return [mark.resolve() for mark in folder.glob(f"*{LAYER_SUFFIX}")]
+
+
+def _remove_others(folder: Path, needed: set[FileId]) -> int:
+    return sum(remove(layer) for layer in folder.glob("disk-*.qcow2") if _file(layer) not in needed)
+
+
+def remove(path: Path) -> int:
+    """Unlink a file; the bytes that the disk has again, none while it has another name."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0
+    path.unlink(missing_ok=True)
+    return found.st_blocks * BLOCK_BYTES if found.st_nlink == 1 else 0
+
+
+def _file(path: Path) -> FileId:
+    """What a path means, however it is spelled."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise HypervisorFailed(
+            f"layer {path} cannot be read: {error.strerror}", remedy="destroy the sandbox"
+        ) from error
+    return found.st_dev, found.st_ino

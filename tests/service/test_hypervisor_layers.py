@@ -1,0 +1,98 @@
+"""Which disk layers go when nothing stands on them any more, with real qcow2 files."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from backend.errors import HypervisorFailed
+from backend.hypervisor.layers import BLOCK_BYTES, link_layers, mark_of, sweep
+from backend.hypervisor.overlays import backing_chain, create_overlay
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> Path:
+    """A domain's folder with one layer, on an image elsewhere."""
+    image, folder = tmp_path / "image.qcow2", tmp_path / "domain"
+    folder.mkdir()
+    process = await asyncio.create_subprocess_exec(
+        "qemu-img", "create", "-q", "-f", "qcow2", str(image), "1G"
+    )
+    assert await process.wait() == 0
+    await create_overlay(disk(folder, 0), image)
+    return folder
+
+
+def disk(folder: Path, number: int) -> Path:
+    return folder / f"disk-{number}.qcow2"
+
+
+def left(folder: Path) -> set[int]:
+    return {int(path.stem.removeprefix("disk-")) for path in folder.glob("disk-*")}
+
+
+async def test_a_layer_goes_with_the_last_that_stands_on_it(folder: Path) -> None:
+    """0 carries s1; 1 and 2 stand on it, 1 carries s2, 2 is the running disk."""
+    for number, below in ((1, 0), (2, 0)):
+        await create_overlay(disk(folder, number), disk(folder, below))
+    for name, number in (("s1", 0), ("s2", 1)):
+        mark_of(folder, name).symlink_to(disk(folder, number).name)
+    size = disk(folder, 1).stat().st_blocks * BLOCK_BYTES
+    assert await sweep(folder, [disk(folder, 2)]) == 0
+    mark_of(folder, "s1").unlink()
+    assert await sweep(folder, [disk(folder, 2)]) == 0 and left(folder) == {0, 1, 2}
+    mark_of(folder, "s2").unlink()
+    assert await sweep(folder, [disk(folder, 2)]) == size > 0
+    assert left(folder) == {0, 2}
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_what_stays_of_any_tree_is_what_is_stood_on(folder: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    parent = {0: 0}
+    for number in range(1, 9):
+        parent[number] = draw.randrange(number)
+        await create_overlay(disk(folder, number), disk(folder, parent[number]))
+    kept = draw.sample(range(9), 3)
+    for number in kept[1:]:
+        mark_of(folder, f"s{number}").symlink_to(disk(folder, number).name)
+    expected = {0}
+    for number in kept:
+        while number:
+            expected.add(number)
+            number = parent[number]
+    await sweep(folder, [disk(folder, kept[0])])
+    assert left(folder) == expected
+    for number in kept:
+        assert (await backing_chain(disk(folder, number)))[0] == disk(folder, number)
+
+
+@pytest.mark.parametrize("elsewhere", [None, "/dev/shm"])  # the second is another file system
+async def test_a_branch_stands_without_the_folder_it_came_from(
+    folder: Path, tmp_path: Path, elsewhere: str | None
+) -> None:
+    await create_overlay(disk(folder, 1), disk(folder, 0))
+    layers = await backing_chain(disk(folder, 1))
+    with tempfile.TemporaryDirectory(dir=elsewhere or tmp_path) as name:
+        link_layers(layers, Path(name))
+        await create_overlay(disk(Path(name), 2), disk(Path(name), 1))
+        shutil.rmtree(folder)
+        chain = await backing_chain(disk(Path(name), 2))
+        assert chain == [*(disk(Path(name), number) for number in (2, 1, 0)), layers[-1]]
+
+
+async def test_nothing_goes_while_a_chain_is_not_understood(folder: Path) -> None:
+    await create_overlay(disk(folder, 1), disk(folder, 0))
+    await create_overlay(disk(folder, 2), disk(folder, 0))
+    disk(folder, 0).write_bytes(b"no qcow2")
+    with pytest.raises(HypervisorFailed):
+        await sweep(folder, [disk(folder, 1)])
+    mark_of(folder, "s1").symlink_to("disk-9.qcow2")
+    with pytest.raises(HypervisorFailed, match="disk-9"):
+        await sweep(folder, [])
+    assert left(folder) == {0, 1, 2}
