@@ -122,11 +122,21 @@ def _devices(root: ET.Element, spec: DomainSpec) -> None:
     _child(rng, "backend", "/dev/urandom", model="random")
 
 
+def tap_name(mac: str) -> str:
+    """The host's end of a card: 14 of the 15 characters that an interface's name may have."""
+    return f"fl{mac.replace(':', '')}"
+
+
 def nic_element(identity: Identity, network: str, filter_name: str | None) -> ET.Element:
-    """A network card that can neither pretend to be another nor reach another guest."""
+    """A network card that can neither pretend to be another nor reach another guest.
+
+    Its tap has a name that nobody else's has. libvirt's own names (vnet0 …) are used again at once, and a
+    second libvirtd that cleans up after a dead guest takes the filter of whoever has the name by then.
+    """
     nic = ET.Element("interface", type="network")
     _child(nic, "mac", address=identity.mac)
     _child(nic, "source", network=network)
+    _child(nic, "target", dev=tap_name(identity.mac))
     _child(nic, "model", type="virtio")
     if filter_name:
         filtered = _child(nic, "filterref", filter=filter_name)
@@ -167,9 +177,6 @@ def rebased_xml(xml: bytes, to: Rebase) -> bytes:
     for channel in root.findall("devices/channel"):
         for source in channel.findall("source"):  # libvirt derives the path from the domain's name
             channel.remove(source)
-    for target in root.findall("devices/interface/target"):  # the tap of the saved domain
-        interface = next(nic for nic in root.findall("devices/interface") if target in nic)
-        interface.remove(target)
     if to.nic is not None:
         _replace_nic(_required(root, "devices/interface"), to.nic)
     return ET.tostring(root, encoding="unicode").encode()
@@ -178,9 +185,9 @@ def rebased_xml(xml: bytes, to: Rebase) -> bytes:
 def _replace_nic(saved: ET.Element, nic: ET.Element) -> None:
     """Another card in the place of the saved one: its PCI address stays, the guest's driver knows it."""
     for child in list(saved):
-        if child.tag in ("mac", "source", "filterref", "link"):
+        if child.tag in ("mac", "source", "target", "filterref", "link"):
             saved.remove(child)
-    saved.extend(child for child in nic if child.tag in ("mac", "source", "filterref"))
+    saved.extend(child for child in nic if child.tag in ("mac", "source", "target", "filterref"))
 
 
 def disk_of(xml: str) -> Path:

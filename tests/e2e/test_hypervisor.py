@@ -170,7 +170,12 @@ udp.sendto(b"x", tuple(sys.argv[1].split(":")[:1]) + (int(sys.argv[1].split(":")
 
 
 async def assert_isolated(lab: Lab, guest: Identity, other: Identity) -> None:
-    """From inside, neither the host nor a neighbour answers, by TCP or UDP, also from a stolen address."""
+    """From inside, neither the host nor a neighbour answers, by TCP or UDP, also from a stolen address.
+
+    The tap's name is the card's own: with one of libvirt's, another libvirtd can take the filter away.
+    """
+    taps = {path.name for path in Path("/sys/class/net").iterdir()}
+    assert {f"fl{one.mac.replace(':', '')}" for one in (guest, other)} <= taps
     with socket.create_server((NETWORK.host_address, 0)) as listener:
         port = listener.getsockname()[1]
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

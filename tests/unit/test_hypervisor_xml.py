@@ -94,7 +94,8 @@ def test_a_saved_domain_becomes_another_and_keeps_its_hardware() -> None:
     assert (root.findtext("name"), root.findtext("uuid")) == ("fluid-b", to.uuid)
     assert disk_of(ET.tostring(root, encoding="unicode")) == Path("/d/b")
     assert root.find("devices/disk/backingStore") is None
-    assert root.find("devices/channel/source") is None and root.find("devices/interface/target") is None
+    assert root.find("devices/channel/source") is None
+    assert root.find("devices/interface/target").get("dev") == "fl" + IDENTITY.mac.replace(":", "")
     assert root.find("devices/serial/source").get("path") == "/c"
     assert parse_metadata(ET.tostring(root, encoding="unicode")) == {"role": "sandbox"}
     assert root.findtext("memory") == "1024" and root.find("cpu").get("mode") == "maximum"
@@ -111,6 +112,7 @@ def test_a_branch_has_a_card_of_its_own_in_the_place_of_the_saved_one() -> None:
     (card,) = tree(rebased_xml(ET.tostring(saved), to)).findall("devices/interface")
     assert [element.get("address") for element in card.findall("mac")] == [own.mac]
     assert card.find("source").attrib == {"network": "fluid-other"}
+    assert [tap.get("dev") for tap in card.findall("target")] == ["fl525400aabbcc"]
     assert card.find("filterref/parameter").attrib == {"name": "IP", "value": "10.231.0.9"}
     assert card.find("address").get("slot") == "0x03" and card.find("port").get("isolated") == "yes"
 
