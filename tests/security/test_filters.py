@@ -12,7 +12,7 @@ LIMIT_S = 120
 
 
 def test_a_guest_keeps_its_filter_when_another_libvirtd_cleans_up_after_a_dead_one(tmp_path: Path) -> None:
-    """Were both taps vnet0, as libvirt names them, the second libvirtd would take the first one's filter."""
+    """With libvirt's own names both taps are vnet0, and the second libvirtd takes the first one's filter."""
     done = subprocess.run(
         [
             *("unshare", "--net", "--mount", sys.executable, "-P", "-m", "tests.security.two_libvirtds"),
