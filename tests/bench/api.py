@@ -177,7 +177,7 @@ async def _decisions(stage: Stage) -> Figure:
         asking = [group.create_task(_ask(stage, prompt, returned[prompt])) for prompt in agents]
         waiting = {"status": AskState.PENDING}
         async with asyncio.timeout(ANSWER_S):
-            while (await store.asks.list(waiting, limit=1))[1] < len(agents):  # noqa: ASYNC110 - as outside
+            while (await store.asks.list(waiting, limit=1))[1] < len(agents):
                 await asyncio.sleep(LOOK_S)
         rows, _ = await store.asks.list(waiting, limit=DECISIONS)
         took = []
