@@ -11,6 +11,7 @@ from backend.demo.clean import clean as clean_up
 from backend.demo.home import DemoHome
 from backend.demo.progress import Progress
 from backend.demo.story import Story
+from backend.models import ApprovalState
 
 
 def demo(*, seed: int | None, unattended: bool, json_file: Path | None, clean: bool) -> int:
@@ -41,10 +42,13 @@ def _attended(story: Story, json_file: Path | None) -> int:
     story.progress.say("the console opens; the agent's request will appear under 'Needs you' (? is help)")
     run_console(str(story.home.paths.operator_socket))
     mine = [row for row in story.fluid.approvals() if row.sandbox_name == story.scenario.sandbox_name]
-    if mine and mine[0].state == "applied":
-        story.conclude(story.figures(mine[0], 0.0), json_file)
+    kept = 0
+    if mine and mine[0].state in (ApprovalState.APPLIED, ApprovalState.FAILED):
+        kept = story.conclude(story.figures(mine[0], 0.0), json_file)
+    elif mine:
+        story.progress.say(f"the request is {mine[0].state}: nothing was applied")
     _say_what_stays(story)
-    return 0
+    return kept
 
 
 def _say_what_stays(story: Story) -> None:
