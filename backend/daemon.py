@@ -6,11 +6,15 @@ Crash-only: there is no shutdown that matters. Whatever a start finds half done,
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import logging
 import os
 import secrets
+import shutil
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field
@@ -20,7 +24,7 @@ from pathlib import Path
 
 from backend import __version__
 from backend.ansible import Runner
-from backend.api import Services, bind_tcp, serve_doors
+from backend.api import Services, bind_tcp, refuse_served, serve_doors
 from backend.approvals import ApprovalBook, Approvals, Asks, Pipeline
 from backend.audit import Audit, AuditReport
 from backend.background import Background
@@ -28,7 +32,7 @@ from backend.changes import BlobStore, Differ, NoiseProfile
 from backend.config import Config, ListenAddress, listen_address
 from backend.disks import DiskReader
 from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow
-from backend.errors import EXIT_OK, AlreadyRunning, FluidError
+from backend.errors import EXIT_OK, AlreadyRunning, ConfigError, FluidError, NoSpace
 from backend.fleet import Fleet, FleetParts, Host, Sources
 from backend.guests import (
     CertificateAuthority,
@@ -51,6 +55,8 @@ from backend.tmux import TmuxServer
 
 log = logging.getLogger("fluid")
 
+MIB = 1024**2
+START_MB = 128  # a new cluster takes half of it; PostgreSQL stops for good where it cannot write
 HOUSEKEEPING_S = 5.0
 AUDIT_VERIFY_S = 60.0
 EVENTS_KEPT = 100_000
@@ -58,24 +64,41 @@ ANSWERS_KEPT_S = 86_400
 
 
 def serve(config: Config, paths: Paths) -> int:
-    """Run the backend until SIGTERM or SIGINT. Returns the exit code."""
-    paths.make()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    code = EXIT_OK
+    """Run the backend until SIGTERM or SIGINT, its log on standard output. Returns the exit code.
+
+    Raises:
+        FluidError: why it cannot start; nothing is left of the attempt.
+    """
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stdout
+    )
+    failure: Exception | None = None
     try:
+        paths.make()
         asyncio.run(_Backend(config, paths).run())
-    except* FluidError as failed:
-        for error in _leaves(failed):
-            log.error("%s %s", error, f"- {error.remedy}" if error.remedy else "")
-        code = _leaves(failed)[0].exit_code
-    return code
+    except* Exception as group:
+        failure = _told(_first(group))
+    if failure is not None:
+        raise failure
+    return EXIT_OK
 
 
-def _leaves(group: BaseExceptionGroup[FluidError]) -> list[FluidError]:
-    found: list[FluidError] = []
-    for error in group.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+def _told(error: Exception) -> Exception:
+    """A file that the system refuses is the reader's to mend. What nobody foresaw is in the log whole."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or "the disk"
+        return NoSpace(f"{where}: {error.strerror}", remedy="free space there, then start again")
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = "run as the user who owns it, or set FLUID_HOME"
+        return ConfigError(f"{error.filename or 'a file'}: {error.strerror}", remedy=remedy)
+    if not isinstance(error, FluidError):
+        log.error("the backend ends", exc_info=error)
+    return error
 
 
 @dataclass
@@ -92,31 +115,44 @@ class _Backend:
         loop = asyncio.get_running_loop()
         for sign in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sign, stop.set)
-        self._claim()
         async with AsyncExitStack() as stack:
-            tcp = self._bind_tcp(stack)  # first: a port that cannot be had ends the start with nothing done
-            background = await stack.enter_async_context(Background())
-            store = await self._store(stack, background)
-            services = await self._services(stack, store, background)
-            log.info(
-                "fluid %s serves %s and %s", __version__, self.paths.agent_socket, self.paths.operator_socket
-            )
-            background.start("tell systemd", partial(_ready, self.paths.operator_socket))
-            # What works in the background ends before the rooms that it works with are closed.
-            stack.push_async_callback(background.close)
-            await serve_doors(services, self.config, self.paths, stop, tcp)
-        self.paths.pid_file.unlink(missing_ok=True)
+            self._claim(stack)
+            self._foresee()
+            tcp = self._bind_tcp(stack)
+            async with Background() as background:  # ends first: it restarts what ends under it
+                store = await self._store(stack, background)
+                services = await self._services(stack, store, background)
+                doors = self.paths.agent_socket, self.paths.operator_socket
+                log.info("fluid %s serves %s and %s", __version__, *doors)
+                background.start("tell systemd", partial(_ready, self.paths.operator_socket))
+                await serve_doors(services, self.config, self.paths, stop, tcp)
 
-    def _claim(self) -> None:
-        """One backend an installation: the pid file names a live one, or is ours now."""
+    def _claim(self, stack: AsyncExitStack) -> None:
+        """One backend an installation: it holds the lock of the pid file, which ends with its process."""
+        file = stack.enter_context(self.paths.pid_file.open("a+"))
         try:
-            pid = int(self.paths.pid_file.read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (OSError, ValueError):
-            pid, command = 0, b""
-        if pid and pid != os.getpid() and b"serve" in command:
-            raise AlreadyRunning(f"a backend runs already, pid {pid}", remedy="use it, or stop it first")
-        self.paths.pid_file.write_text(f"{os.getpid()}\n")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise AlreadyRunning(
+                f"a backend runs already, pid {file.read().strip()}", remedy="use it, or stop it first"
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        stack.callback(file.truncate, 0)
+
+    def _foresee(self) -> None:
+        """What would end a start half-way is seen before anything is begun."""
+        for door in (self.paths.agent_socket, self.paths.operator_socket):
+            refuse_served(door)
+        TmuxServer(self.paths.tmux_socket).require()
+        free_mb = shutil.disk_usage(self.paths.state).free // MIB
+        if free_mb < START_MB:
+            raise NoSpace(
+                f"{free_mb} MB are free in {self.paths.state}, {START_MB} are needed",
+                remedy="free space there, then start again",
+            )
 
     def _bind_tcp(self, stack: AsyncExitStack) -> socket.socket | None:
         if self.config.server.listen is None:
@@ -167,13 +203,15 @@ class _Backend:
         fleet = self._fleet(stack, store, events, audit, background, host, authority)
         panes = await self._panes(stack, events, audit, fleet, authority)
         playbooks, runs, targets, approvals = self._approvals(store, events, audit, background, fleet)
-        await self._recover(store, fleet, approvals)
+        await store.keys.forget_unfinished()
+        if host.up:
+            await fleet.reconcile()
+        await approvals.resume()
         for name, work in (
             ("sign the audit's head", audit.run),
             ("verify the audit", partial(self._verify, audit)),
             ("watch the panes", panes.run),
-            ("follow libvirt", fleet.follow_domains),
-            ("warm the templates", fleet.warm),
+            ("follow libvirt", partial(self._follow, host, fleet, background)),
             ("housekeeping", partial(self._housekeeping, store, fleet, approvals)),
         ):
             background.start(name, work)
@@ -288,23 +326,28 @@ class _Backend:
 
     # --- keeping house --------------------------------------------------------------------------------
 
-    async def _recover(self, store: Store, fleet: Fleet, approvals: Approvals) -> None:
-        """What a former backend left: rows and domains agree again, half-made things are undone."""
-        await store.keys.forget_unfinished()
-        for words in await fleet.reconcile():
-            log.info("recovered: %s", words)
-        await approvals.resume()
+    async def _follow(self, host: Host, fleet: Fleet, background: Background) -> None:
+        """The rest of the backend does not wait for libvirt; this does."""
+        late = not host.up
+        if late:
+            await host.appear()
+        background.start("warm the templates", fleet.warm)
+        await fleet.follow_domains(late=late)
 
     async def _housekeeping(self, store: Store, fleet: Fleet, approvals: Approvals) -> None:
+        duties: tuple[Callable[[], Awaitable[object]], ...] = (
+            fleet.expire,
+            approvals.expire,
+            partial(store.events.prune, EVENTS_KEPT),
+            partial(store.keys.prune, ANSWERS_KEPT_S),
+        )
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            try:
-                await fleet.expire()
-                await approvals.expire()
-                await store.events.prune(EVENTS_KEPT)
-                await store.keys.prune(ANSWERS_KEPT_S)
-            except FluidError as error:
-                log.warning("housekeeping waits: %s", error.message)
+            for duty in duties:
+                try:
+                    await duty()
+                except FluidError as error:
+                    log.warning("housekeeping waits: %s", error.message)
 
     async def _verify(self, audit: Audit) -> None:
         while True:

@@ -13,16 +13,18 @@ EXIT_USAGE = 2
 
 
 class FluidError(Exception):
-    """Base of all errors. Subclasses fix ``code``, ``status`` (HTTP) and ``exit_code``."""
+    """Base of all errors. Subclasses fix ``code``, ``status`` (HTTP) and ``exit_code``, and ``usual_remedy``
+    where the same is to be done whatever the message."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     exit_code: ClassVar[int] = EXIT_BUG
+    usual_remedy: ClassVar[str] = ""
 
     def __init__(self, message: str, *, remedy: str = "", **details: Any) -> None:
         super().__init__(message)
         self.message = message
-        self.remedy = remedy
+        self.remedy = remedy or self.usual_remedy
         self.details = details
 
     def body(self, request_id: str = "") -> dict[str, Any]:
@@ -64,6 +66,7 @@ class ConfigError(FluidError):
     """The configuration cannot be used; the message names file and line."""
 
     code, status, exit_code = "config_invalid", 500, EXIT_USAGE
+    usual_remedy = "`fluid help config` describes the file"
 
 
 class TooLarge(FluidError):
@@ -124,6 +127,7 @@ class NotFound(FluidError):
     """No such thing, or not the caller's."""
 
     code, status, exit_code = "not_found", 404, 3
+    usual_remedy = "check the id: it may be gone, or not yours"
 
 
 class SandboxNotFound(NotFound):
@@ -189,6 +193,7 @@ class WrongState(Conflict):
 
 class AlreadyDecided(Conflict):
     code = "approval_already_decided"
+    usual_remedy = "nothing is left to decide; the agent must ask again for anything else"
 
 
 class StaleDigest(Conflict):
@@ -273,6 +278,7 @@ class DiskUnreadable(Unavailable):
     """A file system that cannot be read exactly: strange, damaged or over a limit."""
 
     code = "disk_unreadable"
+    usual_remedy = "the sandbox runs on; what cannot be read exactly is not compared: try it in a fresh one"
 
 
 class RunnerFailed(Unavailable):
@@ -295,6 +301,7 @@ class EvidenceFailed(FluidError):
     """A run of the demo or of a proof did not hold what it promises."""
 
     code, status, exit_code = "evidence_failed", 500, 9
+    usual_remedy = "read what is told above it; `fluid demo --clean` removes what is left"
 
 
 def all_errors() -> list[type[FluidError]]:

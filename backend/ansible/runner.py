@@ -69,7 +69,7 @@ class Runner:
         try:
             prepare(folder, spec, python=self._python, owner=self._owner)
         except FileExistsError:
-            raise AlreadyRunning(f"run {spec.id} was started before") from None
+            raise AlreadyRunning(f"run {spec.id} was started before", remedy="follow it") from None
         message = {
             "key": key.private.decode(),
             "certificate": key.certificate.decode() if key.certificate else None,
@@ -158,7 +158,7 @@ class Runner:
         """
         folder = self._existing(run_id)
         if not _is_running(folder):
-            raise WrongState(f"run {run_id} is not running")
+            raise WrongState(f"run {run_id} is not running", remedy="nothing is to be ended")
         os.kill(_pid(folder), signal.SIGTERM)
 
     def forget(self, run_id: str) -> None:
@@ -261,5 +261,8 @@ def _pid(folder: Path) -> int:
     """The supervisor's pid. Only to be signalled while the lock is held."""
     content = _read(folder / "out" / "pid", limit=32)
     if not content.isdigit():
-        raise RunnerFailed(f"run {folder.name}: its supervisor has not told its process id yet")
+        raise RunnerFailed(
+            f"run {folder.name}: its supervisor has not told its process id yet",
+            remedy="try again in a moment",
+        )
     return int(content)

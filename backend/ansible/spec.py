@@ -24,7 +24,7 @@ SSH_PORT = 22
 def check_run_id(run_id: str) -> str:
     """``run_id`` itself: it becomes the name of a folder."""
     if not _RUN_ID.fullmatch(run_id):
-        raise InvalidValue(f"{run_id!r} is not the id of a run")
+        raise InvalidValue(f"{run_id!r} is not the id of a run", remedy="an approval names its runs")
     return run_id
 
 
@@ -57,7 +57,9 @@ class TargetHost:
             ("port", str(self.port), 0 < self.port < 65536),
         ):
             if not good:
-                raise InvalidValue(f"target {self.name}: {value!r} is not a valid {word}")
+                raise InvalidValue(
+                    f"target {self.name}: {value!r} is not a valid {word}", remedy="mend it in `targets`"
+                )
 
     def known_hosts_line(self) -> str:
         """sshd(8), SSH_KNOWN_HOSTS FILE FORMAT."""
@@ -90,11 +92,15 @@ class RunSpec:
     def __post_init__(self) -> None:
         check_run_id(self.id)
         if not self.hosts:
-            raise InvalidValue(f"run {self.id}: no hosts")
+            raise InvalidValue(f"run {self.id}: no hosts", remedy="name one target at least")
         if bad := next((name for name in self.files if not _SHA256.fullmatch(name)), None):
-            raise InvalidValue(f"run {self.id}: {bad!r} is not a SHA-256")
+            raise InvalidValue(
+                f"run {self.id}: {bad!r} is not a SHA-256", remedy="generate the playbook anew"
+            )
         if bad := next((name for name in self.secrets if not _SECRET.fullmatch(name)), None):
-            raise InvalidValue(f"run {self.id}: {bad!r} is not the name of a secret")
+            raise InvalidValue(
+                f"run {self.id}: {bad!r} is not the name of a secret", remedy="generate the playbook anew"
+            )
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ Below the doors are the services of :class:`Services`; above them nobody but :mo
 """
 
 from backend.api.peers import Door, Peer, Roles, admit
-from backend.api.server import serve_doors
+from backend.api.server import refuse_served, serve_doors
 from backend.api.services import Services
 from backend.api.tcp import bind_tcp
 
-__all__ = ["Door", "Peer", "Roles", "Services", "admit", "bind_tcp", "serve_doors"]
+__all__ = ["Door", "Peer", "Roles", "Services", "admit", "bind_tcp", "refuse_served", "serve_doors"]

@@ -92,3 +92,4 @@ class StatusBody(Request):
 
 class BuildBody(Request):
     name: str = ""
+    force: bool = False

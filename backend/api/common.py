@@ -89,7 +89,7 @@ async def while_connected(request: Request, waiting: Coroutine[Any, Any, T]) -> 
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise BadRequest("the caller went away")
+            raise BadRequest("the caller went away", remedy="ask again")
         return task.result()
     finally:
         for one in (task, gone):
@@ -113,7 +113,9 @@ class KeyedRoute(APIRoute):
             if key is None or request.method != "POST":
                 return await handle(request)
             if not IDEMPOTENCY_KEY.fullmatch(key):
-                raise BadRequest("Idempotency-Key is not 1 to 255 printable ASCII characters")
+                raise BadRequest(
+                    "Idempotency-Key is not 1 to 255 printable ASCII characters", remedy="send a UUID"
+                )
             return await _once(request, key, handle)
 
         return keyed

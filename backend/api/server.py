@@ -41,6 +41,12 @@ class _DoorServer(uvicorn.Server):
         yield
 
 
+def refuse_served(path: Path) -> None:
+    """:class:`AlreadyRunning` if somebody serves this socket."""
+    if path.is_socket() and _is_served(path):
+        raise AlreadyRunning(f"a backend already serves {path}", remedy="use it, or stop it first")
+
+
 def bind_door(path: Path, group: str | None) -> socket.socket:
     """A bound Unix socket, not yet listening, of mode 0660 and the group given.
 
@@ -49,9 +55,8 @@ def bind_door(path: Path, group: str | None) -> socket.socket:
         ConfigError: the group does not exist, or cannot be given.
     """
     gid = _gid(group) if group else -1
+    refuse_served(path)
     if path.is_socket():
-        if _is_served(path):
-            raise AlreadyRunning(f"a backend already serves {path}", remedy="use it, or stop it first")
         path.unlink()
     door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

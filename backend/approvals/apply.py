@@ -7,9 +7,10 @@ anew, a dry run is asked for again, an apply is only ever watched, never repeate
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 from backend.approvals.book import ApprovalBook
 from backend.approvals.digest import digest_of
@@ -17,7 +18,7 @@ from backend.approvals.evidence import blockers, counts, risks
 from backend.audit import Audit
 from backend.background import Background
 from backend.config import Config
-from backend.errors import FluidError, RunNotFound, WrongState
+from backend.errors import DatabaseDown, FluidError, RunNotFound, WrongState
 from backend.fleet import Fleet
 from backend.models import (
     Approval,
@@ -38,7 +39,7 @@ from backend.store import Store
 from backend.targets import ResolvedTarget, Targets
 
 STALE_APPROVAL = timedelta(minutes=5)
-_LIVE = (ApprovalState.DRAFTING, ApprovalState.REHEARSING, ApprovalState.PENDING)
+_UNDER_APPLY = (ApprovalState.APPROVED, ApprovalState.APPLYING)
 
 
 class Pipeline:
@@ -68,21 +69,17 @@ class Pipeline:
         self._targets = targets
         self._background = background
         self._strategy = fleet.strategy()
+        self._cut_off: set[str] = set()
 
     # --- rehearsal ------------------------------------------------------------------------------------
 
     def rehearse(self, approval: Approval) -> None:
         """Start the rehearsal in the background."""
 
-        async def failed(error: Exception) -> None:
-            words = error.message if isinstance(error, FluidError) else "an internal error, see the log"
-            await self._book.change(
-                approval.id,
-                [ApprovalState.REHEARSING],
-                _ended(ApprovalState.DRAFTING, f"the rehearsal could not be made: {words}"),
-            )
+        def blame(words: str) -> Callable[[Approval], None]:
+            return _ended(ApprovalState.DRAFTING, f"the rehearsal could not be made: {words}")
 
-        self._background.start(f"rehearse {approval.id}", lambda: self._rehearse(approval), failed=failed)
+        self._start("rehearse", approval, self._rehearse, [ApprovalState.REHEARSING], blame)
 
     async def _rehearse(self, approval: Approval) -> None:
         playbook = await self._playbooks.load(approval.playbook_id)
@@ -121,17 +118,15 @@ class Pipeline:
     def dry_run(self, approval: Approval) -> None:
         """Start a dry run on every target, unless one is under way."""
 
-        async def failed(error: Exception) -> None:
-            words = error.message if isinstance(error, FluidError) else "an internal error, see the log"
-
-            def blame(row: Approval) -> None:
+        def blame(words: str) -> Callable[[Approval], None]:
+            def change(row: Approval) -> None:
                 row.progress = ""
                 for target in row.targets:
                     row.evidence.dry_run[target] = TargetEvidence(target=target, error=words, at=now())
 
-            await self._book.change(approval.id, [ApprovalState.PENDING], blame)
+            return change
 
-        self._background.start(f"dry run {approval.id}", lambda: self._dry_run(approval), failed=failed)
+        self._start("dry run", approval, self._dry_run, [ApprovalState.PENDING], blame)
 
     async def _dry_run(self, approval: Approval) -> None:
         names = ", ".join(approval.targets)
@@ -176,16 +171,7 @@ class Pipeline:
 
     def apply(self, approval: Approval) -> None:
         """Start the apply in the background."""
-
-        async def failed(error: Exception) -> None:
-            words = error.message if isinstance(error, FluidError) else "an internal error, see the log"
-            await self._book.change(
-                approval.id,
-                [ApprovalState.APPROVED, ApprovalState.APPLYING],
-                _ended(ApprovalState.FAILED, words),
-            )
-
-        self._background.start(f"apply {approval.id}", lambda: self._apply(approval), failed=failed)
+        self._start("apply", approval, self._apply, _UNDER_APPLY, partial(_ended, ApprovalState.FAILED))
 
     async def _apply(self, approval: Approval) -> None:
         await self._book.change(
@@ -274,7 +260,37 @@ class Pipeline:
             for members in groups.values()
         ]
 
-    # --- after a restart ------------------------------------------------------------------------------
+    # --- after a restart, or an outage of the database ------------------------------------------------
+
+    def _start(
+        self,
+        stage: str,
+        approval: Approval,
+        work: Callable[[Approval], Coroutine[Any, Any, None]],
+        states: Collection[ApprovalState],
+        blame: Callable[[str], Callable[[Approval], None]],
+    ) -> None:
+        """Run a stage in the background, unless it is under way. ``blame`` tells the row of an error.
+
+        To lose the database is no failure of a stage: what it started runs on, and :meth:`pick_up` finds it.
+        """
+
+        async def failed(error: Exception) -> None:
+            words = error.message if isinstance(error, FluidError) else "an internal error, see the log"
+            try:
+                if isinstance(error, DatabaseDown):
+                    raise error
+                await self._book.change(approval.id, states, blame(words))
+            except DatabaseDown:
+                self._cut_off.add(approval.id)
+
+        self._background.start(f"{stage} {approval.id}", partial(work, approval), failed=failed)
+
+    async def pick_up(self) -> None:
+        """Go on with what an outage of the database cut off, as after a restart."""
+        for approval_id in tuple(self._cut_off):
+            await self.resume([await self._book.load(approval_id)])
+            self._cut_off.discard(approval_id)
 
     async def resume(self, approvals: Iterable[Approval]) -> None:
         """Pick up what a former backend left half done, and say so in the audit."""
@@ -286,7 +302,8 @@ class Pipeline:
             elif approval.state is ApprovalState.APPROVED:
                 await self._resume_approved(approval)
             elif approval.state is ApprovalState.APPLYING:
-                self._background.start(f"apply {approval.id}", partial(self._resume_applying, approval))
+                blame = partial(_ended, ApprovalState.FAILED)
+                self._start("apply", approval, self._resume_applying, _UNDER_APPLY, blame)
             else:
                 continue
             await self._audit.note(

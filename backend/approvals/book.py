@@ -97,8 +97,7 @@ def refusal(approval: Approval) -> AlreadyDecided | WrongState:
     if approval.decisions:
         last = approval.decisions[-1]
         return AlreadyDecided(
-            f"{approval.id} is {approval.state}: {last.name} ({last.verb}) at {last.at:%H:%M:%S} UTC",
-            remedy="nothing is left to decide; the agent must ask again for anything else",
+            f"{approval.id} is {approval.state}: {last.name} ({last.verb}) at {last.at:%H:%M:%S} UTC"
         )
     if approval.state in APPROVAL_OVER:
         return AlreadyDecided(f"{approval.id} is {approval.state}: {approval.outcome}")

@@ -257,7 +257,9 @@ class Approvals:
             return self._shown(actor, await self._book.change(approval_id, _BEFORE_APPLY, end))
 
     async def expire(self) -> None:
-        """End what nobody decided in time. The daemon calls this every few seconds."""
+        """Go on with what was cut off, end what nobody decided in time. The daemon calls this every few
+        seconds."""
+        await self._pipeline.pick_up()
 
         def end(row: Approval) -> None:
             row.state, row.outcome, row.progress = ApprovalState.EXPIRED, "nobody decided in time", ""

@@ -90,7 +90,7 @@ def kvm(paths: Paths) -> Iterator[Finding]:
     try:
         from backend.hypervisor.probe import kvm_works
 
-        cache = paths.cache / "kvm.json" if os.access(paths.cache, os.W_OK) else None
+        cache = paths.cache / "kvm-probe.json" if os.access(paths.cache, os.W_OK) else None
         probe = asyncio.run(kvm_works(cache=cache))
     except (FluidError, ImportError, OSError) as error:
         yield Finding(BAD, "kvm", f"cannot be probed: {error}", "apt-get install qemu-system-x86")

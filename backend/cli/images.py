@@ -37,13 +37,14 @@ def list_images(as_json: AsJson = False) -> None:
     return show_rows(titles, rows, empty="no image; `fluid images build` makes one of this host's release")
 
 
-@app.command(epilog=examples("fluid images build", "fluid images build debian-12"))
+@app.command(epilog=examples("fluid images build", "fluid images build --force"))
 def build(
     name: Annotated[str, typer.Argument(help="Its name; by default this host's own release.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="From nothing, also where one is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Build one of this host's release, from its package sources."""
-    told = door().json(operator_calls.build_image(name))
+    told = door().json(operator_calls.build_image(name, force=force))
     if as_json:
         return show_json(told)
     print(

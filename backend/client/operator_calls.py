@@ -93,5 +93,7 @@ def check_targets(name: str | None = None) -> Call[list[TargetView]]:
     )
 
 
-def build_image(name: str) -> Call[ImageView]:
-    return Call("POST", path("images"), noun("ImageView"), body={"name": name}, timeout_s=WORK_S)
+def build_image(name: str, *, force: bool = False) -> Call[ImageView]:
+    """Unless it is there already; ``force`` builds it from nothing."""
+    body = {"name": name, "force": force}
+    return Call("POST", path("images"), noun("ImageView"), body=body, timeout_s=WORK_S)

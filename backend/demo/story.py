@@ -15,7 +15,7 @@ from backend.demo.home import DemoHome
 from backend.demo.production import Production, page_status
 from backend.demo.progress import Progress
 from backend.demo.scenario import Scenario, draw
-from backend.errors import BackendDown, EvidenceFailed, EvidenceIncomplete, TimedOut
+from backend.errors import BackendDown, EvidenceFailed, EvidenceIncomplete, HypervisorDown, TimedOut
 from backend.hypervisor import Hypervisor
 from backend.images import BuiltImage, Images
 from backend.models import Approval, ApprovalState, Changes, Run
@@ -56,6 +56,8 @@ class Story:
         with self.progress.stage("backend", "starting PostgreSQL, libvirt and the backend"):
             self.fluid = self.home.start_backend()
         host = self.fluid.fleet().hosts[0]
+        if host.status != "up":
+            raise HypervisorDown(host.last_error, remedy="fluid doctor")
         virt = "KVM" if host.virt_type == "kvm" else "emulation (no working KVM here)"
         say(f"libvirt {host.libvirt_version}, QEMU {host.qemu_version}, on {virt}")
         with self.progress.stage("template", f"freezing a running {image.name}, to fork sandboxes from"):
@@ -128,7 +130,8 @@ class Story:
                 self._relay(shown)
                 raise EvidenceFailed("the agent ended before it asked", remedy=f"read {self.home.agent_log}")
             time.sleep(POLL_S)
-        raise TimedOut(f"no request within {AGENT_TIMEOUT_S + EVIDENCE_TIMEOUT_S} s")
+        limit_s = AGENT_TIMEOUT_S + EVIDENCE_TIMEOUT_S
+        raise TimedOut(f"no request within {limit_s} s", remedy=f"read {self.home.agent_log}")
 
     def _mine(self, approval: Approval) -> bool:
         return approval.sandbox_name == self.scenario.sandbox_name and approval.state not in APPROVAL_OVER
@@ -213,7 +216,10 @@ class Story:
             if done(approval):
                 return approval
             time.sleep(POLL_S)
-        raise TimedOut(f"{approval_id} is still {approval.state} {approval.progress} after {seconds:.0f} s")
+        raise TimedOut(
+            f"{approval_id} is still {approval.state} {approval.progress} after {seconds:.0f} s",
+            remedy=f"read {self.home.paths.log / 'backend.log'}",
+        )
 
     # --- the end --------------------------------------------------------------------------------------
 

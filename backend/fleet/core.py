@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import shutil
 from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from backend.ansible import SshKey, TargetHost
-from backend.audit import Audit
+from backend.audit import Audit, Step
 from backend.background import Background
 from backend.changes import BlobStore, Differ
 from backend.config import Config
 from backend.disks import DiskReader
 from backend.egress import EgressProxy
-from backend.errors import SandboxNotFound, WrongState
+from backend.errors import FluidError, NoSpace, NotFound, SandboxNotFound, WrongState
 from backend.fleet.host import Host
 from backend.guests import (
     CertificateAuthority,
@@ -30,7 +34,22 @@ from backend.models import Identity, Phase, Role, Sandbox, now
 from backend.policy import Policy
 from backend.store import EventBus, Store
 
+log = logging.getLogger(__name__)
 RUN_CERTIFICATE_S = 600
+GONE = "its virtual machine is gone"
+DIED = "its virtual machine died"
+SEEN = {"running": Phase.RUNNING, "paused": Phase.PAUSED, "shutoff": Phase.STOPPED}
+MIB = 1024**2
+WAY_OUT = {
+    Phase.CREATING: "wait until it runs: fluid sandboxes show {id}",
+    Phase.RUNNING: "stop it first: fluid sandboxes stop {id}",
+    Phase.PAUSED: "resume it: fluid sandboxes resume {id}",
+    Phase.STOPPED: "start it: fluid sandboxes start {id}",
+    Phase.DESTROYED: "create another",
+    Phase.ERROR: "start it again; if that fails, destroy it: fluid sandboxes destroy {id}",
+    Phase.LOST: "wait until its host answers: fluid hosts list",
+}
+"""What may be done with a sandbox that is not in the phase that was wanted."""
 LIVE = [phase for phase in Phase if phase is not Phase.DESTROYED]
 
 
@@ -75,6 +94,10 @@ class FleetCore:
         self._files = parts.files
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._warm: set[str] = set()  # images with a running template in the usual size
+        # Made by this very process and not handed out yet: no crash left them half made.
+        self._young: set[str] = set()
+        # Half made or half destroyed, because the database or libvirt went away meanwhile.
+        self._torn: set[str] = set()
 
     def exclusive(self, sandbox_id: str) -> asyncio.Lock:
         """Held while one operation takes a domain down and up: two never meet, and libvirt's own events of
@@ -125,12 +148,62 @@ class FleetCore:
     async def running(self, actor: Identity, sandbox_id: str) -> Sandbox:
         """As :meth:`get`, and it runs."""
         sandbox = await self.get(actor, sandbox_id)
-        if sandbox.phase is not Phase.RUNNING:
-            raise WrongState(
-                f"{sandbox.sandbox_name} is {sandbox.phase}",
-                remedy=f"start it: fluid sandboxes start {sandbox.id}",
-            )
+        self.must_be(sandbox, Phase.RUNNING)
         return sandbox
+
+    def must_be(self, sandbox: Sandbox, *phases: Phase) -> None:
+        """WrongState, with the way out of the phase that it is in, unless it is in one of ``phases``."""
+        if sandbox.phase not in phases:
+            why = f" ({sandbox.reason})" if sandbox.reason else ""
+            raise WrongState(
+                f"{sandbox.sandbox_name} is {sandbox.phase}{why}, not {' or '.join(phases)}",
+                remedy=WAY_OUT[sandbox.phase].format(id=sandbox.id),
+            )
+
+    def need_space(self, extra_mb: int = 0) -> None:
+        """NoSpace if ``extra_mb`` more would touch the reserve: a full disk stops guests and PostgreSQL."""
+        free_mb = shutil.disk_usage(self._host.require().folder).free // MIB
+        needed_mb = self._config.limits.disk_reserve_mb + extra_mb
+        if free_mb < needed_mb:
+            raise NoSpace(
+                f"{free_mb} MB are free on the disk, {needed_mb} are needed",
+                remedy="destroy sandboxes, or lower limits.disk_reserve_mb",
+            )
+
+    @asynccontextmanager
+    async def step(
+        self, actor: Identity, action: str, sandbox: Sandbox, **data: object
+    ) -> AsyncIterator[Step]:
+        """One audited operation at a time on one sandbox. After one that failed the row is true."""
+        async with (
+            self.exclusive(sandbox.id),
+            self._audit.step(actor, action, "sandbox", sandbox.id, sandbox_id=sandbox.id, **data) as step,
+        ):
+            try:
+                yield step
+            except BaseException:
+                await undone(self._look_again(sandbox.id))
+                raise
+
+    async def _look_again(self, sandbox_id: str) -> None:
+        sandbox = await self.load(sandbox_id)
+        state: str | None = None
+        with suppress(NotFound):
+            state = (await self._host.require().info(self._host.domain_name(sandbox_id))).state
+        await self.see(sandbox, state)
+
+    async def see(self, sandbox: Sandbox, state: str | None) -> bool:
+        """Keep what libvirt says of a sandbox's domain (None: there is none). False where that is no news."""
+        phase = SEEN.get(state or "", Phase.ERROR)
+        reason = "" if phase is not Phase.ERROR else DIED if state else GONE
+        known = sandbox.phase is phase and sandbox.reason == reason
+        if known or (phase is Phase.STOPPED and sandbox.phase is Phase.ERROR):  # off, and we know why
+            return False
+        if phase in (Phase.STOPPED, Phase.ERROR):  # at once: who waits for an answer from it is told now
+            await self.hang_up(sandbox)
+        sandbox.phase, sandbox.reason = phase, reason
+        await self.save(sandbox)
+        return True
 
     async def save(self, sandbox: Sandbox) -> Sandbox:
         """Keep the row and tell who listens."""
@@ -178,3 +251,12 @@ class FleetCore:
             host_key=" ".join(sandbox.host_key.split()[:2]),  # without ssh-keygen's comment
         )
         return host, SshKey(private=private.encode(), certificate=certificate.encode())
+
+
+async def undone(work: Awaitable[object]) -> None:
+    """Undo what failed half-way, whoever stops waiting. Its own failure is for the log: the first error is
+    the one that is told."""
+    try:
+        await asyncio.shield(asyncio.ensure_future(work))
+    except FluidError as error:
+        log.warning("not undone: %s", error.message)

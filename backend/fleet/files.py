@@ -33,7 +33,10 @@ class Files(FleetCore):
     ) -> FileState:
         """Atomic: a reader in the guest sees the old file or the new one."""
         if len(data) > self._config.limits.file_bytes:
-            raise TooLarge(f"{path}: {len(data)} bytes, the limit is {self._config.limits.file_bytes}")
+            raise TooLarge(
+                f"{path}: {len(data)} bytes, the limit is {self._config.limits.file_bytes}",
+                remedy="fetch it in the sandbox, or raise limits.file_bytes",
+            )
         sandbox = await self.running(actor, sandbox_id)
         async with self._remembered(actor, "file.write", sandbox, path, size=len(data)):
             return await self._files.write(

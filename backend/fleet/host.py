@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections.abc import AsyncIterator
 
 from backend.config import Config, HostConfig
 from backend.errors import FluidError, HypervisorDown
 from backend.fleet.addresses import free_address, free_network, taken_networks
-from backend.hypervisor import GuestImage, Hypervisor, NetworkSpec
+from backend.hypervisor import DomainEvent, GuestImage, Hypervisor, NetworkSpec
 from backend.hypervisor.private import PrivateLibvirt, system_libvirt
 from backend.hypervisor.probe import kvm_works
 from backend.images import BuiltImage
@@ -17,11 +18,16 @@ from backend.models import HostView, now
 from backend.paths import Paths
 
 log = logging.getLogger(__name__)
+RETRY_FIRST_S = 1.0
+RETRY_MAX_S = 15.0
 LIBVIRT_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}  # Debian's words to libvirt's
 
 
 class Host:
-    """The local hypervisor. ``open`` starts a private libvirtd where none answers."""
+    """The local hypervisor. ``open`` starts a private libvirtd where none answers.
+
+    A host that is down is a state, not the end of the backend: :meth:`require` and :meth:`view` say why.
+    """
 
     def __init__(self, config: Config, paths: Paths) -> None:
         self._config = config
@@ -31,8 +37,9 @@ class Host:
         self._used: set[str] = set()
         self._allocate = asyncio.Lock()
         self._since = now()
-        self._error = ""
-        self.hypervisor: Hypervisor
+        self._down = HypervisorDown("libvirt was not asked yet", remedy="fluid doctor")
+        self._hypervisor: Hypervisor | None = None
+        self._private: PrivateLibvirt | None = None
         self.network: NetworkSpec
         self.virt_type = ""
 
@@ -44,27 +51,67 @@ class Host:
     def address(self) -> str:
         return self._host.address
 
-    async def open(self) -> None:
-        """Connect, decide between KVM and emulation by booting a probe, make the network.
+    @property
+    def up(self) -> bool:
+        """Whether libvirt answers."""
+        return self._hypervisor is not None and self._hypervisor.alive
 
-        Raises:
-            HypervisorDown: nothing answers and nothing could be started.
-        """
+    async def open(self) -> bool:
+        """Decide between KVM and emulation by booting a probe, connect, make the network. False while nothing
+        answers and nothing can be started; a connection that stood once comes back by itself."""
+        try:
+            self._hypervisor = await self._connected()
+        except FluidError as error:
+            self._down = HypervisorDown(error.message, remedy=error.remedy)
+        except OSError as error:
+            self._down = HypervisorDown(f"libvirt cannot be reached: {error}", remedy="fluid doctor")
+        else:
+            return True
+        log.warning("host %s is down: %s", self.name, self._down.message)
+        return False
+
+    async def appear(self) -> None:
+        """Return once libvirt answers; asked again and again, with growing pauses."""
+        pause_s = RETRY_FIRST_S
+        while not await self.open():
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RETRY_MAX_S)
+
+    async def events(self) -> AsyncIterator[DomainEvent]:
+        """See :meth:`backend.hypervisor.Hypervisor.events`; none before the host was up once."""
+        if self._hypervisor:
+            async for event in self._hypervisor.events():
+                yield event
+
+    async def revive(self) -> None:
+        """The connection is lost: start a libvirtd of ours again. Another's is its keeper's business."""
+        if self._private:
+            await self._private.start()
+
+    async def _connected(self) -> Hypervisor:
         probe = await kvm_works(cache=self._paths.cache / "kvm-probe.json")
         self.virt_type = "kvm" if probe.works else "qemu"
-        log.info("virtual machines run %s: %s", "on KVM" if probe.works else "emulated", probe.reason)
+        self._private = None
         uri = self._host.uri or await system_libvirt()
         if uri is None:
-            uri = await PrivateLibvirt(self._paths.state / "libvirt", hide_kvm=not probe.works).start()
-        self.hypervisor = Hypervisor(
+            self._private = PrivateLibvirt(self._paths.state / "libvirt", hide_kvm=not probe.works)
+            uri = await self._private.start()
+        hypervisor = Hypervisor(
             uri, folder=self._paths.domains, virt_type=self.virt_type, prefix=self._prefix
         )
-        await self.hypervisor.open()
-        self.network = await self._network()
-        await self.hypervisor.ensure_network(self.network)
+        try:
+            await hypervisor.open()
+            self.network = await self._network()
+            await hypervisor.ensure_network(self.network)
+        except BaseException:
+            await hypervisor.close()
+            raise
+        log.info("virtual machines run %s: %s", "on KVM" if probe.works else "emulated", probe.reason)
+        return hypervisor
 
     async def close(self) -> None:
-        await self.hypervisor.close()
+        if self._hypervisor:
+            await self._hypervisor.close()
 
     async def _network(self) -> NetworkSpec:
         """Which /24 it has is chosen once and kept."""
@@ -106,13 +153,13 @@ class Host:
         view = HostView(
             name=self.name,
             address=self.address,
-            uri=self.hypervisor.uri,
+            uri=self._hypervisor.uri if self._hypervisor else self._host.uri or "",
             virt_type=self.virt_type,
             sandboxes=sandboxes,
             since=self._since,
         )
         try:
-            facts = await self.hypervisor.facts()
+            facts = await self.require().facts()
         except FluidError as error:
             view.status, view.last_error = "lost", error.message
             return view
@@ -123,10 +170,19 @@ class Host:
         return view
 
     def require(self) -> Hypervisor:
-        """The connection, or an error that says what to do."""
-        if not hasattr(self, "hypervisor"):
-            raise HypervisorDown("no hypervisor is connected", remedy="fluid doctor")
-        return self.hypervisor
+        """The connection that stands.
+
+        Raises:
+            HypervisorDown: why there is none. Nothing was begun.
+        """
+        if self._hypervisor is None:
+            raise HypervisorDown(self._down.message, remedy=self._down.remedy)
+        if not self._hypervisor.alive:
+            raise HypervisorDown(
+                f"the connection to {self._hypervisor.uri} is lost",
+                remedy="see that libvirtd runs there; it is tried again",
+            )
+        return self._hypervisor
 
 
 def object_prefix(paths: Paths) -> str:

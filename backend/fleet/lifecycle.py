@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import time
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Protocol
@@ -17,15 +15,15 @@ from typing import Protocol
 from backend.errors import (
     DuplicateName,
     FluidError,
+    ImageNotFound,
     InvalidValue,
     LimitReached,
-    NoSpace,
     SourceNotFound,
-    WrongState,
 )
-from backend.fleet.core import FleetCore
+from backend.fleet.core import FleetCore, undone
 from backend.fleet.host import guest_image
-from backend.hypervisor import DomainInfo, make_identity
+from backend.hypervisor import DomainEvent, DomainInfo, make_identity
+from backend.hypervisor.nouns import EventKind, State
 from backend.images import BuiltImage
 from backend.models import (
     CreateSandbox,
@@ -42,6 +40,14 @@ from backend.models import (
 
 log = logging.getLogger(__name__)
 READY_TIMEOUT_S = 120
+FOLLOW_AGAIN_S = 2.0
+DOMAIN_STATES: dict[EventKind, State] = {
+    "started": "running",
+    "resumed": "running",
+    "paused": "paused",
+    "stopped": "shutoff",
+    "crashed": "crashed",
+}
 
 
 class AgentStatus(Protocol):
@@ -81,6 +87,7 @@ class Lifecycle(FleetCore):
 
     async def fork_twin(self, sandbox: Sandbox, *, purpose: str) -> Sandbox:
         """A pristine fork of the same source and size, owned by the system, that the agent never touches."""
+        self.need_space()
         image = self._source(sandbox.base_image)
         twin = Sandbox(
             id=new_id("SBX"),
@@ -92,16 +99,31 @@ class Lifecycle(FleetCore):
             created_at=now(),
             updated_at=now(),
         )
-        await self._store.sandboxes.insert(twin)
+        await self._begin(twin)
         return await self._make(twin, image)
 
     async def discard(self, sandbox: Sandbox) -> None:
         """Destroy without a question: twins, and what failed half-way."""
-        await self.hang_up(sandbox)
-        await self._host.require().destroy(self._host.domain_name(sandbox.id))
-        self._host.give_back(sandbox.ip_address)
-        sandbox.phase, sandbox.deleted_at = Phase.DESTROYED, now()
-        await self.save(sandbox)
+        self._young.discard(sandbox.id)
+        try:
+            await self.hang_up(sandbox)
+            await self._host.require().destroy(self._host.domain_name(sandbox.id))
+            self._host.give_back(sandbox.ip_address)
+            sandbox.phase, sandbox.deleted_at = Phase.DESTROYED, now()
+            await self.save(sandbox)
+        except BaseException:
+            self._torn.add(sandbox.id)
+            raise
+        self._torn.discard(sandbox.id)
+
+    async def _begin(self, sandbox: Sandbox) -> None:
+        """The row of what is about to be made. A crash leaves it in ``creating``, which reconcile undoes."""
+        self._young.add(sandbox.id)
+        try:
+            await self._store.sandboxes.insert(sandbox)
+        except BaseException:
+            self._young.discard(sandbox.id)
+            raise
 
     async def _draft(self, actor: Identity, request: CreateSandbox, image: BuiltImage) -> Sandbox:
         """The row of a sandbox in the making, after every check that needs no machine."""
@@ -116,12 +138,7 @@ class Lifecycle(FleetCore):
         mine = sum(other.owner_uid == actor.uid for other in live)
         if mine >= self._config.limits.sandboxes_per_owner:
             raise LimitReached(f"you have {mine} sandboxes", remedy="destroy one first")
-        free_mb = shutil.disk_usage(self._host.require().folder).free // 1024**2
-        if free_mb < self._config.limits.disk_reserve_mb:
-            raise NoSpace(
-                f"{free_mb} MB are left on the disk, {self._config.limits.disk_reserve_mb} are the reserve",
-                remedy="destroy sandboxes, or lower limits.disk_reserve_mb",
-            )
+        self.need_space()
         guests = self._config.guests
         ttl = request.ttl_seconds or guests.ttl_seconds
         sandbox = Sandbox(
@@ -139,7 +156,7 @@ class Lifecycle(FleetCore):
             created_at=now(),
             updated_at=now(),
         )
-        await self._store.sandboxes.insert(sandbox)
+        await self._begin(sandbox)
         return sandbox
 
     async def _make(self, sandbox: Sandbox, image: BuiltImage) -> Sandbox:
@@ -150,16 +167,20 @@ class Lifecycle(FleetCore):
             guest = self.guest(sandbox)
             await self._guests.ready(guest, timeout_s=READY_TIMEOUT_S)
             await self.open_egress(sandbox)
+            sandbox.phase, sandbox.ready_s = Phase.RUNNING, round(time.monotonic() - started, 3)
+            sandbox.last_activity_at = now()
+            await self.save(sandbox)
         except BaseException as error:
             sandbox.reason = error.message if isinstance(error, FluidError) else repr(error)
-            await asyncio.shield(self.discard(sandbox))
+            await undone(self.discard(sandbox))
             raise
-        sandbox.phase, sandbox.ready_s = Phase.RUNNING, round(time.monotonic() - started, 3)
-        sandbox.last_activity_at = now()
-        return await self.save(sandbox)
+        if sandbox.purpose == "agent":
+            self._young.discard(sandbox.id)
+        return sandbox
 
     async def _boot(self, sandbox: Sandbox, image: BuiltImage) -> tuple[DomainInfo, str]:
         """A fork of the frozen template; a cold boot where forking does not work on this host."""
+        hypervisor, size = self._host.require(), {"cpu": sandbox.cpu, "memory_mb": sandbox.memory_mb}
         used = {row.ip_address for row in await self.all_live() if row.ip_address}
         sandbox.ip_address = await self._host.take_address(used)
         identity = await make_identity(
@@ -174,7 +195,6 @@ class Lifecycle(FleetCore):
         sandbox.host_name, sandbox.host_address = self._host.name, self._host.address
         sandbox.network = self._host.network.name
         await self.save(sandbox)
-        hypervisor, size = self._host.require(), {"cpu": sandbox.cpu, "memory_mb": sandbox.memory_mb}
         metadata = {
             "role": "rehearsal" if sandbox.purpose == "rehearsal" else "sandbox",
             "sandbox": sandbox.id,
@@ -193,12 +213,13 @@ class Lifecycle(FleetCore):
         return info, "fork"
 
     def _source(self, name: str) -> BuiltImage:
-        found = next((image for image in self._parts.images.list() if image.name == name), None)
-        if found is None:
+        """Raises SourceNotFound, InvalidName; ImageBroken for one that is there and cannot be used."""
+        try:
+            return self._parts.images.get(name)
+        except ImageNotFound as error:
             raise SourceNotFound(
-                f"no source {name}", remedy="GET /v1/sources lists them; `fluid images build`"
-            )
-        return found
+                f"no source {name!r}", remedy="GET /v1/sources lists them; `fluid images build`"
+            ) from error
 
     def source_digest(self, sandbox: Sandbox) -> str:
         """``name@sha256`` of what it was forked from."""
@@ -211,20 +232,20 @@ class Lifecycle(FleetCore):
         sandbox = await self.get(actor, sandbox_id)
         if sandbox.phase is Phase.RUNNING:
             return sandbox
-        self._must_be(sandbox, Phase.STOPPED)
-        async with self._step(actor, "sandbox.start", sandbox):
+        self.must_be(sandbox, Phase.STOPPED, Phase.ERROR)
+        async with self.step(actor, "sandbox.start", sandbox):
             await self._host.require().start(sandbox.domain)
             await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
             await self.open_egress(sandbox)
-            sandbox.phase = Phase.RUNNING
+            sandbox.phase, sandbox.reason = Phase.RUNNING, ""
             return await self.save(sandbox)
 
     async def stop(self, actor: Identity, sandbox_id: str) -> Sandbox:
         sandbox = await self.get(actor, sandbox_id)
         if sandbox.phase is Phase.STOPPED:
             return sandbox
-        self._must_be(sandbox, Phase.RUNNING, Phase.PAUSED)
-        async with self._step(actor, "sandbox.stop", sandbox):
+        self.must_be(sandbox, Phase.RUNNING, Phase.PAUSED)
+        async with self.step(actor, "sandbox.stop", sandbox):
             await self.hang_up(sandbox)
             await self._host.require().stop(sandbox.domain)
             sandbox.phase = Phase.STOPPED
@@ -232,8 +253,8 @@ class Lifecycle(FleetCore):
 
     async def pause(self, actor: Identity, sandbox_id: str) -> Sandbox:
         sandbox = await self.get(actor, sandbox_id)
-        self._must_be(sandbox, Phase.RUNNING)
-        async with self._step(actor, "sandbox.pause", sandbox):
+        self.must_be(sandbox, Phase.RUNNING)
+        async with self.step(actor, "sandbox.pause", sandbox):
             self._guests.hold(sandbox.sandbox_name)
             await self._host.require().pause(sandbox.domain)
             sandbox.phase = Phase.PAUSED
@@ -241,8 +262,8 @@ class Lifecycle(FleetCore):
 
     async def resume(self, actor: Identity, sandbox_id: str) -> Sandbox:
         sandbox = await self.get(actor, sandbox_id)
-        self._must_be(sandbox, Phase.PAUSED)
-        async with self._step(actor, "sandbox.resume", sandbox):
+        self.must_be(sandbox, Phase.PAUSED)
+        async with self.step(actor, "sandbox.resume", sandbox):
             await self._host.require().resume(sandbox.domain)
             self._guests.release(sandbox.sandbox_name)
             sandbox.phase = Phase.RUNNING
@@ -251,32 +272,16 @@ class Lifecycle(FleetCore):
     async def destroy(self, actor: Identity, sandbox_id: str) -> Sandbox:
         """Domain, disks, memory files, snapshots: nothing is left but the record."""
         sandbox = await self.get(actor, sandbox_id)
-        async with self._step(actor, "sandbox.destroy", sandbox):
+        async with self.step(actor, "sandbox.destroy", sandbox):
             await self.discard(sandbox)
         return sandbox
 
     async def extend(self, actor: Identity, sandbox_id: str, seconds: int) -> Sandbox:
         sandbox = await self.get(actor, sandbox_id)
-        async with self._step(actor, "sandbox.extend", sandbox, seconds=seconds):
+        async with self.step(actor, "sandbox.extend", sandbox, seconds=seconds):
             sandbox.expires_at = now() + timedelta(seconds=seconds)
             sandbox.ttl_seconds = seconds
             return await self.save(sandbox)
-
-    @asynccontextmanager
-    async def _step(
-        self, actor: Identity, action: str, sandbox: Sandbox, **data: object
-    ) -> AsyncIterator[None]:
-        """One audited operation at a time on one sandbox."""
-        async with (
-            self.exclusive(sandbox.id),
-            self._audit.step(actor, action, "sandbox", sandbox.id, sandbox_id=sandbox.id, **data),
-        ):
-            yield
-
-    def _must_be(self, sandbox: Sandbox, *phases: Phase) -> None:
-        if sandbox.phase not in phases:
-            wanted = " or ".join(phases)
-            raise WrongState(f"{sandbox.sandbox_name} is {sandbox.phase}, not {wanted}")
 
     # --- lists ----------------------------------------------------------------------------------------
 
@@ -315,64 +320,80 @@ class Lifecycle(FleetCore):
     # --- time and crashes -----------------------------------------------------------------------------
 
     async def expire(self) -> None:
-        """Destroy what outlived its TTL. The daemon calls this every few seconds."""
+        """Destroy what outlived its TTL and what could not be undone, once the host answers. The daemon calls
+        this every few seconds."""
         for sandbox in await self.all_live():
-            if sandbox.expires_at and sandbox.expires_at <= now():
+            if not self._host.up:
+                return
+            if sandbox.id in self._torn:
+                await self.discard(sandbox)
+            elif sandbox.expires_at and sandbox.expires_at <= now():
                 log.info("%s outlived its %s s", sandbox.id, sandbox.ttl_seconds)
                 await self.destroy(Identity.system(), sandbox.id)
 
-    async def reconcile(self) -> Sequence[str]:
-        """Make rows and domains agree after a start; what was half made is undone. Returns what was done."""
+    async def reconcile(self) -> None:
+        """Make rows and domains agree, after a start and whenever libvirt is back. What was half made is
+        undone; the log and the audit say what was done."""
         hypervisor = self._host.require()
         said: deque[str] = deque()
         domains = {info.name: info for info in await hypervisor.list_ours()}
         for sandbox in await self.all_live():
             info = domains.pop(self._host.domain_name(sandbox.id), None)
-            said += await self._reconcile_one(sandbox, info)
+            if sandbox.id not in self._young and not self.exclusive(sandbox.id).locked():
+                said += await self._reconcile_one(sandbox, info)
         for info in domains.values():
             if info.metadata.get("role") in ("sandbox", "rehearsal"):
                 await hypervisor.destroy(info.name)
                 said.append(f"destroyed {info.name}: no row names it")
         for words in said:
+            log.info("recovered: %s", words)
             await self._audit.note(Identity.system(), "fleet.reconcile", data_said=words)
-        return tuple(said)
 
     async def _reconcile_one(self, sandbox: Sandbox, info: DomainInfo | None) -> Sequence[str]:
-        name = sandbox.sandbox_name
-        if sandbox.purpose == "rehearsal" or sandbox.phase is Phase.CREATING:
-            doing = "it was being made" if sandbox.phase is Phase.CREATING else "the rehearsal ran"
+        name, was = sandbox.sandbox_name, sandbox.phase
+        if sandbox.purpose == "rehearsal" or was is Phase.CREATING:
+            doing = "it was being made" if was is Phase.CREATING else "the rehearsal ran"
             await self.discard(sandbox)
             return [f"discarded {name}: the backend died while {doing}"]
-        if info is None:
-            sandbox.phase, sandbox.reason = Phase.ERROR, "its domain is gone; destroy it"
-            await self.save(sandbox)
-            return [f"{name} is in error: its domain is gone"]
-        seen = {"running": Phase.RUNNING, "paused": Phase.PAUSED, "shutoff": Phase.STOPPED}
-        phase = seen.get(info.state, Phase.ERROR)
-        if phase is Phase.RUNNING:
+        if not await self.see(sandbox, info.state if info else None):
+            said = []
+        else:
+            said = [f"{name} was {was}, is {sandbox.phase} {sandbox.reason}".rstrip()]
+        if sandbox.phase is Phase.RUNNING and not self._parts.forwards.keeps(name):
             self._parts.background.start(f"egress {sandbox.id}", partial(self.open_egress, sandbox))
-        if phase is sandbox.phase:
-            return []
-        said = f"{name} was {sandbox.phase}, is {phase}"
-        sandbox.phase = phase
-        await self.save(sandbox)
-        return [said]
+        return said
 
-    async def follow_domains(self) -> None:
-        """libvirt's own events drive the state. Runs until cancelled."""
-        async for event in self._host.require().events():
-            if not event.domain:  # about the host itself
-                continue
-            sandbox = await self._store.sandboxes.find({"id": self._host.sandbox_id(event.domain)})
-            if sandbox is None or sandbox.phase in (Phase.CREATING, Phase.DESTROYED):
-                continue
-            phase = {
-                "started": Phase.RUNNING,
-                "resumed": Phase.RUNNING,
-                "paused": Phase.PAUSED,
-                "stopped": Phase.STOPPED,
-                "crashed": Phase.ERROR,
-            }.get(event.kind)
-            if phase and phase is not sandbox.phase and not self.exclusive(sandbox.id).locked():
-                sandbox.phase = phase
-                await self.save(sandbox)
+    async def follow_domains(self, *, late: bool) -> None:
+        """libvirt's own events drive the state. While libvirt or the database is away they wait.
+
+        ``late``: what happened before is looked at first. Runs until cancelled.
+        """
+        if late:
+            await self._follow(DomainEvent("", "connected"))
+        async for event in self._host.events():
+            await self._follow(event)
+
+    async def _follow(self, event: DomainEvent) -> None:
+        while not await self._followed(event):  # noqa: ASYNC110 - nothing tells that all parts are back
+            await asyncio.sleep(FOLLOW_AGAIN_S)
+
+    async def _followed(self, event: DomainEvent) -> bool:
+        try:
+            if not self._host.up:
+                await self._host.revive()
+            if event.domain:
+                await self._follow_domain(event)
+            elif event.kind == "connected":
+                await self.reconcile()
+        except (FluidError, OSError) as error:
+            log.warning("%s %s is not followed yet: %s", event.domain or "the host is", event.kind, error)
+            return False
+        return True
+
+    async def _follow_domain(self, event: DomainEvent) -> None:
+        state = DOMAIN_STATES.get(event.kind)
+        sandbox = await self._store.sandboxes.find({"id": self._host.sandbox_id(event.domain)})
+        if sandbox is None or sandbox.phase in (Phase.CREATING, Phase.DESTROYED):
+            return
+        if state and not self.exclusive(sandbox.id).locked():
+            await self.see(sandbox, state)

@@ -38,13 +38,9 @@ class Snapshots(FleetCore):
             raise DuplicateName(
                 f"{sandbox.sandbox_name} has a snapshot {name!r}", remedy="choose another name"
             )
+        self.need_space(sandbox.memory_mb)
         started = time.monotonic()
-        async with (
-            self.exclusive(sandbox.id),
-            self._audit.step(
-                actor, "snapshot.create", "sandbox", sandbox.id, sandbox_id=sandbox.id, name=name
-            ) as step,
-        ):
+        async with self.step(actor, "snapshot.create", sandbox, name=name) as step:
             files = await self._host.require().snapshot(sandbox.domain, name, memory=True)
             layers = _base_first(files)
             manifest = await self._parts.reader.manifest(layers)
@@ -90,22 +86,14 @@ class Snapshots(FleetCore):
     async def restore(self, actor: Identity, sandbox_id: str, name: str) -> Sandbox:
         """Back to a point: memory, disk, address, processes. Later snapshots stay."""
         sandbox = await self.get(actor, sandbox_id)
-        if sandbox.phase not in (Phase.RUNNING, Phase.PAUSED, Phase.STOPPED):
-            raise WrongState(
-                f"{sandbox.sandbox_name} is {sandbox.phase}", remedy="destroy it and create another"
-            )
+        self.must_be(sandbox, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.ERROR)
         snapshot = await self._named(sandbox, name)
-        async with (
-            self.exclusive(sandbox.id),
-            self._audit.step(
-                actor, "snapshot.restore", "sandbox", sandbox.id, sandbox_id=sandbox.id, name=name
-            ),
-        ):
+        async with self.step(actor, "snapshot.restore", sandbox, name=name):
             await self.hang_up(sandbox)
             await self._host.require().restore(sandbox.domain, _files(snapshot))
             await self._guests.ready(self.guest(sandbox), timeout_s=RESTORE_TIMEOUT_S)
             await self.open_egress(sandbox)
-            sandbox.phase = Phase.RUNNING
+            sandbox.phase, sandbox.reason = Phase.RUNNING, ""
         return await self._standing_on(sandbox, name)
 
     async def diff(self, actor: Identity, sandbox_id: str, from_snapshot: str, to_snapshot: str) -> Changes:
@@ -175,7 +163,7 @@ class Snapshots(FleetCore):
 
     async def _standing_on(self, sandbox: Sandbox, name: str) -> Sandbox:
         fresh = await self.load(sandbox.id)
-        fresh.phase = sandbox.phase
+        fresh.phase, fresh.reason = sandbox.phase, sandbox.reason
         fresh.labels["fluid.snapshot"] = name
         return await self.save(fresh)
 

@@ -27,10 +27,10 @@ class Sources:
             view.used_by = sum(sandbox.base_image == view.name for sandbox in live)
         return views
 
-    async def build(self, actor: Identity, name: str) -> ImageView:
-        """Build the host's own release; minutes, unless it is there already."""
-        async with self._audit.step(actor, "image.build", "image", name):
+    async def build(self, actor: Identity, name: str, force: bool) -> ImageView:
+        """Build the host's own release; minutes, unless it is there already. ``force``: from nothing."""
+        async with self._audit.step(actor, "image.build", "image", name, force=force):
             image = await self._images.build(
-                name or None, progress=lambda words: log.info("image: %s", words)
+                name or None, progress=lambda words: log.info("image: %s", words), force=force
             )
         return image.view()

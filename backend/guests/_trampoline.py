@@ -110,7 +110,9 @@ def _check(command: str, user: str, env: Mapping[str, str], cwd: str | None) -> 
     try:
         size = len(command.encode("utf-8"))
     except UnicodeEncodeError as error:
-        raise InvalidValue("the command is not valid Unicode (a lone surrogate)") from error
+        raise InvalidValue(
+            "the command is not valid Unicode (a lone surrogate)", remedy="send bytes through `stdin`"
+        ) from error
     if size > ARGUMENT_MAX_BYTES:
         raise TooLarge(
             f"the command has {size} bytes, a guest takes {ARGUMENT_MAX_BYTES}",

@@ -60,6 +60,10 @@ class GuestForwards:
         keeper = asyncio.get_running_loop().create_task(self._keep(guest, handler, port, connection))
         self._keepers[guest.name] = keeper
 
+    def keeps(self, name: str) -> bool:
+        """Whether a forward of this guest is kept."""
+        return name in self._keepers
+
     async def drop(self, name: str) -> None:
         """Keep no longer; the guest is going away. Its connection is hung up by its owner."""
         if keeper := self._keepers.pop(name, None):

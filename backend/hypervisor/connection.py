@@ -42,6 +42,8 @@ LIFECYCLE: dict[int, EventKind] = {
     libvirt.VIR_DOMAIN_EVENT_CRASHED: "crashed",
     libvirt.VIR_DOMAIN_EVENT_UNDEFINED: "removed",
 }
+# QEMU died, or was killed: nobody asked for it, in the guest or outside.
+DIED = {libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED, libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED}
 DOWN_CODES = {
     libvirt.VIR_ERR_NO_CONNECT,
     libvirt.VIR_ERR_INVALID_CONN,
@@ -211,7 +213,7 @@ class Connection:
     ) -> None:
         """On libvirt's event thread."""
         kind = LIFECYCLE.get(event)
-        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and detail == libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED:
+        if event == libvirt.VIR_DOMAIN_EVENT_STOPPED and detail in DIED:
             kind = "crashed"
         if kind:
             self._on_loop(self._publish, DomainEvent(domain.name(), kind))

@@ -71,10 +71,11 @@ class PrivateLibvirt:
                 "no libvirtd answers, and only root can start one",
                 remedy="start the machine's libvirtd, or run as root",
             )
+        programs = {name: _find(name) for name in ("virtlogd", "libvirtd")}
         await asyncio.to_thread(self._prepare)
-        for name in ("virtlogd", "libvirtd"):
+        for name, program in programs.items():
             if not self._pid(name):
-                await self._launch(name)
+                await self._launch(name, program)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 while not await _answers(self.uri):  # noqa: ASYNC110 - nothing tells us but its socket
@@ -126,10 +127,7 @@ class PrivateLibvirt:
         hidden.touch()
         hidden.chmod(0)
 
-    async def _launch(self, name: str) -> None:
-        program = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-        if not program:
-            raise MissingProgram(f"{name} is not installed", remedy="install libvirt-daemon-system")
+    async def _launch(self, name: str, program: str) -> None:
         bindings = [f"{self.folder / part}={target}" for part, target in BOUND.items()]
         if self.hide_kvm and await asyncio.to_thread(KVM.exists):
             bindings.append(f"ro:{self.folder / 'no-kvm'}={KVM}")
@@ -144,11 +142,24 @@ class PrivateLibvirt:
                 stderr=log,
                 start_new_session=True,
             )
-        async with asyncio.timeout(START_TIMEOUT_S):
-            if status := await process.wait():
-                raise HypervisorDown(
-                    f"{name} ended with status {status}", remedy=f"read {self.folder / name}.log"
-                )
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                status = await process.wait()
+        except TimeoutError:
+            process.kill()
+            status = await process.wait()
+        if status:
+            raise HypervisorDown(
+                f"{name} ended with status {status}", remedy=f"read {self.folder / name}.log"
+            )
+
+
+def _find(name: str) -> str:
+    """Where a daemon is; ``/usr/sbin`` is not on everybody's path."""
+    program = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if program is None:
+        raise MissingProgram(f"{name} is not installed", remedy="apt-get install libvirt-daemon-system")
+    return program
 
 
 def qemu_user(folder: Path) -> str:

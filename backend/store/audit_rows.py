@@ -53,7 +53,7 @@ class AuditRows:
                     ([line for line, _ in rows], [hash_ for _, hash_ in rows]),
                 )
         except pg.UniqueViolation as error:
-            raise Conflict("another writer appended to the audit first") from error
+            raise Conflict("another writer appended to the audit first", remedy="try again") from error
 
     async def spooled(self, spool_ids: Sequence[str]) -> set[str]:
         """Which of these spool ids are in the chain already."""

@@ -143,7 +143,7 @@ class Documents(Generic[T]):
 
     def _not_found(self, id: str) -> NotFound:
         what = self.model.__name__.lower()
-        return self.missing(f"there is no {what} {id!r}", remedy="check the id: it may be gone, or not yours")
+        return self.missing(f"there is no {what} {id!r}")
 
     def _where(self, filters: Filters) -> tuple[sql.Composable, Values]:
         unknown = set(filters) - set(self.columns) - {"id"}

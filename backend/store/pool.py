@@ -19,14 +19,31 @@ from backend.errors import DatabaseDown, InvalidValue, NoSpace, TimedOut
 
 POOL_TIMEOUT_S = 5.0
 DOWN_TIMEOUT_S = 0.25  # while known to be down: what runs goes on, nobody queues for five seconds each
+CHECK_TIMEOUT_S = 2.0
 STATEMENT_TIMEOUT_MS = 15_000
+ANSWER_TIMEOUT_S = 20.0  # the server ends a statement before; a server that stands still ends nothing
 LOCK_TIMEOUT_MS = 5_000
 CONNECT_TIMEOUT_S = 5
+WAIT_INTERVAL_S = 0.1  # psycopg's own
 RETRY_EVERY_S = 600.0  # the pool itself backs off between its attempts; it must not give up within an outage
 MIN_CONNECTIONS = 2
 MAX_CONNECTIONS = 12
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+
+
+class _Connection(Connection):
+    """Waits for the server for ``answer_s`` at most, whatever it is asked. One that did not answer in time is
+    closed: what would come later belongs to nobody."""
+
+    answer_s = ANSWER_TIMEOUT_S
+
+    async def wait(self, gen: Any, interval: float = WAIT_INTERVAL_S, timeout: float | None = None) -> Any:
+        try:
+            return await super().wait(gen, interval, timeout or self.answer_s)
+        except pg._WaitTimeout as error:
+            self.pgconn.finish()
+            raise psycopg.OperationalError(f"no answer within {timeout or self.answer_s:g} s") from error
 
 
 def dsn_of(config: DatabaseConfig) -> str:
@@ -50,14 +67,15 @@ class Database:
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self._known_down = False
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[_Connection] = AsyncConnectionPool(
             make_conninfo(dsn, connect_timeout=CONNECT_TIMEOUT_S, application_name="fluid"),
             min_size=MIN_CONNECTIONS,
             max_size=MAX_CONNECTIONS,
             open=False,
             timeout=POOL_TIMEOUT_S,
             reconnect_timeout=RETRY_EVERY_S,
-            check=AsyncConnectionPool.check_connection,
+            check=_check,
+            connection_class=_Connection,
             configure=_configure,
             name="fluid",
         )
@@ -121,6 +139,12 @@ class Database:
             f"the database {self.where} does not answer: {_words(error)}",
             remedy="start PostgreSQL, then try again; `fluid doctor` tells more",
         )
+
+
+async def _check(connection: _Connection) -> None:
+    connection.answer_s = CHECK_TIMEOUT_S
+    await AsyncConnectionPool.check_connection(connection)
+    connection.answer_s = ANSWER_TIMEOUT_S
 
 
 async def _configure(connection: Connection) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import re
+import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -94,6 +95,11 @@ class TmuxServer:
         self._creating = asyncio.Lock()
         self._libtmux = libtmux.Server(socket_path=socket, config_file=os.devnull)
 
+    def require(self) -> None:
+        """:class:`MissingProgram` where :meth:`start` would find no tmux."""
+        if shutil.which("tmux") is None:
+            raise _no_tmux()
+
     async def start(self) -> None:
         """Adopt the server on our socket, or start one; then attach the control client.
 
@@ -167,7 +173,7 @@ class TmuxServer:
         tags = dict(zip(_TAGS, (owner, sandbox, session), strict=True))
         for value in tags.values():
             if not _TAG.fullmatch(value):
-                raise InvalidValue(f"{value!r} cannot be kept with a pane")
+                raise InvalidValue(f"{value!r} cannot be kept with a pane", remedy="use A-Z a-z 0-9 . _ -")
         program = [*argv] if len(argv) > 1 else ["env", *argv]  # one word alone would go to a shell
         environment = [word for name, value in (env or {}).items() for word in ("-e", f"{name}={value}")]
         window = [
@@ -321,7 +327,7 @@ class TmuxServer:
                 umask=0o077,
             )
         except FileNotFoundError as error:
-            raise MissingProgram("tmux is not installed", remedy="apt-get install tmux") from error
+            raise _no_tmux() from error
         try:
             async with asyncio.timeout(PROGRAM_TIMEOUT_S):
                 output, _ = await process.communicate()
@@ -332,6 +338,10 @@ class TmuxServer:
         if process.returncode and check:
             raise TmuxDown(f"tmux: {output.decode('utf-8', 'replace').strip()}", remedy="see `fluid doctor`")
         return process.returncode == 0
+
+
+def _no_tmux() -> MissingProgram:
+    return MissingProgram("tmux is not installed", remedy="apt-get install tmux")
 
 
 def _environment() -> dict[str, str]:

@@ -5,6 +5,7 @@ Only the machines are stood in for: no rehearsal runs here and nothing is applie
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -14,11 +15,14 @@ from typing import Any, cast
 import pytest
 
 from backend.approvals import ApprovalBook, Approvals, Asks
+from backend.approvals import Pipeline as RealPipeline
 from backend.audit import Audit
+from backend.background import Background
 from backend.config import Config
 from backend.errors import (
     AlreadyDecided,
     ApprovalNotFound,
+    DatabaseDown,
     EvidenceIncomplete,
     FluidError,
     RoleDenied,
@@ -26,7 +30,7 @@ from backend.errors import (
     StaleDigest,
     TargetLocked,
 )
-from backend.models import Approval, ApprovalState, AskRequest, Identity, Role, new_id, now
+from backend.models import Approval, ApprovalState, AskRequest, Identity, Role, RunState, new_id, now
 from backend.store import EventBus, Store
 
 AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
@@ -47,6 +51,8 @@ class Pipeline:
 
     def apply(self, approval: Approval) -> None:
         self.applied.append(approval.id)
+
+    async def pick_up(self) -> None: ...
 
 
 class Targets:
@@ -182,6 +188,37 @@ async def test_a_target_under_apply_is_locked_and_its_holder_named(
         await approvals.approve(ANNA, asked.id, asked.digest)
 
 
+async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
+    store: Store, book: ApprovalBook, audit: Audit
+) -> None:
+    """The run itself is a process of its own: how it ended is known once the database is back."""
+    run = SimpleNamespace(id="RUN-00000001", state=RunState.SUCCESSFUL, results={})
+    outages = [DatabaseDown("gone"), None]
+
+    async def watch(_: Any) -> Any:
+        if error := outages.pop(0):
+            raise error
+        return run
+
+    async def answer(*_: Any, **__: Any) -> Any:
+        return run
+
+    runs = SimpleNamespace(load=answer, watch=watch, execute=answer)
+    playbooks = SimpleNamespace(load=answer, contents=lambda _: {})
+    one = SimpleNamespace(name="web-01", group="web", host=lambda: None)
+    targets = SimpleNamespace(resolve=lambda _: [one], key=lambda _: None)
+    fleet = SimpleNamespace(strategy=lambda: "linear")
+    asked = await pending(book, state=ApprovalState.APPLYING, apply_run=run.id)
+    async with Background() as background:
+        parts: list[Any] = [Config(), store, book, audit, fleet, playbooks, None, runs, targets, background]
+        whole = RealPipeline(*parts)
+        await whole.resume([asked])
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("apply")))
+        assert (await book.load(asked.id)).state is ApprovalState.APPLYING
+        await whole.pick_up()
+        assert (await book.wait(asked.id, 5, ANNA)).state is ApprovalState.APPLIED
+
+
 async def test_what_nobody_decides_expires(approvals: Approvals, book: ApprovalBook) -> None:
     asked = await pending(book, expires_at=now() - timedelta(seconds=1))
     await approvals.expire()
@@ -189,8 +226,6 @@ async def test_what_nobody_decides_expires(approvals: Approvals, book: ApprovalB
 
 
 async def test_a_blocked_ask_returns_when_a_person_answers(store: Store, bus: EventBus, audit: Audit) -> None:
-    import asyncio
-
     asks = Asks(store, bus, audit)
     request = AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30)
     ask = await asks.ask(AGENT, request)

@@ -16,7 +16,7 @@ from backend.store import Database, EmbeddedPostgres, _binaries, migrate
 from backend.store._binaries import Binaries
 from backend.store.embedded import find_account
 from backend.store.migrate import Migration, shipped
-from tests.fix_database import RUN_AS
+from tests.fix_database import RUN_AS, standing_still
 
 
 @pytest.mark.parametrize("binaries", _binaries.installed(), ids=lambda one: f"postgresql-{one.major}")
@@ -86,6 +86,19 @@ async def test_a_stopped_database_is_a_503_that_says_what_to_do_then_fails_fast(
     finally:
         await database.close()
         await server.stop()
+
+
+async def test_a_database_that_stands_still_is_a_503_within_seconds(
+    postgres: EmbeddedPostgres, database: Database
+) -> None:
+    await database.ping()
+    with standing_still(postgres):
+        begin = time.monotonic()
+        for _ in range(2):
+            with pytest.raises(DatabaseDown, match="does not answer"):
+                await database.ping()
+        assert time.monotonic() - begin < 15
+    await _answers_again(database)
 
 
 async def test_a_pid_file_of_another_program_does_not_stop_the_start(open_folder: Path) -> None:

@@ -70,7 +70,7 @@ async def check_targets(caller: Caller, services: Served, name: str | None = Non
 
 @operator.post("/v1/images", status_code=201, response_model=ImageView)
 async def build_image(caller: Caller, services: Served, body: BuildBody) -> Response:
-    return answer(await services.images.build(caller, body.name), 201)
+    return answer(await services.images.build(caller, body.name, body.force), 201)
 
 
 @operator.get("/v1/hosts")
