@@ -230,7 +230,9 @@ async def test_a_deleted_snapshot_gives_its_space_back_and_the_others_are_whole(
     assert first.disk_layers[0].exists()  # the other one stands on it
     with pytest.raises(SnapshotNotFound):
         await lab.host.delete_snapshot(guest.name, "below")
-    await lab.ssh(guest, "echo later > /root/mark; sync")
+    with pytest.raises(SnapshotNotFound):
+        await lab.host.restore(guest.name, first)
+    await lab.ssh(guest, "echo later > /root/mark; sync")  # it was not touched
     await lab.host.restore(guest.name, second)
     assert (await lab.ssh(guest, "cat /root/mark", again=True)).strip() == "leaf"
 
@@ -251,6 +253,27 @@ async def test_pause_and_resume(lab: Lab, guest: Identity) -> None:
     assert (await lab.host.info(guest.name)).state == "paused"
     await lab.host.resume(guest.name)
     assert (await lab.ssh(guest, "hostname")).strip() == guest.hostname
+
+
+async def test_stock_is_handed_out_once_over_the_connection_that_was_kept(lab: Lab) -> None:
+    stock = await lab.identity("stock", 13)
+    await lab.host.fork(lab.template, stock, NETWORK.name, metadata={"role": "stock", "sandbox": "SBX-1"})
+    random = await lab.ssh(stock, "head -c8 /dev/urandom | od")
+    lab.guests.hold(stock.name)
+    await lab.host.pause(stock.name)
+    assert (await lab.host.info(stock.name)).metadata["role"] == "stock"
+    owner = {"role": "sandbox", "sandbox": "SBX-1"}
+    began = time.monotonic()
+    info = await lab.host.hand_out(stock.name, hostname="web-1", metadata=owner)
+    said = await lab.ssh(stock, "hostname; cat /etc/hostname; date +%s.%N; head -c8 /dev/urandom | od")
+    print(f"from stock to root's first command: {time.monotonic() - began:.2f} s")
+    hostname, kept, clock, fresh = said.splitlines()
+    assert (hostname, kept) == ("web-1", "web-1") and abs(float(clock) - time.time()) < 2
+    assert fresh != random.strip()
+    assert (info.state, info.metadata) == ("running", owner)
+    with pytest.raises(Conflict, match="not parked"):
+        await lab.host.hand_out(stock.name, hostname="web-2", metadata=owner)
+    await lab.host.destroy(stock.name)
 
 
 async def test_guests_outlive_libvirtd_and_the_connection_comes_back(lab: Lab, guest: Identity) -> None:
