@@ -11,6 +11,8 @@ from backend.models import Ask, AskRequest, AskState, Identity, Role, now
 from backend.models import new_id as fresh_id
 from backend.store import EventBus, Store
 
+MAX_LISTED = 10_000
+
 
 class Asks:
     """Asks are rows; an answer is recorded before the blocked caller hears it."""
@@ -67,14 +69,15 @@ class Asks:
                 await self._tell(ask)
         return ask
 
-    async def list(self, actor: Identity, *, pending_only: bool = True) -> list[Ask]:
-        """Newest first."""
-        rows, _ = await self._store.asks.list(limit=500)
-        mine = [row for row in rows if actor.role is not Role.AGENT or row.requester_uid == actor.uid]
-        fresh = [
-            await self.get(actor, row.request_id) if row.status is AskState.PENDING else row for row in mine
-        ]
-        return [row for row in fresh if not pending_only or row.status is AskState.PENDING]
+    async def list(self, actor: Identity) -> list[Ask]:
+        """What waits for an answer, newest first; agents see their own."""
+        mine = {"requester_uid": actor.uid} if actor.role is Role.AGENT else {}
+        rows, _ = await self._store.asks.list({"status": AskState.PENDING, **mine}, limit=MAX_LISTED)
+        at = now()
+        for row in rows:
+            if row.expires_at <= at:
+                await self.get(actor, row.request_id)
+        return [row for row in rows if row.expires_at > at]
 
     async def answer(
         self,

@@ -8,9 +8,14 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """The program ``fluid``. A plain ``fluid status`` does without the command line library, whose import
-    takes longer than all the rest."""
+    """The program ``fluid``. A plain ``fluid status`` and the console do without the command line library,
+    whose import takes longer than all the rest of the one, and delays the other."""
     words = sys.argv[1:]
+    if not words:
+        from backend.cli.console import open_console
+        from backend.cli.guard import guarded
+
+        sys.exit(guarded(open_console))
     if words in (["status"], ["status", "--json"]):
         from backend.cli.guard import guarded
         from backend.cli.overview import print_status

@@ -71,16 +71,11 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def root(
-    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
-) -> int | None:
-    if context.invoked_subcommand is None:
-        from backend.cli.console import open_console
-
-        return open_console()
-    return None
+) -> None:
+    """Options of the program itself."""
 
 
 def run(words: list[str]) -> int:

@@ -7,6 +7,7 @@ No process is started per pane or per look. When tmux ends, every waiting comman
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -150,6 +151,8 @@ class ControlClient:
             for watches in self.watches.values():
                 for watch in watches:
                     watch.end()
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()  # it has ended, unless this task was cancelled with the loop
             await process.wait()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import os
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def main() -> int:
     if asked.readme:
         README.write_text(into_page(README.read_text(), load(asked.readme)))
         return 0
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as where it is installed: modules are compiled once
     figures: list[Figure] = []
     for name in BENCHES if "all" in asked.names else asked.names:
         print(f"measuring {name} …", file=sys.stderr, flush=True)

@@ -30,7 +30,17 @@ from backend.errors import (
     StaleDigest,
     TargetLocked,
 )
-from backend.models import Approval, ApprovalState, AskRequest, Identity, Role, RunState, new_id, now
+from backend.models import (
+    Approval,
+    ApprovalState,
+    AskRequest,
+    AskState,
+    Identity,
+    Role,
+    RunState,
+    new_id,
+    now,
+)
 from backend.store import EventBus, Store
 
 AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
@@ -223,6 +233,25 @@ async def test_what_nobody_decides_expires(approvals: Approvals, book: ApprovalB
     asked = await pending(book, expires_at=now() - timedelta(seconds=1))
     await approvals.expire()
     assert (await approvals.get(ANNA, asked.id)).state is ApprovalState.EXPIRED
+
+
+async def test_an_open_question_is_listed_however_many_were_answered_since(
+    store: Store, bus: EventBus, audit: Audit
+) -> None:
+    asks = Asks(store, bus, audit)
+    request = AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30)
+    ask = await asks.ask(AGENT, request)
+    over = await asks.ask(OTHER_AGENT, request)
+    answered = {"status": AskState.APPROVED, "created_at": now()}
+    async with asyncio.TaskGroup() as group:
+        for _ in range(600):
+            copy = ask.model_copy(update={"request_id": new_id("APR"), **answered})
+            group.create_task(store.asks.insert(copy))
+    await store.asks.change(over.request_id, lambda row: row.model_copy(update={"expires_at": now()}))
+    assert [row.request_id for row in await asks.list(ANNA)] == [ask.request_id]
+    assert [row.request_id for row in await asks.list(AGENT)] == [ask.request_id]
+    assert await asks.list(OTHER_AGENT) == []
+    assert (await store.asks.get(over.request_id)).status is AskState.EXPIRED
 
 
 async def test_a_blocked_ask_returns_when_a_person_answers(store: Store, bus: EventBus, audit: Audit) -> None:

@@ -46,6 +46,24 @@ async def until(condition: Callable[[], Awaitable[bool]], news: asyncio.Event) -
             news.clear()
 
 
+async def test_nothing_of_ours_stays_attached_when_the_loop_ends(open_folder: Path) -> None:
+    """A client that is attached again while the backend stops is nobody's, and does not hold it up."""
+    server = TmuxServer(open_folder / "tmux.sock")
+    await server.start()
+    earlier = asyncio.all_tasks()
+    keeper = asyncio.create_task(server.keep())
+    try:
+        await server.close()
+        async with asyncio.timeout(LIMIT_S):
+            await server.changed.wait()
+            left = {keeper, *asyncio.all_tasks()} - earlier
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+    finally:
+        await TmuxServer(server.socket).kill_server()
+
+
 async def test_text_is_typed_to_the_byte_and_nothing_in_it_is_a_command(tmux: TmuxServer) -> None:
     pane = await tmux.create_pane(["cat", "-A"])
     text = "Enter ; kill-server 'x\" $HOME #{pane_id} ~ %1 \\ ü -t {"

@@ -329,6 +329,17 @@ def test_status_imports_neither_models_nor_an_http_library(backend: FakeBackend)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_the_console_is_opened_without_the_command_line_library() -> None:
+    code = (
+        "import sys; from backend.cli import console, main; sys.argv = ['fluid'];"
+        "console.open_console = lambda: print('typer' in sys.modules); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "False\n"
+
+
 def _findings(check: Any, home: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for one in check(Paths.under(home)):
