@@ -70,6 +70,13 @@ class HostConfig(Section):
     uri: str | None = None  # None: a libvirtd that answers here, else a private one is started
 
 
+class StockConfig(Section):
+    """Forks made ahead, parked in memory: a create is answered at once."""
+
+    per_source: int = Field(default=0, ge=0, le=50)
+    memory_reserve_mb: int = Field(default=2048, ge=0)  # of the host's, that stock never takes
+
+
 class HostAddress(Section):
     """Where a target is."""
 
@@ -156,6 +163,7 @@ class Config(Section):
     targets: TargetsConfig = Field(default_factory=TargetsConfig)
     egress: EgressConfig = Field(default_factory=EgressConfig)
     guests: GuestConfig = Field(default_factory=GuestConfig)
+    stock: StockConfig = Field(default_factory=StockConfig)
     ansible: AnsibleConfig = Field(default_factory=AnsibleConfig)
     approvals: ApprovalConfig = Field(default_factory=ApprovalConfig)
     limits: LimitConfig = Field(default_factory=LimitConfig)

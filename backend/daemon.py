@@ -118,7 +118,7 @@ class _Backend:
         async with AsyncExitStack() as stack:
             self._claim(stack)
             self._foresee()
-            tcp = self._bind_tcp(stack)
+            tcp = self._bind_tcp(stack)  # a port that cannot be had ends the start with nothing done
             async with Background() as background:  # ends first: it restarts what ends under it
                 store = await self._store(stack, background)
                 services = await self._services(stack, store, background)
@@ -172,6 +172,7 @@ class _Backend:
     async def _store(self, stack: AsyncExitStack, background: Background) -> Store:
         if self.config.database is None:
             cluster = EmbeddedPostgres(self.paths.database, self.config.embedded.run_as)
+            stack.push_async_callback(cluster.stop)
             dsn = await cluster.start()
             background.start("keep PostgreSQL", cluster.keep)
         else:
@@ -212,6 +213,7 @@ class _Backend:
             ("verify the audit", partial(self._verify, audit)),
             ("watch the panes", panes.run),
             ("follow libvirt", partial(self._follow, host, fleet, background)),
+            ("keep the stock", fleet.keep_stock),
             ("housekeeping", partial(self._housekeeping, store, fleet, approvals)),
         ):
             background.start(name, work)
@@ -300,7 +302,7 @@ class _Backend:
         """Terminals on a tmux server of our own, which outlives us."""
         tmux = TmuxServer(self.paths.tmux_socket)
         await tmux.start()
-        stack.push_async_callback(tmux.close)
+        stack.push_async_callback(tmux.leave)
         folder = self.paths.run / "shells"
         sweep_keys(folder)
 

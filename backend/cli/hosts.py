@@ -29,6 +29,7 @@ def list_hosts(as_json: AsJson = False) -> None:
             f"{row['memory_free_mb']}/{row['memory_mb']} MB",
             f"{row['disk_free_mb']} MB",
             row["sandboxes"],
+            row["stock"],
             row["libvirt_version"],
             row["last_error"],
         )
@@ -42,6 +43,7 @@ def list_hosts(as_json: AsJson = False) -> None:
         "memory free",
         "disk free",
         "sandboxes",
+        "stock",
         "libvirt",
         "last error",
     )

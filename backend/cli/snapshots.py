@@ -80,6 +80,34 @@ def restore(sandbox: SandboxName, name: SnapshotName, yes: Yes = False, as_json:
     return None
 
 
+@app.command(epilog=examples("fluid snapshots branch web before-tls --name web-b"))
+def branch(
+    sandbox: SandboxName,
+    snapshot: SnapshotName,
+    name: Annotated[str, typer.Option("--name", help="The new sandbox's name.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """A new sandbox from a snapshot; the first goes on."""
+    told = door().json(calls.branch(sandbox_id(sandbox), snapshot, vm_name=name or None))
+    if as_json:
+        return show_json(told)
+    made = told["sandbox"]
+    print(visible(f"{made['id']} {made['sandbox_name']} at {made['ip_address']}, {made['ready_s']:.1f} s"))
+    return None
+
+
+@app.command(epilog=examples("fluid snapshots delete web before-tls --yes"))
+def delete(sandbox: SandboxName, name: SnapshotName, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Forget a snapshot; later ones stay."""
+    id = sandbox_id(sandbox)
+    confirm(f"Forget the snapshot {name!r} of {id}?", yes)
+    told = door().json(calls.delete_snapshot(id, name))
+    if as_json:
+        return show_json(told)
+    print(visible(f"{name} is gone; {told['freed_bytes'] / 1e6:.0f} MB are free again"))
+    return None
+
+
 @app.command(
     epilog=examples("fluid snapshots diff web before after", "fluid snapshots diff web before --content")
 )

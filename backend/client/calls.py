@@ -219,6 +219,29 @@ def restore(id: str, name: str) -> Call[Sandbox]:
     )
 
 
+def branch(
+    id: str, name: str, *, vm_name: str | None = None, ttl_seconds: int | None = None
+) -> Call[Sandbox]:
+    """A new sandbox from a point of this one, which goes on."""
+    return Call(
+        "POST",
+        path("sandboxes", id, "snapshots", name, "branch"),
+        noun("Sandbox", "sandbox"),
+        body=given(vm_name=vm_name, ttl_seconds=ttl_seconds),
+        timeout_s=WORK_S,
+    )
+
+
+def delete_snapshot(id: str, name: str) -> Call[int]:
+    """Forget a point; the bytes that the host has again."""
+    return Call(
+        "DELETE",
+        path("sandboxes", id, "snapshots", name),
+        lambda told: int(told["freed_bytes"]),
+        timeout_s=WORK_S,
+    )
+
+
 def diff(id: str, from_: str, to: str = "now") -> Call[Changes]:
     """What changed between two snapshots; ``now`` is the sandbox as it is."""
     body = {"from_snapshot": from_, "to_snapshot": to}

@@ -57,6 +57,7 @@ class DemoHome:
             "operators": ["root"],
             "agents": [users.AGENT],
             "ansible": {"run_as": users.RUNNER},
+            "stock": {"per_source": 1},
             "targets": {
                 "groups": {
                     "production": {

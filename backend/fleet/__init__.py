@@ -4,12 +4,12 @@ from backend.fleet.commands import Commands
 from backend.fleet.core import FleetCore, FleetParts
 from backend.fleet.files import Files
 from backend.fleet.host import Host, guest_image, object_prefix
-from backend.fleet.lifecycle import Lifecycle
 from backend.fleet.snapshots import Snapshots
 from backend.fleet.sources import Sources
+from backend.fleet.stock import Stock
 
 
-class Fleet(Lifecycle, Commands, Snapshots, Files):
+class Fleet(Stock, Commands, Snapshots, Files):
     """Everything that can be done with sandboxes; one class because they share locks and rows."""
 
 

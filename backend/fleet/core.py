@@ -215,9 +215,9 @@ class FleetCore:
         return sandbox
 
     def guest(self, sandbox: Sandbox) -> Guest:
-        """Where SSH finds it, and the only host key it may show."""
+        """Where SSH finds it, and the only host key it may show. By its id: stock gets its name later."""
         return Guest(
-            name=sandbox.sandbox_name,
+            name=sandbox.id,
             address=sandbox.ip_address or "",
             port=22,
             host_key_public=sandbox.host_key,
@@ -233,8 +233,8 @@ class FleetCore:
 
     async def hang_up(self, sandbox: Sandbox) -> None:
         """The guest is about to go away."""
-        await self._parts.forwards.drop(sandbox.sandbox_name)
-        await self._guests.drop(sandbox.sandbox_name)
+        await self._parts.forwards.drop(sandbox.id)
+        await self._guests.drop(sandbox.id)
 
     def ansible_access(self, sandbox: Sandbox) -> tuple[TargetHost, SshKey]:
         """How a rehearsal reaches a twin: a key of its own with a certificate of ten minutes."""

@@ -110,8 +110,19 @@ class Host:
         return hypervisor
 
     async def close(self) -> None:
-        if self._hypervisor:
+        """Hang up. A libvirtd of ours ends with us unless a machine runs on it, which runs on."""
+        if self._hypervisor is None:
+            return
+        idle = False
+        try:
+            if self._private and self.up and (idle := await self._hypervisor.is_idle()):
+                await self._hypervisor.remove_network(self.network.name)
+        except FluidError as error:
+            log.warning("host %s is left as it is: %s", self.name, error.message)
+        finally:
             await self._hypervisor.close()
+        if self._private and idle:
+            await self._private.stop()
 
     async def _network(self) -> NetworkSpec:
         """Which /24 it has is chosen once and kept."""
@@ -148,7 +159,7 @@ class Host:
     def prefix(self) -> int:
         return int(self.network.cidr.partition("/")[2])
 
-    async def view(self, sandboxes: int) -> HostView:
+    async def view(self, sandboxes: int, stock: int) -> HostView:
         """How it is now; a host that does not answer is ``lost``, never an error for the caller."""
         view = HostView(
             name=self.name,
@@ -156,6 +167,7 @@ class Host:
             uri=self._hypervisor.uri if self._hypervisor else self._host.uri or "",
             virt_type=self.virt_type,
             sandboxes=sandboxes,
+            stock=stock,
             since=self._since,
         )
         try:

@@ -7,7 +7,8 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from typing import Protocol
@@ -18,20 +19,25 @@ from backend.errors import (
     ImageNotFound,
     InvalidValue,
     LimitReached,
+    SnapshotNotFound,
     SourceNotFound,
 )
 from backend.fleet.core import FleetCore, undone
 from backend.fleet.host import guest_image
+from backend.fleet.snapshots import snapshot_files
 from backend.hypervisor import DomainEvent, DomainInfo, make_identity
+from backend.hypervisor import Identity as DomainIdentity
 from backend.hypervisor.nouns import EventKind, State
 from backend.images import BuiltImage
 from backend.models import (
+    BranchSandbox,
     CreateSandbox,
     HostView,
     Identity,
     Phase,
     Role,
     Sandbox,
+    Snapshot,
     SourceView,
     check_name,
     new_id,
@@ -40,6 +46,9 @@ from backend.models import (
 
 log = logging.getLogger(__name__)
 READY_TIMEOUT_S = 120
+BRANCH_OF = "fluid.branch_of"  # the label that names the snapshot a sandbox was branched from
+Boot = Callable[[Sandbox], Awaitable[tuple[DomainInfo, str]]]
+"""Makes a sandbox's domain, and says by what way."""
 FOLLOW_AGAIN_S = 2.0
 DOMAIN_STATES: dict[EventKind, State] = {
     "started": "running",
@@ -69,13 +78,42 @@ class Lifecycle(FleetCore):
             SourceNotFound, DuplicateName, InvalidName, LimitReached, NoSpace: before anything was made.
         """
         image = self._source(request.source_vm_name)
-        sandbox = await self._draft(actor, request, image)
+        point = await self._point(actor, request)
+        wanted = await self._draft(actor, request, image, point)
         async with self._audit.step(
-            actor, "sandbox.create", "sandbox", sandbox.id, sandbox_id=sandbox.id, source=image.name
+            actor, "sandbox.create", "sandbox", wanted.id, sandbox_id=wanted.id, source=image.name
         ) as step:
-            sandbox = await self._make(sandbox, image)
+            if point is None:
+                sandbox = await self.obtain(wanted, image)
+            else:
+                sandbox = await self._begin(wanted, partial(self._branch, point=point))
+            step.id = step.sandbox_id = sandbox.id  # what stock hands out has its id already
             step.data.update(created_by=sandbox.created_by, ready_s=sandbox.ready_s)
         return sandbox
+
+    async def branch(self, actor: Identity, sandbox_id: str, name: str, request: BranchSandbox) -> Sandbox:
+        """A new sandbox from a point of another one, which goes on undisturbed."""
+        origin = await self.get(actor, sandbox_id)
+        point = await self._store.snapshots.find({"sandbox_id": origin.id, "name": name})
+        if point is None:
+            raise SnapshotNotFound(
+                f"{origin.sandbox_name} has no snapshot {name!r}", remedy=f"fluid snapshots list {origin.id}"
+            )
+        return await self.create(
+            actor,
+            CreateSandbox(
+                source_vm_name=origin.base_image,
+                agent_id=request.agent_id or origin.agent_id,
+                vm_name=request.vm_name,
+                ttl_seconds=request.ttl_seconds,
+                labels=request.labels,
+                from_snapshot=point.id,
+            ),
+        )
+
+    async def obtain(self, wanted: Sandbox, image: BuiltImage) -> Sandbox:
+        """A running sandbox as ``wanted``. On any failure nothing is left."""
+        return await self._begin(wanted, partial(self._boot, image=image))
 
     async def warm(self) -> None:
         """Freeze a running template of each image in the usual size, so that the first agent need not wait
@@ -99,8 +137,7 @@ class Lifecycle(FleetCore):
             created_at=now(),
             updated_at=now(),
         )
-        await self._begin(twin)
-        return await self._make(twin, image)
+        return await self.obtain(twin, image)
 
     async def discard(self, sandbox: Sandbox) -> None:
         """Destroy without a question: twins, and what failed half-way."""
@@ -116,22 +153,60 @@ class Lifecycle(FleetCore):
             raise
         self._torn.discard(sandbox.id)
 
-    async def _begin(self, sandbox: Sandbox) -> None:
-        """The row of what is about to be made. A crash leaves it in ``creating``, which reconcile undoes."""
+    async def _begin(self, sandbox: Sandbox, boot: Boot) -> Sandbox:
+        """Its row, then its machine. A crash leaves the row in ``creating``, which reconcile undoes."""
         self._young.add(sandbox.id)
         try:
             await self._store.sandboxes.insert(sandbox)
         except BaseException:
             self._young.discard(sandbox.id)
             raise
+        started = time.monotonic()
+        async with self.making(sandbox):
+            info, sandbox.created_by = await boot(sandbox)
+            sandbox.domain, sandbox.uuid = info.name, info.uuid
+            await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
+            await self.open_egress(sandbox)
+            await self._is_ready(sandbox, started)
+        return sandbox
 
-    async def _draft(self, actor: Identity, request: CreateSandbox, image: BuiltImage) -> Sandbox:
-        """The row of a sandbox in the making, after every check that needs no machine."""
-        name = check_name(request.vm_name or f"sbx-{uuid.uuid4().hex[:8]}", "sandbox name")
-        if request.from_snapshot:
+    @asynccontextmanager
+    async def making(self, sandbox: Sandbox) -> AsyncIterator[None]:
+        """When the block fails, nothing of the sandbox is left."""
+        try:
+            yield
+        except BaseException as error:
+            sandbox.reason = error.message if isinstance(error, FluidError) else repr(error)
+            await undone(self.discard(sandbox))
+            raise
+        if sandbox.purpose == "agent":
+            self._young.discard(sandbox.id)
+
+    async def _is_ready(self, sandbox: Sandbox, started: float) -> None:
+        sandbox.phase, sandbox.ready_s = Phase.RUNNING, round(time.monotonic() - started, 3)
+        sandbox.last_activity_at = now()
+        await self.save(sandbox)
+
+    async def _point(self, actor: Identity, request: CreateSandbox) -> Snapshot | None:
+        """The snapshot to branch from, of a sandbox that the actor may touch."""
+        if request.from_snapshot is None:
+            return None
+        point = await self._store.snapshots.get(request.from_snapshot)
+        origin = await self.get(actor, point.sandbox_id)
+        asked = (request.cpu or origin.cpu, request.memory_mb or origin.memory_mb, request.source_vm_name)
+        if asked != (origin.cpu, origin.memory_mb, origin.base_image):
             raise InvalidValue(
-                "from_snapshot: branching is not built yet", remedy="create it from the source"
+                f"a branch of {origin.sandbox_name} has its size and source",
+                remedy=f"leave cpu and memory_mb out, and name {origin.base_image}",
             )
+        request.cpu, request.memory_mb = origin.cpu, origin.memory_mb
+        return point
+
+    async def _draft(
+        self, actor: Identity, request: CreateSandbox, image: BuiltImage, point: Snapshot | None
+    ) -> Sandbox:
+        """A sandbox as it is wanted, after every check that needs no machine."""
+        name = check_name(request.vm_name or f"sbx-{uuid.uuid4().hex[:8]}", "sandbox name")
         live = await self.all_live()
         if any(other.sandbox_name == name for other in live):
             raise DuplicateName(f"a sandbox {name} exists", remedy="choose another vm_name")
@@ -141,7 +216,7 @@ class Lifecycle(FleetCore):
         self.need_space()
         guests = self._config.guests
         ttl = request.ttl_seconds or guests.ttl_seconds
-        sandbox = Sandbox(
+        return Sandbox(
             id=new_id("SBX"),
             sandbox_name=name,
             agent_id=request.agent_id,
@@ -152,35 +227,39 @@ class Lifecycle(FleetCore):
             memory_mb=request.memory_mb or guests.memory_mb,
             ttl_seconds=ttl,
             expires_at=now() + timedelta(seconds=ttl),
-            labels=request.labels,
+            labels={**request.labels, **({BRANCH_OF: point.id} if point else {})},
             created_at=now(),
             updated_at=now(),
         )
-        await self._begin(sandbox)
-        return sandbox
-
-    async def _make(self, sandbox: Sandbox, image: BuiltImage) -> Sandbox:
-        started = time.monotonic()
-        try:
-            info, how = await self._boot(sandbox, image)
-            sandbox.domain, sandbox.uuid, sandbox.created_by = info.name, info.uuid, how
-            guest = self.guest(sandbox)
-            await self._guests.ready(guest, timeout_s=READY_TIMEOUT_S)
-            await self.open_egress(sandbox)
-            sandbox.phase, sandbox.ready_s = Phase.RUNNING, round(time.monotonic() - started, 3)
-            sandbox.last_activity_at = now()
-            await self.save(sandbox)
-        except BaseException as error:
-            sandbox.reason = error.message if isinstance(error, FluidError) else repr(error)
-            await undone(self.discard(sandbox))
-            raise
-        if sandbox.purpose == "agent":
-            self._young.discard(sandbox.id)
-        return sandbox
 
     async def _boot(self, sandbox: Sandbox, image: BuiltImage) -> tuple[DomainInfo, str]:
         """A fork of the frozen template; a cold boot where forking does not work on this host."""
         hypervisor, size = self._host.require(), {"cpu": sandbox.cpu, "memory_mb": sandbox.memory_mb}
+        identity = await self._identify(sandbox)
+        network, metadata = self._host.network.name, self.metadata(sandbox)
+        source = guest_image(image)
+        try:
+            template = await hypervisor.ensure_template(source, **size)
+            info = await hypervisor.fork(template, identity, network, metadata=metadata)
+        except FluidError as error:
+            log.warning("forking %s failed, booting cold: %s", sandbox.id, error.message)
+            await hypervisor.destroy(identity.name)
+            info = await hypervisor.cold_boot(source, identity, network, metadata=metadata, **size)
+            return info, "cold"
+        return info, "fork"
+
+    async def _branch(self, sandbox: Sandbox, point: Snapshot) -> tuple[DomainInfo, str]:
+        """The memory of a snapshot as a machine of its own."""
+        hypervisor = self._host.require()
+        identity = await self._identify(sandbox)
+        async with self.exclusive(point.sandbox_id):  # the snapshot stays meanwhile
+            info = await hypervisor.branch(
+                snapshot_files(point), identity, self._host.network.name, metadata=self.metadata(sandbox)
+            )
+        return info, "branch"
+
+    async def _identify(self, sandbox: Sandbox) -> DomainIdentity:
+        """An address, names and keys of its own, in the row before the machine has them."""
         used = {row.ip_address for row in await self.all_live() if row.ip_address}
         sandbox.ip_address = await self._host.take_address(used)
         identity = await make_identity(
@@ -195,22 +274,12 @@ class Lifecycle(FleetCore):
         sandbox.host_name, sandbox.host_address = self._host.name, self._host.address
         sandbox.network = self._host.network.name
         await self.save(sandbox)
-        metadata = {
-            "role": "rehearsal" if sandbox.purpose == "rehearsal" else "sandbox",
-            "sandbox": sandbox.id,
-        }
-        source = guest_image(image)
-        try:
-            template = await hypervisor.ensure_template(source, **size)
-            info = await hypervisor.fork(template, identity, self._host.network.name, metadata=metadata)
-        except FluidError as error:
-            log.warning("forking %s failed, booting cold: %s", sandbox.id, error.message)
-            await hypervisor.destroy(identity.name)
-            info = await hypervisor.cold_boot(
-                source, identity, self._host.network.name, metadata=metadata, **size
-            )
-            return info, "cold"
-        return info, "fork"
+        return identity
+
+    def metadata(self, sandbox: Sandbox) -> dict[str, str]:
+        """What the domain says of itself, so that a crash leaves no riddle."""
+        role = "sandbox" if sandbox.purpose == "agent" else sandbox.purpose
+        return {"role": role, "sandbox": sandbox.id}
 
     def _source(self, name: str) -> BuiltImage:
         """Raises SourceNotFound, InvalidName; ImageBroken for one that is there and cannot be used."""
@@ -255,7 +324,7 @@ class Lifecycle(FleetCore):
         sandbox = await self.get(actor, sandbox_id)
         self.must_be(sandbox, Phase.RUNNING)
         async with self.step(actor, "sandbox.pause", sandbox):
-            self._guests.hold(sandbox.sandbox_name)
+            self._guests.hold(sandbox.id)
             await self._host.require().pause(sandbox.domain)
             sandbox.phase = Phase.PAUSED
             return await self.save(sandbox)
@@ -265,7 +334,7 @@ class Lifecycle(FleetCore):
         self.must_be(sandbox, Phase.PAUSED)
         async with self.step(actor, "sandbox.resume", sandbox):
             await self._host.require().resume(sandbox.domain)
-            self._guests.release(sandbox.sandbox_name)
+            self._guests.release(sandbox.id)
             sandbox.phase = Phase.RUNNING
             return await self.save(sandbox)
 
@@ -308,7 +377,10 @@ class Lifecycle(FleetCore):
         ]
 
     async def hosts(self) -> Sequence[HostView]:
-        return [await self._host.view(len(await self.all_live()))]
+        live = await self.all_live()
+        stock = [row for row in live if row.purpose == "stock"]
+        parked = sum(row.phase is Phase.PAUSED for row in stock)
+        return [await self._host.view(len(live) - len(stock), parked)]
 
     async def status(self, actor: Identity, said: AgentStatus) -> None:
         """What an agent says of itself, shown with its age on all its sandboxes."""
@@ -342,7 +414,7 @@ class Lifecycle(FleetCore):
             if sandbox.id not in self._young and not self.exclusive(sandbox.id).locked():
                 said += await self._reconcile_one(sandbox, info)
         for info in domains.values():
-            if info.metadata.get("role") in ("sandbox", "rehearsal"):
+            if info.metadata.get("role") in ("sandbox", "rehearsal", "stock"):
                 await hypervisor.destroy(info.name)
                 said.append(f"destroyed {info.name}: no row names it")
         for words in said:
@@ -351,7 +423,8 @@ class Lifecycle(FleetCore):
 
     async def _reconcile_one(self, sandbox: Sandbox, info: DomainInfo | None) -> Sequence[str]:
         name, was = sandbox.sandbox_name, sandbox.phase
-        if sandbox.purpose == "rehearsal" or was is Phase.CREATING:
+        unfit_stock = sandbox.purpose == "stock" and (info is None or info.state != "paused")
+        if sandbox.purpose == "rehearsal" or was is Phase.CREATING or unfit_stock:
             doing = "it was being made" if was is Phase.CREATING else "the rehearsal ran"
             await self.discard(sandbox)
             return [f"discarded {name}: the backend died while {doing}"]
@@ -359,7 +432,7 @@ class Lifecycle(FleetCore):
             said = []
         else:
             said = [f"{name} was {was}, is {sandbox.phase} {sandbox.reason}".rstrip()]
-        if sandbox.phase is Phase.RUNNING and not self._parts.forwards.keeps(name):
+        if sandbox.phase is Phase.RUNNING and not self._parts.forwards.keeps(sandbox.id):
             self._parts.background.start(f"egress {sandbox.id}", partial(self.open_egress, sandbox))
         return said
 

@@ -23,6 +23,7 @@ from backend.models import (
 )
 
 NOW = "now"
+STANDING_ON = "fluid.snapshot"  # the label that names the point a sandbox was last at
 RESTORE_TIMEOUT_S = 60
 
 
@@ -51,7 +52,7 @@ class Snapshots(FleetCore):
                 ref=str(files.memory_file or ""),
                 created_at=now(),
                 note=request.note,
-                parent=sandbox.labels.get("fluid.snapshot"),
+                parent=sandbox.labels.get(STANDING_ON),
                 quiesced=files.quiesced,
                 has_memory=files.memory_file is not None,
                 disk_layers=[str(layer) for layer in layers],
@@ -90,11 +91,39 @@ class Snapshots(FleetCore):
         snapshot = await self._named(sandbox, name)
         async with self.step(actor, "snapshot.restore", sandbox, name=name):
             await self.hang_up(sandbox)
-            await self._host.require().restore(sandbox.domain, _files(snapshot))
+            await self._host.require().restore(sandbox.domain, snapshot_files(snapshot))
             await self._guests.ready(self.guest(sandbox), timeout_s=RESTORE_TIMEOUT_S)
             await self.open_egress(sandbox)
             sandbox.phase, sandbox.reason = Phase.RUNNING, ""
         return await self._standing_on(sandbox, name)
+
+    async def delete_snapshot(self, actor: Identity, sandbox_id: str, name: str) -> int:
+        """Forget a point, anywhere in the tree; what stood on it stands on its parent then. A second
+        try finishes one that was cut off.
+
+        Returns the bytes that the host's disk has again.
+        """
+        sandbox = await self.get(actor, sandbox_id)
+        snapshot = await self._named(sandbox, name)
+        async with (
+            self.exclusive(sandbox.id),
+            self._audit.step(
+                actor, "snapshot.delete", "snapshot", snapshot.id, sandbox_id=sandbox.id, name=name
+            ) as step,
+        ):
+            freed = await self._forget(sandbox, name)
+            for other in await self._points(sandbox):
+                if other.parent == name:
+                    other.parent = snapshot.parent
+                    await self._store.snapshots.save(other)
+            await self._store.snapshots.delete(snapshot.id)
+            step.data["freed_bytes"] = freed
+        if sandbox.labels.get(STANDING_ON) == name:
+            await self._standing_on(sandbox, snapshot.parent)
+        await self._events.publish(
+            "snapshot.deleted", "snapshot", snapshot.id, sandbox_id=sandbox.id, data={"name": name}
+        )
+        return freed
 
     async def diff(self, actor: Identity, sandbox_id: str, from_snapshot: str, to_snapshot: str) -> Changes:
         """What changed from one point to another (or to ``now``), read from the disk. Between two named
@@ -133,9 +162,14 @@ class Snapshots(FleetCore):
         return changes
 
     async def frozen(self, sandbox: Sandbox) -> tuple[list[Path], bool]:
-        """The disk as it is now, as a layer that nobody writes any more; did the guest stand still?"""
+        """The disk as it is now, as a layer that nobody writes any more; did the guest stand still?
+
+        The layer stays as long as the running disk stands on it.
+        """
+        name = new_id(NOW).lower()
         async with self.exclusive(sandbox.id):
-            files = await self._host.require().snapshot(sandbox.domain, new_id("now").lower(), memory=False)
+            files = await self._host.require().snapshot(sandbox.domain, name, memory=False)
+            await self._forget(sandbox, name)
         return _base_first(files), files.quiesced
 
     async def freeze(self, sandbox: Sandbox) -> list[Path]:
@@ -161,10 +195,19 @@ class Snapshots(FleetCore):
             )
         return found[name]
 
-    async def _standing_on(self, sandbox: Sandbox, name: str) -> Sandbox:
+    async def _forget(self, sandbox: Sandbox, name: str) -> int:
+        """The files of a point; none may be left of an earlier try."""
+        try:
+            return await self._host.require().delete_snapshot(sandbox.domain, name)
+        except SnapshotNotFound:
+            return 0
+
+    async def _standing_on(self, sandbox: Sandbox, name: str | None) -> Sandbox:
         fresh = await self.load(sandbox.id)
         fresh.phase, fresh.reason = sandbox.phase, sandbox.reason
-        fresh.labels["fluid.snapshot"] = name
+        fresh.labels.pop(STANDING_ON, None)
+        if name is not None:
+            fresh.labels[STANDING_ON] = name
         return await self.save(fresh)
 
 
@@ -173,7 +216,8 @@ def _base_first(files: SnapshotFiles) -> list[Path]:
     return list(reversed(files.disk_layers))
 
 
-def _files(snapshot: Snapshot) -> SnapshotFiles:
+def snapshot_files(snapshot: Snapshot) -> SnapshotFiles:
+    """A point as the hypervisor takes it."""
     return SnapshotFiles(
         disk_layers=tuple(Path(layer) for layer in reversed(snapshot.disk_layers)),
         memory_file=Path(snapshot.memory_file) if snapshot.memory_file else None,

@@ -186,6 +186,14 @@ class Hypervisor:
         """Every domain with our mark and prefix."""
         return await self._domains.list_ours()
 
+    async def is_idle(self) -> bool:
+        """Whether no domain runs there, whoever it belongs to."""
+
+        def work(connection: libvirt.virConnect) -> bool:
+            return not connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
+
+        return await self._connection.call(work, what="list domains")
+
     async def leftovers(self) -> list[str]:
         """Domain names whose files are there without a domain; ``destroy`` removes them."""
         return await self._domains.leftovers()

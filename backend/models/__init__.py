@@ -35,7 +35,15 @@ from backend.models.command import Command, CommandRequest
 from backend.models.event import AuditRow, Event, Identity, Role
 from backend.models.fleet import Component, FleetView, HostView, ImageView, Pane, SourceView, TargetView
 from backend.models.playbook import Playbook, PlaybookTask, Run, RunEvent, RunKind, RunState, TargetResult
-from backend.models.sandbox import CreateSandbox, Phase, PublicState, Sandbox, Snapshot, SnapshotRequest
+from backend.models.sandbox import (
+    BranchSandbox,
+    CreateSandbox,
+    Phase,
+    PublicState,
+    Sandbox,
+    Snapshot,
+    SnapshotRequest,
+)
 
 __all__ = [
     "Answer",
@@ -46,6 +54,7 @@ __all__ = [
     "AskRequest",
     "AskState",
     "AuditRow",
+    "BranchSandbox",
     "ChangeVerb",
     "Changes",
     "Command",

@@ -31,6 +31,7 @@ class HostView(Answer):
     memory_free_mb: int = 0
     disk_free_mb: int = 0
     sandboxes: int = 0
+    stock: int = 0  # parked forks without an owner
     virt_type: str = ""  # kvm | qemu (emulated)
     libvirt_version: str = ""
     qemu_version: str = ""

@@ -63,7 +63,7 @@ class Sandbox(Answer):
 
     phase: Phase = Phase.CREATING
     reason: str = ""  # why it is in `error` or `lost`, and what to do
-    purpose: str = "agent"  # agent | rehearsal
+    purpose: str = "agent"  # agent | rehearsal | stock
     owner_uid: int = -1
     owner_name: str = ""
     domain: str = ""  # the libvirt domain's name
@@ -71,7 +71,7 @@ class Sandbox(Answer):
     mac: str = ""
     host_key: str = ""  # public: what SSH must meet
     machine_id: str = ""
-    created_by: str = ""  # fork | stock | cold
+    created_by: str = ""  # fork | stock | branch | cold
     ready_s: float | None = None  # create → root's first command worked
     cpu: int = 1
     memory_mb: int = 512
@@ -102,7 +102,16 @@ class CreateSandbox(Request):
     ttl_seconds: int | None = Field(default=None, ge=60)
     auto_start: bool = False
     wait_for_ip: bool = False
-    from_snapshot: str | None = None
+    from_snapshot: str | None = None  # SNP-…: a branch of that point
+    labels: dict[str, str] = Field(default_factory=dict)
+
+
+class BranchSandbox(Request):
+    """POST /v1/sandboxes/{id}/snapshots/{name}/branch; the first sandbox's own where left out."""
+
+    vm_name: str | None = None
+    agent_id: str | None = None
+    ttl_seconds: int | None = Field(default=None, ge=60)
     labels: dict[str, str] = Field(default_factory=dict)
 
 

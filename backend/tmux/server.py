@@ -138,6 +138,14 @@ class TmuxServer:
         if self._client is not None:
             await self._client.close()
 
+    async def leave(self) -> None:
+        """Detach; a tmux without panes of anybody ends."""
+        with contextlib.suppress(TmuxDown):
+            if not await self.list_panes():
+                return await self.kill_server()
+        await self.close()
+        return None
+
     async def kill_server(self) -> None:
         """End tmux and every pane in it."""
         await self._run("kill-server", check=False)

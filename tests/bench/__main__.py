@@ -15,7 +15,7 @@ from pathlib import Path
 from backend.cli.guard import guarded
 from tests.bench.figures import Figure, into_page, load, save, show
 
-BENCHES = ("changes", "api", "console")
+BENCHES = ("fleet", "changes", "api", "console")
 """Each a module here whose ``measure()`` gives its figures."""
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -1,6 +1,6 @@
 """A real backend in a home of its own: PostgreSQL, libvirtd and tmux are its own too, and all of it goes.
 
-No guest runs: sandboxes are rows, and domains that libvirt knows and nobody started.
+Without a cache of images no guest runs: sandboxes are rows, and domains that nobody started.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ IMAGE = GuestImage(
 class Stage:
     """``async with Stage() as stage: await stage.fill(1000); await stage.start()``."""
 
-    def __init__(self) -> None:
+    def __init__(self, cache: Path | None = None, **config: object) -> None:
+        """``cache``: where guest images are; without it there is none, and no guest runs. ``config`` is added
+        to the backend's."""
+        self._cache, self._config = cache, config
         self._ends = AsyncExitStack()
         self._backend: Process | None = None
         self.paths: Paths
@@ -63,7 +66,7 @@ class Stage:
             ends.callback(shutil.rmtree, home)
             home.chmod(0o711)
             self.environment = {**os.environ, "FLUID_HOME": str(home), "PYTHONPATH": str(CHECKOUT)}
-            self.environment |= {"FLUID_CACHE": str(home / "cache"), "TERM": "dumb"}
+            self.environment |= {"FLUID_CACHE": str(self._cache or home / "cache"), "TERM": "dumb"}
             self.paths = Paths.under(home)
             self.paths.make()
             await self._open_libvirt(ends)
@@ -85,17 +88,30 @@ class Stage:
         daemon = PrivateLibvirt(self.paths.state / "libvirt", hide_kvm=True)
         ends.push_async_callback(daemon.stop)
         self._libvirt = await daemon.start()
-        ends.push_async_callback(self._remove_networks)
-        config = {"embedded": {"run_as": RUN_AS}, "hosts": [{"name": "local", "uri": self._libvirt}]}
-        self.paths.config_file.write_text(yaml.safe_dump(config))
+        ends.push_async_callback(self._remove_ours)
+        self.configure(**self._config)
+        if self._cache:
+            return
         probed = Paths.default().cache / "kvm-probe.json"
         if probed.exists():  # the backend boots a probe otherwise, for ten seconds
             shutil.copy(probed, self.environment["FLUID_CACHE"])
 
-    async def _remove_networks(self) -> None:
+    def configure(self, **config: object) -> None:
+        """What the next start reads."""
+        base = {"embedded": {"run_as": RUN_AS}, "hosts": [{"name": "local", "uri": self._libvirt}]}
+        self.paths.config_file.write_text(yaml.safe_dump(base | config))
+
+    @property
+    def libvirt(self) -> str:
+        """The URI of its libvirtd."""
+        return self._libvirt
+
+    async def _remove_ours(self) -> None:
         prefix = object_prefix(self.paths)
         host = Hypervisor(self._libvirt, folder=self.paths.domains, virt_type="qemu", prefix=prefix)
         await host.open()
+        for domain in await host.list_ours():
+            await host.destroy(domain.name)
         for network in await host.our_networks():
             await host.remove_network(network)
         await host.close()

@@ -9,7 +9,15 @@ from fastapi import Response
 from backend.api.bodies import DiffBody
 from backend.api.common import Caller, ChangesId, SandboxId, Served, answer, router
 from backend.api.services import Services
-from backend.models import Changes, ChangeVerb, Command, Identity, PackageChange, SnapshotRequest
+from backend.models import (
+    BranchSandbox,
+    Changes,
+    ChangeVerb,
+    Command,
+    Identity,
+    PackageChange,
+    SnapshotRequest,
+)
 
 agent = router("snapshots")
 
@@ -32,6 +40,19 @@ async def list_snapshots(caller: Caller, services: Served, id: SandboxId) -> Res
 async def restore(caller: Caller, services: Served, id: SandboxId, name: str) -> Response:
     """The sandbox as it was then, running."""
     return answer({"sandbox": await services.fleet.restore(caller, id, name)})
+
+
+@agent.post("/v1/sandboxes/{id}/snapshots/{name}/branch", status_code=201)
+async def branch(caller: Caller, services: Served, id: SandboxId, name: str, body: BranchSandbox) -> Response:
+    """A new sandbox from this point, its processes alive; the first one goes on undisturbed."""
+    sandbox = await services.fleet.branch(caller, id, name, body)
+    return answer({"sandbox": sandbox, "ip_address": sandbox.ip_address}, 201)
+
+
+@agent.delete("/v1/sandboxes/{id}/snapshots/{name}")
+async def delete(caller: Caller, services: Served, id: SandboxId, name: str) -> Response:
+    """Forget a point anywhere in the tree; ``freed_bytes`` are the host's again."""
+    return answer({"freed_bytes": await services.fleet.delete_snapshot(caller, id, name)})
 
 
 @agent.post("/v1/sandboxes/{id}/diff")

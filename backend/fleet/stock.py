@@ -1,0 +1,174 @@
+"""Stock: forks made ahead that have no owner yet, parked in memory with their login kept open.
+
+A row of purpose ``stock`` is being made (``creating``) or parked (``paused``). One statement in the database
+gives it its owner: no two callers get the same, whatever dies in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+
+from backend.errors import FluidError, WrongState
+from backend.fleet.core import FleetParts
+from backend.fleet.lifecycle import READY_TIMEOUT_S, Lifecycle
+from backend.images import BuiltImage
+from backend.models import Phase, Sandbox, new_id, now
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 15.0
+STOCK = "stock"
+IMAGE_LABEL = "fluid.image"  # SHA-256 of the image that it was forked from
+MADE = (
+    "id", "host_name", "host_address", "network", "ip_address", "domain", "uuid", "mac", "host_key",
+    "machine_id",
+)  # fmt: skip
+"""What a parked fork has already; all else is its new owner's wish."""
+
+
+class Stock(Lifecycle):
+    """A lifecycle whose new sandboxes come from stock where there is any."""
+
+    def __init__(self, parts: FleetParts) -> None:
+        super().__init__(parts)
+        self._moved = asyncio.Event()
+
+    async def warm(self) -> None:
+        await super().warm()
+        self._moved.set()
+
+    async def obtain(self, wanted: Sandbox, image: BuiltImage) -> Sandbox:
+        """A parked fork at once, else a new one; the id is that of what was handed out."""
+        claimed = await self._claim(wanted, image)
+        if claimed is None:
+            return await super().obtain(wanted, image)
+        self._moved.set()
+        try:
+            return await self._hand_out(claimed)
+        except FluidError as error:
+            log.warning("%s could not be handed out, forking another: %s", claimed.id, error.message)
+            return await super().obtain(wanted, image)
+
+    async def keep_stock(self) -> None:
+        """Until cancelled: as many parked forks of each source as the config asks for, made one at a time
+        while the host is idle enough; those of another image or size go."""
+        while True:
+            self._moved.clear()
+            try:
+                await self._replenish()
+            except FluidError as error:
+                log.warning("the stock waits: %s", error.message)
+            try:
+                async with asyncio.timeout(LOOK_AGAIN_S):
+                    await self._moved.wait()
+            except TimeoutError:
+                continue
+
+    async def _replenish(self) -> None:
+        images = {image.sha256: image for image in self._parts.images.list()}
+        wanted = dict.fromkeys(images, self._config.stock.per_source)
+        for broken in await self._stock(Phase.STOPPED, Phase.ERROR):
+            await self.discard(broken)
+        for parked in await self._stock(Phase.PAUSED):
+            sha256 = parked.labels.get(IMAGE_LABEL, "")
+            if wanted.get(sha256, 0) and self._is_usual(parked):
+                wanted[sha256] -= 1
+            elif await self._withdraw(parked):
+                log.info("%s left the stock: its image or size is not asked for any more", parked.id)
+        for sha256, count in wanted.items():
+            for _ in range(count):
+                if images[sha256].name in self._warm and await self._has_room():
+                    await self._park(images[sha256])
+
+    async def _has_room(self) -> bool:
+        """Stock is for idle times: not while something is made or rehearsed, and not of memory that the host
+        needs."""
+        self.need_space()
+        facts = await self._host.require().facts()
+        needed_mb = self._config.guests.memory_mb + self._config.stock.memory_reserve_mb
+        return not self._young and facts.memory_free_mb > needed_mb
+
+    async def _park(self, image: BuiltImage) -> None:
+        guests = self._config.guests
+        fork = Sandbox(
+            id=new_id("SBX"),
+            sandbox_name=f"stock-{uuid.uuid4().hex[:8]}",
+            base_image=image.name,
+            purpose=STOCK,
+            cpu=guests.cpu,
+            memory_mb=guests.memory_mb,
+            labels={IMAGE_LABEL: image.sha256},
+            created_at=now(),
+            updated_at=now(),
+        )
+        fork = await super().obtain(fork, image)
+        async with self.making(fork), self.exclusive(fork.id):
+            self._guests.hold(fork.id)
+            await self._host.require().pause(fork.domain)
+            fork.phase = Phase.PAUSED
+            await self.save(fork)
+        self._young.discard(fork.id)
+        log.info("%s is parked: %s, ready after %.1f s", fork.id, image.name, fork.ready_s or 0)
+
+    async def _stock(self, *phases: Phase) -> list[Sandbox]:
+        """Oldest first."""
+        rows, _ = await self._store.sandboxes.list(
+            {"purpose": STOCK, "phase": phases}, limit=1000, oldest_first=True
+        )
+        return rows
+
+    def _is_usual(self, row: Sandbox) -> bool:
+        return (row.cpu, row.memory_mb) == (self._config.guests.cpu, self._config.guests.memory_mb)
+
+    # --- handing out ----------------------------------------------------------------------------------
+
+    async def _claim(self, wanted: Sandbox, image: BuiltImage) -> Sandbox | None:
+        """The oldest fit one, now ``wanted`` in all but what it is made of; None when there is none."""
+        for parked in await self._stock(Phase.PAUSED):
+            fits = (parked.cpu, parked.memory_mb) == (wanted.cpu, wanted.memory_mb)
+            if not fits or parked.labels.get(IMAGE_LABEL) != image.sha256:
+                continue
+
+            def take(row: Sandbox) -> Sandbox:
+                if row.purpose != STOCK or row.phase is not Phase.PAUSED:
+                    raise WrongState(f"{row.id} is no stock any more")
+                return wanted.model_copy(update={name: getattr(row, name) for name in MADE})
+
+            self._young.add(parked.id)
+            try:
+                return await self._store.sandboxes.change(parked.id, take)
+            except WrongState:
+                self._young.discard(parked.id)
+        return None
+
+    async def _withdraw(self, parked: Sandbox) -> bool:
+        """Destroy one that is not wanted, unless somebody just got it."""
+
+        def take(row: Sandbox) -> Sandbox:
+            if row.purpose != STOCK or row.phase is not Phase.PAUSED:
+                raise WrongState(f"{row.id} is no stock any more")
+            return row.model_copy(update={"phase": Phase.CREATING})
+
+        try:
+            await self.discard(await self._store.sandboxes.change(parked.id, take))
+        except WrongState:
+            return False
+        return True
+
+    async def _hand_out(self, sandbox: Sandbox) -> Sandbox:
+        """It wakes with the time of now, fresh randomness and its name; root's first command has worked."""
+        started = time.monotonic()
+        async with self.making(sandbox):
+            await self._host.require().hand_out(
+                sandbox.domain, hostname=sandbox.sandbox_name, metadata=self.metadata(sandbox)
+            )
+            self._guests.release(sandbox.id)
+            await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
+            if not self._parts.forwards.keeps(sandbox.id):
+                await self.open_egress(sandbox)
+            sandbox.created_by = STOCK
+            await self._is_ready(sandbox, started)
+        return sandbox

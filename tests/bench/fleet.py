@@ -1,0 +1,188 @@
+"""Machines: how soon root's first command works, by each way, and what a machine costs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import perf_counter, sleep
+
+from backend.client import Fluid
+from backend.errors import FluidError
+from backend.fleet import guest_image
+from backend.guests import CertificateAuthority, Guest, GuestConnections
+from backend.hypervisor import Hypervisor, make_identity
+from backend.images import BuiltImage, Images
+from backend.models import Sandbox
+from backend.paths import Paths
+from tests.bench.figures import Bar, Figure, figure
+from tests.bench.stage import Stage
+
+COLD, REPEATS, AT_ONCE, PARKED = 3, 10, 10, 2
+WAIT_S = 300.0
+LOOK_S = 0.2
+READY_S = 120.0
+PREFIX = "fluid-bench"
+LIMITS = {"sandboxes_per_owner": 50}
+STOCK = {"per_source": PARKED}
+
+
+async def measure() -> list[Figure]:
+    cache = Paths.default()
+    image = await Images(cache.images).build(progress=lambda _: None)
+    async with Stage(cache.cache, limits=LIMITS) as stage:
+        await stage.start()
+        fluid = Fluid(stage.paths.operator_socket)
+        await asyncio.to_thread(_until, lambda: any(one.template_ready for one in fluid.sources()))
+        virt = "emulated" if fluid.hosts()[0].virt_type == "qemu" else "KVM"
+        cold = [await _cold(stage, image, fluid.hosts()[0].virt_type, number) for number in range(COLD)]
+        figures = await asyncio.to_thread(_forks, fluid, image.name, virt, min(cold))
+        figures.insert(
+            0, figure("create: cold boot", cold, "s", f"tuned boot → root's first command; {virt}")
+        )
+        figures += await asyncio.to_thread(_snapshots, fluid, image.name, virt)
+        stage.configure(limits=LIMITS, stock=STOCK)
+        await stage.start()
+        figures += await asyncio.to_thread(_stock, fluid, image.name, virt, min(cold))
+    return figures
+
+
+async def _cold(stage: Stage, image: BuiltImage, virt_type: str, number: int) -> float:
+    """The same image, booted from its disk on the same network."""
+    host = Hypervisor(
+        stage.libvirt, folder=stage.paths.domains / "cold", virt_type=virt_type, prefix=f"{PREFIX}-{number}"
+    )
+    await host.open()
+    authority = CertificateAuthority(stage.paths.secrets)
+    connections = GuestConnections(authority)
+    name = f"{PREFIX}-{number}-cold"
+    try:
+        network = Fluid(stage.paths.operator_socket).fleet().hosts[0]
+        spec = await asyncio.to_thread(_network_of, stage, network.uri)
+        identity = await make_identity(
+            name, address=f"{spec[1]}.{250 + number}", prefix=24, ca_public=authority.public_key
+        )
+        began = perf_counter()
+        await host.cold_boot(
+            guest_image(image), identity, spec[0], cpu=2, memory_mb=1024, metadata={"role": "bench"}
+        )
+        guest = Guest(name=name, address=identity.address, host_key_public=identity.host_key_public)
+        await connections.ready(guest, timeout_s=READY_S)
+        return perf_counter() - began
+    finally:
+        await connections.close()
+        await host.destroy(name)
+        await host.close()
+
+
+def _network_of(stage: Stage, uri: str) -> tuple[str, str]:
+    """The backend's network: its name, and the first three numbers of its addresses."""
+    import libvirt
+
+    connection = libvirt.open(uri)
+    try:
+        (network,) = [one for one in connection.listAllNetworks() if one.name().endswith("-guests")]
+    finally:
+        connection.close()
+    cidr = (stage.paths.state / "network").read_text().strip()
+    return network.name(), cidr.rpartition(".")[0]
+
+
+def _forks(fluid: Fluid, source: str, virt: str, cold_s: float) -> list[Figure]:
+    forks, destroys, cost = [], [], []
+    for number in range(REPEATS):
+        took, box = _create(fluid, source, f"fork-{number}")
+        forks.append(took)
+        cost.append(_resident_mb(box))
+        destroys.append(_timed(lambda box=box: fluid.destroy(box.id)))
+    began = perf_counter()
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        made = list(pool.map(lambda number: _create(fluid, source, f"many-{number}"), range(AT_ONCE)))
+    many = perf_counter() - began
+    bound = 1.3 * AT_ONCE / (os.cpu_count() or 1) * sorted(forks)[len(forks) // 2]
+    for _, box in made:
+        fluid.destroy(box.id)
+    how = f"POST /v1/sandboxes, answered when root's first command worked; {virt}"
+    return [
+        figure("create: fork", forks, "s", how, Bar(p50=2.5)),
+        figure("create: fork against cold boot", [cold_s / one for one in forks], "times faster",
+               f"against the fastest of {COLD} cold boots in this run; {virt}", Bar(p50=5, least=True)),
+        figure(f"create: {AT_ONCE} at once", [many], "s", f"until the last is ready; {virt}", Bar(p50=bound)),
+        figure("destroy", destroys, "s", f"nothing is left; {virt}"),
+        figure("memory of a fork", cost, "MB", f"VmRSS of QEMU, 1 GiB guest; {virt}"),
+    ]  # fmt: skip
+
+
+def _snapshots(fluid: Fluid, source: str, virt: str) -> list[Figure]:
+    _, box = _create(fluid, source, "points")
+    names = [f"p{number}" for number in range(REPEATS)]
+    taken = [_timed(lambda name=name: fluid.snapshot(box.id, name)) for name in names]
+    restored = [_timed(lambda name=name: fluid.restore(box.id, name)) for name in names]
+    branched = []
+    for number in range(REPEATS // 2):
+        began = perf_counter()
+        other = fluid.branch(box.id, f"p{number}", vm_name=f"branch-{number}")
+        branched.append(perf_counter() - began)
+        fluid.destroy(other.id)
+    fluid.destroy(box.id)
+    return [
+        figure("snapshot and manifest", taken, "s", f"memory, disk, manifest of 10,800 files; {virt}",
+               Bar(p50=1.5)),
+        figure("restore", restored, "s", f"until root's command works again; {virt}", Bar(p50=5)),
+        figure("branch", branched, "s", f"a new machine from a point, the first goes on; {virt}", Bar(p50=5)),
+    ]  # fmt: skip
+
+
+def _stock(fluid: Fluid, source: str, virt: str, cold_s: float) -> list[Figure]:
+    took = []
+    for number in range(REPEATS):
+        _until(lambda: fluid.hosts()[0].stock >= PARKED)
+        seconds, box = _create(fluid, source, f"stock-{number}")
+        assert box.created_by == "stock", box.created_by
+        took.append(seconds)
+        fluid.destroy(box.id)
+    how = f"a fork parked in memory, its login kept open; {virt}"
+    return [
+        figure("create: from stock", took, "s", how, Bar(p50=0.7)),
+        figure("create: stock against cold boot", [cold_s / one for one in took], "times faster",
+               f"against the fastest of {COLD} cold boots in this run; {virt}", Bar(p50=15, least=True)),
+    ]  # fmt: skip
+
+
+def _create(fluid: Fluid, source: str, name: str) -> tuple[float, Sandbox]:
+    began = perf_counter()
+    box = fluid.create(source, agent_id="bench", name=name)
+    return perf_counter() - began, box
+
+
+def _timed(work: Callable[[], object]) -> float:
+    began = perf_counter()
+    work()
+    return perf_counter() - began
+
+
+def _until(seen: Callable[[], bool]) -> None:
+    deadline = perf_counter() + WAIT_S
+    while True:
+        try:
+            if seen():
+                return
+        except FluidError:
+            pass
+        assert perf_counter() < deadline, "it did not come about in five minutes"
+        sleep(LOOK_S)
+
+
+def _resident_mb(box: Sandbox) -> float:
+    """What the sandbox's QEMU holds in memory now."""
+    mark = f"guest={box.domain},".encode()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (path / "cmdline").read_bytes():
+                status = (path / "status").read_text()
+                return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+        except OSError:
+            continue
+    raise AssertionError(f"{box.domain} runs nowhere")
