@@ -21,6 +21,7 @@ from backend.client import Fluid
 NAME = "fluid-test"
 CHECKOUT = Path(__file__).parents[1]
 DEMO_TIMEOUT_S = 1500
+COMMAND_TIMEOUT_S = 120
 FIXED_SEED = 4
 
 
@@ -59,6 +60,18 @@ class Demo:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+        )
+
+    def fluid(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """``fluid WORDS`` as the demo's operator."""
+        return subprocess.run(
+            [sys.executable, "-m", "backend.cli", *words],
+            cwd=CHECKOUT,
+            env={**self.env, "FLUID_HOME": str(self.home)},
+            text=True,
+            capture_output=True,
+            timeout=COMMAND_TIMEOUT_S,
+            check=False,
         )
 
     @property
