@@ -30,10 +30,12 @@ Handler = Callable[[Reader, Writer], Awaitable[None]]
 log = logging.getLogger(__name__)
 
 # A guest restored from memory still runs the sshd session of the connection it was saved with, and that
-# session still listens. Only an sshd is ended, and never the one that carries this very command.
+# session still listens. Only an sshd is ended (its sessions have a name of their own since OpenSSH 9.8), and
+# never the one that carries this very command. Nothing is forked for the hundred processes that are none.
 _END_STALE_LISTENER = (
     'i=$(awk \'$2 == "0100007F:{port:04X}" && $4 == "0A" {{print $10}}\' /proc/net/tcp); '
-    '[ -n "$i" ] || exit 0; for d in /proc/[0-9]*; do [ "$(cat $d/comm 2>/dev/null)" = sshd ] || continue; '
+    '[ -n "$i" ] || exit 0; for d in /proc/[0-9]*; do read -r c 2>/dev/null <$d/comm || continue; '
+    "case $c in sshd*) ;; *) continue ;; esac; "
     '[ "${{d#/proc/}}" = "$PPID" ] && continue; '
     'ls -l $d/fd 2>/dev/null | grep -qF "socket:[$i]" || continue; kill -KILL "${{d#/proc/}}"; '
     "while [ -e $d/exe ]; do sleep 0.02; done; done; exit 0"
@@ -103,7 +105,7 @@ class GuestForwards:
                         )
         except (TimeoutError, OSError, asyncssh.Error) as error:
             raise GuestDown(
-                f"{guest.name} does not open its way out: {error or 'no answer'}",
+                f"{guest.name} does not open its way out: {str(error) or 'no answer'}",
                 remedy=f"look at it with `fluid sandboxes show {guest.name}`",
             ) from error
         return connection

@@ -125,7 +125,9 @@ class Database:
         except (pg.DiskFull, pg.OutOfMemory) as error:
             raise NoSpace(f"PostgreSQL ({self.where}): {_words(error)}", remedy="free space there") from error
         except psycopg.DataError as error:
-            raise InvalidValue(f"the database cannot take a value: {_words(error)}") from error
+            raise InvalidValue(
+                f"the database cannot take a value: {_words(error)}", remedy="send it without NUL characters"
+            ) from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise self._down(error) from error
 

@@ -162,6 +162,14 @@ def served_door(home: Home) -> Iterator[None]:
 
 
 @contextmanager
+def busy_port(home: Home) -> Iterator[None]:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        home.configure(server={"listen": f"127.0.0.1:{other.getsockname()[1]}"})
+        yield
+    home.configure()
+
+
+@contextmanager
 def no_tmux(home: Home) -> Iterator[None]:
     yield
 
@@ -172,6 +180,7 @@ FAULTS: list[tuple[Fault, int, str, str]] = [
     (wrong_key, 2, r"\S+config\.yaml:4: guests\.cpus: unknown key", "fluid config schema"),
     (no_tmux, 6, "tmux is not installed", "apt-get install tmux"),
     (lost_database, 6, r"the database fluid at 127\.0\.0\.1:1 does not answer: .+", "start PostgreSQL"),
+    (busy_port, 4, r"server\.listen: 127\.0\.0\.1:\d+ is taken.*", "write another port"),
     (served_door, 4, r"a backend already serves \S+/operator\.sock", "stop it first"),
 ]
 
