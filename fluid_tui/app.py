@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path, PurePath
@@ -113,5 +114,6 @@ def run_console(socket: str | Path, *, read_only: bool = False, keymap_file: Pat
 
     overrides = keymap.load(keymap_file or keymap.default_path())
     app = FluidApp(AsyncFluid(socket), read_only=read_only, keys=overrides)
+    gc.freeze()  # what the imports made lives as long as we do: no collection looks through it again
     code = app.run()
     return code if code is not None else app.return_code or 0

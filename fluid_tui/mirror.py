@@ -1,4 +1,4 @@
-"""The console's copy of the fleet: read whole, then again whenever events say that it moved.
+"""The console's copy of the fleet: read whole, then what events say that moved.
 
 It never passes old state off as new: when the backend does not answer, the copy is ``lost`` with the time of
 its last sign of life, until a fresh one is read.
@@ -12,20 +12,25 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from backend.errors import FluidError
+from backend.errors import FluidError, SandboxNotFound
 from backend.models import Approval, Ask, Event, FleetView, Pane, Sandbox, now
 from fluid_tui.backend_port import BackendPort
 
 HEARTBEAT_S = 5.0
 """The event stream of the client mends itself in silence: a small question tells whether anybody is there."""
 ANSWER_S = 15.0
-GATHER_S = 0.25
+GATHER_S = 0.05
 """Events of one burst lead to one reading."""
+REST_S = 0.2
+"""After a reading: a fleet in motion is read four times a second."""
+FEW = 20
+"""So many sandboxes that changed are read one by one, more with the whole fleet."""
 RETRY_S = 1.0
 RETRY_MAX_S = 5.0
 NOUNS = frozenset(
     {"sandbox", "approval", "ask", "host", "pane", "component", "run", "bus", "events", "audit"}
 )
+MOVED = "sandbox.changed"
 BESIDE = frozenset({"run.event", "pane.changed"})
 """Kinds that change nothing on the fleet's screen."""
 
@@ -58,6 +63,8 @@ class Mirror:
         self._on_change = on_change
         self._on_event = on_event
         self._dirty = asyncio.Event()
+        self._whole = False
+        self._moved: set[str] = set()
         self.fleet: FleetView | None = None
         self.link = Link()
 
@@ -78,14 +85,38 @@ class Mirror:
 
     def touch(self) -> None:
         """Read the fleet soon: something was done from here."""
+        self._whole = True
         self._dirty.set()
 
     async def _read(self) -> None:
-        self._dirty.clear()
+        self._settle()
         async with asyncio.timeout(ANSWER_S):
             self.fleet = await self._client.fleet()
         self.link = Link(Contact.LIVE, now())
         self._on_change()
+
+    def _settle(self) -> set[str]:
+        """What moved until now is about to be read. A few sandboxes are given; none means: all of it."""
+        moved, self._moved = self._moved, set()
+        whole, self._whole = self._whole, False
+        self._dirty.clear()
+        return set() if whole or len(moved) > FEW else moved
+
+    async def _read_some(self, fleet: FleetView, ids: set[str]) -> None:
+        """These sandboxes as they are now, in a copy that is otherwise good."""
+        async with asyncio.timeout(ANSWER_S):
+            found = await asyncio.gather(*(self._read_one(id) for id in ids))
+        fresh = {one.id: one for one in found if one is not None and one.purpose == "agent"}
+        kept = [fresh.pop(one.id, one) for one in fleet.sandboxes if one.id not in ids or one.id in fresh]
+        self.fleet = fleet.model_copy(update={"sandboxes": [*fresh.values(), *kept]})
+        self.link = Link(Contact.LIVE, now())
+        self._on_change()
+
+    async def _read_one(self, id: str) -> Sandbox | None:
+        try:
+            return await self._client.sandbox(id)
+        except SandboxNotFound:
+            return None
 
     async def _follow(self) -> None:
         """Events and heartbeat until one of them fails."""
@@ -108,14 +139,23 @@ class Mirror:
     async def _listen(self, stream: AsyncIterator[Event]) -> None:
         async for event in stream:
             self._on_event(event)
-            if event.kind not in BESIDE and event.noun in NOUNS:
-                self._dirty.set()
+            if event.kind == MOVED:
+                self._moved.add(event.id)
+            elif event.kind in BESIDE or event.noun not in NOUNS:
+                continue
+            else:
+                self._whole = True
+            self._dirty.set()
 
     async def _gather(self) -> None:
         while True:
             await self._dirty.wait()
             await asyncio.sleep(GATHER_S)
-            await self._read()
+            if self.fleet and (moved := self._settle()):
+                await self._read_some(self.fleet, moved)
+            else:
+                await self._read()
+            await asyncio.sleep(REST_S)
 
     async def _beat(self) -> None:
         while True:

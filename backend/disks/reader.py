@@ -11,13 +11,13 @@ import os
 import sys
 import sysconfig
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from backend.disks import wire
-from backend.disks.records import Node, unpack
+from backend.disks.records import Node, count, unpack
 from backend.errors import DiskUnreadable
 from backend.models.change import FileKind
 
@@ -56,6 +56,22 @@ class Entry:
     sha256: str | None = None
 
 
+class Entries(Collection[Entry]):
+    """The names of a manifest. Each is made when it is looked at: a snapshot only counts them."""
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
+
+    def __len__(self) -> int:
+        return count(self._packed)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return (_entry(node, None) for node in unpack(self._packed))
+
+    def __contains__(self, entry: object) -> bool:
+        return any(entry == one for one in self)
+
+
 @dataclasses.dataclass(frozen=True)
 class Manifest:
     """All names of a disk at one point. ``packed`` is canonical: equal trees have equal bytes."""
@@ -67,10 +83,10 @@ class Manifest:
         """SHA-256 of the canonical form."""
         return hashlib.sha256(self.packed).hexdigest()
 
-    @cached_property
-    def entries(self) -> tuple[Entry, ...]:
+    @property
+    def entries(self) -> Entries:
         """Sorted by path."""
-        return tuple(_entry(node, None) for node in unpack(self.packed))
+        return Entries(self.packed)
 
     def dump(self) -> bytes:
         """Compressed, for the blob store."""

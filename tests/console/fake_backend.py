@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
-from backend.errors import BackendDown, FluidError
+from backend.errors import BackendDown, FluidError, SandboxNotFound
 from backend.models import (
     Approval,
     ApprovalState,
@@ -72,6 +72,13 @@ class FakeBackend:
     async def fleet(self) -> FleetView:
         self._here()
         return self.view.model_copy(deep=True)
+
+    async def sandbox(self, id: str) -> Sandbox:
+        self._here()
+        found = next((one for one in self.view.sandboxes if one.id == id), None)
+        if found is None:
+            raise SandboxNotFound(f"no sandbox {id}")
+        return found.model_copy(deep=True)
 
     async def events(self, after: int | None = None) -> AsyncIterator[Event]:
         self.asked.append(("events", after))

@@ -6,6 +6,7 @@ import pytest
 from textual.widgets import Input
 
 from backend.models import Phase
+from fluid_tui.mirror import FEW
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import fleet
 
@@ -96,6 +97,36 @@ async def test_a_change_in_the_backend_shows(console) -> None:
     async with console() as seen:
         seen.backend.view.sandboxes[2].phase = Phase.LOST
         await seen.backend.tell("sandbox.changed", "SBX-00000003")
+        await seen.sees("? lost")
+
+
+async def test_a_sandbox_that_changed_comes_and_goes_without_the_fleet_being_read(
+    console, monkeypatch
+) -> None:
+    async with console() as seen:
+        view = seen.backend.view
+        monkeypatch.setattr(seen.backend, "fleet", None)  # whoever calls it fails, and the console says so
+        new = view.sandboxes[3].model_copy(update={"id": "SBX-0000000a", "sandbox_name": "fresh"})
+        twin = new.model_copy(
+            update={"id": "SBX-0000000b", "sandbox_name": "twin-of-it", "purpose": "rehearsal"}
+        )
+        view.sandboxes += [new, twin]
+        await seen.backend.tell("sandbox.changed", new.id)
+        await seen.backend.tell("sandbox.changed", twin.id)
+        await seen.sees("fresh", "6 sandboxes")
+        assert "twin-of-it" not in seen.text()
+        view.sandboxes.remove(new)
+        await seen.backend.tell("sandbox.changed", new.id)
+        await seen.sees("5 sandboxes")
+        assert "fresh" not in seen.text()
+
+
+async def test_many_changes_are_read_at_once(console, monkeypatch) -> None:
+    async with console() as seen:
+        monkeypatch.setattr(seen.backend, "sandbox", None)
+        seen.backend.view.sandboxes[2].phase = Phase.LOST
+        for number in range(FEW + 1):
+            await seen.backend.tell("sandbox.changed", f"SBX-{number:08x}")
         await seen.sees("? lost")
 
 
