@@ -133,8 +133,7 @@ class Stock(Lifecycle):
                 continue
 
             def take(row: Sandbox) -> Sandbox:
-                if row.purpose != STOCK or row.phase is not Phase.PAUSED:
-                    raise WrongState(f"{row.id} is no stock any more")
+                _must_be_parked(row)
                 return wanted.model_copy(update={name: getattr(row, name) for name in MADE})
 
             self._young.add(parked.id)
@@ -148,8 +147,7 @@ class Stock(Lifecycle):
         """Destroy one that is not wanted, unless somebody just got it."""
 
         def take(row: Sandbox) -> Sandbox:
-            if row.purpose != STOCK or row.phase is not Phase.PAUSED:
-                raise WrongState(f"{row.id} is no stock any more")
+            _must_be_parked(row)
             return row.model_copy(update={"phase": Phase.CREATING})
 
         try:
@@ -172,3 +170,8 @@ class Stock(Lifecycle):
             sandbox.created_by = STOCK
             await self._is_ready(sandbox, started)
         return sandbox
+
+
+def _must_be_parked(row: Sandbox) -> None:
+    if row.purpose != STOCK or row.phase is not Phase.PAUSED:
+        raise WrongState(f"{row.id} is no stock any more", remedy="take another one")

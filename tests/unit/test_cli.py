@@ -19,7 +19,7 @@ import pytest
 from typer.main import get_command
 
 from backend.cli import app as program
-from backend.cli import console, doctor
+from backend.cli import console, doctor, main
 from backend.cli.app import NOUNS, run
 from backend.cli.common import door
 from backend.cli.terminal import painted, split_keys
@@ -259,8 +259,13 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
 
 
 @pytest.mark.usefixtures("nobody")
-def test_the_console_needs_a_terminal_and_starts_nothing_without(tmp_path: Path, capsys: Capture) -> None:
-    assert run([]) == 2
+def test_the_console_needs_a_terminal_and_starts_nothing_without(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["fluid"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
     assert "fluid status" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
