@@ -25,13 +25,14 @@ from backend.models import (
     UserChange,
 )
 from backend.text import visible
+from fluid_tui.alignment import opcodes
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.words import plural
 
 CONTEXT_LINES = 3
-EXACT_LINES = 4_000
-"""Beyond this, difflib may be quadratic: the file is compared as two blocks."""
 EXACT_CHARS = 400
+EXACT_ROWS = 1_000
+"""In a longer block nobody looks for the words that differ: its lines are marked as a whole."""
 SHOWN_LINES = 20_000
 TAB = 8
 WORD = re.compile(r"\w+|\s+|.")
@@ -219,17 +220,18 @@ def _content(before: FileState | None, after: FileState | None) -> Iterator[Diff
 def text_rows(old: str, new: str) -> Iterator[DiffRow]:
     """Two texts side by side: aligned hunks, far equal lines folded."""
     left, right = _lines_of(old), _lines_of(new)
-    hunks = list(_opcodes(left, right))
-    drawn = 0
+    hunks = opcodes(left, right)
+    room = SHOWN_LINES
     for at, (tag, l1, l2, r1, r2) in enumerate(hunks):
-        if drawn > SHOWN_LINES:
-            yield _fact(f"… {len(left) - l1:,} and {len(right) - r1:,} more lines are not drawn", Role.WARN)
-            return
         if tag == "equal":
             yield from _equal(left, l1, l2, r1, first=at == 0, last=at == len(hunks) - 1)
-        else:
-            yield from _replaced(left[l1:l2], right[r1:r2], l1, r1)
-            drawn += max(l2 - l1, r2 - r1)
+            continue
+        l3, r3 = min(l2, l1 + room), min(r2, r1 + room)
+        yield from _replaced(left[l1:l3], right[r1:r3], l1, r1)
+        if (l3, r3) != (l2, r2):
+            yield _fact(f"… {len(left) - l3:,} and {len(right) - r3:,} more lines are not drawn", Role.WARN)
+            return
+        room -= max(l2 - l1, r2 - r1)
 
 
 def _lines_of(text: str) -> list[str]:
@@ -239,31 +241,6 @@ def _lines_of(text: str) -> list[str]:
     elif text:
         lines[-1] += "  ⟨no newline at the end⟩"
     return lines
-
-
-def _opcodes(left: list[str], right: list[str]) -> Iterator[tuple[str, int, int, int, int]]:
-    if not left or not right:
-        if left or right:
-            yield ("replace", 0, len(left), 0, len(right))
-    elif len(left) + len(right) > EXACT_LINES:
-        yield from _blocks(left, right)
-    else:
-        yield from SequenceMatcher(None, left, right, autojunk=False).get_opcodes()
-
-
-def _blocks(left: list[str], right: list[str]) -> Iterator[tuple[str, int, int, int, int]]:
-    """Common head, one replaced block, common tail: linear, for files too long to align."""
-    head = 0
-    while head < min(len(left), len(right)) and left[head] == right[head]:
-        head += 1
-    tail = 0
-    while tail < min(len(left), len(right)) - head and left[-1 - tail] == right[-1 - tail]:
-        tail += 1
-    if head:
-        yield ("equal", 0, head, 0, head)
-    yield ("replace", head, len(left) - tail, head, len(right) - tail)
-    if tail:
-        yield ("equal", len(left) - tail, len(left), len(right) - tail, len(right))
 
 
 def _equal(left: list[str], l1: int, l2: int, r1: int, *, first: bool, last: bool) -> Iterator[DiffRow]:
@@ -283,10 +260,13 @@ def _equal(left: list[str], l1: int, l2: int, r1: int, *, first: bool, last: boo
 
 
 def _replaced(old: list[str], new: list[str], l1: int, r1: int) -> Iterator[DiffRow]:
-    for at in range(max(len(old), len(new))):
+    rows = max(len(old), len(new))
+    for at in range(rows):
         before = old[at] if at < len(old) else None
         after = new[at] if at < len(new) else None
-        marked = _words(before, after) if before is not None and after is not None else None
+        marked = None
+        if before is not None and after is not None and rows <= EXACT_ROWS:
+            marked = _words(before, after)
         left_text = marked[0] if marked else line((before or "", Role.REMOVED))
         right_text = marked[1] if marked else line((after or "", Role.ADDED))
         yield DiffRow(

@@ -2,8 +2,7 @@
 
 from backend.changes.blobs import BlobStore
 from backend.changes.differ import Differ
-from backend.changes.hunks import side_by_side
 from backend.changes.noise import NoiseProfile, Rule
 from backend.changes.residual import residual
 
-__all__ = ["BlobStore", "Differ", "NoiseProfile", "Rule", "residual", "side_by_side"]
+__all__ = ["BlobStore", "Differ", "NoiseProfile", "Rule", "residual"]

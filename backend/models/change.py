@@ -69,16 +69,6 @@ class FileState(Answer):
     certificate: dict[str, str] | None = None  # subject, issuer, not_after, key type and size
 
 
-class TextHunk(Answer):
-    """A run of lines in a side-by-side diff: ``equal``, ``replace``, ``insert`` or ``delete``."""
-
-    tag: str
-    before_from: int
-    before_to: int
-    after_from: int
-    after_to: int
-
-
 class FileChange(Answer):
     path: str  # wire form
     verb: ChangeVerb

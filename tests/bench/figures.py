@@ -14,7 +14,7 @@ from backend.cli.common import show_rows
 from backend.errors import BadRequest
 
 START_MARK, END_MARK = "<!-- figures -->", "<!-- /figures -->"
-TITLES = ("name", "p50", "p95", "unit", "bar", "holds", "how")
+TITLES = ("name", "p50", "p95", "unit", "bar", "holds")
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,10 @@ def percentile_95(samples: Sequence[float], *, least: bool = False) -> float | N
 
 
 def show(figures: Sequence[Figure]) -> None:
-    """A table on a terminal, tab-separated lines elsewhere; then how many hold."""
-    show_rows(TITLES, [_cells(one) for one in figures], empty="nothing was measured")
+    """A table on a terminal, tab-separated lines elsewhere; then how each was measured, and how many hold."""
+    show_rows(TITLES, [_cells(one)[:-1] for one in figures], empty="nothing was measured")
+    for one in figures:
+        print(f"{one.name}: {one.how}")
     barred = [one for one in figures if one.holds is not None]
     print(f"{sum(one.holds is True for one in barred)} of {len(barred)} bars hold")
 

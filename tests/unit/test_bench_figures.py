@@ -60,7 +60,7 @@ def test_figures_are_kept_and_shown(tmp_path: Path, capsys: pytest.CaptureFixtur
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert rows[1][:6] == ["list", "9.25", "18", "ms", "≤ 10, ≤ 20 p95", "holds"]
     assert rows[2][1:6] == ["246,000", "", "rows/s", "", ""]
-    assert rows[3] == ["1 of 1 bars hold"]
+    assert rows[3:] == [["list: a|b"], ["verify: once"], ["1 of 1 bars hold"]]
 
 
 def test_a_page_keeps_all_but_its_table() -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from time import perf_counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.models import now
-from fluid_tui.diff_rows import document, text_rows, unified
+from fluid_tui import alignment
+from fluid_tui.diff_rows import SHOWN_LINES, Side, document, text_rows, unified
 from fluid_tui.fleet_rows import matches
 from fluid_tui.paint import Role, line, plain, width_of, wrap
 from fluid_tui.words import ago, left, span
 from tests.console.sample import changes, fleet
 
+NO_SIDE = Side(0, (), changed=False)
 TEXTS = st.lists(st.sampled_from(["a", "b", "  c", "d e f", ""]), max_size=30).map("\n".join)
 
 
@@ -47,13 +49,33 @@ def test_equal_lines_far_from_a_change_are_folded() -> None:
     assert len(rows) == 9
 
 
-def test_a_very_long_file_is_compared_without_a_stall() -> None:
-    old = "".join(f"line {number}\n" for number in range(50_000))
+def test_in_a_very_long_file_only_what_changed_is_marked() -> None:
+    old = "".join(f"line {number}\n" + "}\n" * (number % 10 == 0) for number in range(50_000))
     new = old.replace("line 20000\n", "changed\n").replace("line 40000\n", "")
-    start = perf_counter()
-    rows = list(text_rows(old, new))
-    assert perf_counter() - start < 5
-    assert any("equal lines" in plain(row.whole) for row in rows if row.whole)
+    changed = [row for row in text_rows(old, new) if (row.left or row.right or NO_SIDE).changed]
+    told = [(plain(row.left.text), plain(row.right.text) if row.right else None) for row in changed]
+    assert told == [("line 20000", "changed"), ("line 40000", None)]
+
+
+def test_a_very_long_file_that_changed_throughout_is_cut_with_a_word() -> None:
+    *rows, last = text_rows("a\n" * 30_000, "b\n" * 50_000)
+    assert len(rows) == SHOWN_LINES
+    assert "10,000 and 30,000 more lines are not drawn" in plain(last.whole)
+
+
+@given(
+    st.lists(st.integers(0, 40), max_size=60), st.lists(st.integers(0, 40), max_size=60), st.integers(0, 30)
+)
+def test_runs_cover_both_texts_and_equal_ones_are_equal(old: list[int], new: list[int], exact: int) -> None:
+    left, right = [f"line {one}" for one in old], [f"line {one}" for one in new]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment, "EXACT_LINES", exact)
+        patch.setattr(alignment, "EXACT_BETWEEN", exact // 2)
+        runs = alignment.opcodes(left, right)
+    assert [at for _, l1, l2, _, _ in runs for at in range(l1, l2)] == list(range(len(left)))
+    assert [at for _, _, _, r1, r2 in runs for at in range(r1, r2)] == list(range(len(right)))
+    assert all(left[l1:l2] == right[r1:r2] for tag, l1, l2, r1, r2 in runs if tag == "equal")
+    assert not any(one[0] == two[0] == "equal" for one, two in pairwise(runs))
 
 
 def test_a_file_without_a_last_newline_says_so() -> None:

@@ -1,14 +1,12 @@
-"""What is hidden, what never is, texts side by side, and the blob store."""
+"""What is hidden, what never is, and the blob store."""
 
 from __future__ import annotations
 
 import stat
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from backend.changes import BlobStore, NoiseProfile, side_by_side
+from backend.changes import BlobStore, NoiseProfile
 from backend.errors import BadRequest, NotFound
 from backend.models import ChangeVerb, FileKind, wire_path
 
@@ -51,41 +49,6 @@ def test_an_account_file_that_everybody_may_read_is_not_noise(change):
 )
 def test_what_gives_rights_is_never_hidden(change, values):
     assert PROFILE.hides(change("/var/tmp/x", **values)) == ""
-
-
-def test_equal_texts_give_no_runs():
-    assert side_by_side("a\nb\n", "a\nb\n") == []
-
-
-def rebuilt(before, after, hunks):
-    """``after`` made from ``before`` and the hunks, as lines."""
-    old, new = before.splitlines(), after.splitlines()
-    out, at = [], 0
-    for hunk in hunks:
-        out += old[at : hunk.before_from]
-        out += (
-            old[hunk.before_from : hunk.before_to]
-            if hunk.tag == "equal"
-            else new[hunk.after_from : hunk.after_to]
-        )
-        at = hunk.before_to
-    return out + old[at:]
-
-
-TEXTS = st.lists(st.sampled_from("abc"), max_size=40).map("\n".join)
-
-
-@given(TEXTS, TEXTS, st.integers(0, 4))
-def test_runs_turn_one_text_into_the_other(before, after, context):
-    assert rebuilt(before, after, side_by_side(before, after, context)) == after.splitlines()
-
-
-def test_long_texts_are_compared_coarsely_and_rightly():
-    before = "\n".join(f"line {number}" for number in range(20_000))
-    after = before.replace("line 7000\n", "changed\n").replace("line 9000\n", "")
-    hunks = side_by_side(before, after)
-    assert [hunk.tag for hunk in hunks] == ["equal", "replace", "equal"]
-    assert rebuilt(before, after, hunks) == after.splitlines()
 
 
 def test_a_blob_is_kept_once_readable_by_its_owner_only(tmp_path):
