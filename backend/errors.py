@@ -174,6 +174,18 @@ class FileNotFoundInGuest(NotFound):
     code = "file_not_found"
 
 
+class NoRoute(NotFound):
+    """No route has this path on this door."""
+
+    code = "route_not_found"
+
+
+class MethodNotAllowed(FluidError):
+    """The path is known, the method is not."""
+
+    code, status, exit_code = "method_not_allowed", 405, EXIT_USAGE
+
+
 # --- what state it is in ----------------------------------------------------------------------------------
 
 
@@ -256,6 +268,14 @@ class HypervisorFailed(Unavailable):
 
 class GuestDown(Unavailable):
     code = "guest_down"
+
+
+class CommandLost(GuestDown):
+    """The guest went away under a running command; ``outcome`` (:class:`backend.guests.Outcome`) holds what
+    had come, and is not sent on."""
+
+    code = "command_lost"
+    outcome: Any = None
 
 
 class TmuxDown(Unavailable):

@@ -11,24 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from backend.errors import BadRequest, FluidError, InvalidValue, NotFound, Unavailable
+from backend.errors import BadRequest, FluidError, InvalidValue, MethodNotAllowed, NoRoute, Unavailable
 
 log = logging.getLogger("fluid.api")
 
 SHOWN_VALUE_CHARS = 80
 _MEANING = ("greater_than", "less_than", "too_short", "too_long", "pattern", "literal", "enum", "value_error")
-
-
-class NoRoute(NotFound):
-    """No route has this path on this door."""
-
-    code = "route_not_found"
-
-
-class MethodNotAllowed(FluidError):
-    """The path is known, the method is not."""
-
-    code, status, exit_code = "method_not_allowed", 405, 2
 
 
 def problem(error: FluidError, request_id: str, headers: dict[str, str] | None = None) -> Response:

@@ -5,7 +5,7 @@ down, and what they say is bytes.
 """
 
 from backend.guests.ca import CertificateAuthority, make_client_key, make_host_key
-from backend.guests.commands import CommandLost, GuestCommands, Outcome
+from backend.guests.commands import GuestCommands, Outcome
 from backend.guests.connection import Guest, GuestConnections
 from backend.guests.files import GuestFiles
 from backend.guests.forwards import PROXY_PORT, GuestForwards
@@ -14,7 +14,6 @@ from backend.guests.shell import shell_argv, sweep_keys
 __all__ = [
     "PROXY_PORT",
     "CertificateAuthority",
-    "CommandLost",
     "Guest",
     "GuestCommands",
     "GuestConnections",

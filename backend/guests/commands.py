@@ -17,7 +17,7 @@ from datetime import datetime
 
 import asyncssh
 
-from backend.errors import GuestDown
+from backend.errors import CommandLost, GuestDown
 from backend.guests import _trampoline
 from backend.guests._capture import Capture
 from backend.guests.connection import Guest, GuestConnections
@@ -56,14 +56,6 @@ class Outcome:
     truncated: bool
     started_at: datetime
     ended_at: datetime
-
-
-class CommandLost(GuestDown):
-    """The guest went away under a running command; ``outcome`` holds what had come."""
-
-    code = "command_lost"
-
-    outcome: Outcome | None = None
 
 
 class GuestCommands:

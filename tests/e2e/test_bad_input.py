@@ -42,7 +42,7 @@ def box(operator: Fluid) -> Iterator[FluidSandbox]:
 Call = Callable[[Fluid, FluidSandbox], Any]
 REFUSED: list[tuple[str, str, Call]] = [
     ("sandbox_not_found", "SBX-deadbeef", lambda door, _: door.run("SBX-deadbeef", "id")),
-    ("not_found", "../etc", lambda door, _: door.stop("../etc")),
+    ("route_not_found", "../etc", lambda door, _: door.stop("../etc")),
     ("sandbox_not_found", "SBX-DEADBEEF", lambda door, _: door.destroy("SBX-DEADBEEF")),
     ("snapshot_not_found", "never", lambda _, box: box.restore("never")),
     ("snapshot_not_found", "..", lambda _, box: box.restore("..")),
@@ -66,7 +66,7 @@ REFUSED: list[tuple[str, str, Call]] = [
     ("duplicate_name", NAME, lambda door, box: door.create(_source(box), agent_id="me", name=NAME)),
     ("duplicate_name", "now", lambda _, box: box.snapshot("now")),
     ("target_not_found", "../web-01", lambda door, box: _ask(door, box, "../web-01")),
-    ("playbook_refused", "shell", lambda door, _: _edit(door, "- hosts: all\n  tasks: [{shell: id}]\n")),
+    ("playbook_refused", "'shell'", lambda door, _: _edit(door, "shell: id")),
 ]
 
 
@@ -74,8 +74,10 @@ def _source(box: FluidSandbox) -> str:
     return box.noun.base_image
 
 
-def _edit(door: Fluid, yaml: str) -> None:
-    door.update_playbook(door.playbooks()[0].id, yaml)
+def _edit(door: Fluid, task: str) -> None:
+    playbook = door.playbooks()[0]
+    yaml = door.playbook(playbook.id).yaml
+    door.update_playbook(playbook.id, f"{yaml.rstrip()}\n    - name: one more\n      {task}\n")
 
 
 def _ask(door: Fluid, box: FluidSandbox, target: str) -> None:

@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from backend.errors import ConfigError, GuestDown, InvalidValue
+from backend.errors import CommandLost, ConfigError, GuestDown, InvalidValue
 from backend.guests import (
     CertificateAuthority,
-    CommandLost,
     Guest,
     GuestCommands,
     GuestConnections,
