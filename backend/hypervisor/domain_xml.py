@@ -55,15 +55,15 @@ def _child(parent: ET.Element, tag: str, text: str | None = None, **attributes: 
     return element
 
 
-def metadata_element(metadata: dict[str, str]) -> ET.Element:
-    """``<fluid:domain>`` with one ``<fluid:item key=…>`` a value."""
-    root = ET.Element(f"{{{NAMESPACE}}}domain")
+def metadata_element(metadata: dict[str, str], space: str = f"{{{NAMESPACE}}}") -> ET.Element:
+    """``<fluid:domain>`` with one ``<fluid:item key=…>`` a value. virDomainSetMetadata wants no ``space``."""
+    root = ET.Element(f"{space}domain")
     for key, value in sorted(metadata.items()):
         if not METADATA_KEY.fullmatch(key) or len(value) > METADATA_VALUE_MAX or not value.isprintable():
             raise InvalidValue(
                 f"metadata {key!r} cannot be kept on a domain", remedy="use short printable text"
             )
-        _child(root, f"{{{NAMESPACE}}}item", value, key=key)
+        _child(root, f"{space}item", value, key=key)
     return root
 
 

@@ -119,7 +119,7 @@ class Domains:
         return await self.connection.call(work, what=f"{what} {name}", limit_s=limit_s)
 
     async def info(self, name: str) -> DomainInfo:
-        return await self.call(name, _info, what="look at")
+        return await self.call(name, info_of, what="look at")
 
     async def list_ours(self) -> list[DomainInfo]:
         """All domains with our mark and prefix, running or not."""
@@ -131,7 +131,7 @@ class Domains:
                 # A domain may vanish between the list and the look.
                 with contextlib.suppress(libvirt.libvirtError):
                     if domain.name().startswith(start) and _metadata(domain) is not None:
-                        found.append(_info(domain))
+                        found.append(info_of(domain))
             return found
 
         return await self.connection.call(work, what="list domains")
@@ -174,7 +174,7 @@ class Domains:
         if info.state != "running":
             await self.call(name, lambda domain: domain.create(), what="start", limit_s=START_TIMEOUT_S)
         await self.ask(name, "ping", limit_s=BOOT_TIMEOUT_S, resend=True)
-        await self.ask(name, "clock", **fresh_moment())
+        await self.wake(name)
         await self.ask(name, "ready", limit_s=BOOT_TIMEOUT_S)
         return await self.info(name)
 
@@ -209,12 +209,11 @@ class Domains:
     async def resume(self, name: str) -> None:
         """Go on, with the time of now."""
         await self.call(name, lambda domain: domain.resume(), what="resume")
-        await self.set_clock(name)
+        await self.wake(name)
 
-    async def set_clock(self, name: str) -> None:
-        """Set the clock and seed the random generator; thaw what a snapshot froze."""
-        await self.ask(name, "thaw")
-        await self.ask(name, "clock", **fresh_moment())
+    async def wake(self, name: str, **values: str) -> None:
+        """After standing still: thaw what a snapshot froze, set the clock, seed the random generator."""
+        await self.ask(name, "wake", **fresh_moment(), **values)
 
     async def destroy(self, name: str) -> None:
         """Remove the domain and every file of it, also of one that was half made or is gone already."""
@@ -236,7 +235,8 @@ def _metadata(domain: libvirt.virDomain) -> dict[str, str] | None:
     return parse_metadata(text)
 
 
-def _info(domain: libvirt.virDomain) -> DomainInfo:
+def info_of(domain: libvirt.virDomain) -> DomainInfo:
+    """A domain of ours as a plain value."""
     state = STATES.get(domain.state()[0], "crashed")
     return DomainInfo(domain.name(), domain.UUIDString(), state, _metadata(domain) or {})
 

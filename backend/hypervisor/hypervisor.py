@@ -8,7 +8,7 @@ from pathlib import Path
 
 import libvirt
 
-from backend.hypervisor import branches, forks, networks, snapshots
+from backend.hypervisor import branches, forks, networks, snapshots, stock
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.nouns import (
@@ -109,6 +109,10 @@ class Hypervisor:
         """See :func:`backend.hypervisor.branches.branch`."""
         return await branches.branch(self._domains, snapshot, identity, network, metadata)
 
+    async def hand_out(self, domain: str, *, hostname: str, metadata: dict[str, str]) -> DomainInfo:
+        """See :mod:`backend.hypervisor.stock`; a fork with ``role: stock`` is parked by :meth:`pause`."""
+        return await stock.hand_out(self._domains, domain, hostname, metadata)
+
     async def cold_boot(
         self,
         image: GuestImage,
@@ -144,10 +148,6 @@ class Hypervisor:
     async def resume(self, domain: str) -> None:
         """Go on, with the clock of now."""
         await self._domains.resume(domain)
-
-    async def guest_time(self, domain: str) -> None:
-        """Set the guest's clock and seed its random generator."""
-        await self._domains.set_clock(domain)
 
     # --- snapshots -----------------------------------------------------------------------------------
 

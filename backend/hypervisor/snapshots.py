@@ -101,7 +101,7 @@ async def restore(domains: Domains, name: str, snapshot_files: SnapshotFiles) ->
     await _change_disk(domains, name, to)  # the definition too: the next cold start reads that one
     if snapshot_files.memory_file:
         await restore_memory(domains, snapshot_files.memory_file, to, folder / "restore.save")
-        await domains.set_clock(name)
+        await domains.wake(name)
         result = await domains.info(name)
     else:
         result = await domains.start(name)

@@ -248,6 +248,26 @@ async def test_pause_and_resume(lab: Lab, guest: Identity) -> None:
     assert (await lab.ssh(guest, "hostname")).strip() == guest.hostname
 
 
+async def test_stock_is_handed_out_once_over_the_connection_that_was_kept(lab: Lab) -> None:
+    stock = await lab.identity("stock", 13)
+    await lab.host.fork(lab.template, stock, NETWORK.name, metadata={"role": "stock", "sandbox": "SBX-1"})
+    await lab.ssh(stock, "date -s @1000000000")  # as if it had stood for years
+    lab.guests.hold(stock.name)
+    await lab.host.pause(stock.name)
+    assert (await lab.host.info(stock.name)).metadata["role"] == "stock"
+    owner = {"role": "sandbox", "sandbox": "SBX-1"}
+    began = time.monotonic()
+    info = await lab.host.hand_out(stock.name, hostname="web-1", metadata=owner)
+    said = await lab.ssh(stock, "hostname; cat /etc/hostname; date +%s.%N")
+    print(f"from stock to root's first command: {time.monotonic() - began:.2f} s")
+    hostname, kept, clock = said.split()
+    assert (hostname, kept) == ("web-1", "web-1") and abs(float(clock) - time.time()) < 2
+    assert (info.state, info.metadata) == ("running", owner)
+    with pytest.raises(Conflict, match="not parked"):
+        await lab.host.hand_out(stock.name, hostname="web-2", metadata=owner)
+    await lab.host.destroy(stock.name)
+
+
 async def test_guests_outlive_libvirtd_and_the_connection_comes_back(lab: Lab, guest: Identity) -> None:
     pids = qemu_of(guest.name)
     events = lab.host.events()

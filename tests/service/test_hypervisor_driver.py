@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from backend.errors import Conflict, HypervisorDown, HypervisorFailed, InvalidNa
 from backend.hypervisor import DomainEvent, Hypervisor
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
+from backend.hypervisor.stock import hand_out
 
 EVENT_LIMIT_S = 10
 MARK = (
@@ -80,6 +82,23 @@ async def test_destroy_removes_domain_and_files_and_may_be_repeated(
     for _ in range(2):
         await domains.destroy("fluid-a")
         assert await domains.list_ours() == [] and await domains.leftovers() == []
+
+
+async def test_stock_is_handed_out_once_and_its_metadata_says_so(
+    connection: Connection, domains: Domains
+) -> None:
+    """The test driver has no channel: whoever gets it is the one who fails after it was taken."""
+    await define(connection, xml("fluid-a", MARK.replace("sandbox", "stock")))
+    owner = {"role": "sandbox", "sandbox": "SBX-1"}
+    with pytest.raises(Conflict, match="not parked"):
+        await hand_out(domains, "fluid-a", "web", owner)
+    await domains.pause("fluid-a")
+    tries = [hand_out(domains, "fluid-a", "web", owner) for _ in range(5)]
+    failed = await asyncio.gather(*tries, return_exceptions=True)
+    assert Counter(map(type, failed)) == {Conflict: 4, HypervisorFailed: 1}
+    assert (await domains.info("fluid-a")).metadata == owner
+    await domains.power_off("fluid-a")
+    assert (await domains.info("fluid-a")).metadata == owner  # what the next start reads
 
 
 async def test_files_without_a_domain_are_found(domains: Domains) -> None:
