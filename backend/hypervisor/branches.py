@@ -13,7 +13,7 @@ from backend.errors import WrongState
 from backend.hypervisor.domain_xml import Rebase, nic_element
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.forks import IDENTITY_TIMEOUT_S, identity_message, restore_memory, whole_or_nothing
-from backend.hypervisor.layers import link_layers
+from backend.hypervisor.layers import link_layers, must_be_there
 from backend.hypervisor.network_xml import FILTER_NAME
 from backend.hypervisor.nouns import DomainInfo, Identity, SnapshotFiles
 from backend.hypervisor.overlays import create_overlay
@@ -25,6 +25,7 @@ async def branch(
     """Run a snapshot's memory as a domain of its own; neither needs the other's files from then on."""
     if snapshot.memory_file is None:
         raise WrongState("a snapshot without memory cannot be branched", remedy="take one with memory")
+    await asyncio.to_thread(must_be_there, snapshot)
     async with whole_or_nothing(domains, identity.name) as folder:
         await asyncio.to_thread(link_layers, snapshot.disk_layers, folder)
         disk = domains.next_disk(identity.name)

@@ -19,7 +19,7 @@ from backend.errors import DuplicateName, FluidError, SnapshotNotFound, WrongSta
 from backend.hypervisor.domain_xml import Rebase, rebased_xml, snapshot_xml
 from backend.hypervisor.domains import START_TIMEOUT_S, Domains
 from backend.hypervisor.forks import SECURE_XML, restore_memory
-from backend.hypervisor.layers import mark_of, memory_of, remove, sweep
+from backend.hypervisor.layers import mark_of, memory_of, must_be_there, remove, sweep
 from backend.hypervisor.nouns import DomainInfo, SnapshotFiles
 from backend.hypervisor.overlays import backing_chain, create_overlay
 from backend.models.base import check_name
@@ -91,6 +91,7 @@ async def _take(domains: Domains, name: str, xml: str, *, memory: bool) -> None:
 
 async def restore(domains: Domains, name: str, snapshot_files: SnapshotFiles) -> DomainInfo:
     """Put a domain back: same name, card and address; processes of a snapshot with memory go on."""
+    await asyncio.to_thread(must_be_there, snapshot_files)
     frozen = snapshot_files.disk_layers[0]
     info = await domains.info(name)
     overlay = domains.next_disk(name)

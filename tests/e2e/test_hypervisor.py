@@ -225,7 +225,9 @@ async def test_a_deleted_snapshot_gives_its_space_back_and_the_others_are_whole(
     assert first.disk_layers[0].exists()  # the other one stands on it
     with pytest.raises(SnapshotNotFound):
         await lab.host.delete_snapshot(guest.name, "below")
-    await lab.ssh(guest, "echo later > /root/mark; sync")
+    with pytest.raises(SnapshotNotFound):
+        await lab.host.restore(guest.name, first)
+    await lab.ssh(guest, "echo later > /root/mark; sync")  # it was not touched
     await lab.host.restore(guest.name, second)
     assert (await lab.ssh(guest, "cat /root/mark", again=True)).strip() == "leaf"
 
