@@ -218,6 +218,7 @@ class FleetCore:
         """Where SSH finds it, and the only host key it may show. By its id: stock gets its name later."""
         return Guest(
             name=sandbox.id,
+            called=sandbox.sandbox_name,
             address=sandbox.ip_address or "",
             port=22,
             host_key_public=sandbox.host_key,

@@ -112,7 +112,7 @@ class GuestCommands:
             outcome = session.outcome(timed_out=timed_out, started_at=started_at)
         if outcome.exit_code is None and not timed_out:
             lost = CommandLost(
-                f"{guest.name} went away while the command ran",
+                f"{guest.words} went away while the command ran",
                 remedy="the command may have ended or not: look in the guest, then run it again",
             )
             lost.outcome = outcome
@@ -145,8 +145,8 @@ class GuestCommands:
                 self._end_later(connection, session)
                 why = "no answer" if isinstance(error, TimeoutError) else str(error)
                 raise GuestDown(
-                    f"{guest.name} does not start a command: {why}",
-                    remedy=f"look at it with `fluid sandboxes show {guest.name}`, start it or destroy it",
+                    f"{guest.words} does not start a command: {why}",
+                    remedy=f"look at it with `fluid sandboxes show {guest.words}`, start it or destroy it",
                 ) from error
 
     async def _create(

@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import asyncssh
 
@@ -46,11 +46,17 @@ asyncssh.set_sftp_log_level("WARNING")
 class Guest:
     """Where a guest is and what proves that it is the one: the public host key line that we made for it."""
 
-    name: str
+    name: str  # never changes; its connection is kept under it
     address: str
     host_key_public: str
     port: int = SSH_PORT
     user: str = "root"
+    called: str = field(default="", compare=False)
+
+    @property
+    def words(self) -> str:
+        """What people call it."""
+        return self.called or self.name
 
 
 class GuestConnections:
@@ -285,6 +291,6 @@ def _words(error: BaseException) -> str:
 
 def _down(guest: Guest, why: str) -> GuestDown:
     return GuestDown(
-        f"{guest.name} cannot be reached by SSH at {guest.address}:{guest.port}: {why}",
-        remedy=f"look at its state with `fluid sandboxes show {guest.name}`, then start it or destroy it",
+        f"{guest.words} cannot be reached by SSH at {guest.address}:{guest.port}: {why}",
+        remedy=f"look at its state with `fluid sandboxes show {guest.words}`, then start it or destroy it",
     )

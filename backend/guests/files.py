@@ -271,22 +271,22 @@ class GuestFiles:
                 yield await self._connections.sftp(guest)
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath) as error:
             raise FileNotFoundInGuest(
-                f"{guest.name} has no {wire_path(path)}", remedy="list the folder above it"
+                f"{guest.words} has no {wire_path(path)}", remedy="list the folder above it"
             ) from error
         except asyncssh.SFTPNoSpaceOnFilesystem as error:
             raise NoSpace(
-                f"the disk of {guest.name} is full", remedy="delete something in the guest"
+                f"the disk of {guest.words} is full", remedy="delete something in the guest"
             ) from error
         except (asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost) as error:
             raise _gone(guest) from error
         except asyncssh.SFTPError as error:
             raise WrongState(
-                f"{guest.name} refuses {wire_path(path)}: {error.reason}",
+                f"{guest.words} refuses {wire_path(path)}: {error.reason}",
                 remedy="look at it with `stat`: a folder that is not empty, a full disk, a read-only mount",
             ) from error
         except TimeoutError as error:
             raise TimedOut(
-                f"{guest.name} did not finish with {wire_path(path)} in {FILE_TIMEOUT_S:.0f} s",
+                f"{guest.words} did not finish with {wire_path(path)} in {FILE_TIMEOUT_S:.0f} s",
                 remedy="try again, or run a command",
             ) from error
         except (OSError, asyncssh.Error) as error:
@@ -295,8 +295,8 @@ class GuestFiles:
 
 def _gone(guest: Guest) -> GuestDown:
     return GuestDown(
-        f"{guest.name} went away during the file transfer",
-        remedy=f"look at it with `fluid sandboxes show {guest.name}`",
+        f"{guest.words} went away during the file transfer",
+        remedy=f"look at it with `fluid sandboxes show {guest.words}`",
     )
 
 

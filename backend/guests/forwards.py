@@ -100,13 +100,13 @@ class GuestForwards:
                     await connection.run(_END_STALE_LISTENER.format(port=port), stdin=asyncssh.DEVNULL)
                     if not await _try_listen(connection, handler, port):
                         raise GuestDown(
-                            f"{guest.name}: its port {port} is held by another program",
+                            f"{guest.words}: its port {port} is held by another program",
                             remedy=f"end what listens on {LISTEN_HOST}:{port} in the guest",
                         )
         except (TimeoutError, OSError, asyncssh.Error) as error:
             raise GuestDown(
-                f"{guest.name} does not open its way out: {str(error) or 'no answer'}",
-                remedy=f"look at it with `fluid sandboxes show {guest.name}`",
+                f"{guest.words} does not open its way out: {str(error) or 'no answer'}",
+                remedy=f"look at it with `fluid sandboxes show {guest.words}`",
             ) from error
         return connection
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,31 @@ IDENTITY_TIMEOUT_S = 60.0
 SECURE_XML = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 
 
+Login = Callable[[], Awaitable[object]]
+
+
 async def fork(
-    domains: Domains, template: Template, identity: Identity, network: str, metadata: dict[str, str]
+    domains: Domains,
+    template: Template,
+    identity: Identity,
+    network: str,
+    metadata: dict[str, str],
+    login: Login | None,
 ) -> DomainInfo:
-    """Restore the template's memory on a fresh overlay, plug in a network card, and give it its identity."""
+    """Restore the template's memory on a fresh overlay and give it its identity; then ``login``, if any.
+
+    Programming the card's filter takes libvirt some ninety commands: all that goes on meanwhile. Nobody but
+    us has been inside the guest yet, and it is handed out only when the filter stands.
+    """
     async with whole_or_nothing(domains, identity.name) as folder:
         disk = domains.next_disk(identity.name)
         await create_overlay(disk, template.disk)
-        to = Rebase(identity.name, identity.uuid, disk, folder / "console.log", metadata)
+        nic = nic_element(identity, network, None)
+        to = Rebase(identity.name, identity.uuid, disk, folder / "console.log", metadata, nic)
         await restore_memory(domains, template.memory, to, folder / "fork.save")
         await _together(
-            domains.ask(identity.name, "identity", limit_s=IDENTITY_TIMEOUT_S, **identity_message(identity)),
-            _plug_in(domains, identity, network),
+            _introduce(domains, identity, login),
+            _put_filter(domains, identity, network),
         )
     return await domains.info(identity.name)
 
@@ -107,21 +120,17 @@ def identity_message(identity: Identity) -> dict[str, Any]:
     }
 
 
-async def _plug_in(domains: Domains, identity: Identity, network: str) -> None:
-    """Plug in the card, then put its filter on.
+async def _introduce(domains: Domains, identity: Identity, login: Login | None) -> None:
+    await domains.ask(identity.name, "identity", limit_s=IDENTITY_TIMEOUT_S, **identity_message(identity))
+    if login:
+        await login()
 
-    Programming a filter takes libvirt some ninety commands; the guest gets its address meanwhile. Nobody but
-    us has been inside it yet, and it is handed out only when the filter stands.
-    """
-    bare, filtered = (
-        ET.tostring(nic_element(identity, network, name), encoding="unicode") for name in (None, FILTER_NAME)
-    )
-    live, config = libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    name = identity.name
-    await domains.call(name, lambda domain: domain.attachDeviceFlags(bare, live), what="plug in")
-    await domains.call(name, lambda domain: domain.updateDeviceFlags(filtered, live), what="filter")
+
+async def _put_filter(domains: Domains, identity: Identity, network: str) -> None:
+    filtered = ET.tostring(nic_element(identity, network, FILTER_NAME), encoding="unicode")
+    flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
     await domains.call(
-        name, lambda domain: domain.attachDeviceFlags(filtered, config), what="keep the card of"
+        identity.name, lambda domain: domain.updateDeviceFlags(filtered, flags), what="put the filter on"
     )
 
 

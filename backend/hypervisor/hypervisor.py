@@ -11,6 +11,7 @@ import libvirt
 from backend.hypervisor import branches, forks, networks, snapshots, stock
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
+from backend.hypervisor.forks import Login
 from backend.hypervisor.nouns import (
     DomainEvent,
     DomainInfo,
@@ -98,10 +99,17 @@ class Hypervisor:
         return await self._templates.ensure(image, cpu=cpu, memory_mb=memory_mb)
 
     async def fork(
-        self, template: Template, identity: Identity, network: str, *, metadata: dict[str, str]
+        self,
+        template: Template,
+        identity: Identity,
+        network: str,
+        *,
+        metadata: dict[str, str],
+        login: Login | None = None,
     ) -> DomainInfo:
-        """A new running guest from a template; SSH is to be met with ``identity``'s host key."""
-        return await forks.fork(self._domains, template, identity, network, metadata)
+        """A new running guest from a template; SSH is to be met with ``identity``'s host key. ``login`` is
+        awaited as soon as that can be, beside the rest of the work; when it fails, nothing is left."""
+        return await forks.fork(self._domains, template, identity, network, metadata, login)
 
     async def branch(
         self, snapshot: SnapshotFiles, identity: Identity, network: str, *, metadata: dict[str, str]

@@ -111,7 +111,7 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Template:
-    """A guest booted once without a network card and saved: what forks are made of."""
+    """A guest booted once, its network card unconnected, and saved: what forks are made of."""
 
     key: str
     disk: Path  # frozen: forks stand on it

@@ -1,4 +1,4 @@
-"""Templates: an image booted once without a network card, frozen and saved, so that forks need no boot.
+"""Templates: an image booted once with its network card unconnected, frozen and saved: forks need no boot.
 
 A template is named by everything that its memory depends on, made aside and put in place whole.
 """
@@ -21,15 +21,16 @@ from pathlib import Path
 import libvirt
 
 from backend.errors import FluidError
-from backend.hypervisor.domain_xml import DomainSpec, domain_xml
+from backend.hypervisor.domain_xml import DomainSpec, domain_xml, loose_nic
 from backend.hypervisor.domains import BOOT_TIMEOUT_S, Domains
+from backend.hypervisor.identity import new_mac
 from backend.hypervisor.nouns import GuestImage, Template
 from backend.hypervisor.overlays import create_overlay
 from backend.hypervisor.save_image import read_header
 
 log = logging.getLogger(__name__)
 
-LAYOUT = 2  # of the template folder and of the domain's XML: a change makes new templates
+LAYOUT = 3  # of the template folder and of the domain's XML: a change makes new templates
 SETTLE_TIMEOUT_S = 120.0
 SAVE_TIMEOUT_S = 120.0
 FREEZE_TIMEOUT_S = 5.0
@@ -108,6 +109,7 @@ class Templates:
                 work / DISK,
                 work / "console.log",
                 {"role": "template", "image": image.sha256},
+                loose_nic(new_mac()),
             )
             await self._boot(name, domain_xml(spec, image))
             memory = work / MEMORY
@@ -126,7 +128,7 @@ class Templates:
         return Template(key, folder / DISK, folder / MEMORY, cpu, memory_mb, build_s)
 
     async def _boot(self, name: str, xml: str) -> None:
-        """Boot without a network card, wait for the end of the boot, and freeze: the disk needs no replay."""
+        """Boot, wait for the end of the boot, and freeze: the disk needs no replay."""
         await self._domains.connection.call(
             lambda connection: connection.createXML(xml, 0).name(), what=f"boot {name}", limit_s=60
         )

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -62,8 +63,17 @@ class Lab:
             ca_public=self.authority.public_key,
         )
 
-    async def fork(self, identity: Identity) -> None:
-        await self.host.fork(self.template, identity, NETWORK.name, metadata={"role": "sandbox"})
+    async def fork(self, identity: Identity, **metadata: str) -> None:
+        """A guest that root has logged in to."""
+        began = time.monotonic()
+        await self.host.fork(
+            self.template,
+            identity,
+            NETWORK.name,
+            metadata={"role": "sandbox", **metadata},
+            login=partial(self.ssh, identity, "true"),
+        )
+        print(f"fork to root's first command: {time.monotonic() - began:.2f} s")
 
     async def ssh(self, identity: Identity, command: str, *, again: bool = False) -> str:
         """What root's command prints, over one kept connection; ``again`` when the guest went down since. The
@@ -159,7 +169,7 @@ REACH = """
 import socket, sys
 def opens(address, port):
     try:
-        socket.create_connection((address, int(port)), 2).close()
+        socket.create_connection((address, int(port)), 1).close()
         return True
     except OSError:
         return False
@@ -257,19 +267,18 @@ async def test_pause_and_resume(lab: Lab, guest: Identity) -> None:
 
 async def test_stock_is_handed_out_once_over_the_connection_that_was_kept(lab: Lab) -> None:
     stock = await lab.identity("stock", 13)
-    await lab.host.fork(lab.template, stock, NETWORK.name, metadata={"role": "stock", "sandbox": "SBX-1"})
-    random = await lab.ssh(stock, "head -c8 /dev/urandom | od")
+    await lab.fork(stock, role="stock", sandbox="SBX-1")
+    await lab.ssh(stock, "date -s @1000000000")  # as if it had stood for years
     lab.guests.hold(stock.name)
     await lab.host.pause(stock.name)
     assert (await lab.host.info(stock.name)).metadata["role"] == "stock"
     owner = {"role": "sandbox", "sandbox": "SBX-1"}
     began = time.monotonic()
     info = await lab.host.hand_out(stock.name, hostname="web-1", metadata=owner)
-    said = await lab.ssh(stock, "hostname; cat /etc/hostname; date +%s.%N; head -c8 /dev/urandom | od")
+    said = await lab.ssh(stock, "hostname; cat /etc/hostname; date +%s.%N")
     print(f"from stock to root's first command: {time.monotonic() - began:.2f} s")
-    hostname, kept, clock, fresh = said.splitlines()
+    hostname, kept, clock = said.split()
     assert (hostname, kept) == ("web-1", "web-1") and abs(float(clock) - time.time()) < 2
-    assert fresh != random.strip()
     assert (info.state, info.metadata) == ("running", owner)
     with pytest.raises(Conflict, match="not parked"):
         await lab.host.hand_out(stock.name, hostname="web-2", metadata=owner)
@@ -341,6 +350,7 @@ async def test_a_branch_is_somebody_of_its_own_and_outlives_the_first(lab: Lab) 
     assert (mark, alive, address) == ("old", "alive", branch.address)
     assert abs(int(clock) - time.time()) < 10
     gaps = [later - earlier for earlier, later in itertools.pairwise(answers)]
+    print(f"the first was silent for {max(gaps):.2f} s at most")
     assert max(gaps) < GAP_LIMIT_S, f"the first was silent for {max(gaps):.2f} s"
     assert (await lab.ssh(first, "hostname; cat /root/mark")).split() == [first.hostname, "new"]
     await lab.host.destroy(first.name)
