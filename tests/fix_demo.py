@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ CHECKOUT = Path(__file__).parents[1]
 DEMO_TIMEOUT_S = 1500
 COMMAND_TIMEOUT_S = 120
 FIXED_SEED = 4
+STOCK_LIMIT_S = 120
 
 
 @dataclass(frozen=True)
@@ -123,3 +125,11 @@ def told(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Told:
 def operator(told: Told, demo: Demo) -> Fluid:
     """The operator door of the demo that has run."""
     return Fluid(demo.operator_socket)
+
+
+def until_parked(operator: Fluid) -> None:
+    """The demo's one fork of stock is there: nothing is made in the background any more."""
+    deadline = time.monotonic() + STOCK_LIMIT_S
+    while operator.hosts()[0].stock < 1:
+        assert time.monotonic() < deadline, "no stock was made"
+        time.sleep(0.5)

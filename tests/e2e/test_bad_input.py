@@ -23,7 +23,7 @@ from backend.client.blocking import FluidSandbox
 from backend.errors import FluidError
 from backend.store import EmbeddedPostgres
 from tests.fix_database import standing_still
-from tests.fix_demo import Demo
+from tests.fix_demo import Demo, until_parked
 
 NAME = "bad-input"
 LEFT_BYTES = 1 << 30  # enough for everybody else on the machine, and less than the reserve
@@ -34,6 +34,7 @@ WAIT_S = 60
 @pytest.fixture(scope="module")
 def box(operator: Fluid) -> Iterator[FluidSandbox]:
     sandbox = operator.create_sandbox(operator.sources()[0].name, agent_id="me", name=NAME)
+    until_parked(operator)  # what a test leaves is then the test's own
     yield sandbox
     if any(row.id == sandbox.id for row in operator.sandboxes()):
         sandbox.destroy()

@@ -29,7 +29,7 @@ def test_every_promise_is_kept_with_the_fixed_seed(told: Told) -> None:
     assert len(report["dry_run"]["web-01"]["differs"]) >= 2
     assert report["verified_changed"] == 0
     assert report["audit_ok"] is True and report["audit_rows"] > 20
-    assert report["created_by"] == "fork"
+    assert report["created_by"] in ("stock", "fork")  # stock, if one was parked by then
     assert report["sandbox_ready_s"] < report["cold_boot_s"]
 
 

@@ -10,8 +10,8 @@ import pytest
 from backend.client import Fluid
 from backend.client.blocking import FluidSandbox
 from backend.errors import SandboxNotFound, SnapshotNotFound
+from tests.fix_demo import until_parked
 
-SOURCE_LIMIT_S = 120
 READY_FROM_STOCK_S = 2.5
 BEAT = "while sleep 0.2; do date +%s >/root/beat; done"
 WHO = "hostname; cat /etc/machine-id; cat /etc/ssh/ssh_host_ed25519_key.pub; hostname -I"
@@ -38,13 +38,6 @@ def said(box: FluidSandbox, command: str) -> list[str]:
     done = box.run(command)
     assert done.exit_code == 0, done.stderr
     return done.stdout.splitlines()
-
-
-def until_parked(operator: Fluid) -> None:
-    deadline = time.monotonic() + SOURCE_LIMIT_S
-    while operator.fleet().hosts[0].stock < 1:
-        assert time.monotonic() < deadline, "no stock was made"
-        time.sleep(0.5)
 
 
 def test_stock_is_handed_out_at_once_to_one_owner_with_a_name_of_its_own(
