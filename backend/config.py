@@ -21,6 +21,7 @@ from backend.errors import ConfigError
 from backend.paths import Paths
 
 GIB = 1024**3
+LOCAL = "local"  # the host that needs no name
 DAY_S = 86_400
 
 _LISTEN = re.compile(r"(?:\[([^\[\]]+)\]|([^:]*)):(\d{1,5})", re.ASCII)
@@ -65,7 +66,7 @@ class EmbeddedConfig(Section):
 class HostConfig(Section):
     """A hypervisor."""
 
-    name: str = "local"
+    name: str = LOCAL
     address: str = "localhost"
     uri: str | None = None  # None: a libvirtd that answers here, else a private one is started
 
@@ -148,6 +149,7 @@ class LimitConfig(Section):
     command_s_max: int = Field(default=7200, ge=1)
     command_chars: int = Field(default=65_536, ge=1)
     disk_reserve_mb: int = Field(default=2048, ge=0)
+    memory_reserve_mb: int = Field(default=512, ge=0)  # of each host's, that no sandbox gets
 
 
 class Config(Section):

@@ -29,11 +29,11 @@ from backend.approvals import ApprovalBook, Approvals, Asks, Pipeline
 from backend.audit import Audit, AuditReport
 from backend.background import Background
 from backend.changes import BlobStore, Differ, NoiseProfile
-from backend.config import Config, ListenAddress, listen_address
+from backend.config import LOCAL, Config, ListenAddress, listen_address
 from backend.disks import DiskReader
 from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow
 from backend.errors import EXIT_OK, AlreadyRunning, ConfigError, FluidError, NoSpace
-from backend.fleet import Fleet, FleetParts, Host, Sources
+from backend.fleet import Fleet, FleetParts, Host, Hosts, Sources
 from backend.guests import (
     CertificateAuthority,
     GuestCommands,
@@ -196,23 +196,25 @@ class _Backend:
         await events.open()
         audit = Audit(store, paths.state / "spool", paths.secrets / "audit.key", paths.audit_head)
         await audit.absorb()
-        host = Host(self.config, paths)
-        await host.open()
-        stack.push_async_callback(host.close)
-        self.parts["libvirt"] = lambda: _host_component(host)
+        hosts = Hosts(self.config, paths, store)
+        stack.push_async_callback(hosts.close)
+        await hosts.open()
+        for host in hosts:
+            name = "libvirt" if host.name == LOCAL else f"libvirt {host.name}"
+            self.parts[name] = partial(_host_component, host)
         authority = CertificateAuthority(paths.secrets)
-        fleet = self._fleet(stack, store, events, audit, background, host, authority)
+        fleet = self._fleet(stack, store, events, audit, background, hosts, authority)
         panes = await self._panes(stack, events, audit, fleet, authority)
         playbooks, runs, targets, approvals = self._approvals(store, events, audit, background, fleet)
         await store.keys.forget_unfinished()
-        if host.up:
-            await fleet.reconcile()
+        await fleet.reconcile_all()
         await approvals.resume()
+        for host in hosts:
+            background.start(f"follow {host.name}", partial(fleet.follow, host))
         for name, work in (
             ("sign the audit's head", audit.run),
             ("verify the audit", partial(self._verify, audit)),
             ("watch the panes", panes.run),
-            ("follow libvirt", partial(self._follow, host, fleet, background)),
             ("keep the stock", fleet.keep_stock),
             ("housekeeping", partial(self._housekeeping, store, fleet, approvals)),
         ):
@@ -242,7 +244,7 @@ class _Backend:
         events: EventBus,
         audit: Audit,
         background: Background,
-        host: Host,
+        hosts: Hosts,
         authority: CertificateAuthority,
     ) -> Fleet:
         config, paths = self.config, self.paths
@@ -259,7 +261,7 @@ class _Backend:
                 audit=audit,
                 policy=Policy(config.limits),
                 images=Images(paths.images),
-                host=host,
+                hosts=hosts,
                 guests=connections,
                 authority=authority,
                 commands=commands,
@@ -270,7 +272,7 @@ class _Backend:
                 blobs=blobs,
                 differ=Differ(reader, blobs, key, NoiseProfile.default()),
                 background=background,
-                strategy=self._strategy(host),
+                strategy=partial(self._strategy, hosts),
                 versions=_versions(),
             )
         )
@@ -321,20 +323,12 @@ class _Backend:
             rate_bytes_s=egress.rate_bytes_s,
         )
 
-    def _strategy(self, host: Host) -> str:
+    def _strategy(self, hosts: Hosts) -> str:
         if self.config.ansible.strategy != "auto":
             return self.config.ansible.strategy
-        return "mitogen_linear" if host.virt_type == "qemu" else "linear"
+        return "mitogen_linear" if any(host.virt_type == "qemu" for host in hosts) else "linear"
 
     # --- keeping house --------------------------------------------------------------------------------
-
-    async def _follow(self, host: Host, fleet: Fleet, background: Background) -> None:
-        """The rest of the backend does not wait for libvirt; this does."""
-        late = not host.up
-        if late:
-            await host.appear()
-        background.start("warm the templates", fleet.warm)
-        await fleet.follow_domains(late=late)
 
     async def _housekeeping(self, store: Store, fleet: Fleet, approvals: Approvals) -> None:
         duties: tuple[Callable[[], Awaitable[object]], ...] = (

@@ -286,6 +286,12 @@ class NoSpace(Unavailable):
     code = "no_space"
 
 
+class NoRoom(Unavailable):
+    """No host takes one more; the message holds each one's reason."""
+
+    code = "no_room"
+
+
 class MissingProgram(Unavailable):
     code = "missing_program"
 

@@ -68,7 +68,6 @@ class Pipeline:
         self._runs = runs
         self._targets = targets
         self._background = background
-        self._strategy = fleet.strategy()
         self._cut_off: set[str] = set()
 
     # --- rehearsal ------------------------------------------------------------------------------------

@@ -64,6 +64,8 @@ class OperatorMethods:
     fleet = method(operator_calls.fleet)
     status = method(operator_calls.status)
     hosts = method(operator_calls.hosts)
+    drain_host = method(operator_calls.drain_host)
+    resume_host = method(operator_calls.resume_host)
     dry_run = method(operator_calls.dry_run)
     approve = method(operator_calls.approve)
     reject = method(operator_calls.reject)

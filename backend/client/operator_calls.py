@@ -24,6 +24,15 @@ def hosts() -> Call[list[HostView]]:
     return Call("GET", path("hosts"), nouns("HostView", "hosts"))
 
 
+def drain_host(name: str) -> Call[HostView]:
+    """It takes no new sandboxes; those it has stay."""
+    return Call("POST", path("hosts", name, "drain"), noun("HostView"))
+
+
+def resume_host(name: str) -> Call[HostView]:
+    return Call("POST", path("hosts", name, "resume"), noun("HostView"))
+
+
 def dry_run(approval_id: str) -> Call[Approval]:
     """Check mode on each target, now."""
     return Call("POST", path("approvals", approval_id, "dry-run"), noun("Approval"), timeout_s=WORK_S)

@@ -4,6 +4,7 @@ from backend.fleet.commands import Commands
 from backend.fleet.core import FleetCore, FleetParts
 from backend.fleet.files import Files
 from backend.fleet.host import Host, guest_image, object_prefix
+from backend.fleet.hosts import Hosts
 from backend.fleet.snapshots import Snapshots
 from backend.fleet.sources import Sources
 from backend.fleet.stock import Stock
@@ -13,4 +14,4 @@ class Fleet(Stock, Commands, Snapshots, Files):
     """Everything that can be done with sandboxes; one class because they share locks and rows."""
 
 
-__all__ = ["Fleet", "FleetCore", "FleetParts", "Host", "Sources", "guest_image", "object_prefix"]
+__all__ = ["Fleet", "FleetCore", "FleetParts", "Host", "Hosts", "Sources", "guest_image", "object_prefix"]

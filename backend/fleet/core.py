@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
@@ -17,8 +16,10 @@ from backend.changes import BlobStore, Differ
 from backend.config import Config
 from backend.disks import DiskReader
 from backend.egress import EgressProxy
-from backend.errors import FluidError, NoSpace, NotFound, SandboxNotFound, WrongState
+from backend.errors import FluidError, NotFound, SandboxNotFound, WrongState
 from backend.fleet.host import Host
+from backend.fleet.hosts import Hosts
+from backend.fleet.placement import no_space
 from backend.guests import (
     CertificateAuthority,
     Guest,
@@ -29,6 +30,7 @@ from backend.guests import (
     make_client_key,
 )
 from backend.guests.forwards import Reader, Writer
+from backend.hypervisor import Hypervisor
 from backend.images import Images
 from backend.models import Identity, Phase, Role, Sandbox, now
 from backend.policy import Policy
@@ -39,7 +41,6 @@ RUN_CERTIFICATE_S = 600
 GONE = "its virtual machine is gone"
 DIED = "its virtual machine died"
 SEEN = {"running": Phase.RUNNING, "paused": Phase.PAUSED, "shutoff": Phase.STOPPED}
-MIB = 1024**2
 WAY_OUT = {
     Phase.CREATING: "wait until it runs: fluid sandboxes show {id}",
     Phase.RUNNING: "stop it first: fluid sandboxes stop {id}",
@@ -63,7 +64,7 @@ class FleetParts:
     audit: Audit
     policy: Policy
     images: Images
-    host: Host
+    hosts: Hosts
     guests: GuestConnections
     commands: GuestCommands
     files: GuestFiles
@@ -72,7 +73,7 @@ class FleetParts:
     blobs: BlobStore
     differ: Differ
     background: Background
-    strategy: str
+    strategy: Callable[[], str]
     versions: dict[str, str]
     forwards: GuestForwards
     proxy: EgressProxy
@@ -88,12 +89,11 @@ class FleetCore:
         self._events = parts.events
         self._audit = parts.audit
         self._policy = parts.policy
-        self._host = parts.host
+        self._hosts = parts.hosts
         self._guests = parts.guests
         self._commands = parts.commands
         self._files = parts.files
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._warm: set[str] = set()  # images with a running template in the usual size
         # Made by this very process and not handed out yet: no crash left them half made.
         self._young: set[str] = set()
         # Half made or half destroyed, because the database or libvirt went away meanwhile.
@@ -116,7 +116,7 @@ class FleetCore:
 
     def strategy(self) -> str:
         """The Ansible strategy of rehearsal and apply alike."""
-        return self._parts.strategy
+        return self._parts.strategy()
 
     def versions(self) -> dict[str, str]:
         """Programs whose version is part of the evidence."""
@@ -160,15 +160,20 @@ class FleetCore:
                 remedy=WAY_OUT[sandbox.phase].format(id=sandbox.id),
             )
 
-    def need_space(self, extra_mb: int = 0) -> None:
-        """NoSpace if ``extra_mb`` more would touch the reserve: a full disk stops guests and PostgreSQL."""
-        free_mb = shutil.disk_usage(self._host.require().folder).free // MIB
+    def host_of(self, sandbox: Sandbox) -> Host:
+        """Where it lives. Raises HostNotFound when the config does not list that host any more."""
+        return self._hosts.named(sandbox.host_name)
+
+    def machine(self, sandbox: Sandbox) -> Hypervisor:
+        """The hypervisor that holds it. Raises HypervisorDown: why it does not answer."""
+        return self.host_of(sandbox).require()
+
+    async def need_space(self, host: Host, extra_mb: int = 0) -> None:
+        """NoSpace if ``extra_mb`` more would touch the host's reserve."""
+        free_mb = (await host.look()).disk_free_mb
         needed_mb = self._config.limits.disk_reserve_mb + extra_mb
         if free_mb < needed_mb:
-            raise NoSpace(
-                f"{free_mb} MB are free on the disk, {needed_mb} are needed",
-                remedy="destroy sandboxes, or lower limits.disk_reserve_mb",
-            )
+            raise no_space(free_mb, needed_mb)
 
     @asynccontextmanager
     async def step(
@@ -189,7 +194,8 @@ class FleetCore:
         sandbox = await self.load(sandbox_id)
         state: str | None = None
         with suppress(NotFound):
-            state = (await self._host.require().info(self._host.domain_name(sandbox_id))).state
+            host = self.host_of(sandbox)
+            state = (await host.require().info(host.domain_name(sandbox_id))).state
         await self.see(sandbox, state)
 
     async def see(self, sandbox: Sandbox, state: str | None) -> bool:

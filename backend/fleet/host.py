@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import AsyncIterator
+from ipaddress import IPv4Network
 
 from backend.config import Config, HostConfig
 from backend.errors import FluidError, HypervisorDown
 from backend.fleet.addresses import free_address, free_network, taken_networks
-from backend.hypervisor import DomainEvent, GuestImage, Hypervisor, NetworkSpec
+from backend.fleet.placement import Room
+from backend.fleet.turns import Turns
+from backend.hypervisor import DomainEvent, GuestImage, HostFacts, Hypervisor, NetworkSpec
 from backend.hypervisor.private import PrivateLibvirt, system_libvirt
 from backend.hypervisor.probe import kvm_works
 from backend.images import BuiltImage
@@ -20,28 +24,36 @@ from backend.paths import Paths
 log = logging.getLogger(__name__)
 RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 15.0
+LOOK_TIMEOUT_S = 2.0  # a host that hangs holds up nobody who asks how it is
+FRESH_S = 1.0
 LIBVIRT_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}  # Debian's words to libvirt's
 
 
 class Host:
-    """The local hypervisor. ``open`` starts a private libvirtd where none answers.
+    """A hypervisor. For the local one ``open`` starts a private libvirtd where none answers.
 
     A host that is down is a state, not the end of the backend: :meth:`require` and :meth:`view` say why.
     """
 
-    def __init__(self, config: Config, paths: Paths) -> None:
+    def __init__(self, config: Config, settings: HostConfig, paths: Paths) -> None:
         self._config = config
         self._paths = paths
-        self._host: HostConfig = config.hosts[0]
+        self._host = settings
         self._prefix = object_prefix(paths)
         self._used: set[str] = set()
         self._allocate = asyncio.Lock()
-        self._since = now()
+        self.since = now()  # it came up, or was lost
         self._down = HypervisorDown("libvirt was not asked yet", remedy="fluid doctor")
         self._hypervisor: Hypervisor | None = None
         self._private: PrivateLibvirt | None = None
+        self._facts: HostFacts | None = None
+        self._looked_at = 0.0  # time.monotonic()
         self.network: NetworkSpec
         self.virt_type = ""
+        self.draining = False
+        self.turns = Turns()
+        self.promised: dict[str, int] = {}  # MiB that what is being made here will take, by its id
+        self.warm: set[str] = set()  # images with a running template in the usual size
 
     @property
     def name(self) -> str:
@@ -125,12 +137,15 @@ class Host:
             await self._private.stop()
 
     async def _network(self) -> NetworkSpec:
-        """Which /24 it has is chosen once and kept."""
-        kept = self._paths.state / "network"
+        """Which /24 it has is chosen once and kept; no two hosts of ours have the same."""
+        folder = self._paths.state / "networks"
+        kept = folder / self.name
         cidr = self._config.guests.network_cidr
         if cidr is None:
+            folder.mkdir(exist_ok=True)
             if not kept.exists():
-                kept.write_text(free_network(await taken_networks()))
+                ours = [IPv4Network(file.read_text().strip()) for file in folder.iterdir()]
+                kept.write_text(free_network([*await taken_networks(), *ours]))
             cidr = kept.read_text().strip()
         mark = self._prefix.removeprefix("fluid-")
         return NetworkSpec(name=f"{self._prefix}-guests", bridge=f"fl-{mark}", cidr=cidr)
@@ -159,26 +174,65 @@ class Host:
     def prefix(self) -> int:
         return int(self.network.cidr.partition("/")[2])
 
+    async def look(self) -> HostFacts:
+        """How it is now, not older than a second.
+
+        Raises:
+            HypervisorDown, TimedOut: it does not answer, or not soon.
+        """
+        if self._facts is None or time.monotonic() - self._looked_at > FRESH_S or not self.up:
+            try:
+                async with asyncio.timeout(LOOK_TIMEOUT_S):
+                    self._facts = await self.require().facts()
+            except TimeoutError:
+                raise HypervisorDown(
+                    f"{self.name} does not answer within {LOOK_TIMEOUT_S:g} s", remedy="fluid hosts list"
+                ) from None
+            self._looked_at = time.monotonic()
+            self.turns.at_once = max(self._facts.cpus, 1)
+        return self._facts
+
+    async def room(self, image: str) -> Room:
+        """What placement weighs."""
+        try:
+            facts = await self.look()
+        except FluidError as error:
+            return Room(self.name, down=error)
+        return Room(
+            self.name,
+            draining=self.draining,
+            has_template=image in self.warm,
+            memory_free_mb=facts.memory_free_mb,
+            promised_mb=sum(self.promised.values()),
+            disk_free_mb=facts.disk_free_mb,
+            load=len(self.promised) / self.turns.at_once,
+        )
+
     async def view(self, sandboxes: int, stock: int) -> HostView:
-        """How it is now; a host that does not answer is ``lost``, never an error for the caller."""
+        """How it is now; a host that does not answer is ``lost``, never an error for the caller. What is
+        known of it then is from before."""
+        error = ""
+        try:
+            await self.look()
+        except FluidError as down:
+            error = down.message
         view = HostView(
             name=self.name,
             address=self.address,
             uri=self._hypervisor.uri if self._hypervisor else self._host.uri or "",
+            status="lost" if error else "draining" if self.draining else "up",
             virt_type=self.virt_type,
             sandboxes=sandboxes,
             stock=stock,
-            since=self._since,
+            creating=self.turns.under_way,
+            waiting=self.turns.waiting,
+            since=self.since,
+            last_error=error,
         )
-        try:
-            facts = await self.require().facts()
-        except FluidError as error:
-            view.status, view.last_error = "lost", error.message
-            return view
-        view.status = "up"
-        view.cpus, view.memory_mb, view.memory_free_mb = facts.cpus, facts.memory_mb, facts.memory_free_mb
-        view.disk_free_mb = facts.disk_free_mb
-        view.libvirt_version, view.qemu_version = facts.libvirt_version, facts.qemu_version
+        if facts := self._facts:
+            view.cpus, view.memory_mb, view.memory_free_mb = facts.cpus, facts.memory_mb, facts.memory_free_mb
+            view.disk_free_mb = facts.disk_free_mb
+            view.libvirt_version, view.qemu_version = facts.libvirt_version, facts.qemu_version
         return view
 
     def require(self) -> Hypervisor:

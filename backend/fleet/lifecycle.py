@@ -1,4 +1,4 @@
-"""A sandbox's life: made whole or not at all, stopped, started, destroyed, found again after a crash."""
+"""A sandbox's life: made whole or not at all, stopped, started, destroyed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 import uuid
-from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -23,11 +22,12 @@ from backend.errors import (
     SourceNotFound,
 )
 from backend.fleet.core import FleetCore, undone
-from backend.fleet.host import guest_image
+from backend.fleet.host import Host, guest_image
+from backend.fleet.placement import Need, Placement, refusal
 from backend.fleet.snapshots import snapshot_files
-from backend.hypervisor import DomainEvent, DomainInfo, make_identity
+from backend.fleet.turns import Place
+from backend.hypervisor import DomainInfo, make_identity
 from backend.hypervisor import Identity as DomainIdentity
-from backend.hypervisor.nouns import EventKind, State
 from backend.images import BuiltImage
 from backend.models import (
     BranchSandbox,
@@ -49,14 +49,6 @@ READY_TIMEOUT_S = 120
 BRANCH_OF = "fluid.branch_of"  # the label that names the snapshot a sandbox was branched from
 Boot = Callable[[Sandbox], Awaitable[tuple[DomainInfo, str]]]
 """Makes a sandbox's domain, and says by what way."""
-FOLLOW_AGAIN_S = 2.0
-DOMAIN_STATES: dict[EventKind, State] = {
-    "started": "running",
-    "resumed": "running",
-    "paused": "paused",
-    "stopped": "shutoff",
-    "crashed": "crashed",
-}
 
 
 class AgentStatus(Protocol):
@@ -69,7 +61,7 @@ class AgentStatus(Protocol):
 
 
 class Lifecycle(FleetCore):
-    """Create, start, stop, pause, destroy, expire, reconcile."""
+    """Create, start, stop, pause, destroy."""
 
     async def create(self, actor: Identity, request: CreateSandbox) -> Sandbox:
         """A sandbox whose root has run its first command. On any failure nothing is left.
@@ -86,9 +78,14 @@ class Lifecycle(FleetCore):
             if point is None:
                 sandbox = await self.obtain(wanted, image)
             else:
-                sandbox = await self._begin(wanted, partial(self._branch, point=point))
+                sandbox = await self._branched(wanted, point)
             step.id = step.sandbox_id = sandbox.id  # what stock hands out has its id already
-            step.data.update(created_by=sandbox.created_by, ready_s=sandbox.ready_s)
+            step.data.update(
+                created_by=sandbox.created_by,
+                ready_s=sandbox.ready_s,
+                host=sandbox.host_name,
+                placement=sandbox.placement,
+            )
         return sandbox
 
     async def branch(self, actor: Identity, sandbox_id: str, name: str, request: BranchSandbox) -> Sandbox:
@@ -112,20 +109,36 @@ class Lifecycle(FleetCore):
         )
 
     async def obtain(self, wanted: Sandbox, image: BuiltImage) -> Sandbox:
-        """A running sandbox as ``wanted``. On any failure nothing is left."""
+        """A running sandbox as ``wanted``, on the host that suits it best. On any failure nothing is left."""
+        self.settle(wanted, await self._hosts.place(self.need(wanted), image.name))
+        return await self.make(wanted, image)
+
+    async def make(self, wanted: Sandbox, image: BuiltImage) -> Sandbox:
+        """As :meth:`obtain`, on the host where it is settled."""
         return await self._begin(wanted, partial(self._boot, image=image))
 
-    async def warm(self) -> None:
+    def need(self, wanted: Sandbox) -> Need:
+        """What it asks of a host."""
+        limits = self._config.limits
+        return Need(wanted.memory_mb, limits.memory_reserve_mb, limits.disk_reserve_mb)
+
+    def settle(self, sandbox: Sandbox, where: Placement) -> None:
+        """It will live there: what it takes is promised at once, so that no two count on the same room."""
+        host = self._hosts.named(where.name)
+        host.promised[sandbox.id] = sandbox.memory_mb
+        sandbox.host_name, sandbox.host_address = host.name, host.address
+        sandbox.placement = where.reason
+
+    async def warm(self, host: Host) -> None:
         """Freeze a running template of each image in the usual size, so that the first agent need not wait
         for a boot. Where that fails, creates boot cold and say so."""
         size = {"cpu": self._config.guests.cpu, "memory_mb": self._config.guests.memory_mb}
         for image in self._parts.images.list():
-            await self._host.require().ensure_template(guest_image(image), **size)
-            self._warm.add(image.name)
+            await host.require().ensure_template(guest_image(image), **size)
+            host.warm.add(image.name)
 
     async def fork_twin(self, sandbox: Sandbox, *, purpose: str) -> Sandbox:
-        """A pristine fork of the same source and size, owned by the system, that the agent never touches."""
-        self.need_space()
+        """A pristine fork of the same source and size, owned by the system, that the agent never touched."""
         image = self._source(sandbox.base_image)
         twin = Sandbox(
             id=new_id("SBX"),
@@ -143,9 +156,10 @@ class Lifecycle(FleetCore):
         """Destroy without a question: twins, and what failed half-way."""
         self._young.discard(sandbox.id)
         try:
+            host = self.host_of(sandbox)
             await self.hang_up(sandbox)
-            await self._host.require().destroy(self._host.domain_name(sandbox.id))
-            self._host.give_back(sandbox.ip_address)
+            await host.require().destroy(host.domain_name(sandbox.id))
+            host.give_back(sandbox.ip_address)
             sandbox.phase, sandbox.deleted_at = Phase.DESTROYED, now()
             await self.save(sandbox)
         except BaseException:
@@ -154,21 +168,42 @@ class Lifecycle(FleetCore):
         self._torn.discard(sandbox.id)
 
     async def _begin(self, sandbox: Sandbox, boot: Boot) -> Sandbox:
-        """Its row, then its machine. A crash leaves the row in ``creating``, which reconcile undoes."""
+        """Its row, then its machine when its turn comes. A crash leaves the row in ``creating``, which
+        reconcile undoes."""
+        host = self.host_of(sandbox)
         self._young.add(sandbox.id)
+        try:
+            await self._keep_row(sandbox)
+            async with self.making(sandbox), host.turns.turn(partial(self._waits, sandbox)):
+                sandbox.reason, started = "", time.monotonic()
+                info, sandbox.created_by = await boot(sandbox)
+                sandbox.domain, sandbox.uuid = info.name, info.uuid
+                await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
+                await self.open_egress(sandbox)
+                await self._is_ready(sandbox, started)
+        finally:
+            host.promised.pop(sandbox.id, None)
+        return sandbox
+
+    async def _keep_row(self, sandbox: Sandbox) -> None:
         try:
             await self._store.sandboxes.insert(sandbox)
         except BaseException:
             self._young.discard(sandbox.id)
             raise
-        started = time.monotonic()
-        async with self.making(sandbox):
-            info, sandbox.created_by = await boot(sandbox)
-            sandbox.domain, sandbox.uuid = info.name, info.uuid
-            await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
-            await self.open_egress(sandbox)
-            await self._is_ready(sandbox, started)
-        return sandbox
+
+    async def _waits(self, sandbox: Sandbox, place: Place) -> None:
+        sandbox.reason = f"waits for its turn on {sandbox.host_name}: {place}"
+        await self.save(sandbox)
+
+    async def _branched(self, wanted: Sandbox, point: Snapshot) -> Sandbox:
+        """Where the snapshot's files are: nowhere else can it be run."""
+        origin = await self.load(point.sandbox_id)
+        where = Placement(origin.host_name, f"{point.name} lies there")
+        if why := refusal(await self.host_of(origin).room(wanted.base_image), self.need(wanted)):
+            raise why
+        self.settle(wanted, where)
+        return await self._begin(wanted, partial(self._branch, point=point))
 
     @asynccontextmanager
     async def making(self, sandbox: Sandbox) -> AsyncIterator[None]:
@@ -213,7 +248,6 @@ class Lifecycle(FleetCore):
         mine = sum(other.owner_uid == actor.uid for other in live)
         if mine >= self._config.limits.sandboxes_per_owner:
             raise LimitReached(f"you have {mine} sandboxes", remedy="destroy one first")
-        self.need_space()
         guests = self._config.guests
         ttl = request.ttl_seconds or guests.ttl_seconds
         return Sandbox(
@@ -234,9 +268,10 @@ class Lifecycle(FleetCore):
 
     async def _boot(self, sandbox: Sandbox, image: BuiltImage) -> tuple[DomainInfo, str]:
         """A fork of the frozen template; a cold boot where forking does not work on this host."""
-        hypervisor, size = self._host.require(), {"cpu": sandbox.cpu, "memory_mb": sandbox.memory_mb}
+        host, size = self.host_of(sandbox), {"cpu": sandbox.cpu, "memory_mb": sandbox.memory_mb}
+        hypervisor = host.require()
         identity = await self._identify(sandbox)
-        network, metadata = self._host.network.name, self.metadata(sandbox)
+        network, metadata = host.network.name, self.metadata(sandbox)
         source = guest_image(image)
         try:
             template = await hypervisor.ensure_template(source, **size)
@@ -250,29 +285,29 @@ class Lifecycle(FleetCore):
 
     async def _branch(self, sandbox: Sandbox, point: Snapshot) -> tuple[DomainInfo, str]:
         """The memory of a snapshot as a machine of its own."""
-        hypervisor = self._host.require()
+        host = self.host_of(sandbox)
         identity = await self._identify(sandbox)
         async with self.exclusive(point.sandbox_id):  # the snapshot stays meanwhile
-            info = await hypervisor.branch(
-                snapshot_files(point), identity, self._host.network.name, metadata=self.metadata(sandbox)
+            info = await host.require().branch(
+                snapshot_files(point), identity, host.network.name, metadata=self.metadata(sandbox)
             )
         return info, "branch"
 
     async def _identify(self, sandbox: Sandbox) -> DomainIdentity:
         """An address, names and keys of its own, in the row before the machine has them."""
-        used = {row.ip_address for row in await self.all_live() if row.ip_address}
-        sandbox.ip_address = await self._host.take_address(used)
+        host = self.host_of(sandbox)
+        here = [row for row in await self.all_live() if row.host_name == host.name]
+        sandbox.ip_address = await host.take_address({row.ip_address for row in here if row.ip_address})
         identity = await make_identity(
-            self._host.domain_name(sandbox.id),
+            host.domain_name(sandbox.id),
             hostname=sandbox.sandbox_name,
             address=sandbox.ip_address,
-            prefix=self._host.prefix,
+            prefix=host.prefix,
             ca_public=self._parts.authority.public_key,
         )
         sandbox.mac, sandbox.machine_id = identity.mac, identity.machine_id
         sandbox.host_key = identity.host_key_public
-        sandbox.host_name, sandbox.host_address = self._host.name, self._host.address
-        sandbox.network = self._host.network.name
+        sandbox.network = host.network.name
         await self.save(sandbox)
         return identity
 
@@ -303,7 +338,7 @@ class Lifecycle(FleetCore):
             return sandbox
         self.must_be(sandbox, Phase.STOPPED, Phase.ERROR)
         async with self.step(actor, "sandbox.start", sandbox):
-            await self._host.require().start(sandbox.domain)
+            await self.machine(sandbox).start(sandbox.domain)
             await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
             await self.open_egress(sandbox)
             sandbox.phase, sandbox.reason = Phase.RUNNING, ""
@@ -316,7 +351,7 @@ class Lifecycle(FleetCore):
         self.must_be(sandbox, Phase.RUNNING, Phase.PAUSED)
         async with self.step(actor, "sandbox.stop", sandbox):
             await self.hang_up(sandbox)
-            await self._host.require().stop(sandbox.domain)
+            await self.machine(sandbox).stop(sandbox.domain)
             sandbox.phase = Phase.STOPPED
             return await self.save(sandbox)
 
@@ -325,7 +360,7 @@ class Lifecycle(FleetCore):
         self.must_be(sandbox, Phase.RUNNING)
         async with self.step(actor, "sandbox.pause", sandbox):
             self._guests.hold(sandbox.id)
-            await self._host.require().pause(sandbox.domain)
+            await self.machine(sandbox).pause(sandbox.domain)
             sandbox.phase = Phase.PAUSED
             return await self.save(sandbox)
 
@@ -333,7 +368,7 @@ class Lifecycle(FleetCore):
         sandbox = await self.get(actor, sandbox_id)
         self.must_be(sandbox, Phase.PAUSED)
         async with self.step(actor, "sandbox.resume", sandbox):
-            await self._host.require().resume(sandbox.domain)
+            await self.machine(sandbox).resume(sandbox.domain)
             self._guests.release(sandbox.id)
             sandbox.phase = Phase.RUNNING
             return await self.save(sandbox)
@@ -341,6 +376,7 @@ class Lifecycle(FleetCore):
     async def destroy(self, actor: Identity, sandbox_id: str) -> Sandbox:
         """Domain, disks, memory files, snapshots: nothing is left but the record."""
         sandbox = await self.get(actor, sandbox_id)
+        self.machine(sandbox)  # a host that is lost is told at once, and nothing is promised
         async with self.step(actor, "sandbox.destroy", sandbox):
             await self.discard(sandbox)
         return sandbox
@@ -371,16 +407,31 @@ class Lifecycle(FleetCore):
 
     async def sources(self, actor: Identity) -> Sequence[SourceView]:
         """What may be forked. Sandboxes, stock and targets never are."""
+        warm = {name for host in self._hosts for name in host.warm}
         return [
-            SourceView(name=image.name, arch=image.arch, template_ready=image.name in self._warm)
+            SourceView(name=image.name, arch=image.arch, template_ready=image.name in warm)
             for image in self._parts.images.list()
         ]
 
     async def hosts(self) -> Sequence[HostView]:
+        """All hosts, asked at once: one that hangs holds up the answer by two seconds at most."""
         live = await self.all_live()
-        stock = [row for row in live if row.purpose == "stock"]
+        return await asyncio.gather(*(self._view(host, live) for host in self._hosts))
+
+    async def _view(self, host: Host, live: Sequence[Sandbox]) -> HostView:
+        here = [row for row in live if row.host_name == host.name]
+        stock = [row for row in here if row.purpose == "stock"]
         parked = sum(row.phase is Phase.PAUSED for row in stock)
-        return [await self._host.view(len(live) - len(stock), parked)]
+        return await host.view(len(here) - len(stock), parked)
+
+    async def drain(self, actor: Identity, name: str, draining: bool) -> HostView:
+        """Whether a host takes new sandboxes; those it has stay until they end."""
+        action = "host.drain" if draining else "host.resume"
+        self._hosts.named(name)
+        async with self._audit.step(actor, action, "host", name):
+            host = await self._hosts.drain(name, draining)
+        await self._events.publish("host.changed", "host", name, data={"draining": draining})
+        return await self._view(host, await self.all_live())
 
     async def status(self, actor: Identity, said: AgentStatus) -> None:
         """What an agent says of itself, shown with its age on all its sandboxes."""
@@ -388,85 +439,3 @@ class Lifecycle(FleetCore):
             if sandbox.owner_uid == actor.uid and sandbox.purpose == "agent":
                 sandbox.status, sandbox.status_note, sandbox.status_at = said.status, said.note, now()
                 await self.save(sandbox)
-
-    # --- time and crashes -----------------------------------------------------------------------------
-
-    async def expire(self) -> None:
-        """Destroy what outlived its TTL and what could not be undone, once the host answers. The daemon calls
-        this every few seconds."""
-        for sandbox in await self.all_live():
-            if not self._host.up:
-                return
-            if sandbox.id in self._torn:
-                await self.discard(sandbox)
-            elif sandbox.expires_at and sandbox.expires_at <= now():
-                log.info("%s outlived its %s s", sandbox.id, sandbox.ttl_seconds)
-                await self.destroy(Identity.system(), sandbox.id)
-
-    async def reconcile(self) -> None:
-        """Make rows and domains agree, after a start and whenever libvirt is back. What was half made is
-        undone; the log and the audit say what was done."""
-        hypervisor = self._host.require()
-        said: deque[str] = deque()
-        domains = {info.name: info for info in await hypervisor.list_ours()}
-        for sandbox in await self.all_live():
-            info = domains.pop(self._host.domain_name(sandbox.id), None)
-            if sandbox.id not in self._young and not self.exclusive(sandbox.id).locked():
-                said += await self._reconcile_one(sandbox, info)
-        for info in domains.values():
-            if info.metadata.get("role") in ("sandbox", "rehearsal", "stock"):
-                await hypervisor.destroy(info.name)
-                said.append(f"destroyed {info.name}: no row names it")
-        for words in said:
-            log.info("recovered: %s", words)
-            await self._audit.note(Identity.system(), "fleet.reconcile", data_said=words)
-
-    async def _reconcile_one(self, sandbox: Sandbox, info: DomainInfo | None) -> Sequence[str]:
-        name, was = sandbox.sandbox_name, sandbox.phase
-        unfit_stock = sandbox.purpose == "stock" and (info is None or info.state != "paused")
-        if sandbox.purpose == "rehearsal" or was is Phase.CREATING or unfit_stock:
-            doing = "it was being made" if was is Phase.CREATING else "the rehearsal ran"
-            await self.discard(sandbox)
-            return [f"discarded {name}: the backend died while {doing}"]
-        if not await self.see(sandbox, info.state if info else None):
-            said = []
-        else:
-            said = [f"{name} was {was}, is {sandbox.phase} {sandbox.reason}".rstrip()]
-        if sandbox.phase is Phase.RUNNING and not self._parts.forwards.keeps(sandbox.id):
-            self._parts.background.start(f"egress {sandbox.id}", partial(self.open_egress, sandbox))
-        return said
-
-    async def follow_domains(self, *, late: bool) -> None:
-        """libvirt's own events drive the state. While libvirt or the database is away they wait.
-
-        ``late``: what happened before is looked at first. Runs until cancelled.
-        """
-        if late:
-            await self._follow(DomainEvent("", "connected"))
-        async for event in self._host.events():
-            await self._follow(event)
-
-    async def _follow(self, event: DomainEvent) -> None:
-        while not await self._followed(event):  # noqa: ASYNC110 - nothing tells that all parts are back
-            await asyncio.sleep(FOLLOW_AGAIN_S)
-
-    async def _followed(self, event: DomainEvent) -> bool:
-        try:
-            if not self._host.up:
-                await self._host.revive()
-            if event.domain:
-                await self._follow_domain(event)
-            elif event.kind == "connected":
-                await self.reconcile()
-        except (FluidError, OSError) as error:
-            log.warning("%s %s is not followed yet: %s", event.domain or "the host is", event.kind, error)
-            return False
-        return True
-
-    async def _follow_domain(self, event: DomainEvent) -> None:
-        state = DOMAIN_STATES.get(event.kind)
-        sandbox = await self._store.sandboxes.find({"id": self._host.sandbox_id(event.domain)})
-        if sandbox is None or sandbox.phase in (Phase.CREATING, Phase.DESTROYED):
-            return
-        if state and not self.exclusive(sandbox.id).locked():
-            await self.see(sandbox, state)

@@ -39,10 +39,10 @@ class Snapshots(FleetCore):
             raise DuplicateName(
                 f"{sandbox.sandbox_name} has a snapshot {name!r}", remedy="choose another name"
             )
-        self.need_space(sandbox.memory_mb)
+        await self.need_space(self.host_of(sandbox), sandbox.memory_mb)
         started = time.monotonic()
         async with self.step(actor, "snapshot.create", sandbox, name=name) as step:
-            files = await self._host.require().snapshot(sandbox.domain, name, memory=True)
+            files = await self.machine(sandbox).snapshot(sandbox.domain, name, memory=True)
             layers = _base_first(files)
             manifest = await self._parts.reader.manifest(layers)
             snapshot = Snapshot(
@@ -91,7 +91,7 @@ class Snapshots(FleetCore):
         snapshot = await self._named(sandbox, name)
         async with self.step(actor, "snapshot.restore", sandbox, name=name):
             await self.hang_up(sandbox)
-            await self._host.require().restore(sandbox.domain, snapshot_files(snapshot))
+            await self.machine(sandbox).restore(sandbox.domain, snapshot_files(snapshot))
             await self._guests.ready(self.guest(sandbox), timeout_s=RESTORE_TIMEOUT_S)
             await self.open_egress(sandbox)
             sandbox.phase, sandbox.reason = Phase.RUNNING, ""
@@ -168,7 +168,7 @@ class Snapshots(FleetCore):
         """
         name = new_id(NOW).lower()
         async with self.exclusive(sandbox.id):
-            files = await self._host.require().snapshot(sandbox.domain, name, memory=False)
+            files = await self.machine(sandbox).snapshot(sandbox.domain, name, memory=False)
             await self._forget(sandbox, name)
         return _base_first(files), files.quiesced
 
@@ -198,7 +198,7 @@ class Snapshots(FleetCore):
     async def _forget(self, sandbox: Sandbox, name: str) -> int:
         """The files of a point; none may be left of an earlier try."""
         try:
-            return await self._host.require().delete_snapshot(sandbox.domain, name)
+            return await self.machine(sandbox).delete_snapshot(sandbox.domain, name)
         except SnapshotNotFound:
             return 0
 

@@ -13,7 +13,10 @@ import uuid
 
 from backend.errors import FluidError, WrongState
 from backend.fleet.core import FleetParts
-from backend.fleet.lifecycle import READY_TIMEOUT_S, Lifecycle
+from backend.fleet.following import Following
+from backend.fleet.host import Host
+from backend.fleet.lifecycle import READY_TIMEOUT_S
+from backend.fleet.placement import Placement
 from backend.images import BuiltImage
 from backend.models import Phase, Sandbox, new_id, now
 
@@ -23,21 +26,21 @@ LOOK_AGAIN_S = 15.0
 STOCK = "stock"
 IMAGE_LABEL = "fluid.image"  # SHA-256 of the image that it was forked from
 MADE = (
-    "id", "host_name", "host_address", "network", "ip_address", "domain", "uuid", "mac", "host_key",
-    "machine_id",
+    "id", "host_name", "host_address", "placement", "network", "ip_address", "domain", "uuid", "mac",
+    "host_key", "machine_id",
 )  # fmt: skip
 """What a parked fork has already; all else is its new owner's wish."""
 
 
-class Stock(Lifecycle):
+class Stock(Following):
     """A lifecycle whose new sandboxes come from stock where there is any."""
 
     def __init__(self, parts: FleetParts) -> None:
         super().__init__(parts)
         self._moved = asyncio.Event()
 
-    async def warm(self) -> None:
-        await super().warm()
+    async def warm(self, host: Host) -> None:
+        await super().warm(host)
         self._moved.set()
 
     async def obtain(self, wanted: Sandbox, image: BuiltImage) -> Sandbox:
@@ -53,26 +56,28 @@ class Stock(Lifecycle):
             return await super().obtain(wanted, image)
 
     async def keep_stock(self) -> None:
-        """Until cancelled: as many parked forks of each source as the config asks for, made one at a time
-        while the host is idle enough; those of another image or size go."""
+        """Until cancelled: on each host as many parked forks of each source as the config asks for, made one
+        at a time while the host is idle enough; those of another image or size go."""
         while True:
             self._moved.clear()
-            try:
-                await self._replenish()
-            except FluidError as error:
-                log.warning("the stock waits: %s", error.message)
+            for host in self._hosts:
+                try:
+                    if host.up:
+                        await self._replenish(host)
+                except FluidError as error:
+                    log.warning("the stock of %s waits: %s", host.name, error.message)
             try:
                 async with asyncio.timeout(LOOK_AGAIN_S):
                     await self._moved.wait()
             except TimeoutError:
                 continue
 
-    async def _replenish(self) -> None:
+    async def _replenish(self, host: Host) -> None:
         images = {image.sha256: image for image in self._parts.images.list()}
-        wanted = dict.fromkeys(images, self._config.stock.per_source)
-        for broken in await self._stock(Phase.STOPPED, Phase.ERROR):
+        wanted = dict.fromkeys(images, 0 if host.draining else self._config.stock.per_source)
+        for broken in await self._stock(host, Phase.STOPPED, Phase.ERROR):
             await self.discard(broken)
-        for parked in await self._stock(Phase.PAUSED):
+        for parked in await self._stock(host, Phase.PAUSED):
             sha256 = parked.labels.get(IMAGE_LABEL, "")
             if wanted.get(sha256, 0) and self._is_usual(parked):
                 wanted[sha256] -= 1
@@ -80,18 +85,18 @@ class Stock(Lifecycle):
                 log.info("%s left the stock: its image or size is not asked for any more", parked.id)
         for sha256, count in wanted.items():
             for _ in range(count):
-                if images[sha256].name in self._warm and await self._has_room():
-                    await self._park(images[sha256])
+                if images[sha256].name in host.warm and await self._has_room(host):
+                    await self._park(host, images[sha256])
 
-    async def _has_room(self) -> bool:
+    async def _has_room(self, host: Host) -> bool:
         """Stock is for idle times: not while something is made or rehearsed, and not of memory that the host
         needs."""
-        self.need_space()
-        facts = await self._host.require().facts()
+        await self.need_space(host)
+        facts = await host.look()
         needed_mb = self._config.guests.memory_mb + self._config.stock.memory_reserve_mb
         return not self._young and facts.memory_free_mb > needed_mb
 
-    async def _park(self, image: BuiltImage) -> None:
+    async def _park(self, host: Host, image: BuiltImage) -> None:
         guests = self._config.guests
         fork = Sandbox(
             id=new_id("SBX"),
@@ -104,19 +109,20 @@ class Stock(Lifecycle):
             created_at=now(),
             updated_at=now(),
         )
-        fork = await super().obtain(fork, image)
+        self.settle(fork, Placement(host.name, "stock of this host"))
+        fork = await self.make(fork, image)
         async with self.making(fork), self.exclusive(fork.id):
             self._guests.hold(fork.id)
-            await self._host.require().pause(fork.domain)
+            await self.machine(fork).pause(fork.domain)
             fork.phase = Phase.PAUSED
             await self.save(fork)
         self._young.discard(fork.id)
         log.info("%s is parked: %s, ready after %.1f s", fork.id, image.name, fork.ready_s or 0)
 
-    async def _stock(self, *phases: Phase) -> list[Sandbox]:
+    async def _stock(self, host: Host, *phases: Phase) -> list[Sandbox]:
         """Oldest first."""
         rows, _ = await self._store.sandboxes.list(
-            {"purpose": STOCK, "phase": phases}, limit=1000, oldest_first=True
+            {"purpose": STOCK, "phase": phases, "host_name": host.name}, limit=1000, oldest_first=True
         )
         return rows
 
@@ -126,8 +132,10 @@ class Stock(Lifecycle):
     # --- handing out ----------------------------------------------------------------------------------
 
     async def _claim(self, wanted: Sandbox, image: BuiltImage) -> Sandbox | None:
-        """The oldest fit one, now ``wanted`` in all but what it is made of; None when there is none."""
-        for parked in await self._stock(Phase.PAUSED):
+        """The oldest fit one on a host that takes more, now ``wanted`` in all but what it is made of; None
+        when there is none."""
+        ready = [host for host in self._hosts if host.up and not host.draining]
+        for parked in [row for host in ready for row in await self._stock(host, Phase.PAUSED)]:
             fits = (parked.cpu, parked.memory_mb) == (wanted.cpu, wanted.memory_mb)
             if not fits or parked.labels.get(IMAGE_LABEL) != image.sha256:
                 continue
@@ -160,7 +168,7 @@ class Stock(Lifecycle):
         """It wakes with the time of now, fresh randomness and its name; root's first command has worked."""
         started = time.monotonic()
         async with self.making(sandbox):
-            await self._host.require().hand_out(
+            await self.machine(sandbox).hand_out(
                 sandbox.domain, hostname=sandbox.sandbox_name, metadata=self.metadata(sandbox)
             )
             self._guests.release(sandbox.id)

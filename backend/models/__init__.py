@@ -32,7 +32,16 @@ from backend.models.change import (
 )
 from backend.models.command import Command, CommandRequest
 from backend.models.event import AuditRow, Event, Identity, Role
-from backend.models.fleet import Component, FleetView, HostView, ImageView, Pane, SourceView, TargetView
+from backend.models.fleet import (
+    Component,
+    FleetView,
+    HostRecord,
+    HostView,
+    ImageView,
+    Pane,
+    SourceView,
+    TargetView,
+)
 from backend.models.playbook import Playbook, PlaybookTask, Run, RunEvent, RunKind, RunState, TargetResult
 from backend.models.sandbox import (
     BranchSandbox,
@@ -68,6 +77,7 @@ __all__ = [
     "FileState",
     "FleetView",
     "GroupChange",
+    "HostRecord",
     "HostView",
     "Identity",
     "ImageView",

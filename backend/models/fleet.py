@@ -32,10 +32,20 @@ class HostView(Answer):
     disk_free_mb: int = 0
     sandboxes: int = 0
     stock: int = 0  # parked forks without an owner
+    creating: int = 0
+    waiting: int = 0  # creates in its queue
     virt_type: str = ""  # kvm | qemu (emulated)
     libvirt_version: str = ""
     qemu_version: str = ""
     last_error: str = ""
+
+
+class HostRecord(Answer):
+    """What is kept of a host beside the config: what operators decided."""
+
+    name: str
+    draining: bool = False
+    created_at: datetime
 
 
 class ImageView(Answer):

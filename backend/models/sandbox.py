@@ -62,7 +62,7 @@ class Sandbox(Answer):
     deleted_at: datetime | None = None
 
     phase: Phase = Phase.CREATING
-    reason: str = ""  # why it is in `error` or `lost`, and what to do
+    reason: str = ""  # why it is in `error` or `lost` and what to do; in `creating`, its place in the queue
     purpose: str = "agent"  # agent | rehearsal | stock
     owner_uid: int = -1
     owner_name: str = ""
@@ -72,6 +72,7 @@ class Sandbox(Answer):
     host_key: str = ""  # public: what SSH must meet
     machine_id: str = ""
     created_by: str = ""  # fork | stock | branch | cold
+    placement: str = ""  # why this host
     ready_s: float | None = None  # create → root's first command worked
     cpu: int = 1
     memory_mb: int = 512

@@ -35,7 +35,6 @@ class Rehearser:
         self._fleet = fleet
         self._differ = fleet.differ
         self._runs = runs
-        self._strategy = fleet.strategy()
 
     async def rehearse(
         self,
@@ -66,7 +65,7 @@ class Rehearser:
     ) -> Rehearsed:
         evidence = Evidence(
             sandbox_changes_id=wanted.id,
-            strategy=self._strategy,
+            strategy=self._fleet.strategy(),
             opaque=[task.name for task in playbook.tasks if task.opaque],
         )
         before = await self._fleet.freeze(twin)
@@ -106,7 +105,7 @@ class Rehearser:
     ) -> Run:
         host, key = self._fleet.ansible_access(twin)
         return await self._runs.execute(
-            kind, playbook, files, [host], key, strategy=self._strategy, approval_id=approval_id
+            kind, playbook, files, [host], key, strategy=self._fleet.strategy(), approval_id=approval_id
         )
 
 

@@ -15,7 +15,17 @@ from backend.store.embedded import EmbeddedPostgres
 from backend.store.events import RESYNC, EventBus, Events, Subscription
 from backend.store.keys import KeptAnswer, Keys
 from backend.store.migrate import migrate
-from backend.store.nouns import Approvals, Asks, ChangesTable, Commands, Playbooks, Runs, Sandboxes, Snapshots
+from backend.store.nouns import (
+    Approvals,
+    Asks,
+    ChangesTable,
+    Commands,
+    HostRecords,
+    Playbooks,
+    Runs,
+    Sandboxes,
+    Snapshots,
+)
 from backend.store.pool import Database, dsn_of
 
 
@@ -32,6 +42,7 @@ class Store:
         self.approvals = Approvals(database)
         self.asks = Asks(database)
         self.runs = Runs(database)
+        self.hosts = HostRecords(database)
         self.keys = Keys(database)
         self.events = Events(database)
         self.audit = AuditRows(database)
@@ -49,6 +60,7 @@ __all__ = [
     "EmbeddedPostgres",
     "EventBus",
     "Events",
+    "HostRecords",
     "KeptAnswer",
     "Keys",
     "LinkedLine",

@@ -10,13 +10,14 @@ from psycopg.rows import TupleRow
 
 from backend.errors import (
     ApprovalNotFound,
+    HostNotFound,
     NotFound,
     PlaybookNotFound,
     RunNotFound,
     SandboxNotFound,
     SnapshotNotFound,
 )
-from backend.models import Approval, Ask, Changes, Command, Playbook, Run, Sandbox, Snapshot
+from backend.models import Approval, Ask, Changes, Command, HostRecord, Playbook, Run, Sandbox, Snapshot
 from backend.store.documents import LIST_LIMIT, Documents, Filters
 
 Columns = Mapping[str, str]
@@ -189,6 +190,16 @@ class Runs(Documents[Run]):
         "playbook_id": "playbook_id",
         "created_at": "started_at",
     }
+
+
+class HostRecords(Documents[HostRecord]):
+    """By the host's name."""
+
+    table = "hosts"
+    model = HostRecord
+    id_field = "name"
+    missing = HostNotFound
+    columns: ClassVar[Columns] = {"created_at": "created_at"}
 
 
 def _text(output: bytes) -> str:

@@ -86,7 +86,7 @@ def _network_of(stage: Stage, uri: str) -> tuple[str, str]:
         (network,) = [one for one in connection.listAllNetworks() if one.name().endswith("-guests")]
     finally:
         connection.close()
-    cidr = (stage.paths.state / "network").read_text().strip()
+    cidr = (stage.paths.state / "networks" / "local").read_text().strip()
     return network.name(), cidr.rpartition(".")[0]
 
 

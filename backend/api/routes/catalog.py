@@ -8,7 +8,7 @@ from fastapi import Response
 
 from backend.api.bodies import BuildBody, StatusBody
 from backend.api.common import Caller, Served, answer, router
-from backend.models import ImageView
+from backend.models import HostView, ImageView
 
 agent = router("catalog")
 operator = router("catalog")
@@ -76,3 +76,14 @@ async def build_image(caller: Caller, services: Served, body: BuildBody) -> Resp
 @operator.get("/v1/hosts")
 async def hosts(services: Served) -> Response:
     return answer({"hosts": await services.fleet.hosts()})
+
+
+@operator.post("/v1/hosts/{name}/drain", response_model=HostView)
+async def drain_host(caller: Caller, services: Served, name: str) -> Response:
+    """It takes no new sandboxes from now on; those it has stay."""
+    return answer(await services.fleet.drain(caller, name, True))
+
+
+@operator.post("/v1/hosts/{name}/resume", response_model=HostView)
+async def resume_host(caller: Caller, services: Served, name: str) -> Response:
+    return answer(await services.fleet.drain(caller, name, False))

@@ -1,0 +1,90 @@
+"""Which host takes a new sandbox: a pure choice over what the hosts showed, with its reason in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from backend.errors import FluidError, HypervisorDown, NoRoom, NoSpace
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a sandbox asks of a host. The reserves are the host's own, and never given away."""
+
+    memory_mb: int
+    memory_reserve_mb: int
+    disk_reserve_mb: int
+    disk_mb: int = 0
+
+
+@dataclass(frozen=True)
+class Room:
+    """One host as it was just seen. ``promised_mb`` is the memory of what is being made there; ``load`` is
+    how many creates there are per processor. ``down``: why it cannot be asked."""
+
+    name: str
+    down: FluidError | None = None
+    draining: bool = False
+    has_template: bool = False
+    memory_free_mb: int = 0
+    promised_mb: int = 0
+    disk_free_mb: int = 0
+    load: float = 0.0
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The host, and why this one."""
+
+    name: str
+    reason: str
+
+
+def place(rooms: Sequence[Room], need: Need) -> Placement:
+    """The host whose template is ready, then the one that is least busy, then the one with most memory.
+
+    Raises:
+        NoRoom: no host takes it, with each one's reason; with one host only, that reason's own error.
+    """
+    refused = {room.name: why for room in rooms if (why := refusal(room, need))}
+    fit = [room for room in rooms if room.name not in refused]
+    if not fit:
+        if len(refused) == 1:
+            raise next(iter(refused.values()))
+        words = "; ".join(f"{name}: {why.message}" for name, why in refused.items())
+        raise NoRoom(f"no host takes it: {words}", remedy="`fluid hosts list` shows them; try again later")
+    best = max(fit, key=lambda room: (room.has_template, -room.load, room.memory_free_mb - room.promised_mb))
+    return Placement(best.name, _reason(best, refused))
+
+
+def refusal(room: Room, need: Need) -> FluidError | None:
+    """Why a host does not take it; None if it does."""
+    free_mb = room.memory_free_mb - room.promised_mb
+    if room.down:
+        return room.down
+    if room.draining:
+        return HypervisorDown(f"{room.name} is draining", remedy=f"fluid hosts resume {room.name}")
+    if room.disk_free_mb < need.disk_mb + need.disk_reserve_mb:
+        return no_space(room.disk_free_mb, need.disk_mb + need.disk_reserve_mb)
+    if free_mb < need.memory_mb + need.memory_reserve_mb:
+        return NoSpace(
+            f"{room.name} has {free_mb} MB of memory free, {need.memory_mb} are asked for and "
+            f"{need.memory_reserve_mb} kept back",
+            remedy="destroy or stop sandboxes, or ask for less memory_mb",
+        )
+    return None
+
+
+def no_space(free_mb: int, needed_mb: int) -> NoSpace:
+    """A full disk stops guests and PostgreSQL: nothing new begins on its reserve."""
+    return NoSpace(
+        f"{free_mb} MB are free on the disk, {needed_mb} are needed",
+        remedy="destroy sandboxes, or lower limits.disk_reserve_mb",
+    )
+
+
+def _reason(best: Room, refused: dict[str, FluidError]) -> str:
+    how = "its template is ready" if best.has_template else "no host has a template yet"
+    others = "".join(f"; not {name}: {why.message}" for name, why in refused.items())
+    return f"{how}, {best.memory_free_mb - best.promised_mb} MB of memory free{others}"
