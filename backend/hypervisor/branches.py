@@ -7,16 +7,13 @@ neighbour ever takes the branch for the first.
 
 from __future__ import annotations
 
-import asyncio
-
 from backend.errors import WrongState
 from backend.hypervisor.domain_xml import Rebase, nic_element
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.forks import IDENTITY_TIMEOUT_S, identity_message, restore_memory, whole_or_nothing
-from backend.hypervisor.layers import link_layers, must_be_there
 from backend.hypervisor.network_xml import FILTER_NAME
 from backend.hypervisor.nouns import DomainInfo, Identity, SnapshotFiles
-from backend.hypervisor.overlays import create_overlay
+from backend.hypervisor.snapshots import must_be_there
 
 
 async def branch(
@@ -25,13 +22,14 @@ async def branch(
     """Run a snapshot's memory as a domain of its own; neither needs the other's files from then on."""
     if snapshot.memory_file is None:
         raise WrongState("a snapshot without memory cannot be branched", remedy="take one with memory")
-    await asyncio.to_thread(must_be_there, snapshot)
-    async with whole_or_nothing(domains, identity.name) as folder:
-        await asyncio.to_thread(link_layers, snapshot.disk_layers, folder)
-        disk = domains.next_disk(identity.name)
-        await create_overlay(disk, folder / snapshot.disk_layers[0].name)
+    files = domains.files
+    await must_be_there(files, snapshot)
+    async with whole_or_nothing(domains, identity.name):
+        frozen = await files.share_layers(snapshot.disk_layers, identity.name)
+        disk = await files.next_disk(identity.name)
+        await files.create_overlay(disk, frozen)
         nic = nic_element(identity, network, FILTER_NAME)
-        to = Rebase(identity.name, identity.uuid, disk, folder / "console.log", metadata, nic)
-        await restore_memory(domains, snapshot.memory_file, to, folder / "branch.save")
+        to = Rebase(identity.name, identity.uuid, disk, domains.console(identity.name), metadata, nic)
+        await restore_memory(domains, snapshot.memory_file, to)
         await domains.ask(identity.name, "identity", limit_s=IDENTITY_TIMEOUT_S, **identity_message(identity))
     return await domains.info(identity.name)

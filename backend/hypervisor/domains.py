@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import grp
 import logging
-import os
-import re
 import secrets
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +14,12 @@ from typing import Any, TypeVar
 
 import libvirt
 
-from backend.errors import Conflict, DuplicateName, FluidError, InvalidName, NotFound, WrongState
+from backend.errors import Conflict, FluidError, InvalidName, NotFound, WrongState
 from backend.hypervisor import channel
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domain_xml import NAMESPACE, disk_of, parse_metadata
 from backend.hypervisor.nouns import DomainInfo, State
+from backend.hypervisor.storage import HostFiles
 from backend.models.base import check_name
 
 log = logging.getLogger(__name__)
@@ -32,8 +29,6 @@ BOOT_TIMEOUT_S = 240.0  # under emulation, with other guests beside it
 ANSWER_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 60.0
 SEED_BYTES = 32
-QEMU_GROUPS = ("libvirt-qemu", "qemu")
-DISK_NAME = re.compile(r"disk-([0-9]+)\.qcow2")
 
 STATES: dict[int, State] = {
     libvirt.VIR_DOMAIN_RUNNING: "running",
@@ -52,46 +47,13 @@ def fresh_moment() -> dict[str, Any]:
 
 
 class Domains:
-    """Look up, list, start, stop and remove. ``folder`` holds one folder a domain."""
+    """Look up, list, start, stop and remove. ``files`` are theirs on that host."""
 
-    def __init__(self, connection: Connection, folder: Path, virt_type: str, prefix: str) -> None:
+    def __init__(self, connection: Connection, files: HostFiles, virt_type: str, prefix: str) -> None:
         self.connection = connection
-        self.folder = folder
+        self.files = files
         self.virt_type = virt_type
         self.prefix = prefix
-
-    # --- files ---------------------------------------------------------------------------------------
-
-    def seal(self, folder: Path) -> None:
-        """Let in us and libvirt's QEMU (as root, or in its own group), and nobody else where we may."""
-        for group in QEMU_GROUPS:
-            with contextlib.suppress(KeyError, PermissionError):
-                os.chown(folder, -1, grp.getgrnam(group).gr_gid)
-                folder.chmod(0o750)
-                return
-        folder.chmod(0o711)
-
-    def folder_of(self, name: str) -> Path:
-        """The domain's folder; the name is checked, so it is a folder of ours."""
-        return self.folder / self.check_name(name)
-
-    def make_folder(self, name: str) -> Path:
-        folder = self.folder_of(name)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            raise DuplicateName(
-                f"domain {name!r} exists already", remedy="destroy it, or use another name"
-            ) from None
-        self.seal(folder)
-        return folder
-
-    def next_disk(self, name: str) -> Path:
-        """A disk file name that was never used in the domain's folder."""
-        folder = self.folder_of(name)
-        taken = [int(match[1]) for path in folder.iterdir() if (match := DISK_NAME.fullmatch(path.name))]
-        return folder / f"disk-{max(taken, default=-1) + 1}.qcow2"
 
     def check_name(self, name: str) -> str:
         if not check_name(name, "domain name").startswith(f"{self.prefix}-"):
@@ -99,6 +61,10 @@ class Domains:
                 f"{name!r} is not a domain of ours", remedy=f"our names begin with '{self.prefix}-'"
             )
         return name
+
+    def console(self, name: str) -> Path:
+        """Where the domain's serial port is written to."""
+        return self.files.path(name, "console.log")
 
     # --- asking --------------------------------------------------------------------------------------
 
@@ -137,15 +103,9 @@ class Domains:
         return await self.connection.call(work, what="list domains")
 
     async def leftovers(self) -> list[str]:
-        """Names of domain folders without a domain: what a crash in the middle leaves."""
+        """Names of domains that have files and do not exist: what a crash in the middle leaves."""
         known = {domain.name for domain in await self.list_ours()}
-        if not self.folder.is_dir():
-            return []
-        return sorted(
-            path.name
-            for path in self.folder.iterdir()
-            if path.name.startswith(f"{self.prefix}-") and path.name not in known
-        )
+        return [name for name in await self.files.claimed() if name not in known]
 
     async def disk(self, name: str) -> Path:
         """The top layer of the domain's disk."""
@@ -219,10 +179,7 @@ class Domains:
         """Remove the domain and every file of it, also of one that was half made or is gone already."""
         with contextlib.suppress(NotFound):
             await self.call(name, _remove, what="destroy", limit_s=START_TIMEOUT_S)
-        folder = self.folder_of(name)
-        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        if folder.exists():
-            raise Conflict(f"{folder} cannot be removed", remedy="see who holds files in it")
+        await self.files.drop(name)
 
 
 def _metadata(domain: libvirt.virDomain) -> dict[str, str] | None:

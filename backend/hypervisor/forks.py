@@ -15,8 +15,6 @@ from backend.hypervisor.domain_xml import DomainSpec, Rebase, domain_xml, nic_el
 from backend.hypervisor.domains import BOOT_TIMEOUT_S, START_TIMEOUT_S, Domains, fresh_moment
 from backend.hypervisor.network_xml import FILTER_NAME
 from backend.hypervisor.nouns import DomainInfo, GuestImage, Identity, Template
-from backend.hypervisor.overlays import create_overlay
-from backend.hypervisor.save_image import copy_with_xml, read_header
 
 IDENTITY_TIMEOUT_S = 60.0
 SECURE_XML = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
@@ -38,12 +36,13 @@ async def fork(
     Programming the card's filter takes libvirt some ninety commands: all that goes on meanwhile. Nobody but
     us has been inside the guest yet, and it is handed out only when the filter stands.
     """
-    async with whole_or_nothing(domains, identity.name) as folder:
-        disk = domains.next_disk(identity.name)
-        await create_overlay(disk, template.disk)
+    files = domains.files
+    async with whole_or_nothing(domains, identity.name):
+        disk = await files.next_disk(identity.name)
+        await files.create_overlay(disk, template.disk)
         nic = nic_element(identity, network, None)
-        to = Rebase(identity.name, identity.uuid, disk, folder / "console.log", metadata, nic)
-        await restore_memory(domains, template.memory, to, folder / "fork.save")
+        to = Rebase(identity.name, identity.uuid, disk, domains.console(identity.name), metadata, nic)
+        await restore_memory(domains, template.memory, to)
         await _together(
             _introduce(domains, identity, login),
             _put_filter(domains, identity, network),
@@ -51,20 +50,18 @@ async def fork(
     return await domains.info(identity.name)
 
 
-async def restore_memory(domains: Domains, source: Path, to: Rebase, copy: Path) -> None:
-    """Run a saved memory as the domain that ``to`` names. ``copy`` is a file for the meantime."""
-
-    def rewrite() -> None:
-        copy_with_xml(source, copy, rebased_xml(read_header(source).xml, to))
+async def restore_memory(domains: Domains, source: Path, to: Rebase) -> None:
+    """Run a saved memory, by a copy for the meantime, as the domain that ``to`` names."""
+    copy = domains.files.path(to.name, "restore.save")
 
     def restore(connection: libvirt.virConnect) -> None:
         connection.restoreFlags(str(copy), None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
 
     try:
-        await asyncio.to_thread(rewrite)
+        await domains.files.copy_memory(source, copy, lambda xml: rebased_xml(xml, to))
         await domains.connection.call(restore, what=f"restore {to.name}", limit_s=START_TIMEOUT_S)
     finally:
-        await asyncio.to_thread(copy.unlink, missing_ok=True)
+        await asyncio.shield(domains.files.remove(copy))
     await domains.call(to.name, _persist, what="keep")
 
 
@@ -79,9 +76,11 @@ async def cold_boot(
     metadata: dict[str, str],
 ) -> DomainInfo:
     """Boot an overlay of the image and give it its identity as soon as the daemon inside answers."""
-    async with whole_or_nothing(domains, identity.name) as folder:
-        disk = domains.next_disk(identity.name)
-        await create_overlay(disk, image.disk)
+    files = domains.files
+    async with whole_or_nothing(domains, identity.name):
+        image = await files.ensure_image(image)
+        disk = await files.next_disk(identity.name)
+        await files.create_overlay(disk, image.disk)
         spec = DomainSpec(
             identity.name,
             identity.uuid,
@@ -89,7 +88,7 @@ async def cold_boot(
             cpu,
             memory_mb,
             disk,
-            folder / "console.log",
+            domains.console(identity.name),
             metadata,
             nic_element(identity, network, FILTER_NAME),
         )
@@ -140,11 +139,11 @@ def _persist(domain: libvirt.virDomain) -> None:
 
 
 @contextlib.asynccontextmanager
-async def whole_or_nothing(domains: Domains, name: str) -> AsyncIterator[Path]:
-    """A new domain's folder; when the block fails, domain and folder go."""
-    folder = domains.make_folder(name)
+async def whole_or_nothing(domains: Domains, name: str) -> AsyncIterator[None]:
+    """A new domain's files; when the block fails, domain and files go."""
+    await domains.files.claim(domains.check_name(name))
     try:
-        yield folder
+        yield
     except BaseException:
         await asyncio.shield(domains.destroy(name))
         raise

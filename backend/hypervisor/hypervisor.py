@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import libvirt
@@ -12,6 +11,7 @@ from backend.hypervisor import branches, forks, networks, snapshots, stock
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.forks import Login
+from backend.hypervisor.local_files import LocalFiles
 from backend.hypervisor.nouns import (
     DomainEvent,
     DomainInfo,
@@ -22,6 +22,7 @@ from backend.hypervisor.nouns import (
     SnapshotFiles,
     Template,
 )
+from backend.hypervisor.storage import HostFiles
 from backend.hypervisor.templates import Templates
 
 STOP_TIMEOUT_S = 60.0
@@ -41,8 +42,9 @@ class Hypervisor:
         self.folder = folder
         self._prefix = prefix
         self._connection = Connection(uri)
-        self._domains = Domains(self._connection, folder / "domains", virt_type, prefix)
-        self._templates = Templates(self._domains, folder / "templates")
+        self._files: HostFiles = LocalFiles(folder, prefix)
+        self._domains = Domains(self._connection, self._files, virt_type, prefix)
+        self._templates = Templates(self._domains)
 
     @property
     def alive(self) -> bool:
@@ -51,16 +53,20 @@ class Hypervisor:
 
     async def open(self) -> None:
         """Connect; HypervisorDown if nobody answers."""
-        for folder in (self.folder, self._domains.folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        self._domains.seal(self._domains.folder)
         await self._connection.open()
+        try:
+            await self._files.open()
+        except BaseException:
+            await self._connection.close()
+            raise
 
     async def close(self) -> None:
         await self._connection.close()
 
     async def facts(self) -> HostFacts:
         """Versions and sizes, for placement and for the doctor."""
+
+        disk_free_mb = await self._files.free_mb()
 
         def work(conn: libvirt.virConnect) -> HostFacts:
             info = conn.getInfo()
@@ -73,7 +79,7 @@ class Hypervisor:
                 cpus=int(info[2]),
                 memory_mb=int(memory.get("total", 0)) >> 10,
                 memory_free_mb=free_kb >> 10,
-                disk_free_mb=shutil.disk_usage(self.folder).free >> 20,
+                disk_free_mb=disk_free_mb,
                 virt_type=self.virt_type,
             )
 
@@ -91,6 +97,18 @@ class Hypervisor:
 
     async def remove_network(self, name: str) -> None:
         await networks.remove_network(self._connection, name, self._prefix)
+
+    # --- images and layers ---------------------------------------------------------------------------
+
+    async def ensure_image(self, image: GuestImage) -> GuestImage:
+        """The image's disk, kernel and initrd as files of this host. Templates and cold boots ask for it
+        themselves: it is for bringing a large image over ahead of them."""
+        return await self._files.ensure_image(image)
+
+    async def local_layers(self, layers: Sequence[Path]) -> list[Path]:
+        """Frozen disk layers of this host, in the order given, as files of the control node. They may be read
+        until the layer is deleted."""
+        return await self._files.local_layers(layers)
 
     # --- new guests ----------------------------------------------------------------------------------
 

@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from backend.errors import HypervisorFailed, SnapshotNotFound
-from backend.hypervisor.nouns import SnapshotFiles
+from backend.errors import HypervisorFailed
 from backend.hypervisor.overlays import backing_chain
+from backend.hypervisor.storage import LAYER_SUFFIX
 
-LAYER_SUFFIX, MEMORY_SUFFIX = ".layer", ".memory"
 BLOCK_BYTES = 512  # of st_blocks (stat(2))
 
 FileId: TypeAlias = tuple[int, int]  # device and inode
@@ -27,18 +26,6 @@ FileId: TypeAlias = tuple[int, int]  # device and inode
 def mark_of(folder: Path, snapshot: str) -> Path:
     """The link by which a snapshot keeps its layer."""
     return folder / f"{snapshot}{LAYER_SUFFIX}"
-
-
-def memory_of(folder: Path, snapshot: str) -> Path:
-    """The save image of a snapshot's memory."""
-    return folder / f"{snapshot}{MEMORY_SUFFIX}"
-
-
-def must_be_there(snapshot: SnapshotFiles) -> None:
-    """SnapshotNotFound when its memory or its layer was deleted, before anything is done with it."""
-    for path in (snapshot.memory_file, snapshot.disk_layers[0]):
-        if path and not path.exists():
-            raise SnapshotNotFound(f"the snapshot is gone: no {path}", remedy="use another snapshot")
 
 
 def link_layers(layers: Sequence[Path], folder: Path) -> None:

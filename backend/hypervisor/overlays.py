@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 from backend.errors import HypervisorFailed, MissingProgram, NoSpace, TimedOut
+from backend.hypervisor.storage import FREE_MB_MIN
 
 QEMU_IMG_TIMEOUT_S = 30
-FREE_MB_MIN = 512
 SIZE_FIELD = slice(24, 32)  # of a qcow2 header, big-endian (docs/interop/qcow2.txt of QEMU)
 
 

@@ -10,18 +10,17 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import libvirt
 
-from backend.errors import DuplicateName, FluidError, SnapshotNotFound, WrongState
+from backend.errors import FluidError, SnapshotNotFound, WrongState
 from backend.hypervisor.domain_xml import Rebase, rebased_xml, snapshot_xml
 from backend.hypervisor.domains import START_TIMEOUT_S, Domains
 from backend.hypervisor.forks import SECURE_XML, restore_memory
-from backend.hypervisor.layers import mark_of, memory_of, must_be_there, remove, sweep
 from backend.hypervisor.nouns import DomainInfo, SnapshotFiles
-from backend.hypervisor.overlays import backing_chain, create_overlay
+from backend.hypervisor.storage import MEMORY_SUFFIX, HostFiles
 from backend.models.base import check_name
 
 log = logging.getLogger(__name__)
@@ -40,11 +39,14 @@ async def snapshot(
     running = state == "running"
     if memory and state not in ("running", "paused"):
         raise WrongState(f"domain {name!r} is {state}: it has no memory to keep", remedy="start it first")
-    layers = tuple(await backing_chain(await domains.disk(name)))
-    overlay = domains.next_disk(name)
-    saved = memory_of(domains.folder_of(name), snapshot_name) if memory else None
-    with _marked(domains.folder_of(name), snapshot_name, layers[0]):
-        await create_overlay(overlay, layers[0])
+    files = domains.files
+    layers = tuple(await files.backing_chain(await domains.disk(name)))
+    overlay = await files.next_disk(name)
+    saved = _memory(files, name, snapshot_name) if memory else None
+    async with _marked(files, name, snapshot_name, layers[0]):
+        if saved:
+            await files.make_memory(saved)
+        await files.create_overlay(overlay, layers[0])
         async with _frozen(domains, name, quiesce_timeout_s if running else 0) as quiesced:
             began = time.monotonic()
             await _take(domains, name, snapshot_xml(snapshot_name, overlay, saved), memory=memory)
@@ -56,21 +58,35 @@ async def snapshot(
     )
 
 
-@contextlib.contextmanager
-def _marked(folder: Path, snapshot_name: str, layer: Path) -> Iterator[None]:
+def _memory(files: HostFiles, name: str, snapshot_name: str) -> Path:
+    """The save image of a snapshot's memory."""
+    return files.path(name, f"{snapshot_name}{MEMORY_SUFFIX}")
+
+
+async def must_be_there(files: HostFiles, snapshot: SnapshotFiles) -> None:
+    """SnapshotNotFound when its memory or its layer was deleted, before anything is done with it."""
+    for path in (snapshot.memory_file, snapshot.disk_layers[0]):
+        if path and not await files.exists(path):
+            raise SnapshotNotFound(f"the snapshot is gone: no {path}", remedy="use another snapshot")
+
+
+@contextlib.asynccontextmanager
+async def _marked(files: HostFiles, name: str, snapshot_name: str, layer: Path) -> AsyncIterator[None]:
     """Keep ``layer`` for the snapshot; nothing is kept when the block fails."""
-    mark = mark_of(folder, snapshot_name)
-    try:
-        mark.symlink_to(layer.name)
-    except FileExistsError:
-        raise DuplicateName(f"snapshot {snapshot_name!r} exists already", remedy="use another name") from None
+    await files.mark(name, snapshot_name, layer)
     try:
         yield
     except BaseException:
         # The overlay stays: libvirt may end its work after we gave up. A sweep sees whether it is used.
-        memory_of(folder, snapshot_name).unlink(missing_ok=True)
-        mark.unlink(missing_ok=True)
+        await asyncio.shield(_unkeep(files, name, snapshot_name))
         raise
+
+
+async def _unkeep(files: HostFiles, name: str, snapshot_name: str) -> int:
+    """The memory goes first: what was cut off in between is found by its mark."""
+    freed = await files.remove(_memory(files, name, snapshot_name))
+    await files.unmark(name, snapshot_name)
+    return freed
 
 
 async def _take(domains: Domains, name: str, xml: str, *, memory: bool) -> None:
@@ -91,22 +107,22 @@ async def _take(domains: Domains, name: str, xml: str, *, memory: bool) -> None:
 
 async def restore(domains: Domains, name: str, snapshot_files: SnapshotFiles) -> DomainInfo:
     """Put a domain back: same name, card and address; processes of a snapshot with memory go on."""
-    await asyncio.to_thread(must_be_there, snapshot_files)
+    files = domains.files
+    await must_be_there(files, snapshot_files)
     frozen = snapshot_files.disk_layers[0]
     info = await domains.info(name)
-    overlay = domains.next_disk(name)
-    folder = domains.folder_of(name)
-    await create_overlay(overlay, frozen)
+    overlay = await files.next_disk(name)
+    await files.create_overlay(overlay, frozen)
     await domains.power_off(name)
-    to = Rebase(name, info.uuid, overlay, folder / "console.log", info.metadata)
+    to = Rebase(name, info.uuid, overlay, domains.console(name), info.metadata)
     await _change_disk(domains, name, to)  # the definition too: the next cold start reads that one
     if snapshot_files.memory_file:
-        await restore_memory(domains, snapshot_files.memory_file, to, folder / "restore.save")
+        await restore_memory(domains, snapshot_files.memory_file, to)
         await domains.wake(name)
         result = await domains.info(name)
     else:
         result = await domains.start(name)
-    await sweep(folder, await domains.disks(name))  # what was written since
+    await files.sweep(name, await domains.disks(name))  # what was written since
     return result
 
 
@@ -116,16 +132,15 @@ async def delete_snapshot(domains: Domains, name: str, snapshot_name: str) -> in
 
     Returns the bytes that the disk has again. Raises SnapshotNotFound.
     """
-    folder = domains.folder_of(name)
-    mark = mark_of(folder, check_name(snapshot_name, "snapshot name"))
+    files = domains.files
+    check_name(snapshot_name, "snapshot name")
     tops = await domains.disks(name)
-    if not mark.is_symlink():
+    if not await files.is_marked(name, snapshot_name):
         raise SnapshotNotFound(
             f"domain {name!r} has no snapshot {snapshot_name!r}", remedy="list its snapshots"
         )
-    freed = await asyncio.to_thread(remove, memory_of(folder, snapshot_name))
-    mark.unlink()
-    return freed + await sweep(folder, tops)
+    freed = await _unkeep(files, name, snapshot_name)
+    return freed + await files.sweep(name, tops)
 
 
 @contextlib.asynccontextmanager
@@ -165,4 +180,4 @@ async def _change_disk(domains: Domains, name: str, to: Rebase) -> None:
 
 async def layers_of(domains: Domains, name: str) -> list[Path]:
     """The domain's disk as it stands, the top first."""
-    return await backing_chain(await domains.disk(name))
+    return await domains.files.backing_chain(await domains.disk(name))

@@ -15,6 +15,7 @@ from backend.errors import Conflict, HypervisorDown, HypervisorFailed, InvalidNa
 from backend.hypervisor import DomainEvent, Hypervisor
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
+from backend.hypervisor.local_files import LocalFiles
 from backend.hypervisor.stock import hand_out
 
 EVENT_LIMIT_S = 10
@@ -38,8 +39,10 @@ async def connection() -> AsyncIterator[Connection]:
 
 
 @pytest.fixture
-def domains(connection: Connection, tmp_path: Path) -> Domains:
-    return Domains(connection, tmp_path / "domains", "test", "fluid")
+async def domains(connection: Connection, tmp_path: Path) -> Domains:
+    files = LocalFiles(tmp_path / "host", "fluid")
+    await files.open()
+    return Domains(connection, files, "test", "fluid")
 
 
 async def define(connection: Connection, text: str) -> None:
@@ -77,7 +80,8 @@ async def test_a_foreign_domain_is_left_alone(
 async def test_destroy_removes_domain_and_files_and_may_be_repeated(
     connection: Connection, domains: Domains
 ) -> None:
-    (domains.make_folder("fluid-a") / "disk-0.qcow2").touch()
+    await domains.files.claim("fluid-a")
+    (await domains.files.next_disk("fluid-a")).touch()
     await define(connection, xml("fluid-a"))
     for _ in range(2):
         await domains.destroy("fluid-a")
@@ -102,7 +106,7 @@ async def test_stock_is_handed_out_once_and_its_metadata_says_so(
 
 
 async def test_files_without_a_domain_are_found(domains: Domains) -> None:
-    domains.make_folder("fluid-half")
+    await domains.files.claim("fluid-half")
     assert await domains.leftovers() == ["fluid-half"]
 
 

@@ -1,0 +1,123 @@
+"""What this room asks of a host's files, wherever they are: one protocol, two implementations.
+
+:class:`~backend.hypervisor.local_files.LocalFiles` is a folder of this machine,
+:class:`~backend.hypervisor.pool_files.PoolFiles` a libvirt storage pool of any host. A Path names a file as
+that host knows it: outside of an implementation nobody opens one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from backend.hypervisor.nouns import GuestImage, Template
+
+LAYER_SUFFIX, MEMORY_SUFFIX = ".layer", ".memory"
+FREE_MB_MIN = 512
+TEMPLATE_DISK, TEMPLATE_MEMORY, TEMPLATE_FACTS = "disk.qcow2", "memory.save", "template.json"
+
+EditXml: TypeAlias = Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True)
+class TemplateFacts:
+    """What is kept beside a template; written last, so that a template with facts is whole."""
+
+    cpu: int
+    memory_mb: int
+    build_s: float
+    image: str  # the SHA-256 of its disk
+
+
+class HostFiles(Protocol):
+    """The files of one host. A layer is a qcow2 file that is frozen; a memory is a libvirt save image."""
+
+    @property
+    def root(self) -> Path:
+        """The folder on that host."""
+
+    async def open(self) -> None:
+        """Make what is missing of the place itself; the connection stands."""
+
+    async def free_mb(self) -> int:
+        """Space left, in MiB."""
+
+    # --- a domain's files ----------------------------------------------------------------------------
+
+    def path(self, domain: str, name: str) -> Path:
+        """The place of a file of the domain; ``domain`` is a checked name."""
+
+    async def claim(self, domain: str) -> None:
+        """Begin a domain's files. Raises DuplicateName when there are any."""
+
+    async def drop(self, domain: str) -> None:
+        """Remove all files of a domain that nobody else's disk stands on; nothing is wrong when there are
+        none. Conflict when one stays."""
+
+    async def claimed(self) -> list[str]:
+        """The names of the domains that have files."""
+
+    async def next_disk(self, domain: str) -> Path:
+        """A name for a disk that was never used for the domain."""
+
+    async def exists(self, path: Path) -> bool: ...
+
+    async def remove(self, path: Path) -> int:
+        """Remove a file, if it is there; the bytes that the disk has again."""
+
+    # --- disks ---------------------------------------------------------------------------------------
+
+    async def create_overlay(self, overlay: Path, backing: Path) -> None:
+        """An empty qcow2 file that stands on another one, which a guest may be writing to. Raises NoSpace."""
+
+    async def backing_chain(self, top: Path) -> list[Path]:
+        """All files that a disk is made of, the top first, also while a guest runs on it."""
+
+    # --- memories ------------------------------------------------------------------------------------
+
+    async def make_memory(self, path: Path) -> None:
+        """An empty file that is ours; libvirtd saves a guest's memory to it."""
+
+    async def copy_memory(self, source: Path, target: Path, edit: EditXml) -> None:
+        """Copy a memory with ``edit`` of its domain's XML in it."""
+
+    # --- snapshots -----------------------------------------------------------------------------------
+
+    async def mark(self, domain: str, snapshot: str, layer: Path) -> None:
+        """Keep a layer of the domain for a snapshot. Raises DuplicateName."""
+
+    async def unmark(self, domain: str, snapshot: str) -> None: ...
+
+    async def is_marked(self, domain: str, snapshot: str) -> bool: ...
+
+    async def share_layers(self, layers: Sequence[Path], domain: str) -> Path:
+        """Keep another domain's layers (top first) for this one too; the one that its disk is to stand on."""
+
+    async def sweep(self, domain: str, tops: Sequence[Path]) -> int:
+        """Remove the domain's layers that neither its disks ``tops`` nor a snapshot stands on; the bytes that
+        this freed. A chain that cannot be read raises HypervisorFailed before anything is removed."""
+
+    # --- templates -----------------------------------------------------------------------------------
+
+    def template_lock(self, key: str) -> AbstractAsyncContextManager[None]:
+        """Nobody else, in another process either, builds this template meanwhile."""
+
+    async def template(self, key: str) -> Template | None:
+        """The whole template of that key."""
+
+    def template_path(self, work: str, name: str) -> Path:
+        """Where a file of a template lies while the domain ``work`` is booted for it."""
+
+    async def keep_template(self, work: str, key: str, facts: TemplateFacts) -> Template:
+        """Make the disk and memory of ``work`` a template: they are no files of the domain any more."""
+
+    # --- images and layers for others ----------------------------------------------------------------
+
+    async def ensure_image(self, image: GuestImage) -> GuestImage:
+        """The image as files of that host."""
+
+    async def local_layers(self, layers: Sequence[Path]) -> list[Path]:
+        """Frozen layers as files of this machine, in the same order."""
