@@ -15,10 +15,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from backend.errors import ConfigError
+from backend.models.base import NAME
 from backend.paths import Paths
+from backend.places import HostPlace, SshDestination, checked_path, place_of, uri_address
 
 GIB = 1024**3
 LOCAL = "local"  # the host that needs no name
@@ -26,10 +37,16 @@ DAY_S = 86_400
 
 _LISTEN = re.compile(r"(?:\[([^\[\]]+)\]|([^:]*)):(\d{1,5})", re.ASCII)
 _MAX_PORT = 65_535
+# The documented names of .env, and the keys that they fill where config.yaml leaves them open.
+_HOST_ENV = {"LIBVIRT_URI": "uri", "LIBVIRT_NETWORK": "network"}
+_STORAGE_ENV = {"BASE_IMAGE_DIR": "images", "SANDBOX_WORKDIR": "domains"}
 
 
 Port = Annotated[int, Field(ge=1, le=_MAX_PORT)]
 Cidr = Annotated[str, AfterValidator(lambda text: str(IPv4Network(text)))]
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+LibvirtName = Annotated[str, Field(pattern=r"^[^/\x00-\x1f\x7f]{1,255}$")]
+HostFile = Annotated[Path, AfterValidator(checked_path)]
 
 
 class Section(BaseModel):
@@ -64,11 +81,42 @@ class EmbeddedConfig(Section):
 
 
 class HostConfig(Section):
-    """A hypervisor."""
+    """A hypervisor: this machine, another by its SSH login, or a libvirt URI."""
 
-    name: str = LOCAL
-    address: str = "localhost"
-    uri: str | None = None  # None: a libvirtd that answers here, else a private one is started
+    name: Name = LOCAL
+    address: str = "localhost"  # what `uri` names, where there is one
+    user: str | None = None  # None: what ~/.ssh/config says, else the backend's own
+    port: Port | None = None
+    key: HostFile | None = None  # None: the agent and the default keys of the backend's user
+    known_hosts: HostFile | None = None  # None: ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts
+    uri: str | None = None  # None: `address`, or a libvirtd that answers here, else a private one is started
+    allow_plaintext: bool = False  # qemu+tcp:// carries guests' memory and disks unencrypted
+    network: LibvirtName | None = None  # a libvirt network that is there; its guests are not isolated
+    pool_path: HostFile | None = None  # where on that host our files lie; None: below libvirt's images
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address_of_uri(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(uri := data.get("uri"), str) and "address" not in data:
+            return {**data, "address": uri_address(uri) or cls.model_fields["address"].default}
+        return data
+
+    @model_validator(mode="after")
+    def _means_a_place(self) -> HostConfig:
+        self.place()
+        return self
+
+    def place(self) -> HostPlace:
+        """Where it is."""
+        ssh = SshDestination(self.address, self.user, self.port, self.key, self.known_hosts)
+        return place_of(self.uri, ssh, allow_plaintext=self.allow_plaintext)
+
+
+class StorageConfig(Section):
+    """Where large files of this machine lie, if not in the cache and the state folder."""
+
+    images: HostFile | None = None  # built and imported images
+    domains: HostFile | None = None  # disks and memory files of sandboxes
 
 
 class StockConfig(Section):
@@ -158,7 +206,8 @@ class Config(Section):
     server: ServerConfig = Field(default_factory=ServerConfig)
     database: DatabaseConfig | None = None
     embedded: EmbeddedConfig = Field(default_factory=EmbeddedConfig)
-    hosts: list[HostConfig] = Field(default_factory=lambda: [HostConfig()])
+    hosts: list[HostConfig] = Field(default_factory=lambda: [HostConfig()], min_length=1)
+    storage: StorageConfig = Field(default_factory=StorageConfig)
     operators: list[str] = Field(default_factory=list)
     agents: list[str] = Field(default_factory=list)
     auditors: list[str] = Field(default_factory=list)
@@ -169,6 +218,18 @@ class Config(Section):
     ansible: AnsibleConfig = Field(default_factory=AnsibleConfig)
     approvals: ApprovalConfig = Field(default_factory=ApprovalConfig)
     limits: LimitConfig = Field(default_factory=LimitConfig)
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_different(cls, hosts: list[HostConfig]) -> list[HostConfig]:
+        names = [host.name for host in hosts]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two hosts are called {twice[0]}")
+        seen: dict[HostPlace, str] = {}
+        for host in hosts:
+            if (other := seen.setdefault(host.place(), host.name)) != host.name:
+                raise ValueError(f"{other} and {host.name} are the same machine")
+        return hosts
 
 
 def load(paths: Paths | None = None, *, env: dict[str, str] | None = None) -> Config:
@@ -282,8 +343,12 @@ def _read_env(file: Path) -> dict[str, str]:
 def _fill_from_env(data: dict[str, Any], env: dict[str, str]) -> None:
     if (url := env.get("DATABASE_URL")) and "database" not in data:
         data["database"] = {"url": url}
-    if (uri := env.get("LIBVIRT_URI")) and "hosts" not in data:
-        data["hosts"] = [{"name": "local", "uri": uri}]
+    host = {key: env[name] for name, key in _HOST_ENV.items() if env.get(name)}
+    if host and "hosts" not in data:
+        data["hosts"] = [{"name": "local", **host}]
+    storage = {key: env[name] for name, key in _STORAGE_ENV.items() if env.get(name)}
+    if storage and isinstance(written := data.get("storage", {}), dict):
+        data["storage"] = {**storage, **written}
 
 
 def _refuse_if_readable(file: Path) -> None:
@@ -295,7 +360,9 @@ def _explain(file: Path, error: ValidationError) -> ConfigError:
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
     line = _line_of(file, location)
-    word = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
+    word = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        word = "unknown key"
     return ConfigError(
         f"{file}:{line}: {'.'.join(location)}: {word}",
         remedy="`fluid config schema` prints every key",

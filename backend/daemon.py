@@ -73,6 +73,7 @@ def serve(config: Config, paths: Paths) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stdout
     )
     failure: Exception | None = None
+    paths = paths.placed(images=config.storage.images, domains=config.storage.domains)
     try:
         paths.make()
         asyncio.run(_Backend(config, paths).run())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -16,6 +16,8 @@ class Paths:
     log: Path
     run: Path
     cache: Path
+    images_placed: Path | None = None
+    domains_placed: Path | None = None
 
     @classmethod
     def default(cls) -> Paths:
@@ -52,6 +54,10 @@ class Paths:
             _cache(home / "cache"),
         )
 
+    def placed(self, *, images: Path | None, domains: Path | None) -> Paths:
+        """The same with large files elsewhere, where the settings say so."""
+        return replace(self, images_placed=images, domains_placed=domains)
+
     @property
     def config_file(self) -> Path:
         return self.config / "config.yaml"
@@ -81,12 +87,12 @@ class Paths:
     @property
     def images(self) -> Path:
         """Built images are worth keeping between installations: they live in the cache."""
-        return self.cache / "images"
+        return self.images_placed or self.cache / "images"
 
     @property
     def domains(self) -> Path:
         """Overlays, memory files and consoles of our domains, one folder each."""
-        return self.state / "domains"
+        return self.domains_placed or self.state / "domains"
 
     @property
     def blobs(self) -> Path:
@@ -119,8 +125,10 @@ class Paths:
             (self.domains, 0o711),
             (self.images, 0o755),
         ):
+            is_theirs = folder in (self.images_placed, self.domains_placed) and folder.exists()
             folder.mkdir(parents=True, exist_ok=True)
-            folder.chmod(mode)
+            if not is_theirs:
+                folder.chmod(mode)
 
 
 def _cache(default: Path) -> Path:

@@ -9,6 +9,7 @@ import pytest
 from backend import config
 from backend.errors import ConfigError
 from backend.paths import Paths
+from backend.places import Here, HostPlace, OverNetwork, OverSsh, SshDestination
 
 
 def write(tmp_path: Path, text: str, mode: int = 0o640) -> Paths:
@@ -73,6 +74,123 @@ def test_the_documented_env_fills_what_the_file_leaves_open(tmp_path: Path) -> N
     )
     assert loaded.hosts[0].uri == "test:///default"
     assert loaded.database is not None and loaded.database.url is not None
+
+
+def test_the_documented_env_says_where_images_and_domains_lie(tmp_path: Path) -> None:
+    env = {
+        "LIBVIRT_NETWORK": "default",
+        "BASE_IMAGE_DIR": str(tmp_path / "base"),
+        "SANDBOX_WORKDIR": str(tmp_path / "jobs"),
+    }
+    loaded = config.load(Paths.under(tmp_path), env=env)
+    assert (loaded.hosts[0].name, loaded.hosts[0].network) == ("local", "default")
+    (tmp_path / "base").mkdir(mode=0o750)
+    paths = Paths.under(tmp_path).placed(images=loaded.storage.images, domains=loaded.storage.domains)
+    paths.make()
+    assert (paths.images, paths.domains) == (tmp_path / "base", tmp_path / "jobs")
+    assert paths.images.stat().st_mode & 0o777 == 0o750, "a folder that was there keeps its mode"
+    assert paths.domains.stat().st_mode & 0o777 == 0o711
+
+
+def test_the_file_wins_over_the_env(tmp_path: Path) -> None:
+    paths = write(tmp_path, "hosts: [{name: kvm-01, address: 192.0.2.7}]\nstorage: {images: /srv/images}\n")
+    env = {"LIBVIRT_URI": "test:///default", "BASE_IMAGE_DIR": "/base", "SANDBOX_WORKDIR": "/jobs"}
+    loaded = config.load(paths, env=env)
+    assert [host.name for host in loaded.hosts] == ["kvm-01"]
+    assert (loaded.storage.images, loaded.storage.domains) == (Path("/srv/images"), Path("/jobs"))
+
+
+@pytest.mark.parametrize(
+    ("written", "place"),
+    [
+        ("name: local", Here()),
+        ("address: 127.0.0.1", Here()),
+        ("uri: qemu:///system", Here("qemu:///system")),
+        ("uri: 'qemu:///system?socket=/run/x'", Here("qemu:///system?socket=/run/x")),
+        ("address: kvm-01", OverSsh(SshDestination("kvm-01"))),
+        (
+            "{address: 192.0.2.7, user: ops, port: 2222, key: /k, known_hosts: /h}",
+            OverSsh(SshDestination("192.0.2.7", "ops", 2222, Path("/k"), Path("/h"))),
+        ),
+        ("{address: localhost, port: 2222}", OverSsh(SshDestination("localhost", port=2222))),
+        ("uri: 'qemu+ssh://kvm-01/system'", OverSsh(SshDestination("kvm-01"))),
+        (
+            "uri: 'qemu+libssh2://ops@192.0.2.7:2222/system?keyfile=/k&known_hosts=/h&socket=/run/s&no_tty=1'",
+            OverSsh(SshDestination("192.0.2.7", "ops", 2222, Path("/k"), Path("/h")), "/run/s"),
+        ),
+        (
+            "{uri: 'qemu+libssh://[fd00::7]/system', user: 'CORP\\ops'}",
+            OverSsh(SshDestination("fd00::7", "CORP\\ops")),
+        ),
+        (
+            "{uri: 'qemu+tls://kvm-01/system', user: ops}",
+            OverNetwork("qemu+tls://kvm-01/system", SshDestination("kvm-01", "ops")),
+        ),
+        (
+            "{uri: 'qemu+tcp://kvm-01/system', allow_plaintext: true}",
+            OverNetwork("qemu+tcp://kvm-01/system", SshDestination("kvm-01")),
+        ),
+    ],
+)
+def test_where_a_host_is(tmp_path: Path, written: str, place: HostPlace) -> None:
+    loaded = config.load(write(tmp_path, f"hosts:\n- {written}\n"), env={})
+    assert loaded.hosts[0].place() == place
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        ("[]", "at least 1"),
+        ("[{name: a, address: x}, {name: a, address: y}]", "two hosts are called a"),
+        ("[{name: a, address: x}, {name: b, address: x}]", "a and b are the same machine"),
+        ("[{name: Kvm_01}]", "name: String should match"),
+        ("[{adress: kvm-01}]", "adress: unknown key"),
+        ("[{address: '-oProxyCommand=x'}]", "is not an address"),
+        ("[{address: 'a b'}]", "is not an address"),
+        ("[{address: kvm-01, user: '-lroot'}]", "is not a user"),
+        ("[{address: kvm-01, user: 'a;b'}]", "is not a user"),
+        ("[{address: kvm-01, key: id_ed25519}]", "not an absolute path"),
+        ("[{address: kvm-01, key: '/k/${HOME}'}]", "control character or"),
+        ("[{address: kvm-01, network: 'a/b'}]", "network: String should match"),
+        ("[{uri: qemu+tcp://kvm-01/system}]", "allow_plaintext: true"),
+        ("[{uri: 'qemu+tls://kvm-01/system?no_verify=1'}]", "always checked"),
+        ("[{uri: 'qemu+ssh://kvm-01/system?no_verify=1'}]", "always checked"),
+        ("[{uri: 'qemu+libssh2://kvm-01/system?known_hosts_verify=auto'}]", "always checked"),
+        ("[{uri: 'qemu+ssh://kvm-01/system?command=/bin/ssh'}]", "has no effect here"),
+        ("[{uri: 'qemu+ssh://kvm-01/session'}]", "only /system"),
+        ("[{uri: 'qemu+ssh://ops:secret@kvm-01/system'}]", "a password has no place"),
+        ("[{uri: 'qemu+ssh://ops@kvm-01/system', user: root}]", "`uri` says user ops, and `user` says root"),
+        ("[{uri: 'qemu+ssh://kvm-01/system', address: kvm-02}]", "`uri` says address kvm-01"),
+        ("[{uri: 'qemu+ssh:///system'}]", "names no machine"),
+        ("[{uri: 'qemu+ext://kvm-01/system'}]", "no such way"),
+        ("[{uri: 'xen:///system'}]", "begin it with qemu"),
+        ("[{uri: kvm-01}]", "not a libvirt URI"),
+        ("[{uri: 'qemu+ssh://kvm-01:99999/system'}]", "Port out of range"),
+        ("[{uri: 'qemu:///system', user: ops}]", "a libvirt of this machine"),
+    ],
+)
+def test_a_host_that_cannot_be_meant_is_refused_with_words(tmp_path: Path, written: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=rf"config\.yaml:1: hosts.*{words}") as refused:
+        config.load(write(tmp_path, f"hosts: {written}\n"), env={})
+    assert "secret" not in refused.value.message
+
+
+def test_the_schema_tells_what_a_host_may_say() -> None:
+    host = config.schema()["$defs"]["HostConfig"]
+    assert host["additionalProperties"] is False
+    for key in (
+        "address",
+        "user",
+        "port",
+        "key",
+        "known_hosts",
+        "uri",
+        "allow_plaintext",
+        "network",
+        "pool_path",
+    ):
+        assert key in host["properties"]
+    assert host["properties"]["name"]["pattern"] == "^[a-z0-9][a-z0-9-]{0,62}$"
 
 
 @pytest.mark.parametrize(
