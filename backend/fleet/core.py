@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 from backend.ansible import SshKey, TargetHost
 from backend.audit import Audit, Step
@@ -34,6 +35,7 @@ from backend.hypervisor import Hypervisor
 from backend.images import Images
 from backend.models import Identity, Phase, Role, Sandbox, now
 from backend.policy import Policy
+from backend.steps import operation, reached
 from backend.store import EventBus, Store
 
 log = logging.getLogger(__name__)
@@ -190,6 +192,21 @@ class FleetCore:
                 await undone(self._look_again(sandbox.id))
                 raise
 
+    @asynccontextmanager
+    async def ahead(self, sandbox: Sandbox, what: str, name: str = "") -> AsyncIterator[None]:
+        """Write down what is about to be done with its disk; a process that dies in the block leaves that
+        word, and the next one finishes or undoes it (:mod:`backend.fleet.recovery`)."""
+        with operation(what):
+            sandbox.doing = f"{what} {name}".strip()
+            await self._store.sandboxes.change(sandbox.id, partial(_doing, sandbox.doing))
+            reached("ahead")
+            try:
+                yield
+                reached("done")
+            finally:
+                sandbox.doing = ""
+                await undone(self._store.sandboxes.change(sandbox.id, partial(_doing, "")))
+
     async def _look_again(self, sandbox_id: str) -> None:
         sandbox = await self.load(sandbox_id)
         state: str | None = None
@@ -258,6 +275,10 @@ class FleetCore:
             host_key=" ".join(sandbox.host_key.split()[:2]),  # without ssh-keygen's comment
         )
         return host, SshKey(private=private.encode(), certificate=certificate.encode())
+
+
+def _doing(what: str, row: Sandbox) -> Sandbox:
+    return row.model_copy(update={"doing": what})
 
 
 async def undone(work: Awaitable[object]) -> None:

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Sequence
 from functools import partial
 
 from backend.errors import FluidError
 from backend.fleet.host import Host
-from backend.fleet.lifecycle import Lifecycle
-from backend.hypervisor import DomainEvent, DomainInfo
+from backend.fleet.recovery import Recovery
+from backend.hypervisor import DomainEvent
 from backend.hypervisor.nouns import EventKind, State
 from backend.models import Identity, Phase, Sandbox, now
 
@@ -21,7 +20,6 @@ log = logging.getLogger(__name__)
 
 FOLLOW_AGAIN_S = 2.0
 LOST_AFTER_S = 10.0  # a libvirtd that is restarted is back by then
-OURS = ("sandbox", "rehearsal", "stock")  # roles of domains that a row must name
 DOMAIN_STATES: dict[EventKind, State] = {
     "started": "running",
     "resumed": "running",
@@ -31,8 +29,8 @@ DOMAIN_STATES: dict[EventKind, State] = {
 }
 
 
-class Following(Lifecycle):
-    """Expire, follow, reconcile."""
+class Following(Recovery):
+    """Expire, follow, mark as lost."""
 
     async def expire(self) -> None:
         """Destroy what outlived its TTL and what could not be undone, once its host answers. The daemon calls
@@ -50,43 +48,22 @@ class Following(Lifecycle):
 
     async def reconcile_all(self) -> None:
         """What a start begins with, on each host that answers; the others follow when they do."""
-        await asyncio.gather(*(self.reconcile(host) for host in self._hosts if host.up))
+        up = [host for host in self._hosts if host.up]
+        await asyncio.gather(*(self._first(host) for host in up))
+
+    async def _first(self, host: Host) -> None:
+        await self._recovered(host, await self.clear_templates(host))
+        await self.reconcile(host)
 
     async def reconcile(self, host: Host) -> None:
-        """Make a host's rows and domains agree, after a start and whenever its libvirt is back. What was half
-        made is undone; the log and the audit say what was done."""
-        hypervisor = host.require()
-        said: deque[str] = deque()
-        domains = {info.name: info for info in await hypervisor.list_ours()}
-        for sandbox in await self._on(host):
-            info = domains.pop(host.domain_name(sandbox.id), None)
-            if sandbox.id not in self._young and not self.exclusive(sandbox.id).locked():
-                said += await self._reconcile_one(sandbox, info)
-        for info in domains.values():
-            if info.metadata.get("role") in OURS:
-                await hypervisor.destroy(info.name)
-                said.append(f"destroyed {info.name}: no row names it")
+        """Make a host's rows and domains agree, after a start and whenever its libvirt is back."""
+        await self._recovered(host, await self.agree(host))
+
+    async def _recovered(self, host: Host, said: Sequence[str]) -> None:
+        """The log and the audit say what was done."""
         for words in said:
             log.info("recovered on %s: %s", host.name, words)
             await self._audit.note(Identity.system(), "fleet.reconcile", "host", host.name, data_said=words)
-
-    async def _on(self, host: Host) -> list[Sandbox]:
-        return [sandbox for sandbox in await self.all_live() if sandbox.host_name == host.name]
-
-    async def _reconcile_one(self, sandbox: Sandbox, info: DomainInfo | None) -> Sequence[str]:
-        name, was = sandbox.sandbox_name, sandbox.phase
-        unfit_stock = sandbox.purpose == "stock" and (info is None or info.state != "paused")
-        if sandbox.purpose == "rehearsal" or was is Phase.CREATING or unfit_stock:
-            doing = "it was being made" if was is Phase.CREATING else "the rehearsal ran"
-            await self.discard(sandbox)
-            return [f"discarded {name}: the backend died while {doing}"]
-        if not await self.see(sandbox, info.state if info else None):
-            said = []
-        else:
-            said = [f"{name} was {was}, is {sandbox.phase} {sandbox.reason}".rstrip()]
-        if sandbox.phase is Phase.RUNNING and not self._parts.forwards.keeps(sandbox.id):
-            self._parts.background.start(f"egress {sandbox.id}", partial(self.open_egress, sandbox))
-        return said
 
     # --- one host, as long as the backend runs ----------------------------------------------------------
 
@@ -124,10 +101,14 @@ class Following(Lifecycle):
 
     async def _follow_domain(self, host: Host, event: DomainEvent) -> None:
         state = DOMAIN_STATES.get(event.kind)
-        sandbox = await self._store.sandboxes.find({"id": host.sandbox_id(event.domain)})
-        if sandbox is None or sandbox.phase in (Phase.CREATING, Phase.DESTROYED):
+        if state is None or not host.is_sandbox(event.domain):
             return
-        if state and not self.exclusive(sandbox.id).locked():
+        sandbox = await self._store.sandboxes.find({"id": host.sandbox_id(event.domain)})
+        if sandbox is None or sandbox.phase is Phase.DESTROYED:
+            if state in ("running", "paused"):
+                # What a backend that died had asked for and libvirt did afterwards.
+                await host.require().destroy(event.domain)
+        elif sandbox.phase is not Phase.CREATING and not self.exclusive(sandbox.id).locked():
             await self.see(sandbox, state)
 
     def _miss(self, host: Host) -> None:
@@ -139,7 +120,7 @@ class Following(Lifecycle):
         await asyncio.sleep(LOST_AFTER_S)
         if host.up:
             return
-        for sandbox in await self._on(host):
+        for sandbox in await self.on(host):
             if sandbox.phase in (Phase.RUNNING, Phase.PAUSED, Phase.STOPPED):
                 was, sandbox.phase = sandbox.phase, Phase.LOST
                 sandbox.reason = f"{host.name} is silent since {host.since:%H:%M:%S} UTC; it was {was}"

@@ -159,6 +159,10 @@ class Host:
         kind, _, digits = domain.removeprefix(f"{self._prefix}-").partition("-")
         return f"{kind.upper()}-{digits}"
 
+    def is_sandbox(self, domain: str) -> bool:
+        """Whether that is how a sandbox's domain is named; templates have other names."""
+        return domain.startswith(f"{self._prefix}-sbx-")
+
     async def take_address(self, used: set[str]) -> str:
         """A free address, reserved until :meth:`give_back`."""
         async with self._allocate:

@@ -43,9 +43,11 @@ from backend.models import (
     new_id,
     now,
 )
+from backend.steps import operation, reached
 
 log = logging.getLogger(__name__)
 READY_TIMEOUT_S = 120
+OPERATIONS = {"rehearsal": "twin", "stock": "stock"}  # what their making is called in steps
 BRANCH_OF = "fluid.branch_of"  # the label that names the snapshot a sandbox was branched from
 Boot = Callable[[Sandbox], Awaitable[tuple[DomainInfo, str]]]
 """Makes a sandbox's domain, and says by what way."""
@@ -160,6 +162,7 @@ class Lifecycle(FleetCore):
             await self.hang_up(sandbox)
             await host.require().destroy(host.domain_name(sandbox.id))
             host.give_back(sandbox.ip_address)
+            await self._store.snapshots.forget(sandbox.id)
             sandbox.phase, sandbox.deleted_at = Phase.DESTROYED, now()
             await self.save(sandbox)
         except BaseException:
@@ -167,7 +170,7 @@ class Lifecycle(FleetCore):
             raise
         self._torn.discard(sandbox.id)
 
-    async def _begin(self, sandbox: Sandbox, boot: Boot) -> Sandbox:
+    async def _begin(self, sandbox: Sandbox, boot: Boot, called: str = "create") -> Sandbox:
         """Its row, then its machine when its turn comes. A crash leaves the row in ``creating``, which
         reconcile undoes."""
         host = self.host_of(sandbox)
@@ -175,12 +178,16 @@ class Lifecycle(FleetCore):
         try:
             await self._keep_row(sandbox)
             async with self.making(sandbox), host.turns.turn(partial(self._waits, sandbox)):
-                sandbox.reason, started = "", time.monotonic()
-                info, sandbox.created_by = await boot(sandbox)
-                sandbox.domain, sandbox.uuid = info.name, info.uuid
-                await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
-                await self.open_egress(sandbox)
-                await self._is_ready(sandbox, started)
+                with operation(OPERATIONS.get(sandbox.purpose, called)) as trail:
+                    reached("row")
+                    sandbox.reason, started = "", time.monotonic()
+                    info, sandbox.created_by = await boot(sandbox)
+                    sandbox.domain, sandbox.uuid = info.name, info.uuid
+                    await self.open_egress(sandbox)
+                    reached("egress")
+                    sandbox.steps = trail.steps
+                    await self._is_ready(sandbox, started)
+                    reached("ready")
         finally:
             host.promised.pop(sandbox.id, None)
         return sandbox
@@ -203,7 +210,7 @@ class Lifecycle(FleetCore):
         if why := refusal(await self.host_of(origin).room(wanted.base_image), self.need(wanted)):
             raise why
         self.settle(wanted, where)
-        return await self._begin(wanted, partial(self._branch, point=point))
+        return await self._begin(wanted, partial(self._branch, point=point), "branch")
 
     @asynccontextmanager
     async def making(self, sandbox: Sandbox) -> AsyncIterator[None]:
@@ -275,11 +282,13 @@ class Lifecycle(FleetCore):
         source = guest_image(image)
         try:
             template = await hypervisor.ensure_template(source, **size)
-            info = await hypervisor.fork(template, identity, network, metadata=metadata)
+            login = partial(self._log_in, sandbox)
+            info = await hypervisor.fork(template, identity, network, metadata=metadata, login=login)
         except FluidError as error:
             log.warning("forking %s failed, booting cold: %s", sandbox.id, error.message)
             await hypervisor.destroy(identity.name)
             info = await hypervisor.cold_boot(source, identity, network, metadata=metadata, **size)
+            await self._log_in(sandbox)
             return info, "cold"
         return info, "fork"
 
@@ -291,7 +300,13 @@ class Lifecycle(FleetCore):
             info = await host.require().branch(
                 snapshot_files(point), identity, host.network.name, metadata=self.metadata(sandbox)
             )
+        await self._log_in(sandbox)
         return info, "branch"
+
+    async def _log_in(self, sandbox: Sandbox) -> None:
+        """Root's first command has worked."""
+        await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
+        reached("login")
 
     async def _identify(self, sandbox: Sandbox) -> DomainIdentity:
         """An address, names and keys of its own, in the row before the machine has them."""
@@ -309,6 +324,7 @@ class Lifecycle(FleetCore):
         sandbox.host_key = identity.host_key_public
         sandbox.network = host.network.name
         await self.save(sandbox)
+        reached("identity made")
         return identity
 
     def metadata(self, sandbox: Sandbox) -> dict[str, str]:
@@ -377,7 +393,7 @@ class Lifecycle(FleetCore):
         """Domain, disks, memory files, snapshots: nothing is left but the record."""
         sandbox = await self.get(actor, sandbox_id)
         self.machine(sandbox)  # a host that is lost is told at once, and nothing is promised
-        async with self.step(actor, "sandbox.destroy", sandbox):
+        async with self.step(actor, "sandbox.destroy", sandbox), self.ahead(sandbox, "destroy"):
             await self.discard(sandbox)
         return sandbox
 

@@ -21,6 +21,7 @@ from backend.models import (
     new_id,
     now,
 )
+from backend.steps import reached
 
 NOW = "now"
 STANDING_ON = "fluid.snapshot"  # the label that names the point a sandbox was last at
@@ -41,10 +42,14 @@ class Snapshots(FleetCore):
             )
         await self.need_space(self.host_of(sandbox), sandbox.memory_mb)
         started = time.monotonic()
-        async with self.step(actor, "snapshot.create", sandbox, name=name) as step:
+        async with (
+            self.step(actor, "snapshot.create", sandbox, name=name) as step,
+            self.ahead(sandbox, "snapshot", name),
+        ):
             files = await self.machine(sandbox).snapshot(sandbox.domain, name, memory=True)
             layers = _base_first(files)
-            manifest = await self._parts.reader.manifest(layers)
+            manifest = await self._parts.reader.manifest(await self._readable(sandbox, layers))
+            reached("manifest")
             snapshot = Snapshot(
                 id=new_id("SNP"),
                 sandbox_id=sandbox.id,
@@ -63,6 +68,7 @@ class Snapshots(FleetCore):
                 meta_json=json.dumps({"stood_still_s": files.stood_still_s}),
             )
             await self._store.snapshots.insert(snapshot)
+            reached("row")
             step.data.update(manifest=manifest.digest, quiesced=files.quiesced)
         await self._standing_on(sandbox, name)
         await self._events.publish(
@@ -89,13 +95,19 @@ class Snapshots(FleetCore):
         sandbox = await self.get(actor, sandbox_id)
         self.must_be(sandbox, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.ERROR)
         snapshot = await self._named(sandbox, name)
-        async with self.step(actor, "snapshot.restore", sandbox, name=name):
-            await self.hang_up(sandbox)
-            await self.machine(sandbox).restore(sandbox.domain, snapshot_files(snapshot))
-            await self._guests.ready(self.guest(sandbox), timeout_s=RESTORE_TIMEOUT_S)
-            await self.open_egress(sandbox)
-            sandbox.phase, sandbox.reason = Phase.RUNNING, ""
+        async with (
+            self.step(actor, "snapshot.restore", sandbox, name=name),
+            self.ahead(sandbox, "restore", name),
+        ):
+            await self._put_back(sandbox, snapshot)
         return await self._standing_on(sandbox, name)
+
+    async def _put_back(self, sandbox: Sandbox, snapshot: Snapshot) -> None:
+        await self.hang_up(sandbox)
+        await self.machine(sandbox).restore(sandbox.domain, snapshot_files(snapshot))
+        await self._guests.ready(self.guest(sandbox), timeout_s=RESTORE_TIMEOUT_S)
+        await self.open_egress(sandbox)
+        sandbox.phase, sandbox.reason = Phase.RUNNING, ""
 
     async def delete_snapshot(self, actor: Identity, sandbox_id: str, name: str) -> int:
         """Forget a point, anywhere in the tree; what stood on it stands on its parent then. A second
@@ -110,19 +122,24 @@ class Snapshots(FleetCore):
             self._audit.step(
                 actor, "snapshot.delete", "snapshot", snapshot.id, sandbox_id=sandbox.id, name=name
             ) as step,
+            self.ahead(sandbox, "forget", name),
         ):
-            freed = await self._forget(sandbox, name)
-            for other in await self._points(sandbox):
-                if other.parent == name:
-                    other.parent = snapshot.parent
-                    await self._store.snapshots.save(other)
-            await self._store.snapshots.delete(snapshot.id)
-            step.data["freed_bytes"] = freed
+            freed = step.data["freed_bytes"] = await self._drop_point(sandbox, snapshot)
         if sandbox.labels.get(STANDING_ON) == name:
             await self._standing_on(sandbox, snapshot.parent)
         await self._events.publish(
             "snapshot.deleted", "snapshot", snapshot.id, sandbox_id=sandbox.id, data={"name": name}
         )
+        return freed
+
+    async def _drop_point(self, sandbox: Sandbox, snapshot: Snapshot) -> int:
+        freed = await self._forget(sandbox, snapshot.name)
+        for other in await self._points(sandbox):
+            if other.parent == snapshot.name:
+                other.parent = snapshot.parent
+                await self._store.snapshots.save(other)
+        await self._store.snapshots.delete(snapshot.id)
+        reached("row gone")
         return freed
 
     async def diff(self, actor: Identity, sandbox_id: str, from_snapshot: str, to_snapshot: str) -> Changes:
@@ -143,8 +160,8 @@ class Snapshots(FleetCore):
             sandbox.id,
             from_snapshot,
             to_snapshot,
-            [Path(layer) for layer in before.disk_layers],
-            layers,
+            await self._readable(sandbox, [Path(layer) for layer in before.disk_layers]),
+            await self._readable(sandbox, layers),
             quiesced=quiesced and before.quiesced,
             commands=commands,
         )
@@ -162,15 +179,17 @@ class Snapshots(FleetCore):
         return changes
 
     async def frozen(self, sandbox: Sandbox) -> tuple[list[Path], bool]:
-        """The disk as it is now, as a layer that nobody writes any more; did the guest stand still?
-
-        The layer stays as long as the running disk stands on it.
-        """
+        """The disk as it is now, as a layer of its host that nobody writes any more; did the guest stand
+        still? The layer stays as long as the running disk stands on it."""
         name = new_id(NOW).lower()
-        async with self.exclusive(sandbox.id):
+        async with self.exclusive(sandbox.id), self.ahead(sandbox, "snapshot", name):
             files = await self.machine(sandbox).snapshot(sandbox.domain, name, memory=False)
             await self._forget(sandbox, name)
         return _base_first(files), files.quiesced
+
+    async def _readable(self, sandbox: Sandbox, layers: list[Path]) -> list[Path]:
+        """Layers of its host as files of this machine."""
+        return await self.machine(sandbox).local_layers(layers)
 
     async def freeze(self, sandbox: Sandbox) -> list[Path]:
         """As :meth:`frozen`, for evidence: a guest that does not stand still is no evidence."""
@@ -180,7 +199,7 @@ class Snapshots(FleetCore):
                 f"{sandbox.sandbox_name} did not freeze its file systems",
                 remedy="the rehearsal must be made again",
             )
-        return layers
+        return await self._readable(sandbox, layers)
 
     async def _points(self, sandbox: Sandbox) -> list[Snapshot]:
         rows, _ = await self._store.snapshots.list({"sandbox_id": sandbox.id}, oldest_first=True)

@@ -14,6 +14,7 @@ from backend.hypervisor.forks import IDENTITY_TIMEOUT_S, identity_message, resto
 from backend.hypervisor.network_xml import FILTER_NAME
 from backend.hypervisor.nouns import DomainInfo, Identity, SnapshotFiles
 from backend.hypervisor.snapshots import must_be_there
+from backend.steps import reached
 
 
 async def branch(
@@ -26,10 +27,13 @@ async def branch(
     await must_be_there(files, snapshot)
     async with whole_or_nothing(domains, identity.name):
         frozen = await files.share_layers(snapshot.disk_layers, identity.name)
+        reached("layers")
         disk = await files.next_disk(identity.name)
         await files.create_overlay(disk, frozen)
+        reached("overlay")
         nic = nic_element(identity, network, FILTER_NAME)
         to = Rebase(identity.name, identity.uuid, disk, domains.console(identity.name), metadata, nic)
         await restore_memory(domains, snapshot.memory_file, to)
         await domains.ask(identity.name, "identity", limit_s=IDENTITY_TIMEOUT_S, **identity_message(identity))
+        reached("identity")
     return await domains.info(identity.name)

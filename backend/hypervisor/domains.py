@@ -21,6 +21,7 @@ from backend.hypervisor.domain_xml import NAMESPACE, disk_of, parse_metadata
 from backend.hypervisor.nouns import DomainInfo, State
 from backend.hypervisor.storage import HostFiles
 from backend.models.base import check_name
+from backend.steps import reached
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -179,7 +180,9 @@ class Domains:
         """Remove the domain and every file of it, also of one that was half made or is gone already."""
         with contextlib.suppress(NotFound):
             await self.call(name, _remove, what="destroy", limit_s=START_TIMEOUT_S)
+        reached("domain gone")
         await self.files.drop(name)
+        reached("files gone")
 
 
 def _metadata(domain: libvirt.virDomain) -> dict[str, str] | None:

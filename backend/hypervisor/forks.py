@@ -15,6 +15,7 @@ from backend.hypervisor.domain_xml import DomainSpec, Rebase, domain_xml, nic_el
 from backend.hypervisor.domains import BOOT_TIMEOUT_S, START_TIMEOUT_S, Domains, fresh_moment
 from backend.hypervisor.network_xml import FILTER_NAME
 from backend.hypervisor.nouns import DomainInfo, GuestImage, Identity, Template
+from backend.steps import reached
 
 IDENTITY_TIMEOUT_S = 60.0
 SECURE_XML = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
@@ -40,6 +41,7 @@ async def fork(
     async with whole_or_nothing(domains, identity.name):
         disk = await files.next_disk(identity.name)
         await files.create_overlay(disk, template.disk)
+        reached("overlay")
         nic = nic_element(identity, network, None)
         to = Rebase(identity.name, identity.uuid, disk, domains.console(identity.name), metadata, nic)
         await restore_memory(domains, template.memory, to)
@@ -59,10 +61,13 @@ async def restore_memory(domains: Domains, source: Path, to: Rebase) -> None:
 
     try:
         await domains.files.copy_memory(source, copy, lambda xml: rebased_xml(xml, to))
+        reached("memory")
         await domains.connection.call(restore, what=f"restore {to.name}", limit_s=START_TIMEOUT_S)
+        reached("running")
     finally:
         await asyncio.shield(domains.files.remove(copy))
     await domains.call(to.name, _persist, what="keep")
+    reached("defined")
 
 
 async def cold_boot(
@@ -81,6 +86,7 @@ async def cold_boot(
         image = await files.ensure_image(image)
         disk = await files.next_disk(identity.name)
         await files.create_overlay(disk, image.disk)
+        reached("overlay")
         spec = DomainSpec(
             identity.name,
             identity.uuid,
@@ -98,9 +104,11 @@ async def cold_boot(
             what=f"boot {identity.name}",
             limit_s=START_TIMEOUT_S,
         )
+        reached("running")
         await domains.ask(identity.name, "ping", limit_s=BOOT_TIMEOUT_S, resend=True)
         await domains.ask(identity.name, "identity", limit_s=IDENTITY_TIMEOUT_S, **identity_message(identity))
         await domains.ask(identity.name, "ready", limit_s=BOOT_TIMEOUT_S)
+        reached("identity")
     return await domains.info(identity.name)
 
 
@@ -121,6 +129,7 @@ def identity_message(identity: Identity) -> dict[str, Any]:
 
 async def _introduce(domains: Domains, identity: Identity, login: Login | None) -> None:
     await domains.ask(identity.name, "identity", limit_s=IDENTITY_TIMEOUT_S, **identity_message(identity))
+    reached("identity")
     if login:
         await login()
 
@@ -131,6 +140,7 @@ async def _put_filter(domains: Domains, identity: Identity, network: str) -> Non
     await domains.call(
         identity.name, lambda domain: domain.updateDeviceFlags(filtered, flags), what="put the filter on"
     )
+    reached("filter")
 
 
 def _persist(domain: libvirt.virDomain) -> None:
@@ -142,6 +152,7 @@ def _persist(domain: libvirt.virDomain) -> None:
 async def whole_or_nothing(domains: Domains, name: str) -> AsyncIterator[None]:
     """A new domain's files; when the block fails, domain and files go."""
     await domains.files.claim(domains.check_name(name))
+    reached("claimed")
     try:
         yield
     except BaseException:

@@ -198,6 +198,15 @@ class Hypervisor:
         """See :func:`backend.hypervisor.snapshots.delete_snapshot`."""
         return await snapshots.delete_snapshot(self._domains, domain, snapshot)
 
+    async def settle(self, domain: str) -> None:
+        """Return when libvirt has ended what somebody who is gone had asked of the domain; nothing is wrong
+        when there is no such domain."""
+        await snapshots.settle(self._domains, domain)
+
+    async def tidy(self, domain: str) -> int:
+        """Remove the layers of a domain that nothing stands on; the bytes that the disk has again."""
+        return await snapshots.tidy(self._domains, domain)
+
     async def disk_layers(self, domain: str) -> list[Path]:
         """The current chain of disk files, top first."""
         return await snapshots.layers_of(self._domains, domain)

@@ -10,18 +10,27 @@ import asyncio
 import contextlib
 import logging
 import time
+import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import libvirt
 
-from backend.errors import FluidError, SnapshotNotFound, WrongState
-from backend.hypervisor.domain_xml import Rebase, rebased_xml, snapshot_xml
-from backend.hypervisor.domains import START_TIMEOUT_S, Domains
+from backend.errors import FluidError, NotFound, SnapshotNotFound, WrongState
+from backend.hypervisor.domain_xml import (
+    NAMESPACE,
+    PREFIX,
+    Rebase,
+    metadata_element,
+    rebased_xml,
+    snapshot_xml,
+)
+from backend.hypervisor.domains import START_TIMEOUT_S, Domains, info_of
 from backend.hypervisor.forks import SECURE_XML, restore_memory
 from backend.hypervisor.nouns import DomainInfo, SnapshotFiles
 from backend.hypervisor.storage import MEMORY_SUFFIX, HostFiles
 from backend.models.base import check_name
+from backend.steps import reached
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +53,18 @@ async def snapshot(
     overlay = await files.next_disk(name)
     saved = _memory(files, name, snapshot_name) if memory else None
     async with _marked(files, name, snapshot_name, layers[0]):
+        reached("marked")
         if saved:
             await files.make_memory(saved)
         await files.create_overlay(overlay, layers[0])
+        reached("overlay")
         async with _frozen(domains, name, quiesce_timeout_s if running else 0) as quiesced:
+            reached("frozen")
             began = time.monotonic()
             await _take(domains, name, snapshot_xml(snapshot_name, overlay, saved), memory=memory)
             saved_s = time.monotonic() - began
+            reached("taken")
+    reached("thawed")
     ended = time.monotonic()
     stood_still_s = ended - began if quiesced else saved_s
     return SnapshotFiles(
@@ -85,6 +99,7 @@ async def _marked(files: HostFiles, name: str, snapshot_name: str, layer: Path) 
 async def _unkeep(files: HostFiles, name: str, snapshot_name: str) -> int:
     """The memory goes first: what was cut off in between is found by its mark."""
     freed = await files.remove(_memory(files, name, snapshot_name))
+    reached("memory gone")
     await files.unmark(name, snapshot_name)
     return freed
 
@@ -113,17 +128,44 @@ async def restore(domains: Domains, name: str, snapshot_files: SnapshotFiles) ->
     info = await domains.info(name)
     overlay = await files.next_disk(name)
     await files.create_overlay(overlay, frozen)
+    reached("overlay")
     await domains.power_off(name)
+    reached("off")
     to = Rebase(name, info.uuid, overlay, domains.console(name), info.metadata)
     await _change_disk(domains, name, to)  # the definition too: the next cold start reads that one
+    reached("disk changed")
     if snapshot_files.memory_file:
         await restore_memory(domains, snapshot_files.memory_file, to)
         await domains.wake(name)
+        reached("awake")
         result = await domains.info(name)
     else:
         result = await domains.start(name)
     await files.sweep(name, await domains.disks(name))  # what was written since
     return result
+
+
+async def tidy(domains: Domains, name: str) -> int:
+    """Remove the layers that neither the domain's disk nor a snapshot stands on."""
+    return await domains.files.sweep(name, await domains.disks(name))
+
+
+async def settle(domains: Domains, name: str) -> None:
+    """A call that changes a running domain waits for the one before (libvirt's jobs): its own metadata is set
+    to what it is, and a guest that was left frozen goes on."""
+    with contextlib.suppress(NotFound):
+        info = await domains.info(name)
+        if info.state == "shutoff":
+            return
+        await domains.call(name, _set_metadata_again, what="wait for", limit_s=SNAPSHOT_TIMEOUT_S)
+        if info.state == "running":
+            await _thaw(domains, name, THAW_TIMEOUT_S)
+
+
+def _set_metadata_again(domain: libvirt.virDomain) -> None:
+    kind, space = libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE
+    text = ET.tostring(metadata_element(info_of(domain).metadata, space=""), encoding="unicode")
+    domain.setMetadata(kind, text, PREFIX, space, libvirt.VIR_DOMAIN_AFFECT_LIVE)
 
 
 async def delete_snapshot(domains: Domains, name: str, snapshot_name: str) -> int:

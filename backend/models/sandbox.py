@@ -63,6 +63,7 @@ class Sandbox(Answer):
 
     phase: Phase = Phase.CREATING
     reason: str = ""  # why it is in `error` or `lost` and what to do; in `creating`, its place in the queue
+    doing: str = ""  # written ahead of what changes its disk: "destroy", "snapshot NAME", "restore NAME" …
     purpose: str = "agent"  # agent | rehearsal | stock
     owner_uid: int = -1
     owner_name: str = ""
@@ -73,6 +74,7 @@ class Sandbox(Answer):
     machine_id: str = ""
     created_by: str = ""  # fork | stock | branch | cold
     placement: str = ""  # why this host
+    steps: dict[str, float] = Field(default_factory=dict)  # when each step of its making was done, in seconds
     ready_s: float | None = None  # create → root's first command worked
     cpu: int = 1
     memory_mb: int = 512

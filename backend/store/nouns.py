@@ -64,6 +64,12 @@ class Snapshots(Documents[Snapshot]):
             )
         return found
 
+    async def forget(self, sandbox_id: str) -> None:
+        """All of a sandbox that is gone: their files are, too."""
+        statement = sql.SQL("DELETE FROM {} WHERE sandbox_id = %s").format(self._name)
+        async with self._database.transaction() as connection:
+            await connection.execute(statement, (sandbox_id,))
+
 
 class Commands(Documents[Command]):
     """Output is kept as the bytes it was, beside the document; ``Command.stdout`` is its text for reading."""
