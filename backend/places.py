@@ -1,7 +1,7 @@
 """Where a hypervisor is: on this machine, behind an SSH login, or at a libvirt URI of its own. Pure.
 
-A ``qemu+ssh://`` URI becomes an SSH destination of ours: libvirt's own transport would start a process per host,
-and its ``known_hosts=`` has no effect there.
+A ``qemu+ssh://`` URI becomes an SSH destination of ours: libvirt's own transport would start a process per
+host, and its ``known_hosts=`` has no effect there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SSH_TRANSPORTS = ("ssh", "libssh", "libssh2")
 TLS_TRANSPORT, TCP_TRANSPORT, UNIX_TRANSPORT = "tls", "tcp", "unix"
 
 # OpenSSH 9.6 refuses more of a user's name than this does; neither may begin an option.
-_USER = re.compile(r"[^\s'\"`;&<>|(){}$\x00-\x1f\x7f-][^\s'\"`;&<>|(){}$\x00-\x1f\x7f]*(?<!\\)")
+_USER = re.compile(r"[^\s'\"`;&<>|(){}$%\x00-\x1f\x7f-][^\s'\"`;&<>|(){}$%\x00-\x1f\x7f]*(?<!\\)")
 _ADDRESS = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:%-]{0,252}", re.ASCII)
 _UNSAFE_PATH = re.compile(r"[\x00-\x1f\x7f]|\$\{")
 # What a libvirt URI may say and what would come of it here.
@@ -31,8 +31,8 @@ _SAID_ANYWAY = {"no_tty": "1", "known_hosts_verify": "normal", "sshauth": "privk
 
 @dataclass(frozen=True)
 class SshDestination:
-    """A login on a host. What is None is left to the service user's ``~/.ssh/config``, then to SSH's own default:
-    the user's name, port 22, the agent and the default keys, ``~/.ssh/known_hosts`` and
+    """A login on a host. What is None is left to the service user's ``~/.ssh/config``, then to SSH's own
+    default: the user's name, port 22, the agent and the default keys, ``~/.ssh/known_hosts`` and
     ``/etc/ssh/ssh_known_hosts``."""
 
     address: str
@@ -85,8 +85,8 @@ def place_of(uri: str | None, ssh: SshDestination, *, allow_plaintext: bool = Fa
     if not parts.hostname and transport in ("", UNIX_TRANSPORT):
         if not bare:
             raise ValueError(
-                f"{uri} is a libvirt of this machine: `user`, `port`, `key` and `known_hosts` do not apply to "
-                "it; for another machine leave `uri` out, or write qemu+ssh://"
+                f"{uri} is a libvirt of this machine: `user`, `port`, `key` and `known_hosts` do not apply; "
+                "for another machine leave `uri` out, or write qemu+ssh://"
             )
         return Here(uri)
     if not parts.hostname:

@@ -1,4 +1,4 @@
-"""Guests over SSH: the CA, kept connections, commands, files, forwards and shells.
+"""Guests over SSH: the CA, kept connections, commands, files, forwards, shells; and links to other hosts.
 
 The only room that imports asyncssh. Guests are hostile: their host key is the one that we made or they are
 down, and what they say is bytes.
@@ -9,7 +9,9 @@ from backend.guests.commands import GuestCommands, Outcome
 from backend.guests.connection import Guest, GuestConnections
 from backend.guests.files import GuestFiles
 from backend.guests.forwards import PROXY_PORT, GuestForwards
+from backend.guests.hosts import HostLink
 from backend.guests.shell import shell_argv, sweep_keys
+from backend.guests.trust import HostKey, fetch_host_key
 
 __all__ = [
     "PROXY_PORT",
@@ -19,7 +21,10 @@ __all__ = [
     "GuestConnections",
     "GuestFiles",
     "GuestForwards",
+    "HostKey",
+    "HostLink",
     "Outcome",
+    "fetch_host_key",
     "make_client_key",
     "make_host_key",
     "shell_argv",

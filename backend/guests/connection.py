@@ -7,19 +7,19 @@ is dialled again by whoever needs it next.
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import asyncssh
 
-from backend.errors import GuestDown
+from backend.errors import GuestDown, HypervisorDown
+from backend.guests._words import SSH_PORT, words_of
 from backend.guests.ca import KEY_TYPE, CertificateAuthority, make_client_key
+from backend.guests.hosts import HostLink, SessionFactory
 
-SSH_PORT = 22
 SESSIONS_MAX = 64  # sshd's MaxSessions is 100 in our guests; the rest is for files and for ending commands
 CERTIFICATE_TTL_S = 300
 KEEPALIVE_INTERVAL_S = 5
@@ -37,10 +37,6 @@ FIRST_COMMAND = "true"
 _KEX = ["curve25519-sha256", "curve25519-sha256@libssh.org"]
 _CIPHERS = ["chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com", "aes256-gcm@openssh.com"]
 
-# At INFO asyncssh writes every command line to the log, and command lines hold secrets.
-asyncssh.set_log_level("WARNING")
-asyncssh.set_sftp_log_level("WARNING")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Guest:
@@ -51,6 +47,7 @@ class Guest:
     host_key_public: str
     port: int = SSH_PORT
     user: str = "root"
+    via: str = ""  # the host whose SSH connection leads to it; empty: this machine reaches it itself
     called: str = field(default="", compare=False)
 
     @property
@@ -62,8 +59,10 @@ class Guest:
 class GuestConnections:
     """The kept connections, by the guest's name."""
 
-    def __init__(self, ca: CertificateAuthority) -> None:
+    def __init__(self, ca: CertificateAuthority, links: Mapping[str, HostLink] | None = None) -> None:
+        """``links`` by the host's name, for guests that are reached ``via`` it; it may change meanwhile."""
         self._ca = ca
+        self._hosts: Mapping[str, HostLink] = {} if links is None else links
         private, self._public = make_client_key()
         self._key = asyncssh.import_private_key(private)
         self._links: dict[str, _Link] = {}
@@ -124,8 +123,14 @@ class GuestConnections:
     async def answers(self, guest: Guest) -> bool:
         """Whether the guest's kernel takes a connection: it does under any load, and not when it is gone."""
         try:
-            (await _tcp(guest, PROBE_TIMEOUT_S)).close()
-        except OSError:
+            if guest.via:
+                channel, _ = await self._host(guest).dial(
+                    asyncssh.SSHTCPSession, guest.address, guest.port, timeout_s=PROBE_TIMEOUT_S
+                )
+                channel.abort()
+            else:
+                (await _tcp(guest, PROBE_TIMEOUT_S)).close()
+        except (OSError, asyncssh.Error, HypervisorDown):
             return False
         return True
 
@@ -179,6 +184,8 @@ class GuestConnections:
                 left_s = max(deadline - time.monotonic(), BACKOFF_FIRST_S)
                 handshake_s = HANDSHAKE_TIMEOUT_S if timeout_s is None else min(HANDSHAKE_TIMEOUT_S, left_s)
                 return await self._dial_once(guest, min(TCP_TIMEOUT_S, left_s), handshake_s)
+            except HypervisorDown as error:  # the link to its host tries by itself
+                raise _down(guest, error.message) from error
             except (OSError, asyncssh.Error) as error:  # TimeoutError is an OSError
                 # The last try is often cut short: what an earlier one found says more than "no answer".
                 why = error if why is None or not isinstance(error, TimeoutError) else why
@@ -190,15 +197,32 @@ class GuestConnections:
     async def _dial_once(
         self, guest: Guest, tcp_s: float, handshake_s: float
     ) -> asyncssh.SSHClientConnection:
+        if guest.via:
+            tunnel = _Tunnel(self._host(guest), tcp_s)
+            async with asyncio.timeout(tcp_s + handshake_s):
+                return await self._handshake(guest, tunnel=tunnel)
         tcp = await _tcp(guest, tcp_s)
         try:
             async with asyncio.timeout(handshake_s):
-                return await self._handshake(guest, tcp)
+                return await self._handshake(guest, sock=tcp)
         except BaseException:
             tcp.close()
             raise
 
-    async def _handshake(self, guest: Guest, tcp: socket.socket) -> asyncssh.SSHClientConnection:
+    def _host(self, guest: Guest) -> HostLink:
+        """The link that leads to the guest.
+
+        Raises:
+            HypervisorDown: there is no such host (any longer).
+        """
+        link = self._hosts.get(guest.via)
+        if link is None:
+            raise HypervisorDown(f"host {guest.via} is not configured", remedy="see `hosts` in config.yaml")
+        return link
+
+    async def _handshake(
+        self, guest: Guest, *, sock: socket.socket | None = None, tunnel: _Tunnel | None = None
+    ) -> asyncssh.SSHClientConnection:
         line = self._ca.certify(
             self._public,
             ttl_s=CERTIFICATE_TTL_S,
@@ -211,7 +235,8 @@ class GuestConnections:
         return await asyncssh.connect(
             guest.address,
             guest.port,
-            sock=tcp,
+            sock=sock,
+            tunnel=tunnel,
             config=None,
             username=guest.user,
             known_hosts=([expected], [], [], [], [], [], []),
@@ -262,6 +287,25 @@ class _Link:
                 await connection.wait_closed()
 
 
+class _Tunnel:
+    """A host's link as asyncssh takes it: the connection to the guest runs in one channel of it."""
+
+    def __init__(self, link: HostLink, timeout_s: float) -> None:
+        self._link = link
+        self._timeout_s = timeout_s
+
+    async def create_connection(
+        self, session_factory: SessionFactory, remote_host: str, remote_port: int
+    ) -> tuple[asyncssh.SSHTCPChannel[bytes], asyncssh.SSHTCPSession[bytes]]:
+        return await self._link.dial(session_factory, remote_host, remote_port, timeout_s=self._timeout_s)
+
+    def close(self) -> None:
+        """The link is its owner's to close."""
+
+    async def wait_closed(self) -> None:
+        """Nothing is waited for."""
+
+
 async def _tcp(guest: Guest, timeout_s: float) -> socket.socket:
     """A connected TCP socket without Nagle's delay. The address is a literal: no name is looked up."""
     family = socket.AF_INET6 if ":" in guest.address else socket.AF_INET
@@ -277,16 +321,11 @@ async def _tcp(guest: Guest, timeout_s: float) -> socket.socket:
 
 
 def _words(error: BaseException) -> str:
-    """The reason as a reader understands it; asyncssh's own texts name neither side."""
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
         return "it shows another host key than the one made for it"
     if isinstance(error, asyncssh.PermissionDenied):
         return "it refuses our certificate (its clock or its TrustedUserCAKeys is wrong)"
-    if isinstance(error, TimeoutError):
-        return "no answer"
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)
-    return str(error) or type(error).__name__
+    return words_of(error)
 
 
 def _down(guest: Guest, why: str) -> GuestDown:

@@ -12,17 +12,21 @@ import time
 from pathlib import Path
 
 from backend.errors import MissingProgram
+from backend.guests._words import SSH_PORT
 from backend.guests.ca import KEY_TYPE, CertificateAuthority, make_client_key
-from backend.guests.connection import SSH_PORT, Guest
+from backend.guests.connection import Guest
+from backend.guests.jump import ALIVE_INTERVAL_S, CONNECT_TIMEOUT_S, proxy_command
+from backend.places import SshDestination
 
 SHELL_CERTIFICATE_TTL_S = 60
-CONNECT_TIMEOUT_S = 20
-ALIVE_INTERVAL_S = 15
 _KEY, _CERTIFICATE, _KNOWN_HOSTS = "key", "key-cert.pub", "known_hosts"
 
 
-async def shell_argv(ca: CertificateAuthority, guest: Guest, folder: Path) -> list[str]:
-    """The arguments that open a shell in ``guest``; start them within 60 s.
+async def shell_argv(
+    ca: CertificateAuthority, guest: Guest, folder: Path, *, through: SshDestination | None = None
+) -> list[str]:
+    """The arguments that open a shell in ``guest``, ``through`` its host if that is another machine; start
+    them within 60 s.
 
     ``folder`` is made (0700) and belongs to this one log-in: its keys are deleted when the certificate has
     run out, by when they are of no use.
@@ -54,6 +58,8 @@ async def shell_argv(ca: CertificateAuthority, guest: Guest, folder: Path) -> li
         "ServerAliveInterval": ALIVE_INTERVAL_S,
         "LogLevel": "ERROR",
     }
+    if through is not None:
+        options["ProxyCommand"] = proxy_command(ssh, through, guest.address, guest.port)
     flags = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
     return [ssh, "-F", "none", "-tt", *flags, "-p", str(guest.port), "-l", guest.user, "--", guest.address]
 
