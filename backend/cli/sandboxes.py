@@ -10,6 +10,7 @@ import typer
 
 from backend.cli.common import ago, door, left, sandbox_id, show_fields, show_json, show_rows
 from backend.cli.options import AsJson, SandboxName, Yes, confirm, examples, noun_app
+from backend.cli.piped import piped
 from backend.client import calls
 from backend.client.call import Call
 from backend.text import visible
@@ -79,7 +80,9 @@ def show(sandbox: SandboxName, as_json: AsJson = False) -> None:
 @app.command(
     "exec",
     epilog=examples(
-        "fluid sandboxes exec web -- systemctl status nginx", "fluid sandboxes exec web 'ls | wc -l'"
+        "fluid sandboxes exec web -- systemctl status nginx",
+        "fluid sandboxes exec web 'ls | wc -l'",
+        "tar c site | fluid sandboxes exec web -- tar x -C /srv",
     ),
 )
 def execute(
@@ -89,16 +92,24 @@ def execute(
     ],
     user: Annotated[str | None, typer.Option(help="Whom to run as; root by default.")] = None,
     timeout: Annotated[int | None, typer.Option(min=1, help="Seconds.")] = None,
+    stdin: Annotated[
+        bool | None,
+        typer.Option(
+            "--stdin/--no-stdin",
+            help="Wait for what is piped in, or leave it. Neither: take it if it begins within 2 s.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Run a command; its output as it comes, its exit status as ours."""
+    """Run a command with what is piped in; its output as it comes, its exit status as ours."""
     line = command[0] if len(command) == 1 else shlex.join(command)
     id = sandbox_id(sandbox)
+    given = None if stdin is False else piped(calls.STDIN_LIMIT_BYTES, patient=stdin is True)
+    on_output = None if as_json else _print
+    told = door().json(calls.run(id, line, user=user, timeout=timeout, stdin=given, on_output=on_output))
     if as_json:
-        told = door().json(calls.run(id, line, user=user, timeout=timeout))
         show_json(told)
-    else:
-        told = door().json(calls.run(id, line, user=user, timeout=timeout, on_output=_print))
     done = told["command"]
     if done.get("truncated"):
         sizes = f"{done['stdout_bytes']} bytes on stdout, {done['stderr_bytes']} on stderr"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from backend.client.call import QUICK_S, WORK_S, Call, Flow, Pause, as_is, given, nothing, noun, nouns, path
 from backend.client.sse import Frame
-from backend.errors import BackendDown, TimedOut
+from backend.errors import BackendDown, TimedOut, TooLarge
 
 if TYPE_CHECKING:
     from backend.models import (
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 Output = Callable[[str, str], None]
 """Called with ``stdout`` or ``stderr`` and the text as it comes."""
 
+STDIN_LIMIT_BYTES = 704 * 1024
+"""In base64 it leaves the command and its variables 85 KiB of a body's 1 MiB."""
 LONG_POLL_S = 60.0
 RETRY_S = 1.0
 OVER = frozenset({"applied", "failed", "rejected", "expired", "withdrawn", "voided"})
@@ -119,11 +122,15 @@ def run(
     timeout: int | None = None,
     env: dict[str, str] | None = None,
     cwd: str | None = None,
-    stdin: str | None = None,
+    stdin: str | bytes | None = None,
     on_output: Output | None = None,
 ) -> Call[Command]:
-    """The string reaches the guest's ``bash -c`` untouched. A non-zero exit status is an answer, no error."""
-    body = given(command=command, user=user, timeout_sec=timeout, env=env, cwd=cwd, stdin=stdin)
+    """The string reaches the guest's ``bash -c`` untouched. A non-zero exit status is an answer, no error.
+
+    Raises:
+        TooLarge: ``stdin`` is more than :data:`STDIN_LIMIT_BYTES` bytes.
+    """
+    body = given(command=command, user=user, timeout_sec=timeout, env=env, cwd=cwd, **_input(stdin))
     limit = timeout + QUICK_S if timeout else WORK_S
     read = noun("Command", "command")
     target = path("sandboxes", id, "run")
@@ -140,6 +147,19 @@ def run(
         return None
 
     return Call("POST", target, read, body={**body, "stream": True}, follow=follow, timeout_s=limit)
+
+
+def _input(stdin: str | bytes | None) -> dict[str, str]:
+    """Text as text, bytes in base64."""
+    if stdin is None or isinstance(stdin, str):
+        return given(stdin=stdin)
+    if len(stdin) > STDIN_LIMIT_BYTES:
+        raise TooLarge(
+            f"a command's standard input is at most {STDIN_LIMIT_BYTES} bytes",
+            remedy="write a file (PUT /v1/sandboxes/{id}/files?path=/tmp/input, `write_file` of the SDK) and"
+            " run the command with < /tmp/input",
+        )
+    return {"stdin_base64": base64.b64encode(stdin).decode()}
 
 
 def commands(id: str, *, limit: int = 100, offset: int = 0) -> Call[list[Command]]:

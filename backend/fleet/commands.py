@@ -75,7 +75,7 @@ class Commands(FleetCore):
                 timeout_s=timeout_s,
                 env=request.env or {},
                 cwd=request.cwd,
-                stdin=request.stdin.encode() if request.stdin is not None else None,
+                stdin=request.input,
                 limit_bytes=self._config.limits.output_bytes,
                 on_output=on_output,
             )

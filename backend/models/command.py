@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import datetime
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from backend.models.base import Answer, Request
 
@@ -19,8 +20,32 @@ class CommandRequest(Request):
     env: dict[str, str] | None = None
     private_key_path: str | None = None  # refused: a path on our host is nobody's business
     cwd: str | None = None
-    stdin: str | None = None
+    stdin: str | None = Field(default=None, description="text that the command reads, as UTF-8")
+    stdin_base64: str | None = Field(
+        default=None,
+        description="bytes that the command reads, in base64 (RFC 4648 §4); instead of `stdin`",
+        json_schema_extra={"contentEncoding": "base64"},
+    )
     stream: bool = False
+
+    @field_validator("stdin_base64")
+    @classmethod
+    def _is_base64(cls, value: str | None) -> str | None:
+        base64.b64decode(value or "", validate=True)
+        return value
+
+    @model_validator(mode="after")
+    def _one_input(self) -> Self:
+        if self.stdin is not None and self.stdin_base64 is not None:
+            raise ValueError("`stdin` and `stdin_base64` are both given")
+        return self
+
+    @property
+    def input(self) -> bytes | None:
+        """What the command finds on its standard input; None: nothing, and its end at once."""
+        if self.stdin_base64 is not None:
+            return base64.b64decode(self.stdin_base64)
+        return None if self.stdin is None else self.stdin.encode()
 
 
 class Command(Answer):

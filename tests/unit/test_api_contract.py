@@ -15,7 +15,9 @@ from backend.api import Door, Peer, Roles, Services
 from backend.api.agent import agent_app
 from backend.api.gate import Gate
 from backend.api.operator import operator_app
-from backend.errors import AlreadyDecided, HypervisorDown, SandboxNotFound
+from backend.client import calls
+from backend.client.calls import STDIN_LIMIT_BYTES
+from backend.errors import AlreadyDecided, HypervisorDown, SandboxNotFound, TooLarge
 from backend.models import Command, CommandRequest, CreateSandbox, Event, Identity, Phase, Sandbox, now
 from backend.store import KeptAnswer
 
@@ -188,6 +190,22 @@ BAD_INPUT = [
         400,
         "bad_request",
     ),
+    (
+        "input that is not base64",
+        "POST",
+        "/v1/sandboxes/SBX-12345678/run",
+        b'{"command": "cat", "stdin_base64": "AA=A"}',
+        422,
+        "invalid_value",
+    ),
+    (
+        "two inputs",
+        "POST",
+        "/v1/sandboxes/SBX-12345678/run",
+        b'{"command": "cat", "stdin": "", "stdin_base64": ""}',
+        422,
+        "invalid_value",
+    ),
     ("relative path", "GET", "/v1/sandboxes/SBX-12345678/files?path=etc", b"", 422, "invalid_value"),
     (
         "a key on our host",
@@ -272,6 +290,18 @@ async def test_both_spellings_run_the_same_command(door: Opener, fleet: FakeFlee
     assert answer.status_code == 200
     assert answer.json()["command"]["exit_code"] == 3
     assert fleet.ran[0].command == "awk '{print $2}' <<<'a b'"
+
+
+async def test_a_commands_input_may_be_any_bytes_up_to_the_sdks_limit(door: Opener, fleet: FakeFleet) -> None:
+    data = bytes(range(256)) * (STDIN_LIMIT_BYTES // 256)
+    body = calls.run("SBX-12345678", "x" * 80_000, stdin=data).body
+    async with door() as client:
+        assert (await client.post("/v1/sandboxes/SBX-12345678/run", json=body)).status_code == 200
+        told = (await client.get("/openapi.json")).json()["components"]["schemas"]["CommandRequest"]
+    assert fleet.ran[0].input == data
+    assert "base64" in told["properties"]["stdin_base64"]["description"]
+    with pytest.raises(TooLarge, match="720896 bytes"):
+        calls.run("SBX-12345678", "cat", stdin=data + b"x")
 
 
 async def test_a_streamed_command_sends_whole_characters_and_then_the_record(door: Opener) -> None:

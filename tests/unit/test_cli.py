@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import http.server
 import json
 import os
+import pty
 import re
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ import pytest
 from typer.main import get_command
 
 from backend.cli import app as program
-from backend.cli import console, doctor, main
+from backend.cli import console, doctor, main, piped
 from backend.cli.app import NOUNS, run
 from backend.cli.common import door
 from backend.cli.terminal import painted, split_keys
+from backend.client.calls import STDIN_LIMIT_BYTES
 from backend.errors import BackendDown, all_errors
 from backend.paths import Paths
 
@@ -186,6 +189,77 @@ def test_a_commands_exit_status_is_ours(backend: FakeBackend) -> None:
     backend.answers["POST /v1/sandboxes/SBX-0000000a/run"] = (200, done)
     assert run(["sandboxes", "exec", "SBX-0000000a", "--json", "--", "grep", "a b", "-c"]) == 42
     assert backend.asked[-1][2] == {"command": "grep 'a b' -c"}
+
+
+@pytest.fixture
+def stdin() -> Iterator[Callable[[int], None]]:
+    """Puts a file descriptor in the place of standard input, and closes it afterwards."""
+    ours = os.dup(0)
+    yield lambda given: (os.dup2(given, 0), os.close(given))  # type: ignore[func-returns-value]
+    os.dup2(ours, 0)
+    os.close(ours)
+
+
+Given = Callable[[int], None]
+RUN = "POST /v1/sandboxes/SBX-0000000a/run"
+DONE = (200, {"command": {"exit_code": 0, "timed_out": False}})
+TEE = ["sandboxes", "exec", "SBX-0000000a", "--json", "tee /x"]
+
+
+def _holding(data: bytes) -> int:
+    file = os.memfd_create("given")
+    os.write(file, data)
+    os.lseek(file, 0, os.SEEK_SET)
+    return file
+
+
+def test_what_is_piped_in_reaches_the_command_byte_for_byte(backend: FakeBackend, stdin: Given) -> None:
+    data = b"\0\xff" + os.urandom(STDIN_LIMIT_BYTES - 2)
+    backend.answers[RUN] = DONE
+    stdin(_holding(data))
+    assert run(TEE) == 0
+    assert base64.b64decode(backend.asked[-1][2]["stdin_base64"]) == data
+
+
+def test_what_is_piped_in_can_be_left_to_others(backend: FakeBackend, stdin: Given) -> None:
+    backend.answers[RUN] = DONE
+    stdin(_holding(b"the list of a shell loop"))
+    assert run([*TEE, "--no-stdin"]) == 0
+    assert backend.asked[-1][2] == {"command": "tee /x"}
+    assert os.read(0, 8) == b"the list"
+
+
+def test_too_much_input_is_told_with_the_way_that_works_and_runs_nothing(
+    backend: FakeBackend, stdin: Given, capsys: Capture
+) -> None:
+    stdin(_holding(bytes(STDIN_LIMIT_BYTES + 1)))
+    assert run(TEE) == 8
+    assert "PUT /v1/sandboxes/{id}/files" in capsys.readouterr().err
+    assert backend.asked == []
+
+
+def test_an_open_pipe_that_nobody_uses_does_not_hold_the_command_up(
+    backend: FakeBackend, stdin: Given, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(piped, "BEGIN_S", 0.05)
+    backend.answers[RUN] = DONE
+    ours, theirs = os.pipe()
+    stdin(ours)
+    assert run(TEE) == 0
+    assert backend.asked[-1][2] == {"command": "tee /x"}
+    assert "--stdin waits" in capsys.readouterr().err
+    os.close(theirs)
+
+
+def test_a_terminal_is_not_read(backend: FakeBackend, stdin: Given, capsys: Capture) -> None:
+    backend.answers[RUN] = DONE
+    ours, theirs = pty.openpty()
+    os.write(ours, b"typed ahead\n")
+    stdin(theirs)
+    assert run(TEE) == 0
+    assert backend.asked[-1][2] == {"command": "tee /x"}
+    assert capsys.readouterr().err == ""
+    os.close(ours)
 
 
 def test_a_sandbox_is_found_by_name_and_an_unknown_one_is_not(backend: FakeBackend, capsys: Capture) -> None:
