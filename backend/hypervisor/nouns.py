@@ -158,3 +158,12 @@ class SnapshotFiles:
     quiesced: bool  # the guest froze its file systems
     stood_still_s: float  # how long the guest's writes (or, unquiesced, its processors) stood still
     took_s: float
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """The layer that a running guest writes to, and the bytes that it takes on the host."""
+
+    domain: str
+    layer: str
+    size: int
