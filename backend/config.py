@@ -169,6 +169,10 @@ class GuestConfig(Section):
     cpu: int = Field(default=2, ge=1)
     memory_mb: int = Field(default=1024, ge=256)
     ttl_seconds: int = Field(default=DAY_S, ge=60)
+    expiry_warnings_s: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [600, 60])
+    idle_stop_s: int = Field(
+        default=0, ge=0
+    )  # no command, file work or output of a pane for so long; 0: never
     network_cidr: Cidr | None = None  # None: the first free /24 of 10.231.0.0/16
 
 
@@ -198,6 +202,8 @@ class LimitConfig(Section):
     command_chars: int = Field(default=65_536, ge=1)
     disk_reserve_mb: int = Field(default=2048, ge=0)
     memory_reserve_mb: int = Field(default=512, ge=0)  # of each host's, that no sandbox gets
+    disk_gb_max: int = Field(default=64, ge=1)  # of one sandbox, as the guest sees it
+    ttl_max_s: int = Field(default=7 * DAY_S, ge=60, le=3660 * DAY_S)  # how far ahead an end may be
 
 
 class Config(Section):

@@ -8,17 +8,15 @@ from pydantic import Field
 
 from backend.models import Request
 
-SECONDS_PER_WEEK = 7 * 86_400
-
 
 class StartBody(Request):
     wait_for_ip: bool = False
 
 
 class ExtendBody(Request):
-    """How much later the sandbox ends. ``ttl_seconds`` is the same by its other name."""
+    """In how many seconds from now the sandbox ends. The policy has the last word."""
 
-    seconds: int = Field(ge=1, le=SECONDS_PER_WEEK)
+    seconds: int = Field(ge=1)
 
 
 class DiffBody(Request):

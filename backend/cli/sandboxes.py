@@ -56,11 +56,20 @@ def create(
     agent_id: Annotated[str, typer.Option(help="The label of who works in it.")] = "operator",
     cpu: Annotated[int | None, typer.Option(min=1)] = None,
     memory_mb: Annotated[int | None, typer.Option(min=256)] = None,
+    disk_gb: Annotated[int | None, typer.Option(min=1, help="Its disk's size; else its source's.")] = None,
     ttl: Annotated[int | None, typer.Option(min=60, help="Seconds until it is destroyed.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fork a source and wait until root's first command works."""
-    call = calls.create(source, agent_id=agent_id, name=name, cpu=cpu, memory_mb=memory_mb, ttl_seconds=ttl)
+    call = calls.create(
+        source,
+        agent_id=agent_id,
+        name=name,
+        cpu=cpu,
+        memory_mb=memory_mb,
+        disk_gb=disk_gb,
+        ttl_seconds=ttl,
+    )
     told = door().json(call)
     if as_json:
         return show_json(told)

@@ -14,7 +14,7 @@ from backend.fleet.host import Host
 from backend.fleet.recovery import Recovery
 from backend.hypervisor import DomainEvent
 from backend.hypervisor.nouns import EventKind, State
-from backend.models import Identity, Phase, Sandbox, now
+from backend.models import Identity, Phase, now
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ class Recovery(Lifecycle, Snapshots):
     """Makes the rows, the domains and the files of a host agree."""
 
     async def clear_templates(self, host: Host) -> list[str]:
-        """At a start nobody builds one: the domain of a build that was cut off goes. What was done, in words."""
+        """At a start nobody builds one: the domain of a build that was cut off goes. Says what was done."""
         hypervisor, said = host.require(), []
         for info in await hypervisor.list_ours():
             if info.metadata.get("role") == TEMPLATE:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from backend.hypervisor.hypervisor import Hypervisor
 from backend.hypervisor.identity import make_identity, new_mac
 from backend.hypervisor.nouns import (
+    DiskUse,
     DomainEvent,
     DomainInfo,
     GuestImage,
@@ -22,6 +23,7 @@ from backend.hypervisor.private import PrivateLibvirt, system_libvirt
 from backend.hypervisor.probe import kvm_works
 
 __all__ = [
+    "DiskUse",
     "DomainEvent",
     "DomainInfo",
     "GuestImage",

@@ -147,7 +147,8 @@ def nic_element(identity: Identity, network: str, filter_name: str | None) -> ET
     _child(nic, "model", type="virtio")
     if filter_name:
         filtered = _child(nic, "filterref", filter=filter_name)
-        _child(filtered, "parameter", name="IP", value=identity.address)
+        for name, value in (("IP", identity.address), ("HOST", identity.host_address)):
+            _child(filtered, "parameter", name=name, value=value)
     _child(nic, "port", isolated="yes")
     return nic
 

@@ -15,6 +15,7 @@ from backend.hypervisor.domain_xml import DomainSpec, Rebase, domain_xml, nic_el
 from backend.hypervisor.domains import BOOT_TIMEOUT_S, START_TIMEOUT_S, Domains, fresh_moment
 from backend.hypervisor.network_xml import FILTER_NAME
 from backend.hypervisor.nouns import DomainInfo, GuestImage, Identity, Template
+from backend.hypervisor.sizes import share_processors
 from backend.steps import reached
 
 IDENTITY_TIMEOUT_S = 60.0
@@ -48,6 +49,7 @@ async def fork(
         await _together(
             _introduce(domains, identity, login),
             _put_filter(domains, identity, network),
+            share_processors(domains, identity.name, template.cpu),
         )
     return await domains.info(identity.name)
 
@@ -105,6 +107,7 @@ async def cold_boot(
             limit_s=START_TIMEOUT_S,
         )
         reached("running")
+        await share_processors(domains, identity.name, cpu)
         await domains.ask(identity.name, "ping", limit_s=BOOT_TIMEOUT_S, resend=True)
         await domains.ask(identity.name, "identity", limit_s=IDENTITY_TIMEOUT_S, **identity_message(identity))
         await domains.ask(identity.name, "ready", limit_s=BOOT_TIMEOUT_S)

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import libvirt
 
-from backend.hypervisor import branches, forks, networks, snapshots, stock
+from backend.hypervisor import branches, forks, networks, sizes, snapshots, stock
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.forks import Login
 from backend.hypervisor.local_files import LocalFiles
 from backend.hypervisor.nouns import (
+    DiskUse,
     DomainEvent,
     DomainInfo,
     GuestImage,
@@ -174,6 +175,14 @@ class Hypervisor:
     async def resume(self, domain: str) -> None:
         """Go on, with the clock of now."""
         await self._domains.resume(domain)
+
+    async def grow_disk(self, domain: str, size_gb: int) -> None:
+        """See :func:`backend.hypervisor.sizes.grow_disk`."""
+        await sizes.grow_disk(self._domains, domain, size_gb)
+
+    async def disk_use(self) -> list[DiskUse]:
+        """See :func:`backend.hypervisor.sizes.disk_use`."""
+        return await sizes.disk_use(self._domains)
 
     # --- snapshots -----------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """XML of our networks and of the filter that each guest's card goes through.
 
-A guest may answer and may open nothing: not to the host, not to another guest, not with another's address.
+A guest may answer its host and may open nothing: not to the host, not to another guest, not with another's
+address. What is not said to be allowed is dropped.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import xml.etree.ElementTree as ET
 from backend.hypervisor.domain_xml import tree
 from backend.hypervisor.nouns import NetworkSpec
 
-FILTER_NAME = "fluid-guest"
+# Another number with other parameters: a guest that runs keeps the filter that its card has values for.
+FILTER_FAMILY = "fluid-guest"
+FILTER_NAME = f"{FILTER_FAMILY}-2"
 # Lower priorities are applied first (formatnwfilter, "priority").
-FIRST, ARP, LAST = "-900", "-700", "900"
+ARP, IP, OTHER_FRAMES, LAST = "-700", "-500", "-100", "900"
+ANSWERED = ("tcp", "icmp")
 
 
 def network_xml(spec: NetworkSpec) -> str:
@@ -40,23 +44,30 @@ def same_network(xml: str, spec: NetworkSpec) -> bool:
 
 
 def filter_xml(name: str = FILTER_NAME, uuid: str | None = None) -> str:
-    """The filter. ``$MAC`` is libvirt's own variable, ``$IP`` a parameter of the card."""
+    """The filter. ``$MAC`` is libvirt's own variable, ``$IP`` and ``$HOST`` are parameters of the card.
+
+    Frames first (ebtables, which remembers nothing): only the host hears this guest, by ARP about itself and
+    by IPv4; tagged frames and whatever else the kernel might understand are none of these. Then packets
+    (iptables): who speaks first is the host.
+    """
     root = ET.Element("filter", name=name, chain="root")
     if uuid:
         ET.SubElement(root, "uuid").text = uuid
 
-    def rule(action: str, direction: str, priority: str, protocol: str, **match: str) -> None:
+    def rule(action: str, direction: str, priority: str, kind: str, **match: str) -> None:
         element = ET.SubElement(root, "rule", action=action, direction=direction, priority=priority)
-        ET.SubElement(element, protocol, match)
+        ET.SubElement(element, kind, match)
 
-    rule("drop", "out", FIRST, "mac", match="no", srcmacaddr="$MAC")
-    rule("drop", "out", FIRST, "arp", match="no", arpsrcmacaddr="$MAC")
-    rule("drop", "out", FIRST, "arp", match="no", arpsrcipaddr="$IP")
-    rule("drop", "out", FIRST, "ip", match="no", srcipaddr="$IP")
-    rule("drop", "inout", FIRST, "mac", protocolid="ipv6")
-    rule("accept", "inout", ARP, "mac", protocolid="arp")
+    own_arp = {"srcmacaddr": "$MAC", "arpsrcmacaddr": "$MAC", "arpsrcipaddr": "$IP"}
+    rule("accept", "out", ARP, "arp", **own_arp, arpdstipaddr="$HOST")
+    rule("accept", "in", ARP, "arp", arpsrcipaddr="$HOST", arpdstipaddr="$IP")
+    for protocol in ANSWERED:
+        own_ip = {"srcmacaddr": "$MAC", "srcipaddr": "$IP"}
+        rule("accept", "out", IP, "ip", **own_ip, dstipaddr="$HOST", protocol=protocol)
+        rule("accept", "in", IP, "ip", srcipaddr="$HOST", dstipaddr="$IP", protocol=protocol)
+    rule("drop", "inout", OTHER_FRAMES, "mac")
     # An accepted direction lets its answers back through connection tracking; nothing else leaves the guest.
-    rule("accept", "in", "0", "tcp")
-    rule("accept", "in", "0", "icmp")
+    for protocol in ANSWERED:
+        rule("accept", "in", "0", protocol, srcipaddr="$HOST", dstipaddr="$IP")
     rule("drop", "inout", LAST, "all")
     return ET.tostring(root, encoding="unicode")

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import libvirt
 
-from backend.errors import Conflict
+from backend.errors import Conflict, HypervisorFailed
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domain_xml import tree
-from backend.hypervisor.network_xml import FILTER_NAME, filter_xml, network_xml, same_network
+from backend.hypervisor.network_xml import (
+    FILTER_FAMILY,
+    FILTER_NAME,
+    filter_xml,
+    network_xml,
+    same_network,
+)
 from backend.hypervisor.nouns import NetworkSpec
+
+BRIDGES = Path("/sys/class/net")
+SEEN_BY_IPTABLES = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
 
 async def ensure_network(connection: Connection, spec: NetworkSpec, prefix: str) -> None:
@@ -32,8 +42,28 @@ async def ensure_network(connection: Connection, spec: NetworkSpec, prefix: str)
             )
         if not network.isActive():
             network.create()
+        filter_packets(spec.bridge)
 
     await connection.call(work, what=f"ensure network {spec.name}")
+
+
+def filter_packets(bridge: str, bridges: Path = BRIDGES, everywhere: Path = SEEN_BY_IPTABLES) -> None:
+    """Make sure that iptables sees what crosses our bridge; half of the guests' filter is there.
+
+    Many hosts turn that off for all bridges (sysctl), so it is turned on for ours alone. A bridge that is
+    not here is another host's. Raises HypervisorFailed where guests would not be held.
+    """
+    switch = bridges / bridge / "bridge" / "nf_call_iptables"
+    if not switch.exists():
+        return
+    try:
+        switch.write_text("1")
+    except OSError as error:
+        if not everywhere.exists() or everywhere.read_text().strip() == "0":
+            raise HypervisorFailed(
+                f"iptables does not see the bridge {bridge}, so guests are not held: {error.strerror}",
+                remedy="sysctl -w net.bridge.bridge-nf-call-iptables=1, as root, on that host",
+            ) from error
 
 
 async def our_networks(connection: Connection, prefix: str) -> list[str]:
@@ -57,9 +87,11 @@ async def remove_network(connection: Connection, name: str, prefix: str) -> None
                 network.destroy()
             network.undefine()
         if not any(network.name().startswith(f"{prefix}-") for network in conn.listAllNetworks(0)):
-            # In use by a domain of another installation on this host: libvirt refuses, and it stays.
-            with contextlib.suppress(libvirt.libvirtError):
-                conn.nwfilterLookupByName(FILTER_NAME).undefine()
+            for known in conn.listAllNWFilters(0):
+                # In use by a domain of another installation on this host: libvirt refuses, and it stays.
+                with contextlib.suppress(libvirt.libvirtError):
+                    if known.name().startswith(FILTER_FAMILY):
+                        known.undefine()
 
     await connection.call(work, what=f"remove network {name}")
 
@@ -74,11 +106,12 @@ def _ensure_filter(conn: libvirt.virConnect) -> None:
     conn.nwfilterDefineXML(filter_xml(uuid=uuid))
 
 
-def _rules(xml: str) -> list[tuple[str | None, ...]]:
+def _rules(xml: str) -> list[tuple[object, ...]]:
     """What makes two filters the same, without what libvirt adds by itself."""
     return [
-        (rule.get("action"), rule.get("direction"), rule.get("priority"), *(child.tag for child in rule))
+        (*(rule.get(key) for key in ("action", "direction", "priority")), child.tag, *sorted(child.items()))
         for rule in tree(xml).findall("rule")
+        for child in rule
     ]
 
 

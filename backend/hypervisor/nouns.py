@@ -19,6 +19,11 @@ State = Literal["running", "paused", "shutoff", "crashed"]
 EventKind = Literal["started", "stopped", "paused", "resumed", "crashed", "removed", "connected", "lost"]
 
 
+def first_address(network: IPv4Network) -> str:
+    """The host's own in each of our networks."""
+    return str(next(network.hosts()))
+
+
 @dataclass(frozen=True)
 class KvmProbe:
     """Whether a real guest executed under KVM here, and why not."""
@@ -66,6 +71,11 @@ class Identity:
         if not HEX_32.fullmatch(self.machine_id):
             raise InvalidValue(f"{self.machine_id!r} is not a machine id", remedy="use 32 hexadecimal digits")
 
+    @property
+    def host_address(self) -> str:
+        """The host's address in the guest's network, see :class:`NetworkSpec`: who may speak with it."""
+        return first_address(IPv4Interface(f"{self.address}/{self.prefix}").network)
+
 
 @dataclass(frozen=True)
 class NetworkSpec:
@@ -88,7 +98,7 @@ class NetworkSpec:
     @property
     def host_address(self) -> str:
         """The host's own address in it: the first one."""
-        return str(next(IPv4Network(self.cidr).hosts()))
+        return first_address(IPv4Network(self.cidr))
 
     @property
     def netmask(self) -> str:
@@ -148,3 +158,12 @@ class SnapshotFiles:
     quiesced: bool  # the guest froze its file systems
     stood_still_s: float  # how long the guest's writes (or, unquiesced, its processors) stood still
     took_s: float
+
+
+@dataclass(frozen=True)
+class DiskUse:
+    """The layer that a running guest writes to, and the bytes that it takes on the host."""
+
+    domain: str
+    layer: str
+    size: int

@@ -62,7 +62,9 @@ class Sandbox(Answer):
     deleted_at: datetime | None = None
 
     phase: Phase = Phase.CREATING
-    reason: str = ""  # why it is in `error` or `lost` and what to do; in `creating`, its place in the queue
+    # Why it is in `error` or `lost`, or was paused or stopped by us, and what to do; in `creating`, its place
+    # in the queue.
+    reason: str = ""
     doing: str = ""  # written ahead of what changes its disk: "destroy", "snapshot NAME", "restore NAME" …
     purpose: str = "agent"  # agent | rehearsal | stock
     owner_uid: int = -1
@@ -78,8 +80,10 @@ class Sandbox(Answer):
     ready_s: float | None = None  # create → root's first command worked
     cpu: int = 1
     memory_mb: int = 512
+    disk_gb: int | None = None  # None: as its source
     labels: dict[str, str] = Field(default_factory=dict)
     expires_at: datetime | None = None
+    expiry_told_s: int | None = None  # the last warning before that end: so many seconds
     last_command: str = ""
     last_activity_at: datetime | None = None
     commands: int = 0
@@ -102,6 +106,7 @@ class CreateSandbox(Request):
     vm_name: str | None = None
     cpu: int | None = Field(default=None, ge=1, le=64)
     memory_mb: int | None = Field(default=None, ge=256, le=1_048_576)
+    disk_gb: int | None = Field(default=None, ge=1, le=65_536)
     ttl_seconds: int | None = Field(default=None, ge=60)
     auto_start: bool = False
     wait_for_ip: bool = False

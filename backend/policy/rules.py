@@ -64,6 +64,25 @@ class Policy:
                 return Refusal(denied.rule, denied.words, "create a fresh sandbox if you want an empty one")
         return None
 
+    def check_ttl(self, seconds: int) -> Refusal | None:
+        """None if a sandbox may end so many seconds from now."""
+        most = self.limits.ttl_max_s
+        if seconds <= most:
+            return None
+        return Refusal(
+            "ttl-max",
+            f"an end {seconds} s ahead is beyond the limit of {most} s",
+            f"ask for {most} s or less",
+        )
+
+    def check_disk(self, size_gb: int) -> Refusal | None:
+        """None if a guest may have a disk of that size."""
+        most = self.limits.disk_gb_max
+        if size_gb <= most:
+            return None
+        words = f"a disk of {size_gb} GB is larger than the limit of {most} GB"
+        return Refusal("disk-max", words, f"ask for {most} GB or less, or fork a smaller source")
+
     def timeout_s(self, asked: int | None) -> int:
         """The time limit of a command: what was asked for, the default otherwise, never over the maximum."""
         return min(asked or self.limits.command_s, self.limits.command_s_max)
@@ -74,5 +93,7 @@ class Policy:
         words = [f"{denied.rule}: {denied.words}" for denied in _DENIED]
         words.append(f"a command may run {limits.command_s_max} s, and be {limits.command_chars} characters")
         words.append(f"you may hold {limits.sandboxes_per_owner} sandboxes")
+        words.append(f"a sandbox ends at most {limits.ttl_max_s} s from now; ask again before that")
+        words.append(f"a sandbox's disk has at most {limits.disk_gb_max} GB")
         words.append("a sandbox reaches nothing but its proxy, 127.0.0.1:3128")
         return {"words": words, "limits": limits.model_dump(), "denied": [denied.rule for denied in _DENIED]}

@@ -25,6 +25,7 @@ from backend.hypervisor.domain_xml import (
     tree,
 )
 from backend.hypervisor.network_xml import FILTER_NAME, filter_xml, network_xml, same_network
+from backend.hypervisor.networks import filter_packets
 from backend.hypervisor.save_image import HEADER, MAGIC, copy_with_xml, pack_header, read_header
 
 IMAGE = GuestImage("debian-12", "ab" * 32, Path("/i/d"), Path("/i/k"), Path("/i/r"), "root=/dev/vda", "amd64")
@@ -50,6 +51,10 @@ def spec(virt_type: str = "qemu", **metadata: str) -> DomainSpec:
     )
 
 
+def parameters(card: ET.Element) -> dict[str | None, str | None]:
+    return {one.get("name"): one.get("value") for one in card.findall("filterref/parameter")}
+
+
 def test_values_of_any_kind_stay_values() -> None:
     image = replace(IMAGE, cmdline=HOSTILE)
     root = tree(domain_xml(spec(label=HOSTILE), image))
@@ -63,7 +68,7 @@ def test_a_guest_has_one_disk_one_card_that_is_filtered_and_isolated_and_no_way_
     assert [disk.find("source").get("file") for disk in devices.findall("disk")] == ["/d/0"]
     (card,) = devices.findall("interface")
     assert card.find("filterref").get("filter") == FILTER_NAME
-    assert card.find("filterref/parameter").attrib == {"name": "IP", "value": "10.231.0.5"}
+    assert parameters(card) == {"IP": "10.231.0.5", "HOST": "10.231.0.1"}
     assert card.find("port").get("isolated") == "yes"
     assert devices.find("filesystem") is None and devices.find("graphics") is None
 
@@ -113,7 +118,7 @@ def test_a_branch_has_a_card_of_its_own_in_the_place_of_the_saved_one() -> None:
     assert [element.get("address") for element in card.findall("mac")] == [own.mac]
     assert card.find("source").attrib == {"network": "fluid-other"}
     assert [tap.get("dev") for tap in card.findall("target")] == ["fl525400aabbcc"]
-    assert card.find("filterref/parameter").attrib == {"name": "IP", "value": "10.231.0.9"}
+    assert parameters(card) == {"IP": "10.231.0.9", "HOST": "10.231.0.1"}
     assert card.find("address").get("slot") == "0x03" and card.find("port").get("isolated") == "yes"
 
 
@@ -145,14 +150,39 @@ def test_a_network_has_no_way_out_and_serves_nothing() -> None:
     assert not same_network(ET.tostring(root, encoding="unicode"), wanted)
 
 
-def test_the_filter_ends_in_dropping_everything() -> None:
+def test_the_filter_allows_what_it_names_and_ends_in_dropping_everything() -> None:
     rules = tree(filter_xml()).findall("rule")
-    last = max(rules, key=lambda rule: int(rule.get("priority")))
-    assert (last.get("action"), last.get("direction")) == ("drop", "inout")
-    accepted_out = [
-        rule for rule in rules if rule.get("action") == "accept" and rule.get("direction") != "in"
-    ]
-    assert [rule[0].attrib for rule in accepted_out] == [{"protocolid": "arp"}]
+    dropped = [(rule.get("direction"), rule[0].tag, rule[0].attrib) for rule in rules if is_drop(rule)]
+    assert dropped == [("inout", "mac", {}), ("inout", "all", {})]  # frames, then packets
+    for tags in ({"arp", "ip"}, {"tcp", "icmp"}):
+        allowed = [rule for rule in rules if rule[0].tag in tags]
+        (end,) = [rule for rule in rules if is_drop(rule) and (rule[0].tag == "all") == ("tcp" in tags)]
+        assert allowed and all(int(rule.get("priority")) < int(end.get("priority")) for rule in allowed)
+    leaving = [rule[0].attrib for rule in rules if rule.get("direction") == "out"]
+    assert all(match["srcmacaddr"] == "$MAC" for match in leaving)
+    assert {match.get("dstipaddr") or match.get("arpdstipaddr") for match in leaving} == {"$HOST"}
+    assert {match.get("srcipaddr") or match.get("arpsrcipaddr") for match in leaving} == {"$IP"}
+    assert [rule[0].tag for rule in rules if rule.get("direction") == "inout" and not is_drop(rule)] == []
+
+
+def is_drop(rule: ET.Element) -> bool:
+    return rule.get("action") == "drop"
+
+
+def test_a_bridge_that_iptables_does_not_see_is_made_visible_or_refused(tmp_path: Path) -> None:
+    switch, everywhere = tmp_path / "fl0" / "bridge" / "nf_call_iptables", tmp_path / "sysctl"
+    filter_packets("fl0", tmp_path, everywhere)  # another host's
+    switch.parent.mkdir(parents=True)
+    switch.write_text("0")
+    filter_packets("fl0", tmp_path, everywhere)
+    assert switch.read_text() == "1"
+    switch.unlink()
+    switch.mkdir()  # not ours to write
+    everywhere.write_text("1\n")
+    filter_packets("fl0", tmp_path, everywhere)
+    everywhere.write_text("0\n")
+    with pytest.raises(HypervisorFailed, match="fl0, so guests are not held"):
+        filter_packets("fl0", tmp_path, everywhere)
 
 
 @pytest.mark.parametrize(

@@ -38,3 +38,11 @@ def test_a_time_limit_is_never_over_the_maximum() -> None:
     assert POLICY.timeout_s(None) == 300
     assert POLICY.timeout_s(10) == 10
     assert POLICY.timeout_s(10**6) == 7200
+
+
+def test_how_far_an_end_may_be_ahead_and_how_large_a_disk_may_be() -> None:
+    policy = Policy(LimitConfig(ttl_max_s=3600, disk_gb_max=20))
+    assert policy.check_ttl(3600) is None and policy.check_disk(20) is None
+    late, large = policy.check_ttl(3601), policy.check_disk(21)
+    assert late is not None and (late.rule, "3601 s" in late.words) == ("ttl-max", True)
+    assert large is not None and (large.rule, "21 GB" in large.words) == ("disk-max", True)
