@@ -26,6 +26,7 @@ from backend.models import (
     HostView,
     Identity,
     ImageView,
+    LeftoverReport,
     Pane,
     Playbook,
     Run,
@@ -123,6 +124,14 @@ class Fleet(Protocol):
 
     async def drain(self, actor: Identity, name: str, draining: bool, /) -> HostView:
         """Whether a host takes new sandboxes; those it has stay."""
+        ...
+
+    async def leftovers(self, actor: Identity, /) -> LeftoverReport:
+        """Domains, files and networks of ours that nothing needs; nothing is touched."""
+        ...
+
+    async def clear(self, actor: Identity, /) -> LeftoverReport:
+        """Remove them; what was removed."""
         ...
 
     async def sources(self, actor: Identity, /) -> Sequence[SourceView]: ...

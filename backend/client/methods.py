@@ -66,6 +66,8 @@ class OperatorMethods:
     hosts = method(operator_calls.hosts)
     drain_host = method(operator_calls.drain_host)
     resume_host = method(operator_calls.resume_host)
+    leftovers = method(operator_calls.leftovers)
+    clear_leftovers = method(operator_calls.clear_leftovers)
     dry_run = method(operator_calls.dry_run)
     approve = method(operator_calls.approve)
     reject = method(operator_calls.reject)

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 from backend.client.call import WORK_S, Call, as_is, noun, nouns, path
 
 if TYPE_CHECKING:
-    from backend.models import Approval, Ask, AuditRow, FleetView, HostView, ImageView, Run, TargetView
+    from backend.models import (
+        Approval,
+        Ask,
+        AuditRow,
+        FleetView,
+        HostView,
+        ImageView,
+        LeftoverReport,
+        Run,
+        TargetView,
+    )
 
 
 def fleet() -> Call[FleetView]:
@@ -31,6 +41,16 @@ def drain_host(name: str) -> Call[HostView]:
 
 def resume_host(name: str) -> Call[HostView]:
     return Call("POST", path("hosts", name, "resume"), noun("HostView"))
+
+
+def leftovers() -> Call[LeftoverReport]:
+    """Domains, files and networks of ours that nothing needs."""
+    return Call("GET", path("leftovers"), noun("LeftoverReport"), timeout_s=WORK_S)
+
+
+def clear_leftovers() -> Call[LeftoverReport]:
+    """Remove them; the answer is what was removed."""
+    return Call("DELETE", path("leftovers"), noun("LeftoverReport"), timeout_s=WORK_S)
 
 
 def dry_run(approval_id: str) -> Call[Approval]:

@@ -55,6 +55,7 @@ class Domains:
         self.files = files
         self.virt_type = virt_type
         self.prefix = prefix
+        self.unnamed: set[str] = set()  # domains that we are at work on and that no row names
 
     def check_name(self, name: str) -> str:
         if not check_name(name, "domain name").startswith(f"{self.prefix}-"):

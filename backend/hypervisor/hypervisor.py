@@ -242,6 +242,10 @@ class Hypervisor:
         """Domain names whose files are there without a domain; ``destroy`` removes them."""
         return await self._domains.leftovers()
 
+    def unnamed(self) -> set[str]:
+        """The names of domains that are ours and no sandbox: templates that are being built."""
+        return set(self._domains.unnamed)
+
     async def events(self) -> AsyncIterator[DomainEvent]:
         """What happens to our domains, and ``lost``/``connected`` of the host (with an empty domain)."""
         async for event in self._connection.events():

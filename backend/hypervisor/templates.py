@@ -71,8 +71,9 @@ class Templates:
         name = f"{self._domains.prefix}-template-{key}"
         await self._domains.destroy(name)  # of a build that was killed
         image = await self._files.ensure_image(image)
-        await self._files.claim(name)
+        self._domains.unnamed.add(name)
         try:
+            await self._files.claim(name)
             disk, memory = (
                 self._files.template_path(name, file) for file in (TEMPLATE_DISK, TEMPLATE_MEMORY)
             )
@@ -98,6 +99,7 @@ class Templates:
             template = await self._files.keep_template(name, key, facts)
         finally:
             await asyncio.shield(self._domains.destroy(name))
+            self._domains.unnamed.discard(name)
         log.info("template %s of %s built in %.1f s", key, image.name, build_s)
         return template
 

@@ -48,6 +48,25 @@ class HostRecord(Answer):
     created_at: datetime
 
 
+class Leftover(Answer):
+    """A thing of ours that nothing needs. ``kind``: domain | files | network."""
+
+    host: str
+    kind: str
+    name: str
+    why: str
+
+
+class LeftoverReport(Answer):
+    """What was looked at, what of it is left over, and which hosts did not answer."""
+
+    domains: int = 0
+    files: int = 0
+    networks: int = 0
+    found: list[Leftover] = Field(default_factory=list)
+    silent: list[str] = Field(default_factory=list)
+
+
 class ImageView(Answer):
     """A guest image: content-addressed, never changed in place."""
 

@@ -8,7 +8,7 @@ from fastapi import Response
 
 from backend.api.bodies import BuildBody, StatusBody
 from backend.api.common import Caller, Served, answer, router
-from backend.models import HostView, ImageView
+from backend.models import HostView, ImageView, LeftoverReport
 
 agent = router("catalog")
 operator = router("catalog")
@@ -87,3 +87,15 @@ async def drain_host(caller: Caller, services: Served, name: str) -> Response:
 @operator.post("/v1/hosts/{name}/resume", response_model=HostView)
 async def resume_host(caller: Caller, services: Served, name: str) -> Response:
     return answer(await services.fleet.drain(caller, name, False))
+
+
+@operator.get("/v1/leftovers", response_model=LeftoverReport)
+async def leftovers(caller: Caller, services: Served) -> Response:
+    """Domains, files and networks of ours that nothing needs."""
+    return answer(await services.fleet.leftovers(caller))
+
+
+@operator.delete("/v1/leftovers", response_model=LeftoverReport)
+async def clear_leftovers(caller: Caller, services: Served) -> Response:
+    """Remove them; the answer is what was removed."""
+    return answer(await services.fleet.clear(caller))
