@@ -15,10 +15,10 @@ from backend.errors import FluidError, WrongState
 from backend.fleet.core import FleetParts
 from backend.fleet.following import Following
 from backend.fleet.host import Host
-from backend.fleet.lifecycle import READY_TIMEOUT_S
 from backend.fleet.placement import Placement
 from backend.images import BuiltImage
 from backend.models import Phase, Sandbox, new_id, now
+from backend.steps import Trail, operation, reached
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ class Stock(Following):
             return await super().obtain(wanted, image)
         self._moved.set()
         try:
-            return await self._hand_out(claimed)
+            with operation("hand out") as trail:
+                return await self._hand_out(claimed, trail)
         except FluidError as error:
             log.warning("%s could not be handed out, forking another: %s", claimed.id, error.message)
             return await super().obtain(wanted, image)
@@ -164,19 +165,22 @@ class Stock(Following):
             return False
         return True
 
-    async def _hand_out(self, sandbox: Sandbox) -> Sandbox:
+    async def _hand_out(self, sandbox: Sandbox, trail: Trail) -> Sandbox:
         """It wakes with the time of now, fresh randomness and its name; root's first command has worked."""
         started = time.monotonic()
         async with self.making(sandbox):
+            reached("claimed row")
             await self.machine(sandbox).hand_out(
                 sandbox.domain, hostname=sandbox.sandbox_name, metadata=self.metadata(sandbox)
             )
+            reached("woken")
             self._guests.release(sandbox.id)
-            await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
+            await self._log_in(sandbox)
             if not self._parts.forwards.keeps(sandbox.id):
                 await self.open_egress(sandbox)
-            sandbox.created_by = STOCK
+            sandbox.created_by, sandbox.steps = STOCK, trail.steps
             await self._is_ready(sandbox, started)
+            reached("ready")
         return sandbox
 
 

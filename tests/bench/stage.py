@@ -147,6 +147,12 @@ class Stage:
                 died.cancel()
             return perf_counter() - began
 
+    async def died(self) -> int:
+        """The exit status of a backend that ends by itself; negative: the signal."""
+        assert self._backend is not None
+        async with asyncio.timeout(READY_S):
+            return await self._backend.wait()
+
     async def _kill(self) -> None:
         if self._backend and self._backend.returncode is None:
             self._backend.kill()

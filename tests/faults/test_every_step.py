@@ -1,0 +1,177 @@
+"""kill -9 at each step of what changes a sandbox: the next start finishes or undoes it, and nothing is left over.
+
+The steps are those that the program marks (backend/steps.py); the first test sees that none is forgotten here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from backend.client import Fluid
+from backend.errors import FluidError, SandboxNotFound
+from backend.images import Images
+from backend.models import Sandbox
+from backend.paths import Paths
+from tests.bench.stage import Stage
+from tests.faults.world import World
+
+CHECKOUT = Path(__file__).parents[2]
+MAKING = ("row", "identity made", "claimed", "overlay", "memory", "running", "defined", "identity")
+LAST = ("login", "egress", "ready")
+STEPS = {
+    "create": (*MAKING, "filter", *LAST),
+    "branch": (*MAKING[:3], "layers", *MAKING[3:], *LAST),
+    "snapshot": ("ahead", "marked", "overlay", "frozen", "taken", "thawed", "manifest", "row", "done"),
+    "restore": ("ahead", "overlay", "off", "disk changed", "memory", "running", "defined", "awake", "done"),
+    "forget": ("ahead", "memory gone", "row gone", "done"),
+    "destroy": ("ahead", "domain gone", "files gone", "done"),
+    "hand out": ("claimed row", "woken", "login", "ready"),
+    "stock": ("overlay", "running", "defined", "ready"),
+}
+BOX, POINT = "steady", "before"
+
+
+def make_box(fluid: Fluid, name: str) -> Sandbox:
+    return fluid.create(source(fluid), agent_id="faults", name=name)
+
+
+def source(fluid: Fluid) -> str:
+    return fluid.sources()[0].name
+
+
+def create(fluid: Fluid) -> None:
+    make_box(fluid, "fresh")
+
+
+def branch(fluid: Fluid) -> None:
+    fluid.branch(id_of(fluid, BOX), POINT, vm_name="fresh")
+
+
+def snapshot(fluid: Fluid) -> None:
+    fluid.snapshot(id_of(fluid, BOX), "fresh")
+
+
+def restore(fluid: Fluid) -> None:
+    fluid.restore(id_of(fluid, BOX), POINT)
+
+
+def forget(fluid: Fluid) -> None:
+    fluid.delete_snapshot(id_of(fluid, BOX), "fresh")
+
+
+def destroy(fluid: Fluid) -> None:
+    fluid.destroy(id_of(fluid, "fresh"))
+
+
+Act = Callable[[Fluid], None]
+ACTS: dict[str, tuple[Act | None, Act]] = {
+    "create": (None, create),
+    "branch": (None, branch),
+    "snapshot": (None, snapshot),
+    "restore": (None, restore),
+    "forget": (snapshot, forget),
+    "destroy": (create, destroy),
+}
+"""What must be there before, and what is cut off."""
+
+
+def id_of(fluid: Fluid, name: str) -> str:
+    return next(row.id for row in fluid.fleet().sandboxes if row.sandbox_name == name)
+
+
+@pytest.fixture(scope="module")
+async def world() -> AsyncIterator[World]:
+    """A backend with one sandbox that has a snapshot, and foreign domains beside it."""
+    cache = Paths.default()
+    await Images(cache.images).build(progress=lambda _: None)
+    async with Stage(cache.cache, limits={"sandboxes_per_owner": 50}) as stage:
+        world = World(stage)
+        await world.settle_foreign()
+        await world.start()
+        await asyncio.to_thread(make_box, world.fluid, BOX)
+        await asyncio.to_thread(world.fluid.snapshot, id_of(world.fluid, BOX), POINT)
+        try:
+            yield world
+        finally:
+            world.remove_foreign()
+
+
+def clear(world: World) -> None:
+    """What the last one left, because it came as far as that."""
+    for row in world.fluid.fleet().sandboxes:
+        if row.sandbox_name == "fresh":
+            world.fluid.destroy(row.id)
+    steady = id_of(world.fluid, BOX)
+    for point in world.fluid.snapshots(steady):
+        if point.name == "fresh":
+            world.fluid.delete_snapshot(steady, "fresh")
+
+
+def test_each_step_that_the_program_marks_is_cut_off_here() -> None:
+    marked = {
+        name
+        for file in (CHECKOUT / "backend").rglob("*.py")
+        for name in re.findall(r'\breached\("([a-z ]+)"\)', file.read_text())
+    }
+    assert marked == {step for steps in STEPS.values() for step in steps}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("operation", "step"), [(name, step) for name in ACTS for step in STEPS[name]], ids=lambda word: word
+)
+async def test_a_kill_at_any_step_leaves_the_thing_whole_or_nothing(
+    world: World, operation: str, step: str
+) -> None:
+    before, act = ACTS[operation]
+    await world.start()
+    if before:
+        await asyncio.to_thread(before, world.fluid)
+    await world.start(f"{operation}.{step}")
+    with pytest.raises(FluidError):
+        await asyncio.to_thread(act, world.fluid)
+    assert await world.stage.died() == -9
+    began = time.monotonic()
+    await world.start()
+    await world.agree()
+    steady = id_of(world.fluid, BOX)
+    done = await asyncio.to_thread(world.fluid.run, steady, "true")
+    assert done.exit_code == 0
+    print(f"killed at {operation}.{step}: everything agrees {time.monotonic() - began:.1f} s after the start")
+    await asyncio.to_thread(clear, world)
+    await world.agree()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("step", [f"{name}.{step}" for name in ("stock", "hand out") for step in STEPS[name]])
+async def test_stock_is_never_handed_out_twice_and_never_half_made(world: World, step: str) -> None:
+    limits = {"sandboxes_per_owner": 50}
+    world.stage.configure(limits=limits, stock={"per_source": 1})
+    await world.start(step)
+    if step.startswith("hand out"):
+        await asyncio.to_thread(world.until, lambda: world.fluid.hosts()[0].stock == 1)
+        with pytest.raises(FluidError):
+            await asyncio.to_thread(create, world.fluid)
+    assert await world.stage.died() == -9
+    await world.start()
+    await asyncio.to_thread(world.until, lambda: world.fluid.hosts()[0].stock == 1)
+    await world.agree()
+    boxes = [await asyncio.to_thread(make_box, world.fluid, name) for name in ("fresh-a", "fresh-b")]
+    who = [world.fluid.run(box.id, "cat /etc/machine-id").stdout for box in boxes]
+    assert len({box.domain for box in boxes}) == len(set(who)) == 2
+    world.stage.configure(limits=limits)
+    await world.start()
+    for row in world.fluid.fleet().sandboxes:
+        if row.sandbox_name.startswith("fresh"):
+            try:
+                await asyncio.to_thread(world.fluid.destroy, row.id)
+            except SandboxNotFound:
+                continue
+    await asyncio.to_thread(world.until, lambda: world.fluid.hosts()[0].stock == 0)
+    await world.agree()

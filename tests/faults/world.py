@@ -1,0 +1,166 @@
+"""A backend that is killed and started again, and what must hold afterwards.
+
+Rows, domains, files, processes and interfaces agree, and what is somebody else's is as it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import libvirt
+
+from backend.client import Fluid
+from backend.errors import FluidError
+from backend.fleet import object_prefix
+from backend.models import Phase, Sandbox
+from tests.bench.stage import Stage
+
+AGREE_S = 60.0
+LIVE = [phase for phase in Phase if phase is not Phase.DESTROYED]
+LOOK_S = 0.2
+FOREIGN = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>
+<os><type arch='x86_64' machine='pc'>hvm</type></os></domain>"""
+
+
+class World:
+    """One stage and the operator's view of it."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.prefix = object_prefix(stage.paths)
+        self.fluid = Fluid(stage.paths.operator_socket)
+        self.foreign = ("somebody-elses", f"{self.prefix}-sbx-00000000")  # the second by its name only
+        self._foreign_xml: list[str] = []
+
+    async def start(self, kill_at: str = "") -> None:
+        """Start the backend; with ``kill_at`` it dies at that step."""
+        self.stage.environment["FLUID_KILL_AT"] = kill_at
+        await self.stage.start()
+        await asyncio.to_thread(self.until, lambda: any(one.template_ready for one in self.fluid.sources()))
+
+    async def settle_foreign(self) -> None:
+        """Domains that are not ours, one of them named as if it were."""
+        await asyncio.to_thread(self._settle_foreign)
+
+    def _settle_foreign(self) -> None:
+        connection = libvirt.open(self.stage.libvirt)
+        for name in self.foreign:
+            connection.defineXML(FOREIGN.format(name=name))
+        self._foreign_xml = [connection.lookupByName(name).XMLDesc() for name in self.foreign]
+        connection.close()
+
+    def remove_foreign(self) -> None:
+        connection = libvirt.open(self.stage.libvirt)
+        for name in self.foreign:
+            connection.lookupByName(name).undefine()
+        connection.close()
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        """Wait; what the backend refuses meanwhile is not yet."""
+        deadline = time.monotonic() + AGREE_S
+        while True:
+            try:
+                if holds():
+                    return
+            except FluidError:
+                pass
+            assert time.monotonic() < deadline, "it did not come about in a minute"
+            time.sleep(LOOK_S)
+
+    # --- what must hold -------------------------------------------------------------------------------
+
+    async def agree(self) -> None:
+        """Everything agrees, at the latest a minute after the start."""
+        deadline = time.monotonic() + AGREE_S
+        while found := await self._differences():
+            assert time.monotonic() < deadline, found
+            await asyncio.sleep(LOOK_S)
+
+    async def _differences(self) -> list[str]:
+        async with self.stage.store() as store:
+            rows, _ = await store.sandboxes.list({"phase": LIVE})
+        return await asyncio.to_thread(self.differences, rows)
+
+    def differences(self, rows: list[Sandbox]) -> list[str]:
+        """What does not agree with the rows, in words."""
+        try:
+            report = self.fluid.leftovers()
+            points = {row.domain: {point.name for point in self.fluid.snapshots(row.id)} for row in rows}
+        except FluidError as error:
+            return [f"the backend: {error.message}"]
+        wrong = [f"{one.kind} {one.name}: {one.why}" for one in report.found]
+        wrong += [f"{row.sandbox_name} is {row.phase} {row.reason}" for row in rows if _is_unwell(row)]
+        wrong += [f"{row.sandbox_name} is still at {row.doing!r}" for row in rows if row.doing]
+        named = {row.domain for row in rows}
+        wrong += _differ("domains", self._domains(), named)
+        wrong += _differ("files", self._folders(), named)
+        running = {row.domain for row in rows if row.phase in (Phase.RUNNING, Phase.PAUSED)}
+        wrong += _differ("QEMU processes", self._processes(), running)
+        macs = {f"fl{row.mac.replace(':', '')}" for row in rows if row.domain in running}
+        wrong += _differ("taps", self._taps() & (macs | self._known_taps), macs)
+        self._known_taps |= macs
+        for domain, names in points.items():
+            wrong += _differ(f"snapshots of {domain}", self._marks(domain), names)
+            wrong += _differ(f"memories of {domain}", self._files(domain, ".memory"), names)
+        if self._foreign_now() != self._foreign_xml:
+            wrong.append("a foreign domain was altered")
+        return wrong
+
+    _known_taps: set[str] = set()  # noqa: RUF012 - of all worlds: taps of others are not ours to judge
+
+    def _domains(self) -> set[str]:
+        connection = libvirt.open(self.stage.libvirt)
+        try:
+            names = {domain.name() for domain in connection.listAllDomains()}
+        finally:
+            connection.close()
+        return {name for name in names if name.startswith(f"{self.prefix}-sbx-")} - set(self.foreign)
+
+    def _foreign_now(self) -> list[str]:
+        connection = libvirt.open(self.stage.libvirt)
+        try:
+            return [connection.lookupByName(name).XMLDesc() for name in self.foreign if self._foreign_xml]
+        finally:
+            connection.close()
+
+    def _folders(self) -> set[str]:
+        return {path.name for path in (self.stage.paths.domains / "domains").iterdir()}
+
+    def _files(self, domain: str, suffix: str) -> set[str]:
+        folder = self.stage.paths.domains / "domains" / domain
+        return {path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}")}
+
+    def _marks(self, domain: str) -> set[str]:
+        return self._files(domain, ".layer")
+
+    def _processes(self) -> set[str]:
+        found = set()
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().split(b"\0")
+            except OSError:
+                continue
+            for word in words:
+                if word.startswith(f"guest={self.prefix}-sbx-".encode()):
+                    found.add(word.removeprefix(b"guest=").split(b",")[0].decode())
+        return found
+
+    def _taps(self) -> set[str]:
+        return {path.name for path in Path("/sys/class/net").iterdir()}
+
+
+def _is_unwell(row: Sandbox) -> bool:
+    parked = row.purpose == "stock" and row.phase is Phase.PAUSED
+    return row.phase is not Phase.RUNNING and not parked
+
+
+def _differ(what: str, found: set[str], wanted: set[str]) -> list[str]:
+    words = []
+    if more := found - wanted:
+        words.append(f"{what} too many: {sorted(more)}")
+    if fewer := wanted - found:
+        words.append(f"{what} missing: {sorted(fewer)}")
+    return words
