@@ -1,6 +1,6 @@
-"""kill -9 at each step of what changes a sandbox: the next start finishes or undoes it, and nothing is left over.
+"""kill -9 at each step of what changes a sandbox: the next start finishes or undoes it, nothing is left over.
 
-The steps are those that the program marks (backend/steps.py); the first test sees that none is forgotten here.
+The steps are those that the program marks (backend/steps.py); a test sees that none is forgotten here.
 """
 
 from __future__ import annotations
