@@ -73,9 +73,7 @@ class Templates:
         image = await self._files.ensure_image(image)
         await self._files.claim(name)
         try:
-            disk, memory = (
-                self._files.template_path(name, file) for file in (TEMPLATE_DISK, TEMPLATE_MEMORY)
-            )
+            disk, memory = (self._files.path(name, file) for file in (TEMPLATE_DISK, TEMPLATE_MEMORY))
             await self._files.create_overlay(disk, image.disk)
             spec = DomainSpec(
                 name,
