@@ -46,7 +46,8 @@ DROP_PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class Layer:
-    """What a qcow2 file's head says. ``below`` is the name of the volume that it stands on."""
+    """What a qcow2 file's head says. ``below`` is the name of the volume that it stands on, for ever; the size
+    of a disk that a guest runs on may grow."""
 
     size: int
     below: str | None
@@ -63,7 +64,7 @@ class PoolFiles:
         self._standing = asyncio.Lock()
         self._locks: dict[str, asyncio.Lock] = {}
         # Of files that nobody changes while they are there.
-        self._layers: dict[str, Layer] = {}
+        self._below: dict[str, str | None] = {}
         self._templates: dict[str, tuple[Template, SaveHeader]] = {}
 
     @property
@@ -139,7 +140,7 @@ class PoolFiles:
         """With all that is remembered of them here."""
         listed = sorted(names)
         for name in listed:
-            self._layers.pop(name, None)
+            self._below.pop(name, None)
             self._locks.pop(name, None)
             await asyncio.to_thread((self._pool.cache / name).unlink, missing_ok=True)
         return await self._volumes.delete(listed)
@@ -164,29 +165,30 @@ class PoolFiles:
         async with self._standing:
             size = (await self._layer(below)).size
             await self._volumes.put(name, await empty_overlay(backing, size))
-            self._layers[name] = Layer(size, below)
+            self._below[name] = below
 
     async def backing_chain(self, top: Path) -> list[Path]:
         return [self.root / name for name in await self._chain(self._name(top))]
 
     async def _chain(self, top: str) -> list[str]:
         """The volumes that a disk is made of, the top first."""
-        chain, name = [top], (await self._layer(top)).below
+        chain: list[str] = []
+        name: str | None = top
         while name is not None:
             if name in chain:
                 raise HypervisorFailed(f"layer {name} stands on itself", remedy="destroy the sandbox")
             chain.append(name)
-            name = (await self._layer(name)).below
+            if name not in self._below and (layer := await self._layer(name)).size:
+                self._below[name] = layer.below
+            name = self._below.get(name)
         return chain
 
     async def _layer(self, name: str) -> Layer:
-        if name not in self._layers:
-            head = await self._volumes.head(name, CLUSTER_BYTES)
-            if not any(head):  # an upload that was cut off: it stands on nothing, and nothing on it
-                return Layer(0, None)
-            size, below = parse_head(head, name)
-            self._layers[name] = Layer(size, None if below is None else self._name(self.root / below))
-        return self._layers[name]
+        head = await self._volumes.head(name, CLUSTER_BYTES)
+        if not any(head):  # an upload that was cut off: it stands on nothing, and nothing on it
+            return Layer(0, None)
+        size, below = parse_head(head, name)
+        return Layer(size, None if below is None else self._name(self.root / below))
 
     # --- memories ------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Files in a pool of a real libvirtd whose folders are not this machine's: layers, images, what a cut leaves."""
+"""Files in a pool of a real libvirtd whose folders are not this machine's: layers, images, cut uploads."""
 
 from __future__ import annotations
 
