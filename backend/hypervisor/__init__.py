@@ -16,6 +16,7 @@ from backend.hypervisor.nouns import (
     Identity,
     KvmProbe,
     NetworkSpec,
+    Pool,
     SnapshotFiles,
     Template,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "Identity",
     "KvmProbe",
     "NetworkSpec",
+    "Pool",
     "PrivateLibvirt",
     "SnapshotFiles",
     "Template",

@@ -1,7 +1,8 @@
 """One libvirt connection: every call on this host's own threads, with a time limit, and events on the loop.
 
-No libvirt function runs on the event loop. A lost connection fails the calls that wait on it, is opened again
-with growing pauses, and both are told to whoever listens.
+No libvirt function runs on the event loop. What moves many bytes has threads apart: calls never wait for it.
+A lost connection fails the calls that wait on it, is opened again with growing pauses, and both are told to
+whoever listens.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WORKERS = 8
+MOVERS = 4
+GIVE_UP_S = 5.0  # a transfer that nobody waits for ends after the piece that is under way
 CALL_TIMEOUT_S = 30.0
 OPEN_TIMEOUT_S = 20.0
 KEEPALIVE_INTERVAL_S = 5
@@ -44,6 +47,13 @@ LIFECYCLE: dict[int, EventKind] = {
 }
 # QEMU died, or was killed: nobody asked for it, in the guest or outside.
 DIED = {libvirt.VIR_DOMAIN_EVENT_STOPPED_CRASHED, libvirt.VIR_DOMAIN_EVENT_STOPPED_FAILED}
+ABSENT_CODES = {
+    libvirt.VIR_ERR_NO_DOMAIN,
+    libvirt.VIR_ERR_NO_NETWORK,
+    libvirt.VIR_ERR_NO_NWFILTER,
+    libvirt.VIR_ERR_NO_STORAGE_POOL,
+    libvirt.VIR_ERR_NO_STORAGE_VOL,
+}
 DOWN_CODES = {
     libvirt.VIR_ERR_NO_CONNECT,
     libvirt.VIR_ERR_INVALID_CONN,
@@ -72,13 +82,27 @@ def _run_events() -> None:
 def translate(error: libvirt.libvirtError, what: str) -> FluidError:
     """libvirt's error as one of ours."""
     code, words = error.get_error_code(), error.get_error_message() or str(error)
-    if code in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_NETWORK, libvirt.VIR_ERR_NO_NWFILTER):
+    if code in ABSENT_CODES:
         return NotFound(f"{what}: {words}", remedy="list what there is, and use its name")
     if code in DOWN_CODES and error.get_error_domain() in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE):
         return HypervisorDown(
             f"{what}: {words}", remedy="see that libvirtd runs on the host; it is tried again"
         )
     return HypervisorFailed(f"{what}: {words}", remedy="read the host's libvirt log")
+
+
+@contextlib.contextmanager
+def _told_as_ours(what: str, limit_s: float) -> Iterator[None]:
+    """Another's errors as ours."""
+    try:
+        yield
+    except TimeoutError:
+        raise TimedOut(
+            f"{what}: libvirt did not answer within {limit_s:g} s",
+            remedy="try again; see the host's load",
+        ) from None
+    except libvirt.libvirtError as error:
+        raise translate(error, what) from error
 
 
 class Connection:
@@ -89,6 +113,7 @@ class Connection:
         self.alive = False
         self._connection: libvirt.virConnect | None = None
         self._threads = ThreadPoolExecutor(WORKERS, thread_name_prefix="libvirt")
+        self._movers = ThreadPoolExecutor(MOVERS, thread_name_prefix="libvirt-move")
         self._listeners: set[asyncio.Queue[DomainEvent]] = set()
         self._keeper: asyncio.Task[None] | None = None
         self._dropped = asyncio.Event()
@@ -113,7 +138,8 @@ class Connection:
             with contextlib.suppress(libvirt.libvirtError, TimeoutError):
                 async with asyncio.timeout(OPEN_TIMEOUT_S):
                     await self._in_thread(lambda: self._disconnect(connection))
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._movers):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     async def call(
         self,
@@ -126,22 +152,40 @@ class Connection:
 
         Raises HypervisorDown, HypervisorFailed, NotFound, or TimedOut after ``limit_s`` seconds.
         """
-        connection = self._connection
-        if connection is None or not self.alive:
+        connection = self._standing(what)
+        with _told_as_ours(what, limit_s):
+            async with asyncio.timeout(limit_s):
+                return await self._in_thread(lambda: function(connection))
+
+    async def transfer(
+        self,
+        function: Callable[[libvirt.virConnect, threading.Event], T],
+        *,
+        what: str,
+        limit_s: float,
+    ) -> T:
+        """As :meth:`call`, for work that moves many bytes. The event is set when nobody waits any more:
+        ``function`` looks at it between two pieces, and leaves."""
+        connection, given_up = self._standing(what), threading.Event()
+        thread = self._movers.submit(function, connection, given_up)
+        work = asyncio.wrap_future(thread)
+        work.add_done_callback(lambda done: done.cancelled() or done.exception())
+        with _told_as_ours(what, limit_s):
+            try:
+                async with asyncio.timeout(limit_s):
+                    return await asyncio.shield(work)
+            finally:
+                given_up.set()
+                if not thread.cancel():  # one that has not begun never does
+                    await asyncio.wait([work], timeout=GIVE_UP_S)
+
+    def _standing(self, what: str) -> libvirt.virConnect:
+        if self._connection is None or not self.alive:
             raise HypervisorDown(
                 f"{what}: no connection to {self.uri}",
                 remedy="see that libvirtd runs on the host; it is tried again",
             )
-        try:
-            async with asyncio.timeout(limit_s):
-                return await self._in_thread(lambda: function(connection))
-        except TimeoutError:
-            raise TimedOut(
-                f"{what}: libvirt did not answer within {limit_s:g} s",
-                remedy="try again; see the host's load",
-            ) from None
-        except libvirt.libvirtError as error:
-            raise translate(error, what) from error
+        return self._connection
 
     async def events(self) -> AsyncIterator[DomainEvent]:
         """What happens to domains and to this host, from now on."""

@@ -20,9 +20,11 @@ from backend.hypervisor.nouns import (
     HostFacts,
     Identity,
     NetworkSpec,
+    Pool,
     SnapshotFiles,
     Template,
 )
+from backend.hypervisor.pool_files import PoolFiles
 from backend.hypervisor.storage import HostFiles
 from backend.hypervisor.templates import Templates
 
@@ -31,21 +33,40 @@ QUIESCE_TIMEOUT_S = 5.0
 
 
 class Hypervisor:
-    """A host reached by a libvirt URI. ``folder`` holds ``domains/`` and ``templates/`` on that host.
+    """A host reached by a libvirt URI. Its files lie in ``folder`` when the host is this machine, else in
+    ``pool``; one of the two is given.
 
     Every method that changes a domain refuses one without our metadata. All raise HypervisorDown while the
     host does not answer; the connection comes back by itself.
     """
 
-    def __init__(self, uri: str, *, folder: Path, virt_type: str, prefix: str = "fluid") -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        folder: Path | None = None,
+        pool: Pool | None = None,
+        virt_type: str,
+        prefix: str = "fluid",
+    ) -> None:
         self.uri = uri
         self.virt_type = virt_type
-        self.folder = folder
         self._prefix = prefix
         self._connection = Connection(uri)
-        self._files: HostFiles = LocalFiles(folder, prefix)
+        self._files: HostFiles
+        if pool:
+            self._files = PoolFiles(self._connection, pool, prefix)
+        elif folder:
+            self._files = LocalFiles(folder, prefix)
+        else:
+            raise ValueError("a host has a folder or a pool")
         self._domains = Domains(self._connection, self._files, virt_type, prefix)
         self._templates = Templates(self._domains)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie, as the host knows it."""
+        return self._files.root
 
     @property
     def alive(self) -> bool:

@@ -151,9 +151,6 @@ class LocalFiles:
         disk, memory = folder / TEMPLATE_DISK, folder / TEMPLATE_MEMORY
         return Template(key, disk, memory, facts.cpu, facts.memory_mb, facts.build_s)
 
-    def template_path(self, work: str, name: str) -> Path:
-        return self.path(work, name)
-
     async def keep_template(self, work: str, key: str, facts: TemplateFacts) -> Template:
         def put() -> None:
             made, final = self._domains / work, self._templates / key

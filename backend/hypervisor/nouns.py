@@ -106,6 +106,17 @@ class NetworkSpec:
 
 
 @dataclass(frozen=True)
+class Pool:
+    """Where our files lie on a host whose folders are not ours to open: a libvirt pool, and what this machine
+    keeps of it."""
+
+    name: str
+    path: Path  # on that host
+    cache: Path  # here: frozen layers that were downloaded
+    images: Path | None = None  # here: images under the same names as there
+
+
+@dataclass(frozen=True)
 class HostFacts:
     """One host as libvirt tells it. Sizes in MiB."""
 

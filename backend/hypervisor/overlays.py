@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import struct
+import tempfile
 from pathlib import Path
 
 from backend.errors import HypervisorFailed, MissingProgram, NoSpace, TimedOut
 from backend.hypervisor.storage import FREE_MB_MIN
 
 QEMU_IMG_TIMEOUT_S = 30
-SIZE_FIELD = slice(24, 32)  # of a qcow2 header, big-endian (docs/interop/qcow2.txt of QEMU)
+# A qcow2 header, big-endian (docs/interop/qcow2.txt of QEMU)
+MAGIC = b"QFI\xfb"
+BACKING_FIELDS = struct.Struct(">QI")  # at 8: where the name is, and its length
+BACKING_NAME_MAX = 1023
+SIZE_FIELD = slice(24, 32)
 
 
 async def create_overlay(overlay: Path, backing: Path) -> None:
@@ -31,6 +37,28 @@ async def create_overlay(overlay: Path, backing: Path) -> None:
         *("create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "qcow2"),
         *(str(overlay), str(await asyncio.to_thread(_virtual_size, backing))),
     )
+
+
+async def empty_overlay(backing: Path, size: int) -> bytes:
+    """The bytes of an empty qcow2 file of ``size`` that stands on a file of another host."""
+    with tempfile.TemporaryDirectory(prefix="fluid-overlay-") as folder:
+        overlay = Path(folder) / "overlay.qcow2"
+        await _qemu_img(
+            *("create", "-q", "-u", "-f", "qcow2", "-b", str(backing), "-F", "qcow2"),
+            *(str(overlay), str(size)),
+        )
+        return await asyncio.to_thread(overlay.read_bytes)
+
+
+def parse_head(data: bytes, name: str) -> tuple[int, str | None]:
+    """The virtual size in bytes and the backing file's name, from a qcow2 file's first cluster."""
+    if len(data) < SIZE_FIELD.stop or data[:4] != MAGIC:
+        raise HypervisorFailed(f"layer {name} is not qcow2", remedy="destroy the sandbox")
+    offset, length = BACKING_FIELDS.unpack_from(data, 8)
+    if offset + length > len(data) or length > BACKING_NAME_MAX:
+        raise HypervisorFailed(f"layer {name} has a strange backing name", remedy="destroy the sandbox")
+    backing = data[offset : offset + length].decode() if offset else None
+    return int.from_bytes(data[SIZE_FIELD], "big"), backing
 
 
 async def backing_chain(top: Path) -> list[Path]:

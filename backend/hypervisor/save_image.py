@@ -38,9 +38,9 @@ class SaveHeader:
         return HEADER.size + self.data_len
 
 
-def broken(path: Path, why: str) -> HypervisorFailed:
+def broken(name: str, why: str) -> HypervisorFailed:
     return HypervisorFailed(
-        f"{path.name} is not a save image that this program knows: {why}",
+        f"{name} is not a save image that this program knows: {why}",
         remedy="remove the template folder and let it be built again, or boot cold",
     )
 
@@ -48,26 +48,42 @@ def broken(path: Path, why: str) -> HypervisorFailed:
 def read_header(path: Path) -> SaveHeader:
     """Parse and check the header of a raw save image; HypervisorFailed when it is strange."""
     with path.open("rb") as file:
-        fixed = file.read(HEADER.size)
-        if len(fixed) < HEADER.size:
-            raise broken(path, "shorter than a header")
-        magic, version, data_len, was_running, compressed, cookie_offset = HEADER.unpack(fixed)
-        if magic != MAGIC:
-            raise broken(path, f"magic {magic!r}")
-        if version != VERSION:
-            raise broken(path, f"version {version}")
-        if compressed != RAW:
-            raise broken(path, f"compression {compressed}")
-        if not 0 < data_len <= XML_BYTES_MAX or cookie_offset >= data_len:
-            raise broken(path, f"lengths {data_len} and {cookie_offset}")
-        data = file.read(data_len)
+        head = file.read(HEADER.size)
+        return parse_header(head + file.read(header_bytes(head, path.name) - HEADER.size), path.name)
+
+
+def header_bytes(head: bytes, name: str) -> int:
+    """How long the header is that begins with ``head``: where QEMU's migration stream begins."""
+    return HEADER.size + _fixed(head, name)[0]
+
+
+def parse_header(data: bytes, name: str) -> SaveHeader:
+    """The header from the first bytes of a save image, :func:`header_bytes` of them at least."""
+    data_len, was_running, compressed, cookie_offset = _fixed(data, name)
+    data = data[HEADER.size : HEADER.size + data_len]
     if len(data) < data_len:
-        raise broken(path, "cut inside its XML")
+        raise broken(name, "cut inside its XML")
     xml, end, _ = data[: cookie_offset or None].partition(b"\0")
     if not end or not xml:
-        raise broken(path, "XML without an end")
+        raise broken(name, "XML without an end")
     cookie = data[cookie_offset:].partition(b"\0")[0] if cookie_offset else b""
     return SaveHeader(data_len, was_running, compressed, xml, cookie)
+
+
+def _fixed(head: bytes, name: str) -> tuple[int, int, int, int]:
+    """data_len, was_running, compressed and cookieOffset, checked."""
+    if len(head) < HEADER.size:
+        raise broken(name, "shorter than a header")
+    magic, version, data_len, was_running, compressed, cookie_offset = HEADER.unpack_from(head)
+    if magic != MAGIC:
+        raise broken(name, f"magic {magic!r}")
+    if version != VERSION:
+        raise broken(name, f"version {version}")
+    if compressed != RAW:
+        raise broken(name, f"compression {compressed}")
+    if not 0 < data_len <= XML_BYTES_MAX or cookie_offset >= data_len:
+        raise broken(name, f"lengths {data_len} and {cookie_offset}")
+    return data_len, was_running, compressed, cookie_offset
 
 
 def pack_header(header: SaveHeader, xml: bytes) -> bytes:

@@ -108,11 +108,9 @@ class HostFiles(Protocol):
     async def template(self, key: str) -> Template | None:
         """The whole template of that key."""
 
-    def template_path(self, work: str, name: str) -> Path:
-        """Where a file of a template lies while the domain ``work`` is booted for it."""
-
     async def keep_template(self, work: str, key: str, facts: TemplateFacts) -> Template:
-        """Make the disk and memory of ``work`` a template: they are no files of the domain any more."""
+        """Make ``TEMPLATE_DISK`` and ``TEMPLATE_MEMORY`` of the domain ``work`` a template: dropping the
+        domain leaves them alone then."""
 
     # --- images and layers for others ----------------------------------------------------------------
 

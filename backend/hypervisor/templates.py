@@ -74,9 +74,7 @@ class Templates:
         self._domains.unnamed.add(name)
         try:
             await self._files.claim(name)
-            disk, memory = (
-                self._files.template_path(name, file) for file in (TEMPLATE_DISK, TEMPLATE_MEMORY)
-            )
+            disk, memory = (self._files.path(name, file) for file in (TEMPLATE_DISK, TEMPLATE_MEMORY))
             await self._files.create_overlay(disk, image.disk)
             spec = DomainSpec(
                 name,

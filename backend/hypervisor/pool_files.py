@@ -1,0 +1,355 @@
+"""A host's files in a libvirt pool of ours: nothing is opened there, everything goes through the storage API.
+
+A volume is ``DOMAIN.FILE`` or ``image.FILE``; what has no content says what it says by its name:
+
+- ``DOMAIN.claim``: the domain has files. Made first, removed last.
+- ``DOMAIN.SNAPSHOT.disk-N.layer``: the snapshot keeps that layer of the domain.
+- ``image.FILE.ok``: that upload is whole.
+
+Other domains' disks stand on a domain's layers where they are: there are no links. A layer that is still
+stood on stays when its domain goes, without a claim, and goes with the last that needs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from backend.errors import DuplicateName, FluidError, HypervisorFailed, NoSpace
+from backend.hypervisor.connection import Connection
+from backend.hypervisor.local_files import DISK_NAME, file_lock
+from backend.hypervisor.nouns import GuestImage, Pool, Template
+from backend.hypervisor.overlays import empty_overlay, parse_head
+from backend.hypervisor.save_image import HEADER, SaveHeader, header_bytes, pack_header, parse_header
+from backend.hypervisor.storage import (
+    FREE_MB_MIN,
+    LAYER_SUFFIX,
+    TEMPLATE_DISK,
+    TEMPLATE_FACTS,
+    TEMPLATE_MEMORY,
+    EditXml,
+    TemplateFacts,
+)
+from backend.hypervisor.volumes import Volumes
+
+CLAIM, WHOLE = "claim", ".ok"
+IMAGE = "image."
+CLUSTER_BYTES = 1 << 16
+SAVE_HEAD_BYTES = 1 << 17  # libvirt leaves 64 KiB of room behind the XML
+PARTIAL = ".part"
+DROP_PATIENCE_S = 10.0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a qcow2 file's head says. ``below`` is the name of the volume that it stands on, for ever; the size
+    of a disk that a guest runs on may grow."""
+
+    size: int
+    below: str | None
+
+
+class PoolFiles:
+    """The pool on the host of ``connection``. Names that begin with ``prefix-`` are domains of ours."""
+
+    def __init__(self, connection: Connection, pool: Pool, prefix: str) -> None:
+        self._volumes = Volumes(connection, pool.name, pool.path)
+        self._pool = pool
+        self._start = f"{prefix}-"
+        # Whoever stands on a layer does so before a sweep looks, or after it is gone.
+        self._standing = asyncio.Lock()
+        self._locks: dict[str, asyncio.Lock] = {}
+        # Of files that nobody changes while they are there.
+        self._below: dict[str, str | None] = {}
+        self._templates: dict[str, tuple[Template, SaveHeader]] = {}
+
+    @property
+    def root(self) -> Path:
+        return self._pool.path
+
+    async def open(self) -> None:
+        await self._volumes.ensure()
+        await self._volumes.refresh(DROP_PATIENCE_S)
+        known = await self._volumes.names()
+
+        def tidy() -> None:
+            self._pool.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path in self._pool.cache.iterdir():
+                if path.suffix != ".lock" and path.name not in known:
+                    path.unlink()
+
+        await asyncio.to_thread(tidy)
+
+    async def free_mb(self) -> int:
+        await self._volumes.refresh()  # what guests wrote since
+        return await self._volumes.free_mb()
+
+    # --- a domain's files ----------------------------------------------------------------------------
+
+    def path(self, domain: str, name: str) -> Path:
+        return self.root / f"{domain}.{name}"
+
+    async def claim(self, domain: str) -> None:
+        if _of(domain, await self._volumes.names()):
+            raise DuplicateName(f"domain {domain!r} exists already", remedy="destroy it, or use another name")
+        await self._volumes.create(f"{domain}.{CLAIM}")
+
+    async def drop(self, domain: str) -> None:
+        await self._volumes.refresh(DROP_PATIENCE_S)
+        async with self._standing:
+            names = await self._volumes.names()
+            mine = _of(domain, names)
+            if _is_template(domain, mine):
+                await self._delete(mine - _template_names(domain))
+                return
+            claim = {f"{domain}.{CLAIM}"} & mine
+            gone = {name for name in mine if not _is_disk(name)} - claim
+            await self._delete(gone)
+            await self._sweep(names - gone, ending=domain)
+            await self._delete(claim)
+
+    async def claimed(self) -> list[str]:
+        await self._volumes.refresh(DROP_PATIENCE_S)
+        owned: dict[str, set[str]] = {}
+        for name in await self._volumes.names():
+            if name.startswith(self._start):
+                owned.setdefault(_owner(name), set()).add(name)
+        found = []
+        for owner, mine in sorted(owned.items()):
+            whole = _template_names(owner) if _is_template(owner, mine) else set()
+            kept = set() if f"{owner}.{CLAIM}" in mine else {name for name in mine if _is_disk(name)}
+            if mine - whole - kept:
+                found.append(owner)
+        return found
+
+    async def next_disk(self, domain: str) -> Path:
+        taken = [_disk_number(name) for name in _of(domain, await self._volumes.names()) if _is_disk(name)]
+        return self.path(domain, f"disk-{max(taken, default=-1) + 1}.qcow2")
+
+    async def exists(self, path: Path) -> bool:
+        return await self._volumes.exists(self._name(path))
+
+    async def remove(self, path: Path) -> int:
+        return await self._delete([self._name(path)])
+
+    async def _delete(self, names: Iterable[str]) -> int:
+        """With all that is remembered of them here."""
+        listed = sorted(names)
+        for name in listed:
+            self._below.pop(name, None)
+            self._locks.pop(name, None)
+            await asyncio.to_thread((self._pool.cache / name).unlink, missing_ok=True)
+        return await self._volumes.delete(listed)
+
+    def _name(self, path: Path) -> str:
+        if path.parent != self.root:
+            raise HypervisorFailed(
+                f"{path} is not in the pool {self._pool.name}", remedy="destroy the sandbox"
+            )
+        return path.name
+
+    # --- disks ---------------------------------------------------------------------------------------
+
+    async def create_overlay(self, overlay: Path, backing: Path) -> None:
+        free_mb = await self._volumes.free_mb()
+        if free_mb < FREE_MB_MIN:
+            raise NoSpace(
+                f"pool {self._pool.name} has {free_mb} MiB left, a guest needs {FREE_MB_MIN}",
+                remedy="destroy sandboxes you do not need, or give it more space",
+            )
+        name, below = self._name(overlay), self._name(backing)
+        async with self._standing:
+            size = (await self._layer(below)).size
+            await self._volumes.put(name, await empty_overlay(backing, size))
+            self._below[name] = below
+
+    async def backing_chain(self, top: Path) -> list[Path]:
+        return [self.root / name for name in await self._chain(self._name(top))]
+
+    async def _chain(self, top: str) -> list[str]:
+        """The volumes that a disk is made of, the top first."""
+        chain: list[str] = []
+        name: str | None = top
+        while name is not None:
+            if name in chain:
+                raise HypervisorFailed(f"layer {name} stands on itself", remedy="destroy the sandbox")
+            chain.append(name)
+            if name not in self._below and (layer := await self._layer(name)).size:
+                self._below[name] = layer.below
+            name = self._below.get(name)
+        return chain
+
+    async def _layer(self, name: str) -> Layer:
+        head = await self._volumes.head(name, CLUSTER_BYTES)
+        if not any(head):  # an upload that was cut off: it stands on nothing, and nothing on it
+            return Layer(0, None)
+        size, below = parse_head(head, name)
+        return Layer(size, None if below is None else self._name(self.root / below))
+
+    # --- memories ------------------------------------------------------------------------------------
+
+    async def make_memory(self, path: Path) -> None:
+        # Known to libvirt before it is written: it needs no refresh to be seen.
+        await self._volumes.replace(self._name(path))
+
+    async def copy_memory(self, source: Path, target: Path, edit: EditXml) -> None:
+        header = await self._header(self._name(source))
+        await self._volumes.clone(self._name(source), self._name(target))
+        await self._volumes.overwrite(self._name(target), pack_header(header, edit(header.xml)))
+
+    async def _header(self, name: str) -> SaveHeader:
+        for template, header in self._templates.values():
+            if template.memory.name == name:
+                return header
+        head = await self._volumes.head(name, SAVE_HEAD_BYTES)
+        if (needed := header_bytes(head, name)) > len(head) >= HEADER.size:
+            head = await self._volumes.head(name, needed)
+        return parse_header(head, name)
+
+    # --- snapshots -----------------------------------------------------------------------------------
+
+    async def mark(self, domain: str, snapshot: str, layer: Path) -> None:
+        if await self.is_marked(domain, snapshot):
+            raise DuplicateName(f"snapshot {snapshot!r} exists already", remedy="use another name")
+        if not layer.name.startswith(f"{domain}."):
+            raise HypervisorFailed(f"{layer.name} is no disk of {domain}", remedy="destroy the sandbox")
+        disk = layer.name.removeprefix(f"{domain}.").removesuffix(".qcow2")
+        await self._volumes.create(f"{domain}.{snapshot}.{disk}{LAYER_SUFFIX}")
+
+    async def unmark(self, domain: str, snapshot: str) -> None:
+        await self._volumes.delete(await self._marks(domain, snapshot))
+
+    async def is_marked(self, domain: str, snapshot: str) -> bool:
+        return bool(await self._marks(domain, snapshot))
+
+    async def _marks(self, domain: str, snapshot: str) -> list[str]:
+        start = f"{domain}.{snapshot}."
+        names = await self._volumes.names()
+        return [name for name in names if name.startswith(start) and name.endswith(LAYER_SUFFIX)]
+
+    async def share_layers(self, layers: Sequence[Path], domain: str) -> Path:
+        return layers[0]
+
+    async def sweep(self, domain: str, tops: Sequence[Path]) -> int:
+        async with self._standing:
+            names = await self._volumes.names()
+            return await self._sweep(names, swept=domain, tops=[self._name(top) for top in tops])
+
+    async def _sweep(
+        self, names: set[str], *, swept: str = "", tops: Sequence[str] = (), ending: str = ""
+    ) -> int:
+        """Remove the layers that nothing stands on: those of domains that are gone, or ``ending``, and of
+        ``swept``, whose disks are ``tops``. Whatever disk another domain has counts as in use."""
+        claimed = {_owner(name) for name in names if name.endswith(f".{CLAIM}")} - {ending}
+        disks = {name for name in names if name.startswith(self._start) and _is_disk(name)}
+        loose = {name for name in disks if _owner(name) not in claimed or _owner(name) == swept}
+        if not loose:
+            return 0
+        marked = (_marked(name) for name in names if name.endswith(LAYER_SUFFIX) and _owner(name) in claimed)
+        needed: set[str] = set()
+        for root in [*tops, *(disks - loose), *marked]:
+            if root not in needed:
+                needed.update(await self._chain(root))
+        return await self._delete(loose - needed)
+
+    # --- templates -----------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def template_lock(self, key: str) -> AsyncIterator[None]:
+        async with file_lock(self._pool.cache / f"{key}.lock"):
+            yield
+
+    async def template(self, key: str) -> Template | None:
+        name = f"{self._start}template-{key}"
+        if not _is_template(name, _of(name, await self._volumes.names())):
+            self._templates.pop(key, None)
+            return None
+        if key not in self._templates:
+            disk, memory, kept = (
+                self.path(name, file) for file in (TEMPLATE_DISK, TEMPLATE_MEMORY, TEMPLATE_FACTS)
+            )
+            try:
+                facts = TemplateFacts(**json.loads(await self._volumes.head(kept.name, CLUSTER_BYTES)))
+                header = await self._header(memory.name)
+            except (ValueError, TypeError, FluidError):
+                return None
+            found = Template(key, disk, memory, facts.cpu, facts.memory_mb, facts.build_s)
+            self._templates[key] = found, header
+        return self._templates[key][0]
+
+    async def keep_template(self, work: str, key: str, facts: TemplateFacts) -> Template:
+        await self._volumes.put(f"{work}.{TEMPLATE_FACTS}", json.dumps(asdict(facts)).encode())
+        await self._volumes.delete([f"{work}.{CLAIM}"])
+        template = await self.template(key)
+        if template is None:
+            raise HypervisorFailed(f"template {key} cannot be read back", remedy="try again, or boot cold")
+        return template
+
+    # --- images and layers for others ----------------------------------------------------------------
+
+    async def ensure_image(self, image: GuestImage) -> GuestImage:
+        disk, kernel, initrd = [
+            await self._ensure_file(file) for file in (image.disk, image.kernel, image.initrd)
+        ]
+        return replace(image, disk=disk, kernel=kernel, initrd=initrd)
+
+    async def _ensure_file(self, file: Path) -> Path:
+        name = f"{IMAGE}{file.name}"
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            names = await self._volumes.names()
+            if not {name, f"{name}{WHOLE}"} <= names:
+                await self._delete([f"{name}{WHOLE}", name])  # of an upload that was cut off
+                await self._volumes.send(name, file)
+                await self._volumes.create(f"{name}{WHOLE}")
+        return self.root / name
+
+    async def local_layers(self, layers: Sequence[Path]) -> list[Path]:
+        return [await self._local(self._name(layer)) for layer in layers]
+
+    async def _local(self, name: str) -> Path:
+        if self._pool.images and name.startswith(IMAGE):
+            image = self._pool.images / name.removeprefix(IMAGE)
+            if await asyncio.to_thread(image.exists):
+                return image
+        kept = self._pool.cache / name
+        async with self._locks.setdefault(name, asyncio.Lock()):
+            if not await asyncio.to_thread(kept.exists):
+                part = kept.with_name(f"{name}{PARTIAL}")
+                await self._volumes.fetch(name, part)
+                await asyncio.to_thread(part.rename, kept)
+        return kept
+
+
+def _owner(volume: str) -> str:
+    return volume.partition(".")[0]
+
+
+def _of(owner: str, names: Iterable[str]) -> set[str]:
+    return {name for name in names if name.startswith(f"{owner}.")}
+
+
+def _is_disk(volume: str) -> bool:
+    return DISK_NAME.fullmatch(volume.partition(".")[2]) is not None
+
+
+def _disk_number(volume: str) -> int:
+    return int(volume.partition(".")[2].removeprefix("disk-").removesuffix(".qcow2"))
+
+
+def _marked(mark: str) -> str:
+    """The layer that a snapshot's mark names."""
+    owner, _, rest = mark.partition(".")
+    return f"{owner}.{rest.removesuffix(LAYER_SUFFIX).rpartition('.')[2]}.qcow2"
+
+
+def _template_names(owner: str) -> set[str]:
+    return {f"{owner}.{file}" for file in (TEMPLATE_DISK, TEMPLATE_MEMORY, TEMPLATE_FACTS)}
+
+
+def _is_template(owner: str, names: set[str]) -> bool:
+    """Whether the files of the owner are a whole template."""
+    return _template_names(owner) <= names and f"{owner}.{CLAIM}" not in names
