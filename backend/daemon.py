@@ -249,7 +249,7 @@ class _Backend:
         authority: CertificateAuthority,
     ) -> Fleet:
         config, paths = self.config, self.paths
-        connections = GuestConnections(authority)
+        connections = GuestConnections(authority, hosts.links)
         stack.push_async_callback(connections.close)
         commands = GuestCommands(connections)
         reader, blobs = DiskReader(), BlobStore(paths.blobs)
@@ -310,7 +310,10 @@ class _Backend:
         sweep_keys(folder)
 
         async def shell(sandbox: Sandbox) -> list[str]:
-            return await shell_argv(authority, fleet.guest(sandbox), folder / secrets.token_hex(8))
+            through = fleet.host_of(sandbox).way.ssh
+            return await shell_argv(
+                authority, fleet.guest(sandbox), folder / secrets.token_hex(8), through=through
+            )
 
         return Panes(tmux, events, audit, fleet, shell)
 

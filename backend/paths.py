@@ -75,6 +75,11 @@ class Paths:
         return self.run / "backend.pid"
 
     @property
+    def links(self) -> Path:
+        """Sockets that lead to other hosts' libvirt: 0700."""
+        return self.run / "hosts"
+
+    @property
     def secrets(self) -> Path:
         """CA key, audit signing key, HMAC key: 0700."""
         return self.state / "secrets"
@@ -121,6 +126,7 @@ class Paths:
             (self.run, 0o711),
             (self.runs, 0o711),
             (self.secrets, 0o700),
+            (self.links, 0o700),
             (self.blobs, 0o700),
             (self.domains, 0o711),
             (self.images, 0o755),

@@ -14,15 +14,21 @@ FIRST_GUEST = 10  # .1 is the host; below ten is room for by-hand work
 IP_TIMEOUT_S = 5
 
 
+ROUTES = ("ip", "-j", "-4", "route", "show", "table", "all")
+
+
 async def taken_networks() -> list[ipaddress.IPv4Network]:
     """The IPv4 networks that this host has an address in or a route to (``ip -j route show table all``)."""
-    program = await asyncio.create_subprocess_exec(
-        "ip", "-j", "-4", "route", "show", "table", "all", stdout=asyncio.subprocess.PIPE
-    )
+    program = await asyncio.create_subprocess_exec(*ROUTES, stdout=asyncio.subprocess.PIPE)
     async with asyncio.timeout(IP_TIMEOUT_S):
         out, _ = await program.communicate()
+    return networks_of(out)
+
+
+def networks_of(told: bytes) -> list[ipaddress.IPv4Network]:
+    """What :data:`ROUTES` prints, as networks."""
     found = []
-    for route in json.loads(out or b"[]"):
+    for route in json.loads(told or b"[]"):
         destination = route.get("dst", "default")
         if destination != "default":
             found.append(ipaddress.IPv4Network(destination, strict=False))

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,6 +40,7 @@ from backend.store import EventBus, Store
 
 log = logging.getLogger(__name__)
 RUN_CERTIFICATE_S = 600
+SSH_PORT = 22
 GONE = "its virtual machine is gone"
 DIED = "its virtual machine died"
 SEEN = {"running": Phase.RUNNING, "paused": Phase.PAUSED, "shutoff": Phase.STOPPED}
@@ -243,8 +244,9 @@ class FleetCore:
             name=sandbox.id,
             called=sandbox.sandbox_name,
             address=sandbox.ip_address or "",
-            port=22,
+            port=SSH_PORT,
             host_key_public=sandbox.host_key,
+            via=sandbox.host_name if self.host_of(sandbox).way.link else "",
         )
 
     async def open_egress(self, sandbox: Sandbox) -> None:
@@ -260,16 +262,26 @@ class FleetCore:
         await self._parts.forwards.drop(sandbox.id)
         await self._guests.drop(sandbox.id)
 
-    def ansible_access(self, sandbox: Sandbox) -> tuple[TargetHost, SshKey]:
-        """How a rehearsal reaches a twin: a key of its own with a certificate of ten minutes."""
+    @asynccontextmanager
+    async def ansible_access(self, sandbox: Sandbox) -> AsyncIterator[tuple[TargetHost, SshKey]]:
+        """How a rehearsal reaches a twin: a key of its own with a certificate of ten minutes. A twin on
+        another machine has a port here meanwhile; the runner has no login there."""
+        link = self.host_of(sandbox).way.link
+        async with AsyncExitStack() as stack:
+            address, port = sandbox.ip_address or "", SSH_PORT
+            if link:
+                address, port = await stack.enter_async_context(link.forward_local(address, port))
+            yield self._access(sandbox, address, port)
+
+    def _access(self, sandbox: Sandbox, address: str, port: int) -> tuple[TargetHost, SshKey]:
         private, public = make_client_key()
         certificate = self._parts.authority.certify(
             public, principals=["root"], ttl_s=RUN_CERTIFICATE_S, key_id=f"rehearsal {sandbox.id}"
         )
         host = TargetHost(
             name="rehearsal",
-            address=sandbox.ip_address or "",
-            port=22,
+            address=address,
+            port=port,
             user="root",
             become=False,
             host_key=" ".join(sandbox.host_key.split()[:2]),  # without ssh-keygen's comment

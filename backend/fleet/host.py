@@ -11,12 +11,11 @@ from ipaddress import IPv4Network
 
 from backend.config import Config, HostConfig
 from backend.errors import FluidError, HypervisorDown
-from backend.fleet.addresses import free_address, free_network, taken_networks
+from backend.fleet.addresses import free_address, free_network
 from backend.fleet.placement import Room
 from backend.fleet.turns import Turns
+from backend.fleet.ways import way_to
 from backend.hypervisor import DomainEvent, GuestImage, HostFacts, Hypervisor, NetworkSpec
-from backend.hypervisor.private import PrivateLibvirt, system_libvirt
-from backend.hypervisor.probe import kvm_works
 from backend.images import BuiltImage
 from backend.models import HostView, now
 from backend.paths import Paths
@@ -30,7 +29,7 @@ LIBVIRT_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}  # Debian's words to libv
 
 
 class Host:
-    """A hypervisor. For the local one ``open`` starts a private libvirtd where none answers.
+    """A hypervisor, by its way (:mod:`backend.fleet.ways`).
 
     A host that is down is a state, not the end of the backend: :meth:`require` and :meth:`view` say why.
     """
@@ -45,7 +44,7 @@ class Host:
         self.since = now()  # it came up, or was lost
         self._down = HypervisorDown("libvirt was not asked yet", remedy="fluid doctor")
         self._hypervisor: Hypervisor | None = None
-        self._private: PrivateLibvirt | None = None
+        self.way = way_to(settings, paths, self._prefix)
         self._facts: HostFacts | None = None
         self._looked_at = 0.0  # time.monotonic()
         self.network: NetworkSpec
@@ -69,8 +68,8 @@ class Host:
         return self._hypervisor is not None and self._hypervisor.alive
 
     async def open(self) -> bool:
-        """Decide between KVM and emulation by booting a probe, connect, make the network. False while nothing
-        answers and nothing can be started; a connection that stood once comes back by itself."""
+        """Connect and make the network. False while nothing answers; what stood once comes back by
+        itself."""
         try:
             self._hypervisor = await self._connected()
         except FluidError as error:
@@ -96,45 +95,32 @@ class Host:
                 yield event
 
     async def revive(self) -> None:
-        """The connection is lost: start a libvirtd of ours again. Another's is its keeper's business."""
-        if self._private:
-            await self._private.start()
+        """The connection is lost: what is ours to do for its return is done."""
+        await self.way.revive()
 
     async def _connected(self) -> Hypervisor:
-        probe = await kvm_works(cache=self._paths.cache / "kvm-probe.json")
-        self.virt_type = "kvm" if probe.works else "qemu"
-        self._private = None
-        uri = self._host.uri or await system_libvirt()
-        if uri is None:
-            self._private = PrivateLibvirt(self._paths.state / "libvirt", hide_kvm=not probe.works)
-            uri = await self._private.start()
-        hypervisor = Hypervisor(
-            uri, folder=self._paths.domains, virt_type=self.virt_type, prefix=self._prefix
-        )
+        hypervisor = await self.way.hypervisor()
         try:
-            await hypervisor.open()
+            self.virt_type = hypervisor.virt_type
             self.network = await self._network()
             await hypervisor.ensure_network(self.network)
         except BaseException:
             await hypervisor.close()
             raise
-        log.info("virtual machines run %s: %s", "on KVM" if probe.works else "emulated", probe.reason)
         return hypervisor
 
     async def close(self) -> None:
-        """Hang up. A libvirtd of ours ends with us unless a machine runs on it, which runs on."""
-        if self._hypervisor is None:
-            return
+        """Hang up. Our network goes with the last machine on a libvirtd of ours."""
         idle = False
-        try:
-            if self._private and self.up and (idle := await self._hypervisor.is_idle()):
-                await self._hypervisor.remove_network(self.network.name)
-        except FluidError as error:
-            log.warning("host %s is left as it is: %s", self.name, error.message)
-        finally:
-            await self._hypervisor.close()
-        if self._private and idle:
-            await self._private.stop()
+        if self._hypervisor:
+            try:
+                if self.way.link is None and self.up and (idle := await self._hypervisor.is_idle()):
+                    await self._hypervisor.remove_network(self.network.name)
+            except FluidError as error:
+                log.warning("host %s is left as it is: %s", self.name, error.message)
+            finally:
+                await self._hypervisor.close()
+        await self.way.leave(idle=idle)
 
     async def _network(self) -> NetworkSpec:
         """Which /24 it has is chosen once and kept; no two hosts of ours have the same."""
@@ -145,7 +131,7 @@ class Host:
             folder.mkdir(exist_ok=True)
             if not kept.exists():
                 ours = [IPv4Network(file.read_text().strip()) for file in folder.iterdir()]
-                kept.write_text(free_network([*await taken_networks(), *ours]))
+                kept.write_text(free_network([*await self.way.routes(), *ours]))
             cidr = kept.read_text().strip()
         mark = self._prefix.removeprefix("fluid-")
         return NetworkSpec(name=f"{self._prefix}-guests", bridge=f"fl-{mark}", cidr=cidr)
@@ -223,7 +209,7 @@ class Host:
         view = HostView(
             name=self.name,
             address=self.address,
-            uri=self._hypervisor.uri if self._hypervisor else self._host.uri or "",
+            uri=self.way.uri,
             status="lost" if error else "draining" if self.draining else "up",
             virt_type=self.virt_type,
             sandboxes=sandboxes,

@@ -12,6 +12,7 @@ from backend.config import Config
 from backend.errors import HostNotFound
 from backend.fleet.host import Host
 from backend.fleet.placement import Need, Placement, place
+from backend.guests import HostLink
 from backend.models import HostRecord, now
 from backend.paths import Paths
 from backend.store import Store
@@ -26,6 +27,11 @@ class Hosts:
         self._config = config
         self._store = store
         self._hosts = {settings.name: Host(config, settings, paths) for settings in config.hosts}
+
+    @property
+    def links(self) -> dict[str, HostLink]:
+        """The SSH connections that lead to guests of other machines, by the host's name."""
+        return {host.name: host.way.link for host in self if host.way.link}
 
     def __iter__(self) -> Iterator[Host]:
         return iter(self._hosts.values())

@@ -103,10 +103,11 @@ class Rehearser:
     async def _run(
         self, kind: RunKind, twin: Sandbox, playbook: Playbook, files: dict[str, bytes], approval_id: str
     ) -> Run:
-        host, key = self._fleet.ansible_access(twin)
-        return await self._runs.execute(
-            kind, playbook, files, [host], key, strategy=self._fleet.strategy(), approval_id=approval_id
-        )
+        strategy = self._fleet.strategy()
+        async with self._fleet.ansible_access(twin) as (host, key):
+            return await self._runs.execute(
+                kind, playbook, files, [host], key, strategy=strategy, approval_id=approval_id
+            )
 
 
 def _recap(run: Run) -> TargetResult:

@@ -1,0 +1,132 @@
+"""How a host is reached: on this machine, where a libvirtd of ours is started if none answers; behind an SSH
+login, whose one connection leads to its libvirt and to its guests; or at a libvirt URI of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Protocol
+
+from backend.config import HostConfig
+from backend.fleet.addresses import ROUTES, networks_of, taken_networks
+from backend.guests import HostLink
+from backend.hypervisor import Hypervisor, Pool
+from backend.hypervisor.private import PrivateLibvirt, system_libvirt
+from backend.hypervisor.probe import kvm_works
+from backend.paths import Paths
+from backend.places import LIBVIRT_SOCKET, Here, OverNetwork, OverSsh, SshDestination
+
+log = logging.getLogger(__name__)
+
+LIBVIRT_IMAGES = Path("/var/lib/libvirt/images")
+
+
+class Way(Protocol):
+    """To one host, again and again."""
+
+    link: HostLink | None
+    """Leads to its guests; None: this machine reaches them itself."""
+
+    ssh: SshDestination | None
+    """The same for a program that outlives us."""
+
+    uri: str
+    """As an operator knows it."""
+
+    async def hypervisor(self) -> Hypervisor:
+        """Connected. Raises FluidError, OSError."""
+
+    async def routes(self) -> list[IPv4Network]:
+        """The networks that the host has an address in or a route to."""
+
+    async def revive(self) -> None:
+        """The connection to libvirt is lost: do what is ours to do."""
+
+    async def leave(self, *, idle: bool) -> None:
+        """Hang up; ``idle``: no machine runs there."""
+
+
+def way_to(settings: HostConfig, paths: Paths, prefix: str) -> Way:
+    """The way that the config means."""
+    place = settings.place()
+    if isinstance(place, Here):
+        return LocalWay(place.uri, paths, prefix)
+    return RemoteWay(settings, place, paths, prefix)
+
+
+class LocalWay:
+    """This machine. Whether its guests run on KVM is decided by booting a probe."""
+
+    link: HostLink | None = None
+    ssh: SshDestination | None = None
+
+    def __init__(self, uri: str | None, paths: Paths, prefix: str) -> None:
+        self.uri = uri or ""
+        self._uri = uri
+        self._paths = paths
+        self._prefix = prefix
+        self._private: PrivateLibvirt | None = None
+
+    async def hypervisor(self) -> Hypervisor:
+        probe = await kvm_works(cache=self._paths.cache / "kvm-probe.json")
+        self._private = None
+        uri = self._uri or await system_libvirt()
+        if uri is None:
+            self._private = PrivateLibvirt(self._paths.state / "libvirt", hide_kvm=not probe.works)
+            uri = await self._private.start()
+        self.uri = uri
+        virt_type = "kvm" if probe.works else "qemu"
+        hypervisor = Hypervisor(uri, folder=self._paths.domains, virt_type=virt_type, prefix=self._prefix)
+        await hypervisor.open()
+        log.info("virtual machines run %s: %s", "on KVM" if probe.works else "emulated", probe.reason)
+        return hypervisor
+
+    async def routes(self) -> list[IPv4Network]:
+        return await taken_networks()
+
+    async def revive(self) -> None:
+        """Start a libvirtd of ours again. Another's is its keeper's business."""
+        if self._private:
+            await self._private.start()
+
+    async def leave(self, *, idle: bool) -> None:
+        """A libvirtd of ours ends with us unless a machine runs on it, which runs on."""
+        if self._private and idle:
+            await self._private.stop()
+
+
+class RemoteWay:
+    """Another machine: nothing is installed there, our files lie in a libvirt pool of ours."""
+
+    def __init__(self, settings: HostConfig, place: OverSsh | OverNetwork, paths: Paths, prefix: str) -> None:
+        self.ssh: SshDestination | None = place.ssh
+        socket = place.socket if isinstance(place, OverSsh) else LIBVIRT_SOCKET
+        self._link = HostLink(settings.name, place.ssh, paths.links, libvirt_socket=socket)
+        self.link: HostLink | None = self._link
+        self._own_uri = place.uri if isinstance(place, OverNetwork) else None
+        self.uri = self._own_uri or f"qemu+ssh://{place.ssh.address}/system"
+        self._prefix = prefix
+        self._pool = Pool(
+            name=prefix,
+            path=settings.pool_path or LIBVIRT_IMAGES / prefix,
+            cache=paths.cache / "layers" / settings.name,
+            images=paths.images,
+        )
+
+    async def hypervisor(self) -> Hypervisor:
+        await self._link.open()
+        uri = self._own_uri or await self._link.libvirt_uri()
+        hypervisor = Hypervisor(uri, pool=self._pool, prefix=self._prefix)
+        await hypervisor.open()
+        return hypervisor
+
+    async def routes(self) -> list[IPv4Network]:
+        return networks_of(await self._link.run(ROUTES))
+
+    async def revive(self) -> None:
+        """The link tries by itself."""
+
+    async def leave(self, *, idle: bool) -> None:
+        await self._link.close()
