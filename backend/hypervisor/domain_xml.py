@@ -20,10 +20,12 @@ METADATA_KEY = re.compile(r"[a-z][a-z0-9_]{0,31}")
 METADATA_VALUE_MAX = 256
 # QEMU's own default takes a quarter of the host's memory per emulated guest.
 TB_CACHE_MB = 256
-# Emulated, q35 boots half a second later.
-MACHINE = "pc"
 # Debian's word for an architecture, as images carry it, and libvirt's.
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+# Emulated, q35 boots half a second later than pc.
+MACHINES = {"x86_64": "pc", "aarch64": "virt"}
+# Elsewhere ACPI comes with a firmware, and a kernel that is booted directly has a device tree instead.
+WITH_ACPI = {"x86_64"}
 AGENT_PORT = "org.qemu.guest_agent.0"
 
 ET.register_namespace(PREFIX, NAMESPACE)
@@ -74,9 +76,25 @@ def parse_metadata(xml: str) -> dict[str, str]:
     return {item.get("key", ""): item.text or "" for item in items}
 
 
+def libvirt_arch(arch: str) -> str:
+    """libvirt's word for an architecture that is given in Debian's or its own."""
+    return ARCHITECTURES.get(arch, arch)
+
+
+def machine_of(arch: str) -> str:
+    """The machine type that our guests of an architecture (libvirt's word) have."""
+    try:
+        return MACHINES[arch]
+    except KeyError:
+        raise InvalidValue(
+            f"there is no machine for {arch} guests", remedy=f"use an image for {' or '.join(MACHINES)}"
+        ) from None
+
+
 def domain_xml(spec: DomainSpec, image: GuestImage) -> str:
     """A whole domain: direct kernel boot, one virtio disk, our port, the agent's port, no balloon, no USB."""
     emulated = spec.virt_type == "qemu"
+    arch = libvirt_arch(image.arch)
     root = ET.Element("domain", type=spec.virt_type)
     _child(root, "name", spec.name)
     _child(root, "uuid", spec.uuid)
@@ -84,16 +102,18 @@ def domain_xml(spec: DomainSpec, image: GuestImage) -> str:
     _child(root, "memory", str(spec.memory_mb), unit="MiB")
     _child(root, "vcpu", str(spec.cpu))
     system = _child(root, "os")
-    _child(system, "type", "hvm", arch=ARCHITECTURES.get(image.arch, image.arch), machine=MACHINE)
+    _child(system, "type", "hvm", arch=arch, machine=machine_of(arch))
     _child(system, "kernel", str(image.kernel))
     _child(system, "initrd", str(image.initrd))
     _child(system, "cmdline", image.cmdline)
     features = _child(root, "features")
-    _child(features, "acpi")
+    if arch in WITH_ACPI:
+        _child(features, "acpi")
     if emulated:
         _child(_child(features, "tcg"), "tb-cache", str(TB_CACHE_MB), unit="MiB")
     processor = _child(root, "cpu", mode="maximum" if emulated else "host-passthrough")
-    if emulated:  # a fifth level of page tables is walked in software: some 10 % of everything
+    if emulated and arch == "x86_64":
+        # A fifth level of page tables is walked in software: some 10 % of everything.
         _child(processor, "feature", policy="disable", name="la57")
     _child(root, "clock", offset="utc")
     for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "destroy")):

@@ -92,7 +92,7 @@ async def cold_boot(
         spec = DomainSpec(
             identity.name,
             identity.uuid,
-            domains.virt_type,
+            await domains.virt_type_for(image.arch),
             cpu,
             memory_mb,
             disk,

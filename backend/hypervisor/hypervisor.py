@@ -11,6 +11,7 @@ from backend.hypervisor import branches, forks, networks, sizes, snapshots, stoc
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.forks import Login
+from backend.hypervisor.host_probe import probe_host
 from backend.hypervisor.local_files import LocalFiles
 from backend.hypervisor.nouns import (
     DiskUse,
@@ -19,6 +20,7 @@ from backend.hypervisor.nouns import (
     GuestImage,
     HostFacts,
     Identity,
+    KvmProbe,
     NetworkSpec,
     Pool,
     SnapshotFiles,
@@ -34,7 +36,8 @@ QUIESCE_TIMEOUT_S = 5.0
 
 class Hypervisor:
     """A host reached by a libvirt URI. Its files lie in ``folder`` when the host is this machine, else in
-    ``pool``; one of the two is given.
+    ``pool``; one of the two is given. Without a ``virt_type``, opening it decides between KVM and emulation
+    by booting a probe there (:attr:`kvm` says why).
 
     Every method that changes a domain refuses one without our metadata. All raise HypervisorDown while the
     host does not answer; the connection comes back by itself.
@@ -46,11 +49,11 @@ class Hypervisor:
         *,
         folder: Path | None = None,
         pool: Pool | None = None,
-        virt_type: str,
+        virt_type: str | None = None,
         prefix: str = "fluid",
     ) -> None:
         self.uri = uri
-        self.virt_type = virt_type
+        self.kvm: KvmProbe | None = None
         self._prefix = prefix
         self._connection = Connection(uri)
         self._files: HostFiles
@@ -60,8 +63,13 @@ class Hypervisor:
             self._files = LocalFiles(folder, prefix)
         else:
             raise ValueError("a host has a folder or a pool")
-        self._domains = Domains(self._connection, self._files, virt_type, prefix)
+        self._domains = Domains(self._connection, self._files, virt_type or "", prefix)
         self._templates = Templates(self._domains)
+
+    @property
+    def virt_type(self) -> str:
+        """``kvm`` or ``qemu``; empty until that is decided."""
+        return self._domains.virt_type
 
     @property
     def folder(self) -> Path:
@@ -78,6 +86,9 @@ class Hypervisor:
         await self._connection.open()
         try:
             await self._files.open()
+            if not self._domains.virt_type:
+                self.kvm = await probe_host(self._domains)
+                self._domains.virt_type = "kvm" if self.kvm.works else "qemu"
         except BaseException:
             await self._connection.close()
             raise

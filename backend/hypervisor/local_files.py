@@ -85,6 +85,9 @@ class LocalFiles:
     async def exists(self, path: Path) -> bool:
         return await asyncio.to_thread(path.exists)
 
+    async def put(self, path: Path, data: bytes) -> None:
+        await asyncio.to_thread(path.write_bytes, data)
+
     async def remove(self, path: Path) -> int:
         return await asyncio.to_thread(layer_files.remove, path)
 

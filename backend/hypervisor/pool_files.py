@@ -46,8 +46,7 @@ DROP_PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class Layer:
-    """What a qcow2 file's head says. ``below`` is the name of the volume that it stands on, for ever; the size
-    of a disk that a guest runs on may grow."""
+    """What a qcow2 file's head says. ``below``, the volume that it stands on, is for ever; ``size`` grows."""
 
     size: int
     below: str | None
@@ -132,6 +131,9 @@ class PoolFiles:
 
     async def exists(self, path: Path) -> bool:
         return await self._volumes.exists(self._name(path))
+
+    async def put(self, path: Path, data: bytes) -> None:
+        await self._volumes.put(self._name(path), data)
 
     async def remove(self, path: Path) -> int:
         return await self._delete([self._name(path)])

@@ -65,6 +65,9 @@ class HostFiles(Protocol):
 
     async def exists(self, path: Path) -> bool: ...
 
+    async def put(self, path: Path, data: bytes) -> None:
+        """A new small file."""
+
     async def remove(self, path: Path) -> int:
         """Remove a file, if it is there; the bytes that the disk has again."""
 

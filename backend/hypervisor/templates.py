@@ -79,7 +79,7 @@ class Templates:
             spec = DomainSpec(
                 name,
                 str(uuid.uuid4()),
-                self._domains.virt_type,
+                await self._domains.virt_type_for(image.arch),
                 cpu,
                 memory_mb,
                 disk,

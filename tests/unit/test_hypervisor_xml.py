@@ -79,6 +79,24 @@ def test_emulation_and_kvm_differ_in_processor_and_cache_only(virt_type: str, cp
     assert root.get("type") == virt_type and root.find("cpu").get("mode") == cpu
     assert (root.find("features/tcg/tb-cache") is not None) == (virt_type == "qemu")
     assert root.find("os/type").attrib == {"arch": "x86_64", "machine": "pc"}
+    assert root.find("features/acpi") is not None
+
+
+@pytest.mark.parametrize(("virt_type", "cpu"), [("qemu", "maximum"), ("kvm", "host-passthrough")])
+def test_an_arm64_guest_is_a_virt_machine_without_what_only_a_pc_or_a_firmware_has(
+    virt_type: str, cpu: str
+) -> None:
+    root = tree(domain_xml(spec(virt_type), replace(IMAGE, arch="arm64")))
+    assert root.find("os/type").attrib == {"arch": "aarch64", "machine": "virt"}
+    assert root.find("os/loader") is None and root.findtext("os/kernel") == "/i/k"
+    assert root.find("features/acpi") is None  # libvirt refuses it without a firmware
+    assert root.find("cpu").attrib == {"mode": cpu} and list(root.find("cpu")) == []
+    assert {disk.find("target").get("bus") for disk in root.findall("devices/disk")} == {"virtio"}
+
+
+def test_an_architecture_that_we_have_no_machine_for_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="riscv64"):
+        domain_xml(spec(), replace(IMAGE, arch="riscv64"))
 
 
 @pytest.mark.parametrize("metadata", [{"Role": "x"}, {"a b": "x"}, {"a": "x" * 257}, {"a": "x\x07"}])

@@ -1,0 +1,74 @@
+"""What a host can run, asked of its libvirt: its own architecture on KVM or emulated, others emulated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import libvirt
+
+from backend.errors import HypervisorFailed
+from backend.hypervisor.connection import Connection
+from backend.hypervisor.domain_xml import libvirt_arch, machine_of, tree
+
+CAPABILITIES_TIMEOUT_S = 60.0  # the first question starts each QEMU there is
+
+
+@dataclass(frozen=True)
+class HostCapabilities:
+    """The host's own architecture, and by which means it runs guests of each."""
+
+    arch: str
+    virt_types: dict[str, frozenset[str]]
+
+
+def parse_capabilities(xml: str) -> HostCapabilities:
+    """libvirt's capabilities (formatcaps): only ``hvm`` guests count."""
+    root = tree(xml)
+    found: dict[str, frozenset[str]] = {}
+    for guest in root.findall("guest"):
+        arch = guest.find("arch")
+        if guest.findtext("os_type") == "hvm" and arch is not None:
+            found[arch.get("name", "")] = frozenset(
+                domain.get("type", "") for domain in arch.findall("domain")
+            )
+    return HostCapabilities(root.findtext("host/cpu/arch", ""), found)
+
+
+async def capabilities(connection: Connection) -> HostCapabilities:
+    """What the host of ``connection`` says of itself."""
+    return parse_capabilities(
+        await connection.call(
+            lambda conn: str(conn.getCapabilities()),
+            what="ask for capabilities",
+            limit_s=CAPABILITIES_TIMEOUT_S,
+        )
+    )
+
+
+async def virt_type_for(connection: Connection, image_arch: str, own: str) -> str:
+    """How guests of an image's architecture run there; ``own`` is how those of the host's own do.
+
+    Raises HypervisorFailed where they cannot.
+    """
+    arch = libvirt_arch(image_arch)
+    machine = machine_of(arch)
+    host = await capabilities(connection)
+    virt_type = own if arch == host.arch else "qemu"
+
+    def offered(conn: libvirt.virConnect) -> bool:
+        try:
+            conn.getDomainCapabilities(None, arch, machine, virt_type, 0)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() in (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED):
+                return False
+            raise
+        return True
+
+    if virt_type not in host.virt_types.get(arch, ()) or not await connection.call(
+        offered, what="ask for machines", limit_s=CAPABILITIES_TIMEOUT_S
+    ):
+        raise HypervisorFailed(
+            f"the host ({host.arch}) runs no {arch} guests of machine {machine}",
+            remedy=f"install QEMU for {arch} there, or use an image for {host.arch}",
+        )
+    return virt_type

@@ -1,0 +1,209 @@
+"""A host whose folders are not ours: all that a guest needs goes through the storage API of its libvirtd."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import libvirt
+import pytest
+
+from backend.disks import DiskReader
+from backend.errors import NotFound, SnapshotNotFound
+from backend.fleet.addresses import free_network, taken_networks
+from backend.guests import CertificateAuthority, Guest, GuestConnections
+from backend.hypervisor import (
+    GuestImage,
+    Hypervisor,
+    Identity,
+    NetworkSpec,
+    Pool,
+    PrivateLibvirt,
+    make_identity,
+)
+from backend.hypervisor import host_probe
+from backend.images import Images
+from backend.paths import Paths
+
+PREFIX = "fluid-far"
+PATH = Path("/var/lib/libvirt/images") / PREFIX  # in the daemon's eyes only
+CIDR = free_network(asyncio.run(taken_networks()), IPv4Network("10.234.0.0/16"))
+NETWORK = NetworkSpec(f"{PREFIX}-net", "flfar0", CIDR)
+SSH_LIMIT_S = 60
+HANGING_SECTOR = b"\xf4\xeb\xfd".ljust(510, b"\0") + b"\x55\xaa"
+
+
+@dataclass(frozen=True)
+class Far:
+    """The host, where its pool really is, and the way into its guests."""
+
+    host: Hypervisor
+    real: Path
+    authority: CertificateAuthority
+    guests: GuestConnections
+
+    def files(self) -> set[str]:
+        return {path.name for path in self.real.iterdir()}
+
+    async def identity(self, name: str, number: int) -> Identity:
+        address = str(IPv4Network(CIDR)[number])
+        return await make_identity(
+            f"{PREFIX}-{name}", address=address, prefix=24, ca_public=self.authority.public_key
+        )
+
+    async def ssh(self, identity: Identity, command: str, *, again: bool = False) -> str:
+        """What root's command prints; ``again`` when the guest went down since."""
+        if again:
+            await self.guests.drop(identity.name)
+        guest = Guest(name=identity.name, address=identity.address, host_key_public=identity.host_key_public)
+        connection = await self.guests.connection(guest, timeout_s=SSH_LIMIT_S)
+        async with asyncio.timeout(SSH_LIMIT_S):
+            done = await connection.run(command)
+        assert done.exit_status == 0, done.stderr
+        return str(done.stdout)
+
+
+@pytest.fixture(scope="module")
+async def image() -> GuestImage:
+    built = await Images(Paths.default().images).build(progress=print)
+    return GuestImage(
+        built.name, built.sha256, built.disk, built.kernel, built.initrd, built.cmdline, built.arch
+    )
+
+
+@pytest.fixture(scope="module")
+async def far(image: GuestImage, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Far]:
+    folder = tmp_path_factory.mktemp("far")
+    daemon = PrivateLibvirt(folder / "lv", hide_kvm=True)
+    pool = Pool(PREFIX, PATH, folder / "cache", image.disk.parent)
+    host = Hypervisor(await daemon.start(), pool=pool, prefix=PREFIX)
+    await host.open()
+    authority = CertificateAuthority(folder / "ca")
+    guests = GuestConnections(authority)
+    try:
+        await host.ensure_network(NETWORK)
+        yield Far(host, daemon.folder / "lib" / "images" / PREFIX, authority, guests)
+    finally:
+        await guests.close()
+        for domain in await host.list_ours():
+            await host.destroy(domain.name)
+        await host.remove_network(NETWORK.name)
+        await host.close()
+        await daemon.stop()
+        assert daemon.pids() == {}
+        shutil.rmtree(folder)
+
+
+async def test_kvm_is_decided_there(far: Far) -> None:
+    """This libvirtd sees none and says so at once; the probe itself executes under emulation, and one that
+    does not switch itself off is not taken for one that did."""
+    assert far.host.virt_type == "qemu" and far.host.kvm is not None
+    assert "offers no KVM" in far.host.kvm.reason
+    took_s, executed = await host_probe.boot(far.host._domains, "x86_64", "qemu", 30)
+    print(f"the probe switched itself off after {took_s:.2f} s, emulated")
+    assert executed.works, executed.reason
+    _, hung = await host_probe.boot(far.host._domains, "x86_64", "qemu", 5, HANGING_SECTOR)
+    assert not hung.works and "within 5 s" in hung.reason
+    assert await far.host.list_ours() == [] and far.files() == set()
+
+
+async def test_a_sandbox_there_does_all_that_one_here_does(far: Far, image: GuestImage) -> None:
+    host = far.host
+    template = await host.ensure_template(image, cpu=2, memory_mb=512)
+    assert not PATH.exists() and template.disk.parent == PATH  # nothing here is there
+    shared = far.files()
+    assert await host.ensure_template(image, cpu=2, memory_mb=512) == template
+    assert await host.leftovers() == []
+
+    first = await far.identity("first", 11)
+    for _ in range(3):  # the last one stays
+        await host.destroy(first.name)
+        began = time.monotonic()
+        await host.fork(
+            template,
+            first,
+            NETWORK.name,
+            metadata={"role": "sandbox"},
+            login=partial(far.ssh, first, "true", again=True),
+        )
+        print(f"fork in a pool to root's first command: {time.monotonic() - began:.2f} s")
+    said = await far.ssh(first, "hostname; cat /etc/machine-id; hostname -I")
+    assert said.split() == [first.hostname, first.machine_id, first.address]
+    facts = await host.facts()
+    assert abs(facts.disk_free_mb - (shutil.disk_usage(far.real).free >> 20)) < 256
+
+    await far.ssh(
+        first, "echo old > /root/mark; sleep 100000 </dev/null >/dev/null 2>&1 & echo $! > /root/pid"
+    )
+    point = await host.snapshot(first.name, "point")
+    assert point.quiesced and point.memory_file is not None
+    await assert_the_disk_reads_the_same_here(far, point.disk_layers)
+    await far.ssh(first, "echo new > /root/mark; kill $(cat /root/pid); sync")
+
+    branch = await far.identity("branch", 12)
+    await host.branch(point, branch, NETWORK.name, metadata={"role": "sandbox"})
+    alive = "cat /root/mark; kill -0 $(cat /root/pid) && echo alive; hostname -I"
+    assert (await far.ssh(branch, alive)).split() == ["old", "alive", branch.address]
+    assert (await far.ssh(first, "cat /root/mark")).strip() == "new"
+    began = time.monotonic()
+    await host.restore(first.name, point)
+    assert (await far.ssh(first, alive, again=True)).split() == ["old", "alive", first.address]
+    print(f"restore in a pool to root's first command: {time.monotonic() - began:.2f} s")
+
+    freed = await host.delete_snapshot(first.name, "point")
+    assert freed > 10 << 20
+    with pytest.raises(SnapshotNotFound):
+        await host.restore(first.name, point)
+    await host.destroy(first.name)
+    with pytest.raises(NotFound):
+        await host.info(first.name)
+    assert await host.leftovers() == []
+    # The branch stands on the first one's layer, which is all that is left of it.
+    assert {name for name in far.files() - shared if not name.startswith(f"{branch.name}.")} == {
+        point.disk_layers[0].name
+    }
+    assert await host.stop(branch.name)
+    assert (await host.start(branch.name)).state == "running"
+    assert (await far.ssh(branch, "cat /root/mark", again=True)).strip() == "old"
+    await host.destroy(branch.name)
+    assert far.files() == shared and await host.leftovers() == []
+
+
+async def assert_the_disk_reads_the_same_here(far: Far, layers: tuple[Path, ...]) -> None:
+    """Its layers as files of this machine against the very files of that host."""
+    here = await far.host.local_layers(layers[::-1])
+    assert all(path.is_file() and path.parent != PATH for path in here)
+    there = [far.real / layer.name for layer in reversed(layers)]
+    assert here[0] != there[0]  # the image is known here
+    reader = DiskReader()
+    read, expected = await reader.manifest(here), await reader.manifest(there)
+    assert read.digest == expected.digest and len(read.entries) > 1000
+
+
+async def test_a_create_that_is_cancelled_leaves_nothing(far: Far, image: GuestImage) -> None:
+    """At moments over the whole of a fork, that of the copy of the memory among them."""
+    template = await far.host.ensure_template(image, cpu=2, memory_mb=512)
+    before = far.files()
+    for delay_s in (0.02, 0.1, 0.2, 0.4, 0.8):
+        identity = await far.identity("half", 13)
+        making = asyncio.create_task(
+            far.host.fork(template, identity, NETWORK.name, metadata={"role": "sandbox"})
+        )
+        await asyncio.wait([making], timeout=delay_s)
+        making.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await making
+        assert far.files() == before and await far.host.list_ours() == []
+
+
+async def test_the_pool_is_no_foreign_folder(far: Far) -> None:
+    def pools(connection: libvirt.virConnect) -> list[str]:
+        return [pool.name() for pool in connection.listAllStoragePools(0)]
+
+    assert await far.host._connection.call(pools, what="list pools") == [PREFIX]
