@@ -10,7 +10,7 @@ import asyncio
 import logging
 import shlex
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -164,15 +164,16 @@ class HostLink:
             HypervisorDown: the host is lost.
             TimeoutError, OSError, asyncssh.Error: the address does not answer the host.
         """
-        connection = await self.connection()
         given_up = False
 
         def session() -> asyncssh.SSHTCPSession[bytes]:
             return asyncssh.SSHTCPSession() if given_up else session_factory()
 
         try:
-            return await _opened(
-                connection.create_connection(session, address, port, encoding=None), timeout_s, _close_channel
+            return await self._open(
+                lambda connection: connection.create_connection(session, address, port, encoding=None),
+                _close_channel,
+                timeout_s,
             )
         finally:
             given_up = True
@@ -185,9 +186,9 @@ class HostLink:
         """
 
         async def dial() -> Streams:
-            connection = await self.connection()
-            opening = connection.open_connection(address, port, encoding=None)
-            return await _opened(opening, CHANNEL_TIMEOUT_S, _close_streams)
+            return await self._open(
+                lambda connection: connection.open_connection(address, port, encoding=None), _close_streams
+            )
 
         relay = Relay(dial)
         try:
@@ -210,10 +211,18 @@ class HostLink:
             HypervisorFailed: it ended with another status than 0; the message carries its words.
         """
         what = f"`{argv[0]}` on host {self.name}"
-        connection = await self.connection()
+        # A root login's sshd passes no signals on: the program is ended there, after us.
+        limited = ["timeout", "-k", "1", f"{timeout_s + 1:g}", *argv]
         try:
+            process = await self._open(
+                lambda connection: connection.create_process(
+                    shlex.join(limited), stdin=asyncssh.DEVNULL, encoding=None
+                ),
+                _close_process,
+                min(timeout_s, CHANNEL_TIMEOUT_S),
+            )
             async with asyncio.timeout(timeout_s):
-                status, out, words = await _run(connection, shlex.join(argv), limit_bytes)
+                status, out, words = await _ended(process, limit_bytes)
         except TimeoutError:
             raise TimedOut(f"{what} took over {timeout_s:g} s", remedy="see the host's load") from None
         except (OSError, asyncssh.Error) as error:
@@ -222,15 +231,34 @@ class HostLink:
             ) from error
         if len(out) > limit_bytes:
             raise TooLarge(f"{what} wrote more than {limit_bytes} bytes", remedy="ask for less")
+        if status is None:
+            raise HypervisorDown(f"{what}: the host went away while it ran", remedy="it is tried again")
         if status != 0:
             told = words.decode("utf-8", "replace").strip()
             raise HypervisorFailed(f"{what} ended with {status}: {told}", remedy="run it there by hand")
         return out
 
     async def _dial_libvirt(self) -> Streams:
+        return await self._open(
+            lambda connection: connection.open_unix_connection(self._far_path, encoding=None), _close_streams
+        )
+
+    async def _open(
+        self,
+        opening: Callable[[asyncssh.SSHClientConnection], Awaitable[T]],
+        close: Callable[[T], None],
+        timeout_s: float | None = None,
+    ) -> T:
+        """What ``opening`` opens on the live connection; on a fresh one if that was dead before it began."""
+        limit_s = CHANNEL_TIMEOUT_S if timeout_s is None else timeout_s
         connection = await self.connection()
-        opening = connection.open_unix_connection(self._far_path, encoding=None)
-        return await _opened(opening, CHANNEL_TIMEOUT_S, _close_streams)
+        try:
+            return await _opened(opening(connection), limit_s, close)
+        except (OSError, asyncssh.Error):
+            await asyncio.sleep(0)  # asyncssh marks a dead connection as closed one loop turn later
+            if not connection.is_closed():
+                raise
+        return await _opened(opening(await self.connection()), limit_s, close)
 
     # --- keeping it ------------------------------------------------------------------------------------
 
@@ -298,22 +326,22 @@ def _explained(error: Exception, link: HostLink) -> tuple[str, str]:
     return words_of(error), ""
 
 
-async def _run(
-    connection: asyncssh.SSHClientConnection, command: str, limit_bytes: int
+async def _ended(
+    process: asyncssh.SSHClientProcess[bytes], limit_bytes: int
 ) -> tuple[int | None, bytes, bytes]:
-    """Status, output and the first words of the errors. One byte beyond the limit ends it."""
-    async with connection.create_process(command, stdin=asyncssh.DEVNULL, encoding=None) as process:
-        words = asyncio.ensure_future(_first(process.stderr, WORDS_BYTES))
-        try:
-            out = bytearray()
-            while len(out) <= limit_bytes and (data := await process.stdout.read(CHUNK_BYTES)):
-                out += data
-            if len(out) <= limit_bytes:
-                await process.wait_closed()
-            return process.exit_status, bytes(out), await words if len(out) <= limit_bytes else b""
-        finally:
-            words.cancel()
-            process.close()
+    """Status, output and the first words of the errors; without a status it went over the limit or away."""
+    words = asyncio.ensure_future(_first(process.stderr, WORDS_BYTES))
+    try:
+        out = bytearray()
+        while data := await process.stdout.read(CHUNK_BYTES):
+            out += data
+            if len(out) > limit_bytes:
+                return None, bytes(out), b""
+        await process.wait_closed()
+        return process.returncode, bytes(out), await words
+    finally:
+        words.cancel()
+        _close_process(process)
 
 
 async def _first(reader: asyncssh.SSHReader[bytes], kept_bytes: int) -> bytes:
@@ -324,7 +352,7 @@ async def _first(reader: asyncssh.SSHReader[bytes], kept_bytes: int) -> bytes:
     return kept
 
 
-async def _opened(opening: Coroutine[Any, Any, T], timeout_s: float, close: Callable[[T], None]) -> T:
+async def _opened(opening: Awaitable[T], timeout_s: float, close: Callable[[T], None]) -> T:
     """What ``opening`` opens. Given up, it is closed when it opens late: asyncssh would forget it, and the
     host keep it."""
     task = asyncio.ensure_future(opening)
@@ -343,6 +371,10 @@ def _close_late(task: asyncio.Future[T], close: Callable[[T], None]) -> None:
 
 def _close_channel(opened: tuple[asyncssh.SSHTCPChannel[bytes], Any]) -> None:
     opened[0].abort()
+
+
+def _close_process(process: asyncssh.SSHClientProcess[bytes]) -> None:
+    process.close()
 
 
 def _close_streams(opened: Streams) -> None:

@@ -1,0 +1,59 @@
+"""The first process of a host that :mod:`tests.fix_hosts` makes: ``_inside_host.py FOLDER NAME``.
+
+Runs as root in new mount, UTS, network and process namespaces, lays the host's own folders over the
+machine's, says so, and ends when its standard input does: whatever runs on the host then ends with it.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+# The host's own, by the folder's name.
+OWN = {
+    "run": "/run/libvirt",
+    "lib": "/var/lib/libvirt",
+    "cache": "/var/cache/libvirt",
+    "log": "/var/log/libvirt",
+    "libvirt": "/etc/libvirt",
+    "ssh": "/etc/ssh",
+    "passwd": "/etc/passwd",
+    "group": "/etc/group",
+    "shadow": "/etc/shadow",
+    "machine-id": "/etc/machine-id",
+}
+# What another machine would not have of this one; the sources above may lie there.
+HIDDEN = ("/tmp", "/var/tmp", "/home", "/root", "/var/cache/fluid", "/var/lib/fluid", "/etc/fluid")
+KVM = Path("/dev/kvm")
+
+
+def mount(*arguments: str) -> None:
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def main(folder: Path, name: str) -> None:
+    socket.sethostname(name)
+    aside = folder / "cgroup"
+    mount("--rbind", "/sys/fs/cgroup", str(aside))
+    mount("-t", "sysfs", "sysfs", "/sys")  # shows this network's bridges
+    mount("--rbind", str(aside), "/sys/fs/cgroup")
+    for source, target in OWN.items():
+        if Path(target).exists():
+            mount("--bind", str(folder / source), target)
+    if KVM.exists():
+        mount("--bind", str(folder / "no-kvm"), str(KVM))
+        mount("-o", "remount,bind,ro", str(KVM))
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    for hidden in HIDDEN:
+        if Path(hidden).is_dir():
+            mount("-t", "tmpfs", "-o", "mode=1777" if hidden.endswith("tmp") else "mode=755", "tmpfs", hidden)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever loses its parent here is reaped
+    print("ready", flush=True)
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])

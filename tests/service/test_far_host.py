@@ -1,0 +1,113 @@
+"""A second host on this machine, with a login that is not root: its libvirt answers through its SSH."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+import pytest
+
+from backend.errors import HypervisorDown
+from backend.guests import HostLink
+from tests.fix_hosts import USER, RealHost, real_hosts
+
+LIMIT_S = 30.0
+POOL = "<pool type='dir'><name>probe</name><target><path>/var/lib/libvirt/images</path></target></pool>"
+VOLUME_BYTES = 32 * 1024**2
+VOLUME = f"<volume><name>probe.raw</name><capacity>{VOLUME_BYTES}</capacity></volume>"
+
+
+@pytest.fixture(scope="module")
+def far() -> Iterator[RealHost]:
+    with real_hosts("far-1") as (host,):
+        yield host
+
+
+@pytest.fixture
+async def link(far: RealHost, open_folder: Path) -> AsyncIterator[HostLink]:
+    link = HostLink(far.name, far.destination, open_folder / "run")
+    await link.open()
+    yield link
+    await link.close()
+
+
+async def asked(link: HostLink, question: Callable[[libvirt.virConnect], Any]) -> Any:
+    """libvirt's answer over the forwarded socket; the loop carries its bytes meanwhile."""
+    uri = await link.libvirt_uri()
+
+    def ask() -> Any:
+        connection = libvirt.open(uri)
+        try:
+            return question(connection)
+        finally:
+            connection.close()
+
+    async with asyncio.timeout(LIMIT_S):
+        return await asyncio.to_thread(ask)
+
+
+async def back(link: HostLink) -> None:
+    """The link tries by itself."""
+    async with asyncio.timeout(LIMIT_S):
+        while not link.up:
+            await asyncio.sleep(0.05)
+
+
+async def test_libvirt_of_a_far_host_answers_a_user_that_is_not_root(far: RealHost, link: HostLink) -> None:
+    assert (await link.run(["id", "-un"])).decode().strip() == USER
+    assert await asked(link, lambda connection: connection.getHostname()) == "far-1"
+    assert await asked(link, lambda connection: connection.listAllStoragePools()) == []
+    assert (await link.run(["ip", "-j", "-4", "route", "show", "default"])).strip() in (b"", b"[]", b"[ ]")
+
+
+async def test_what_is_uploaded_lies_on_the_far_host_only(far: RealHost, link: HostLink) -> None:
+    def upload(connection: libvirt.virConnect) -> float:
+        pool = connection.storagePoolCreateXML(POOL)
+        try:
+            volume = pool.createXML(VOLUME)
+            started = time.monotonic()
+            stream = connection.newStream()
+            volume.upload(stream, 0, VOLUME_BYTES)
+            left = VOLUME_BYTES
+            chunk = bytes(range(256)) * 1024
+            while left:
+                left -= stream.send(chunk[: min(left, len(chunk))])
+            stream.finish()
+            return time.monotonic() - started
+        finally:
+            pool.destroy()
+
+    took_s = await asked(link, upload)
+    print(f"{VOLUME_BYTES / 1024**2 / took_s:.0f} MiB/s")
+    there = far.folder / "lib/images/probe.raw"
+    assert there.read_bytes() == bytes(range(256)) * (VOLUME_BYTES // 256)
+    assert not Path("/var/lib/libvirt/images/probe.raw").exists()
+    assert far.exec(["stat", "-c", "%s", "/var/lib/libvirt/images/probe.raw"]).split() == [
+        b"%d" % VOLUME_BYTES
+    ]
+
+
+async def test_a_libvirtd_that_starts_again_is_behind_the_same_socket(far: RealHost, link: HostLink) -> None:
+    await asyncio.to_thread(far.stop_libvirtd)
+    try:
+        with pytest.raises(libvirt.libvirtError):
+            await asked(link, lambda connection: connection.getHostname())
+    finally:
+        await asyncio.to_thread(far.start_libvirtd)
+    assert await asked(link, lambda connection: connection.getHostname()) == "far-1"
+
+
+async def test_a_cable_that_is_pulled_is_told_and_found_again(far: RealHost, link: HostLink) -> None:
+    far.cut()
+    try:
+        (await link.connection()).abort()  # as the keepalive does after its 20 s
+        with pytest.raises(HypervisorDown, match=r"host far-1 .* is lost since .*(no answer|No route)"):
+            await link.run(["true"])
+    finally:
+        far.mend()
+    await back(link)
+    assert await asked(link, lambda connection: connection.getHostname()) == "far-1"
