@@ -25,9 +25,9 @@ from backend.hypervisor import (
     NetworkSpec,
     Pool,
     PrivateLibvirt,
+    host_probe,
     make_identity,
 )
-from backend.hypervisor import host_probe
 from backend.images import Images
 from backend.paths import Paths
 
