@@ -1,7 +1,7 @@
 """Whether KVM works on a host where we can start nothing but a domain: only a guest that executed proves it.
 
-The guest is one sector (or one small kernel) that switches its machine off. libvirt tells when it did. Nothing
-of the probe outlives the connection: libvirtd destroys the domain with it.
+The guest is one sector (or one small kernel) that switches its machine off; libvirt tells when. Nothing of it
+outlives the connection: libvirtd destroys the domain with it.
 """
 
 from __future__ import annotations
