@@ -214,6 +214,7 @@ class Host:
             virt_type=self.virt_type,
             sandboxes=sandboxes,
             stock=stock,
+            templates=sorted(self.warm),
             creating=self.turns.under_way,
             waiting=self.turns.waiting,
             since=self.since,

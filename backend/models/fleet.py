@@ -32,6 +32,7 @@ class HostView(Answer):
     disk_free_mb: int = 0
     sandboxes: int = 0
     stock: int = 0  # parked forks without an owner
+    templates: list[str] = Field(default_factory=list)  # images whose forks are ready in a second
     creating: int = 0
     waiting: int = 0  # creates in its queue
     virt_type: str = ""  # kvm | qemu (emulated)
