@@ -42,6 +42,12 @@ class Background:
             self._tasks[name] = task
             task.add_done_callback(lambda _: self._tasks.pop(name, None))
 
+    async def stop(self, name: str) -> None:
+        """Cancel the task of this name, if one is under way, and wait for its end."""
+        if task := self._tasks.get(name):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
     async def _guard(
         self,
         name: str,

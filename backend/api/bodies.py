@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -86,6 +86,18 @@ class ReadPaneBody(Request):
 class StatusBody(Request):
     status: Literal["planning", "working", "testing", "blocked", "done", "error"]
     note: str = Field(default="", max_length=500)
+
+
+class HostKeyBody(Request):
+    address: str = Field(max_length=253)
+    port: int | None = Field(default=None, ge=1, le=65_535)
+
+
+class HostBody(Request):
+    """``settings`` as below ``hosts`` in config.yaml; ``host_key`` as POST /v1/hosts/key told it."""
+
+    settings: dict[str, Any]
+    host_key: str = Field(max_length=4096, pattern=r"^\S+ ssh-\S+ \S+$|^\S+ ecdsa-\S+ \S+$")
 
 
 class BuildBody(Request):

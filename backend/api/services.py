@@ -23,6 +23,7 @@ from backend.models import (
     Component,
     CreateSandbox,
     FileState,
+    HostKeyView,
     HostView,
     Identity,
     ImageView,
@@ -124,6 +125,18 @@ class Fleet(Protocol):
 
     async def drain(self, actor: Identity, name: str, draining: bool, /) -> HostView:
         """Whether a host takes new sandboxes; those it has stay."""
+        ...
+
+    async def host_key(self, actor: Identity, address: str, port: int | None, /) -> HostKeyView:
+        """The key that a host shows now, for a person to compare."""
+        ...
+
+    async def add_host(self, actor: Identity, settings: dict[str, Any], host_key: str, /) -> HostView:
+        """One more host; ``host_key`` is the line that a person compared."""
+        ...
+
+    async def remove_host(self, actor: Identity, name: str, /) -> None:
+        """Forget a host that was added so, and has no sandbox left."""
         ...
 
     async def leftovers(self, actor: Identity, /) -> LeftoverReport:

@@ -21,7 +21,7 @@ NOUNS = {
     "playbooks": ("playbooks", "Generated playbooks: generate, show, export."),
     "approvals": ("approvals", "Requests for production: list, show, dry-run, approve, reject."),
     "asks": ("asks", "Agents' questions: list, answer."),
-    "hosts": ("hosts", "Hypervisors: list, drain, resume."),
+    "hosts": ("hosts", "Hypervisors: list, add, remove, drain, resume."),
     "targets": ("targets", "Production machines: list, check."),
     "images": ("images", "Guest images: list, build."),
     "audit": ("audit", "The hash-chained record: list, verify, export."),

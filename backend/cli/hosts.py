@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from backend.cli.common import door, show_json, show_rows
-from backend.cli.options import AsJson, examples, noun_app
+from backend.cli.options import AsJson, confirm, examples, noun_app
 from backend.client import operator_calls
 from backend.client.call import Call
+from backend.errors import Conflict
 from backend.text import visible
 
 HostName = Annotated[str, typer.Argument(metavar="HOST", help="Its name in the config.")]
@@ -70,6 +71,49 @@ def drain(name: HostName, as_json: AsJson = False) -> None:
 def resume(name: HostName, as_json: AsJson = False) -> None:
     """Give it new sandboxes again."""
     _decide(operator_calls.resume_host(name), as_json)
+
+
+@app.command(
+    epilog=examples(
+        "fluid hosts add kvm-02 192.0.2.12 --user fluid --key /etc/fluid/keys/kvm-02",
+        "fluid hosts add kvm-02 192.0.2.12 --fingerprint SHA256:…",
+    )
+)
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called here.")],
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Where its sshd answers.")],
+    user: Annotated[str | None, typer.Option(help="A user of its libvirt group; root is not needed.")] = None,
+    port: Annotated[int | None, typer.Option(help="Of its sshd.")] = None,
+    key: Annotated[str | None, typer.Option(help="File of the private key, as the backend sees it.")] = None,
+    pool_path: Annotated[str | None, typer.Option(help="Where our files lie there.")] = None,
+    fingerprint: Annotated[str | None, typer.Option(help="What it must show; nobody is asked then.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add a hypervisor behind SSH, after its key was compared. Hosts in config.yaml need no such command."""
+    shown = door().json(operator_calls.host_key(address, port))
+    if fingerprint is None:
+        print(visible(f"{address} shows the key {shown['fingerprint']}"))
+        confirm("Is that its own, as its console or its administrator tells?", False)
+    elif fingerprint != shown["fingerprint"]:
+        raise Conflict(
+            f"{address} shows {shown['fingerprint']}, not {fingerprint}",
+            remedy="somebody else answers there, or its key is another: nothing was added",
+        )
+    wanted = {"name": name, "address": address, "user": user, "port": port, "key": key}
+    settings = {
+        word: value for word, value in {**wanted, "pool_path": pool_path}.items() if value is not None
+    }
+    _decide(operator_calls.add_host(settings, shown["line"]), as_json)
+
+
+@app.command(epilog=examples("fluid hosts remove kvm-02"))
+def remove(name: HostName, as_json: AsJson = False) -> None:
+    """Forget a host that was added by this program and has no sandbox left."""
+    door().send(operator_calls.remove_host(name))
+    if as_json:
+        return show_json({"removed": name})
+    print(visible(f"{name} is forgotten"))
+    return None
 
 
 def _decide(call: Call[Any], as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from backend.client.call import WORK_S, Call, as_is, noun, nouns, path
+from backend.client.call import WORK_S, Call, as_is, nothing, noun, nouns, path
 
 if TYPE_CHECKING:
     from backend.models import (
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         Ask,
         AuditRow,
         FleetView,
+        HostKeyView,
         HostView,
         ImageView,
         LeftoverReport,
@@ -41,6 +42,23 @@ def drain_host(name: str) -> Call[HostView]:
 
 def resume_host(name: str) -> Call[HostView]:
     return Call("POST", path("hosts", name, "resume"), noun("HostView"))
+
+
+def host_key(address: str, port: int | None = None) -> Call[HostKeyView]:
+    """The key that a host shows now, for a person to compare."""
+    body = {"address": address, "port": port}
+    return Call("POST", path("hosts", "key"), noun("HostKeyView"), body=body)
+
+
+def add_host(settings: dict[str, Any], host_key: str) -> Call[HostView]:
+    """``settings`` as below ``hosts`` in config.yaml; ``host_key`` is the line that a person compared."""
+    body = {"settings": settings, "host_key": host_key}
+    return Call("POST", path("hosts"), noun("HostView"), body=body)
+
+
+def remove_host(name: str) -> Call[None]:
+    """Forget a host that was added so."""
+    return Call("DELETE", path("hosts", name), nothing)
 
 
 def leftovers() -> Call[LeftoverReport]:

@@ -5,13 +5,14 @@ from backend.fleet.core import FleetCore, FleetParts
 from backend.fleet.files import Files
 from backend.fleet.host import Host, guest_image, object_prefix
 from backend.fleet.hosts import Hosts
+from backend.fleet.keeping import HostKeeping
 from backend.fleet.leftovers import Leftovers
 from backend.fleet.snapshots import Snapshots
 from backend.fleet.sources import Sources
 from backend.fleet.stock import Stock
 
 
-class Fleet(Stock, Leftovers, Commands, Snapshots, Files):
+class Fleet(Stock, HostKeeping, Leftovers, Commands, Snapshots, Files):
     """Everything that can be done with sandboxes; one class because they share locks and rows."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
-from backend.config import Config
+from backend.config import Config, HostConfig
 from backend.errors import HostNotFound
 from backend.fleet.host import Host
 from backend.fleet.placement import Need, Placement, place
@@ -25,20 +25,29 @@ class Hosts:
 
     def __init__(self, config: Config, paths: Paths, store: Store) -> None:
         self._config = config
+        self._paths = paths
         self._store = store
-        self._hosts = {settings.name: Host(config, settings, paths) for settings in config.hosts}
-
-    @property
-    def links(self) -> dict[str, HostLink]:
+        self._hosts: dict[str, Host] = {}
+        self._added: set[str] = set()
+        self.links: dict[str, HostLink] = {}
         """The SSH connections that lead to guests of other machines, by the host's name."""
-        return {host.name: host.way.link for host in self if host.way.link}
+        for settings in config.hosts:
+            self._join(settings)
 
     def __iter__(self) -> Iterator[Host]:
-        return iter(self._hosts.values())
+        return iter(list(self._hosts.values()))
+
+    def _join(self, settings: HostConfig) -> Host:
+        host = self._hosts[settings.name] = Host(self._config, settings, self._paths)
+        if host.way.link:
+            self.links[host.name] = host.way.link
+        return host
 
     async def open(self) -> None:
         """Connect to all at once; the first, which is usually this machine, is waited for."""
         for record in (await self._store.hosts.list())[0]:
+            if record.settings and record.name not in self._hosts:
+                self._join_added(record)
             if host := self._hosts.get(record.name):
                 host.draining = record.draining
         first, *others = [asyncio.ensure_future(host.open()) for host in self]
@@ -67,6 +76,35 @@ class Hosts:
         """The best host for one more sandbox of ``image``; see :func:`backend.fleet.placement.place`."""
         rooms = await asyncio.gather(*(host.room(image) for host in self))
         return place(rooms, need)
+
+    def was_added(self, name: str) -> bool:
+        """Whether an operator added it, and not the config."""
+        return name in self._added
+
+    async def add(self, settings: HostConfig, host_key: str) -> Host:
+        """Keep it, and the one key that it may show; connecting is the follower's."""
+        record = HostRecord(
+            name=settings.name,
+            settings=settings.model_dump(mode="json", exclude_unset=True),
+            host_key=host_key,
+            created_at=now(),
+        )
+        await self._store.hosts.insert(record)
+        return self._join_added(record)
+
+    def _join_added(self, record: HostRecord) -> Host:
+        known = self._paths.links / f"{record.name}.known_hosts"
+        known.write_text(f"{record.host_key}\n")
+        self._added.add(record.name)
+        return self._join(HostConfig.model_validate({**(record.settings or {}), "known_hosts": str(known)}))
+
+    async def remove(self, name: str) -> None:
+        """Hang up and forget it."""
+        await self._hosts[name].close()
+        await self._store.hosts.delete(name)
+        del self._hosts[name]
+        self.links.pop(name, None)
+        self._added.discard(name)
 
     async def drain(self, name: str, draining: bool) -> Host:
         """Whether it takes new sandboxes; those it has stay."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 import uuid
@@ -32,7 +31,6 @@ from backend.images import BuiltImage
 from backend.models import (
     BranchSandbox,
     CreateSandbox,
-    HostView,
     Identity,
     Phase,
     Role,
@@ -428,26 +426,6 @@ class Lifecycle(FleetCore):
             SourceView(name=image.name, arch=image.arch, template_ready=image.name in warm)
             for image in self._parts.images.list()
         ]
-
-    async def hosts(self) -> Sequence[HostView]:
-        """All hosts, asked at once: one that hangs holds up the answer by two seconds at most."""
-        live = await self.all_live()
-        return await asyncio.gather(*(self._view(host, live) for host in self._hosts))
-
-    async def _view(self, host: Host, live: Sequence[Sandbox]) -> HostView:
-        here = [row for row in live if row.host_name == host.name]
-        stock = [row for row in here if row.purpose == "stock"]
-        parked = sum(row.phase is Phase.PAUSED for row in stock)
-        return await host.view(len(here) - len(stock), parked)
-
-    async def drain(self, actor: Identity, name: str, draining: bool) -> HostView:
-        """Whether a host takes new sandboxes; those it has stay until they end."""
-        action = "host.drain" if draining else "host.resume"
-        self._hosts.named(name)
-        async with self._audit.step(actor, action, "host", name):
-            host = await self._hosts.drain(name, draining)
-        await self._events.publish("host.changed", "host", name, data={"draining": draining})
-        return await self._view(host, await self.all_live())
 
     async def status(self, actor: Identity, said: AgentStatus) -> None:
         """What an agent says of itself, shown with its age on all its sandboxes."""

@@ -35,6 +35,7 @@ from backend.models.event import AuditRow, Event, Identity, Role
 from backend.models.fleet import (
     Component,
     FleetView,
+    HostKeyView,
     HostRecord,
     HostView,
     ImageView,
@@ -79,6 +80,7 @@ __all__ = [
     "FileState",
     "FleetView",
     "GroupChange",
+    "HostKeyView",
     "HostRecord",
     "HostView",
     "Identity",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from pydantic import Field
 
@@ -46,7 +47,17 @@ class HostRecord(Answer):
 
     name: str
     draining: bool = False
+    settings: dict[str, Any] | None = None  # of one that is not in the config, as it would stand there
+    host_key: str = ""  # its line for a file of known hosts
     created_at: datetime
+
+
+class HostKeyView(Answer):
+    """What a host shows of itself: ``line`` as files of known hosts have it."""
+
+    address: str
+    line: str
+    fingerprint: str
 
 
 class Leftover(Answer):

@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi import Response
 
-from backend.api.bodies import BuildBody, StatusBody
+from backend.api.bodies import BuildBody, HostBody, HostKeyBody, StatusBody
 from backend.api.common import Caller, Served, answer, router
-from backend.models import HostView, ImageView, LeftoverReport
+from backend.models import HostKeyView, HostView, ImageView, LeftoverReport
 
 agent = router("catalog")
 operator = router("catalog")
@@ -99,3 +99,22 @@ async def leftovers(caller: Caller, services: Served) -> Response:
 async def clear_leftovers(caller: Caller, services: Served) -> Response:
     """Remove them; the answer is what was removed."""
     return answer(await services.fleet.clear(caller))
+
+
+@operator.post("/v1/hosts/key", response_model=HostKeyView)
+async def host_key(caller: Caller, services: Served, body: HostKeyBody) -> Response:
+    """The key that a host shows now, for a person to compare; nothing believes it."""
+    return answer(await services.fleet.host_key(caller, body.address, body.port))
+
+
+@operator.post("/v1/hosts", status_code=201, response_model=HostView)
+async def add_host(caller: Caller, services: Served, body: HostBody) -> Response:
+    """One more host behind SSH, with the only key that it may ever show."""
+    return answer(await services.fleet.add_host(caller, body.settings, body.host_key), 201)
+
+
+@operator.delete("/v1/hosts/{name}", status_code=204)
+async def remove_host(caller: Caller, services: Served, name: str) -> Response:
+    """Forget a host that was added so, and has no sandbox left."""
+    await services.fleet.remove_host(caller, name)
+    return Response(status_code=204)
