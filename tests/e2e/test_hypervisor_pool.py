@@ -11,7 +11,6 @@ from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
-import libvirt
 import pytest
 
 from backend.disks import DiskReader
@@ -200,10 +199,3 @@ async def test_a_create_that_is_cancelled_leaves_nothing(far: Far, image: GuestI
         with pytest.raises(asyncio.CancelledError):
             await making
         assert far.files() == before and await far.host.list_ours() == []
-
-
-async def test_the_pool_is_no_foreign_folder(far: Far) -> None:
-    def pools(connection: libvirt.virConnect) -> list[str]:
-        return [pool.name() for pool in connection.listAllStoragePools(0)]
-
-    assert await far.host._connection.call(pools, what="list pools") == [PREFIX]
