@@ -150,7 +150,7 @@ class ForkWays:
 
 
 def rebased_snapshot(xml: bytes, to: Rebase) -> ET.Element:
-    """A snapshot of one domain as one of another: both descriptions of the domain in it become the other's."""
+    """A snapshot of one domain as one of another: its two descriptions of the domain become the other's."""
     root = tree(xml)
     for place, element in enumerate(list(root)):
         if element.tag in ("domain", "inactiveDomain"):
