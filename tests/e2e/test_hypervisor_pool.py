@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -77,8 +78,9 @@ async def image() -> GuestImage:
 
 
 @pytest.fixture(scope="module")
-async def far(image: GuestImage, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Far]:
-    folder = tmp_path_factory.mktemp("far")
+async def far(image: GuestImage) -> AsyncIterator[Far]:
+    folder = Path(tempfile.mkdtemp(prefix="fluid-far-"))
+    folder.chmod(0o711)  # QEMU runs there as a user of its own, as on any host
     daemon = PrivateLibvirt(folder / "lv", hide_kvm=True)
     pool = Pool(PREFIX, PATH, folder / "cache", image.disk.parent)
     host = Hypervisor(await daemon.start(), pool=pool, prefix=PREFIX)
