@@ -10,7 +10,8 @@ from __future__ import annotations
 from backend.errors import WrongState
 from backend.hypervisor.domain_xml import Rebase, nic_element
 from backend.hypervisor.domains import Domains
-from backend.hypervisor.forks import IDENTITY_TIMEOUT_S, identity_message, restore_memory, whole_or_nothing
+from backend.hypervisor.forks import IDENTITY_TIMEOUT_S, identity_message, whole_or_nothing
+from backend.hypervisor.memories import restore_memory
 from backend.hypervisor.network_xml import FILTER_NAME
 from backend.hypervisor.nouns import DomainInfo, Identity, SnapshotFiles
 from backend.hypervisor.snapshots import must_be_there

@@ -6,70 +6,50 @@ import asyncio
 import contextlib
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import libvirt
 
-from backend.hypervisor.domain_xml import DomainSpec, Rebase, domain_xml, nic_element, rebased_xml
+from backend.hypervisor.domain_xml import DomainSpec, Rebase, domain_xml, nic_element
 from backend.hypervisor.domains import BOOT_TIMEOUT_S, START_TIMEOUT_S, Domains, fresh_moment
+from backend.hypervisor.fork_ways import ForkWays, WayClosed
 from backend.hypervisor.network_xml import FILTER_NAME
 from backend.hypervisor.nouns import DomainInfo, GuestImage, Identity, Template
 from backend.hypervisor.sizes import share_processors
 from backend.steps import reached
 
 IDENTITY_TIMEOUT_S = 60.0
-SECURE_XML = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
-
 
 Login = Callable[[], Awaitable[object]]
 
 
 async def fork(
     domains: Domains,
+    ways: ForkWays,
     template: Template,
     identity: Identity,
     network: str,
     metadata: dict[str, str],
     login: Login | None,
 ) -> DomainInfo:
-    """Restore the template's memory on a fresh overlay and give it its identity; then ``login``, if any.
+    """Run the template's memory on a disk of its own and give it its identity; then ``login``, if any.
 
     Programming the card's filter takes libvirt some ninety commands: all that goes on meanwhile. Nobody but
     us has been inside the guest yet, and it is handed out only when the filter stands.
     """
-    files = domains.files
-    async with whole_or_nothing(domains, identity.name):
-        disk = await files.next_disk(identity.name)
-        await files.create_overlay(disk, template.disk)
-        reached("overlay")
-        nic = nic_element(identity, network, None)
-        to = Rebase(identity.name, identity.uuid, disk, domains.console(identity.name), metadata, nic)
-        await restore_memory(domains, template.memory, to)
-        await _together(
-            _introduce(domains, identity, login),
-            _put_filter(domains, identity, network),
-            share_processors(domains, identity.name, template.cpu),
-        )
-    return await domains.info(identity.name)
-
-
-async def restore_memory(domains: Domains, source: Path, to: Rebase) -> None:
-    """Run a saved memory, by a copy for the meantime, as the domain that ``to`` names."""
-    copy = domains.files.path(to.name, "restore.save")
-
-    def restore(connection: libvirt.virConnect) -> None:
-        connection.restoreFlags(str(copy), None, libvirt.VIR_DOMAIN_SAVE_RUNNING)
-
-    try:
-        await domains.files.copy_memory(source, copy, lambda xml: rebased_xml(xml, to))
-        reached("memory")
-        await domains.connection.call(restore, what=f"restore {to.name}", limit_s=START_TIMEOUT_S)
-        reached("running")
-    finally:
-        await asyncio.shield(domains.files.remove(copy))
-    await domains.call(to.name, _persist, what="keep")
-    reached("defined")
+    nic = nic_element(identity, network, None)
+    while True:  # as often as there are ways
+        with contextlib.suppress(WayClosed):
+            async with whole_or_nothing(domains, identity.name):
+                disk = await domains.files.next_disk(identity.name)
+                to = Rebase(identity.name, identity.uuid, disk, domains.console(identity.name), metadata, nic)
+                booted = await ways.run(template, to) == "cold boot"
+                await _together(
+                    _introduce(domains, identity, login, booted=booted),
+                    _put_filter(domains, identity, network),
+                    share_processors(domains, identity.name, template.cpu),
+                )
+            return await domains.info(identity.name)
 
 
 async def cold_boot(
@@ -130,8 +110,10 @@ def identity_message(identity: Identity) -> dict[str, Any]:
     }
 
 
-async def _introduce(domains: Domains, identity: Identity, login: Login | None) -> None:
+async def _introduce(domains: Domains, identity: Identity, login: Login | None, *, booted: bool) -> None:
     await domains.ask(identity.name, "identity", limit_s=IDENTITY_TIMEOUT_S, **identity_message(identity))
+    if booted:
+        await domains.ask(identity.name, "ready", limit_s=BOOT_TIMEOUT_S)
     reached("identity")
     if login:
         await login()
@@ -144,11 +126,6 @@ async def _put_filter(domains: Domains, identity: Identity, network: str) -> Non
         identity.name, lambda domain: domain.updateDeviceFlags(filtered, flags), what="put the filter on"
     )
     reached("filter")
-
-
-def _persist(domain: libvirt.virDomain) -> None:
-    """A restored domain is transient until its XML is defined."""
-    domain.connect().defineXML(domain.XMLDesc(SECURE_XML))
 
 
 @contextlib.asynccontextmanager

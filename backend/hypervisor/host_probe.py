@@ -68,8 +68,7 @@ async def boot(
             )
             began = time.monotonic()
             async with asyncio.timeout(timeout_s):
-                while (kind := _fate(await events.get(), name)) is None:
-                    pass
+                kind = await _fate(events, name)
         if kind != "stopped":
             return 0.0, KvmProbe(False, f"a guest did not execute: {kind}")
         return time.monotonic() - began, KvmProbe(True, "a guest executed")
@@ -82,11 +81,17 @@ async def boot(
             await asyncio.shield(domains.destroy(name))
 
 
-def _fate(event: DomainEvent, name: str) -> EventKind | None:
-    """How the probe ended, if this event tells; a processor that KVM cannot run pauses it."""
-    if event.domain == name:
-        return event.kind if event.kind not in ("started", "resumed") else None
-    return event.kind if event.kind == "lost" else None
+async def _fate(events: asyncio.Queue[DomainEvent], name: str) -> EventKind:
+    """How the probe ends, an earlier one of the name aside. A processor that KVM cannot run pauses it."""
+    started = False
+    while True:
+        event = await events.get()
+        if event.kind == "lost":
+            return event.kind
+        if event.domain == name:
+            if started and event.kind != "resumed":
+                return event.kind
+            started = started or event.kind == "started"
 
 
 def probe_xml(name: str, arch: str, virt_type: str, program: Path) -> str:

@@ -10,6 +10,7 @@ import libvirt
 from backend.hypervisor import branches, forks, networks, sizes, snapshots, stock
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
+from backend.hypervisor.fork_ways import ForkWays
 from backend.hypervisor.forks import Login
 from backend.hypervisor.host_probe import probe_host
 from backend.hypervisor.local_files import LocalFiles
@@ -17,6 +18,7 @@ from backend.hypervisor.nouns import (
     DiskUse,
     DomainEvent,
     DomainInfo,
+    ForkWay,
     GuestImage,
     HostFacts,
     Identity,
@@ -25,6 +27,7 @@ from backend.hypervisor.nouns import (
     Pool,
     SnapshotFiles,
     Template,
+    WayName,
 )
 from backend.hypervisor.pool_files import PoolFiles
 from backend.hypervisor.storage import HostFiles
@@ -51,7 +54,9 @@ class Hypervisor:
         pool: Pool | None = None,
         virt_type: str | None = None,
         prefix: str = "fluid",
+        fork_way: WayName | None = None,
     ) -> None:
+        """``fork_way``: the one that forks go; without it the fastest that works there."""
         self.uri = uri
         self.kvm: KvmProbe | None = None
         self._prefix = prefix
@@ -65,11 +70,17 @@ class Hypervisor:
             raise ValueError("a host has a folder or a pool")
         self._domains = Domains(self._connection, self._files, virt_type or "", prefix)
         self._templates = Templates(self._domains)
+        self._ways = ForkWays(self._domains, fork_way)
 
     @property
     def virt_type(self) -> str:
         """``kvm`` or ``qemu``; empty until that is decided."""
         return self._domains.virt_type
+
+    @property
+    def fork_way(self) -> ForkWay:
+        """How the next fork is made, and why so: the first ones find out what works there."""
+        return self._ways.way
 
     @property
     def folder(self) -> Path:
@@ -160,7 +171,7 @@ class Hypervisor:
     ) -> DomainInfo:
         """A new running guest from a template; SSH is to be met with ``identity``'s host key. ``login`` is
         awaited as soon as that can be, beside the rest of the work; when it fails, nothing is left."""
-        return await forks.fork(self._domains, template, identity, network, metadata, login)
+        return await forks.fork(self._domains, self._ways, template, identity, network, metadata, login)
 
     async def branch(
         self, snapshot: SnapshotFiles, identity: Identity, network: str, *, metadata: dict[str, str]

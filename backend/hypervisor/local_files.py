@@ -16,11 +16,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from backend.errors import Conflict, DuplicateName, FluidError
+from backend.errors import Conflict, DuplicateName
 from backend.hypervisor import layers as layer_files
 from backend.hypervisor import overlays
 from backend.hypervisor.nouns import GuestImage, Template
-from backend.hypervisor.save_image import copy_with_xml, read_header
+from backend.hypervisor.save_image import copy_bytes, copy_with_xml, read_header
 from backend.hypervisor.storage import (
     TEMPLATE_DISK,
     TEMPLATE_FACTS,
@@ -88,6 +88,12 @@ class LocalFiles:
     async def put(self, path: Path, data: bytes) -> None:
         await asyncio.to_thread(path.write_bytes, data)
 
+    async def read(self, path: Path) -> bytes:
+        return await asyncio.to_thread(path.read_bytes)
+
+    async def copy(self, source: Path, target: Path) -> None:
+        await asyncio.to_thread(copy_bytes, source, target)
+
     async def remove(self, path: Path) -> int:
         return await asyncio.to_thread(layer_files.remove, path)
 
@@ -148,11 +154,16 @@ class LocalFiles:
         folder = self._templates / key
         try:
             facts = TemplateFacts(**json.loads((folder / TEMPLATE_FACTS).read_text()))
-            read_header(folder / TEMPLATE_MEMORY)
-        except (OSError, ValueError, TypeError, FluidError):
+            if not (folder / TEMPLATE_MEMORY).stat().st_size:
+                return None
+        except (OSError, ValueError, TypeError):
             return None
         disk, memory = folder / TEMPLATE_DISK, folder / TEMPLATE_MEMORY
         return Template(key, disk, memory, facts.cpu, facts.memory_mb, facts.build_s)
+
+    def template_path(self, template: Template, name: str) -> Path:
+        # Beside the template's folder: an overlay names a disk of its own folder without it, and is copied.
+        return self._templates / f"{template.key}.{name}"
 
     async def keep_template(self, work: str, key: str, facts: TemplateFacts) -> Template:
         def put() -> None:

@@ -24,6 +24,18 @@ def first_address(network: IPv4Network) -> str:
     return str(next(network.hosts()))
 
 
+WayName = Literal["save image", "snapshot copy", "cold boot"]
+FORK_WAYS: tuple[WayName, ...] = ("save image", "snapshot copy", "cold boot")
+
+
+@dataclass(frozen=True)
+class ForkWay:
+    """How a host forks, and why it does so."""
+
+    name: WayName
+    reason: str
+
+
 @dataclass(frozen=True)
 class KvmProbe:
     """Whether a real guest executed under KVM here, and why not."""

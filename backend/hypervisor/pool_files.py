@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from backend.errors import DuplicateName, FluidError, HypervisorFailed, NoSpace
+from backend.errors import DuplicateName, HypervisorFailed, NoSpace
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.local_files import DISK_NAME, file_lock
 from backend.hypervisor.nouns import GuestImage, Pool, Template
@@ -31,6 +31,8 @@ from backend.hypervisor.storage import (
     TEMPLATE_DISK,
     TEMPLATE_FACTS,
     TEMPLATE_MEMORY,
+    TEMPLATE_RAM,
+    TEMPLATE_RAM_XML,
     EditXml,
     TemplateFacts,
 )
@@ -40,6 +42,7 @@ CLAIM, WHOLE = "claim", ".ok"
 IMAGE = "image."
 CLUSTER_BYTES = 1 << 16
 SAVE_HEAD_BYTES = 1 << 17  # libvirt leaves 64 KiB of room behind the XML
+SMALL_BYTES_MAX = 1 << 20
 PARTIAL = ".part"
 DROP_PATIENCE_S = 10.0
 
@@ -64,7 +67,8 @@ class PoolFiles:
         self._locks: dict[str, asyncio.Lock] = {}
         # Of files that nobody changes while they are there.
         self._below: dict[str, str | None] = {}
-        self._templates: dict[str, tuple[Template, SaveHeader]] = {}
+        self._templates: dict[str, Template] = {}
+        self._headers: dict[str, SaveHeader] = {}  # of templates' memories
 
     @property
     def root(self) -> Path:
@@ -103,7 +107,7 @@ class PoolFiles:
             names = await self._volumes.names()
             mine = _of(domain, names)
             if _is_template(domain, mine):
-                await self._delete(mine - _template_names(domain))
+                await self._delete(mine - _kept_of_template(domain))
                 return
             claim = {f"{domain}.{CLAIM}"} & mine
             gone = {name for name in mine if not _is_disk(name)} - claim
@@ -119,7 +123,7 @@ class PoolFiles:
                 owned.setdefault(_owner(name), set()).add(name)
         found = []
         for owner, mine in sorted(owned.items()):
-            whole = _template_names(owner) if _is_template(owner, mine) else set()
+            whole = _kept_of_template(owner) if _is_template(owner, mine) else set()
             kept = set() if f"{owner}.{CLAIM}" in mine else {name for name in mine if _is_disk(name)}
             if mine - whole - kept:
                 found.append(owner)
@@ -135,6 +139,13 @@ class PoolFiles:
     async def put(self, path: Path, data: bytes) -> None:
         await self._volumes.put(self._name(path), data)
 
+    async def read(self, path: Path) -> bytes:
+        return await self._volumes.head(self._name(path), SMALL_BYTES_MAX)
+
+    async def copy(self, source: Path, target: Path) -> None:
+        # libvirt copies a volume that looks like qcow2 by converting it: it goes by way of this machine.
+        await self._volumes.send(self._name(target), await self._local(self._name(source)))
+
     async def remove(self, path: Path) -> int:
         return await self._delete([self._name(path)])
 
@@ -143,6 +154,7 @@ class PoolFiles:
         listed = sorted(names)
         for name in listed:
             self._below.pop(name, None)
+            self._headers.pop(name, None)
             self._locks.pop(name, None)
             await asyncio.to_thread((self._pool.cache / name).unlink, missing_ok=True)
         return await self._volumes.delete(listed)
@@ -204,13 +216,15 @@ class PoolFiles:
         await self._volumes.overwrite(self._name(target), pack_header(header, edit(header.xml)))
 
     async def _header(self, name: str) -> SaveHeader:
-        for template, header in self._templates.values():
-            if template.memory.name == name:
-                return header
+        if name in self._headers:
+            return self._headers[name]
         head = await self._volumes.head(name, SAVE_HEAD_BYTES)
         if (needed := header_bytes(head, name)) > len(head) >= HEADER.size:
             head = await self._volumes.head(name, needed)
-        return parse_header(head, name)
+        header = parse_header(head, name)
+        if name.endswith(f".{TEMPLATE_MEMORY}"):
+            self._headers[name] = header
+        return header
 
     # --- snapshots -----------------------------------------------------------------------------------
 
@@ -275,13 +289,14 @@ class PoolFiles:
                 self.path(name, file) for file in (TEMPLATE_DISK, TEMPLATE_MEMORY, TEMPLATE_FACTS)
             )
             try:
-                facts = TemplateFacts(**json.loads(await self._volumes.head(kept.name, CLUSTER_BYTES)))
-                header = await self._header(memory.name)
-            except (ValueError, TypeError, FluidError):
+                facts = TemplateFacts(**json.loads(await self.read(kept)))
+            except (ValueError, TypeError):
                 return None
-            found = Template(key, disk, memory, facts.cpu, facts.memory_mb, facts.build_s)
-            self._templates[key] = found, header
-        return self._templates[key][0]
+            self._templates[key] = Template(key, disk, memory, facts.cpu, facts.memory_mb, facts.build_s)
+        return self._templates[key]
+
+    def template_path(self, template: Template, name: str) -> Path:
+        return self.path(f"{self._start}template-{template.key}", name)
 
     async def keep_template(self, work: str, key: str, facts: TemplateFacts) -> Template:
         await self._volumes.put(f"{work}.{TEMPLATE_FACTS}", json.dumps(asdict(facts)).encode())
@@ -350,6 +365,10 @@ def _marked(mark: str) -> str:
 
 def _template_names(owner: str) -> set[str]:
     return {f"{owner}.{file}" for file in (TEMPLATE_DISK, TEMPLATE_MEMORY, TEMPLATE_FACTS)}
+
+
+def _kept_of_template(owner: str) -> set[str]:
+    return _template_names(owner) | {f"{owner}.{file}" for file in (TEMPLATE_RAM, TEMPLATE_RAM_XML)}
 
 
 def _is_template(owner: str, names: set[str]) -> bool:

@@ -104,8 +104,11 @@ def pack_header(header: SaveHeader, xml: bytes) -> bytes:
 
 def copy_with_xml(source: Path, target: Path, xml: bytes) -> None:
     """Copy a save image with another domain's XML in it (shared blocks where the file system can)."""
-    header = read_header(source)
-    head = pack_header(header, xml)
+    copy_bytes(source, target, pack_header(read_header(source), xml))
+
+
+def copy_bytes(source: Path, target: Path, head: bytes = b"") -> None:
+    """Copy a file (shared blocks where the file system can) with other first bytes."""
     descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with source.open("rb") as reader, os.fdopen(descriptor, "r+b") as writer:
         while os.copy_file_range(reader.fileno(), writer.fileno(), COPY_CHUNK):

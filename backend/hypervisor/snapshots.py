@@ -26,7 +26,7 @@ from backend.hypervisor.domain_xml import (
     snapshot_xml,
 )
 from backend.hypervisor.domains import START_TIMEOUT_S, Domains, info_of
-from backend.hypervisor.forks import SECURE_XML, restore_memory
+from backend.hypervisor.memories import SECURE_XML, restore_memory
 from backend.hypervisor.nouns import DomainInfo, SnapshotFiles
 from backend.hypervisor.storage import MEMORY_SUFFIX, HostFiles
 from backend.models.base import check_name

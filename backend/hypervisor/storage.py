@@ -18,6 +18,7 @@ from backend.hypervisor.nouns import GuestImage, Template
 LAYER_SUFFIX, MEMORY_SUFFIX = ".layer", ".memory"
 FREE_MB_MIN = 512
 TEMPLATE_DISK, TEMPLATE_MEMORY, TEMPLATE_FACTS = "disk.qcow2", "memory.save", "template.json"
+TEMPLATE_RAM, TEMPLATE_RAM_XML = "ram.qcow2", "ram.xml"  # see fork_ways: a snapshot with memory in a disk
 
 EditXml: TypeAlias = Callable[[bytes], bytes]
 
@@ -68,6 +69,12 @@ class HostFiles(Protocol):
     async def put(self, path: Path, data: bytes) -> None:
         """A new small file."""
 
+    async def read(self, path: Path) -> bytes:
+        """A small file, as :meth:`put` left it."""
+
+    async def copy(self, source: Path, target: Path) -> None:
+        """Copy a frozen file, byte by byte."""
+
     async def remove(self, path: Path) -> int:
         """Remove a file, if it is there; the bytes that the disk has again."""
 
@@ -110,6 +117,9 @@ class HostFiles(Protocol):
 
     async def template(self, key: str) -> Template | None:
         """The whole template of that key."""
+
+    def template_path(self, template: Template, name: str) -> Path:
+        """The place of a file that is kept with a template."""
 
     async def keep_template(self, work: str, key: str, facts: TemplateFacts) -> Template:
         """Make ``TEMPLATE_DISK`` and ``TEMPLATE_MEMORY`` of the domain ``work`` a template: dropping the
