@@ -17,7 +17,7 @@ import asyncssh
 
 from backend.errors import FluidError
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 64 * 1024
 LOOPBACK = "127.0.0.1"
 SOCKET_MODE = 0o600
 FOLDER_MODE = 0o700

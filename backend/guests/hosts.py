@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import shlex
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -41,6 +42,8 @@ CIRCUIT_FAILURES = 3
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 15.0
 WORDS_BYTES = 500
+
+EXPECTED = (OSError, ValueError, asyncssh.Error, FluidError)
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +105,7 @@ class HostLink:
     def down(self) -> HypervisorDown:
         """Why there is no connection, since when, and when it is tried next."""
         next_s = max(self._next_try - time.monotonic(), 0)
-        when = f"next try in {next_s:.0f} s" if next_s else "it is being tried"
+        when = f"next try in {math.ceil(next_s)} s" if next_s else "it is being tried"
         since = f"lost since {self.lost_since:%Y-%m-%d %H:%M:%S} UTC" if self.lost_since else "not reached"
         return HypervisorDown(
             f"host {self.name} ({self.ssh.address}) is {since}: {self._why}; {when}",
@@ -267,7 +270,7 @@ class HostLink:
         while True:
             try:
                 connection = await self._dial()
-            except (OSError, ValueError, asyncssh.Error, FluidError) as error:
+            except Exception as error:  # whatever it is, the host is tried again
                 self._fail(error, pause_s)
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, BACKOFF_MAX_S)
@@ -299,9 +302,8 @@ class HostLink:
         self._next_try = time.monotonic() + pause_s
         if self.lost_since is None:
             self.lost_since = now()
-        log.log(
-            logging.WARNING if self._failures == CIRCUIT_FAILURES else logging.INFO, "%s", self.down().message
-        )
+        level = logging.WARNING if self._failures == CIRCUIT_FAILURES else logging.DEBUG
+        log.log(level, "%s", self.down().message, exc_info=None if isinstance(error, EXPECTED) else error)
         self._tell()
 
     def _tell(self) -> None:

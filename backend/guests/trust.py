@@ -53,8 +53,7 @@ def login_options(ssh: SshDestination) -> dict[str, Any]:
     if ssh.key is not None:
         # An encrypted key is the agent's to use.
         chosen |= {"client_keys": [str(ssh.key)], "ignore_encrypted": True}
-    found = asyncssh.SSHClientConnectionOptions(**chosen)
-    _check_jumps(found.tunnel)
+    found = _resolved(**chosen)
     return {
         **chosen,
         "known_hosts": _known_hosts(ssh, found),
@@ -76,9 +75,7 @@ async def fetch_host_key(ssh: SshDestination, *, timeout_s: float = FETCH_TIMEOU
         chosen["port"] = ssh.port
     try:
         async with asyncio.timeout(timeout_s):
-            found = await asyncio.to_thread(
-                asyncssh.SSHClientConnectionOptions, host=ssh.address, known_hosts=None, **chosen
-            )
+            found = await asyncio.to_thread(_resolved, host=ssh.address, **chosen)
             key = await asyncssh.get_server_host_key(
                 ssh.address, server_host_key_algs=_KEY_ALGORITHMS, **chosen
             )
@@ -110,11 +107,14 @@ def _known_hosts(ssh: SshDestination, found: asyncssh.SSHClientConnectionOptions
     return asyncssh.import_known_hosts("\n".join(texts))
 
 
-def _check_jumps(tunnel: object) -> None:
-    for hop in tunnel.split(",") if isinstance(tunnel, str) else ():
+def _resolved(**chosen: Any) -> asyncssh.SSHClientConnectionOptions:
+    """What the user's configuration makes of it; each host on the way there is checked too."""
+    found = asyncssh.SSHClientConnectionOptions(**chosen)
+    for hop in found.tunnel.split(",") if isinstance(found.tunnel, str) else ():
         host = hop.rpartition("@")[2].partition(":")[0]
         if asyncssh.SSHClientConnectionOptions(host=host, config=user_config()).known_hosts is None:
             raise _unchecked(host)
+    return found
 
 
 def _unchecked(host: str) -> ConfigError:

@@ -133,6 +133,8 @@ async def test_the_users_ssh_config_holds(
         async with linked(SshDestination(name), tmp_path) as link:
             with pytest.raises(HypervisorDown, match="`UserKnownHostsFile none` for kvm-01"):
                 await link.open()
+    with pytest.raises(ConfigError, match="`UserKnownHostsFile none` for kvm-01"):
+        await fetch_host_key(SshDestination("kvm-02"))
 
 
 async def test_a_key_that_is_refused_and_a_file_that_is_not_there_are_told(
