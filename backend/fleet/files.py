@@ -89,3 +89,6 @@ class Files(FleetCore):
             finally:
                 command.ended_at = now()
                 await self._store.commands.save(command)
+                fresh = await self.load(sandbox.id)
+                fresh.last_activity_at = command.ended_at
+                await self.save(fresh)

@@ -21,10 +21,10 @@ from backend.models import (
     new_id,
     now,
 )
+from backend.models.sandbox import STANDING_ON
 from backend.steps import reached
 
 NOW = "now"
-STANDING_ON = "fluid.snapshot"  # the label that names the point a sandbox was last at
 RESTORE_TIMEOUT_S = 60
 
 
@@ -57,7 +57,7 @@ class Snapshots(FleetCore):
                 ref=str(files.memory_file or ""),
                 created_at=now(),
                 note=request.note,
-                parent=sandbox.labels.get(STANDING_ON),
+                parent=sandbox.stands_on,
                 quiesced=files.quiesced,
                 has_memory=files.memory_file is not None,
                 disk_layers=[str(layer) for layer in layers],
@@ -125,7 +125,7 @@ class Snapshots(FleetCore):
             self.ahead(sandbox, "forget", name),
         ):
             freed = step.data["freed_bytes"] = await self._drop_point(sandbox, snapshot)
-        if sandbox.labels.get(STANDING_ON) == name:
+        if sandbox.stands_on == name:
             await self._standing_on(sandbox, snapshot.parent)
         await self._events.publish(
             "snapshot.deleted", "snapshot", snapshot.id, sandbox_id=sandbox.id, data={"name": name}

@@ -145,6 +145,13 @@ class GuestConnections:
                 link.sftp_of = connection
             return link.sftp
 
+    def give_up_sftp(self, guest: Guest, client: asyncssh.SFTPClient) -> None:
+        """Leave a file client whose server in the guest hangs; the next use starts another."""
+        link = self._link(guest)
+        if link.sftp is client:
+            link.sftp = link.sftp_of = None
+        client.exit()
+
     def hold(self, name: str) -> None:
         """Stop the keepalive while the guest is paused: silence is then expected."""
         if (link := self._links.get(name)) and link.live:

@@ -7,6 +7,8 @@ swap a link after that: the check is a guard rail, as DESIGN §7.9 says, and the
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import posixpath
 import re
 import secrets
@@ -35,7 +37,8 @@ FILE_LIMIT_BYTES = 16 * 1024**2
 FILE_TIMEOUT_S = 60.0
 LIST_MAX_ENTRIES = 10_000
 PATH_MAX_BYTES = 4096  # Linux: PATH_MAX
-PROC_READ_BYTES = 65_536  # files of /proc say that they are empty
+UNSIZED_READ_BYTES = 65_536  # files of /proc say that they are empty
+UNSIZED_TIMEOUT_S = 10.0
 DEFAULT_MODE = 0o644
 
 Check = Callable[[bytes], None]
@@ -83,12 +86,13 @@ class GuestFiles:
         """``length`` bytes of a regular file from ``offset``; to its end without ``length``.
 
         Raises:
-            FileNotFoundInGuest, TooLarge, InvalidValue (a folder, a device), GuestDown, TimedOut.
+            FileNotFoundInGuest, TooLarge, InvalidValue (a folder, a device, a file of /proc whose reader has
+            to wait), GuestDown, TimedOut.
         """
         async with self._sftp(guest, path) as sftp:
             real = await _resolve(sftp, path)
             check(real)
-            return await self._read(sftp, real, offset, length)
+            return await self._read(guest, sftp, real, offset, length)
 
     async def write(
         self,
@@ -136,7 +140,7 @@ class GuestFiles:
         async with self._sftp(guest, path) as sftp:
             real = await _resolve(sftp, path)
             check(real)
-            before = await self._read(sftp, real, 0, None)
+            before = await self._read(guest, sftp, real, 0, None)
             count = before.count(old)
             if count == 0 or (count > 1 and not all):
                 raise Conflict(
@@ -208,21 +212,49 @@ class GuestFiles:
 
     # --- one step each ---------------------------------------------------------------------------------
 
-    async def _read(self, sftp: asyncssh.SFTPClient, real: bytes, offset: int, length: int | None) -> bytes:
+    async def _read(
+        self, guest: Guest, sftp: asyncssh.SFTPClient, real: bytes, offset: int, length: int | None
+    ) -> bytes:
         found = await sftp.stat(real)
         if not stat.S_ISREG(found.permissions or 0):
             kind = _KINDS.get(stat.S_IFMT(found.permissions or 0), "something else")
             raise InvalidValue(f"{wire_path(real)} is no file but a {kind}", remedy="name a regular file")
-        size = max((found.size or 0) - offset, 0)
+        if not found.size:
+            return await self._read_unsized(guest, real, offset, length)
+        size = max(found.size - offset, 0)
         wanted = size if length is None else min(length, size)
         if wanted > self._limit:
             raise TooLarge(
                 f"{wire_path(real)} has {found.size} bytes, the limit is {self._limit}",
                 remedy="read a range of it",
             )
+        if not wanted:
+            return b""
         async with sftp.open(real, "rb") as file:
-            data = await file.read(wanted or min(length or PROC_READ_BYTES, PROC_READ_BYTES), offset)
+            data = await file.read(wanted, offset)
         return data if isinstance(data, bytes) else data.encode()
+
+    async def _read_unsized(self, guest: Guest, real: bytes, offset: int, length: int | None) -> bytes:
+        """A file that says it is empty: it is, or the kernel makes it as it is read. Some of those wait for
+        something to tell (/proc/kmsg), and OpenSSH's file server would wait with them and serve nobody."""
+        count = min(length or UNSIZED_READ_BYTES, UNSIZED_READ_BYTES)
+        done = await self._commands.run(
+            guest,
+            "LC_ALL=C xargs -0 -I {} dd if={} status=none iflag=nonblock,fullblock,skip_bytes,count_bytes"
+            f" bs={UNSIZED_READ_BYTES} skip={offset} count={count}",
+            stdin=real,
+            timeout_s=UNSIZED_TIMEOUT_S,
+            limit_bytes=UNSIZED_READ_BYTES,
+        )
+        words = done.stderr.decode("utf-8", "replace").strip()[:500]
+        if done.timed_out or os.strerror(errno.EAGAIN) in words:
+            raise InvalidValue(
+                f"{wire_path(real)} is made by the kernel as it is read, and its reader waits",
+                remedy="read it by a command with a time limit",
+            )
+        if done.exit_code != 0:
+            raise WrongState(f"the guest refused: {words}", remedy="look at the path with `stat`")
+        return done.stdout
 
     async def _replace(
         self,
@@ -266,9 +298,11 @@ class GuestFiles:
         """The file client, with a time limit and its errors told in our words."""
         if not path.startswith(b"/") or b"\0" in path or len(path) > PATH_MAX_BYTES:
             raise InvalidValue(f"{wire_path(path)!r} is not an absolute path", remedy="start it with /")
+        sftp: asyncssh.SFTPClient | None = None
         try:
             async with asyncio.timeout(FILE_TIMEOUT_S):
-                yield await self._connections.sftp(guest)
+                sftp = await self._connections.sftp(guest)
+                yield sftp
         except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath) as error:
             raise FileNotFoundInGuest(
                 f"{guest.words} has no {wire_path(path)}", remedy="list the folder above it"
@@ -285,6 +319,8 @@ class GuestFiles:
                 remedy="look at it with `stat`: a folder that is not empty, a full disk, a read-only mount",
             ) from error
         except TimeoutError as error:
+            if sftp is not None:
+                self._connections.give_up_sftp(guest, sftp)
             raise TimedOut(
                 f"{guest.words} did not finish with {wire_path(path)} in {FILE_TIMEOUT_S:.0f} s",
                 remedy="try again, or run a command",

@@ -44,6 +44,10 @@ PUBLIC: dict[Phase, PublicState] = {
 }
 
 
+STANDING_ON = "fluid.snapshot"
+"""The label that names the point a sandbox was last at."""
+
+
 class Sandbox(Answer):
     """One disposable VM. ``purpose`` tells an agent's sandbox from a rehearsal fork."""
 
@@ -96,6 +100,11 @@ class Sandbox(Answer):
     def state(self) -> PublicState:
         """The published SDK's word for :attr:`phase`."""
         return PUBLIC[self.phase]
+
+    @property
+    def stands_on(self) -> str | None:
+        """The name of the snapshot that it was last at: made then, or restored."""
+        return self.labels.get(STANDING_ON)
 
 
 class CreateSandbox(Request):

@@ -7,22 +7,22 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal
 
 from backend.errors import FluidError
-from backend.models import Changes, Snapshot
+from backend.models import Changes
 from backend.text import visible
 from fluid_tui.actions import bindings
 from fluid_tui.diff_rows import KINDS, DiffDocument, Item, document, folder_of, header_line
 from fluid_tui.paint import Line, Role, line, said
+from fluid_tui.points import Points, points
 from fluid_tui.screens.base import FluidScreen
 from fluid_tui.widgets.diff_view import DiffView
 from fluid_tui.widgets.live_list import Column, LiveList, Row
 from fluid_tui.widgets.text_view import TextView
 
-NOW = "now"
 TREE_COLUMNS = (Column("", 0),)
 
 
 class DiffScreen(FluidScreen):
-    """From one snapshot to a later one, or to the sandbox as it is."""
+    """From a snapshot to one made from it, or to the sandbox as it is."""
 
     PLACE = "diff"
     BINDINGS = bindings("diff")
@@ -38,8 +38,8 @@ class DiffScreen(FluidScreen):
     def __init__(self, sandbox_id: str) -> None:
         super().__init__()
         self._sandbox_id = sandbox_id
-        self._points: list[str] = []
-        self._from = 0
+        self._points: Points | None = None
+        self._chosen_pair = 0
         self._noise = False
         self._changes: Changes | None = None
 
@@ -63,27 +63,24 @@ class DiffScreen(FluidScreen):
 
     async def _start(self) -> None:
         try:
-            snapshots: list[Snapshot] = await self.fluid.client.snapshots(self._sandbox_id)
+            snapshots = await self.fluid.client.snapshots(self._sandbox_id)
+            sandbox = await self.fluid.client.sandbox(self._sandbox_id)
         except FluidError as error:
             self._failed(error)
             return
-        ordered = sorted(snapshots, key=lambda one: one.created_at)
-        self._points = [*(one.name for one in ordered), NOW]
-        if not ordered:
+        if not snapshots:
             self._how(
                 line(("This sandbox has no snapshot to compare with. Take one on the fleet: s.", Role.WARN))
             )
             self.query_one("#tree", LiveList).empty = "Nothing to compare."
             return
-        self._from = max(0, len(self._points) - 3)
-        await self._read()
+        pane = self.fluid.mirror.pane_of(self._sandbox_id)
+        self._points = points(snapshots, sandbox, pane.last_output_at if pane else None)
+        self._chosen_pair = self._points.first
+        await self._read(self._points)
 
-    def _pair(self) -> tuple[str, str]:
-        """The points compared: the two last snapshots, or one and now."""
-        return self._points[self._from], self._points[self._from + 1]
-
-    async def _read(self) -> None:
-        before, after = self._pair()
+    async def _read(self, known: Points) -> None:
+        before, after = known.pairs[self._chosen_pair]
         self._how(
             line(
                 ("Comparing ", Role.MUTED),
@@ -108,7 +105,7 @@ class DiffScreen(FluidScreen):
         self.query_one("#how", TextView).set_lines([words])
 
     def _draw(self) -> None:
-        if self._changes is None:
+        if self._changes is None or self._points is None:
             return
         made = document(self._changes, noise=self._noise)
         self.query_one("#text", DiffView).show(made)
@@ -116,7 +113,8 @@ class DiffScreen(FluidScreen):
         tree.empty = "No change."
         tree.set_rows(tree_rows(made))
         rules = ", ".join(f"{visible(rule)} {count}" for rule, count in self._changes.hidden.items())
-        lines = [header_line(self._changes)]
+        now = self._points.words(self._changes.from_snapshot, self._changes.to_snapshot)
+        lines = [header_line(self._changes), now]
         if self._noise and rules:
             lines.append(line(("shown noise: ", Role.MUTED), (rules, Role.MUTED)))
         lines += [line(said(note, Role.WARN)) for note in self._changes.notes]
@@ -152,13 +150,14 @@ class DiffScreen(FluidScreen):
         self._move(1)
 
     def _move(self, by: int) -> None:
-        if not 0 <= self._from + by < len(self._points) - 1:
-            self.say(
-                "There is no snapshot beyond." if self._points else "The snapshots are still being read."
-            )
-            return
-        self._from += by
-        self.run_worker(self._read(), group="read", exclusive=True)
+        known = self._points
+        if known is None:
+            self.say("The snapshots are still being read.")
+        elif not 0 <= self._chosen_pair + by < len(known.pairs):
+            self.say("There is no snapshot beyond.")
+        else:
+            self._chosen_pair += by
+            self.run_worker(self._read(known), group="read", exclusive=True)
 
 
 def tree_rows(made: DiffDocument) -> list[Row]:

@@ -30,6 +30,7 @@ from backend.models import (
     TargetResult,
     now,
 )
+from backend.models.sandbox import STANDING_ON
 from tests.console.sample import APPLY_RUN, APPROVAL_ID, HOSTILE, YAML, changes, fleet, runs
 
 
@@ -185,6 +186,10 @@ class FakeBackend:
             command(2, "nginx -t", 1, stderr="nginx: [emerg] unknown directive\n"),
             command(3, f"echo {HOSTILE}", 0, HOSTILE),
         ]
+
+    async def restore(self, id: str, name: str) -> None:
+        """As an agent does it: the sandbox stands on an earlier point from now on."""
+        (await self._sandbox("restore", id, name)).labels[STANDING_ON] = name
 
     async def snapshots(self, id: str) -> list[Snapshot]:
         return [

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
+
 import pytest
 
 from backend.errors import ConfigError
+from backend.models import Phase, Sandbox, Snapshot, now
+from backend.models.sandbox import STANDING_ON
 from fluid_tui import keymap
 from fluid_tui.actions import ACTIONS, FORBIDDEN_KEYS, bindings
+from fluid_tui.points import points
 from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.base import FluidScreen
 from fluid_tui.screens.diff import DiffScreen
@@ -15,6 +21,7 @@ from fluid_tui.screens.review import ReviewScreen
 from fluid_tui.screens.terminal import TerminalScreen
 from fluid_tui.widgets.live_list import LiveList
 
+SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 SIZES = [(80, 24), (160, 48)]
 SCREENS = (FleetScreen, AskScreen, DiffScreen, ReviewScreen, TerminalScreen)
 
@@ -61,6 +68,69 @@ async def test_diff_chooses_snapshots_and_shows_noise(console) -> None:
         assert "dpkg.log" not in seen.text()
         await seen.press("i")
         await seen.sees("dpkg.log", "shown noise: logs 1")
+
+
+async def test_diff_of_a_restored_sandbox_begins_with_the_present(console) -> None:
+    async with console() as seen:
+        await seen.backend.restore("SBX-00000001", "clean")
+        await seen.press("d")
+        await seen.sees("clean → now", "The sandbox as it is, since clean")
+        await seen.press("comma")
+        await seen.sees("before → after", "Not the sandbox as it is: it stands on clean")
+
+
+async def test_diff_begins_with_the_present_once_a_command_ran(console) -> None:
+    async with console() as seen:
+        await seen.press("d")
+        await seen.sees("before → after", "The sandbox stands on after, no command ran since")
+        await seen.press("q")
+        seen.backend.view.sandboxes[0].last_activity_at = seen.backend.at + timedelta(minutes=1)
+        await seen.press("d")
+        await seen.sees("after → now", "The sandbox as it is, since after")
+        await seen.press("comma")
+        await seen.sees("The sandbox stands on after, was worked on since")
+
+
+def _snapshots(*parents: str) -> list[Snapshot]:
+    """``b<a``: a snapshot b, made from a; each a second after the one before."""
+    names = [one.partition("<") for one in parents]
+    at = now()
+    return [
+        Snapshot(id=name, sandbox_id="SBX-1", name=name, parent=parent or None, created_at=at + n * SECOND)
+        for n, (name, _, parent) in enumerate(names)
+    ]
+
+
+def _sandbox(stands_on: str, **more: Any) -> Sandbox:
+    row = {"id": "SBX-1", "sandbox_name": "web", "base_image": "debian-12", "phase": Phase.RUNNING}
+    at = {"created_at": now(), "updated_at": now()}
+    return Sandbox(**(row | at | {"labels": {STANDING_ON: stands_on}} | more))
+
+
+@pytest.mark.parametrize(
+    ("snapshots", "sandbox", "pairs", "first"),
+    [
+        (["a", "b<a", "c<b"], _sandbox("c"), "a-b b-c c-now", "b-c"),
+        (["a", "b<a", "c<b"], _sandbox("a"), "a-b b-c a-now", "a-now"),
+        (["a", "b<a", "c<a"], _sandbox("c"), "a-b a-c c-now", "a-c"),
+        (["a"], _sandbox("a"), "a-now", "a-now"),
+        (["a", "b<gone"], _sandbox("gone"), "a-b b-now", "a-b"),
+        (["a", "b<a"], _sandbox("a", phase=Phase.DESTROYED), "a-b a-now", "a-b"),
+        (["a", "b<a"], _sandbox("b", last_activity_at=now() + HOUR), "a-b b-now", "b-now"),
+        (
+            ["a", "b<a"],
+            _sandbox("b", last_activity_at=now() + HOUR, phase=Phase.LOST),
+            "a-b b-now",
+            "a-b",
+        ),
+    ],
+)
+def test_each_snapshot_is_compared_with_the_one_it_was_made_from(
+    snapshots: list[str], sandbox: Sandbox, pairs: str, first: str
+) -> None:
+    found = points(_snapshots(*snapshots), sandbox)
+    named = ["-".join(pair) for pair in found.pairs]
+    assert (" ".join(named), named[found.first]) == (pairs, first)
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,12 @@ from backend.errors import (
     FileNotFoundInGuest,
     InvalidValue,
     PolicyDenied,
+    TimedOut,
     TooLarge,
     WrongState,
 )
 from backend.guests import Guest, GuestCommands, GuestConnections, GuestFiles
+from backend.guests import files as files_module
 from backend.models import FileKind
 
 STRANGE = [
@@ -94,6 +97,51 @@ async def test_a_large_file_is_whole_and_too_large_a_one_is_refused(
 
 async def test_files_of_proc_are_read_though_they_say_they_are_empty(guest: Guest, files: GuestFiles) -> None:
     assert (await files.read(guest, b"/proc/self/status")).startswith(b"Name:")
+
+
+async def test_a_part_of_a_file_of_proc_is_read(guest: Guest, files: GuestFiles) -> None:
+    whole = at(b"/proc/version").read_bytes()
+    assert await files.read(guest, b"/proc/version", offset=6, length=7) == whole[6:13]
+
+
+async def test_an_empty_file_is_empty(guest: Guest, files: GuestFiles, folder: bytes) -> None:
+    path = folder + b"/{} 'empty'\n"
+    at(path).touch()
+    assert await files.read(guest, path) == b""
+
+
+async def test_what_waits_for_its_writer_is_refused_at_once(
+    guest: Guest, files: GuestFiles, folder: bytes
+) -> None:
+    os.mkfifo(folder + b"/fifo")
+    at(folder + b"/link").symlink_to("fifo")
+    for path, words in ((b"/proc/kmsg", "waits"), (folder + b"/link", "fifo"), (b"/dev/zero", "character")):
+        async with asyncio.timeout(10):
+            with pytest.raises(InvalidValue, match=words):
+                await files.read(guest, path)
+
+
+async def test_a_file_server_that_hangs_is_left_and_the_next_answers(
+    guest: Guest,
+    connections: GuestConnections,
+    files: GuestFiles,
+    folder: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(files_module, "FILE_TIMEOUT_S", 1.0)
+    hung = await connections.sftp(guest)
+    os.mkfifo(folder + b"/fifo")
+
+    async def wait_for_a_writer() -> None:
+        async with hung.open(folder + b"/fifo", "rb"):
+            pass
+
+    opening = asyncio.create_task(wait_for_a_writer())
+    await asyncio.sleep(0)
+    with pytest.raises(TimedOut):
+        await files.stat(guest, folder)
+    assert (await files.stat(guest, folder)).kind is FileKind.DIRECTORY
+    opening.cancel()
 
 
 async def test_a_write_keeps_mode_and_owner_unless_told(
