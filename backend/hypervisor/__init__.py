@@ -20,6 +20,7 @@ from backend.hypervisor.nouns import (
     SnapshotFiles,
     Template,
 )
+from backend.hypervisor.overlays import virtual_size
 from backend.hypervisor.private import PrivateLibvirt, system_libvirt
 from backend.hypervisor.probe import kvm_works
 
@@ -41,4 +42,5 @@ __all__ = [
     "make_identity",
     "new_mac",
     "system_libvirt",
+    "virtual_size",
 ]
