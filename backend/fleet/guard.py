@@ -81,7 +81,7 @@ class Guard:
         self._fleet = fleet
         self._pane_output = pane_output
         self._writers = {host.name: Writers() for host in hosts}
-        self._began = now()
+        self.began = now()
 
     async def run(self) -> None:
         """Until cancelled. A host or a database that is away is somebody else's worry."""
@@ -151,7 +151,7 @@ class Guard:
         for row in await self._fleet.all_live():
             if row.purpose != "agent" or row.phase is not Phase.RUNNING:
                 continue
-            last = max(self._fleet.worked_at(row), shown.get(row.id, self._began), self._began)
+            last = max(self._fleet.worked_at(row), shown.get(row.id, self.began), self.began)
             if now() - last > limit:
                 reason = (
                     f"nobody worked in it for {limit.total_seconds():.0f} s; its disk stays, start it again: "
