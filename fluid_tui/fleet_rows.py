@@ -152,6 +152,9 @@ def _order(sandbox: Sandbox, asks: bool, sorting: Sorting) -> tuple[object, ...]
 def _sandbox_row(sandbox: Sandbox, asks: bool, now: datetime) -> Row:
     mark = sandbox_mark(sandbox, asks)
     over = sandbox.phase in BROKEN
+    ends = Role.WARN if sandbox.expiry_told_s else Role.MUTED  # its agent was told that it ends soon
+    held = sandbox.reason if sandbox.phase is not Phase.RUNNING else ""
+    words = Role.BAD if over else Role.WARN if held else Role.MUTED
     return Row(
         sandbox.id,
         (
@@ -159,8 +162,8 @@ def _sandbox_row(sandbox: Sandbox, asks: bool, now: datetime) -> Row:
             said(sandbox.agent_id, Role.MUTED),
             said(sandbox.host_name, Role.MUTED),
             mark.run,
-            ("—" if over else left(sandbox.expires_at, now), Role.MUTED),
-            said(sandbox.reason if over else sandbox.last_command, Role.BAD if over else Role.MUTED),
+            ("—", Role.MUTED) if over else (left(sandbox.expires_at, now), ends),
+            said(held or ("" if over else sandbox.last_command), words),
         ),
     )
 

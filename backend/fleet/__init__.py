@@ -3,6 +3,7 @@
 from backend.fleet.commands import Commands
 from backend.fleet.core import FleetCore, FleetParts
 from backend.fleet.files import Files
+from backend.fleet.guard import Guard
 from backend.fleet.host import Host, guest_image, object_prefix
 from backend.fleet.hosts import Hosts
 from backend.fleet.keeping import HostKeeping
@@ -16,4 +17,14 @@ class Fleet(Stock, HostKeeping, Leftovers, Commands, Snapshots, Files):
     """Everything that can be done with sandboxes; one class because they share locks and rows."""
 
 
-__all__ = ["Fleet", "FleetCore", "FleetParts", "Host", "Hosts", "Sources", "guest_image", "object_prefix"]
+__all__ = [
+    "Fleet",
+    "FleetCore",
+    "FleetParts",
+    "Guard",
+    "Host",
+    "Hosts",
+    "Sources",
+    "guest_image",
+    "object_prefix",
+]

@@ -68,17 +68,18 @@ class Commands(FleetCore):
     ) -> Outcome:
         await self._tell(sandbox, command, "command.started", {"command": command.command[:SHOWN_CHARS]})
         try:
-            outcome = await self._commands.run(
-                self.guest(sandbox),
-                request.command,
-                user=request.user or "root",
-                timeout_s=timeout_s,
-                env=request.env or {},
-                cwd=request.cwd,
-                stdin=request.input,
-                limit_bytes=self._config.limits.output_bytes,
-                on_output=on_output,
-            )
+            with self.at_work(sandbox.id):
+                outcome = await self._commands.run(
+                    self.guest(sandbox),
+                    request.command,
+                    user=request.user or "root",
+                    timeout_s=timeout_s,
+                    env=request.env or {},
+                    cwd=request.cwd,
+                    stdin=request.input,
+                    limit_bytes=self._config.limits.output_bytes,
+                    on_output=on_output,
+                )
         except BaseException as error:
             command.ended_at = now()
             command.metadata["failure"] = error.message if isinstance(error, FluidError) else "interrupted"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 
 from backend.ansible import SshKey, TargetHost
@@ -101,6 +102,8 @@ class FleetCore:
         self._young: set[str] = set()
         # Half made or half destroyed, because the database or libvirt went away meanwhile.
         self._torn: set[str] = set()
+        self._under_way: Counter[str] = Counter()
+        self._worked_at: dict[str, datetime] = {}
 
     def exclusive(self, sandbox_id: str) -> asyncio.Lock:
         """Held while one operation takes a domain down and up: two never meet, and libvirt's own events of
@@ -152,7 +155,26 @@ class FleetCore:
         """As :meth:`get`, and it runs."""
         sandbox = await self.get(actor, sandbox_id)
         self.must_be(sandbox, Phase.RUNNING)
+        self._worked_at[sandbox.id] = now()
         return sandbox
+
+    @contextmanager
+    def at_work(self, sandbox_id: str) -> Iterator[None]:
+        """A sandbox is not idle for the time of the block."""
+        self._under_way[sandbox_id] += 1
+        try:
+            yield
+        finally:
+            self._under_way[sandbox_id] -= 1
+            self._worked_at[sandbox_id] = now()
+
+    def worked_at(self, sandbox: Sandbox) -> datetime:
+        """When somebody last did something in it; while a command runs that is now. What was only read is
+        forgotten with this process."""
+        if self._under_way[sandbox.id]:
+            return now()
+        known = (sandbox.created_at, sandbox.last_activity_at, self._worked_at.get(sandbox.id))
+        return max(at for at in known if at)
 
     def must_be(self, sandbox: Sandbox, *phases: Phase) -> None:
         """WrongState, with the way out of the phase that it is in, unless it is in one of ``phases``."""
@@ -220,7 +242,8 @@ class FleetCore:
         """Keep what libvirt says of a sandbox's domain (None: there is none). False where that is no news."""
         phase = SEEN.get(state or "", Phase.ERROR)
         reason = "" if phase is not Phase.ERROR else DIED if state else GONE
-        known = sandbox.phase is phase and sandbox.reason == reason
+        # Paused or off as before: why is known to us, and not to libvirt.
+        known = sandbox.phase is phase and reason in ("", sandbox.reason)
         if known or (phase is Phase.STOPPED and sandbox.phase is Phase.ERROR):  # off, and we know why
             return False
         if phase in (Phase.STOPPED, Phase.ERROR):  # at once: who waits for an answer from it is told now

@@ -20,9 +20,10 @@ from backend.errors import (
     SnapshotNotFound,
     SourceNotFound,
 )
-from backend.fleet.core import FleetCore, undone
+from backend.fleet.core import undone
 from backend.fleet.host import Host, guest_image
 from backend.fleet.placement import Need, Placement, refusal
+from backend.fleet.sizes import Sizes, allow
 from backend.fleet.snapshots import snapshot_files
 from backend.fleet.turns import Place
 from backend.hypervisor import DomainInfo, make_identity
@@ -60,7 +61,7 @@ class AgentStatus(Protocol):
     def note(self) -> str: ...
 
 
-class Lifecycle(FleetCore):
+class Lifecycle(Sizes):
     """Create, start, stop, pause, destroy."""
 
     async def create(self, actor: Identity, request: CreateSandbox) -> Sandbox:
@@ -147,6 +148,7 @@ class Lifecycle(FleetCore):
             purpose=purpose,
             cpu=sandbox.cpu,
             memory_mb=sandbox.memory_mb,
+            disk_gb=sandbox.disk_gb,
             created_at=now(),
             updated_at=now(),
         )
@@ -233,13 +235,14 @@ class Lifecycle(FleetCore):
             return None
         point = await self._store.snapshots.get(request.from_snapshot)
         origin = await self.get(actor, point.sandbox_id)
-        asked = (request.cpu or origin.cpu, request.memory_mb or origin.memory_mb, request.source_vm_name)
-        if asked != (origin.cpu, origin.memory_mb, origin.base_image):
+        size = (origin.cpu, origin.memory_mb, origin.disk_gb)
+        asked = (request.cpu or size[0], request.memory_mb or size[1], request.disk_gb or size[2])
+        if (asked, request.source_vm_name) != (size, origin.base_image):
             raise InvalidValue(
                 f"a branch of {origin.sandbox_name} has its size and source",
-                remedy=f"leave cpu and memory_mb out, and name {origin.base_image}",
+                remedy=f"leave cpu, memory_mb and disk_gb out, and name {origin.base_image}",
             )
-        request.cpu, request.memory_mb = origin.cpu, origin.memory_mb
+        request.cpu, request.memory_mb, request.disk_gb = size
         return point
 
     async def _draft(
@@ -254,7 +257,8 @@ class Lifecycle(FleetCore):
         if mine >= self._config.limits.sandboxes_per_owner:
             raise LimitReached(f"you have {mine} sandboxes", remedy="destroy one first")
         guests = self._config.guests
-        ttl = request.ttl_seconds or guests.ttl_seconds
+        ttl = request.ttl_seconds or min(guests.ttl_seconds, self._config.limits.ttl_max_s)
+        allow(self._policy.check_ttl(ttl))
         return Sandbox(
             id=new_id("SBX"),
             sandbox_name=name,
@@ -264,6 +268,7 @@ class Lifecycle(FleetCore):
             owner_name=actor.name,
             cpu=request.cpu or guests.cpu,
             memory_mb=request.memory_mb or guests.memory_mb,
+            disk_gb=await self.disk_gb(request, image),
             ttl_seconds=ttl,
             expires_at=now() + timedelta(seconds=ttl),
             labels={**request.labels, **({BRANCH_OF: point.id} if point else {})},
@@ -277,7 +282,7 @@ class Lifecycle(FleetCore):
         hypervisor = host.require()
         identity = await self._identify(sandbox)
         network, metadata = host.network.name, self.metadata(sandbox)
-        source = guest_image(image)
+        source, how = guest_image(image), "fork"
         try:
             template = await hypervisor.ensure_template(source, **size)
             login = partial(self._log_in, sandbox)
@@ -287,8 +292,10 @@ class Lifecycle(FleetCore):
             await hypervisor.destroy(identity.name)
             info = await hypervisor.cold_boot(source, identity, network, metadata=metadata, **size)
             await self._log_in(sandbox)
-            return info, "cold"
-        return info, "fork"
+            how = "cold"
+        sandbox.domain = info.name
+        await self.grow(sandbox, image)
+        return info, how
 
     async def _branch(self, sandbox: Sandbox, point: Snapshot) -> tuple[DomainInfo, str]:
         """The memory of a snapshot as a machine of its own."""
@@ -355,36 +362,41 @@ class Lifecycle(FleetCore):
             await self.machine(sandbox).start(sandbox.domain)
             await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
             await self.open_egress(sandbox)
-            sandbox.phase, sandbox.reason = Phase.RUNNING, ""
+            sandbox.phase, sandbox.reason, sandbox.last_activity_at = Phase.RUNNING, "", now()
             return await self.save(sandbox)
 
-    async def stop(self, actor: Identity, sandbox_id: str) -> Sandbox:
+    async def stop(self, actor: Identity, sandbox_id: str, *, reason: str = "") -> Sandbox:
+        """``reason``: why, when nobody asked for it."""
         sandbox = await self.get(actor, sandbox_id)
         if sandbox.phase is Phase.STOPPED:
             return sandbox
         self.must_be(sandbox, Phase.RUNNING, Phase.PAUSED)
-        async with self.step(actor, "sandbox.stop", sandbox):
+        async with self.step(actor, "sandbox.stop", sandbox, **why(reason)):
             await self.hang_up(sandbox)
             await self.machine(sandbox).stop(sandbox.domain)
-            sandbox.phase = Phase.STOPPED
+            sandbox.phase, sandbox.reason = Phase.STOPPED, reason
             return await self.save(sandbox)
 
-    async def pause(self, actor: Identity, sandbox_id: str) -> Sandbox:
+    async def pause(self, actor: Identity, sandbox_id: str, *, reason: str = "") -> Sandbox:
+        """``reason``: why, when nobody asked for it."""
         sandbox = await self.get(actor, sandbox_id)
         self.must_be(sandbox, Phase.RUNNING)
-        async with self.step(actor, "sandbox.pause", sandbox):
+        async with self.step(actor, "sandbox.pause", sandbox, **why(reason)):
             self._guests.hold(sandbox.id)
             await self.machine(sandbox).pause(sandbox.domain)
-            sandbox.phase = Phase.PAUSED
+            sandbox.phase, sandbox.reason = Phase.PAUSED, reason
             return await self.save(sandbox)
 
     async def resume(self, actor: Identity, sandbox_id: str) -> Sandbox:
+        """Raises NoSpace for one that was paused for its host's disk, until there is room."""
         sandbox = await self.get(actor, sandbox_id)
         self.must_be(sandbox, Phase.PAUSED)
+        if sandbox.reason:  # whoever pauses it on purpose leaves none
+            await self.need_space(self.host_of(sandbox))
         async with self.step(actor, "sandbox.resume", sandbox):
             await self.machine(sandbox).resume(sandbox.domain)
             self._guests.release(sandbox.id)
-            sandbox.phase = Phase.RUNNING
+            sandbox.phase, sandbox.reason, sandbox.last_activity_at = Phase.RUNNING, "", now()
             return await self.save(sandbox)
 
     async def destroy(self, actor: Identity, sandbox_id: str) -> Sandbox:
@@ -396,10 +408,12 @@ class Lifecycle(FleetCore):
         return sandbox
 
     async def extend(self, actor: Identity, sandbox_id: str, seconds: int) -> Sandbox:
+        """It ends ``seconds`` from now. Raises PolicyDenied, naming the rule."""
         sandbox = await self.get(actor, sandbox_id)
+        allow(self._policy.check_ttl(seconds))
         async with self.step(actor, "sandbox.extend", sandbox, seconds=seconds):
             sandbox.expires_at = now() + timedelta(seconds=seconds)
-            sandbox.ttl_seconds = seconds
+            sandbox.ttl_seconds, sandbox.expiry_told_s = seconds, None
             return await self.save(sandbox)
 
     # --- lists ----------------------------------------------------------------------------------------
@@ -433,3 +447,8 @@ class Lifecycle(FleetCore):
             if sandbox.owner_uid == actor.uid and sandbox.purpose == "agent":
                 sandbox.status, sandbox.status_note, sandbox.status_at = said.status, said.note, now()
                 await self.save(sandbox)
+
+
+def why(reason: str) -> dict[str, str]:
+    """A reason as the audit has it: none where somebody asked."""
+    return {"reason": reason} if reason else {}

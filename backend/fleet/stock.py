@@ -51,7 +51,7 @@ class Stock(Following):
         self._moved.set()
         try:
             with operation("hand out") as trail:
-                return await self._hand_out(claimed, trail)
+                return await self._hand_out(claimed, image, trail)
         except FluidError as error:
             log.warning("%s could not be handed out, forking another: %s", claimed.id, error.message)
             return await super().obtain(wanted, image)
@@ -165,7 +165,7 @@ class Stock(Following):
             return False
         return True
 
-    async def _hand_out(self, sandbox: Sandbox, trail: Trail) -> Sandbox:
+    async def _hand_out(self, sandbox: Sandbox, image: BuiltImage, trail: Trail) -> Sandbox:
         """It wakes with the time of now, fresh randomness and its name; root's first command has worked."""
         started = time.monotonic()
         async with self.making(sandbox):
@@ -174,6 +174,7 @@ class Stock(Following):
                 sandbox.domain, hostname=sandbox.sandbox_name, metadata=self.metadata(sandbox)
             )
             reached("woken")
+            await self.grow(sandbox, image)
             self._guests.release(sandbox.id)
             await self._log_in(sandbox)
             if not self._parts.forwards.keeps(sandbox.id):

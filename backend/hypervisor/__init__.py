@@ -21,6 +21,7 @@ from backend.hypervisor.nouns import (
     SnapshotFiles,
     Template,
 )
+from backend.hypervisor.overlays import virtual_size
 from backend.hypervisor.private import PrivateLibvirt, system_libvirt
 from backend.hypervisor.probe import kvm_works
 
@@ -43,4 +44,5 @@ __all__ = [
     "make_identity",
     "new_mac",
     "system_libvirt",
+    "virtual_size",
 ]

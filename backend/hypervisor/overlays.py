@@ -35,7 +35,7 @@ async def create_overlay(overlay: Path, backing: Path) -> None:
     # -u and a size: qemu-img does not open the backing file, which a running guest has locked.
     await _qemu_img(
         *("create", "-q", "-u", "-f", "qcow2", "-b", name, "-F", "qcow2"),
-        *(str(overlay), str(await asyncio.to_thread(_virtual_size, backing))),
+        *(str(overlay), str(await asyncio.to_thread(virtual_size, backing))),
     )
 
 
@@ -70,7 +70,7 @@ async def backing_chain(top: Path) -> list[Path]:
     return [Path(layer["filename"]) for layer in told]
 
 
-def _virtual_size(path: Path) -> int:
+def virtual_size(path: Path) -> int:
     """The size in bytes of the disk that a qcow2 file holds."""
     try:
         with path.open("rb") as file:

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Protocol
 
 from backend.audit import Audit
@@ -75,6 +76,14 @@ class Panes:
         with contextlib.suppress(TmuxDown):
             return [_pane(one) for one in await self._tmux.list_panes() if _may_see(actor, one)]
         return []
+
+    async def last_output(self) -> dict[str, datetime]:
+        """When the terminals of each sandbox last showed something new, by the sandbox's id."""
+        newest: dict[str, datetime] = {}
+        for pane in await self.list(Identity.system()):
+            at = pane.last_output_at or pane.created_at
+            newest[pane.sandbox_id] = max(at, newest.get(pane.sandbox_id, at))
+        return newest
 
     async def send(
         self, actor: Identity, pane_id: str, *, text: str | None = None, key: str | None = None

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.models import now
+from backend.models import Phase, now
 from fluid_tui import alignment
 from fluid_tui.diff_rows import SHOWN_LINES, Side, document, text_rows, unified
-from fluid_tui.fleet_rows import matches
+from fluid_tui.fleet_rows import Sorting, matches, sandbox_rows
 from fluid_tui.paint import Role, line, plain, width_of, wrap
 from fluid_tui.words import ago, left, span
 from tests.console.sample import changes, fleet
@@ -131,3 +131,19 @@ def test_wrapping_keeps_words_and_width(text: str, width: int) -> None:
     lines = wrap(line(text), width, 2)
     assert all(width_of(each) <= width for each in lines if plain(each).strip())
     assert "".join("".join(plain(each).split()) for each in lines) == "".join(text.split())
+
+
+def test_a_row_says_why_a_sandbox_is_held_and_warns_of_its_end() -> None:
+    known = fleet()
+    running = next(one for one in known.sandboxes if one.phase is Phase.RUNNING)
+    soon = now() + timedelta(seconds=300)
+    held = {"phase": Phase.PAUSED, "reason": "local has 3 MB of disk left", "last_command": "dd"}
+    rows = [
+        sandbox_rows(known.model_copy(update={"sandboxes": [box]}), now(), "", Sorting.NAME)[0].cells
+        for box in (
+            running.model_copy(update={"expires_at": soon, "expiry_told_s": 600}),
+            running.model_copy(update={"expires_at": soon, **held}),
+        )
+    ]
+    assert (rows[0][4][1], rows[1][4][1]) == (Role.WARN, Role.MUTED)
+    assert rows[1][5] == ("local has 3 MB of disk left", Role.WARN)

@@ -1,0 +1,180 @@
+"""Watches what sandboxes take, and acts before a host is full, an agent is surprised, or one runs for nobody.
+
+What it does to a sandbox says why: in its row, as an event for its agent and the operators, and in the audit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from backend.config import Config
+from backend.errors import FluidError, WrongState
+from backend.fleet.host import Host
+from backend.fleet.hosts import Hosts
+from backend.fleet.lifecycle import Lifecycle
+from backend.hypervisor import DiskUse
+from backend.models import Identity, Phase, Sandbox, now
+from backend.store import EventBus, Store
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 2.0
+WINDOW_S = 60.0  # who wrote most: within this time
+SYSTEM = Identity.system()
+PaneOutput = Callable[[], Awaitable[Mapping[str, datetime]]]
+"""When each sandbox's terminals last showed something new, by the sandbox's id."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How large the layers were that guests write to. ``at`` is of :func:`time.monotonic`."""
+
+    at: float
+    sizes: Mapping[str, DiskUse]
+
+
+class Writers:
+    """Who wrote how much lately on one host."""
+
+    def __init__(self) -> None:
+        self._looks: deque[Look] = deque()
+
+    def add(self, uses: Sequence[DiskUse], at: float) -> None:
+        """Take in how it is now, and forget what is older than the window."""
+        self._looks.append(Look(at, {use.domain: use for use in uses}))
+        while len(self._looks) > 2 and self._looks[1].at <= at - WINDOW_S:
+            self._looks.popleft()
+
+    def grown(self) -> dict[str, int]:
+        """Bytes by domain. A layer that is new since, after a snapshot or a create, counts as a whole."""
+        first, last = self._looks[0].sizes, self._looks[-1].sizes
+        grown = {}
+        for domain, use in last.items():
+            before = first.get(domain)
+            known = before.size if before and before.layer == use.layer else 0
+            grown[domain] = max(use.size - known, 0)
+        return grown
+
+
+class Guard:
+    """One a backend; :meth:`run` is its loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        events: EventBus,
+        hosts: Hosts,
+        fleet: Lifecycle,
+        pane_output: PaneOutput,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._events = events
+        self._hosts = hosts
+        self._fleet = fleet
+        self._pane_output = pane_output
+        self._writers = {host.name: Writers() for host in hosts}
+        self.began = now()
+
+    async def run(self) -> None:
+        """Until cancelled. A host or a database that is away is somebody else's worry."""
+        while True:
+            await self.look()
+            await asyncio.sleep(LOOK_S)
+
+    async def look(self) -> None:
+        """Each duty once; none holds up another."""
+        watches = (self.keep_reserve(host) for host in self._hosts if host.up)
+        for duty in (*watches, self.warn(), self.stop_idle()):
+            try:
+                await duty
+            except FluidError as error:
+                log.warning("the guard waits: %s", error.message)
+
+    async def keep_reserve(self, host: Host) -> None:
+        """Where a host's disk is at its reserve, pause the one that wrote most; the next look sees whether
+        that was enough. Who wrote nothing is left alone."""
+        writers, reserve_mb = self._writers[host.name], self._config.limits.disk_reserve_mb
+        writers.add(await host.require().disk_use(), time.monotonic())
+        free_mb = (await host.look()).disk_free_mb
+        if free_mb >= reserve_mb:
+            return
+        grown = writers.grown()
+        running = [row for row in await self._fleet.all_live() if row.phase is Phase.RUNNING]
+        wrote = [(grown.get(row.domain, 0), row) for row in running if row.host_name == host.name]
+        written, most = max(wrote, key=lambda pair: pair[0], default=(0, None))
+        if most is None or not written:
+            return
+        reason = (
+            f"{host.name} has {free_mb} MB of disk left, {reserve_mb} are kept back, and it wrote "
+            f"{written >> 20} MB within a minute; when there is room: fluid sandboxes resume {most.id}"
+        )
+        await self._fleet.pause(SYSTEM, most.id, reason=reason)
+        await self._tell(most, "sandbox.paused", reason)
+
+    async def warn(self) -> None:
+        """Say once, at each time before a sandbox's end that the config names, that it comes."""
+        for row in await self._fleet.all_live():
+            if row.purpose != "agent" or self._due(row) is None:
+                continue
+            try:
+                told = await self._store.sandboxes.change(row.id, self._told)
+            except WrongState:
+                continue
+            if told.expires_at:
+                left_s = round((told.expires_at - now()).total_seconds())
+                reason = f"it is destroyed in {left_s} s; extend it: fluid sandboxes extend {row.id} SECONDS"
+                await self._tell(told, "sandbox.expiring", reason, seconds=left_s)
+
+    def _due(self, row: Sandbox) -> int | None:
+        return due(row, self._config.guests.expiry_warnings_s, now())
+
+    def _told(self, row: Sandbox) -> Sandbox:
+        """Under the row's lock: the warning is given by this caller alone."""
+        if (seconds := self._due(row)) is None:
+            raise WrongState(f"{row.id} was extended", remedy="nothing is to be told")
+        return row.model_copy(update={"expiry_told_s": seconds})
+
+    async def stop_idle(self) -> None:
+        """Stop what nobody has worked in for as long as the config says."""
+        limit = timedelta(seconds=self._config.guests.idle_stop_s)
+        if not limit:
+            return
+        shown = await self._pane_output()
+        for row in await self._fleet.all_live():
+            if row.purpose != "agent" or row.phase is not Phase.RUNNING:
+                continue
+            last = max(self._fleet.worked_at(row), shown.get(row.id, self.began), self.began)
+            if now() - last > limit:
+                reason = (
+                    f"nobody worked in it for {limit.total_seconds():.0f} s; its disk stays, start it again: "
+                    f"fluid sandboxes start {row.id}"
+                )
+                await self._fleet.stop(SYSTEM, row.id, reason=reason)
+                await self._tell(row, "sandbox.stopped", reason)
+
+    async def _tell(self, row: Sandbox, kind: str, reason: str, **data: object) -> None:
+        log.info("%s (%s): %s", row.id, row.sandbox_name, reason)
+        await self._events.publish(
+            kind, "sandbox", row.id, sandbox_id=row.id, data={"reason": reason, **data}
+        )
+
+
+def due(row: Sandbox, warnings_s: Sequence[int], at: datetime) -> int | None:
+    """The warning that is to be given now, None if there is none: the nearest before the end, if that one or
+    a nearer one was not given yet, and if the sandbox was meant to live longer than that."""
+    if row.expires_at is None or row.phase is Phase.CREATING:
+        return None
+    left_s = (row.expires_at - at).total_seconds()
+    passed = [seconds for seconds in warnings_s if 0 < left_s <= seconds < (row.ttl_seconds or 0)]
+    nearest = min(passed, default=None)
+    if nearest is None or (row.expiry_told_s is not None and row.expiry_told_s <= nearest):
+        return None
+    return nearest

@@ -1,0 +1,258 @@
+"""The guard over a real database, with hosts that only say how full they are."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from backend.audit import Audit
+from backend.config import Config
+from backend.errors import NoSpace, PolicyDenied, WrongState
+from backend.fleet import Fleet, FleetParts, Guard
+from backend.hypervisor import DiskUse
+from backend.models import Identity, Phase, Role, Sandbox, now
+from backend.policy import Policy
+from backend.store import EventBus, Store, Subscription
+
+OPERATOR = Identity(uid=1000, name="op", role=Role.OPERATOR)
+AGENT = Identity(uid=1001, name="ann")
+RESERVE_MB = 2048
+HOUR_S = 3600
+LIMIT_S = 20
+MIB = 1 << 20
+
+
+class Machine:
+    """A host whose disk and layers are what a test says."""
+
+    name, up = "local", True
+
+    def __init__(self) -> None:
+        self.free_mb = 10_000
+        self.sizes: dict[str, int] = {}
+        self.states: dict[str, str] = {}
+
+    def require(self) -> Machine:
+        return self
+
+    async def look(self) -> SimpleNamespace:
+        return SimpleNamespace(disk_free_mb=self.free_mb)
+
+    async def disk_use(self) -> list[DiskUse]:
+        return [DiskUse(domain, f"/d/{domain}", size) for domain, size in self.sizes.items()]
+
+    async def pause(self, domain: str) -> None:
+        self.states[domain] = "paused"
+
+    async def resume(self, domain: str) -> None:
+        self.states[domain] = "running"
+
+    async def stop(self, domain: str) -> None:
+        self.states[domain] = "shutoff"
+
+
+class Machines(list[Machine]):
+    def named(self, name: str) -> Machine:
+        return next(machine for machine in self if machine.name == name)
+
+
+class Silent:
+    """Guests' connections and forwards, of which there are none."""
+
+    def hold(self, name: str) -> None: ...
+    def release(self, name: str) -> None: ...
+    async def drop(self, name: str) -> None: ...
+
+
+class Lab:
+    """A fleet and its guard. ``output``: when terminals last showed something."""
+
+    def __init__(self, config: Config, store: Store, bus: EventBus, folder: Path) -> None:
+        self.machine = Machine()
+        self.config, self.store, self.bus = config, store, bus
+        self.audit = Audit(store, folder / "spool", folder / "audit.key", folder / "audit.head")
+        parts = SimpleNamespace(
+            config=config,
+            store=store,
+            events=bus,
+            audit=self.audit,
+            policy=Policy(config.limits),
+            hosts=Machines([self.machine]),
+            guests=Silent(),
+            forwards=Silent(),
+            commands=None,
+            files=None,
+        )
+        self.fleet = Fleet(cast("FleetParts", parts))
+        self.output: dict[str, datetime] = {}
+        self.guard = self.another_guard()
+
+    def another_guard(self) -> Guard:
+        """As after a restart."""
+
+        async def output() -> Mapping[str, datetime]:
+            return self.output
+
+        hosts = cast("Any", Machines([self.machine]))
+        return Guard(self.config, self.store, self.bus, hosts, self.fleet, output)
+
+    async def runs(self, number: int, **fields: object) -> Sandbox:
+        """A sandbox that runs, with nothing on its disk."""
+        known: dict[str, Any] = {
+            "phase": Phase.RUNNING,
+            "owner_uid": AGENT.uid,
+            "host_name": "local",
+            "created_at": now(),
+            "updated_at": now(),
+            **fields,
+        }
+        row = Sandbox(
+            id=f"SBX-0000000{number}",
+            sandbox_name=f"box-{number}",
+            base_image="i",
+            domain=f"d-{number}",
+            **known,
+        )
+        await self.store.sandboxes.insert(row)
+        self.machine.sizes[row.domain] = 0
+        return row
+
+    async def phases(self) -> dict[str, tuple[Phase, str]]:
+        return {row.sandbox_name: (row.phase, row.reason) for row in await self.fleet.all_live()}
+
+
+@pytest.fixture
+def config() -> Config:
+    return Config.model_validate({"limits": {"disk_reserve_mb": RESERVE_MB, "ttl_max_s": 2 * HOUR_S}})
+
+
+@pytest.fixture
+def lab(config: Config, store: Store, bus: EventBus, tmp_path: Path) -> Lab:
+    return Lab(config, store, bus, tmp_path)
+
+
+async def told(events: Subscription, kind: str) -> dict[str, Any]:
+    """The next event of that kind."""
+    async with asyncio.timeout(LIMIT_S):
+        async for event in events:
+            if event.kind == kind:
+                return {"id": event.id, **event.data}
+    raise AssertionError(f"no {kind}")
+
+
+async def test_at_the_reserve_the_one_that_wrote_most_is_paused_and_says_why(lab: Lab) -> None:
+    quiet, writer = await lab.runs(1), await lab.runs(2)
+    lab.machine.sizes[quiet.domain] = 900 * MIB  # long ago
+    await lab.guard.look()
+    lab.machine.sizes[writer.domain], lab.machine.free_mb = 300 * MIB, RESERVE_MB - 100
+    lab.machine.sizes[quiet.domain] += 2 * MIB
+    with lab.bus.subscribe() as events:
+        await lab.guard.look()
+        event = await told(events, "sandbox.paused")
+    assert event["id"] == writer.id and "1948 MB of disk left" in event["reason"]
+    phases = await lab.phases()
+    assert phases["box-1"] == (Phase.RUNNING, "")
+    assert phases["box-2"] == (Phase.PAUSED, event["reason"])
+    assert "wrote 300 MB" in event["reason"] and f"fluid sandboxes resume {writer.id}" in event["reason"]
+    assert lab.machine.states == {writer.domain: "paused"}
+    rows, _ = await lab.audit.list(sandbox_id=writer.id)
+    assert {(row.action, row.step, row.data["reason"], row.role) for row in rows if row.step == "intent"} == {
+        ("sandbox.pause", "intent", event["reason"], "system")
+    }
+
+
+async def test_what_libvirt_says_of_the_pause_later_does_not_take_the_reason_away(lab: Lab) -> None:
+    row = await lab.runs(1)
+    await lab.fleet.pause(OPERATOR, row.id, reason="the disk is full")
+    assert not await lab.fleet.see(await lab.fleet.load(row.id), "paused")
+    assert (await lab.phases())["box-1"] == (Phase.PAUSED, "the disk is full")
+
+
+async def test_it_goes_on_once_there_is_room_and_not_before(lab: Lab) -> None:
+    row = await lab.runs(1)
+    await lab.guard.look()
+    lab.machine.sizes[row.domain], lab.machine.free_mb = MIB, RESERVE_MB - 1
+    await lab.guard.look()
+    with pytest.raises(NoSpace, match="2047 MB are free"):
+        await lab.fleet.resume(AGENT, row.id)
+    with pytest.raises(WrongState, match="of disk left"):  # its agent reads why, whatever it tries
+        await lab.fleet.running(AGENT, row.id)
+    lab.machine.free_mb = RESERVE_MB
+    await lab.fleet.resume(AGENT, row.id)
+    assert (await lab.phases())["box-1"] == (Phase.RUNNING, "")
+
+
+async def test_who_wrote_nothing_or_is_nobodys_is_left_alone(lab: Lab) -> None:
+    still, parked = await lab.runs(1), await lab.runs(2, purpose="stock", phase=Phase.PAUSED)
+    await lab.guard.look()
+    lab.machine.sizes[parked.domain], lab.machine.free_mb = 500 * MIB, 1
+    await lab.guard.look()
+    assert (await lab.phases())[still.sandbox_name] == (Phase.RUNNING, "")
+    assert lab.machine.states == {}
+
+
+async def test_an_end_is_announced_once_at_each_time_also_by_the_next_backend(lab: Lab) -> None:
+    row = await lab.runs(1, ttl_seconds=HOUR_S, expires_at=now() + timedelta(seconds=599))
+    with lab.bus.subscribe() as events:
+        await lab.guard.warn()
+        event = await told(events, "sandbox.expiring")
+        assert event["id"] == row.id and 590 < event["seconds"] < 600
+        for guard in (lab.guard, lab.another_guard()):
+            await guard.warn()
+        near = (await lab.fleet.load(row.id)).model_copy(update={"expires_at": now() + timedelta(seconds=59)})
+        await lab.store.sandboxes.save(near)
+        await lab.another_guard().warn()
+        event = await told(events, "sandbox.expiring")  # the very next one
+        assert 50 < event["seconds"] < 60
+
+
+async def test_an_extension_is_within_the_policy_and_begins_the_warnings_anew(lab: Lab) -> None:
+    row = await lab.runs(1, ttl_seconds=HOUR_S, expires_at=now() + timedelta(seconds=59))
+    await lab.guard.warn()
+    with pytest.raises(PolicyDenied, match=r"7201 s.*ttl-max") as refused:
+        await lab.fleet.extend(AGENT, row.id, 2 * HOUR_S + 1)
+    assert refused.value.details["rule"] == "ttl-max"
+    assert (await lab.fleet.load(row.id)).expiry_told_s == 60
+    longer = await lab.fleet.extend(AGENT, row.id, 2 * HOUR_S)
+    assert longer.expiry_told_s is None and longer.ttl_seconds == 2 * HOUR_S
+
+
+@pytest.fixture
+def idle(store: Store, bus: EventBus, tmp_path: Path) -> Lab:
+    """A fleet that stops what is idle for an hour, and whose backend runs for a day."""
+    lab = Lab(Config.model_validate({"guests": {"idle_stop_s": HOUR_S}}), store, bus, tmp_path)
+    lab.guard.began = now() - timedelta(days=1)
+    return lab
+
+
+async def test_what_nobody_works_in_is_stopped_with_its_reason(idle: Lab) -> None:
+    long_ago = now() - timedelta(hours=2)
+    for number in range(1, 6):
+        await idle.runs(number, created_at=long_ago, last_activity_at=long_ago)
+    _, shown, busy, looked, _ = rows = [await idle.fleet.load(f"SBX-0000000{n}") for n in range(1, 6)]
+    idle.output[shown.id] = now() - timedelta(minutes=59)
+    await idle.fleet.running(AGENT, looked.id)  # every use of a guest asks this first
+    await idle.store.sandboxes.save(rows[4].model_copy(update={"purpose": "rehearsal"}))
+    with idle.bus.subscribe() as events, idle.fleet.at_work(busy.id):
+        await idle.guard.stop_idle()
+        event = await told(events, "sandbox.stopped")
+    assert event["id"] == rows[0].id and "nobody worked in it for 3600 s" in event["reason"]
+    phases = await idle.phases()
+    assert phases["box-1"] == (Phase.STOPPED, event["reason"])
+    assert {phases[f"box-{number}"][0] for number in range(2, 6)} == {Phase.RUNNING}
+
+
+async def test_idle_machines_run_on_where_the_config_does_not_say_and_after_a_restart(
+    lab: Lab, idle: Lab
+) -> None:
+    row = await lab.runs(1, last_activity_at=now() - timedelta(days=9), created_at=now() - timedelta(days=9))
+    lab.guard.began = now() - timedelta(days=9)
+    await lab.guard.stop_idle()
+    await idle.another_guard().stop_idle()  # it cannot know yet who read files or typed
+    assert (await lab.fleet.load(row.id)).phase is Phase.RUNNING
