@@ -230,7 +230,7 @@ class _Backend:
             panes=panes,
             audit=audit,
             events=events,
-            images=Sources(self.config, Images(paths.images), audit, fleet, host),
+            images=Sources(self.config, Images(paths.images), audit, fleet, hosts),
             targets=targets,
             keys=store.keys,
             components=self._components,

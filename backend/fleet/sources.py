@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 from backend.audit import Audit
 from backend.config import Config
 from backend.disks import DiskReader
-from backend.errors import FluidError, ImageInUse
-from backend.fleet.host import Host
+from backend.errors import FluidError, HypervisorDown, ImageInUse
+from backend.fleet.hosts import Hosts
 from backend.fleet.stock import STOCK, Stock
-from backend.images import ImageImport, Images, ImportLimits, Preparation, import_image, remove_image
+from backend.hypervisor import Hypervisor
+from backend.images import (
+    Doomed,
+    ImageImport,
+    Images,
+    ImportLimits,
+    Preparation,
+    import_image,
+    remove_image,
+)
 from backend.models import Identity, ImageView, Role, Sandbox
 
 log = logging.getLogger(__name__)
@@ -20,19 +30,19 @@ NAMES_TOLD = 5
 
 
 class Sources:
-    """What sandboxes are forked from. ``host`` is where images are prepared: their files are its own."""
+    """What sandboxes are forked from."""
 
-    def __init__(self, config: Config, images: Images, audit: Audit, fleet: Stock, host: Host) -> None:
+    def __init__(self, config: Config, images: Images, audit: Audit, fleet: Stock, hosts: Hosts) -> None:
         self._images = images
         self._audit = audit
         self._fleet = fleet
-        self._host = host
+        self._hosts = hosts
         self._limits = ImportLimits(
             bytes=config.limits.image_gb << 30, reserve_bytes=config.limits.disk_reserve_mb << 20
         )
         guests = config.guests
         self._preparation = Preparation(
-            host.require, DiskReader(), cpu=guests.cpu, memory_mb=guests.memory_mb
+            self._machine_here, DiskReader(), cpu=guests.cpu, memory_mb=guests.memory_mb
         )
 
     async def list(self, actor: Identity) -> list[ImageView]:
@@ -80,24 +90,38 @@ class Sources:
             step.data.update(freed_bytes=freed)
         return freed
 
-    async def _release(self, name: str, sha256: str) -> None:
+    async def _release(self, name: str, doomed: Doomed) -> None:
         """Its record lies aside: nothing new comes. What is made for nobody goes, anything else stops it."""
         _must_be_free(name, [row for row in await self._users(name) if row.purpose != STOCK])
         await self._fleet.retire(name)
         _must_be_free(name, await self._users(name))
-        machine = self._host.require()
-        for key in await machine.templates_of(sha256) if sha256 else ():
-            await machine.remove_template(key)
+        for host in self._hosts:  # one that is down keeps the image: it may hold what stands on it
+            machine = host.require()
+            for key in await machine.templates_of(doomed.sha256) if doomed.sha256 else ():
+                await machine.remove_template(key)
+            await machine.forget_image(sorted(doomed.files))
+            host.warm.discard(name)
 
     async def _users(self, name: str) -> Sequence[Sandbox]:
         return [row for row in await self._fleet.all_live() if row.base_image == name]
 
     async def _templates(self, sha256: str) -> Sequence[str]:
-        """None while the host is down: it alone knows."""
-        try:
-            return await self._host.require().templates_of(sha256)
-        except FluidError:
-            return []
+        """On every host that answers; the others alone know of theirs."""
+        found: set[str] = set()
+        for host in self._hosts:
+            with suppress(FluidError):
+                found.update(await host.require().templates_of(sha256))
+        return sorted(found)
+
+    def _machine_here(self) -> Hypervisor:
+        """Images are prepared where their files are."""
+        for host in self._hosts:
+            if host.up and (machine := host.require()).is_local:
+                return machine
+        raise HypervisorDown(
+            "no libvirt of this machine answers, and an image is prepared where its file is",
+            remedy="list this machine under hosts: in config.yaml, and see `fluid hosts list`",
+        )
 
 
 def _must_be_free(name: str, users: Sequence[Sandbox]) -> None:

@@ -212,6 +212,11 @@ class Hypervisor:
         """See :func:`backend.hypervisor.preparations.sweep`."""
         return await preparations.sweep(self._domains)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether its files are files of this machine."""
+        return isinstance(self._files, LocalFiles)
+
     async def templates_of(self, sha256: str) -> list[str]:
         """The keys of the templates that stand on the image with this disk."""
         return await self._files.templates_of(sha256)
@@ -219,6 +224,10 @@ class Hypervisor:
     async def remove_template(self, key: str) -> None:
         """A template that no guest stands on."""
         await self._templates.remove(key)
+
+    async def forget_image(self, files: Sequence[Path]) -> None:
+        """Remove this host's own copies of an image's files, which no guest stands on."""
+        await self._files.forget_image(files)
 
     # --- a guest's life ------------------------------------------------------------------------------
 

@@ -1,7 +1,8 @@
 """One boot of a disk that somebody else made, beside a seed that it reads, until it powers itself off.
 
 The guest is hostile already: it has a card whose cable ends in the air, its console goes to a file, and all
-that is known of the outcome is what is on its disk afterwards. Nothing but the disk is left.
+that is known of the outcome is what is on its disk afterwards. Nothing but the disk, a file of this machine,
+is left.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ async def boot_once(
     ``on_console`` gets what the guest writes to its serial line. Raises TimedOut after ``limit_s``.
     """
     name = f"{domains.prefix}-{ROLE}-{secrets.token_hex(4)}"
-    folder = domains.make_folder(name)
-    console = folder / "console.log"
+    domains.unnamed.add(name)
     try:
-        seed_disk = folder / "seed.img"
-        await asyncio.to_thread(seed_disk.write_bytes, seed)
+        await domains.files.claim(name)
+        seed_disk, console = domains.files.path(name, "seed.img"), domains.console(name)
+        await domains.files.put(seed_disk, seed)
         spec = DomainSpec(
             name,
             str(uuid.uuid4()),
-            domains.virt_type,
+            await domains.virt_type_for(image.arch),
             cpu,
             memory_mb,
             image.disk,
@@ -61,6 +62,7 @@ async def boot_once(
         await _run(domains, name, domain_xml(spec, image), _Console(console, on_console), limit_s)
     finally:
         await asyncio.shield(domains.destroy(name))
+        domains.unnamed.discard(name)
 
 
 async def sweep(domains: Domains) -> list[str]:

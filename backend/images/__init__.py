@@ -8,10 +8,11 @@ from backend.images.build import Images
 from backend.images.catalog import BuiltImage
 from backend.images.imports import ImageImport, ImportLimits, import_image
 from backend.images.prepare import Preparation
-from backend.images.removal import remove_image
+from backend.images.removal import Doomed, remove_image
 
 __all__ = [
     "BuiltImage",
+    "Doomed",
     "ImageImport",
     "Images",
     "ImportLimits",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from backend.errors import ImageNotFound
@@ -15,9 +16,17 @@ from backend.images.catalog import BLOCK_BYTES, Catalog
 from backend.images.folder import Progress, locked
 from backend.images.programs import Programs
 
-Release = Callable[[str], Awaitable[None]]
-"""Ends what stands on the image while nobody can take it any more; an error keeps the image. It gets the
-SHA-256 of the disk when no other image has the same."""
+
+@dataclass(frozen=True)
+class Doomed:
+    """What no other image has: its files, and the SHA-256 of its disk (empty: another has it too)."""
+
+    files: frozenset[Path]
+    sha256: str
+
+
+Release = Callable[[Doomed], Awaitable[None]]
+"""Ends what stands on the image while nobody can take it any more; an error keeps the image."""
 
 
 async def remove_image(images: Catalog, name: str, release: Release, progress: Progress) -> int:
@@ -33,19 +42,22 @@ async def remove_image(images: Catalog, name: str, release: Release, progress: P
         if record.exists():
             record.rename(aside)
         try:
-            await release(_own_disk(images, aside))
+            doomed = _doomed(images, aside)
+            await release(doomed)
         except BaseException:
             aside.rename(record)
             raise
-        kept = {file for other in images.folder.glob("*.json") for file in images.named_files(other)}
-        freed = await asyncio.to_thread(_unlink, images.named_files(aside) - kept)
+        freed = await asyncio.to_thread(_unlink, doomed.files)
         aside.unlink()
     return freed
 
 
-def _own_disk(images: Catalog, record: Path) -> str:
+def _doomed(images: Catalog, record: Path) -> Doomed:
+    others = list(images.folder.glob("*.json"))
+    kept = {file for other in others for file in images.named_files(other)}
     sha256 = _sha256(record)
-    return "" if sha256 in {_sha256(other) for other in images.folder.glob("*.json")} else sha256
+    shared = sha256 in {_sha256(other) for other in others}
+    return Doomed(frozenset(images.named_files(record) - kept), "" if shared else sha256)
 
 
 def _sha256(record: Path) -> str:
@@ -56,7 +68,7 @@ def _sha256(record: Path) -> str:
         return ""
 
 
-def _unlink(files: set[Path]) -> int:
+def _unlink(files: frozenset[Path]) -> int:
     freed = 0
     for file in files:
         if file.exists():
