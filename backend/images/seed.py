@@ -53,7 +53,7 @@ def user_data(proof: str) -> bytes:
             "path": f"/{file.path}",
             "content": base64.b64encode(file.text.encode()).decode(),
             "encoding": "b64",
-            "permissions": f"{file.mode:#06o}".replace("0o", "0"),
+            "permissions": f"{file.mode:04o}",
             "owner": "root:root",
         }
         for file in written()
