@@ -232,7 +232,7 @@ class _Backend:
             panes=panes,
             audit=audit,
             events=events,
-            images=Sources(Images(paths.images), audit, fleet),
+            images=Sources(self.config, Images(paths.images), audit, fleet, hosts),
             targets=targets,
             keys=store.keys,
             components=self._components,

@@ -120,6 +120,12 @@ class PlaybookRefused(FluidError):
     code, status, exit_code = "playbook_refused", 422, 5
 
 
+class ImageRefused(FluidError):
+    """A disk image that somebody else made is not taken; the message says what is wrong with it."""
+
+    code, status, exit_code = "image_refused", 422, 5
+
+
 # --- what is not there ----------------------------------------------------------------------------------
 
 
@@ -220,6 +226,12 @@ class EvidenceIncomplete(Conflict):
     code = "evidence_incomplete"
 
 
+class ImageInUse(Conflict):
+    """Sandboxes stand on it; ``details`` name them."""
+
+    code = "image_in_use"
+
+
 class TargetLocked(Conflict):
     code = "target_locked"
 
@@ -298,6 +310,12 @@ class MissingProgram(Unavailable):
 
 class ImageBroken(Unavailable):
     code = "image_broken"
+
+
+class PreparationFailed(Unavailable):
+    """An imported image did not become a guest of ours; ``details`` hold the end of its console."""
+
+    code = "preparation_failed"
 
 
 class DiskUnreadable(Unavailable):

@@ -53,8 +53,6 @@ def points(snapshots: Sequence[Snapshot], sandbox: Sandbox, last_output_at: date
     moved = [at for at in (sandbox.last_activity_at, last_output_at) if at]
     worked_on = stands is not ordered[-1] or any(at > stands.created_at for at in moved)
     present = len(pairs) - 1
-    if sandbox.phase in READABLE:
-        first = present if worked_on else made
-    else:
-        first = min(made, max(present - 1, 0))
+    readable = present if worked_on else made
+    first = readable if sandbox.phase in READABLE else min(made, max(present - 1, 0))
     return Points(tuple(pairs), first, stands.name, worked_on)

@@ -103,3 +103,12 @@ class HostBody(Request):
 class BuildBody(Request):
     name: str = ""
     force: bool = False
+
+
+class ImportBody(Request):
+    """``source``: a file of the backend's machine by its absolute path, or an http(s) URL."""
+
+    source: str = Field(min_length=1, max_length=4096)
+    format: Literal["qcow2", "raw"]
+    sha256: str = Field(default="", max_length=64, description="of the file; needed for a URL")
+    name: str = Field(default="", max_length=63, description="without it: the file's, made valid")

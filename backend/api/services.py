@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from backend.audit import Audit
+from backend.images import ImageImport
 from backend.models import (
     Approval,
     ApprovalRequest,
@@ -241,8 +242,12 @@ class AuditReport(Protocol):
 
 
 class Images(Protocol):
-    async def list(self) -> Sequence[ImageView]: ...
+    async def list(self, actor: Identity, /) -> Sequence[ImageView]: ...
     async def build(self, actor: Identity, name: str, force: bool, /) -> ImageView: ...
+    async def import_image(self, actor: Identity, wanted: ImageImport, /) -> ImageView: ...
+    async def remove(self, actor: Identity, name: str, /) -> int:
+        """How many bytes that gave back."""
+        ...
 
 
 class Targets(Protocol):

@@ -23,7 +23,7 @@ NOUNS = {
     "asks": ("asks", "Agents' questions: list, answer."),
     "hosts": ("hosts", "Hypervisors: list, add, remove, drain, resume."),
     "targets": ("targets", "Production machines: list, check."),
-    "images": ("images", "Guest images: list, build."),
+    "images": ("images", "Guest images: list, build, import, remove."),
     "audit": ("audit", "The hash-chained record: list, verify, export."),
     "gc": ("gc", "What nobody needs any more: shown with --dry-run, else removed."),
     "config": ("config", "The settings: show, schema."),

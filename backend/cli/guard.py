@@ -17,6 +17,7 @@ def guarded(work: Callable[[], Any]) -> int:
     try:
         answer = work()
     except FluidError as error:
+        _quote(error.details.get("console"))
         return _tell(error.message, error.remedy, error.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -28,6 +29,14 @@ def guarded(work: Callable[[], Any]) -> int:
     except Exception as error:
         return _unforeseen(error)
     return answer if isinstance(answer, int) else EXIT_OK
+
+
+def _quote(console: Any) -> None:
+    """The end of a guest's console stands above the error that it explains."""
+    from backend.text import visible
+
+    for line in console if isinstance(console, list) else ():
+        print(f"  | {visible(str(line))}", file=sys.stderr)
 
 
 def _unforeseen(error: Exception) -> int:

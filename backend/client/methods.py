@@ -84,6 +84,8 @@ class OperatorMethods:
     export_audit = method(operator_calls.export_audit)
     check_targets = method(operator_calls.check_targets)
     build_image = method(operator_calls.build_image)
+    import_image = method(operator_calls.import_image)
+    remove_image = method(operator_calls.remove_image)
 
 
 class SandboxMethods:

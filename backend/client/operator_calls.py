@@ -144,3 +144,15 @@ def build_image(name: str, *, force: bool = False) -> Call[ImageView]:
     """Unless it is there already; ``force`` builds it from nothing."""
     body = {"name": name, "force": force}
     return Call("POST", path("images"), noun("ImageView"), body=body, timeout_s=WORK_S)
+
+
+def import_image(source: str, format: str, *, sha256: str = "", name: str = "") -> Call[ImageView]:
+    """A cloud image becomes a source. ``source``: an absolute path on the backend's machine, or a URL;
+    ``format``: ``qcow2`` or ``raw``."""
+    body = {"source": source, "format": format, "sha256": sha256, "name": name}
+    return Call("POST", path("images", "import"), noun("ImageView"), body=body, timeout_s=2 * WORK_S)
+
+
+def remove_image(name: str) -> Call[int]:
+    """One that no sandbox stands on; the bytes that this gave back."""
+    return Call("DELETE", path("images", name), lambda told: int(told["freed_bytes"]), timeout_s=WORK_S)

@@ -29,7 +29,8 @@ class Recovery(Lifecycle, Snapshots):
             if info.metadata.get("role") == TEMPLATE:
                 await hypervisor.destroy(info.name)
                 said.append(f"destroyed {info.name}: its build was cut off")
-        return said
+        cut_off = await hypervisor.sweep_preparations()
+        return said + [f"destroyed {name}: the import of its image was cut off" for name in cut_off]
 
     async def agree(self, host: Host) -> list[str]:
         """Every row of the host against its domain, then domains and files without a row."""

@@ -1,36 +1,139 @@
-"""Images as operators manage them: listed with who uses them, built with an audit row."""
+"""Images as operators manage them: listed with who stands on them; built, imported, removed on the record."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 
 from backend.audit import Audit
-from backend.fleet.core import FleetCore
-from backend.images import Images
-from backend.models import Identity, ImageView
+from backend.config import Config
+from backend.disks import DiskReader
+from backend.errors import FluidError, HypervisorDown, ImageInUse
+from backend.fleet.hosts import Hosts
+from backend.fleet.stock import STOCK, Stock
+from backend.hypervisor import Hypervisor
+from backend.images import (
+    Doomed,
+    ImageImport,
+    Images,
+    ImportLimits,
+    Preparation,
+    import_image,
+    remove_image,
+)
+from backend.models import Identity, ImageView, Role, Sandbox
 
 log = logging.getLogger(__name__)
+NAMES_TOLD = 5
 
 
 class Sources:
     """What sandboxes are forked from."""
 
-    def __init__(self, images: Images, audit: Audit, fleet: FleetCore) -> None:
+    def __init__(self, config: Config, images: Images, audit: Audit, fleet: Stock, hosts: Hosts) -> None:
         self._images = images
         self._audit = audit
         self._fleet = fleet
+        self._hosts = hosts
+        self._limits = ImportLimits(
+            bytes=config.limits.image_gb << 30, reserve_bytes=config.limits.disk_reserve_mb << 20
+        )
+        guests = config.guests
+        self._preparation = Preparation(
+            self._machine_here, DiskReader(), cpu=guests.cpu, memory_mb=guests.memory_mb
+        )
 
-    async def list(self) -> list[ImageView]:
+    async def list(self, actor: Identity) -> list[ImageView]:
+        """Agents see what there is; operators also where it lies, where it is from and who stands on it."""
         live = await self._fleet.all_live()
         views = [image.view() for image in self._images.list()]
         for view in views:
-            view.used_by = sum(sandbox.base_image == view.name for sandbox in live)
+            users = [row for row in live if row.base_image == view.name]
+            view.used_by = len(users)
+            if actor.role is Role.AGENT:
+                view.path = view.origin = ""
+                continue
+            view.sandboxes = [row.sandbox_name for row in users if row.purpose != STOCK]
+            view.stock = [row.sandbox_name for row in users if row.purpose == STOCK]
+            view.templates = [*await self._templates(view.sha256)]
         return views
 
     async def build(self, actor: Identity, name: str, force: bool) -> ImageView:
-        """Build the host's own release; minutes, unless it is there already. ``force``: from nothing."""
+        """Build a release; minutes, unless it is there already. ``force``: from nothing."""
         async with self._audit.step(actor, "image.build", "image", name, force=force):
-            image = await self._images.build(
-                name or None, progress=lambda words: log.info("image: %s", words), force=force
-            )
+            image = await self._images.build(name or None, progress=partial(_say, "build"), force=force)
         return image.view()
+
+    async def import_image(self, actor: Identity, wanted: ImageImport) -> ImageView:
+        """Take an image that somebody else made; minutes. See :func:`backend.images.import_image`."""
+        facts = {"source": wanted.source, "format": wanted.format, "expected_sha256": wanted.sha256}
+        async with self._audit.step(actor, "image.import", "image", wanted.name, **facts) as step:
+            image = await import_image(
+                self._images, wanted, self._preparation, self._limits, partial(_say, "import")
+            )
+            step.id = image.name
+            step.data.update(sha256=image.sha256)
+        return image.view()
+
+    async def remove(self, actor: Identity, name: str) -> int:
+        """Remove an image that no sandbox stands on, with its stock and its templates; the bytes given back.
+
+        Raises:
+            ImageNotFound, ImageInUse: nothing was removed.
+        """
+        async with self._audit.step(actor, "image.remove", "image", name) as step:
+            freed = await remove_image(
+                self._images, name, partial(self._release, name), partial(_say, "remove")
+            )
+            step.data.update(freed_bytes=freed)
+        return freed
+
+    async def _release(self, name: str, doomed: Doomed) -> None:
+        """Its record lies aside: nothing new comes. What is made for nobody goes, anything else stops it."""
+        _must_be_free(name, [row for row in await self._users(name) if row.purpose != STOCK])
+        await self._fleet.retire(name)
+        _must_be_free(name, await self._users(name))
+        for host in self._hosts:  # one that is down keeps the image: it may hold what stands on it
+            machine = host.require()
+            for key in await machine.templates_of(doomed.sha256) if doomed.sha256 else ():
+                await machine.remove_template(key)
+            await machine.forget_image(sorted(doomed.files))
+            host.warm.discard(name)
+
+    async def _users(self, name: str) -> Sequence[Sandbox]:
+        return [row for row in await self._fleet.all_live() if row.base_image == name]
+
+    async def _templates(self, sha256: str) -> Sequence[str]:
+        """On every host that answers; the others alone know of theirs."""
+        found: set[str] = set()
+        for host in self._hosts:
+            with suppress(FluidError):
+                found.update(await host.require().templates_of(sha256))
+        return sorted(found)
+
+    def _machine_here(self) -> Hypervisor:
+        """Images are prepared where their files are."""
+        for host in self._hosts:
+            if host.up and (machine := host.require()).is_local:
+                return machine
+        raise HypervisorDown(
+            "no libvirt of this machine answers, and an image is prepared where its file is",
+            remedy="list this machine under hosts: in config.yaml, and see `fluid hosts list`",
+        )
+
+
+def _must_be_free(name: str, users: Sequence[Sandbox]) -> None:
+    if users:
+        names = [row.sandbox_name for row in users]
+        more = f" and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
+        raise ImageInUse(
+            f"{name} is in use by {', '.join(names[:NAMES_TOLD])}{more}",
+            remedy=f"fluid sandboxes destroy {names[0]}",
+            sandboxes=names,
+        )
+
+
+def _say(doing: str, words: str) -> None:
+    log.info("image %s: %s", doing, words)

@@ -127,6 +127,12 @@ class Stock(Following):
         )
         return rows
 
+    async def retire(self, image: str) -> None:
+        """Destroy the parked forks of an image that goes away; one that is just handed out stays."""
+        for row in await self.all_live():
+            if row.purpose == STOCK and row.base_image == image and row.phase is Phase.PAUSED:
+                await self._withdraw(row)
+
     def _is_usual(self, row: Sandbox) -> bool:
         return (row.cpu, row.memory_mb) == (self._config.guests.cpu, self._config.guests.memory_mb)
 

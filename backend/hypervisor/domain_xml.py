@@ -33,7 +33,7 @@ ET.register_namespace(PREFIX, NAMESPACE)
 
 @dataclass(frozen=True)
 class DomainSpec:
-    """What a fresh domain is made of."""
+    """What a fresh domain is made of. ``seed``: a second disk, which it may only read."""
 
     name: str
     uuid: str
@@ -44,6 +44,7 @@ class DomainSpec:
     console: Path
     metadata: dict[str, str]
     nic: ET.Element
+    seed: Path | None = None
 
 
 def tree(xml: str | bytes) -> ET.Element:
@@ -92,7 +93,8 @@ def machine_of(arch: str) -> str:
 
 
 def domain_xml(spec: DomainSpec, image: GuestImage) -> str:
-    """A whole domain: direct kernel boot, one virtio disk, our port, the agent's port, no balloon, no USB."""
+    """A whole domain: one virtio disk, booted by the image's kernel or else by its own boot loader, our port,
+    the agent's port, no balloon, no USB."""
     emulated = spec.virt_type == "qemu"
     arch = libvirt_arch(image.arch)
     root = ET.Element("domain", type=spec.virt_type)
@@ -103,9 +105,12 @@ def domain_xml(spec: DomainSpec, image: GuestImage) -> str:
     _child(root, "vcpu", str(spec.cpu))
     system = _child(root, "os")
     _child(system, "type", "hvm", arch=arch, machine=machine_of(arch))
-    _child(system, "kernel", str(image.kernel))
-    _child(system, "initrd", str(image.initrd))
-    _child(system, "cmdline", image.cmdline)
+    if image.kernel is None:
+        _child(system, "boot", dev="hd")
+    else:
+        _child(system, "kernel", str(image.kernel))
+        _child(system, "initrd", str(image.initrd))
+        _child(system, "cmdline", image.cmdline)
     features = _child(root, "features")
     if arch in WITH_ACPI:
         _child(features, "acpi")
@@ -129,6 +134,12 @@ def _devices(root: ET.Element, spec: DomainSpec) -> None:
     _child(disk, "driver", name="qemu", type="qcow2", cache="unsafe", discard="unmap")
     _child(disk, "source", file=str(spec.disk))
     _child(disk, "target", dev="vda", bus="virtio")
+    if spec.seed is not None:
+        seed = _child(devices, "disk", type="file", device="disk")
+        _child(seed, "driver", name="qemu", type="raw")
+        _child(seed, "source", file=str(spec.seed))
+        _child(seed, "target", dev="vdb", bus="virtio")
+        _child(seed, "readonly")
     _child(devices, "controller", type="usb", model="none")
     devices.append(spec.nic)
     serial = _child(devices, "serial", type="file")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import libvirt
 
-from backend.hypervisor import branches, forks, networks, sizes, snapshots, stock
+from backend.hypervisor import branches, forks, networks, preparations, sizes, snapshots, stock
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.fork_ways import ForkWays
@@ -197,6 +197,48 @@ class Hypervisor:
         return await forks.cold_boot(
             self._domains, image, identity, network, cpu=cpu, memory_mb=memory_mb, metadata=metadata
         )
+
+    async def boot_once(
+        self,
+        image: GuestImage,
+        seed: bytes,
+        *,
+        cpu: int,
+        memory_mb: int,
+        limit_s: float,
+        on_console: preparations.OnConsole,
+    ) -> None:
+        """See :func:`backend.hypervisor.preparations.boot_once`."""
+        await preparations.boot_once(
+            self._domains,
+            image,
+            seed,
+            cpu=cpu,
+            memory_mb=memory_mb,
+            limit_s=limit_s,
+            on_console=on_console,
+        )
+
+    async def sweep_preparations(self) -> list[str]:
+        """See :func:`backend.hypervisor.preparations.sweep`."""
+        return await preparations.sweep(self._domains)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether its files are files of this machine."""
+        return isinstance(self._files, LocalFiles)
+
+    async def templates_of(self, sha256: str) -> list[str]:
+        """The keys of the templates that stand on the image with this disk."""
+        return await self._files.templates_of(sha256)
+
+    async def remove_template(self, key: str) -> None:
+        """A template that no guest stands on."""
+        await self._templates.remove(key)
+
+    async def forget_image(self, files: Sequence[Path]) -> None:
+        """Remove this host's own copies of an image's files, which no guest stands on."""
+        await self._files.forget_image(files)
 
     # --- a guest's life ------------------------------------------------------------------------------
 

@@ -178,10 +178,27 @@ class LocalFiles:
         disk, memory = folder / TEMPLATE_DISK, folder / TEMPLATE_MEMORY
         return Template(key, disk, memory, facts.cpu, facts.memory_mb, facts.build_s)
 
+    async def templates_of(self, image: str) -> list[str]:
+        def look() -> list[str]:
+            found = []
+            for kept in sorted(self._templates.glob(f"*/{TEMPLATE_FACTS}")):
+                with contextlib.suppress(OSError, ValueError, TypeError):
+                    if TemplateFacts(**json.loads(kept.read_text())).image == image:
+                        found.append(kept.parent.name)
+            return found
+
+        return await asyncio.to_thread(look)
+
+    async def remove_template(self, key: str) -> None:
+        await asyncio.to_thread(shutil.rmtree, self._templates / key, ignore_errors=True)
+
     # --- images and layers for others ----------------------------------------------------------------
 
     async def ensure_image(self, image: GuestImage) -> GuestImage:
         return image
+
+    async def forget_image(self, files: Sequence[Path]) -> None:
+        """They are the host's own."""
 
     async def local_layers(self, layers: Sequence[Path]) -> list[Path]:
         return list(layers)

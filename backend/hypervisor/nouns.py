@@ -46,13 +46,13 @@ class KvmProbe:
 
 @dataclass(frozen=True)
 class GuestImage:
-    """A built image, booted directly by its kernel: no partition table, ``root=/dev/vda``."""
+    """A disk, and the kernel that boots it directly; without one the disk has a boot loader of its own."""
 
     name: str
     sha256: str
     disk: Path  # qcow2
-    kernel: Path
-    initrd: Path
+    kernel: Path | None
+    initrd: Path | None
     cmdline: str
     arch: str = "x86_64"
 

@@ -306,13 +306,29 @@ class PoolFiles:
             raise HypervisorFailed(f"template {key} cannot be read back", remedy="try again, or boot cold")
         return template
 
+    async def templates_of(self, image: str) -> list[str]:
+        found, start = [], f"{self._start}template-"
+        for name in sorted(await self._volumes.names()):
+            if name.startswith(start) and name.endswith(f".{TEMPLATE_FACTS}"):
+                facts = TemplateFacts(**json.loads(await self._volumes.head(name, CLUSTER_BYTES)))
+                if facts.image == image:
+                    found.append(_owner(name).removeprefix(start))
+        return found
+
+    async def remove_template(self, key: str) -> None:
+        self._templates.pop(key, None)
+        await self._delete(_template_names(f"{self._start}template-{key}"))
+
     # --- images and layers for others ----------------------------------------------------------------
 
     async def ensure_image(self, image: GuestImage) -> GuestImage:
-        disk, kernel, initrd = [
-            await self._ensure_file(file) for file in (image.disk, image.kernel, image.initrd)
-        ]
+        disk = await self._ensure_file(image.disk)
+        kernel, initrd = [file and await self._ensure_file(file) for file in (image.kernel, image.initrd)]
         return replace(image, disk=disk, kernel=kernel, initrd=initrd)
+
+    async def forget_image(self, files: Sequence[Path]) -> None:
+        names = [f"{IMAGE}{file.name}" for file in files]
+        await self._delete([*(f"{name}{WHOLE}" for name in names), *names])
 
     async def _ensure_file(self, file: Path) -> Path:
         name = f"{IMAGE}{file.name}"

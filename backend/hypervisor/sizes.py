@@ -18,7 +18,7 @@ SHARES_PER_CPU, SHARES_MAX = 100, 10_000
 DISK = "vda"
 GIB = 1024**3
 GROW_TIMEOUT_S = 60.0
-BOTH = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
+EACH = (libvirt.VIR_DOMAIN_AFFECT_LIVE, libvirt.VIR_DOMAIN_AFFECT_CONFIG)  # never both in one call
 NO_SHARES = (
     libvirt.VIR_ERR_OPERATION_INVALID,
     libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
@@ -33,7 +33,8 @@ async def share_processors(domains: Domains, name: str, cpu: int) -> None:
 
     def work(domain: libvirt.virDomain) -> None:
         try:
-            domain.setSchedulerParametersFlags({libvirt.VIR_DOMAIN_SCHEDULER_CPU_SHARES: shares}, BOTH)
+            for flag in EACH:
+                domain.setSchedulerParametersFlags({libvirt.VIR_DOMAIN_SCHEDULER_CPU_SHARES: shares}, flag)
         except libvirt.libvirtError as error:
             if error.get_error_code() not in NO_SHARES:
                 raise

@@ -125,10 +125,19 @@ class HostFiles(Protocol):
         """Make ``TEMPLATE_DISK`` and ``TEMPLATE_MEMORY`` of the domain ``work`` a template: dropping the
         domain leaves them alone then."""
 
+    async def templates_of(self, image: str) -> list[str]:
+        """The keys of the whole templates that stand on the image whose disk has this SHA-256."""
+
+    async def remove_template(self, key: str) -> None:
+        """Remove a template that no disk stands on."""
+
     # --- images and layers for others ----------------------------------------------------------------
 
     async def ensure_image(self, image: GuestImage) -> GuestImage:
         """The image as files of that host."""
+
+    async def forget_image(self, files: Sequence[Path]) -> None:
+        """The files of this machine go: so does what :meth:`ensure_image` made of them."""
 
     async def local_layers(self, layers: Sequence[Path]) -> list[Path]:
         """Frozen layers as files of this machine, in the same order."""

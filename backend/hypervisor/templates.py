@@ -19,6 +19,7 @@ from backend.hypervisor.domains import BOOT_TIMEOUT_S, Domains
 from backend.hypervisor.identity import new_mac
 from backend.hypervisor.nouns import GuestImage, Template
 from backend.hypervisor.storage import TEMPLATE_DISK, TEMPLATE_MEMORY, TemplateFacts
+from backend.models.base import check_name
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,11 @@ class Templates:
                     return template
                 return await self._build(image, key, cpu, memory_mb)
 
+    async def remove(self, key: str) -> None:
+        """Forks that stand on it lose their disk: the caller knows of none."""
+        async with self._locks.setdefault(key, asyncio.Lock()), self._files.template_lock(key):
+            await self._files.remove_template(check_name(key, "template"))
+
     async def _key(self, image: GuestImage, cpu: int, memory_mb: int) -> str:
         def versions(connection: libvirt.virConnect) -> list[int]:
             return [connection.getLibVersion(), connection.getVersion()]
@@ -55,8 +61,8 @@ class Templates:
             *(
                 LAYOUT,
                 image.sha256,
-                image.kernel.name,
-                image.initrd.name,
+                image.kernel and image.kernel.name,
+                image.initrd and image.initrd.name,
                 image.cmdline,
                 cpu,
                 memory_mb,

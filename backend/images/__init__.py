@@ -1,9 +1,22 @@
-"""Guest images: built of the host's own release from its own package sources, named by what they hold.
+"""Guest images: built from the host's own package sources, or imported; named by what they hold.
 
-The contract: ``Images(folder)`` lists, gets, builds and verifies; everything else here is how.
+The contract: ``Images(folder)`` lists, gets, builds and verifies; ``import_image`` takes one that somebody
+else made, with ``Preparation`` to make it a guest of ours; ``remove_image``. Everything else here is how.
 """
 
 from backend.images.build import Images
 from backend.images.catalog import BuiltImage
+from backend.images.imports import ImageImport, ImportLimits, import_image
+from backend.images.prepare import Preparation
+from backend.images.removal import Doomed, remove_image
 
-__all__ = ["BuiltImage", "Images"]
+__all__ = [
+    "BuiltImage",
+    "Doomed",
+    "ImageImport",
+    "Images",
+    "ImportLimits",
+    "Preparation",
+    "import_image",
+    "remove_image",
+]

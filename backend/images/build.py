@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.errors import FluidError, InvalidValue, NoSpace, RoleDenied
+from backend.errors import FluidError, InvalidValue, RoleDenied
 from backend.images import kernel, rootfs
 from backend.images.catalog import BuiltImage, Catalog, sha256_of
 from backend.images.customize import customize, payload_files
+from backend.images.folder import Progress, check_space, locked, put_file
 from backend.images.programs import Programs, require
 from backend.images.settings import APT_OPTIONS, CMDLINE, ENABLED, FILES, MASKED, PACKAGES
 from backend.images.sources import Release, Selection, read_release, read_sources, select
@@ -40,7 +39,6 @@ DISK_BYTES = 8 << 30
 JOURNAL_MB = 32
 COLD_SPACE_MB = 2500
 WARM_SPACE_MB = 1300
-LOCK_LIMIT_S = 3600
 IMAGE_LIMIT_S = 300
 TEMP_PREFIX = ".build-"
 # orphan_file and metadata_csum_seed are newer than the readers and kernels that must understand the disk.
@@ -48,8 +46,6 @@ MKFS = (
     *("mkfs.ext4", "-q", "-F", "-L", "root", "-J", f"size={JOURNAL_MB}", "-E", "discard"),
     *("-O", "^orphan_file,^metadata_csum_seed"),
 )
-
-Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,7 @@ class Images(Catalog):
         require(NEEDED)
         self.folder.mkdir(parents=True, exist_ok=True)
         programs = Programs(self.folder / "build.log")
-        async with _locked(self.folder, programs, progress):
+        async with locked(self.folder, programs, progress):
             programs.log.write_text(f"{now().isoformat()} {release.image_name}\n", encoding="utf-8")
             inputs = await Inputs.of_host(programs, release)
             recipe = inputs.recipe(PAYLOAD)
@@ -212,7 +208,7 @@ class _Build:
             folder / f"initrd-{initrd_sha[:16]}",
         )
         for source, place in zip(sources, places, strict=True):
-            await asyncio.to_thread(_put_file, source, place)
+            await asyncio.to_thread(put_file, source, place)
         image = BuiltImage(
             name=name,
             sha256=sha256,
@@ -239,20 +235,6 @@ class _Build:
             await self.programs.run("rm", "-rf", "--one-file-system", "--", *paths, limit_s=IMAGE_LIMIT_S)
 
 
-@contextlib.asynccontextmanager
-async def _locked(folder: Path, programs: Programs, progress: Progress) -> AsyncIterator[None]:
-    """Hold the folder's lock; it ends with this process, however that ends. The waiting is flock(1)'s, which
-    shares our open file and can be cancelled."""
-    with (folder / ".lock").open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("waiting for another build to end")
-            fd = lock.fileno()
-            await programs.run("flock", "--exclusive", str(fd), limit_s=LOCK_LIMIT_S, pass_fds=(fd,))
-        yield
-
-
 @contextlib.contextmanager
 def _first_error() -> Iterator[None]:
     """A task group's failure as the one error that a user can act on."""
@@ -263,30 +245,7 @@ def _first_error() -> Iterator[None]:
         raise known or group from None
 
 
-def check_space(folder: Path, needed_mb: int) -> None:
-    """:class:`NoSpace` with both figures, before anything is begun."""
-    free_mb = shutil.disk_usage(folder).free >> 20
-    if free_mb < needed_mb:
-        raise NoSpace(
-            f"building an image needs {needed_mb} MB in {folder}, {free_mb} MB are free",
-            remedy=f"free {needed_mb - free_mb} MB there, or set FLUID_CACHE to a folder with room",
-        )
-
-
 def _installed(root: Path) -> int:
     """How many packages dpkg knows as installed in a tree."""
     status = (root / "var/lib/dpkg/status").read_text(encoding="utf-8", errors="replace")
     return status.count("\nStatus: install ok installed\n")
-
-
-def _put_file(source: Path, place: Path) -> None:
-    """Give a finished file of the same file system its lasting name, durably. Blocking."""
-    if place.exists() and place.samefile(source):
-        return
-    fresh = place.with_name(place.name + ".new")
-    fresh.unlink(missing_ok=True)
-    os.link(source, fresh)
-    fresh.chmod(0o644)
-    with fresh.open("rb") as done:
-        os.fsync(done.fileno())
-    fresh.replace(place)

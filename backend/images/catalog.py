@@ -19,12 +19,15 @@ from backend.models import ImageView, check_name
 
 QCOW2_MAGIC = b"QFI\xfb"
 CHUNK_BYTES = 1 << 20
+BLOCK_BYTES = 512  # of stat(2)'s st_blocks, whatever the file system
+FILE_FIELDS = ("disk", "kernel", "initrd")
 REBUILD = "fluid images build --force"
 
 
 @dataclass(frozen=True)
 class BuiltImage:
-    """A guest image: the disk (qcow2, one ext4 without a partition table), and what boots it.
+    """A guest image. A built one is a disk (qcow2, one ext4 without a partition table) and the kernel that
+    boots it; an imported one is a disk with its own boot loader, and ``origin`` says where it came from.
 
     ``sha256`` is the disk's, ``size_bytes`` what it takes on the host, ``recipe`` the hash of all that it was
     made from, ``build_s`` how long that took.
@@ -33,8 +36,8 @@ class BuiltImage:
     name: str
     sha256: str
     disk: Path
-    kernel: Path
-    initrd: Path
+    kernel: Path | None
+    initrd: Path | None
     cmdline: str
     arch: str
     built_at: datetime
@@ -42,16 +45,27 @@ class BuiltImage:
     packages: int
     size_bytes: int
     recipe: str
-    sizes: tuple[int, int, int]
-    kernel_sha256: str
-    initrd_sha256: str
+    sizes: tuple[int, ...]
+    kernel_sha256: str = ""
+    initrd_sha256: str = ""
+    kind: str = "built"  # or "imported"
+    origin: str = ""
+
+    @property
+    def remedy(self) -> str:
+        """What brings a broken one back."""
+        if self.kind == "built":
+            return REBUILD
+        return f"fluid images remove {self.name}, then import it again"
 
     def view(self) -> ImageView:
-        """What the API and the console tell of it."""
+        """What the API and the console tell of it. Looks at the files."""
         return ImageView(
             name=self.name,
             sha256=self.sha256,
-            size_bytes=self.size_bytes,
+            kind=self.kind,
+            origin=self.origin,
+            size_bytes=sum(path.stat().st_blocks * BLOCK_BYTES for path, _, _ in self.files()),
             arch=self.arch,
             built_at=self.built_at,
             build_s=self.build_s,
@@ -61,14 +75,15 @@ class BuiltImage:
 
     def files(self) -> tuple[tuple[Path, int, str], ...]:
         """Each file with its recorded length in bytes and SHA-256."""
-        sums = (self.sha256, self.kernel_sha256, self.initrd_sha256)
-        return tuple(zip((self.disk, self.kernel, self.initrd), self.sizes, sums, strict=True))
+        paths = [path for path in (self.disk, self.kernel, self.initrd) if path]
+        sums = [self.sha256, self.kernel_sha256, self.initrd_sha256][: len(paths)]
+        return tuple(zip(paths, self.sizes, sums, strict=True))
 
     def record(self) -> dict[str, Any]:
         """As kept in the record file: paths as bare names, so that the folder may be moved."""
         row: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        for key in ("disk", "kernel", "initrd"):
-            row[key] = row[key].name
+        for key in FILE_FIELDS:
+            row[key] = row[key].name if row[key] else None
         row["built_at"] = self.built_at.isoformat()
         row["sizes"] = list(self.sizes)
         return row
@@ -76,14 +91,18 @@ class BuiltImage:
     @classmethod
     def of_record(cls, folder: Path, row: dict[str, Any]) -> BuiltImage:
         """The reverse of :meth:`record`. A file name with a folder in it is refused."""
-        values = {field.name: row[field.name] for field in fields(cls)}
-        for key in ("disk", "kernel", "initrd"):
+        values = {field.name: row[field.name] for field in fields(cls) if field.name in row}
+        for key in FILE_FIELDS:
+            if values[key] is None and key != "disk":
+                continue
             if Path(values[key]).name != values[key]:
                 raise ValueError(f"{key} {values[key]!r} is not a bare file name")
             values[key] = folder / values[key]
         values["built_at"] = datetime.fromisoformat(values["built_at"])
         values["sizes"] = tuple(values["sizes"])
-        return cls(**values)
+        image = cls(**values)
+        image.files()  # as many sums as files
+        return image
 
 
 class Catalog:
@@ -104,7 +123,7 @@ class Catalog:
 
     def get(self, name: str) -> BuiltImage:
         """The image of that name, after a quick look at its files."""
-        path = self.folder / f"{check_name(name, 'image name')}.json"
+        path = self.record_of(name)
         try:
             image = BuiltImage.of_record(self.folder, json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -119,7 +138,9 @@ class Catalog:
         image = self.get(name)
         for path, _, expected in image.files():
             if await asyncio.to_thread(sha256_of, path) != expected:
-                raise ImageBroken(f"{path} does not hold what was built: its SHA-256 differs", remedy=REBUILD)
+                raise ImageBroken(
+                    f"{path} does not hold what was built: its SHA-256 differs", remedy=image.remedy
+                )
 
     def put(self, image: BuiltImage) -> None:
         """Make ``image`` the one of its name. Its files are in place already."""
@@ -131,6 +152,19 @@ class Catalog:
             os.fsync(out.fileno())
         fresh.rename(path)
 
+    def record_of(self, name: str) -> Path:
+        """The record file of that name."""
+        return self.folder / f"{check_name(name, 'image name')}.json"
+
+    def named_files(self, record: Path) -> set[Path]:
+        """The files that a record names; none when it cannot be read."""
+        try:
+            row = json.loads(record.read_text(encoding="utf-8"))
+            names = [Path(row[key]) for key in FILE_FIELDS if row.get(key)]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return set()
+        return {self.folder / name for name in names if name.name == str(name)}
+
 
 def _look_at(image: BuiltImage) -> None:
     """Sizes, and the disk's magic: what a cut copy or a full disk leaves behind is found here."""
@@ -138,12 +172,12 @@ def _look_at(image: BuiltImage) -> None:
         try:
             actual = path.stat().st_size
         except FileNotFoundError:
-            raise ImageBroken(f"image {image.name} lacks its file {path}", remedy=REBUILD) from None
+            raise ImageBroken(f"image {image.name} lacks its file {path}", remedy=image.remedy) from None
         if actual != size:
-            raise ImageBroken(f"{path} has {actual} bytes where {size} were built", remedy=REBUILD)
+            raise ImageBroken(f"{path} has {actual} bytes where {size} were built", remedy=image.remedy)
     with image.disk.open("rb") as disk:
         if disk.read(len(QCOW2_MAGIC)) != QCOW2_MAGIC:
-            raise ImageBroken(f"{image.disk} is not a qcow2 image", remedy=REBUILD)
+            raise ImageBroken(f"{image.disk} is not a qcow2 image", remedy=image.remedy)
 
 
 def sha256_of(path: Path) -> str:

@@ -27,19 +27,20 @@ PACKAGE_OF = {
     "apt-get": "apt",
     "unshare": "util-linux",
     "setpriv": "util-linux",
+    "prlimit": "util-linux",
     "flock": "util-linux",
     "chroot": "coreutils",
 }
 LOG_TAIL_LINES = 3
 
 
-def require(names: tuple[str, ...]) -> None:
+def require(names: tuple[str, ...], what: str = "building an image") -> None:
     """:class:`MissingProgram` that names all missing programs and the one command that installs them."""
     missing = [name for name in names if not shutil.which(name, path=SEARCH_PATH)]
     if missing:
         packages = " ".join(sorted({PACKAGE_OF[name] for name in missing}))
         raise MissingProgram(
-            f"building an image needs {', '.join(missing)}",
+            f"{what} needs {', '.join(missing)}",
             remedy=f"apt-get install --no-install-recommends {packages}",
         )
 
@@ -58,8 +59,10 @@ class Programs:
         stdin: bytes | None = None,
         pass_fds: tuple[int, ...] = (),
         on_line: Callable[[str], None] | None = None,
+        cwd: Path = Path("/"),
     ) -> bytes:
-        """What it wrote to stdout. Raises :class:`Unavailable` or :class:`TimedOut`, naming the log."""
+        """What it wrote to stdout. Raises :class:`Unavailable` (with its ``status``) or :class:`TimedOut`,
+        naming the log."""
         words = [str(word) for word in argv]
         self.note("$ " + " ".join(words))
         process = await asyncio.create_subprocess_exec(
@@ -74,7 +77,7 @@ class Programs:
             env={**ENVIRONMENT, **self.environment},
             start_new_session=True,
             pass_fds=pass_fds,
-            cwd="/",
+            cwd=cwd,
         )
         try:
             async with asyncio.timeout(limit_s):
@@ -89,6 +92,7 @@ class Programs:
             raise Unavailable(
                 f"{words[0]} ended with status {process.returncode}: {self.tail()}",
                 remedy=f"read {self.log}, mend the cause and build again",
+                status=process.returncode,
             )
         return output
 

@@ -92,12 +92,14 @@ class Text:
     mode: int = 0o644
 
 
+RESOLV_CONF = "etc/resolv.conf"
+
 FILES = (
     Text("etc/machine-id", ""),
     Text("etc/hostname", "base\n"),
     Text("etc/hosts", "127.0.0.1 localhost\n127.0.1.1 base\n"),
     Text("etc/fstab", ""),
-    Text("etc/resolv.conf", "# No name service: connections go through the proxy, which resolves names.\n"),
+    Text(RESOLV_CONF, "# No name service: connections go through the proxy, which resolves names.\n"),
     Text("etc/default/locale", "LANG=C.UTF-8\n"),
     Text("etc/dpkg/dpkg.cfg.d/90fluid", "".join(f"{option}\n" for option in DPKG_OPTIONS)),
     Text("etc/ssh/sshd_config.d/10-fluid.conf", SSHD_CONFIG),
@@ -109,8 +111,8 @@ FILES = (
     # Without systemd-user-sessions nobody would take /run/nologin away again.
     Text("etc/tmpfiles.d/systemd-nologin.conf", ""),
 )
-MASKED = (
-    # Upkeep of machines that live long.
+# Upkeep of machines that live long.
+UPKEEP_UNITS = (
     "apt-daily.timer",
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
@@ -118,7 +120,9 @@ MASKED = (
     "e2scrub_reap.service",
     "fstrim.timer",
     "systemd-tmpfiles-clean.timer",
-    # Screens, seats and passwords at a console.
+)
+# Screens, seats and passwords at a console.
+SCREEN_UNITS = (
     "console-getty.service",
     "getty.target",
     "getty-static.service",
@@ -128,13 +132,17 @@ MASKED = (
     "systemd-ask-password-wall.path",
     "systemd-logind.service",
     "systemd-user-sessions.service",
-    # A network that the host gives.
+)
+# A network that the host gives.
+NETWORK_UNITS = (
     "systemd-networkd.service",
     "systemd-networkd.socket",
     "systemd-networkd-wait-online.service",
     "systemd-network-generator.service",
     "networkd-dispatcher.service",
-    # First boots, hardware and accounting.
+)
+# First boots, hardware and accounting.
+BOOT_UNITS = (
     "dev-hugepages.mount",
     "dev-mqueue.mount",
     "kmod-static-nodes.service",
@@ -167,4 +175,27 @@ MASKED = (
     "systemd-update-utmp-runlevel.service",
     "systemd-update-utmp.service",
 )
+MASKED = (*UPKEEP_UNITS, *SCREEN_UNITS, *NETWORK_UNITS, *BOOT_UNITS)
 ENABLED = ("ssh.service", "cron.service")
+
+# --- imported images --------------------------------------------------------------------------------------
+
+IMPORTED_FILES = tuple(
+    file
+    for file in FILES
+    if file.path.startswith(("etc/ssh/", "etc/sudoers.d/", "etc/systemd/journald.conf.d/"))
+)
+"""What an imported image gets of the settings; its own services, boot and locale stay as they are."""
+IMPORTED_MASKED = (
+    *UPKEEP_UNITS,
+    *NETWORK_UNITS,
+    "systemd-resolved.service",
+    "networking.service",
+    "ifup@.service",
+    "cloud-ifupdown-helper.service",
+    "NetworkManager.service",
+    "NetworkManager-wait-online.service",
+    "dhcpcd.service",
+    "wicked.service",
+    "wickedd.service",
+)

@@ -90,7 +90,12 @@ class ImageView(Answer):
     build_s: float = 0.0
     packages: int = 0
     path: str = ""
+    kind: str = "built"  # built | imported
+    origin: str = ""  # the file or URL of an imported one
     used_by: int = 0
+    sandboxes: list[str] = Field(default_factory=list)  # by name, as far as the caller may see them
+    stock: list[str] = Field(default_factory=list)
+    templates: list[str] = Field(default_factory=list)
 
 
 class SourceView(Answer):

@@ -6,8 +6,9 @@ from typing import Any
 
 from fastapi import Response
 
-from backend.api.bodies import BuildBody, HostBody, HostKeyBody, StatusBody
+from backend.api.bodies import BuildBody, HostBody, HostKeyBody, ImportBody, StatusBody
 from backend.api.common import Caller, Served, answer, router
+from backend.images import ImageImport
 from backend.models import HostKeyView, HostView, ImageView, LeftoverReport
 
 agent = router("catalog")
@@ -51,8 +52,9 @@ async def targets(caller: Caller, services: Served) -> Response:
 
 
 @agent.get("/v1/images")
-async def images(services: Served) -> Response:
-    return answer({"images": await services.images.list()})
+async def images(caller: Caller, services: Served) -> Response:
+    """What sandboxes are forked from; operators see who stands on it."""
+    return answer({"images": await services.images.list(caller)})
 
 
 @agent.post("/v1/agents/me", status_code=204)
@@ -71,6 +73,19 @@ async def check_targets(caller: Caller, services: Served, name: str | None = Non
 @operator.post("/v1/images", status_code=201, response_model=ImageView)
 async def build_image(caller: Caller, services: Served, body: BuildBody) -> Response:
     return answer(await services.images.build(caller, body.name, body.force), 201)
+
+
+@operator.post("/v1/images/import", status_code=201, response_model=ImageView)
+async def import_image(caller: Caller, services: Served, body: ImportBody) -> Response:
+    """Take a cloud image; blocks until it is prepared, which takes minutes."""
+    wanted = ImageImport(body.source, body.format, body.sha256, body.name, caller.uid)
+    return answer(await services.images.import_image(caller, wanted), 201)
+
+
+@operator.delete("/v1/images/{name}")
+async def remove_image(caller: Caller, services: Served, name: str) -> Response:
+    """Remove one that no sandbox stands on, with its stock and its templates."""
+    return answer({"name": name, "freed_bytes": await services.images.remove(caller, name)})
 
 
 @operator.get("/v1/hosts")
