@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import socket
 import threading
 import time
@@ -128,7 +129,8 @@ class Fluid(AgentMethods, OperatorMethods):
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         used_at: float = getattr(self._local, "used_at", 0.0)
-        if connection is None or connection.sock is None or time.monotonic() - used_at > IDLE_S:
+        stale = connection is not None and (time.monotonic() - used_at > IDLE_S or _has_ended(connection))
+        if connection is None or connection.sock is None or stale:
             self.close()
             connection = self._local.connection = _connect(self._address, timeout_s)
         connection.sock.settimeout(timeout_s)
@@ -144,6 +146,15 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+def _has_ended(connection: http.client.HTTPConnection) -> bool:
+    """Whether the backend hung up meanwhile: nothing else comes on a connection that nobody asked over."""
+    if connection.sock is None:
+        return True
+    poll = select.poll()
+    poll.register(connection.sock, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _connect(address: DoorAddress, timeout_s: float) -> http.client.HTTPConnection:

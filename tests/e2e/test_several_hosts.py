@@ -110,7 +110,10 @@ async def test_a_sandbox_on_the_second_host_does_what_one_on_the_first_does(two:
 def live(two: Two, box: FluidSandbox) -> None:
     """Commands, files, a terminal, snapshots, a diff, a branch, off and on, and the end."""
     fluid = two.fluid
-    assert box.run("hostname; cat /etc/machine-id").stdout.split() == [box.sandbox_name, box.noun.machine_id]
+    assert box.run("hostname; cat /etc/machine-id").stdout.split() == [
+        box.noun.sandbox_name,
+        box.noun.machine_id,
+    ]
     box.write_file("/root/mark", b"one\n")
     pid = box.run("sleep 1000 </dev/null >/dev/null 2>&1 & echo $!").stdout.strip()
     assert box.run("ss -ltn | grep -c 127.0.0.1:3128").stdout.strip() == "1"
@@ -125,11 +128,12 @@ def live(two: Two, box: FluidSandbox) -> None:
     box.restore("one")
     assert box.read_file("/root/mark") == b"one\n"
     assert box.run(f"kill -0 {pid}").exit_code == 0
-    branch = FluidSandbox(fluid, fluid.branch(box.id, "two", vm_name=f"{box.sandbox_name}-b"))
+    branch = FluidSandbox(fluid, fluid.branch(box.id, "two", vm_name=f"{box.noun.sandbox_name}-b"))
     assert branch.noun.host_name == box.noun.host_name
     assert branch.read_file("/root/mark") == b"two\n"
     pane = box.open_pane()
-    fluid.send_keys(pane.pane_id, text="echo pane-$((40+2))", key="Enter")
+    fluid.send_keys(pane.pane_id, text="echo pane-$((40+2))")
+    fluid.send_keys(pane.pane_id, key="Enter")
     deadline = time.monotonic() + CREATE_S
     while not any("pane-42" in row for row in fluid.read_pane(pane.pane_id)):
         assert time.monotonic() < deadline
