@@ -12,7 +12,7 @@ import libvirt
 import pytest
 
 from backend.errors import HypervisorDown
-from backend.guests import HostLink
+from backend.guests import HostLink, hosts
 from tests.fix_hosts import USER, RealHost, real_hosts
 
 LIMIT_S = 30.0
@@ -101,7 +101,10 @@ async def test_a_libvirtd_that_starts_again_is_behind_the_same_socket(far: RealH
     assert await asked(link, lambda connection: connection.getHostname()) == "far-1"
 
 
-async def test_a_cable_that_is_pulled_is_told_and_found_again(far: RealHost, link: HostLink) -> None:
+async def test_a_cable_that_is_pulled_is_told_and_found_again(
+    far: RealHost, link: HostLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "DIAL_TIMEOUT_S", 1.0)
     far.cut()
     try:
         (await link.connection()).abort()  # as the keepalive does after its 20 s

@@ -8,13 +8,15 @@ import os
 import pty
 import shlex
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 
 from backend.errors import (
@@ -442,20 +444,31 @@ async def test_a_guest_of_an_unknown_host_is_told_so(ca: CertificateAuthority) -
     assert not await connections.answers(guest)
 
 
-async def test_what_opens_late_is_closed() -> None:
-    late: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    closed: list[str] = []
+async def test_what_opens_late_is_closed_and_nobody_uses_it(make_sshd: MakeSshd, tmp_path: Path) -> None:
+    """A guest whose queue is full takes the host's connection when its kernel asks again, a second later."""
+    loop = asyncio.get_running_loop()
+    made: list[asyncssh.SSHTCPSession[bytes]] = []
 
-    async def opening() -> str:
-        return await late
+    def session() -> asyncssh.SSHTCPSession[bytes]:
+        made.append(asyncssh.SSHTCPSession())
+        return made[-1]
 
-    with pytest.raises(TimeoutError):
-        await hosts._opened(opening(), 0.01, closed.append)
-    late.set_result("a channel")
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert closed == ["a channel"]
+    async with AsyncExitStack() as stack:
+        link = await stack.enter_async_context(linked(make_sshd("a").destination, tmp_path))
+        await opened(link)
+        busy = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        busy.setblocking(False)
+        fills = stack.enter_context(socket.create_connection(busy.getsockname()))
+        with pytest.raises(TimeoutError):
+            await link.dial(session, *busy.getsockname(), timeout_s=0.3)
+        async with asyncio.timeout(LIMIT_S):
+            first, peer = await loop.sock_accept(busy)
+            assert peer == fills.getsockname()
+            late, _ = await loop.sock_accept(busy)
+            stack.callback(first.close)
+            stack.callback(late.close)
+            assert await loop.sock_recv(late, 1) == b"", "hung up on, and nothing was sent"
+        assert not made
 
 
 async def test_a_local_forward_leads_to_the_guest_while_it_is_held(
