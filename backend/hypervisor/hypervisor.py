@@ -133,7 +133,8 @@ class Hypervisor:
 
     async def ensure_network(self, spec: NetworkSpec) -> None:
         """See :func:`backend.hypervisor.networks.ensure_network`."""
-        await networks.ensure_network(self._connection, spec, self._prefix)
+        here = isinstance(self._files, LocalFiles)
+        await networks.ensure_network(self._connection, spec, self._prefix, here=here)
 
     async def our_networks(self) -> list[str]:
         """The names of our networks."""
