@@ -101,10 +101,11 @@ def _network_of(stage: Stage, uri: str) -> tuple[str, str]:
 
 def _forks(stage: Stage, source: str, virt: str, cold_s: float) -> list[Figure]:
     fluid = Fluid(stage.paths.operator_socket)
-    forks, destroys, cost, disk, steps = [], [], [], [], []
+    forks, destroys, cost, disk, steps, ways = [], [], [], [], [], []
     for number in range(REPEATS):
         took, box = _create(fluid, source, f"fork-{number}")
         forks.append(took)
+        ways.append(box.created_by)
         steps.append(fluid.sandbox(box.id).steps)
         cost.append(_resident_mb(box))
         disk.append(_disk_mb(stage.paths.domains / "domains" / box.domain))
@@ -116,7 +117,8 @@ def _forks(stage: Stage, source: str, virt: str, cold_s: float) -> list[Figure]:
     bound = 1.3 * AT_ONCE / (os.cpu_count() or 1) * sorted(forks)[len(forks) // 2]
     for _, box in made:
         fluid.destroy(box.id)
-    how = f"POST /v1/sandboxes, answered when root's first command worked ({_by_step(steps)}); {virt}"
+    made_by = ", ".join(f"{ways.count(way)} by {way}" for way in dict.fromkeys(ways))
+    how = f"until root's first command worked, {made_by} (steps: {_by_step(steps)}); {virt}"
     return [
         figure("create: fork", forks, "s", how, Bar(p50=2.5)),
         figure("create: fork against cold boot", [cold_s / one for one in forks], "times faster",
