@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from backend.changes.dpkg import Package, Window, info_name, merged, parse_sums
 from backend.disks import Comparison, Entry
-from backend.models import Command, FileKind
+from backend.models import Command, FileKind, wire_path
 
 COMMAND_SLACK_S = 0.5
 MAX_COMMANDS = 20
@@ -112,6 +112,10 @@ class Scripts:
             and pair.path.startswith(_ALTERNATIVES)
         }
         self._windows = sorted(windows, key=lambda window: window.start)
+        state = [folder.decode() for folder in _STATE_FOLDERS]
+        self._on_state = [
+            command for command in commands if any(folder in command.command for folder in state)
+        ]
         self._starts = sorted(command.started_at.timestamp() for command in commands)
         self._folders = {
             path: package for path, package in owned.owner.items() if path not in _COMMON and len(path) > 1
@@ -130,9 +134,24 @@ class Scripts:
         named = path.decode("utf-8", "replace") in self._texts.get(window.package, "")
         return window.package if named or path.startswith(_SCRIPTED) else ""
 
-    def service_state(self, path: bytes) -> str:
-        """The package whose service keeps its data at a path."""
-        return self._folder(path) if path.startswith(_STATE_FOLDERS) else ""
+    def service_state(self, path: bytes, entry: Entry | None) -> str:
+        """The package whose service keeps its data at a path; empty where a command put it there by name."""
+        if not path.startswith(_STATE_FOLDERS) or self._named(path, entry):
+            return ""
+        return self._folder(path)
+
+    def _named(self, path: bytes, entry: Entry | None) -> bool:
+        """Whether a command that ran at the change, or any if nothing is left, holds the path: whole, or its
+        folder and its name apart (``cp dashboard.json /var/lib/grafana/``)."""
+        whole = wire_path(path)
+        folder, _, name = whole.rpartition("/")
+        alone = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
+        ids = None if entry is None else set(running(self._on_state, entry.ctime_ns))
+        return any(
+            whole in command.command or (folder in command.command and alone.search(command.command))
+            for command in self._on_state
+            if ids is None or command.id in ids
+        )
 
     def _folder(self, path: bytes) -> str:
         """The package that lists the nearest folder around a path, shared folders aside."""

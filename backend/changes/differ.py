@@ -127,7 +127,7 @@ class _Interpretation:
             return change
         change.package, listed = self._package(pair, change)
         if not change.package and not listed:
-            if self._scripts.service_state(pair.path) and not gives_rights(change):
+            if self._scripts.service_state(pair.path, pair.after) and not gives_rights(change):
                 change.hidden = SERVICE_STATE
                 return change
             change.package = self._scripts.made(pair.after) if pair.after is not None else ""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
-import logging
 import secrets
 import time
 from collections.abc import Callable
@@ -14,7 +12,7 @@ from typing import Any, TypeVar
 
 import libvirt
 
-from backend.errors import Conflict, FluidError, InvalidName, NotFound, WrongState
+from backend.errors import Conflict, InvalidName, NotFound, WrongState
 from backend.hypervisor import channel
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domain_xml import NAMESPACE, disk_of, parse_metadata
@@ -24,7 +22,6 @@ from backend.hypervisor.storage import HostFiles
 from backend.models.base import check_name
 from backend.steps import reached
 
-log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BOOT_TIMEOUT_S = 240.0  # under emulation, with other guests beside it
@@ -147,22 +144,6 @@ class Domains:
         await self.wake(name)
         await self.ask(name, "ready", limit_s=BOOT_TIMEOUT_S)
         return await self.info(name)
-
-    async def stop(self, name: str, timeout_s: float) -> bool:
-        """Shut down; pull the plug after ``timeout_s``. True when the guest went by itself."""
-        async with self.connection.listening() as events:
-            if (await self.info(name)).state in ("shutoff", "crashed"):
-                return True
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self.ask(name, "poweroff")
-                    while (event := await events.get()).domain != name or event.kind != "stopped":
-                        pass
-                return True
-            except (TimeoutError, FluidError) as error:
-                log.info("%s does not shut down by itself: %s", name, error or "silent")
-        await self.power_off(name)
-        return False
 
     async def power_off(self, name: str) -> None:
         """Pull the plug; nothing to do for a domain that is off."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import libvirt
 
-from backend.hypervisor import branches, forks, networks, preparations, sizes, snapshots, stock
+from backend.hypervisor import branches, forks, networks, preparations, shutdown, sizes, snapshots, stock
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.fork_ways import ForkWays
@@ -133,7 +133,8 @@ class Hypervisor:
 
     async def ensure_network(self, spec: NetworkSpec) -> None:
         """See :func:`backend.hypervisor.networks.ensure_network`."""
-        await networks.ensure_network(self._connection, spec, self._prefix)
+        here = isinstance(self._files, LocalFiles)
+        await networks.ensure_network(self._connection, spec, self._prefix, here=here)
 
     async def our_networks(self) -> list[str]:
         """The names of our networks."""
@@ -247,8 +248,8 @@ class Hypervisor:
         return await self._domains.start(domain)
 
     async def stop(self, domain: str, timeout_s: float = STOP_TIMEOUT_S) -> bool:
-        """Shut down, by force after ``timeout_s``. True when the guest went by itself."""
-        return await self._domains.stop(domain, timeout_s)
+        """See :func:`backend.hypervisor.shutdown.stop`."""
+        return await shutdown.stop(self._domains, domain, timeout_s)
 
     async def destroy(self, domain: str) -> None:
         """The domain and all its files, snapshots included; nothing is wrong when there is nothing."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import subprocess
 from pathlib import Path
 
 import libvirt
@@ -19,12 +21,16 @@ from backend.hypervisor.network_xml import (
 )
 from backend.hypervisor.nouns import NetworkSpec
 
+log = logging.getLogger(__name__)
+
+IP_TIMEOUT_S = 5.0
 BRIDGES = Path("/sys/class/net")
 SEEN_BY_IPTABLES = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
 
-async def ensure_network(connection: Connection, spec: NetworkSpec, prefix: str) -> None:
-    """Define and start the network and its filter; Conflict if the name stands for another network."""
+async def ensure_network(connection: Connection, spec: NetworkSpec, prefix: str, *, here: bool) -> None:
+    """Define and start the network and its filter; Conflict if the name stands for another network. ``here``:
+    the host is this machine, where a bridge that a killed libvirtd left is removed."""
     _check_prefix(spec.name, prefix)
 
     def work(conn: libvirt.virConnect) -> None:
@@ -41,10 +47,47 @@ async def ensure_network(connection: Connection, spec: NetworkSpec, prefix: str)
                 remedy="remove it, or choose another network in the configuration",
             )
         if not network.isActive():
-            network.create()
+            _start(conn, network, spec.bridge, here)
         filter_packets(spec.bridge)
 
     await connection.call(work, what=f"ensure network {spec.name}")
+
+
+def _start(conn: libvirt.virConnect, network: libvirt.virNetwork, bridge: str, here: bool) -> None:
+    """libvirt refuses a network whose bridge is there already, as a killed libvirtd leaves it."""
+    try:
+        network.create()
+    except libvirt.libvirtError as error:
+        if bridge not in error.get_error_message():
+            raise
+        used = not here or is_used(bridge) or any(_has_bridge(one, bridge) for one in conn.listAllNetworks(0))
+        if used or not _delete(bridge):
+            raise HypervisorFailed(
+                f"the bridge {bridge} is there already: {error.get_error_message()}",
+                remedy=f"ip link del {bridge}, as root on that host, when nothing uses it (bridge link)",
+            ) from error
+        log.warning("the bridge %s that a killed libvirtd left is removed", bridge)
+        network.create()
+
+
+def is_used(bridge: str, bridges: Path = BRIDGES) -> bool:
+    """Whether the interface is anything but a bridge without ports."""
+    ports = bridges / bridge / "brif"
+    return not ports.is_dir() or any(ports.iterdir())
+
+
+def _has_bridge(network: libvirt.virNetwork, bridge: str) -> bool:
+    """Whether a network that runs has it."""
+    found = tree(network.XMLDesc(0)).find("bridge")
+    return bool(network.isActive()) and found is not None and found.get("name") == bridge
+
+
+def _delete(bridge: str) -> bool:
+    argv = ["ip", "link", "delete", "dev", bridge, "type", "bridge"]
+    try:
+        return subprocess.run(argv, capture_output=True, timeout=IP_TIMEOUT_S, check=False).returncode == 0
+    except (OSError, subprocess.SubprocessError):
+        return False
 
 
 def filter_packets(bridge: str, bridges: Path = BRIDGES, everywhere: Path = SEEN_BY_IPTABLES) -> None:

@@ -80,8 +80,7 @@ class Lab:
         host key must be the one that we made."""
         if again:
             await self.guests.drop(identity.name)
-        guest = Guest(name=identity.name, address=identity.address, host_key_public=identity.host_key_public)
-        connection = await self.guests.connection(guest, timeout_s=SSH_LIMIT_S)
+        connection = await self.guests.connection(guest_of(identity), timeout_s=SSH_LIMIT_S)
         async with asyncio.timeout(SSH_LIMIT_S):
             done = await connection.run(command)
         assert done.exit_status == 0, done.stderr
@@ -130,6 +129,11 @@ async def guest(lab: Lab) -> AsyncIterator[Identity]:
     await lab.fork(identity)
     yield identity
     await lab.host.destroy(identity.name)
+
+
+def guest_of(identity: Identity) -> Guest:
+    """Where SSH finds it."""
+    return Guest(name=identity.name, address=identity.address, host_key_public=identity.host_key_public)
 
 
 def qemu_of(name: str) -> list[int]:
@@ -370,6 +374,49 @@ async def assert_it_starts_cold(lab: Lab, branch: Identity) -> None:
     )
     assert said.split() == ["old", "kept", branch.machine_id, branch.hostname, branch.address]
     await lab.host.destroy(branch.name)
+
+
+AT_WORK = """cat >/etc/systemd/system/flush.service <<'END'
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/bin/true
+ExecStop=/bin/sh -c 'for n in $(seq 15); do date >>/root/flushed; sync; sleep 1; done'
+END
+systemctl daemon-reload; systemctl start flush"""
+STAYS = "trap '' TERM HUP; while :; do sleep 1000; done"
+LATER = "(sleep 0.3; {}) >/dev/null 2>&1 &"  # the answer to this very command goes out first
+ENDINGS = {  # what befalls the guest, whether it is silent then, whether it goes by itself, within how long
+    "no network": (LATER.format("ip link set eth0 down"), True, True, 30),
+    "no daemon": ("systemctl mask --now --runtime fluid-guestd", False, True, 40),
+    "nobody to be asked": ("systemctl mask --now --runtime fluid-guestd qemu-guest-agent", False, False, 30),
+    "a dead kernel": (LATER.format("echo c >/proc/sysrq-trigger"), True, False, 30),
+    "a process that stays": (f'setsid sh -c "{STAYS}" >/dev/null 2>&1 </dev/null &', False, False, 40),
+    "much to do": (AT_WORK, False, True, 60),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("command", "silent", "by_itself", "limit_s"), ENDINGS.values(), ids=ENDINGS)
+async def test_a_guest_goes_off_by_itself_or_is_switched_off_soon(
+    lab: Lab, command: str, silent: bool, by_itself: bool, limit_s: float
+) -> None:
+    identity = await lab.identity("ending", 31)
+    await lab.fork(identity)
+    try:
+        await lab.ssh(identity, command)
+        async with asyncio.timeout(EVENT_LIMIT_S):
+            while silent and await lab.guests.answers(guest_of(identity)):
+                await asyncio.sleep(0.1)
+        await lab.guests.drop(identity.name)
+        began = time.monotonic()
+        assert await lab.host.stop(identity.name) is by_itself
+        took = time.monotonic() - began
+        print(f"off in {took:.1f} s")
+        assert took < limit_s
+        assert (await lab.host.info(identity.name)).state == "shutoff"
+    finally:
+        await lab.host.destroy(identity.name)
 
 
 @contextlib.asynccontextmanager

@@ -183,6 +183,34 @@ async def test_a_state_folder_hides_what_a_service_keeps_whenever_it_was_made_an
     assert changes[f"/var/lib/nginx/shell{SETUID}"].hidden == ""
 
 
+@pytest.mark.parametrize(
+    ("command", "hours_ago", "shown"),
+    [
+        ("echo x > /var/lib/nginx/body", 0, True),
+        ("file.write /var/lib/nginx/body", 0, True),
+        ("cd /tmp; cp ./body /var/lib/nginx/", 0, True),
+        ("cp everybody /var/lib/nginx/", 0, False),
+        ("ls /var/lib/nginx; touch body.html", 0, False),
+        ("systemctl restart nginx", 0, False),
+        ("echo x > /var/lib/nginx/body", 3, False),  # the service wrote it since
+    ],
+)
+async def test_a_state_folder_shows_what_a_command_put_there_by_name(
+    work, points, command: str, hours_ago: int, shown: bool
+):
+    at = datetime.now(UTC) - timedelta(hours=hours_ago)
+    ran = Command(
+        id="CMD-1", sandbox_id="SBX-1", command=command, started_at=at - timedelta(hours=1), ended_at=at
+    )
+    body = next(
+        change
+        for change in (await work.diff(*points, commands=[ran])).files
+        if change.path == "/var/lib/nginx/body"
+    )
+    assert (body.hidden == "", body.commands == ["CMD-1"]) == (shown, shown)
+    assert not shown or (body.package, body.after.text is not None) == ("", True)
+
+
 async def test_packages_units_and_accounts_are_told(work, points):
     changes = await work.diff(*points)
     assert [(one.name, one.after_version, one.wanted) for one in changes.packages] == [
