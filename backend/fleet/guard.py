@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from backend.config import Config
 from backend.errors import FluidError, WrongState
@@ -84,23 +85,31 @@ class Guard:
         self.began = now()
 
     async def run(self) -> None:
-        """Until cancelled. A host or a database that is away is somebody else's worry."""
-        while True:
-            await self.look()
-            await asyncio.sleep(LOOK_S)
+        """Until cancelled. A host that hangs holds up no other, and no warning."""
+        async with asyncio.TaskGroup() as tasks:
+            for host in self._hosts:
+                tasks.create_task(self._again(partial(self.keep_reserve, host)))
+            tasks.create_task(self._again(self.warn))
+            tasks.create_task(self._again(self.stop_idle))
 
-    async def look(self) -> None:
-        """Each duty once; none holds up another."""
-        watches = (self.keep_reserve(host) for host in self._hosts if host.up)
-        for duty in (*watches, self.warn(), self.stop_idle()):
+    async def _again(self, duty: Callable[[], Awaitable[None]]) -> None:
+        """What is away (a host, the database) is waited for, and told of once."""
+        said = ""
+        while True:
             try:
-                await duty
+                await duty()
+                said = ""
             except FluidError as error:
-                log.warning("the guard waits: %s", error.message)
+                if error.message != said:
+                    log.warning("the guard waits: %s", error.message)
+                said = error.message
+            await asyncio.sleep(LOOK_S)
 
     async def keep_reserve(self, host: Host) -> None:
         """Where a host's disk is at its reserve, pause the one that wrote most; the next look sees whether
         that was enough. Who wrote nothing is left alone."""
+        if not host.up:
+            return
         writers, reserve_mb = self._writers[host.name], self._config.limits.disk_reserve_mb
         writers.add(await host.require().disk_use(), time.monotonic())
         free_mb = (await host.look()).disk_free_mb

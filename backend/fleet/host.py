@@ -104,6 +104,7 @@ class Host:
             self.virt_type = hypervisor.virt_type
             self.network = await self._network()
             await hypervisor.ensure_network(self.network)
+            await self.way.must_hold(self.network.bridge)
         except BaseException:
             await hypervisor.close()
             raise

@@ -13,6 +13,7 @@ from backend.config import HostConfig
 from backend.fleet.addresses import ROUTES, networks_of, taken_networks
 from backend.guests import HostLink
 from backend.hypervisor import Hypervisor, Pool
+from backend.hypervisor.networks import not_held, switches
 from backend.hypervisor.private import PrivateLibvirt, system_libvirt
 from backend.hypervisor.probe import kvm_works
 from backend.paths import Paths
@@ -40,6 +41,9 @@ class Way(Protocol):
 
     async def routes(self) -> list[IPv4Network]:
         """The networks that the host has an address in or a route to."""
+
+    async def must_hold(self, bridge: str) -> None:
+        """Raises HypervisorFailed where guests on our bridge would not be held, and we cannot mend it."""
 
     async def revive(self) -> None:
         """The connection to libvirt is lost: do what is ours to do."""
@@ -86,6 +90,9 @@ class LocalWay:
     async def routes(self) -> list[IPv4Network]:
         return await taken_networks()
 
+    async def must_hold(self, bridge: str) -> None:
+        """Whoever makes the network here sees to it."""
+
     async def revive(self) -> None:
         """Start a libvirtd of ours again. Another's is its keeper's business."""
         if self._private:
@@ -124,6 +131,14 @@ class RemoteWay:
 
     async def routes(self) -> list[IPv4Network]:
         return networks_of(await self._link.run(ROUTES))
+
+    async def must_hold(self, bridge: str) -> None:
+        """Nothing said: br_netfilter is loaded with the first filter, and sees every bridge then."""
+        said = (
+            await self._link.run(["sh", "-c", 'cat "$@" 2>/dev/null; :', "sh", *switches(bridge)])
+        ).split()
+        if said and b"1" not in said:
+            raise not_held(bridge)
 
     async def revive(self) -> None:
         """The link tries by itself."""

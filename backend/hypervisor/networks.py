@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 IP_TIMEOUT_S = 5.0
 BRIDGES = Path("/sys/class/net")
 SEEN_BY_IPTABLES = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+OWN_SWITCH = Path("bridge/nf_call_iptables")
 
 
 async def ensure_network(connection: Connection, spec: NetworkSpec, prefix: str, *, here: bool) -> None:
@@ -96,17 +97,27 @@ def filter_packets(bridge: str, bridges: Path = BRIDGES, everywhere: Path = SEEN
     Many hosts turn that off for all bridges (sysctl), so it is turned on for ours alone. A bridge that is
     not here is another host's. Raises HypervisorFailed where guests would not be held.
     """
-    switch = bridges / bridge / "bridge" / "nf_call_iptables"
+    switch = bridges / bridge / OWN_SWITCH
     if not switch.exists():
         return
     try:
         switch.write_text("1")
     except OSError as error:
         if not everywhere.exists() or everywhere.read_text().strip() == "0":
-            raise HypervisorFailed(
-                f"iptables does not see the bridge {bridge}, so guests are not held: {error.strerror}",
-                remedy="sysctl -w net.bridge.bridge-nf-call-iptables=1, as root, on that host",
-            ) from error
+            raise not_held(bridge) from error
+
+
+def switches(bridge: str) -> list[str]:
+    """The files that say whether iptables sees a bridge, on its host: one that holds 1 is enough."""
+    return [str(BRIDGES / bridge / OWN_SWITCH), str(SEEN_BY_IPTABLES)]
+
+
+def not_held(bridge: str) -> HypervisorFailed:
+    """Half of the guests' filter would be without effect."""
+    return HypervisorFailed(
+        f"iptables does not see the bridge {bridge}, so guests are not held",
+        remedy="sysctl -w net.bridge.bridge-nf-call-iptables=1, as root, on that host",
+    )
 
 
 async def our_networks(connection: Connection, prefix: str) -> list[str]:

@@ -30,7 +30,7 @@ ICMP_PROTOCOL, IGMP_PROTOCOL, TCP_PROTOCOL, UDP_PROTOCOL = 1, 2, 6, 17
 SYN, ACK, FIN = 0x02, 0x10, 0x01
 EVERY_PROTOCOL = 3  # packet(7), ETH_P_ALL
 SOL_PACKET, IGNORE_OUTGOING = 263, 23
-EAR_BYTES = 1 << 24
+RCVBUFFORCE, EAR_BYTES = 33, 1 << 24  # socket(7), SO_RCVBUFFORCE
 REPEAT = 3
 ANSWER_S = 2.0
 RESOLVE_S = 5.0
@@ -270,7 +270,7 @@ def ear() -> socket.socket:
     """A socket that hears what comes to the card, and not what leaves it."""
     made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(EVERY_PROTOCOL))
     made.setsockopt(SOL_PACKET, IGNORE_OUTGOING, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, EAR_BYTES)
+    made.setsockopt(socket.SOL_SOCKET, RCVBUFFORCE, EAR_BYTES)
     made.bind((NIC, EVERY_PROTOCOL))
     made.setblocking(False)
     return made

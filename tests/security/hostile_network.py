@@ -19,7 +19,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import libvirt
@@ -37,6 +37,7 @@ from tests.security.hostile_guest import (
     EVERY_PROTOCOL,
     IPV4,
     MARK,
+    RCVBUFFORCE,
     SYN,
     TCP_PORTS,
     TCP_PROTOCOL,
@@ -112,7 +113,7 @@ class Ears:
         self.sockets = []
         for name, sent in ways.items():
             ear = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(EVERY_PROTOCOL))
-            ear.setsockopt(socket.SOL_SOCKET, 33, EAR_BYTES)  # SO_RCVBUFFORCE
+            ear.setsockopt(socket.SOL_SOCKET, RCVBUFFORCE, EAR_BYTES)
             ear.bind((name, EVERY_PROTOCOL))
             ear.setblocking(False)
             asyncio.get_running_loop().add_reader(ear, self.hear, ear, name, sent)
@@ -417,7 +418,7 @@ async def main(folder: Path, image: str, guards: list[str]) -> None:
                 connection = libvirt.open(uri)
                 await asyncio.to_thread(take_out, guard, connection, taps)
                 connection.close()
-            print(json.dumps(asdict(await lab.scan(guard))), flush=True)
+            print(json.dumps(vars(await lab.scan(guard))), flush=True)
     finally:
         await lab.close()
 

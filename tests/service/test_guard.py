@@ -123,6 +123,10 @@ class Lab:
         self.machine.sizes[row.domain] = 0
         return row
 
+    async def reserve(self) -> None:
+        """One look at the host's disk."""
+        await self.guard.keep_reserve(cast("Any", self.machine))
+
     async def phases(self) -> dict[str, tuple[Phase, str]]:
         return {row.sandbox_name: (row.phase, row.reason) for row in await self.fleet.all_live()}
 
@@ -149,11 +153,11 @@ async def told(events: Subscription, kind: str) -> dict[str, Any]:
 async def test_at_the_reserve_the_one_that_wrote_most_is_paused_and_says_why(lab: Lab) -> None:
     quiet, writer = await lab.runs(1), await lab.runs(2)
     lab.machine.sizes[quiet.domain] = 900 * MIB  # long ago
-    await lab.guard.look()
+    await lab.reserve()
     lab.machine.sizes[writer.domain], lab.machine.free_mb = 300 * MIB, RESERVE_MB - 100
     lab.machine.sizes[quiet.domain] += 2 * MIB
     with lab.bus.subscribe() as events:
-        await lab.guard.look()
+        await lab.reserve()
         event = await told(events, "sandbox.paused")
     assert event["id"] == writer.id and "1948 MB of disk left" in event["reason"]
     phases = await lab.phases()
@@ -176,9 +180,9 @@ async def test_what_libvirt_says_of_the_pause_later_does_not_take_the_reason_awa
 
 async def test_it_goes_on_once_there_is_room_and_not_before(lab: Lab) -> None:
     row = await lab.runs(1)
-    await lab.guard.look()
+    await lab.reserve()
     lab.machine.sizes[row.domain], lab.machine.free_mb = MIB, RESERVE_MB - 1
-    await lab.guard.look()
+    await lab.reserve()
     with pytest.raises(NoSpace, match="2047 MB are free"):
         await lab.fleet.resume(AGENT, row.id)
     with pytest.raises(WrongState, match="of disk left"):  # its agent reads why, whatever it tries
@@ -190,9 +194,9 @@ async def test_it_goes_on_once_there_is_room_and_not_before(lab: Lab) -> None:
 
 async def test_who_wrote_nothing_or_is_nobodys_is_left_alone(lab: Lab) -> None:
     still, parked = await lab.runs(1), await lab.runs(2, purpose="stock", phase=Phase.PAUSED)
-    await lab.guard.look()
+    await lab.reserve()
     lab.machine.sizes[parked.domain], lab.machine.free_mb = 500 * MIB, 1
-    await lab.guard.look()
+    await lab.reserve()
     assert (await lab.phases())[still.sandbox_name] == (Phase.RUNNING, "")
     assert lab.machine.states == {}
 
