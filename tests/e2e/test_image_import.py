@@ -52,7 +52,9 @@ async def test_a_disk_that_does_not_prepare_itself_is_told_with_its_console_and_
     disk.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
     with pytest.raises(PreparationFailed, match="nothing") as caught:
         await asyncio.to_thread(fluid.import_image, str(disk), "raw")
-    assert "powered off" in caught.value.message
+    assert "could not be prepared: booting it with the seed" in caught.value.message
+    assert "neither an ext4 file system nor a Linux partition" in caught.value.message
+    assert "no system here" in caught.value.details["console"]
     assert fluid.images() == []
     assert left(stage) == []
     assert not list(stage.paths.images.glob("*.qcow2"))
