@@ -21,12 +21,10 @@ COMPONENTS = {
 }
 REACHABLE = ("http://", "https://")
 RELEASES = {
-    "debian": {"11": "bullseye", "12": "bookworm", "13": "trixie"},
-    "ubuntu": {"22.04": "jammy", "24.04": "noble"},
+    "debian": {"12": "bookworm", "13": "trixie"},
+    "ubuntu": {"24.04": "noble"},
 }
-"""What can be built: each has the kernel package, the sshd and the Python that a guest needs."""
-SINCE = {"non-free-firmware": "12"}
-"""Components that a distribution's older releases do not have."""
+"""What can be built, besides the host's own: older ones have another file system layout."""
 
 
 @dataclass(frozen=True)
@@ -119,16 +117,11 @@ def moved(entries: list[Entry], host: Release, wanted: Release) -> list[Entry]:
         replace(
             entry,
             suite=wanted.codename + entry.suite.removeprefix(host.codename),
-            components=tuple(name for name in entry.components if _has(wanted, name)),
             signed_by=entry.signed_by if _is_whole_keyring(entry.signed_by, wanted) else "",
         )
         for entry in entries
         if not _foreign(entry, host)
     ]
-
-
-def _has(release: Release, component: str) -> bool:
-    return release.id != "debian" or int(release.version) >= int(SINCE.get(component, "0"))
 
 
 def _is_whole_keyring(signed_by: str, release: Release) -> bool:

@@ -12,7 +12,8 @@ import pytest
 
 from backend.client import Fluid
 from backend.client.blocking import FluidSandbox
-from backend.errors import ImageInUse, PreparationFailed
+from backend.errors import ImageInUse, InvalidValue, PreparationFailed
+from backend.images.sources import read_release
 from tests.bench.stage import CHECKOUT, Stage
 from tests.fix_cloud_image import cloud_image
 
@@ -132,3 +133,21 @@ def again(fluid: Fluid, box: FluidSandbox) -> None:
     fluid.stop(box.id)
     fluid.start(box.id)
     assert box.run("hostname").stdout.strip() == box.sandbox_name
+
+
+async def test_another_release_of_the_host_s_distribution_is_built_from_its_sources(
+    stage: Stage, fluid: Fluid
+) -> None:
+    host = read_release()
+    other = next(name for name in ("debian-13", "debian-12", "ubuntu-24-04") if name != host.image_name)
+    if not other.startswith(host.id):
+        with pytest.raises(InvalidValue, match="cannot be built on this host"):
+            await asyncio.to_thread(fluid.build_image, other)
+        return
+    image = await asyncio.to_thread(fluid.build_image, other)
+    assert (image.name, image.kind) == (other, "built")
+    box = await asyncio.to_thread(fluid.create_sandbox, other, agent_id="e2e", name="other-release")
+    release = box.run(". /etc/os-release; echo $ID-$VERSION_ID; apt-get -qq check && echo fine").stdout
+    assert release.split() == [other, "fine"]
+    box.destroy()
+    await asyncio.to_thread(fluid.remove_image, other)

@@ -171,12 +171,10 @@ def test_another_release_is_built_of_the_host_s_sources_with_its_suite() -> None
         ("http://a.test", "trixie-updates", ""),
         ("http://s.test", "trixie-security", ""),
     ]
-    bullseye = release_named("debian-11", BOOKWORM)
-    assert moved(entries, BOOKWORM, bullseye)[0].components == ("main",)
     assert moved(entries, BOOKWORM, BOOKWORM) == entries
 
 
-@pytest.mark.parametrize("name", ["debian-99", "ubuntu-24-04", "plan9", ""])
+@pytest.mark.parametrize("name", ["debian-11", "ubuntu-24-04", "plan9", ""])
 def test_a_release_that_this_host_s_sources_cannot_serve_is_refused_with_those_that_they_can(
     name: str,
 ) -> None:
