@@ -10,11 +10,12 @@ from functools import partial
 from backend.audit import Audit
 from backend.config import Config
 from backend.disks import DiskReader
-from backend.errors import FluidError, HypervisorDown, ImageInUse
+from backend.errors import FluidError, HypervisorDown, ImageInUse, WrongState
 from backend.fleet.hosts import Hosts
 from backend.fleet.stock import STOCK, Stock
 from backend.hypervisor import Hypervisor
 from backend.images import (
+    BuiltImage,
     Doomed,
     ImageImport,
     Images,
@@ -64,7 +65,7 @@ class Sources:
         """Build a release; minutes, unless it is there already. ``force``: from nothing."""
         async with self._audit.step(actor, "image.build", "image", name, force=force):
             image = await self._images.build(name or None, progress=partial(_say, "build"), force=force)
-        return image.view()
+        return self._welcome(image)
 
     async def import_image(self, actor: Identity, wanted: ImageImport) -> ImageView:
         """Take an image that somebody else made; minutes. See :func:`backend.images.import_image`."""
@@ -75,6 +76,12 @@ class Sources:
             )
             step.id = image.name
             step.data.update(sha256=image.sha256)
+        return self._welcome(image)
+
+    def _welcome(self, image: BuiltImage) -> ImageView:
+        for host in self._hosts:
+            if host.up:
+                self._fleet.warm_soon(host)
         return image.view()
 
     async def remove(self, actor: Identity, name: str) -> int:
@@ -93,6 +100,8 @@ class Sources:
     async def _release(self, name: str, doomed: Doomed) -> None:
         """Its record lies aside: nothing new comes. What is made for nobody goes, anything else stops it."""
         _must_be_free(name, [row for row in await self._users(name) if row.purpose != STOCK])
+        if self._fleet.is_warming():
+            raise WrongState("templates are being made, perhaps of this image", remedy="wait, and try again")
         await self._fleet.retire(name)
         _must_be_free(name, await self._users(name))
         for host in self._hosts:  # one that is down keeps the image: it may hold what stands on it

@@ -28,6 +28,7 @@ from backend.errors import (
     TimedOut,
     TooLarge,
     Unavailable,
+    WrongState,
 )
 from backend.fleet import Sources, Stock
 from backend.fleet.hosts import Hosts
@@ -305,6 +306,10 @@ class Fleet:
 
     def __init__(self) -> None:
         self.rows: list[Sandbox] = []
+        self.warming = False
+
+    def is_warming(self) -> bool:
+        return self.warming
 
     def add(self, name: str, image: str, purpose: str = "agent") -> Sandbox:
         row = Sandbox(
@@ -383,6 +388,16 @@ async def test_an_image_in_use_stays_whole_and_its_users_are_named(
     assert Images(folder).list() == [made]
     assert machine.templates
     assert len(fleet.rows) == 2
+
+
+async def test_an_image_whose_template_is_being_made_stays(
+    sources: Sources, folder: Path, raw: Path, fleet: Fleet
+) -> None:
+    made = await take(folder, ImageImport(str(raw), "raw", name="base"))
+    fleet.warming = True
+    with pytest.raises(WrongState, match="templates are being made"):
+        await sources.remove(OPERATOR, "base")
+    assert Images(folder).list() == [made]
 
 
 async def test_removing_takes_stock_templates_and_files_and_leaves_what_others_name(
