@@ -109,7 +109,7 @@ def use(fluid: Fluid) -> None:
         assert [box.noun.created_by for box in boxes] == ["fork", "fork"]
         for box in boxes:
             who = box.run("hostname; cat /etc/machine-id; hostname -I").stdout.split()
-            assert who == [box.sandbox_name, box.noun.machine_id, box.noun.ip_address]
+            assert who == [box.noun.sandbox_name, box.noun.machine_id, box.noun.ip_address]
         first = boxes[0]
         assert first.run("test -f /etc/cloud/cloud-init.disabled && ss -ltn | grep -c 127.0.0.1:3128").stdout
         assert int(first.run("df -k --output=size / | tail -1").stdout) > GROWN_KB
@@ -132,7 +132,7 @@ def again(fluid: Fluid, box: FluidSandbox) -> None:
     """Off and on: it boots by its own loader, and keeps who it is."""
     fluid.stop(box.id)
     fluid.start(box.id)
-    assert box.run("hostname").stdout.strip() == box.sandbox_name
+    assert box.run("hostname").stdout.strip() == box.noun.sandbox_name
 
 
 async def test_another_release_of_the_host_s_distribution_is_built_from_its_sources(
