@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from backend.images import (
     ImportLimits,
     Preparation,
     import_image,
+    recover,
     remove_image,
 )
 from backend.models import Identity, ImageView, Role, Sandbox
@@ -45,6 +47,12 @@ class Sources:
         self._preparation = Preparation(
             self._machine_here, DiskReader(), cpu=guests.cpu, memory_mb=guests.memory_mb
         )
+
+    async def recover(self) -> None:
+        """At a start: what a crash left of imports and removals goes, or is put back. The audit says so."""
+        for words in await asyncio.to_thread(recover, self._images):
+            log.info("recovered: %s", words)
+            await self._audit.note(Identity.system(), "fleet.reconcile", "image", data_said=words)
 
     async def list(self, actor: Identity) -> list[ImageView]:
         """Agents see what there is; operators also where it lies, where it is from and who stands on it."""
