@@ -210,6 +210,8 @@ class _Backend:
         guard = Guard(self.config, store, events, hosts, fleet, panes.last_output)
         await store.keys.forget_unfinished()
         await fleet.reconcile_all()
+        images = Sources(self.config, Images(paths.images), audit, fleet, hosts)
+        await images.recover()
         await approvals.resume()
         for host in hosts:
             background.start(f"follow {host.name}", partial(fleet.follow, host))
@@ -232,7 +234,7 @@ class _Backend:
             panes=panes,
             audit=audit,
             events=events,
-            images=Sources(self.config, Images(paths.images), audit, fleet, hosts),
+            images=images,
             targets=targets,
             keys=store.keys,
             components=self._components,

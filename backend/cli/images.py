@@ -59,11 +59,13 @@ def _users(row: dict[str, Any]) -> str:
     epilog=examples("fluid images build", "fluid images build debian-13", "fluid images build --force")
 )
 def build(
-    name: Annotated[str, typer.Argument(help="Its name; by default this host's own release.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="A release such as debian-13; by default this host's own.")
+    ] = "",
     force: Annotated[bool, typer.Option("--force", help="From nothing, also where one is there.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Build one of this host's release, from its package sources."""
+    """Build one of a release of this host's distribution, from its package sources."""
     told = door().json(operator_calls.build_image(name, force=force))
     return show_json(told) if as_json else _show_made(told)
 

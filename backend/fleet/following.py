@@ -74,7 +74,7 @@ class Following(Recovery):
             self._miss(host)
             await host.appear()
             await self._follow(host, DomainEvent("", "connected"))
-        self._parts.background.start(f"warm the templates of {host.name}", partial(self.warm, host))
+        self.warm_soon(host)
         async for event in host.events():
             await self._follow(host, event)
 

@@ -134,9 +134,29 @@ class Lifecycle(Sizes):
         """Freeze a running template of each image in the usual size, so that the first agent need not wait
         for a boot. Where that fails, creates boot cold and say so."""
         size = {"cpu": self._config.guests.cpu, "memory_mb": self._config.guests.memory_mb}
-        for image in self._parts.images.list():
-            await host.require().ensure_template(guest_image(image), **size)
-            host.warm.add(image.name)
+        tried: set[tuple[str, str]] = set()
+
+        def untried() -> BuiltImage | None:
+            images = self._parts.images.list()
+            return next((one for one in images if (one.name, one.sha256) not in tried), None)
+
+        # Asked again after each one: an image may be made or go away meanwhile.
+        while image := untried():
+            tried.add((image.name, image.sha256))
+            try:
+                await host.require().ensure_template(guest_image(image), **size)
+            except FluidError as error:
+                log.warning("no template of %s on %s: %s", image.name, host.name, error.message)
+            else:
+                host.warm.add(image.name)
+
+    def warm_soon(self, host: Host) -> None:
+        """The same in the background; nothing happens while it is under way."""
+        self._parts.background.start(_warming(host), partial(self.warm, host))
+
+    def is_warming(self) -> bool:
+        """Whether templates are being made in the background."""
+        return any(self._parts.background.running(_warming(host)) for host in self._hosts)
 
     async def fork_twin(self, sandbox: Sandbox, *, purpose: str) -> Sandbox:
         """A pristine fork of the same source and size, owned by the system, that the agent never touched."""
@@ -452,3 +472,7 @@ class Lifecycle(Sizes):
 def why(reason: str) -> dict[str, str]:
     """A reason as the audit has it: none where somebody asked."""
     return {"reason": reason} if reason else {}
+
+
+def _warming(host: Host) -> str:
+    return f"warm the templates of {host.name}"

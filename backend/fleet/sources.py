@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,17 +11,19 @@ from functools import partial
 from backend.audit import Audit
 from backend.config import Config
 from backend.disks import DiskReader
-from backend.errors import FluidError, HypervisorDown, ImageInUse
+from backend.errors import FluidError, HypervisorDown, ImageInUse, WrongState
 from backend.fleet.hosts import Hosts
 from backend.fleet.stock import STOCK, Stock
 from backend.hypervisor import Hypervisor
 from backend.images import (
+    BuiltImage,
     Doomed,
     ImageImport,
     Images,
     ImportLimits,
     Preparation,
     import_image,
+    recover,
     remove_image,
 )
 from backend.models import Identity, ImageView, Role, Sandbox
@@ -45,6 +48,12 @@ class Sources:
             self._machine_here, DiskReader(), cpu=guests.cpu, memory_mb=guests.memory_mb
         )
 
+    async def recover(self) -> None:
+        """At a start: what a crash left of imports and removals goes, or is put back. The audit says so."""
+        for words in await asyncio.to_thread(recover, self._images):
+            log.info("recovered: %s", words)
+            await self._audit.note(Identity.system(), "fleet.reconcile", "image", data_said=words)
+
     async def list(self, actor: Identity) -> list[ImageView]:
         """Agents see what there is; operators also where it lies, where it is from and who stands on it."""
         live = await self._fleet.all_live()
@@ -64,7 +73,7 @@ class Sources:
         """Build a release; minutes, unless it is there already. ``force``: from nothing."""
         async with self._audit.step(actor, "image.build", "image", name, force=force):
             image = await self._images.build(name or None, progress=partial(_say, "build"), force=force)
-        return image.view()
+        return self._welcome(image)
 
     async def import_image(self, actor: Identity, wanted: ImageImport) -> ImageView:
         """Take an image that somebody else made; minutes. See :func:`backend.images.import_image`."""
@@ -75,6 +84,12 @@ class Sources:
             )
             step.id = image.name
             step.data.update(sha256=image.sha256)
+        return self._welcome(image)
+
+    def _welcome(self, image: BuiltImage) -> ImageView:
+        for host in self._hosts:
+            if host.up:
+                self._fleet.warm_soon(host)
         return image.view()
 
     async def remove(self, actor: Identity, name: str) -> int:
@@ -93,6 +108,8 @@ class Sources:
     async def _release(self, name: str, doomed: Doomed) -> None:
         """Its record lies aside: nothing new comes. What is made for nobody goes, anything else stops it."""
         _must_be_free(name, [row for row in await self._users(name) if row.purpose != STOCK])
+        if self._fleet.is_warming():
+            raise WrongState("templates are being made, perhaps of this image", remedy="wait, and try again")
         await self._fleet.retire(name)
         _must_be_free(name, await self._users(name))
         for host in self._hosts:  # one that is down keeps the image: it may hold what stands on it

@@ -8,7 +8,7 @@ from backend.images.build import Images
 from backend.images.catalog import BuiltImage
 from backend.images.imports import ImageImport, ImportLimits, import_image
 from backend.images.prepare import Preparation
-from backend.images.removal import Doomed, remove_image
+from backend.images.removal import Doomed, recover, remove_image
 
 __all__ = [
     "BuiltImage",
@@ -18,5 +18,6 @@ __all__ = [
     "ImportLimits",
     "Preparation",
     "import_image",
+    "recover",
     "remove_image",
 ]

@@ -17,14 +17,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.errors import FluidError, InvalidValue, RoleDenied
+from backend.errors import FluidError, RoleDenied
 from backend.images import kernel, rootfs
 from backend.images.catalog import BuiltImage, Catalog, sha256_of
 from backend.images.customize import customize, payload_files
 from backend.images.folder import Progress, check_space, locked, put_file
 from backend.images.programs import Programs, require
 from backend.images.settings import APT_OPTIONS, CMDLINE, ENABLED, FILES, MASKED, PACKAGES
-from backend.images.sources import Release, Selection, read_release, read_sources, select
+from backend.images.sources import (
+    Release,
+    Selection,
+    moved,
+    read_release,
+    read_sources,
+    release_named,
+    select,
+)
 from backend.models import now
 
 NEEDED = (
@@ -58,10 +66,11 @@ class Inputs:
     arch: str
 
     @classmethod
-    async def of_host(cls, programs: Programs, release: Release) -> Inputs:
-        """What the host's configuration says now."""
+    async def of_host(cls, programs: Programs, host: Release, release: Release) -> Inputs:
+        """What the host's configuration says now, for a release of its distribution."""
         dump = (await programs.run("apt-config", "dump", limit_s=30)).decode()
-        return cls(release, select(read_sources(), release), dump, kernel.architecture())
+        entries = moved(read_sources(), host, release)
+        return cls(release, select(entries, release), dump, kernel.architecture())
 
     def foundation_key(self) -> str:
         """Names the cached packages and kernel: release, sources, package list."""
@@ -81,20 +90,17 @@ def _key(*parts: object) -> str:
 
 
 class Images(Catalog):
-    """Guest images of the host's own release, in ``folder``."""
+    """Guest images in ``folder``, built of releases of the host's distribution."""
 
     async def build(self, name: str | None = None, *, progress: Progress, force: bool = False) -> BuiltImage:
-        """The image of this host's release, built unless there is one of the same recipe.
+        """The image of a release, built unless there is one of the same recipe.
 
-        ``name`` may only be the release's own (``debian-12``). ``force`` builds from nothing. Raises
-        ``NoSpace``, ``MissingProgram``, ``Unavailable`` (naming the log), ``RoleDenied`` when not root.
+        ``name`` says which (``debian-13``), of the host's distribution and from its package sources; without
+        it the host's own. ``force`` builds from nothing. Raises ``InvalidValue``, ``NoSpace``,
+        ``MissingProgram``, ``Unavailable`` (naming the log), ``RoleDenied`` when not root.
         """
-        release = read_release()
-        if name not in (None, release.image_name):
-            raise InvalidValue(
-                f"image {name!r} cannot be built on this host",
-                remedy=f"fluid images build {release.image_name}",
-            )
+        host = read_release()
+        release = host if name is None else release_named(name, host)
         if os.geteuid() != 0:
             raise RoleDenied("building an image needs root", remedy="sudo fluid images build")
         require(NEEDED)
@@ -102,7 +108,7 @@ class Images(Catalog):
         programs = Programs(self.folder / "build.log")
         async with locked(self.folder, programs, progress):
             programs.log.write_text(f"{now().isoformat()} {release.image_name}\n", encoding="utf-8")
-            inputs = await Inputs.of_host(programs, release)
+            inputs = await Inputs.of_host(programs, host, release)
             recipe = inputs.recipe(PAYLOAD)
             if not force and (known := self._known(release.image_name, recipe)):
                 return known

@@ -8,7 +8,7 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from backend.errors import NoSpace
@@ -34,6 +34,18 @@ async def locked(folder: Path, programs: Programs, progress: Progress) -> AsyncI
         yield
 
 
+@contextlib.contextmanager
+def is_free(folder: Path) -> Iterator[bool]:
+    """Hold the folder's lock if nobody has it; whether it is held."""
+    with (folder / ".lock").open("w", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
 @contextlib.asynccontextmanager
 async def workspace(folder: Path, prefix: str) -> AsyncIterator[Path]:
     """A folder of this process's own, removed at the end. Those of processes that died are removed first: a
@@ -46,21 +58,40 @@ async def workspace(folder: Path, prefix: str) -> AsyncIterator[Path]:
         os.close(held)
 
 
+def sweep(folder: Path, prefix: str) -> int:
+    """Remove what dead processes left; how many folders. Blocking."""
+    with _gate(folder):
+        return _sweep(folder, prefix)
+
+
 def _enter(folder: Path, prefix: str) -> tuple[Path, int]:
     """A new folder and the lock on it; nobody sweeps between the two."""
-    with (folder / ".work.lock").open("w", encoding="utf-8") as gate:
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        for left in folder.glob(f"{prefix}*"):
-            held = _open_folder(left)
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left, ignore_errors=True)
-            os.close(held)
+    with _gate(folder):
+        _sweep(folder, prefix)
         work = Path(tempfile.mkdtemp(prefix=prefix, dir=folder))
         work.chmod(0o711)  # who works in it as another user goes by names
         held = _open_folder(work)
         fcntl.flock(held, fcntl.LOCK_EX)
         return work, held
+
+
+@contextlib.contextmanager
+def _gate(folder: Path) -> Iterator[None]:
+    with (folder / ".work.lock").open("w", encoding="utf-8") as gate:
+        fcntl.flock(gate, fcntl.LOCK_EX)
+        yield
+
+
+def _sweep(folder: Path, prefix: str) -> int:
+    count = 0
+    for left in folder.glob(f"{prefix}*"):
+        held = _open_folder(left)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+            count += 1
+        os.close(held)
+    return count
 
 
 def _open_folder(path: Path) -> int:

@@ -59,7 +59,7 @@ class Preparation:
         self._size = {"cpu": cpu, "memory_mb": memory_mb}
         self._limit_s = limit_s
         self._one = asyncio.Lock()
-        self._proofs: dict[Path, str] = {}
+        self._booted: dict[Path, _Said] = {}
 
     @property
     def recipe(self) -> str:
@@ -72,41 +72,34 @@ class Preparation:
         Raises:
             PreparationFailed: at which step, after how long; ``details`` hold the end of its console.
         """
-        machine, proof = self._hypervisor(), secrets.token_hex(16)
-        arch = kernel.architecture()
-        image = GuestImage(name, "", disk, None, None, "", arch)
+        machine = self._hypervisor()
+        image = GuestImage(name, "", disk, None, None, "", kernel.architecture())
         async with self._one:
             await machine.sweep_preparations()
             await _grow(disk)
             said = _Said(progress)
-            started = time.monotonic()
+            seed = seed_image(said.proof)
             try:
                 await machine.boot_once(
-                    image, seed_image(proof), **self._size, limit_s=self._limit_s, on_console=said.hear
+                    image, seed, **self._size, limit_s=self._limit_s, on_console=said.hear
                 )
             except TimedOut as error:
-                raise said.failure(name, time.monotonic() - started, error.message) from error
+                raise said.failure(name, error.message) from error
         if said.failed:
-            raise said.failure(name, time.monotonic() - started, "what it needs there is missing or fails")
-        self._proofs[disk.parent] = proof
+            raise said.failure(name, "what it needs there is missing or fails")
+        self._booted[disk.parent] = said
 
     async def examine(self, name: str, disk: Path) -> int:
         """How many packages the prepared disk holds, after a look at what the guest was to leave there."""
-        proof = self._proofs.pop(disk.parent)
+        said = self._booted.pop(disk.parent)
         wanted = [path.encode() for path in (PROOF, DAEMON, "/var/lib/dpkg/status")]
         try:
             found = await self._reader.read([disk], wanted, PACKAGES_MAX_BYTES)
         except DiskUnreadable as error:
-            raise PreparationFailed(
-                f"the disk of {name} cannot be read as sandboxes' disks are: {error.message}",
-                remedy="use an image whose root is ext4 on the first Linux partition, without LVM",
-            ) from error
+            raise said.failure(name, f"its disk cannot be read: {error.message}") from error
         left, daemon, status = (found[path] for path in wanted)
-        if (left or b"").strip() != proof.encode() or daemon != (PAYLOAD / "fluid-guestd").read_bytes():
-            raise PreparationFailed(
-                f"{name} powered off without having prepared itself",
-                remedy="use an image with cloud-init, whose NoCloud source is not switched off",
-            )
+        if (left or b"").strip() != said.proof.encode() or daemon != (PAYLOAD / "fluid-guestd").read_bytes():
+            raise said.failure(name, "it powered off and has not done what its seed asks for")
         return (status or b"").count(b"\nStatus: install ok installed\n")
 
 
@@ -126,7 +119,9 @@ class _Said:
     """A guest's console: the steps that it takes, and its last lines for whoever must find out why."""
 
     def __init__(self, progress: Progress) -> None:
+        self.proof = secrets.token_hex(16)  # what the script leaves on the disk at its very end
         self._progress = progress
+        self._started = time.monotonic()
         self._rest = b""
         self._tail: list[str] = []
         self._step = BOOTING
@@ -151,7 +146,8 @@ class _Said:
             case ["fluid:", "failed", word] if word in STEPS:
                 self._step, self.failed = STEPS[word], True
 
-    def failure(self, name: str, seconds: float, why: str) -> PreparationFailed:
+    def failure(self, name: str, why: str) -> PreparationFailed:
+        seconds = time.monotonic() - self._started
         return PreparationFailed(
             f"{name} could not be prepared: {self._step}, {seconds:.0f} s after its start: {why}",
             remedy="`fluid help images` says what an image needs",

@@ -93,7 +93,7 @@ async def answering(
             progress(f"leaving out {entry.uri} {entry.suite}: it does not answer")
     if not any(entry.suite == release.codename for entry in used):
         raise Unavailable(
-            f"the package source of {release.codename} does not answer: {programs.tail()}",
+            f"no package source of this host serves {release.codename}: {programs.tail()}",
             remedy=f"see that apt-get update works on this host; the build's log is {programs.log}",
         )
     answered = Selection(tuple(used), (*selection.left_out, *silent))

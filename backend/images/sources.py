@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backend.errors import InvalidValue, Unavailable
@@ -20,6 +20,11 @@ COMPONENTS = {
     "ubuntu": {"main", "restricted", "universe", "multiverse"},
 }
 REACHABLE = ("http://", "https://")
+RELEASES = {
+    "debian": {"12": "bookworm", "13": "trixie"},
+    "ubuntu": {"24.04": "noble"},
+}
+"""What can be built, besides the host's own: older ones have another file system layout."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,47 @@ def read_release(path: Path = Path("/etc/os-release")) -> Release:
             remedy="run this on Debian 12 or 13 or Ubuntu 24.04, or import an image made elsewhere",
         )
     return release
+
+
+def release_named(name: str, host: Release) -> Release:
+    """The release that an image's name means, of the host's own distribution: its sources serve no other.
+
+    Raises:
+        InvalidValue: with the names that can be built here.
+    """
+    offered = [
+        host,
+        *(Release(host.id, version, code) for version, code in RELEASES.get(host.id, {}).items()),
+    ]
+    for release in offered:
+        if release.image_name == name:
+            return release
+    names = sorted({release.image_name for release in offered})
+    raise InvalidValue(
+        f"image {name!r} cannot be built on this host", remedy=f"fluid images build {'|'.join(names)}"
+    )
+
+
+def moved(entries: list[Entry], host: Release, wanted: Release) -> list[Entry]:
+    """The host's entries with its own release's suites made the wanted one's. What the host lists of that
+    release itself comes first."""
+    if wanted == host:
+        return entries
+    theirs = [entry for entry in entries if entry.suite.partition("-")[0] == wanted.codename]
+    return theirs + [
+        replace(
+            entry,
+            suite=wanted.codename + entry.suite.removeprefix(host.codename),
+            signed_by=entry.signed_by if _is_whole_keyring(entry.signed_by, wanted) else "",
+        )
+        for entry in entries
+        if not _foreign(entry, host)
+    ]
+
+
+def _is_whole_keyring(signed_by: str, release: Release) -> bool:
+    """Whether it holds more than one release's keys."""
+    return Path(signed_by).stem == f"{release.id}-archive-keyring"
 
 
 def read_sources(folder: Path = APT_FOLDER) -> list[Entry]:

@@ -12,7 +12,8 @@ import pytest
 
 from backend.client import Fluid
 from backend.client.blocking import FluidSandbox
-from backend.errors import ImageInUse, PreparationFailed
+from backend.errors import ImageInUse, InvalidValue, PreparationFailed
+from backend.images.sources import read_release
 from tests.bench.stage import CHECKOUT, Stage
 from tests.fix_cloud_image import cloud_image
 
@@ -52,7 +53,9 @@ async def test_a_disk_that_does_not_prepare_itself_is_told_with_its_console_and_
     disk.write_bytes(code.ljust(510, b"\0") + b"\x55\xaa" + bytes(1 << 20))
     with pytest.raises(PreparationFailed, match="nothing") as caught:
         await asyncio.to_thread(fluid.import_image, str(disk), "raw")
-    assert "powered off" in caught.value.message
+    assert "could not be prepared: booting it with the seed" in caught.value.message
+    assert "neither an ext4 file system nor a Linux partition" in caught.value.message
+    assert "no system here" in caught.value.details["console"]
     assert fluid.images() == []
     assert left(stage) == []
     assert not list(stage.paths.images.glob("*.qcow2"))
@@ -106,7 +109,7 @@ def use(fluid: Fluid) -> None:
         assert [box.noun.created_by for box in boxes] == ["fork", "fork"]
         for box in boxes:
             who = box.run("hostname; cat /etc/machine-id; hostname -I").stdout.split()
-            assert who == [box.sandbox_name, box.noun.machine_id, box.noun.ip_address]
+            assert who == [box.noun.sandbox_name, box.noun.machine_id, box.noun.ip_address]
         first = boxes[0]
         assert first.run("test -f /etc/cloud/cloud-init.disabled && ss -ltn | grep -c 127.0.0.1:3128").stdout
         assert int(first.run("df -k --output=size / | tail -1").stdout) > GROWN_KB
@@ -129,4 +132,22 @@ def again(fluid: Fluid, box: FluidSandbox) -> None:
     """Off and on: it boots by its own loader, and keeps who it is."""
     fluid.stop(box.id)
     fluid.start(box.id)
-    assert box.run("hostname").stdout.strip() == box.sandbox_name
+    assert box.run("hostname").stdout.strip() == box.noun.sandbox_name
+
+
+async def test_another_release_of_the_host_s_distribution_is_built_from_its_sources(
+    stage: Stage, fluid: Fluid
+) -> None:
+    host = read_release()
+    other = next(name for name in ("debian-13", "debian-12", "ubuntu-24-04") if name != host.image_name)
+    if not other.startswith(host.id):
+        with pytest.raises(InvalidValue, match="cannot be built on this host"):
+            await asyncio.to_thread(fluid.build_image, other)
+        return
+    image = await asyncio.to_thread(fluid.build_image, other)
+    assert (image.name, image.kind) == (other, "built")
+    box = await asyncio.to_thread(fluid.create_sandbox, other, agent_id="e2e", name="other-release")
+    release = box.run(". /etc/os-release; echo $ID-$VERSION_ID; apt-get -qq check && echo fine").stdout
+    assert release.split() == [other, "fine"]
+    box.destroy()
+    await asyncio.to_thread(fluid.remove_image, other)

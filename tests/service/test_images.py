@@ -28,6 +28,7 @@ from backend.errors import (
     TimedOut,
     TooLarge,
     Unavailable,
+    WrongState,
 )
 from backend.fleet import Sources, Stock
 from backend.fleet.hosts import Hosts
@@ -305,6 +306,10 @@ class Fleet:
 
     def __init__(self) -> None:
         self.rows: list[Sandbox] = []
+        self.warming = False
+
+    def is_warming(self) -> bool:
+        return self.warming
 
     def add(self, name: str, image: str, purpose: str = "agent") -> Sandbox:
         row = Sandbox(
@@ -385,6 +390,37 @@ async def test_an_image_in_use_stays_whole_and_its_users_are_named(
     assert len(fleet.rows) == 2
 
 
+async def test_an_image_whose_template_is_being_made_stays(
+    sources: Sources, folder: Path, raw: Path, fleet: Fleet
+) -> None:
+    made = await take(folder, ImageImport(str(raw), "raw", name="base"))
+    fleet.warming = True
+    with pytest.raises(WrongState, match="templates are being made"):
+        await sources.remove(OPERATOR, "base")
+    assert Images(folder).list() == [made]
+
+
+async def test_an_image_that_another_installation_s_guest_has_open_stays(
+    sources: Sources, folder: Path, raw: Path, tmp_path: Path
+) -> None:
+    made = await take(folder, ImageImport(str(raw), "raw", name="base"))
+    door = tmp_path / "nbd"
+    reader = await asyncio.create_subprocess_exec(
+        "qemu-nbd", "--read-only", "--persistent", "-f", "qcow2", "-k", door, made.disk
+    )
+    try:
+        async with asyncio.timeout(10):
+            while not door.exists():
+                await asyncio.sleep(0.02)
+        with pytest.raises(ImageInUse, match="another installation"):
+            await sources.remove(OPERATOR, "base")
+        assert Images(folder).list() == [made]
+    finally:
+        reader.terminate()
+        await reader.wait()
+    assert await sources.remove(OPERATOR, "base") > 0
+
+
 async def test_removing_takes_stock_templates_and_files_and_leaves_what_others_name(
     sources: Sources, folder: Path, raw: Path, fleet: Fleet, machine: Machine, store: Store
 ) -> None:
@@ -407,11 +443,27 @@ async def test_removing_takes_stock_templates_and_files_and_leaves_what_others_n
     assert [json.loads(line)["step"] for line, _ in rows[:2]] == ["outcome", "intent"]
 
 
-async def test_a_removal_that_was_killed_is_finished_by_the_next(
-    sources: Sources, folder: Path, raw: Path
+async def test_a_start_undoes_or_finishes_what_was_killed(
+    sources: Sources, folder: Path, raw: Path, store: Store
 ) -> None:
     made = await take(folder, ImageImport(str(raw), "raw", name="base"))
     (folder / "base.json").rename(folder / "base.removed")
+    (folder / ".import-dead").mkdir()
+    (folder / ".import-dead/source").write_bytes(DISK)
     assert Images(folder).list() == []
+    await sources.recover()
+    assert Images(folder).list() == [made]
+    assert not (folder / ".import-dead").exists()
+    (folder / "base.json").rename(folder / "base.removed")
+    made.disk.unlink()
+    await sources.recover()
+    assert left(folder) == []
+    rows, _ = await store.audit.list({"action": "fleet.reconcile"}, after_seq=0, limit=10)
+    assert len(rows) == 3
+
+
+async def test_a_removal_that_was_killed_can_be_repeated(sources: Sources, folder: Path, raw: Path) -> None:
+    made = await take(folder, ImageImport(str(raw), "raw", name="base"))
+    (folder / "base.json").rename(folder / "base.removed")
     assert await sources.remove(OPERATOR, "base") > 0
     assert not made.disk.exists()

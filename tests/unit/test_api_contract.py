@@ -341,6 +341,8 @@ DECIDING = [
     ("GET", "/v1/runs/RUN-12345678"),
     ("GET", "/v1/panes/%250/stream"),
     ("POST", "/v1/images"),
+    ("POST", "/v1/images/import"),
+    ("DELETE", "/v1/images/debian-12"),
     ("POST", "/v1/targets/check"),
 ]
 

@@ -276,6 +276,56 @@ def test_a_sandbox_is_found_by_name_and_an_unknown_one_is_not(backend: FakeBacke
     assert run(["sandboxes", "stop", "other"]) == 3
 
 
+IMAGE = {"name": "noble", "sha256": "ab" * 32, "packages": 7, "build_s": 61.2}
+
+
+def test_an_imported_file_is_named_by_its_whole_path_and_a_url_as_it_is(
+    backend: FakeBackend, capsys: Capture
+) -> None:
+    backend.answers["POST /v1/images/import"] = (201, IMAGE)
+    assert run(["images", "import", "some.img", "--format", "raw"]) == 0
+    url = "https://cloud.test/noble.img"
+    assert run(["images", "import", url, "--format", "qcow2", "--sha256", "AB" * 32, "--name", "noble"]) == 0
+    file, web = [body for _, _, body in backend.asked]
+    assert file == {"source": str(Path.cwd() / "some.img"), "format": "raw", "sha256": "", "name": ""}
+    assert web == {"source": url, "format": "qcow2", "sha256": "ab" * 32, "name": "noble"}
+    assert "noble abababababab: 7 packages, 61 s" in capsys.readouterr().out
+
+
+def test_an_import_without_a_named_format_never_reaches_the_backend(
+    backend: FakeBackend, capsys: Capture
+) -> None:
+    assert run(["images", "import", "some.img"]) == 2
+    assert run(["images", "import", "some.img", "--format", "vmdk"]) == 2
+    assert backend.asked == []
+    capsys.readouterr()
+
+
+def test_a_failed_preparation_quotes_the_console_which_does_not_act_on_the_terminal(
+    backend: FakeBackend, capsys: Capture
+) -> None:
+    failed = {
+        "error": "noble could not be prepared", "error_code": "preparation_failed", "remedy": "another",
+        "details": {"console": ["fluid: step ssh", "\x1b]0;owned\x07"]},
+    }  # fmt: skip
+    backend.answers["POST /v1/images/import"] = (503, failed)
+    assert run(["images", "import", "some.img", "--format", "raw"]) == 6
+    told = capsys.readouterr().err
+    assert "  | fluid: step ssh\n" in told
+    assert "could not be prepared" in told.splitlines()[-1]
+    assert "\x1b" not in told and "\x07" not in told
+
+
+def test_removing_an_image_needs_a_yes_and_tells_what_is_free_again(
+    backend: FakeBackend, capsys: Capture
+) -> None:
+    assert run(["images", "remove", "noble"]) == 2
+    assert backend.asked == []
+    backend.answers["DELETE /v1/images/noble"] = (200, {"name": "noble", "freed_bytes": 5_000_000})
+    assert run(["images", "remove", "noble", "--yes"]) == 0
+    assert "5 MB are free again" in capsys.readouterr().out
+
+
 def test_destroying_needs_a_yes(backend: FakeBackend) -> None:
     assert run(["sandboxes", "destroy", "SBX-0000000a"]) == 2
     assert backend.asked == []

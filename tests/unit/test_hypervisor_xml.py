@@ -62,6 +62,17 @@ def test_values_of_any_kind_stay_values() -> None:
     assert parse_metadata(ET.tostring(root, encoding="unicode")) == {"label": HOSTILE}
 
 
+def test_a_disk_with_a_boot_loader_of_its_own_boots_by_it_beside_a_seed_that_it_cannot_write() -> None:
+    image = replace(IMAGE, kernel=None, initrd=None, cmdline="")
+    root = tree(domain_xml(replace(spec(), seed=Path("/d/seed")), image))
+    assert root.find("os/boot").get("dev") == "hd"
+    assert root.find("os/kernel") is None and root.find("os/initrd") is None
+    disk, seed = root.findall("devices/disk")
+    assert (disk.find("target").get("dev"), disk.find("readonly")) == ("vda", None)
+    assert (seed.find("source").get("file"), seed.find("target").get("dev")) == ("/d/seed", "vdb")
+    assert seed.find("driver").get("type") == "raw" and seed.find("readonly") is not None
+
+
 def test_a_guest_has_one_disk_one_card_that_is_filtered_and_isolated_and_no_way_to_share_files() -> None:
     devices = tree(domain_xml(spec(), IMAGE)).find("devices")
     assert devices is not None

@@ -11,10 +11,12 @@ from backend.images.sources import (
     Entry,
     Release,
     first_mirror,
+    moved,
     parse_deb822,
     parse_one_line,
     read_release,
     read_sources,
+    release_named,
     select,
 )
 
@@ -149,3 +151,33 @@ def test_the_release_names_the_image(tmp_path: Path) -> None:
     file.write_text("ID=arch\n")
     with pytest.raises(InvalidValue, match="arch"):
         read_release(file)
+
+
+def test_another_release_is_built_of_the_host_s_sources_with_its_suite() -> None:
+    trixie = release_named("debian-13", BOOKWORM)
+    assert trixie == Release("debian", "13", "trixie")
+    whole, one = "/usr/share/keyrings/debian-archive-keyring.gpg", "/k/debian-archive-bookworm-stable.gpg"
+    entries = [
+        Entry("http://a.test", "bookworm", ("main", "non-free-firmware"), whole),
+        Entry("http://a.test", "bookworm-updates", ("main",), one),
+        Entry("http://s.test", "bookworm-security", ("main",)),
+        Entry("http://third.test", "bookworm", ("nodistro",)),
+        Entry("http://b.test", "bookworm-backports", ("main",)),
+        Entry("http://own.test", "trixie", ("main",)),
+    ]
+    assert [(entry.uri, entry.suite, entry.signed_by) for entry in moved(entries, BOOKWORM, trixie)] == [
+        ("http://own.test", "trixie", ""),
+        ("http://a.test", "trixie", whole),
+        ("http://a.test", "trixie-updates", ""),
+        ("http://s.test", "trixie-security", ""),
+    ]
+    assert moved(entries, BOOKWORM, BOOKWORM) == entries
+
+
+@pytest.mark.parametrize("name", ["debian-11", "ubuntu-24-04", "plan9", ""])
+def test_a_release_that_this_host_s_sources_cannot_serve_is_refused_with_those_that_they_can(
+    name: str,
+) -> None:
+    with pytest.raises(InvalidValue, match="cannot be built on this host") as caught:
+        release_named(name, BOOKWORM)
+    assert "debian-12|debian-13" in caught.value.remedy
