@@ -191,6 +191,14 @@ class ApprovalConfig(Section):
     allow_unrehearsed: bool = False
 
 
+class SnapshotConfig(Section):
+    """Snapshots that are made by policy. ``at_task``: when an agent says that it is working, and done."""
+
+    before_dangerous: bool = True
+    at_task: bool = False
+    keep: int = Field(default=5, ge=1, le=100)  # of one sandbox; the oldest go
+
+
 class LimitConfig(Section):
     """Guard rails for agents."""
 
@@ -224,6 +232,7 @@ class Config(Section):
     stock: StockConfig = Field(default_factory=StockConfig)
     ansible: AnsibleConfig = Field(default_factory=AnsibleConfig)
     approvals: ApprovalConfig = Field(default_factory=ApprovalConfig)
+    snapshots: SnapshotConfig = Field(default_factory=SnapshotConfig)
     limits: LimitConfig = Field(default_factory=LimitConfig)
 
     @field_validator("hosts")

@@ -1,6 +1,6 @@
 """The fleet: hosts, and the sandboxes that live on them."""
 
-from backend.fleet.commands import Commands
+from backend.fleet.automatic import AutoSnapshots
 from backend.fleet.core import FleetCore, FleetParts
 from backend.fleet.files import Files
 from backend.fleet.guard import Guard
@@ -8,12 +8,11 @@ from backend.fleet.host import Host, guest_image, object_prefix
 from backend.fleet.hosts import Hosts
 from backend.fleet.keeping import HostKeeping
 from backend.fleet.leftovers import Leftovers
-from backend.fleet.snapshots import Snapshots
 from backend.fleet.sources import Sources
 from backend.fleet.stock import Stock
 
 
-class Fleet(Stock, HostKeeping, Leftovers, Commands, Snapshots, Files):
+class Fleet(AutoSnapshots, Stock, HostKeeping, Leftovers, Files):
     """Everything that can be done with sandboxes; one class because they share locks and rows."""
 
 

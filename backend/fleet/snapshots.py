@@ -31,8 +31,11 @@ RESTORE_TIMEOUT_S = 60
 class Snapshots(FleetCore):
     """Snapshot, restore, diff."""
 
-    async def snapshot(self, actor: Identity, sandbox_id: str, request: SnapshotRequest) -> Snapshot:
-        """A named point with memory. Duplicate names are refused; so is ``now``, which means the present."""
+    async def snapshot(
+        self, actor: Identity, sandbox_id: str, request: SnapshotRequest, *, auto: bool = False
+    ) -> Snapshot:
+        """A named point with memory. Duplicate names are refused; so is ``now``, which means the present.
+        ``auto``: made by policy, not by somebody's wish."""
         sandbox = await self.running(actor, sandbox_id)
         name = check_name(request.name, "snapshot name")
         earlier = await self._points(sandbox)
@@ -57,6 +60,7 @@ class Snapshots(FleetCore):
                 ref=str(files.memory_file or ""),
                 created_at=now(),
                 note=request.note,
+                auto=auto,
                 parent=sandbox.stands_on,
                 quiesced=files.quiesced,
                 has_memory=files.memory_file is not None,
@@ -82,8 +86,8 @@ class Snapshots(FleetCore):
         return await self._points(sandbox)
 
     async def first_snapshot(self, actor: Identity, sandbox_id: str) -> str:
-        """The name of the oldest."""
-        found = await self.snapshots(actor, sandbox_id)
+        """The name of the oldest that somebody asked for."""
+        found = [point for point in await self.snapshots(actor, sandbox_id) if not point.auto]
         if not found:
             raise SnapshotNotFound(
                 f"{sandbox_id} has no snapshot", remedy="make one before you change anything"

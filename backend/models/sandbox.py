@@ -152,6 +152,7 @@ class Snapshot(Answer):
     meta_json: str = "{}"
 
     note: str = ""
+    auto: bool = False  # made by policy: before a dangerous command, at a task's start or end
     parent: str | None = None  # name of the snapshot it stands on
     quiesced: bool = False  # the guest froze its file systems
     has_memory: bool = True

@@ -29,7 +29,7 @@ class _Denied:
 _DENIED = (
     _Denied(
         "no-root-wipe",
-        re.compile(r"\brm\s+(-[a-zA-Z]+\s+|--[a-z-]+\s+)*(/|/\*)(\s|$)"),
+        re.compile(r"\brm\s{1,9}((-[a-zA-Z]{1,20}|--[a-z-]{1,30})\s{1,9}){0,9}(/|/\*)(\s|$)"),
         "this removes the whole file system",
     ),
     _Denied(
@@ -39,9 +39,27 @@ _DENIED = (
     ),
     _Denied(
         "no-disk-overwrite",
-        re.compile(r"(\bof=|>\s*)/dev/vd[a-z]\b|\bmkfs(\.\w+)?\s.*/dev/vd[a-z]\b"),
+        re.compile(r"(\bof=|>\s{0,9})/dev/vd[a-z]\b|\bmkfs(\.\w{1,9})?\s.{0,200}/dev/vd[a-z]\b"),
         "this overwrites the disk that the system runs from",
     ),
+)
+
+
+# What destroys more than its writer may have meant. It runs; with `snapshots.before_dangerous` a snapshot is
+# made before it. Every repetition has an end: a hostile command costs milliseconds.
+_FEW = r"[^\n;|&]{0,200}\s"
+_DANGEROUS = (
+    (re.compile(rf"\brm\b{_FEW}(-[a-zA-Z]{{0,20}}[rR]|--recursive\b)"), "it removes folders"),
+    (re.compile(rf"\b(mkfs|wipefs|fdisk|sgdisk|parted)\b|\bdd\b{_FEW}of=/dev/"), "it writes to a disk"),
+    (
+        re.compile(rf"\b(apt|apt-get|aptitude)\b{_FEW}(remove|purge|autoremove|full-upgrade|dist-upgrade)\b"),
+        "it removes or replaces packages",
+    ),
+    (re.compile(rf"\bdpkg\b{_FEW}(-r|-P|--remove|--purge)\b"), "it removes packages"),
+    (re.compile(r"\b(userdel|groupdel|deluser|delgroup)\b"), "it removes accounts"),
+    (re.compile(rf"\bip6?tables\b{_FEW}-F\b|\bnft\s{{1,9}}flush\b"), "it empties the firewall"),
+    (re.compile(r"\bdrop\s{1,9}(table|database|schema)\b", re.IGNORECASE), "it drops data"),
+    (re.compile(rf"\bch(mod|own|grp)\b{_FEW}(-[a-zA-Z]{{0,20}}R|--recursive\b)"), "it changes many rights"),
 )
 
 
@@ -63,6 +81,10 @@ class Policy:
             if denied.pattern.search(command):
                 return Refusal(denied.rule, denied.words, "create a fresh sandbox if you want an empty one")
         return None
+
+    def danger(self, command: str) -> str:
+        """What is dangerous about it, in words; empty where nothing is."""
+        return next((words for pattern, words in _DANGEROUS if pattern.search(command)), "")
 
     def check_ttl(self, seconds: int) -> Refusal | None:
         """None if a sandbox may end so many seconds from now."""

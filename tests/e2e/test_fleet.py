@@ -89,3 +89,19 @@ def test_restore_branch_and_delete_any_point_of_the_tree(
     operator.stop(other.id)
     operator.start(other.id)
     assert said(other, "cat /root/mark; md5sum </root/big | wc -l") == ["two", "1"]
+
+
+def test_a_dangerous_command_has_a_snapshot_before_it_and_that_is_no_starting_point(
+    operator: Fluid, source: str, made: list[FluidSandbox]
+) -> None:
+    box = operator.create_sandbox(source, agent_id="e2e", name="danger")
+    made.append(box)
+    said(box, "mkdir /root/work; echo kept >/root/work/mark; sync")
+    said(box, "rm -rf /root/work")
+    (point,) = box.snapshots()
+    assert point.auto and point.name.startswith("auto-")
+    assert point.note == "before `rm -rf /root/work`: it removes folders"
+    with pytest.raises(SnapshotNotFound):
+        box.generate_playbook()
+    box.restore(point.name)
+    assert said(box, "cat /root/work/mark") == ["kept"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from backend.config import LimitConfig
@@ -46,3 +48,37 @@ def test_how_far_an_end_may_be_ahead_and_how_large_a_disk_may_be() -> None:
     late, large = policy.check_ttl(3601), policy.check_disk(21)
     assert late is not None and (late.rule, "3601 s" in late.words) == ("ttl-max", True)
     assert large is not None and (large.rule, "21 GB" in large.words) == ("disk-max", True)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("cd /srv; rm -rf old", "removes folders"),
+        ("rm --recursive /srv/old", "removes folders"),
+        ("wipefs -a /dev/vdb", "writes to a disk"),
+        ("DEBIAN_FRONTEND=noninteractive apt-get -y purge nginx", "removes or replaces packages"),
+        ("dpkg -P nginx", "removes packages"),
+        ("userdel ada", "removes accounts"),
+        ("iptables -t nat -F", "empties the firewall"),
+        ("su postgres -c 'psql -c \"DROP DATABASE app\"'", "drops data"),
+        ("chown -R www-data /srv", "changes many rights"),
+    ],
+)
+def test_what_destroys_is_dangerous(command: str, words: str) -> None:
+    assert words in POLICY.danger(command)
+
+
+@pytest.mark.parametrize(
+    "command", ["rm /tmp/x", "apt-get -y install nginx", "systemctl reload nginx", "echo farm -r", "ls -R /"]
+)
+def test_what_only_adds_is_not_dangerous(command: str) -> None:
+    assert POLICY.danger(command) == ""
+
+
+@pytest.mark.parametrize("word", ["rm ", "rm  -", "mkfs ", "dd ", "chmod -", "> ", "apt a ", "drop "])
+def test_a_hostile_command_is_judged_in_no_time(word: str) -> None:
+    command = word * (60_000 // len(word))
+    began = time.monotonic()
+    POLICY.danger(command)
+    POLICY.check_command(command)
+    assert time.monotonic() - began < 1
