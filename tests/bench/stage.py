@@ -72,7 +72,7 @@ class Stage:
             await self._open_libvirt(ends)
             await self._open_postgres(ends)
             ends.push_async_callback(TmuxServer(self.paths.tmux_socket).kill_server)
-            ends.push_async_callback(self._kill)
+            ends.push_async_callback(self.kill)
             self._ends = ends.pop_all()
         return self
 
@@ -121,7 +121,7 @@ class Stage:
     async def start(self) -> float:
         """Start the backend, one that runs killed with -9; the seconds until its doors are open (sd_notify).
         PostgreSQL, libvirtd and tmux live on."""
-        await self._kill()
+        await self.kill()
         address = self.paths.run / "ready.sock"
         address.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, self._log.open("ab") as log:
@@ -153,7 +153,8 @@ class Stage:
         async with asyncio.timeout(READY_S):
             return await self._backend.wait()
 
-    async def _kill(self) -> None:
+    async def kill(self) -> None:
+        """kill -9, if it runs."""
         if self._backend and self._backend.returncode is None:
             self._backend.kill()
             await self._backend.wait()
