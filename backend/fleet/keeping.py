@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -17,9 +19,15 @@ from backend.guests import fetch_host_key
 from backend.models import HostKeyView, HostView, Identity, Phase, Sandbox
 from backend.places import Here, SshDestination
 
+log = logging.getLogger(__name__)
+
+AGE_EVERY_S = 60.0
+
 
 class HostKeeping(Following):
     """The operators' side of the fleet's hosts."""
+
+    _aged_at = 0.0
 
     async def hosts(self) -> Sequence[HostView]:
         """All hosts, asked at once: one that hangs holds up the answer by two seconds at most."""
@@ -39,6 +47,19 @@ class HostKeeping(Following):
             host = await self._hosts.drain(name, draining)
         await self._tell_of(host)
         return await self._view(host, await self.all_live())
+
+    async def age_templates(self) -> None:
+        """Templates of sizes that nobody asks for any more go, once no sandbox of that size is left."""
+        if time.monotonic() - self._aged_at < AGE_EVERY_S:
+            return
+        self._aged_at = time.monotonic()
+        guests, live = self._config.guests, await self.all_live()
+        for host in [host for host in self._hosts if host.up]:
+            for image in self._parts.images.list():
+                here = [row for row in live if (row.host_name, row.base_image) == (host.name, image.name)]
+                sizes = {(guests.cpu, guests.memory_mb), *((row.cpu, row.memory_mb) for row in here)}
+                for key in await host.require().age_templates(image.sha256, sizes, guests.template_idle_s):
+                    log.info("template %s of %s left %s: nobody asked for it", key, image.name, host.name)
 
     async def host_key(self, actor: Identity, address: str, port: int | None) -> HostKeyView:
         """The key that a host shows now, for a person to compare. Nothing believes it."""
