@@ -341,6 +341,7 @@ class _Backend:
     async def _housekeeping(self, store: Store, fleet: Fleet, approvals: Approvals) -> None:
         duties: tuple[Callable[[], Awaitable[object]], ...] = (
             fleet.expire,
+            fleet.age_templates,
             approvals.expire,
             partial(store.events.prune, EVENTS_KEPT),
             partial(store.keys.prune, ANSWERS_KEPT_S),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,6 +17,8 @@ from backend.fleet.host import Host
 from backend.guests import fetch_host_key
 from backend.models import HostKeyView, HostView, Identity, Phase, Sandbox
 from backend.places import Here, SshDestination
+
+log = logging.getLogger(__name__)
 
 
 class HostKeeping(Following):
@@ -39,6 +42,16 @@ class HostKeeping(Following):
             host = await self._hosts.drain(name, draining)
         await self._tell_of(host)
         return await self._view(host, await self.all_live())
+
+    async def age_templates(self) -> None:
+        """Templates of sizes that nobody asks for any more go, once no sandbox of that size is left."""
+        guests, live = self._config.guests, await self.all_live()
+        for host in [host for host in self._hosts if host.up]:
+            for image in self._parts.images.list():
+                here = [row for row in live if (row.host_name, row.base_image) == (host.name, image.name)]
+                sizes = {(guests.cpu, guests.memory_mb), *((row.cpu, row.memory_mb) for row in here)}
+                for key in await host.require().age_templates(image.sha256, sizes, guests.template_idle_s):
+                    log.info("template %s of %s left %s: nobody asked for it", key, image.name, host.name)
 
     async def host_key(self, actor: Identity, address: str, port: int | None) -> HostKeyView:
         """The key that a host shows now, for a person to compare. Nothing believes it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from pathlib import Path
 
 import libvirt
@@ -31,7 +31,7 @@ from backend.hypervisor.nouns import (
 )
 from backend.hypervisor.pool_files import PoolFiles
 from backend.hypervisor.storage import HostFiles
-from backend.hypervisor.templates import Templates
+from backend.hypervisor.templates import Size, Templates
 
 STOP_TIMEOUT_S = 60.0
 QUIESCE_TIMEOUT_S = 5.0
@@ -232,6 +232,10 @@ class Hypervisor:
     async def templates_of(self, sha256: str) -> list[str]:
         """The keys of the templates that stand on the image with this disk."""
         return await self._files.templates_of(sha256)
+
+    async def age_templates(self, sha256: str, sizes: Collection[Size], idle_s: float) -> list[str]:
+        """See :meth:`backend.hypervisor.templates.Templates.age`."""
+        return await self._templates.age(sha256, sizes, idle_s)
 
     async def remove_template(self, key: str) -> None:
         """A template that no guest stands on."""

@@ -11,6 +11,8 @@ import json
 import logging
 import time
 import uuid
+from collections.abc import Collection
+from typing import TypeAlias
 
 import libvirt
 
@@ -22,6 +24,7 @@ from backend.hypervisor.storage import TEMPLATE_DISK, TEMPLATE_MEMORY, TemplateF
 from backend.models.base import check_name
 
 log = logging.getLogger(__name__)
+Size: TypeAlias = tuple[int, int]
 
 LAYOUT = 3  # of the template folder and of the domain's XML: a change makes new templates
 SETTLE_TIMEOUT_S = 120.0
@@ -36,10 +39,13 @@ class Templates:
         self._domains = domains
         self._files = domains.files
         self._locks: dict[str, asyncio.Lock] = {}
+        self._used: dict[str, float] = {}  # key → time.monotonic()
+        self._since = time.monotonic()
 
     async def ensure(self, image: GuestImage, *, cpu: int, memory_mb: int) -> Template:
         """The template, built if it is missing. Callers that ask at once share one build."""
         key = await self._key(image, cpu, memory_mb)
+        self._used[key] = time.monotonic()
         async with self._locks.setdefault(key, asyncio.Lock()):
             if template := await self._files.template(key):
                 return template
@@ -47,6 +53,18 @@ class Templates:
                 if template := await self._files.template(key):
                     return template
                 return await self._build(image, key, cpu, memory_mb)
+
+    async def age(self, sha256: str, sizes: Collection[Size], idle_s: float) -> list[str]:
+        """Remove the templates of an image that nobody asked for within ``idle_s``, but for ``sizes`` (cpu and
+        memory_mb), which are needed. Their keys."""
+        old = []
+        for key in await self._files.templates_of(sha256):
+            template = await self._files.template(key)
+            idle = time.monotonic() - self._used.get(key, self._since) > idle_s
+            if template and idle and (template.cpu, template.memory_mb) not in sizes:
+                await self.remove(key)
+                old.append(key)
+        return old
 
     async def remove(self, key: str) -> None:
         """Forks that stand on it lose their disk: the caller knows of none."""
