@@ -91,7 +91,7 @@ async def _watched(domains: Domains, name: str, events: asyncio.Queue[DomainEven
 def _ask_agent(domain: libvirt.virDomain) -> bool:
     """Whether QEMU's agent in the guest took the request; the power button is pressed otherwise."""
     try:
-        domain.setAgentResponseTimeout(AGENT_S, 0)
+        domain.agentSetResponseTimeout(AGENT_S, 0)
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
     except libvirt.libvirtError:
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)

@@ -208,6 +208,25 @@ async def assert_isolated(lab: Lab, guest: Identity, other: Identity) -> None:
     await lab.ssh(guest, f"ip addr del {other.address}/24 dev eth0")
 
 
+async def test_a_template_of_another_size_is_what_its_guest_sees_and_goes_when_nobody_asks(
+    lab: Lab, guest_image: GuestImage
+) -> None:
+    small = await lab.host.ensure_template(guest_image, cpu=1, memory_mb=512)
+    identity = await lab.identity("small", 13)
+    metadata = {"role": "sandbox"}
+    await lab.host.fork(small, identity, NETWORK.name, metadata=metadata)
+    try:
+        cpus, memory_kb = (await lab.ssh(identity, "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo")).split()
+        assert cpus == "1" and 400_000 < int(memory_kb) < 512 * 1024
+        sizes = {(2, 1024), (1, 512)}
+        assert await lab.host.age_templates(guest_image.sha256, sizes, 0) == []
+        assert await lab.host.age_templates(guest_image.sha256, {(2, 1024)}, 3600) == []
+    finally:
+        await lab.host.destroy(identity.name)
+    assert await lab.host.age_templates(guest_image.sha256, {(2, 1024)}, 0) == [small.key]
+    assert not small.disk.exists() and lab.template.disk.exists()
+
+
 async def test_a_snapshot_keeps_processes_alive_and_files_as_they_were(lab: Lab, guest: Identity) -> None:
     await lab.ssh(
         guest, "echo before > /root/mark; sleep 100000 </dev/null >/dev/null 2>&1 & echo $! > /root/pid"

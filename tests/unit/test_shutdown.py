@@ -61,7 +61,7 @@ class FakeDomain:
 
     # --- as a libvirt domain, and its connection --------------------------------------------------------
 
-    def setAgentResponseTimeout(self, *_: int) -> None:  # noqa: N802 - libvirt's names
+    def agentSetResponseTimeout(self, *_: int) -> None:  # noqa: N802 - libvirt's names
         pass
 
     def shutdownFlags(self, flags: int) -> None:  # noqa: N802
