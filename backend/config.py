@@ -173,13 +173,7 @@ class GuestConfig(Section):
     idle_stop_s: int = Field(
         default=0, ge=0
     )  # no command, file work or output of a pane for so long; 0: never
-<<<<<<< HEAD
     template_idle_s: int = Field(default=DAY_S, ge=60)  # of an unusual size: kept unused for so long
-=======
-    template_idle_s: int = Field(
-        default=DAY_S, ge=60
-    )  # how long a template of an unusual size is kept unused
->>>>>>> work-left
     network_cidr: Cidr | None = None  # None: the first free /24 of 10.231.0.0/16
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-<<<<<<< HEAD
 import time
-=======
->>>>>>> work-left
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -24,11 +21,8 @@ from backend.places import Here, SshDestination
 
 log = logging.getLogger(__name__)
 
-<<<<<<< HEAD
 AGE_EVERY_S = 60.0
 
-=======
->>>>>>> work-left
 
 class HostKeeping(Following):
     """The operators' side of the fleet's hosts."""
@@ -56,12 +50,9 @@ class HostKeeping(Following):
 
     async def age_templates(self) -> None:
         """Templates of sizes that nobody asks for any more go, once no sandbox of that size is left."""
-<<<<<<< HEAD
         if time.monotonic() - self._aged_at < AGE_EVERY_S:
             return
         self._aged_at = time.monotonic()
-=======
->>>>>>> work-left
         guests, live = self._config.guests, await self.all_live()
         for host in [host for host in self._hosts if host.up]:
             for image in self._parts.images.list():

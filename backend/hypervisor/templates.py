@@ -55,13 +55,8 @@ class Templates:
                 return await self._build(image, key, cpu, memory_mb)
 
     async def age(self, sha256: str, sizes: Collection[Size], idle_s: float) -> list[str]:
-<<<<<<< HEAD
         """Remove the templates of an image that nobody asked for within ``idle_s``, but those of ``sizes``
         (cpu and memory_mb), which are needed. Their keys."""
-=======
-        """Remove the templates of an image that nobody asked for within ``idle_s``, but for ``sizes`` (cpu and
-        memory_mb), which are needed. Their keys."""
->>>>>>> work-left
         old = []
         for key in await self._files.templates_of(sha256):
             template = await self._files.template(key)
