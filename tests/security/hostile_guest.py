@@ -1,8 +1,8 @@
 """What root inside a hostile guest tries: run in the guest, with the standard library of its Python.
 
 Frames of its own making carry ``FLUID-HOSTILE LABEL|``, so that whoever meets one can say which it was.
-``scan JSON`` prints what was sent and what was heard; ``listen MAC`` counts what comes of it, until its
-input ends.
+``scan JSON`` prints what was sent and what was heard; ``listen MAC`` counts what comes of it until it is
+told to end. Where a guard is missing the network may fail on the way: neither needs it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import random
 import select
+import signal
 import socket
 import struct
 import subprocess
@@ -33,6 +33,7 @@ SOL_PACKET, IGNORE_OUTGOING = 263, 23
 RCVBUFFORCE, EAR_BYTES = 33, 1 << 24  # socket(7), SO_RCVBUFFORCE
 REPEAT = 3
 ANSWER_S = 2.0
+PROXY_S = 5.0
 RESOLVE_S = 5.0
 SSH_PORT, PROXY_PORT = 22, 3128
 TCP_PORTS, UDP_PORTS = (22, 53, 80, 443, 5432, 8080, 16509), (53, 67, 123, 514, 8080)
@@ -315,15 +316,20 @@ def by_the_proxy(places: list[str]) -> dict[str, str]:
     """What the guest's one way out says about each place."""
     said = {}
     for place in places:
-        with socket.create_connection(("127.0.0.1", PROXY_PORT), 10) as proxy:
-            proxy.sendall(
-                f"GET http://{place}/ HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n".encode()
-            )
-            answer = b""
-            while data := proxy.recv(4096):
-                answer += data
-        said[place] = answer.decode(errors="replace")
+        try:
+            said[place] = ask_proxy(place)
+        except OSError as error:
+            said[place] = f"{type(error).__name__}: {error}"
     return said
+
+
+def ask_proxy(place: str) -> str:
+    with socket.create_connection(("127.0.0.1", PROXY_PORT), PROXY_S) as proxy:
+        proxy.sendall(f"GET http://{place}/ HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while data := proxy.recv(4096):
+            answer += data
+    return answer.decode(errors="replace")
 
 
 def own_ports() -> list[int]:
@@ -351,17 +357,17 @@ def scan(told: dict) -> dict:
 
 
 def listen(mac: bytes) -> dict:
-    """How many frames came that were marked, or were from that card."""
-    heard = ear()
+    """How many frames came that were marked, or were from that card, until SIGTERM."""
+    heard, count = ear(), 0
+    signal.signal(signal.SIGTERM, lambda *_: heard.close())
     print("ready", flush=True)
-    count = 0
     while True:
-        readable = select.select([heard, sys.stdin], [], [])[0]
-        if heard in readable:
+        try:
+            select.select([heard], [], [])
             frame = heard.recv(65535)
-            count += MARK in frame or frame[6:12] == mac
-        elif not os.read(sys.stdin.fileno(), 4096):
+        except (OSError, ValueError):  # closed
             return {"count": count}
+        count += MARK in frame or frame[6:12] == mac
 
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import asyncssh
 import libvirt
 
 from backend.egress import EgressPolicy, EgressProxy
+from backend.errors import FluidError
 from backend.fleet.host import guest_image
 from backend.guests import CertificateAuthority, Guest, GuestConnections, GuestForwards
 from backend.hypervisor import Hypervisor, Identity, NetworkSpec, PrivateLibvirt, kvm_works, make_identity
@@ -57,7 +59,11 @@ NEAR = {
 PRODUCTION, BEYOND = "198.51.100.1/24", "198.51.100.10"
 """A cable to production: the host's end, and a machine at the far end that is never there."""
 PROGRAM = Path(__file__).with_name("hostile_guest.py")
-SSH_LIMIT_S, SCAN_LIMIT_S, SETTLE_S = 60, 180, 0.5
+SSH_LIMIT_S, SCAN_LIMIT_S, SETTLE_S, WORK_LIMIT_S = 60, 180, 0.5, 10
+DONE = b"HOSTILE-DONE"
+LOOK_S = 0.2  # a guest's console is a file that nobody announces
+END_LISTENING = """pkill -f '[h]ostile.py listen'
+while pgrep -f '[h]ostile.py listen' >/dev/null; do sleep 0.1; done; tail -n1 /root/count"""
 OUTGOING = 4  # packet(7), PACKET_OUTGOING
 LABEL = re.compile(re.escape(MARK) + rb"([^|]{1,80})\|")
 EAR_BYTES = 1 << 25
@@ -186,6 +192,14 @@ class Services(asyncio.DatagramProtocol):
 
 
 @dataclass
+class Work:
+    """How long each command took, in seconds, and how many failed."""
+
+    times: list[float] = field(default_factory=list)
+    failed: int = 0
+
+
+@dataclass
 class Report:
     """One scan: what was tried and what came of it, by label."""
 
@@ -203,6 +217,7 @@ class Report:
     proxy: dict[str, str]
     inside_neighbour: int
     neighbour_commands: int
+    neighbour_failed: int
     neighbour_slowest_s: float
     neighbour_is: str
     neighbour_mac: str
@@ -213,11 +228,12 @@ class Lab:
     """The host, two guests, and the world round them."""
 
     def __init__(self, host: Hypervisor, daemon: PrivateLibvirt, folder: Path) -> None:
-        self.host, self.daemon = host, daemon
+        self.host, self.daemon, self.folder = host, daemon, folder
         self.authority = CertificateAuthority(folder / "ca")
         self.guests = GuestConnections(self.authority)
         self.forwards = GuestForwards(self.guests)
         self.services = Services()
+        self.scans = 0
         self.attacker: Identity
         self.neighbour: Identity
 
@@ -271,16 +287,19 @@ class Lab:
             "neighbour_mac": self.neighbour.mac,
             "others": [text.partition("/")[0] for text in (*NEAR.values(), PRODUCTION)] + [BEYOND],
         }
-        command = f"python3 /root/hostile.py scan {shlex.quote(json.dumps(told))}"
+        await self.begin(self.neighbour, f"listen {self.attacker.mac}", "count")
+        await self.said(self.neighbour, "until grep -qs ready /root/count; do sleep 0.1; done")
         try:
-            async with self.listening() as inside, self.working() as times:
-                said = json.loads(await self.said(self.attacker, command, limit_s=SCAN_LIMIT_S))
+            async with self.working() as work:
+                await self.begin(self.attacker, f"scan {shlex.quote(json.dumps(told))}", "said")
+                await self.until_done()
                 await asyncio.sleep(SETTLE_S)
+                known = run("ip", "neighbour", "show", self.neighbour.address, "dev", NETWORK.bridge)
         finally:
             ears.close()
-        known = run("ip", "neighbour", "show", self.neighbour.address, "dev", NETWORK.bridge)
-        await self.guests.drop(self.neighbour.name)
-        await self.said(self.neighbour, "true")  # a new connection meets the right host key
+        run("ip", "neighbour", "flush", "dev", NETWORK.bridge)  # what a lie did to the host ends here
+        said = json.loads(await self.said_anew(self.attacker, "cat /root/said"))
+        inside = await self.said_anew(self.neighbour, END_LISTENING)
         return Report(
             guard=guard,
             sent=said["sent"],
@@ -294,41 +313,52 @@ class Lab:
             heard=said["heard"],
             listens=said["listens"],
             proxy=said["proxy"],
-            inside_neighbour=inside[0],
-            neighbour_commands=len(times),
-            neighbour_slowest_s=round(max(times), 2),
+            inside_neighbour=json.loads(inside)["count"],
+            neighbour_commands=len(work.times),
+            neighbour_failed=work.failed,
+            neighbour_slowest_s=round(max(work.times, default=0), 2),
             neighbour_is=known.split()[known.split().index("lladdr") + 1] if "lladdr" in known else known,
             neighbour_mac=self.neighbour.mac,
             took_s=round(time.monotonic() - began, 1),
         )
 
-    @contextlib.asynccontextmanager
-    async def listening(self) -> AsyncIterator[list[int]]:
-        """Counts inside the neighbour; the count is there when the block has ended."""
-        counts: list[int] = []
-        connection = await self.guests.connection(self.guest(self.neighbour))
-        process = await connection.create_process(f"python3 /root/hostile.py listen {self.attacker.mac}")
-        async with asyncio.timeout(SSH_LIMIT_S):
-            await process.stdout.readline()
-        yield counts
-        process.stdin.write_eof()
-        async with asyncio.timeout(SSH_LIMIT_S):
-            counts.append(json.loads(await process.stdout.read())["count"])
+    async def begin(self, identity: Identity, arguments: str, out: str) -> None:
+        """Run the hostile program in a guest, apart from any connection, its words in /root/``out``."""
+        line = f"python3 /root/hostile.py {arguments} >/root/{out} 2>&1; echo {DONE.decode()} >/dev/ttyS0"
+        apart = f"setsid -f sh -c {shlex.quote(line)} </dev/null >/dev/null 2>&1"
+        await self.said(identity, f"rm -f /root/{out}; {apart}")
+
+    async def until_done(self) -> None:
+        """The attacker's console says so: a network that it broke cannot."""
+        console = self.folder / "host" / "domains" / self.attacker.name / "console.log"
+        self.scans += 1
+        async with asyncio.timeout(SCAN_LIMIT_S):
+            while console.read_bytes().count(DONE) < self.scans:
+                await asyncio.sleep(LOOK_S)
+
+    async def said_anew(self, identity: Identity, command: str) -> str:
+        """Over a new connection, which meets the right host key or none."""
+        await self.guests.drop(identity.name)
+        return await self.said(identity, command)
 
     @contextlib.asynccontextmanager
-    async def working(self) -> AsyncIterator[list[float]]:
-        """Somebody works in the neighbour meanwhile; how long each command took, in seconds."""
-        times: list[float] = []
+    async def working(self) -> AsyncIterator[Work]:
+        """Somebody works in the neighbour meanwhile."""
+        work = Work()
 
-        async def work() -> None:
+        async def go_on() -> None:
             while True:
                 began = time.monotonic()
-                await self.said(self.neighbour, "true")
-                times.append(time.monotonic() - began)
+                try:
+                    await self.said(self.neighbour, "true", limit_s=WORK_LIMIT_S)
+                    work.times.append(time.monotonic() - began)
+                except (TimeoutError, OSError, asyncssh.Error, FluidError):
+                    work.failed += 1
+                    await self.guests.drop(self.neighbour.name)
 
-        task = asyncio.create_task(work())
+        task = asyncio.create_task(go_on())
         try:
-            yield times
+            yield work
         finally:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

@@ -82,7 +82,8 @@ def table(report: Report) -> str:
         rows.append(f"{label:<44}{cells[0]:>6}{cells[1]:>8}{cells[2]:>8}{cells[3]:>6}")
     names = ("passed", "visitors", "answered", "heard", "listens", "inside_neighbour", "neighbour_is")
     rows += [f"  {name}: {report[name]}" for name in names]
-    slow = f"{report['neighbour_commands']} commands, {report['neighbour_slowest_s']} s at most"
+    slow = f"{report['neighbour_commands']} commands, {report['neighbour_slowest_s']} s at most, "
+    slow += f"{report['neighbour_failed']} failed"
     return "\n".join([*rows, f"  the neighbour meanwhile: {slow}"])
 
 
@@ -106,6 +107,7 @@ def assert_the_proxy_is_all_there_is(report: Report) -> None:
 
 def assert_the_neighbour_goes_on(report: Report, mac: str) -> None:
     assert report["neighbour_is"] == mac
+    assert report["neighbour_failed"] == 0
     assert report["neighbour_commands"] >= 3 and report["neighbour_slowest_s"] < 10
 
 
