@@ -216,7 +216,9 @@ async def test_a_template_of_another_size_is_what_its_guest_sees_and_goes_when_n
     metadata = {"role": "sandbox"}
     await lab.host.fork(small, identity, NETWORK.name, metadata=metadata)
     try:
-        cpus, memory_kb = (await lab.ssh(identity, "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo")).split()
+        cpus, memory_kb = (
+            await lab.ssh(identity, "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo")
+        ).split()
         assert cpus == "1" and 400_000 < int(memory_kb) < 512 * 1024
         sizes = {(2, 1024), (1, 512)}
         assert await lab.host.age_templates(guest_image.sha256, sizes, 0) == []
