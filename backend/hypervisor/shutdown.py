@@ -93,7 +93,8 @@ def _ask_agent(domain: libvirt.virDomain) -> bool:
     try:
         domain.agentSetResponseTimeout(AGENT_S, 0)
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
-    except libvirt.libvirtError:
+    except libvirt.libvirtError as error:
+        log.info("the agent of %s is not asked: %s", domain.name(), error)
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
         return False
     return True
