@@ -25,7 +25,8 @@ from tests.bench.stage import Stage
 
 pytestmark = pytest.mark.full
 DISK_MB, BALLAST_MB, RESERVE_MB, WRITTEN_MB = 5000, 1500, 1500, 2500
-EVENT_LIMIT_S = 120
+EVENT_LIMIT_S, READY_LIMIT_S = 120, 120
+LOOK_S = 0.5  # nothing announces a template
 DISK_GB = 12
 IDLE_S = 15
 WARN_S, LONGER_S = 85, 90
@@ -94,6 +95,9 @@ async def lab(small_disk: Path) -> AsyncIterator[Lab]:
         lab = Lab(stage, fluid, small_disk)
         stage.configure(**lab.config())
         await stage.start()
+        async with asyncio.timeout(READY_LIMIT_S):
+            while not any(source.template_ready for source in await fluid.sources()):
+                await asyncio.sleep(LOOK_S)
         yield lab
 
 

@@ -33,7 +33,7 @@ SOL_PACKET, IGNORE_OUTGOING = 263, 23
 RCVBUFFORCE, EAR_BYTES = 33, 1 << 24  # socket(7), SO_RCVBUFFORCE
 REPEAT = 3
 ANSWER_S = 2.0
-PROXY_S = 5.0
+PROXY_S = 20.0
 RESOLVE_S = 5.0
 SSH_PORT, PROXY_PORT = 22, 3128
 TCP_PORTS, UDP_PORTS = (22, 53, 80, 443, 5432, 8080, 16509), (53, 67, 123, 514, 8080)
@@ -312,18 +312,8 @@ class Ear:
         return f"ip protocol {protocol} from {socket.inet_ntoa(source)}"
 
 
-def by_the_proxy(places: list[str]) -> dict[str, str]:
-    """What the guest's one way out says about each place."""
-    said = {}
-    for place in places:
-        try:
-            said[place] = ask_proxy(place)
-        except OSError as error:
-            said[place] = f"{type(error).__name__}: {error}"
-    return said
-
-
 def ask_proxy(place: str) -> str:
+    """What the guest's one way out says about a place."""
     with socket.create_connection(("127.0.0.1", PROXY_PORT), PROXY_S) as proxy:
         proxy.sendall(f"GET http://{place}/ HTTP/1.1\r\nHost: {place}\r\nConnection: close\r\n\r\n".encode())
         answer = b""
@@ -350,9 +340,7 @@ def scan(told: dict) -> dict:
         "answered": answered,
         "heard": ear.heard(),
         "listens": own_ports(),
-        "proxy": by_the_proxy(
-            [f"{address}:80" for address in (attacker.host, attacker.neighbour, *attacker.others)]
-        ),
+        "proxy": {place: ask_proxy(place) for place in told["proxied"]},
     }
 
 

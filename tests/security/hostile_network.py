@@ -280,12 +280,16 @@ class Lab:
         passed()
         mine, theirs = tap_name(self.attacker.mac), tap_name(self.neighbour.mac)
         ears = Ears(self.attacker, {mine: False, NETWORK.bridge: False, theirs: True, "prod0": True})
+        others = [text.partition("/")[0] for text in (*NEAR.values(), PRODUCTION)] + [BEYOND]
+        places = [f"{address}:80" for address in (NETWORK.host_address, self.neighbour.address, *others)]
         told = {
             "own": self.attacker.address,
             "host": NETWORK.host_address,
             "neighbour": self.neighbour.address,
             "neighbour_mac": self.neighbour.mac,
-            "others": [text.partition("/")[0] for text in (*NEAR.values(), PRODUCTION)] + [BEYOND],
+            "others": others,
+            # The connection that carries the proxy may not outlive a missing guard.
+            "proxied": places if guard == NOTHING else [],
         }
         await self.begin(self.neighbour, f"listen {self.attacker.mac}", "count")
         await self.said(self.neighbour, "until grep -qs ready /root/count; do sleep 0.1; done")

@@ -31,7 +31,7 @@ FOUND = {
     "arp: the frame is its own": ("bridge", "arp in another's frame"),
     "arp: the hardware is its own": ("bridge", "arp with another's hardware"),
     "arp: the address is its own": ("bridge", "arp says as the neighbour"),
-    "arp: about the host": ("heard", f"arp of {PRODUCTION.partition('/')[0]} to 10.233.0.10"),
+    "arp: about the host": ("bridge", f"arp who has {PRODUCTION.partition('/')[0]}"),
     "ip: the frame is its own": ("bridge", "tcp in another's frame"),
     "ip: the address is its own": ("bridge", "tcp as the neighbour"),
     "ip: to the host": ("bridge", f"tcp to {BEYOND}"),
