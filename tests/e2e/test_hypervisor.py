@@ -33,6 +33,7 @@ from backend.hypervisor import (
     kvm_works,
     make_identity,
 )
+from backend.hypervisor.nouns import WayName
 from backend.images import Images
 from backend.paths import Paths
 
@@ -487,3 +488,31 @@ async def test_a_cold_boot_is_reached_like_a_fork(lab: Lab, guest_image: GuestIm
         ]
     finally:
         await lab.host.destroy(identity.name)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("way", ["snapshot copy", "cold boot"])
+async def test_a_host_that_cannot_go_the_fastest_way_forks_by_another(lab: Lab, way: WayName) -> None:
+    slower = Hypervisor(
+        lab.host.uri, folder=lab.host.folder, virt_type=lab.host.virt_type, prefix=PREFIX, fork_way=way
+    )
+    await slower.open()
+    identity = await lab.identity("slower", 16)
+    try:
+        began = time.monotonic()
+        login = partial(lab.ssh, identity, "true")
+        await slower.fork(lab.template, identity, NETWORK.name, metadata={"role": "sandbox"}, login=login)
+        print(f"fork by {way} to root's first command: {time.monotonic() - began:.2f} s")
+        said = await lab.ssh(identity, "hostname; cat /etc/machine-id; hostname -I; date +%s")
+        hostname, machine_id, address, clock = said.split()
+        assert (hostname, machine_id, address) == (identity.hostname, identity.machine_id, identity.address)
+        assert abs(int(clock) - time.time()) < 10
+        taken = await slower.snapshot(identity.name, "s1")
+        await lab.ssh(identity, "touch /root/later; sync")
+        await slower.restore(identity.name, taken)
+        assert (await lab.ssh(identity, "ls /root", again=True)).split() == []
+    finally:
+        await slower.destroy(identity.name)
+        await slower.close()
+    await assert_nothing_left(lab, identity.name)
+    assert await lab.host.leftovers() == []

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -20,6 +20,7 @@ from backend.errors import NotFound, SnapshotNotFound
 from backend.fleet.addresses import free_network, taken_networks
 from backend.guests import CertificateAuthority, Guest, GuestConnections
 from backend.hypervisor import (
+    ForkWay,
     GuestImage,
     Hypervisor,
     Identity,
@@ -29,6 +30,7 @@ from backend.hypervisor import (
     host_probe,
     make_identity,
 )
+from backend.hypervisor.nouns import WayName
 from backend.images import Images
 from backend.paths import Paths
 
@@ -45,6 +47,7 @@ class Far:
     """The host, where its pool really is, and the way into its guests."""
 
     host: Hypervisor
+    pool: Pool
     real: Path
     authority: CertificateAuthority
     guests: GuestConnections
@@ -90,7 +93,7 @@ async def far(image: GuestImage) -> AsyncIterator[Far]:
     guests = GuestConnections(authority)
     try:
         await host.ensure_network(NETWORK)
-        yield Far(host, daemon.folder / "lib" / "images" / PREFIX, authority, guests)
+        yield Far(host, pool, daemon.folder / "lib" / "images" / PREFIX, authority, guests)
     finally:
         await guests.close()
         for domain in await host.list_ours():
@@ -202,3 +205,23 @@ async def test_a_create_that_is_cancelled_leaves_nothing(far: Far, image: GuestI
         with pytest.raises(asyncio.CancelledError):
             await making
         assert far.files() == before and await far.host.list_ours() == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("way", ["snapshot copy", "cold boot"])
+async def test_a_far_host_forks_by_another_way(far: Far, image: GuestImage, way: WayName) -> None:
+    template = await far.host.ensure_template(image, cpu=2, memory_mb=512)
+    pool = replace(far.pool, cache=far.pool.cache.with_name(f"cache {way}"))
+    slower = Hypervisor(far.host.uri, pool=pool, virt_type="qemu", prefix=PREFIX, fork_way=way)
+    await slower.open()
+    identity = await far.identity("slower", 14)
+    try:
+        began = time.monotonic()
+        login = partial(far.ssh, identity, "true")
+        await slower.fork(template, identity, NETWORK.name, metadata={"role": "sandbox"}, login=login)
+        print(f"fork in a pool by {way} to root's first command: {time.monotonic() - began:.2f} s")
+        assert (await far.ssh(identity, "hostname")).strip() == identity.hostname
+    finally:
+        await slower.destroy(identity.name)
+        await slower.close()
+    assert await far.host.leftovers() == [] and slower.fork_way == ForkWay(way, "asked for")
