@@ -109,7 +109,7 @@ def probe_xml(name: str, arch: str, virt_type: str, program: Path) -> str:
         disk = ET.SubElement(devices, "disk", type="file", device="disk")
         ET.SubElement(disk, "driver", name="qemu", type="raw")
         ET.SubElement(disk, "source", file=str(program))
-        ET.SubElement(disk, "target", dev="vda", bus="virtio")
+        ET.SubElement(disk, "target", dev="hda", bus="ide")  # SeaBIOS boots no virtio disk so small
     else:
         ET.SubElement(system, "kernel").text = str(program)
     # The processor is the one that our guests ask for: where it cannot be had, they cannot run.
