@@ -70,7 +70,7 @@ class Identity:
     machine_id: str
     host_key: str = field(repr=False)  # OpenSSH private key
     host_key_public: str
-    ca_public: str  # the SSH CA whose user certificates the guest accepts
+    ca_public: str  # the SSH CA keys whose user certificates the guest accepts, one a line
 
     def __post_init__(self) -> None:
         check_name(self.name, "domain name")

@@ -60,6 +60,25 @@ class HostKeyView(Answer):
     fingerprint: str
 
 
+class CaKey(Answer):
+    """A public key of the SSH user CA, as ``TrustedUserCAKeys`` has it (sshd_config(5))."""
+
+    public_key: str
+    fingerprint: str
+    since: datetime | None = None  # of the one that signs
+    trusted_until: datetime | None = None  # of the one before
+
+
+class CaView(Answer):
+    """The key that signs, one that is about to, one that is still trusted; and by name the running guests
+    that do not trust exactly these."""
+
+    current: CaKey
+    pending: CaKey | None = None
+    old: CaKey | None = None
+    behind: list[str] = Field(default_factory=list)
+
+
 class Leftover(Answer):
     """A thing of ours that nothing needs. ``kind``: domain | files | network."""
 

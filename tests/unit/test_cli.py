@@ -178,6 +178,63 @@ def test_status_says_who_waits(backend: FakeBackend, capsys: Capture) -> None:
     ]
 
 
+CA = {
+    "current": {
+        "public_key": "ssh-ed25519 NEW",
+        "fingerprint": "SHA256:new",
+        "since": "2026-11-24T10:00:00Z",
+    },
+    "pending": None,
+    "old": {
+        "public_key": "ssh-ed25519 OLD",
+        "fingerprint": "SHA256:old",
+        "trusted_until": "2026-11-24T10:10Z",
+    },
+    "behind": ["web\x1b[31m"],
+}
+
+
+def test_the_ca_shows_its_keys_and_who_was_not_told(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["GET /v1/ca"] = (200, CA)
+    assert run(["ca", "show"]) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    for words in (
+        "ssh-ed25519 NEW",
+        "SHA256:new",
+        "2026-11-24T10:00:00Z",
+        "SHA256:old, trusted until",
+        "web",
+    ):
+        assert words in told
+
+
+def test_a_new_ca_key_is_asked_for_once(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["POST /v1/ca/rotate"] = (200, CA)
+    assert run(["ca", "rotate"]) != 0 and backend.asked == []
+    assert run(["ca", "rotate", "--yes"]) == 0
+    assert [asked[:2] for asked in backend.asked] == [("POST", "/v1/ca/rotate")]
+    assert "SHA256:new" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("source", "is_image"), [("debian-12", True), ("golden", False)])
+def test_a_machine_is_told_what_to_trust_and_an_image_needs_nothing(
+    backend: FakeBackend, capsys: Capture, source: str, is_image: bool
+) -> None:
+    backend.answers["GET /v1/ca"] = (200, CA)
+    backend.answers["GET /v1/sources"] = (200, {"sources": [{"name": "debian-12"}]})
+    assert run(["ca", "install", source]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for line in (
+        "ssh-ed25519 NEW",
+        "ssh-ed25519 OLD",
+        "TrustedUserCAKeys /etc/ssh/fluid_ca.pub",
+        "PermitRootLogin prohibit-password",
+    ):
+        assert (line in lines) is not is_image
+    assert ("There is nothing to install." in lines) is is_image
+
+
 def test_json_is_what_the_backend_said(backend: FakeBackend, capsys: Capture) -> None:
     backend.answers["GET /v1/status"] = (200, STATUS)
     assert run(["status", "--json"]) == 0
