@@ -344,6 +344,7 @@ class Lifecycle(Sizes):
             hostname=sandbox.sandbox_name,
             address=sandbox.ip_address,
             prefix=host.prefix,
+            gateway=host.network.host_address,
             ca_public=keys.text,
         )
         sandbox.mac, sandbox.machine_id = identity.mac, identity.machine_id

@@ -18,6 +18,7 @@ from backend.hypervisor.nouns import (
     DiskUse,
     DomainEvent,
     DomainInfo,
+    ForeignNetwork,
     ForkWay,
     GuestImage,
     HostFacts,
@@ -135,6 +136,10 @@ class Hypervisor:
         """See :func:`backend.hypervisor.networks.ensure_network`."""
         here = isinstance(self._files, LocalFiles)
         await networks.ensure_network(self._connection, spec, self._prefix, here=here)
+
+    async def find_network(self, name: str) -> ForeignNetwork:
+        """See :func:`backend.hypervisor.networks.find_network`."""
+        return await networks.find_network(self._connection, name)
 
     async def our_networks(self) -> list[str]:
         """The names of our networks."""

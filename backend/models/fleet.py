@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from backend.models.approval import Approval, Ask
 from backend.models.base import Answer
@@ -36,6 +36,7 @@ class HostView(Answer):
     templates: list[str] = Field(default_factory=list)  # images whose forks are ready in a second
     creating: int = 0
     waiting: int = 0  # creates in its queue
+    isolated: bool = True  # its guests are on a network of ours, which shuts them in
     virt_type: str = ""  # kvm | qemu (emulated)
     libvirt_version: str = ""
     qemu_version: str = ""
@@ -167,3 +168,9 @@ class FleetView(Answer):
     components: list[Component] = Field(default_factory=list)
     audit_ok: bool = True
     audit_rows: int = 0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def isolated(self) -> bool:
+        """Whether the guests of every host are shut in."""
+        return all(host.isolated for host in self.hosts)

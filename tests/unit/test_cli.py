@@ -562,6 +562,36 @@ def test_doctor_says_which_package_a_missing_program_is_in(
     assert told.endswith("apt-get install its-package")
 
 
+HOST = {
+    "name": "kvm-02",
+    "status": "up",
+    "virt_type": "kvm",
+    "cpus": 4,
+    "memory_mb": 100,
+    "memory_free_mb": 50,
+    "disk_free_mb": 9,
+    "sandboxes": 1,
+    "stock": 0,
+    "creating": 0,
+    "waiting": 0,
+    "isolated": True,
+    "libvirt_version": "9.0.0",
+    "last_error": "",
+}
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_guests_that_are_not_isolated_are_named(
+    backend: FakeBackend, capsys: Capture, tmp_path: Path, isolated: bool
+) -> None:
+    backend.answers["GET /v1/hosts"] = (200, {"hosts": [{**HOST, "isolated": isolated}]})
+    words = "guests on kvm-02 are not isolated"
+    assert run(["hosts", "list"]) == 0
+    assert (words in capsys.readouterr().out) is not isolated
+    noted = _findings(doctor.hosts, tmp_path).get(doctor.NOTE, [])
+    assert any(one.startswith(f"{words} — take `network`") for one in noted) is not isolated
+
+
 def test_a_backend_that_dies_at_once_is_told_with_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
