@@ -33,7 +33,7 @@ from backend.config import LOCAL, Config, ListenAddress, listen_address
 from backend.disks import DiskReader
 from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow
 from backend.errors import EXIT_OK, AlreadyRunning, ConfigError, FluidError, NoSpace
-from backend.fleet import Fleet, FleetParts, Guard, Host, Hosts, Sources
+from backend.fleet import Fleet, FleetParts, Guard, Host, Hosts, Sources, Trust
 from backend.guests import (
     CertificateAuthority,
     GuestCommands,
@@ -207,6 +207,7 @@ class _Backend:
         fleet = self._fleet(stack, store, events, audit, background, hosts, authority)
         panes = await self._panes(stack, events, audit, fleet, authority)
         playbooks, runs, targets, approvals = self._approvals(store, events, audit, background, fleet)
+        trust = Trust(authority, audit, fleet.all_live, fleet.teach)
         guard = Guard(self.config, store, events, hosts, fleet, panes.last_output)
         await store.keys.forget_unfinished()
         await fleet.reconcile_all()
@@ -221,6 +222,7 @@ class _Backend:
             ("watch the panes", panes.run),
             ("keep the stock", fleet.keep_stock),
             ("guard the hosts", guard.run),
+            ("keep the CA's keys", trust.run),
             ("housekeeping", partial(self._housekeeping, store, fleet, approvals)),
         ):
             background.start(name, work)
@@ -236,6 +238,7 @@ class _Backend:
             events=events,
             images=images,
             targets=targets,
+            trust=trust,
             keys=store.keys,
             components=self._components,
             audit_seen=lambda: self.audited,

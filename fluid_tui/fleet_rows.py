@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from backend.models import Approval, ApprovalState, Ask, AskState, FleetView, Phase, Sandbox
 from backend.text import visible
-from fluid_tui.paint import Role, Run, said
+from fluid_tui.paint import Role, Run, fit, said
 from fluid_tui.widgets.live_list import Column, Row
 from fluid_tui.words import approval_mark, left, plural, sandbox_mark
 
@@ -20,6 +20,7 @@ ONGOING = (
     ApprovalState.DRAFTING,
 )
 BROKEN = (Phase.ERROR, Phase.LOST)
+HOST_WIDTH = 20  # of a host's name in the top line
 
 NEED_COLUMNS = (
     Column("", 1),
@@ -201,3 +202,12 @@ def headline(fleet: FleetView, facts: Sequence[Run] = ()) -> list[Run]:
     runs += [(f"✗ {visible(part.name)} {visible(part.status)}", Role.BAD) for part in broken[:2]]
     runs += [(f"! {needs} {'needs' if needs == 1 else 'need'} you", Role.WARN)] if needs else []
     return [*runs, *facts]
+
+
+def open_guests(fleet: FleetView) -> list[Run]:
+    """Whose guests are not isolated, for the top line of every screen."""
+    names = [visible(host.name) for host in fleet.hosts if not host.isolated]
+    if not names:
+        return []
+    where = fit(names[0], HOST_WIDTH).rstrip() if len(names) == 1 else f"{len(names)} hosts"
+    return [(f"guests on {where} are not isolated", Role.WARN)]

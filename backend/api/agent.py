@@ -11,6 +11,7 @@ from backend.api import problems
 from backend.api.routes import (
     approvals,
     asks,
+    ca,
     catalog,
     commands,
     files,
@@ -33,6 +34,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     asks.agent,
     panes.agent,
     catalog.agent,
+    ca.agent,
 )
 
 

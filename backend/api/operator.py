@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 
 from backend.api.agent import ROUTERS as AGENT_ROUTERS
 from backend.api.agent import assemble
-from backend.api.routes import approvals, asks, catalog, operations, panes
+from backend.api.routes import approvals, asks, ca, catalog, operations, panes
 from backend.api.services import Services
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -17,6 +17,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     asks.operator,
     panes.operator,
     catalog.operator,
+    ca.operator,
     operations.operator,
 )
 

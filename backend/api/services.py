@@ -18,6 +18,7 @@ from backend.models import (
     Ask,
     AskRequest,
     BranchSandbox,
+    CaView,
     Changes,
     Command,
     CommandRequest,
@@ -250,6 +251,14 @@ class Images(Protocol):
         ...
 
 
+class Trust(Protocol):
+    """The SSH user CA."""
+
+    def public_key(self) -> str: ...
+    async def view(self, actor: Identity, /) -> CaView: ...
+    async def rotate(self, actor: Identity, /) -> CaView: ...
+
+
 class Targets(Protocol):
     async def list(self, actor: Identity, /) -> Sequence[TargetView]:
         """Agents see the names they may ask for, operators address and state too."""
@@ -275,6 +284,7 @@ class Services:
     events: EventBus
     images: Images
     targets: Targets
+    trust: Trust
     keys: Keys
     components: Callable[[], Awaitable[list[Component]]]
     audit_seen: Callable[[], AuditReport]

@@ -23,6 +23,7 @@ NOUNS = {
     "asks": ("asks", "Agents' questions: list, answer."),
     "hosts": ("hosts", "Hypervisors: list, add, remove, drain, resume."),
     "targets": ("targets", "Production machines: list, check."),
+    "ca": ("ca", "The SSH CA that guests trust: show, rotate, install."),
     "images": ("images", "Guest images: list, build, import, remove."),
     "audit": ("audit", "The hash-chained record: list, verify, export."),
     "gc": ("gc", "What nobody needs any more: shown with --dry-run, else removed."),

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from backend import config as settings
 from backend.cli.common import door, show_json
+from backend.cli.hosts import warnings
 from backend.cli.options import AsJson, examples, verb_app
-from backend.client import Fluid, calls
+from backend.client import Fluid, calls, operator_calls
 from backend.errors import BackendDown, FluidError, RoleDenied, Unavailable
 from backend.paths import Paths
 from backend.text import visible
@@ -163,6 +164,18 @@ def backend(paths: Paths) -> Iterator[Finding]:
         yield Finding(level, part["name"], part["message"] or part["status"], part.get("remedy", ""))
 
 
+def hosts(paths: Paths) -> Iterator[Finding]:
+    """What the backend says of each hypervisor; an agent is told nothing of them."""
+    try:
+        rows = door().json(operator_calls.hosts())["hosts"]
+    except FluidError:  # told by `backend`
+        return
+    for row in rows:
+        name = f"host {row['name']}"
+        for message, remedy in warnings(row).items():
+            yield Finding(NOTE, name, message, remedy)
+
+
 CHECKS: tuple[Callable[[Paths], Iterator[Finding]], ...] = (
     config_file,
     programs,
@@ -172,6 +185,7 @@ CHECKS: tuple[Callable[[Paths], Iterator[Finding]], ...] = (
     sockets,
     tcp_door,
     backend,
+    hosts,
 )
 
 

@@ -41,6 +41,7 @@ def list_hosts(as_json: AsJson = False) -> None:
             row["stock"],
             f"{row['creating']}+{row['waiting']}",
             row["libvirt_version"],
+            "; ".join(warnings(row)),
             row["last_error"],
         )
         for row in told["hosts"]
@@ -56,9 +57,20 @@ def list_hosts(as_json: AsJson = False) -> None:
         "stock",
         "creating+waiting",
         "libvirt",
+        "notes",
         "last error",
     )
     return show_rows(titles, rows, empty="no host; add one under `hosts:` in config.yaml")
+
+
+def warnings(row: dict[str, Any]) -> dict[str, str]:
+    """What an operator must know of a host that works, each with what mends it."""
+    found = {}
+    if not row["isolated"]:
+        found[f"guests on {row['name']} are not isolated"] = (
+            "take `network` of that host out of config.yaml: new guests have a network of ours then"
+        )
+    return found
 
 
 @app.command(epilog=examples("fluid hosts drain kvm-02"))

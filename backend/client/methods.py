@@ -69,6 +69,8 @@ class OperatorMethods:
     host_key = method(operator_calls.host_key)
     add_host = method(operator_calls.add_host)
     remove_host = method(operator_calls.remove_host)
+    ca = method(operator_calls.ca)
+    rotate_ca = method(operator_calls.rotate_ca)
     leftovers = method(operator_calls.leftovers)
     clear_leftovers = method(operator_calls.clear_leftovers)
     dry_run = method(operator_calls.dry_run)

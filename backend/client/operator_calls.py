@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         Approval,
         Ask,
         AuditRow,
+        CaView,
         FleetView,
         HostKeyView,
         HostView,
@@ -59,6 +60,16 @@ def add_host(settings: dict[str, Any], host_key: str) -> Call[HostView]:
 def remove_host(name: str) -> Call[None]:
     """Forget a host that was added so."""
     return Call("DELETE", path("hosts", name), nothing)
+
+
+def ca() -> Call[CaView]:
+    """The SSH CA's keys, and which guests do not trust exactly these yet."""
+    return Call("GET", path("ca"), noun("CaView"))
+
+
+def rotate_ca() -> Call[CaView]:
+    """A new key signs from now on."""
+    return Call("POST", path("ca", "rotate"), noun("CaView"), timeout_s=WORK_S)
 
 
 def leftovers() -> Call[LeftoverReport]:

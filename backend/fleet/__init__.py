@@ -10,9 +10,10 @@ from backend.fleet.keeping import HostKeeping
 from backend.fleet.leftovers import Leftovers
 from backend.fleet.sources import Sources
 from backend.fleet.stock import Stock
+from backend.fleet.trust import Teaching, Trust
 
 
-class Fleet(AutoSnapshots, Stock, HostKeeping, Leftovers, Files):
+class Fleet(AutoSnapshots, Stock, HostKeeping, Leftovers, Files, Teaching):
     """Everything that can be done with sandboxes; one class because they share locks and rows."""
 
 
@@ -24,6 +25,7 @@ __all__ = [
     "Host",
     "Hosts",
     "Sources",
+    "Trust",
     "guest_image",
     "object_prefix",
 ]

@@ -43,12 +43,23 @@ def free_network(taken: Collection[ipaddress.IPv4Network], pool: ipaddress.IPv4N
     raise NoSpace(f"no free /24 in {pool}", remedy="set guests.network_cidr in config.yaml")
 
 
-def free_address(cidr: str, used: Collection[str]) -> str:
-    """The lowest guest address of ``cidr`` that is not in ``used``."""
-    network = ipaddress.ip_network(cidr)
-    for number, address in enumerate(network.hosts(), start=1):
-        if number >= FIRST_GUEST and str(address) not in used:
+def free_address(
+    cidr: str, used: Collection[str], reserved: Collection[tuple[str, str]] = (), *, name: str = ""
+) -> str:
+    """The lowest guest address of ``cidr`` that is neither in ``used`` nor in a ``reserved`` range (its first
+    and its last). ``name``: of a network that is somebody else's."""
+    kept = [tuple(ipaddress.IPv4Address(end) for end in both) for both in reserved]
+    for number, address in enumerate(ipaddress.IPv4Network(cidr).hosts(), start=1):
+        if number < FIRST_GUEST or str(address) in used:
+            continue
+        if not any(first <= address <= last for first, last in kept):
             return str(address)
+    if not name:
+        raise LimitReached(
+            f"every address of {cidr} is used", remedy="destroy a sandbox, or widen guests.network_cidr"
+        )
+    given = ", ".join("-".join(dict.fromkeys(both)) for both in reserved) or "nothing"
     raise LimitReached(
-        f"every address of {cidr} is used", remedy="destroy a sandbox, or widen guests.network_cidr"
+        f"network {name!r} has no address of {cidr} left for a guest; its DHCP has {given}",
+        remedy=f"virsh net-edit {name}: leave more of it out of the DHCP range; or destroy a sandbox",
     )

@@ -15,7 +15,14 @@ from backend.fleet.addresses import free_address, free_network
 from backend.fleet.placement import Room
 from backend.fleet.turns import Turns
 from backend.fleet.ways import way_to
-from backend.hypervisor import DomainEvent, GuestImage, HostFacts, Hypervisor, NetworkSpec
+from backend.hypervisor import (
+    DomainEvent,
+    ForeignNetwork,
+    GuestImage,
+    HostFacts,
+    Hypervisor,
+    NetworkSpec,
+)
 from backend.images import BuiltImage
 from backend.models import HostView, now
 from backend.paths import Paths
@@ -47,7 +54,7 @@ class Host:
         self.way = way_to(settings, paths, self._prefix)
         self._facts: HostFacts | None = None
         self._looked_at = 0.0  # time.monotonic()
-        self.network: NetworkSpec
+        self.network: NetworkSpec | ForeignNetwork
         self.virt_type = ""
         self.draining = False
         self.turns = Turns()
@@ -63,12 +70,17 @@ class Host:
         return self._host.address
 
     @property
+    def isolated(self) -> bool:
+        """Whether its guests are on a network of ours; another's lets them see what it likes."""
+        return self._host.network is None
+
+    @property
     def up(self) -> bool:
         """Whether libvirt answers."""
         return self._hypervisor is not None and self._hypervisor.alive
 
     async def open(self) -> bool:
-        """Connect and make the network. False while nothing answers; what stood once comes back by
+        """Connect, and make or find the network. False while nothing answers; what stood once comes back by
         itself."""
         try:
             self._hypervisor = await self._connected()
@@ -102,9 +114,10 @@ class Host:
         hypervisor = await self.way.hypervisor()
         try:
             self.virt_type = hypervisor.virt_type
-            self.network = await self._network()
-            await hypervisor.ensure_network(self.network)
-            await self.way.must_hold(self.network.bridge)
+            if self._host.network is None:
+                self.network = await self._own_network(hypervisor)
+            else:
+                self.network = await self._foreign_network(hypervisor, self._host.network)
         except BaseException:
             await hypervisor.close()
             raise
@@ -116,12 +129,28 @@ class Host:
         if self._hypervisor:
             try:
                 if self.way.link is None and self.up and (idle := await self._hypervisor.is_idle()):
-                    await self._hypervisor.remove_network(self.network.name)
+                    await self._hypervisor.remove_network(self._own_name)
             except FluidError as error:
                 log.warning("host %s is left as it is: %s", self.name, error.message)
             finally:
                 await self._hypervisor.close()
         await self.way.leave(idle=idle)
+
+    async def _own_network(self, hypervisor: Hypervisor) -> NetworkSpec:
+        spec = await self._network()
+        await hypervisor.ensure_network(spec)
+        await self.way.must_hold(spec.bridge)
+        return spec
+
+    async def _foreign_network(self, hypervisor: Hypervisor, name: str) -> ForeignNetwork:
+        """Raises Conflict, LimitReached: no guest could have an address there."""
+        found = await hypervisor.find_network(name)
+        _address_in(found, {found.host_address})
+        return found
+
+    @property
+    def _own_name(self) -> str:
+        return f"{self._prefix}-guests"
 
     async def _network(self) -> NetworkSpec:
         """Which /24 it has is chosen once and kept; no two hosts of ours have the same."""
@@ -135,7 +164,7 @@ class Host:
                 kept.write_text(free_network([*await self.way.routes(), *ours]))
             cidr = kept.read_text().strip()
         mark = self._prefix.removeprefix("fluid-")
-        return NetworkSpec(name=f"{self._prefix}-guests", bridge=f"fl-{mark}", cidr=cidr)
+        return NetworkSpec(name=self._own_name, bridge=f"fl-{mark}", cidr=cidr)
 
     def domain_name(self, sandbox_id: str) -> str:
         """The libvirt domain of a sandbox."""
@@ -153,7 +182,7 @@ class Host:
     async def take_address(self, used: set[str]) -> str:
         """A free address, reserved until :meth:`give_back`."""
         async with self._allocate:
-            address = free_address(self.network.cidr, used | self._used)
+            address = _address_in(self.network, used | self._used | {self.network.host_address})
             self._used.add(address)
             return address
 
@@ -215,6 +244,7 @@ class Host:
             virt_type=self.virt_type,
             sandboxes=sandboxes,
             stock=stock,
+            isolated=self.isolated,
             templates=sorted(self.warm),
             creating=self.turns.under_way,
             waiting=self.turns.waiting,
@@ -241,6 +271,12 @@ class Host:
                 remedy="see that libvirtd runs there; it is tried again",
             )
         return self._hypervisor
+
+
+def _address_in(network: NetworkSpec | ForeignNetwork, used: set[str]) -> str:
+    if isinstance(network, NetworkSpec):
+        return free_address(network.cidr, used)
+    return free_address(network.cidr, used, network.reserved, name=network.name)
 
 
 def object_prefix(paths: Paths) -> str:

@@ -338,15 +338,17 @@ class Lifecycle(Sizes):
         host = self.host_of(sandbox)
         here = [row for row in await self.all_live() if row.host_name == host.name]
         sandbox.ip_address = await host.take_address({row.ip_address for row in here if row.ip_address})
+        keys = self._parts.authority.trusted
         identity = await make_identity(
             host.domain_name(sandbox.id),
             hostname=sandbox.sandbox_name,
             address=sandbox.ip_address,
             prefix=host.prefix,
-            ca_public=self._parts.authority.public_key,
+            gateway=host.network.host_address,
+            ca_public=keys.text,
         )
         sandbox.mac, sandbox.machine_id = identity.mac, identity.machine_id
-        sandbox.host_key = identity.host_key_public
+        sandbox.host_key, sandbox.ca = identity.host_key_public, keys.mark
         sandbox.network = host.network.name
         await self.save(sandbox)
         reached("identity made")
@@ -379,7 +381,9 @@ class Lifecycle(Sizes):
             return sandbox
         self.must_be(sandbox, Phase.STOPPED, Phase.ERROR)
         async with self.step(actor, "sandbox.start", sandbox):
-            await self.machine(sandbox).start(sandbox.domain)
+            keys = self._parts.authority.trusted
+            await self.machine(sandbox).start(sandbox.domain, ca_public=keys.text)
+            sandbox.ca = keys.mark
             await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
             await self.open_egress(sandbox)
             sandbox.phase, sandbox.reason, sandbox.last_activity_at = Phase.RUNNING, "", now()
@@ -414,7 +418,9 @@ class Lifecycle(Sizes):
         if sandbox.reason:  # whoever pauses it on purpose leaves none
             await self.need_space(self.host_of(sandbox))
         async with self.step(actor, "sandbox.resume", sandbox):
-            await self.machine(sandbox).resume(sandbox.domain)
+            keys = self._parts.authority.trusted
+            await self.machine(sandbox).resume(sandbox.domain, ca_public=keys.text)
+            sandbox.ca = keys.mark
             self._guests.release(sandbox.id)
             sandbox.phase, sandbox.reason, sandbox.last_activity_at = Phase.RUNNING, "", now()
             return await self.save(sandbox)

@@ -108,7 +108,10 @@ class Snapshots(FleetCore):
 
     async def _put_back(self, sandbox: Sandbox, snapshot: Snapshot) -> None:
         await self.hang_up(sandbox)
-        await self.machine(sandbox).restore(sandbox.domain, snapshot_files(snapshot))
+        keys = self._parts.authority.trusted
+        files = snapshot_files(snapshot)
+        await self.machine(sandbox).restore(sandbox.domain, files, ca_public=keys.text)
+        sandbox.ca = keys.mark
         await self._guests.ready(self.guest(sandbox), timeout_s=RESTORE_TIMEOUT_S)
         await self.open_egress(sandbox)
         sandbox.phase, sandbox.reason = Phase.RUNNING, ""
@@ -227,7 +230,7 @@ class Snapshots(FleetCore):
 
     async def _standing_on(self, sandbox: Sandbox, name: str | None) -> Sandbox:
         fresh = await self.load(sandbox.id)
-        fresh.phase, fresh.reason = sandbox.phase, sandbox.reason
+        fresh.phase, fresh.reason, fresh.ca = sandbox.phase, sandbox.reason, sandbox.ca
         fresh.labels.pop(STANDING_ON, None)
         if name is not None:
             fresh.labels[STANDING_ON] = name

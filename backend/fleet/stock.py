@@ -27,7 +27,7 @@ STOCK = "stock"
 IMAGE_LABEL = "fluid.image"  # SHA-256 of the image that it was forked from
 MADE = (
     "id", "host_name", "host_address", "placement", "network", "ip_address", "domain", "uuid", "mac",
-    "host_key", "machine_id",
+    "host_key", "machine_id", "ca",
 )  # fmt: skip
 """What a parked fork has already; all else is its new owner's wish."""
 
@@ -176,9 +176,14 @@ class Stock(Following):
         started = time.monotonic()
         async with self.making(sandbox):
             reached("claimed row")
+            keys = self._parts.authority.trusted
             await self.machine(sandbox).hand_out(
-                sandbox.domain, hostname=sandbox.sandbox_name, metadata=self.metadata(sandbox)
+                sandbox.domain,
+                hostname=sandbox.sandbox_name,
+                metadata=self.metadata(sandbox),
+                ca_public=keys.text,
             )
+            sandbox.ca = keys.mark
             reached("woken")
             await self.grow(sandbox, image)
             self._guests.release(sandbox.id)

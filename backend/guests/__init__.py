@@ -4,7 +4,13 @@ The only room that imports asyncssh. Guests are hostile: their host key is the o
 down, and what they say is bytes.
 """
 
-from backend.guests.ca import CertificateAuthority, make_client_key, make_host_key
+from backend.guests.ca import (
+    CertificateAuthority,
+    PublicCaKey,
+    TrustedKeys,
+    make_client_key,
+    make_host_key,
+)
 from backend.guests.commands import GuestCommands, Outcome
 from backend.guests.connection import Guest, GuestConnections
 from backend.guests.files import GuestFiles
@@ -24,6 +30,8 @@ __all__ = [
     "HostKey",
     "HostLink",
     "Outcome",
+    "PublicCaKey",
+    "TrustedKeys",
     "fetch_host_key",
     "make_client_key",
     "make_host_key",

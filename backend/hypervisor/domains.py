@@ -133,7 +133,7 @@ class Domains:
 
     # --- changing ------------------------------------------------------------------------------------
 
-    async def start(self, name: str) -> DomainInfo:
+    async def start(self, name: str, ca_public: str = "") -> DomainInfo:
         """Boot a domain that is off and wait for its sshd; for one that runs, set its clock."""
         info = await self.info(name)
         if info.state == "paused":
@@ -141,7 +141,7 @@ class Domains:
         if info.state != "running":
             await self.call(name, lambda domain: domain.create(), what="start", limit_s=START_TIMEOUT_S)
         await self.ask(name, "ping", limit_s=BOOT_TIMEOUT_S, resend=True)
-        await self.wake(name)
+        await self.wake(name, ca_public)
         await self.ask(name, "ready", limit_s=BOOT_TIMEOUT_S)
         return await self.info(name)
 
@@ -157,14 +157,15 @@ class Domains:
     async def pause(self, name: str) -> None:
         await self.call(name, lambda domain: domain.suspend(), what="pause")
 
-    async def resume(self, name: str) -> None:
+    async def resume(self, name: str, ca_public: str = "") -> None:
         """Go on, with the time of now."""
         await self.call(name, lambda domain: domain.resume(), what="resume")
-        await self.wake(name)
+        await self.wake(name, ca_public)
 
-    async def wake(self, name: str, **values: str) -> None:
-        """After standing still: thaw what a snapshot froze, set the clock, seed the random generator."""
-        await self.ask(name, "wake", **fresh_moment(), **values)
+    async def wake(self, name: str, ca_public: str = "", **values: str) -> None:
+        """After standing still: thaw what a snapshot froze, set the clock, seed the random generator, trust
+        the CA keys of now (as a guest's identity has them; none: those that it has)."""
+        await self.ask(name, "wake", **fresh_moment(), ca_public=ca_public, **values)
 
     async def destroy(self, name: str) -> None:
         """Remove the domain and every file of it, also of one that was half made or is gone already."""

@@ -18,6 +18,7 @@ from backend.hypervisor.nouns import (
     DiskUse,
     DomainEvent,
     DomainInfo,
+    ForeignNetwork,
     ForkWay,
     GuestImage,
     HostFacts,
@@ -136,6 +137,10 @@ class Hypervisor:
         here = isinstance(self._files, LocalFiles)
         await networks.ensure_network(self._connection, spec, self._prefix, here=here)
 
+    async def find_network(self, name: str) -> ForeignNetwork:
+        """See :func:`backend.hypervisor.networks.find_network`."""
+        return await networks.find_network(self._connection, name)
+
     async def our_networks(self) -> list[str]:
         """The names of our networks."""
         return await networks.our_networks(self._connection, self._prefix)
@@ -180,9 +185,11 @@ class Hypervisor:
         """See :func:`backend.hypervisor.branches.branch`."""
         return await branches.branch(self._domains, snapshot, identity, network, metadata)
 
-    async def hand_out(self, domain: str, *, hostname: str, metadata: dict[str, str]) -> DomainInfo:
+    async def hand_out(
+        self, domain: str, *, hostname: str, metadata: dict[str, str], ca_public: str = ""
+    ) -> DomainInfo:
         """See :mod:`backend.hypervisor.stock`; a fork with ``role: stock`` is parked by :meth:`pause`."""
-        return await stock.hand_out(self._domains, domain, hostname, metadata)
+        return await stock.hand_out(self._domains, domain, hostname, metadata, ca_public)
 
     async def cold_boot(
         self,
@@ -247,9 +254,10 @@ class Hypervisor:
 
     # --- a guest's life ------------------------------------------------------------------------------
 
-    async def start(self, domain: str) -> DomainInfo:
-        """Boot a stopped domain; returns when the daemon inside answers and its clock is right."""
-        return await self._domains.start(domain)
+    async def start(self, domain: str, *, ca_public: str = "") -> DomainInfo:
+        """Boot a stopped domain; returns when the daemon inside answers and its clock is right. ``ca_public``
+        as in :class:`Identity`, here and below: empty leaves the guest those it has."""
+        return await self._domains.start(domain, ca_public)
 
     async def stop(self, domain: str, timeout_s: float = STOP_TIMEOUT_S) -> bool:
         """See :func:`backend.hypervisor.shutdown.stop`."""
@@ -262,9 +270,13 @@ class Hypervisor:
     async def pause(self, domain: str) -> None:
         await self._domains.pause(domain)
 
-    async def resume(self, domain: str) -> None:
+    async def resume(self, domain: str, *, ca_public: str = "") -> None:
         """Go on, with the clock of now."""
-        await self._domains.resume(domain)
+        await self._domains.resume(domain, ca_public)
+
+    async def trust(self, domain: str, ca_public: str) -> None:
+        """The CA keys of now for a guest that runs and that SSH does not reach."""
+        await self._domains.wake(domain, ca_public)
 
     async def grow_disk(self, domain: str, size_gb: int) -> None:
         """See :func:`backend.hypervisor.sizes.grow_disk`."""
@@ -289,9 +301,9 @@ class Hypervisor:
             self._domains, domain, name, memory=memory, quiesce_timeout_s=quiesce_timeout_s
         )
 
-    async def restore(self, domain: str, snapshot: SnapshotFiles) -> DomainInfo:
+    async def restore(self, domain: str, snapshot: SnapshotFiles, *, ca_public: str = "") -> DomainInfo:
         """See :func:`backend.hypervisor.snapshots.restore`."""
-        return await snapshots.restore(self._domains, domain, snapshot)
+        return await snapshots.restore(self._domains, domain, snapshot, ca_public)
 
     async def delete_snapshot(self, domain: str, snapshot: str) -> int:
         """See :func:`backend.hypervisor.snapshots.delete_snapshot`."""

@@ -20,7 +20,13 @@ def new_mac() -> str:
 
 
 async def make_identity(
-    name: str, *, address: str, prefix: int, ca_public: str, hostname: str | None = None
+    name: str,
+    *,
+    address: str,
+    prefix: int,
+    ca_public: str,
+    hostname: str | None = None,
+    gateway: str = "",
 ) -> Identity:
     """A fresh identity: UUID, MAC, machine id and an ed25519 host key made by ssh-keygen(1)."""
     private, public = await _host_key(hostname or name)
@@ -35,6 +41,7 @@ async def make_identity(
         host_key=private,
         host_key_public=public,
         ca_public=ca_public,
+        gateway=gateway,
     )
 
 

@@ -7,9 +7,11 @@ address. What is not said to be allowed is dropped.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from ipaddress import IPv4Interface
 
+from backend.errors import Conflict
 from backend.hypervisor.domain_xml import tree
-from backend.hypervisor.nouns import NetworkSpec
+from backend.hypervisor.nouns import ForeignNetwork, NetworkSpec
 
 # Another number with other parameters: a guest that runs keeps the filter that its card has values for.
 FILTER_FAMILY = "fluid-guest"
@@ -41,6 +43,27 @@ def same_network(xml: str, spec: NetworkSpec) -> bool:
         and address.get("netmask") == spec.netmask
         and root.find("forward") is None
     )
+
+
+def foreign_network(xml: str) -> ForeignNetwork:
+    """A network of somebody else's, from the XML of one that runs (formatnetwork(5)).
+
+    Raises:
+        Conflict: guests cannot have an IPv4 address of ours there.
+    """
+    root = tree(xml)
+    name, bridge = root.findtext("name", ""), root.find("bridge")
+    ranges = [one for one in root.findall("ip") if one.get("family", "ipv4") == "ipv4"]
+    if not ranges or bridge is None:
+        raise Conflict(
+            f"network {name!r} has no IPv4 range of its own",
+            remedy="name another one in config.yaml, or none",
+        )
+    first = ranges[0]
+    own = IPv4Interface(f"{first.get('address')}/{first.get('netmask') or first.get('prefix')}")
+    given = [(one.get("start", ""), one.get("end", "")) for one in first.findall("dhcp/range")]
+    given += [(ip, ip) for one in first.findall("dhcp/host") if (ip := one.get("ip"))]
+    return ForeignNetwork(name, bridge.get("name", ""), str(own.network), str(own.ip), tuple(given))
 
 
 def filter_xml(name: str = FILTER_NAME, uuid: str | None = None) -> str:

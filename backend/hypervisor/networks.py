@@ -16,10 +16,11 @@ from backend.hypervisor.network_xml import (
     FILTER_FAMILY,
     FILTER_NAME,
     filter_xml,
+    foreign_network,
     network_xml,
     same_network,
 )
-from backend.hypervisor.nouns import NetworkSpec
+from backend.hypervisor.nouns import ForeignNetwork, NetworkSpec
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,30 @@ async def ensure_network(connection: Connection, spec: NetworkSpec, prefix: str,
         filter_packets(spec.bridge)
 
     await connection.call(work, what=f"ensure network {spec.name}")
+
+
+async def find_network(connection: Connection, name: str) -> ForeignNetwork:
+    """A network that is somebody else's: read, and left as it is; our filter is there for the guests' cards.
+
+    Raises:
+        Conflict: there is none of that name that runs and has an IPv4 range.
+    """
+
+    def work(conn: libvirt.virConnect) -> ForeignNetwork:
+        try:
+            network = conn.networkLookupByName(name)
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_NETWORK:
+                raise
+            there = ", ".join(sorted(one.name() for one in conn.listAllNetworks(0))) or "none"
+            raise Conflict(f"there is no network {name!r} on that host", remedy=f"it has {there}") from error
+        if not network.isActive():
+            raise Conflict(f"network {name!r} is off", remedy=f"virsh net-start {name}, on that host")
+        found = foreign_network(network.XMLDesc(0))
+        _ensure_filter(conn)
+        return found
+
+    return await connection.call(work, what=f"look at network {name}")
 
 
 def _start(conn: libvirt.virConnect, network: libvirt.virNetwork, bridge: str, here: bool) -> None:

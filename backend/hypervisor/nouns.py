@@ -70,7 +70,8 @@ class Identity:
     machine_id: str
     host_key: str = field(repr=False)  # OpenSSH private key
     host_key_public: str
-    ca_public: str  # the SSH CA whose user certificates the guest accepts
+    ca_public: str  # the SSH CA keys whose user certificates the guest accepts, one a line
+    gateway: str = ""  # the host's own address where it is not the first of the network
 
     def __post_init__(self) -> None:
         check_name(self.name, "domain name")
@@ -86,7 +87,7 @@ class Identity:
     @property
     def host_address(self) -> str:
         """The host's address in the guest's network, see :class:`NetworkSpec`: who may speak with it."""
-        return first_address(IPv4Interface(f"{self.address}/{self.prefix}").network)
+        return self.gateway or first_address(IPv4Interface(f"{self.address}/{self.prefix}").network)
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,17 @@ class NetworkSpec:
     @property
     def netmask(self) -> str:
         return str(IPv4Network(self.cidr).netmask)
+
+
+@dataclass(frozen=True)
+class ForeignNetwork:
+    """Somebody else's network as libvirt has it. Nothing of it is ours to change, and it isolates nobody."""
+
+    name: str
+    bridge: str
+    cidr: str
+    host_address: str
+    reserved: tuple[tuple[str, str], ...] = ()  # first and last address of what its DHCP gives away
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,9 @@ async def _take(domains: Domains, name: str, xml: str, *, memory: bool) -> None:
     )
 
 
-async def restore(domains: Domains, name: str, snapshot_files: SnapshotFiles) -> DomainInfo:
-    """Put a domain back: same name, card and address; processes of a snapshot with memory go on."""
+async def restore(domains: Domains, name: str, snapshot_files: SnapshotFiles, ca_public: str) -> DomainInfo:
+    """Put a domain back: same name, card and address; processes of a snapshot with memory go on. It trusts
+    the CA keys of now, not those of then."""
     files = domains.files
     await must_be_there(files, snapshot_files)
     frozen = snapshot_files.disk_layers[0]
@@ -136,11 +137,11 @@ async def restore(domains: Domains, name: str, snapshot_files: SnapshotFiles) ->
     reached("disk changed")
     if snapshot_files.memory_file:
         await restore_memory(domains, snapshot_files.memory_file, to)
-        await domains.wake(name)
+        await domains.wake(name, ca_public)
         reached("awake")
         result = await domains.info(name)
     else:
-        result = await domains.start(name)
+        result = await domains.start(name, ca_public)
     await files.sweep(name, await domains.disks(name))  # what was written since
     return result
 

@@ -23,10 +23,12 @@ ROLE = "stock"
 _taking = threading.Lock()  # calls run on threads: looking and taking are one step
 
 
-async def hand_out(domains: Domains, name: str, hostname: str, metadata: dict[str, str]) -> DomainInfo:
+async def hand_out(
+    domains: Domains, name: str, hostname: str, metadata: dict[str, str], ca_public: str
+) -> DomainInfo:
     """Give a parked fork to its owner: ``metadata`` with another role, then running, with the time of now,
-    new randomness and ``hostname``. Conflict when it is not parked. When it fails later, it is stock no more:
-    destroy it.
+    new randomness, the CA keys of now and ``hostname``. Conflict when it is not parked. When it fails later,
+    it is stock no more: destroy it.
     """
     check_name(hostname, "host name")
     text = ET.tostring(metadata_element(metadata, space=""), encoding="unicode")
@@ -46,5 +48,5 @@ async def hand_out(domains: Domains, name: str, hostname: str, metadata: dict[st
         domain.resume()
 
     await domains.call(name, work, what="hand out")
-    await domains.wake(name, hostname=hostname)
+    await domains.wake(name, ca_public, hostname=hostname)
     return await domains.info(name)

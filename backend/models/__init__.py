@@ -33,6 +33,8 @@ from backend.models.change import (
 from backend.models.command import Command, CommandRequest
 from backend.models.event import AuditRow, Event, Identity, Role
 from backend.models.fleet import (
+    CaKey,
+    CaView,
     Component,
     FleetView,
     HostKeyView,
@@ -66,6 +68,8 @@ __all__ = [
     "AskState",
     "AuditRow",
     "BranchSandbox",
+    "CaKey",
+    "CaView",
     "ChangeVerb",
     "Changes",
     "Command",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from backend.models.approval import Approval, Ask
 from backend.models.base import Answer
@@ -36,6 +36,7 @@ class HostView(Answer):
     templates: list[str] = Field(default_factory=list)  # images whose forks are ready in a second
     creating: int = 0
     waiting: int = 0  # creates in its queue
+    isolated: bool = True  # its guests are on a network of ours, which shuts them in
     virt_type: str = ""  # kvm | qemu (emulated)
     libvirt_version: str = ""
     qemu_version: str = ""
@@ -58,6 +59,25 @@ class HostKeyView(Answer):
     address: str
     line: str
     fingerprint: str
+
+
+class CaKey(Answer):
+    """A public key of the SSH user CA, as ``TrustedUserCAKeys`` has it (sshd_config(5))."""
+
+    public_key: str
+    fingerprint: str
+    since: datetime | None = None  # of the one that signs
+    trusted_until: datetime | None = None  # of the one before
+
+
+class CaView(Answer):
+    """The key that signs, one that is about to, one that is still trusted; and by name the running guests
+    that do not trust exactly these."""
+
+    current: CaKey
+    pending: CaKey | None = None
+    old: CaKey | None = None
+    behind: list[str] = Field(default_factory=list)
 
 
 class Leftover(Answer):
@@ -148,3 +168,9 @@ class FleetView(Answer):
     components: list[Component] = Field(default_factory=list)
     audit_ok: bool = True
     audit_rows: int = 0
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def isolated(self) -> bool:
+        """Whether the guests of every host are shut in."""
+        return all(host.isolated for host in self.hosts)

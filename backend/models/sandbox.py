@@ -77,6 +77,7 @@ class Sandbox(Answer):
     uuid: str = ""
     mac: str = ""
     host_key: str = ""  # public: what SSH must meet
+    ca: str = ""  # the mark of the SSH CA keys that it trusts
     machine_id: str = ""
     created_by: str = ""  # fork | stock | branch | cold
     placement: str = ""  # why this host

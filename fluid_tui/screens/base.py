@@ -16,7 +16,7 @@ from backend.errors import FluidError
 from backend.models import Event, now
 from backend.text import visible
 from fluid_tui.actions import BY_ID, bindings, changing_names, shown_keys
-from fluid_tui.fleet_rows import headline
+from fluid_tui.fleet_rows import headline, open_guests
 from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, Run, line
 from fluid_tui.widgets.bars import KeyBar, TopBar
@@ -100,7 +100,8 @@ class FluidScreen(Screen[None]):
         """Both bars; they paint only what differs."""
         if not self.composed:
             return
-        self.query_one(TopBar).show(self.title_line(), self._facts())
+        fleet = self.fluid.mirror.fleet
+        self.query_one(TopBar).show(self.title_line(), self._facts(), open_guests(fleet) if fleet else [])
         self.set_class(self.fluid.mirror.link.contact is not Contact.LIVE, "-stale")
         effective = self.fluid.keys
         pairs = [

@@ -11,25 +11,28 @@ from fluid_tui.widgets.painted import Painted
 
 
 class TopBar(Painted, can_focus=False):
-    """What this is on the left, how things stand on the right; the right gives way first."""
+    """What this is on the left, how things stand on the right; the right gives way first, but for warnings
+    at its end."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._left: Line = ()
         self._right: Sequence[Run] = ()
+        self._warnings: Sequence[Run] = ()
 
-    def show(self, left: Line, right: Sequence[Run]) -> None:
+    def show(self, left: Line, right: Sequence[Run], warnings: Sequence[Run] = ()) -> None:
         """``right`` is a list of facts, the most important last: the first are left out when narrow."""
-        if (left, list(right)) != (self._left, list(self._right)):
-            self._left, self._right = left, list(right)
+        told = (left, list(right), list(warnings))
+        if told != (self._left, self._right, self._warnings):
+            self._left, self._right, self._warnings = told
             self._lay_out()
 
     def _lay_out(self) -> None:
         width = self.size.width
         if width <= 0:
             return
-        facts = list(self._right)
-        while facts and width_of(self._left) + _joined_width(facts) + 3 > width:
+        facts = [*self._right, *self._warnings]
+        while len(facts) > len(self._warnings) and width_of(self._left) + _joined_width(facts) + 3 > width:
             facts.pop(0)
         joined: list[Run] = []
         for fact in facts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from textual.widgets import Input
 
-from backend.models import Phase
+from backend.models import Phase, now
 from fluid_tui.mirror import FEW
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import fleet
@@ -201,3 +201,27 @@ async def test_survives_a_tiny_window(console) -> None:
             await seen.pilot.resize_terminal(*size)
             await seen.pilot.pause()
         await seen.sees("! 2 need you", "4f2a nginx-tls")
+
+
+@pytest.mark.parametrize("key", [None, "v", "d", "t", "question_mark"], ids=lambda key: key or "fleet")
+async def test_guests_that_are_not_isolated_are_named_on_every_screen(console, key: str | None) -> None:
+    view = fleet(now())
+    words = "guests on kvm-02 are not isolated"
+    async with console(80, 24, backend=FakeBackend(view)) as seen:
+        assert "isolated" not in seen.lines()[0]
+    view.hosts[1].isolated = False
+    async with console(80, 24, backend=FakeBackend(view)) as seen:
+        await seen.sees(words)
+        if key:
+            home = seen.app.screen
+            await seen.press(key)
+            await seen.until(lambda: seen.app.screen is not home, "another screen")
+            await seen.until(lambda: words in seen.lines()[0], words)
+
+
+async def test_several_hosts_with_open_guests_are_counted(console) -> None:
+    view = fleet(now())
+    for host in view.hosts:
+        host.isolated = False
+    async with console(80, 24, backend=FakeBackend(view)) as seen:
+        await seen.sees("guests on 2 hosts are not isolated")

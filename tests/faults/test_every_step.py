@@ -33,6 +33,7 @@ STEPS = {
     "destroy": ("ahead", "domain gone", "files gone", "done"),
     "hand out": ("claimed row", "woken", "login", "ready"),
     "stock": ("overlay", "running", "defined", "ready"),
+    "rotate": ("next key", "taught", "old kept", "switched"),  # cut off in tests/service/guests
 }
 BOX, POINT = "steady", "before"
 

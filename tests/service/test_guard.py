@@ -15,6 +15,7 @@ from backend.audit import Audit
 from backend.config import Config
 from backend.errors import NoSpace, PolicyDenied, WrongState
 from backend.fleet import Fleet, FleetParts, Guard
+from backend.guests import CertificateAuthority
 from backend.hypervisor import DiskUse
 from backend.models import Identity, Phase, Role, Sandbox, now
 from backend.policy import Policy
@@ -50,7 +51,7 @@ class Machine:
     async def pause(self, domain: str) -> None:
         self.states[domain] = "paused"
 
-    async def resume(self, domain: str) -> None:
+    async def resume(self, domain: str, *, ca_public: str) -> None:
         self.states[domain] = "running"
 
     async def stop(self, domain: str) -> None:
@@ -88,6 +89,7 @@ class Lab:
             forwards=Silent(),
             commands=None,
             files=None,
+            authority=CertificateAuthority(folder / "ca"),
         )
         self.fleet = Fleet(cast("FleetParts", parts))
         self.output: dict[str, datetime] = {}

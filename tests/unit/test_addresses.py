@@ -27,3 +27,19 @@ def test_the_lowest_free_address_is_taken() -> None:
 def test_a_full_network_is_an_error() -> None:
     with pytest.raises(LimitReached):
         free_address("10.231.4.0/28", {f"10.231.4.{n}" for n in range(10, 15)})
+
+
+DEFAULT = ("192.168.122.2", "192.168.122.254")
+
+
+def test_a_guest_on_somebody_elses_network_is_outside_of_what_its_dhcp_gives() -> None:
+    reserved = [("10.9.0.2", "10.9.0.12"), ("10.9.0.14", "10.9.0.14")]
+    assert free_address("10.9.0.0/24", {"10.9.0.1"}, reserved, name="lan") == "10.9.0.13"
+    assert free_address("10.9.0.0/24", {"10.9.0.1", "10.9.0.13"}, reserved, name="lan") == "10.9.0.15"
+
+
+def test_a_network_that_dhcp_has_whole_is_refused_with_the_command_that_mends_it() -> None:
+    with pytest.raises(LimitReached) as refused:
+        free_address("192.168.122.0/24", {"192.168.122.1"}, [DEFAULT], name="default")
+    assert "192.168.122.2-192.168.122.254" in refused.value.message
+    assert refused.value.remedy.startswith("virsh net-edit default")

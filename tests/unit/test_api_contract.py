@@ -130,6 +130,7 @@ def door(fleet: FakeFleet) -> Callable[..., httpx2.AsyncClient]:
     fakes = SimpleNamespace(
         fleet=fleet, approvals=FakeApprovals(), keys=FakeKeys(), events=FakeEvents(),
         panes=SimpleNamespace(close=None),
+        trust=SimpleNamespace(public_key=lambda: "ssh-ed25519 AAAA fluid-user-ca"),
         policy=lambda actor: {"words": [f"{actor.name} may fork"]},
     )  # fmt: skip
     services = cast("Services", fakes)
@@ -344,6 +345,8 @@ DECIDING = [
     ("POST", "/v1/images/import"),
     ("DELETE", "/v1/images/debian-12"),
     ("POST", "/v1/targets/check"),
+    ("GET", "/v1/ca"),
+    ("POST", "/v1/ca/rotate"),
 ]
 
 
@@ -355,6 +358,13 @@ async def test_what_decides_or_watches_does_not_exist_on_the_agent_door(
         answer = await client.request(method, path, json={"digest": "d", "approved": True})
     assert answer.status_code in (404, 405)
     assert answer.json()["error_code"] in ("route_not_found", "method_not_allowed")
+
+
+@pytest.mark.parametrize("on", Door)
+async def test_the_cas_public_key_is_for_everybody(door: Opener, on: Door) -> None:
+    async with door(BOT if on is Door.AGENT else ALICE, on) as client:
+        told = (await client.get("/v1/access/ca-pubkey")).json()
+    assert told.pop("usage") and told == {"public_key": "ssh-ed25519 AAAA fluid-user-ca"}
 
 
 async def test_each_door_describes_its_own_routes(door: Opener) -> None:

@@ -178,6 +178,63 @@ def test_status_says_who_waits(backend: FakeBackend, capsys: Capture) -> None:
     ]
 
 
+CA = {
+    "current": {
+        "public_key": "ssh-ed25519 NEW",
+        "fingerprint": "SHA256:new",
+        "since": "2026-11-24T10:00:00Z",
+    },
+    "pending": None,
+    "old": {
+        "public_key": "ssh-ed25519 OLD",
+        "fingerprint": "SHA256:old",
+        "trusted_until": "2026-11-24T10:10Z",
+    },
+    "behind": ["web\x1b[31m"],
+}
+
+
+def test_the_ca_shows_its_keys_and_who_was_not_told(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["GET /v1/ca"] = (200, CA)
+    assert run(["ca", "show"]) == 0
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    for words in (
+        "ssh-ed25519 NEW",
+        "SHA256:new",
+        "2026-11-24T10:00:00Z",
+        "SHA256:old, trusted until",
+        "web",
+    ):
+        assert words in told
+
+
+def test_a_new_ca_key_is_asked_for_once(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["POST /v1/ca/rotate"] = (200, CA)
+    assert run(["ca", "rotate"]) != 0 and backend.asked == []
+    assert run(["ca", "rotate", "--yes"]) == 0
+    assert [asked[:2] for asked in backend.asked] == [("POST", "/v1/ca/rotate")]
+    assert "SHA256:new" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("source", "is_image"), [("debian-12", True), ("golden", False)])
+def test_a_machine_is_told_what_to_trust_and_an_image_needs_nothing(
+    backend: FakeBackend, capsys: Capture, source: str, is_image: bool
+) -> None:
+    backend.answers["GET /v1/ca"] = (200, CA)
+    backend.answers["GET /v1/sources"] = (200, {"sources": [{"name": "debian-12"}]})
+    assert run(["ca", "install", source]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for line in (
+        "ssh-ed25519 NEW",
+        "ssh-ed25519 OLD",
+        "TrustedUserCAKeys /etc/ssh/fluid_ca.pub",
+        "PermitRootLogin prohibit-password",
+    ):
+        assert (line in lines) is not is_image
+    assert ("There is nothing to install." in lines) is is_image
+
+
 def test_json_is_what_the_backend_said(backend: FakeBackend, capsys: Capture) -> None:
     backend.answers["GET /v1/status"] = (200, STATUS)
     assert run(["status", "--json"]) == 0
@@ -503,6 +560,36 @@ def test_doctor_says_which_package_a_missing_program_is_in(
     monkeypatch.setattr(doctor, "PROGRAMS", {"no-such-program": "its-package"})
     (told,) = _findings(doctor.programs, tmp_path)[doctor.BAD]
     assert told.endswith("apt-get install its-package")
+
+
+HOST = {
+    "name": "kvm-02",
+    "status": "up",
+    "virt_type": "kvm",
+    "cpus": 4,
+    "memory_mb": 100,
+    "memory_free_mb": 50,
+    "disk_free_mb": 9,
+    "sandboxes": 1,
+    "stock": 0,
+    "creating": 0,
+    "waiting": 0,
+    "isolated": True,
+    "libvirt_version": "9.0.0",
+    "last_error": "",
+}
+
+
+@pytest.mark.parametrize("isolated", [True, False])
+def test_guests_that_are_not_isolated_are_named(
+    backend: FakeBackend, capsys: Capture, tmp_path: Path, isolated: bool
+) -> None:
+    backend.answers["GET /v1/hosts"] = (200, {"hosts": [{**HOST, "isolated": isolated}]})
+    words = "guests on kvm-02 are not isolated"
+    assert run(["hosts", "list"]) == 0
+    assert (words in capsys.readouterr().out) is not isolated
+    noted = _findings(doctor.hosts, tmp_path).get(doctor.NOTE, [])
+    assert any(one.startswith(f"{words} — take `network`") for one in noted) is not isolated
 
 
 def test_a_backend_that_dies_at_once_is_told_with_its_last_words(
