@@ -94,7 +94,7 @@ def _ask_agent(domain: libvirt.virDomain) -> bool:
         domain.agentSetResponseTimeout(AGENT_S, 0)
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_GUEST_AGENT)
     except libvirt.libvirtError as error:
-        log.info("the agent of %s is not asked: %s", domain.name(), error)
+        log.info("the agent is not asked: %s", error)
         domain.shutdownFlags(libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
         return False
     return True
