@@ -30,7 +30,7 @@ from backend.paths import Paths
 log = logging.getLogger(__name__)
 RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 15.0
-LOOK_TIMEOUT_S = 2.0  # a host that hangs holds up nobody who asks how it is
+LOOK_TIMEOUT_S = 5.0  # a host that hangs holds up nobody for longer; libvirt's first answer may take 3
 FRESH_S = 1.0
 LIBVIRT_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}  # Debian's words to libvirt's
 

@@ -95,7 +95,7 @@ async def test_stock_is_handed_out_once_and_its_metadata_says_so(
     await define(connection, xml("fluid-a", MARK.replace("sandbox", "stock")))
     owner = {"role": "sandbox", "sandbox": "SBX-1"}
     with pytest.raises(Conflict, match="not parked"):
-        await hand_out(domains, "fluid-a", "web", owner)
+        await hand_out(domains, "fluid-a", "web", owner, "ssh-ed25519 AAAA")
     await domains.pause("fluid-a")
     tries = [hand_out(domains, "fluid-a", "web", owner) for _ in range(5)]
     failed = await asyncio.gather(*tries, return_exceptions=True)
