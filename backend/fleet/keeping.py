@@ -30,7 +30,7 @@ class HostKeeping(Following):
     _aged_at = 0.0
 
     async def hosts(self) -> Sequence[HostView]:
-        """All hosts, asked at once: one that hangs holds up the answer by two seconds at most."""
+        """All hosts, asked at once: one that hangs holds up the answer by five seconds at most."""
         live = await self.all_live()
         return await asyncio.gather(*(self._view(host, live) for host in self._hosts))
 

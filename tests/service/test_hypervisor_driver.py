@@ -97,7 +97,7 @@ async def test_stock_is_handed_out_once_and_its_metadata_says_so(
     with pytest.raises(Conflict, match="not parked"):
         await hand_out(domains, "fluid-a", "web", owner, "ssh-ed25519 AAAA")
     await domains.pause("fluid-a")
-    tries = [hand_out(domains, "fluid-a", "web", owner) for _ in range(5)]
+    tries = [hand_out(domains, "fluid-a", "web", owner, "ssh-ed25519 AAAA") for _ in range(5)]
     failed = await asyncio.gather(*tries, return_exceptions=True)
     assert Counter(map(type, failed)) == {Conflict: 4, HypervisorFailed: 1}
     assert (await domains.info("fluid-a")).metadata == owner
