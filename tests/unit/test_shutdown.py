@@ -61,9 +61,6 @@ class FakeDomain:
 
     # --- as a libvirt domain, and its connection --------------------------------------------------------
 
-    def name(self) -> str:
-        return "fake"
-
     def agentSetResponseTimeout(self, *_: int) -> None:  # noqa: N802 - libvirt's names
         pass
 
