@@ -172,6 +172,11 @@ def hosts(paths: Paths) -> Iterator[Finding]:
         return
     for row in rows:
         name = f"host {row['name']}"
+        if row["fork_way"]:
+            level = NOTE if row["fork_way"] == "cold boot" else OK
+            yield Finding(level, name, f"forks by {row['fork_way']}: {row['fork_reason']}")
+            how = "on KVM" if row["virt_type"] == "kvm" else "emulated"
+            yield Finding(OK, name, f"guests run {how}: {row['virt_reason'] or 'as it is set'}")
         for message, remedy in warnings(row).items():
             yield Finding(NOTE, name, message, remedy)
 

@@ -13,6 +13,8 @@ from backend.client.call import Call
 from backend.errors import Conflict
 from backend.text import visible
 
+CLOCK_SKEW_MAX_S = 2.0  # beyond it an operator is told
+
 HostName = Annotated[str, typer.Argument(metavar="HOST", help="Its name in the config.")]
 
 app = noun_app("Hypervisors.")
@@ -40,6 +42,7 @@ def list_hosts(as_json: AsJson = False) -> None:
             row["sandboxes"],
             row["stock"],
             f"{row['creating']}+{row['waiting']}",
+            "" if row["clock_skew_s"] is None else f"{row['clock_skew_s']:+.2f} s",
             row["libvirt_version"],
             "; ".join(warnings(row)),
             row["last_error"],
@@ -56,6 +59,7 @@ def list_hosts(as_json: AsJson = False) -> None:
         "sandboxes",
         "stock",
         "creating+waiting",
+        "clock",
         "libvirt",
         "notes",
         "last error",
@@ -66,6 +70,12 @@ def list_hosts(as_json: AsJson = False) -> None:
 def warnings(row: dict[str, Any]) -> dict[str, str]:
     """What an operator must know of a host that works, each with what mends it."""
     found = {}
+    skew_s = row["clock_skew_s"] or 0.0
+    if abs(skew_s) > CLOCK_SKEW_MAX_S:
+        way = "ahead of" if skew_s > 0 else "behind"
+        found[f"the clock of {row['name']} is {abs(skew_s):.1f} s {way} this machine's"] = (
+            "set it there: timedatectl set-ntp true"
+        )
     if not row["isolated"]:
         found[f"guests on {row['name']} are not isolated"] = (
             "take `network` of that host out of config.yaml: new guests have a network of ours then"

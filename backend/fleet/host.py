@@ -32,6 +32,7 @@ RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 15.0
 LOOK_TIMEOUT_S = 5.0  # a host that hangs holds up nobody for longer; libvirt's first answer may take 3
 FRESH_S = 1.0
+CLOCK_FRESH_S = 60.0
 LIBVIRT_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}  # Debian's words to libvirt's
 
 
@@ -54,6 +55,8 @@ class Host:
         self.way = way_to(settings, paths, self._prefix)
         self._facts: HostFacts | None = None
         self._looked_at = 0.0  # time.monotonic()
+        self._clock_skew_s: float | None = None
+        self._clock_due = 0.0  # time.monotonic()
         self.network: NetworkSpec | ForeignNetwork
         self.virt_type = ""
         self.draining = False
@@ -212,6 +215,18 @@ class Host:
             self.turns.at_once = max(self._facts.cpus, 1)
         return self._facts
 
+    async def _look_at_clock(self) -> None:
+        """At most once a minute, however many ask; one that cannot be told is unknown until then."""
+        if time.monotonic() < self._clock_due:
+            return
+        self._clock_due = time.monotonic() + CLOCK_FRESH_S
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                self._clock_skew_s = await self.way.clock_skew()
+        except (FluidError, TimeoutError) as error:
+            self._clock_skew_s = None
+            log.info("the clock of %s is not known: %s", self.name, error or "no answer")
+
     async def room(self, image: str) -> Room:
         """What placement weighs."""
         try:
@@ -233,7 +248,7 @@ class Host:
         known of it then is from before."""
         error = ""
         try:
-            await self.look()
+            await asyncio.gather(self.look(), self._look_at_clock())
         except FluidError as down:
             error = down.message
         view = HostView(
@@ -245,12 +260,16 @@ class Host:
             sandboxes=sandboxes,
             stock=stock,
             isolated=self.isolated,
+            clock_skew_s=None if error else self._clock_skew_s,
             templates=sorted(self.warm),
             creating=self.turns.under_way,
             waiting=self.turns.waiting,
             since=self.since,
             last_error=error,
         )
+        if self._hypervisor:
+            view.fork_way, view.fork_reason = self._hypervisor.fork_way.name, self._hypervisor.fork_way.reason
+            view.virt_reason = self._hypervisor.kvm.reason if self._hypervisor.kvm else ""
         if facts := self._facts:
             view.cpus, view.memory_mb, view.memory_free_mb = facts.cpus, facts.memory_mb, facts.memory_free_mb
             view.disk_free_mb = facts.disk_free_mb

@@ -5,11 +5,13 @@ login, whose one connection leads to its libvirt and to its guests; or at a libv
 from __future__ import annotations
 
 import logging
+import time
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
 
 from backend.config import HostConfig
+from backend.errors import HypervisorFailed
 from backend.fleet.addresses import ROUTES, networks_of, taken_networks
 from backend.guests import HostLink
 from backend.hypervisor import Hypervisor, Pool
@@ -21,6 +23,7 @@ from backend.places import LIBVIRT_SOCKET, Here, OverNetwork, OverSsh, SshDestin
 
 log = logging.getLogger(__name__)
 
+CLOCK_TIMEOUT_S = 2.0
 LIBVIRT_IMAGES = Path("/var/lib/libvirt/images")
 
 
@@ -44,6 +47,13 @@ class Way(Protocol):
 
     async def must_hold(self, bridge: str) -> None:
         """Raises HypervisorFailed where guests on our bridge would not be held, and we cannot mend it."""
+
+    async def clock_skew(self) -> float | None:
+        """Seconds that the host's clock is ahead of ours, to half of a round trip; None: it is ours.
+
+        Raises:
+            FluidError: it cannot be told.
+        """
 
     async def revive(self) -> None:
         """The connection to libvirt is lost: do what is ours to do."""
@@ -83,6 +93,7 @@ class LocalWay:
         self.uri = uri
         virt_type = "kvm" if probe.works else "qemu"
         hypervisor = Hypervisor(uri, folder=self._paths.domains, virt_type=virt_type, prefix=self._prefix)
+        hypervisor.kvm = probe
         await hypervisor.open()
         log.info("virtual machines run %s: %s", "on KVM" if probe.works else "emulated", probe.reason)
         return hypervisor
@@ -92,6 +103,9 @@ class LocalWay:
 
     async def must_hold(self, bridge: str) -> None:
         """Whoever makes the network here sees to it."""
+
+    async def clock_skew(self) -> float | None:
+        return None
 
     async def revive(self) -> None:
         """Start a libvirtd of ours again. Another's is its keeper's business."""
@@ -139,6 +153,17 @@ class RemoteWay:
         ).split()
         if said and b"1" not in said:
             raise not_held(bridge)
+
+    async def clock_skew(self) -> float | None:
+        began, asked_at = time.time(), time.monotonic()
+        told = await self._link.run(["date", "+%s.%N"], timeout_s=CLOCK_TIMEOUT_S)
+        took_s = time.monotonic() - asked_at
+        try:
+            return float(told) - (began + took_s / 2)
+        except ValueError as error:
+            raise HypervisorFailed(
+                f"its `date` says {told[:40]!r}, not the seconds", remedy="date +%s.%N, on that host"
+            ) from error
 
     async def revive(self) -> None:
         """The link tries by itself."""

@@ -38,6 +38,10 @@ class HostView(Answer):
     waiting: int = 0  # creates in its queue
     isolated: bool = True  # its guests are on a network of ours, which shuts them in
     virt_type: str = ""  # kvm | qemu (emulated)
+    virt_reason: str = ""  # what a probe that was booted there showed
+    fork_way: str = ""  # save image | snapshot copy | cold boot
+    fork_reason: str = ""
+    clock_skew_s: float | None = None  # how far its clock is ahead of ours; None: it is ours, or unknown
     libvirt_version: str = ""
     qemu_version: str = ""
     last_error: str = ""

@@ -575,6 +575,10 @@ HOST = {
     "creating": 0,
     "waiting": 0,
     "isolated": True,
+    "clock_skew_s": None,
+    "fork_way": "save image",
+    "fork_reason": "a guest was forked so",
+    "virt_reason": "a guest executed",
     "libvirt_version": "9.0.0",
     "last_error": "",
 }
@@ -590,6 +594,37 @@ def test_guests_that_are_not_isolated_are_named(
     assert (words in capsys.readouterr().out) is not isolated
     noted = _findings(doctor.hosts, tmp_path).get(doctor.NOTE, [])
     assert any(one.startswith(f"{words} — take `network`") for one in noted) is not isolated
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "shown", "told"),
+    [
+        (None, "", ""),
+        (1.9, "+1.90 s", ""),
+        (3.24, "+3.24 s", "the clock of kvm-02 is 3.2 s ahead of this machine's"),
+        (-60.0, "-60.00 s", "the clock of kvm-02 is 60.0 s behind this machine's"),
+    ],
+)
+def test_a_hosts_clock_is_shown_and_one_that_is_wrong_is_told(
+    backend: FakeBackend, capsys: Capture, tmp_path: Path, skew_s: float | None, shown: str, told: str
+) -> None:
+    backend.answers["GET /v1/hosts"] = (200, {"hosts": [{**HOST, "clock_skew_s": skew_s}]})
+    assert run(["hosts", "list"]) == 0
+    out = capsys.readouterr().out
+    assert f"\t{shown}\t" in out and told in out
+    noted = _findings(doctor.hosts, tmp_path).get(doctor.NOTE, [])
+    assert noted == ([f"{told} — set it there: timedatectl set-ntp true"] if told else [])
+
+
+@pytest.mark.parametrize(("way", "level"), [("save image", doctor.OK), ("cold boot", doctor.NOTE)])
+def test_doctor_says_how_each_host_forks_and_runs_guests_and_why(
+    backend: FakeBackend, tmp_path: Path, way: str, level: str
+) -> None:
+    row = {**HOST, "fork_way": way, "fork_reason": "because", "virt_type": "qemu", "virt_reason": "KVM hangs"}
+    backend.answers["GET /v1/hosts"] = (200, {"hosts": [row]})
+    found = _findings(doctor.hosts, tmp_path)
+    assert f"forks by {way}: because — " in found[level]
+    assert "guests run emulated: KVM hangs — " in found[doctor.OK]
 
 
 def test_a_backend_that_dies_at_once_is_told_with_its_last_words(
