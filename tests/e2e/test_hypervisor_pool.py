@@ -37,7 +37,8 @@ from backend.paths import Paths
 PREFIX = "fluid-far"
 PATH = Path("/var/lib/libvirt/images") / PREFIX  # in the daemon's eyes only
 CIDR = free_network(asyncio.run(taken_networks()), IPv4Network("10.234.0.0/16"))
-NETWORK = NetworkSpec(f"{PREFIX}-net", "flfar0", CIDR)
+# A run that was cut off may have left its bridge: the next one is not held up by it.
+NETWORK = NetworkSpec(f"{PREFIX}-net", f"flfar{os.getpid() % 100_000}", CIDR)
 SSH_LIMIT_S = 60
 HANGING_SECTOR = b"\xf4\xeb\xfd".ljust(510, b"\0") + b"\x55\xaa"
 
