@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 import shutil
 import socket
@@ -26,7 +27,6 @@ from backend.errors import (
     Conflict,
     DiskUnreadable,
     FluidError,
-    HypervisorDown,
     ImageRefused,
     NotFound,
     SourceNotFound,
@@ -127,15 +127,15 @@ class DomainSources:
             ImageRefused, PreparationFailed: nothing is left of the copy.
         """
         entry = await self._entry(name)
-        if as_it_is and not entry.acknowledge_unprepared:
-            raise WrongState(
-                f"{name} would be cloned with all that is on its disk, and the config does not allow that",
-                remedy=f"fluid sources prepare {name}, or set its acknowledge_unprepared in config.yaml",
-            )
         audited = self._audit.step(
             actor, "source.prepare", "source", name, domain=entry.called, host=entry.host, as_it_is=as_it_is
         )
         async with self._one[name], audited as step:
+            if as_it_is and not entry.acknowledge_unprepared:
+                raise WrongState(
+                    f"{name} would be cloned with all that is on its disk, which the config does not allow",
+                    remedy=f"fluid sources prepare {name}, or set its acknowledge_unprepared in config.yaml",
+                )
             source = await self._source(entry)
             _must_be_possible(preflight.of_domain(entry, source))
             image = await clone_image(
@@ -153,12 +153,13 @@ class DomainSources:
     # --- which domain --------------------------------------------------------------------------------
 
     async def _entries(self) -> Sequence[SourceConfig]:
-        """Those that the config lists, and those that carry our mark on a host that answers."""
+        """Those that the config lists, and those of this machine that carry our mark."""
         found = dict(self._listed)
         taken = {(entry.host, entry.called) for entry in found.values()}
         for host in self._hosts:
             with suppress(FluidError):
-                for name in await host.require().marked_sources():
+                machine = host.require()
+                for name in await machine.marked_sources() if machine.is_local else ():
                     if NAME.fullmatch(name) and (host.name, name) not in taken:
                         found.setdefault(name, SourceConfig(name=name, host=host.name))
         return [*found.values()]
@@ -202,7 +203,7 @@ class DomainSources:
         """The hypervisor, whose files are files of this machine."""
         machine = self._hosts.named(host).require()
         if not machine.is_local:
-            raise HypervisorDown(
+            raise Conflict(
                 f"{host} is another machine, and a disk is copied where its file is",
                 remedy="copy the disk here, and `fluid images import` it",
             )
@@ -306,6 +307,11 @@ class DomainSources:
             done = await machine.back_up_source(
                 source, disk.target if disk else "", work / COPY, BackupLimits(limits.bytes, max(0, free))
             )
+        if not os.access(work / COPY, os.R_OK):
+            raise ImageRefused(
+                f"libvirt wrote the copy of {entry.name} as a file of root's alone",
+                remedy="run the backend as root, or shut it off and let the backend's user read its disk",
+            )
         how = f"not quiesced ({done.unquiesced})" if done.unquiesced else "quiesced"
         return f"{source.state}, {how}"
 
@@ -314,7 +320,7 @@ class DomainSources:
         self, machine: Hypervisor, entry: SourceConfig, source: SourceDomain
     ) -> AsyncIterator[None]:
         """A guest that may be frozen in the block is written down first, until it is thawed for sure."""
-        if source.agent != "connected":
+        if not source.can_freeze:
             yield
             return
         note = self._frozen / f"{entry.name}.json"

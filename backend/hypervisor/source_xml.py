@@ -46,6 +46,11 @@ class SourceDomain:
     disks: tuple[SourceDisk, ...]
 
     @property
+    def can_freeze(self) -> bool:
+        """Whether there is somebody in it to ask for that."""
+        return self.state == "running" and self.agent == "connected"
+
+    @property
     def is_off(self) -> bool:
         return self.state in ("shutoff", "crashed")
 

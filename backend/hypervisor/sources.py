@@ -175,7 +175,7 @@ async def _begin_at_one_point(connection: Connection, source: SourceDomain, xml:
         await _begin(connection, source, xml)
         began = True
     finally:
-        if source.agent == "connected":
+        if source.can_freeze:
             # A freeze that was given up may still come true: who was asked is thawed, whatever it said.
             try:
                 await asyncio.shield(thaw(connection, source.name))

@@ -175,7 +175,7 @@ async def test_a_check_finds_what_is_missing_and_every_secret_and_changes_nothin
 async def test_a_clone_as_it_is_needs_the_config_s_word_and_a_guest_of_ours(lab: Lab) -> None:
     disk = system_disk(lab.folder, FILES)
     lab.define("web", disk)
-    with pytest.raises(WrongState, match="the config does not allow that") as refused:
+    with pytest.raises(WrongState, match="which the config does not allow") as refused:
         await lab.service({"sources": [{"name": "web"}]}).prepare(OPERATOR, "web", True)
     assert "acknowledge_unprepared" in refused.value.remedy
     with pytest.raises(ImageRefused, match="/usr/bin/cloud-init is missing"):

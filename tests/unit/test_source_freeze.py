@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -74,6 +75,12 @@ async def test_the_copy_begins_between_freeze_and_thaw() -> None:
     unquiesced, frozen_s = await begin(guest)
     assert guest.asked == ["freeze", "begin", "thaw"]
     assert unquiesced == "" and frozen_s > 0
+
+
+async def test_nobody_in_a_paused_guest_is_asked() -> None:
+    guest, paused = Guest(), replace(SOURCE, state="paused")
+    told = await sources._begin_at_one_point(cast("Any", guest), paused, "<domainbackup/>")
+    assert (guest.asked, told) == (["begin"], ("it is paused", 0.0))
 
 
 async def test_an_agent_that_refuses_gives_a_copy_that_says_so() -> None:
