@@ -112,6 +112,20 @@ class HostConfig(Section):
         return place_of(self.uri, ssh, allow_plaintext=self.allow_plaintext)
 
 
+class SourceConfig(Section):
+    """A libvirt domain that an operator may make a source of, by ``name``."""
+
+    name: Name
+    host: Name = LOCAL
+    domain: LibvirtName | None = None  # None: the domain is called as the source is
+    acknowledge_unprepared: bool = False  # it may be cloned as it is, with all that is on its disk
+
+    @property
+    def called(self) -> str:
+        """libvirt's name of it."""
+        return self.domain or self.name
+
+
 class StorageConfig(Section):
     """Where large files of this machine lie, if not in the cache and the state folder."""
 
@@ -224,6 +238,7 @@ class Config(Section):
     embedded: EmbeddedConfig = Field(default_factory=EmbeddedConfig)
     hosts: list[HostConfig] = Field(default_factory=lambda: [HostConfig()], min_length=1)
     storage: StorageConfig = Field(default_factory=StorageConfig)
+    sources: list[SourceConfig] = Field(default_factory=list)
     operators: list[str] = Field(default_factory=list)
     agents: list[str] = Field(default_factory=list)
     auditors: list[str] = Field(default_factory=list)
@@ -247,6 +262,28 @@ class Config(Section):
             if (other := seen.setdefault(host.place(), host.name)) != host.name:
                 raise ValueError(f"{other} and {host.name} are the same machine")
         return hosts
+
+    @field_validator("sources")
+    @classmethod
+    def _are_other_domains(cls, sources: list[SourceConfig]) -> list[SourceConfig]:
+        names = [source.name for source in sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two sources are called {twice[0]}")
+        seen: dict[tuple[str, str], str] = {}
+        for source in sources:
+            if (other := seen.setdefault((source.host, source.called), source.name)) != source.name:
+                raise ValueError(f"{other} and {source.name} are the same domain")
+        return sources
+
+    @model_validator(mode="after")
+    def _no_source_is_a_target(self) -> Config:
+        """Those of the inventory file are refused when a source is used."""
+        for group in self.targets.groups.values():
+            production = {*group.hosts, *(host.address for host in group.hosts.values())}
+            for source in self.sources:
+                if found := production & {source.name, source.called}:
+                    raise ValueError(f"the source {source.name} is a target of production: {found.pop()}")
+        return self
 
 
 def load(paths: Paths | None = None, *, env: dict[str, str] | None = None) -> Config:

@@ -33,7 +33,7 @@ from backend.config import LOCAL, Config, ListenAddress, listen_address
 from backend.disks import DiskReader
 from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow
 from backend.errors import EXIT_OK, AlreadyRunning, ConfigError, FluidError, NoSpace
-from backend.fleet import Fleet, FleetParts, Guard, Host, Hosts, Sources, Trust
+from backend.fleet import DomainSources, Fleet, FleetParts, Guard, Host, Hosts, Sources, Trust
 from backend.guests import (
     CertificateAuthority,
     GuestCommands,
@@ -213,6 +213,10 @@ class _Backend:
         await fleet.reconcile_all()
         images = Sources(self.config, Images(paths.images), audit, fleet, hosts)
         await images.recover()
+        sources = DomainSources(
+            self.config, paths.state, Images(paths.images), audit, fleet, images, hosts, targets.production
+        )
+        await sources.recover()
         await approvals.resume()
         for host in hosts:
             background.start(f"follow {host.name}", partial(fleet.follow, host))
@@ -237,6 +241,7 @@ class _Backend:
             audit=audit,
             events=events,
             images=images,
+            sources=sources,
             targets=targets,
             trust=trust,
             keys=store.keys,

@@ -112,3 +112,9 @@ class ImportBody(Request):
     format: Literal["qcow2", "raw"]
     sha256: str = Field(default="", max_length=64, description="of the file; needed for a URL")
     name: str = Field(default="", max_length=63, description="without it: the file's, made valid")
+
+
+class PrepareBody(Request):
+    """``as_it_is``: without a boot of ours, where the config acknowledges that."""
+
+    as_it_is: bool = False

@@ -36,6 +36,7 @@ from backend.models import (
     Sandbox,
     Snapshot,
     SnapshotRequest,
+    SourceCheck,
     SourceView,
     TargetView,
 )
@@ -259,6 +260,22 @@ class Trust(Protocol):
     async def rotate(self, actor: Identity, /) -> CaView: ...
 
 
+class Sources(Protocol):
+    """What sandboxes may be forked from: images, and existing domains that become images."""
+
+    async def list(self, actor: Identity, /) -> Sequence[SourceView]:
+        """Agents see what they may fork; operators also the domains that are no source yet."""
+        ...
+
+    async def check(self, actor: Identity, name: str, /) -> SourceCheck:
+        """The pre-flight of a domain; nothing of it is changed."""
+        ...
+
+    async def prepare(self, actor: Identity, name: str, as_it_is: bool, /) -> ImageView:
+        """Copy a domain's disk and prepare the copy."""
+        ...
+
+
 class Targets(Protocol):
     async def list(self, actor: Identity, /) -> Sequence[TargetView]:
         """Agents see the names they may ask for, operators address and state too."""
@@ -283,6 +300,7 @@ class Services:
     audit: Audit
     events: EventBus
     images: Images
+    sources: Sources
     targets: Targets
     trust: Trust
     keys: Keys

@@ -24,6 +24,7 @@ NOUNS = {
     "hosts": ("hosts", "Hypervisors: list, add, remove, drain, resume."),
     "targets": ("targets", "Production machines: list, check."),
     "ca": ("ca", "The SSH CA that guests trust: show, rotate, install."),
+    "sources": ("sources", "What sandboxes are forked from: list; domains: check, prepare."),
     "images": ("images", "Guest images: list, build, import, remove."),
     "audit": ("audit", "The hash-chained record: list, verify, export."),
     "gc": ("gc", "What nobody needs any more: shown with --dry-run, else removed."),

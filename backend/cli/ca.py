@@ -36,7 +36,7 @@ def install(
     as_json: AsJson = False,
 ) -> None:
     """How a source is made to trust the CA. Nothing is changed by this command."""
-    known = {row["name"] for row in door().json(calls.sources())["sources"]}
+    known = {row["name"] for row in door().json(calls.sources())["sources"] if row.get("ready", True)}
     told = door().json(operator_calls.ca())
     keys = [told[which]["public_key"] for which in ("current", "pending", "old") if told[which]]
     if as_json:
@@ -47,9 +47,8 @@ def install(
         print(visible(f"{source} is an image of ours: each fork gets the key with its identity."))
         print("There is nothing to install.")
         return None
-    print(
-        visible(f"{source} is no image of ours, and machines of yours are no sources yet: by hand, as root.")
-    )
+    print(visible(f"{source} is no image of ours. A copy gets all by `fluid sources prepare`;"))
+    print("the machine itself by hand, as root.")
     print(f"\nInto {KEY_FILE} there, owned by root, mode 0644:\n")
     for key in keys:
         print(f"  {visible(key)}")

@@ -88,6 +88,8 @@ class OperatorMethods:
     build_image = method(operator_calls.build_image)
     import_image = method(operator_calls.import_image)
     remove_image = method(operator_calls.remove_image)
+    check_source = method(operator_calls.check_source)
+    prepare_source = method(operator_calls.prepare_source)
 
 
 class SandboxMethods:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ImageView,
         LeftoverReport,
         Run,
+        SourceCheck,
         TargetView,
     )
 
@@ -167,3 +168,15 @@ def import_image(source: str, format: str, *, sha256: str = "", name: str = "") 
 def remove_image(name: str) -> Call[int]:
     """One that no sandbox stands on; the bytes that this gave back."""
     return Call("DELETE", path("images", name), lambda told: int(told["freed_bytes"]), timeout_s=WORK_S)
+
+
+def check_source(name: str) -> Call[SourceCheck]:
+    """The pre-flight of a libvirt domain that is to become a source."""
+    return Call("POST", path("sources", name, "check"), noun("SourceCheck"), timeout_s=WORK_S)
+
+
+def prepare_source(name: str, *, as_it_is: bool = False) -> Call[ImageView]:
+    """Copy the domain's disk and prepare the copy, which sandboxes are then forked from."""
+    body = {"as_it_is": as_it_is}
+    where = path("sources", name, "prepare")
+    return Call("POST", where, noun("ImageView"), body=body, timeout_s=2 * WORK_S)

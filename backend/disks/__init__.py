@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Manifest,
         Pair,
         Side,
+        Survey,
     )
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Manifest",
     "Pair",
     "Side",
+    "Survey",
 ]
 
 

@@ -44,7 +44,7 @@ class RawLayer:
     def __init__(self, fd: int) -> None:
         found = os.fstat(fd)
         self.fd = fd
-        self.size = found.st_size
+        self.size = os.lseek(fd, 0, os.SEEK_END)  # of a block device too
         self.identity = (found.st_dev, found.st_ino)
 
     def find(self, offset: int) -> tuple[bool, int | None]:

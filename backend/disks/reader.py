@@ -167,6 +167,16 @@ class Comparison:
     after: Side
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Survey:
+    """What a disk holds. ``names``: what is at each path asked for; ``secrets``: path and kind; ``cut``:
+    there may be more of them."""
+
+    names: dict[bytes, Listed]
+    secrets: tuple[tuple[bytes, str], ...]
+    cut: bool
+
+
 class DiskReader:
     """Reads disks. Layers are given base first, each a frozen image; backing names in them are ignored."""
 
@@ -191,6 +201,15 @@ class DiskReader:
         job = {"task": "read", "paths": [wire.text(path) for path in paths], "limit_bytes": limit_bytes}
         head, blobs = await self._ask(job, (), layers)
         return {path: _blob(at, blobs) for path, at in zip(paths, head["files"], strict=True)}
+
+    async def survey(self, layers: Sequence[Path], paths: Sequence[bytes]) -> Survey:
+        """Which of ``paths`` are there, and which files hold secrets. Raises :class:`DiskUnreadable`."""
+        job = {"task": "survey", "paths": [wire.text(path) for path in paths]}
+        head, _ = await self._ask(job, (), layers)
+        named = zip(paths, head["names"], strict=True)
+        names = {path: Listed(path, kind, wire.raw(target)) for path, (kind, target) in named if kind}
+        secrets = tuple((wire.raw(path), str(kind)) for path, kind in head["secrets"])
+        return Survey(names, secrets, bool(head["cut"]))
 
     async def compare(
         self, before: Sequence[Path], after: Sequence[Path], *, contents: ContentLimits

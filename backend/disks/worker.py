@@ -31,6 +31,7 @@ from backend.disks.journal import open_filesystem
 from backend.disks.layers import open_chain
 from backend.disks.partitions import find_filesystem
 from backend.disks.records import Node, pack
+from backend.disks.survey import survey
 from backend.disks.tree import find, node, packed_manifest
 from backend.errors import DiskUnreadable
 
@@ -68,6 +69,14 @@ def declared(job: dict[str, Any]) -> Answer:
         found = {path: read_whole(fs, wire.raw(path), MAX_PEM_BYTES) for path in job["paths"][side]}
         sides.append({path: facts(data) for path, data in found.items() if data is not None})
     return {"before": sides[0], "after": sides[1]}, []
+
+
+def surveyed(job: dict[str, Any]) -> Answer:
+    """Names and secrets of one disk."""
+    told = survey(open_one(job["after"]), [wire.raw(path) for path in job["paths"]])
+    names = [[kind, wire.text(target)] for kind, target in told.names]
+    secrets = [[wire.text(path), kind] for path, kind in told.secrets]
+    return {"names": names, "secrets": secrets, "cut": told.cut}, []
 
 
 def compare(job: dict[str, Any]) -> Answer:
@@ -153,6 +162,7 @@ def _listed(fs: Ext4, name: bytes, inode: Inode) -> list[str]:
 _TASKS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "manifest": manifest,
     "read": read,
+    "survey": surveyed,
     "declared": declared,
     "compare": compare,
 }

@@ -2,6 +2,7 @@
 
 from backend.fleet.automatic import AutoSnapshots
 from backend.fleet.core import FleetCore, FleetParts
+from backend.fleet.domain_sources import DomainSources
 from backend.fleet.files import Files
 from backend.fleet.guard import Guard
 from backend.fleet.host import Host, guest_image, object_prefix
@@ -18,6 +19,7 @@ class Fleet(AutoSnapshots, Stock, HostKeeping, Leftovers, Files, Teaching):
 
 
 __all__ = [
+    "DomainSources",
     "Fleet",
     "FleetCore",
     "FleetParts",

@@ -365,7 +365,8 @@ class Lifecycle(Sizes):
             return self._parts.images.get(name)
         except ImageNotFound as error:
             raise SourceNotFound(
-                f"no source {name!r}", remedy="GET /v1/sources lists them; `fluid images build`"
+                f"no source {name!r}",
+                remedy="GET /v1/sources lists them; `fluid images build`, `fluid sources prepare` make one",
             ) from error
 
     def source_digest(self, sandbox: Sandbox) -> str:
@@ -463,7 +464,12 @@ class Lifecycle(Sizes):
         """What may be forked. Sandboxes, stock and targets never are."""
         warm = {name for host in self._hosts for name in host.warm}
         return [
-            SourceView(name=image.name, arch=image.arch, template_ready=image.name in warm)
+            SourceView(
+                name=image.name,
+                kind="domain" if image.kind == "domain" else "image",
+                arch=image.arch,
+                template_ready=image.name in warm,
+            )
             for image in self._parts.images.list()
         ]
 

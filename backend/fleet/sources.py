@@ -40,11 +40,11 @@ class Sources:
         self._audit = audit
         self._fleet = fleet
         self._hosts = hosts
-        self._limits = ImportLimits(
+        self.limits = ImportLimits(
             bytes=config.limits.image_gb << 30, reserve_bytes=config.limits.disk_reserve_mb << 20
         )
         guests = config.guests
-        self._preparation = Preparation(
+        self.preparation = Preparation(
             self._machine_here, DiskReader(), cpu=guests.cpu, memory_mb=guests.memory_mb
         )
 
@@ -72,21 +72,22 @@ class Sources:
     async def build(self, actor: Identity, name: str, force: bool) -> ImageView:
         """Build a release; minutes, unless it is there already. ``force``: from nothing."""
         async with self._audit.step(actor, "image.build", "image", name, force=force):
-            image = await self._images.build(name or None, progress=partial(_say, "build"), force=force)
-        return self._welcome(image)
+            image = await self._images.build(name or None, progress=partial(say, "build"), force=force)
+        return self.welcome(image)
 
     async def import_image(self, actor: Identity, wanted: ImageImport) -> ImageView:
         """Take an image that somebody else made; minutes. See :func:`backend.images.import_image`."""
         facts = {"source": wanted.source, "format": wanted.format, "expected_sha256": wanted.sha256}
         async with self._audit.step(actor, "image.import", "image", wanted.name, **facts) as step:
             image = await import_image(
-                self._images, wanted, self._preparation, self._limits, partial(_say, "import")
+                self._images, wanted, self.preparation, self.limits, partial(say, "import")
             )
             step.id = image.name
             step.data.update(sha256=image.sha256)
-        return self._welcome(image)
+        return self.welcome(image)
 
-    def _welcome(self, image: BuiltImage) -> ImageView:
+    def welcome(self, image: BuiltImage) -> ImageView:
+        """It is there: its templates are made in the background."""
         for host in self._hosts:
             if host.up:
                 self._fleet.warm_soon(host)
@@ -100,7 +101,7 @@ class Sources:
         """
         async with self._audit.step(actor, "image.remove", "image", name) as step:
             freed = await remove_image(
-                self._images, name, partial(self._release, name), partial(_say, "remove")
+                self._images, name, partial(self._release, name), partial(say, "remove")
             )
             step.data.update(freed_bytes=freed)
         return freed
@@ -152,5 +153,5 @@ def _must_be_free(name: str, users: Sequence[Sandbox]) -> None:
         )
 
 
-def _say(doing: str, words: str) -> None:
+def say(doing: str, words: str) -> None:
     log.info("image %s: %s", doing, words)

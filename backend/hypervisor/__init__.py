@@ -25,8 +25,13 @@ from backend.hypervisor.nouns import (
 from backend.hypervisor.overlays import virtual_size
 from backend.hypervisor.private import PrivateLibvirt, system_libvirt
 from backend.hypervisor.probe import kvm_works
+from backend.hypervisor.source_xml import SourceDisk, SourceDomain
+from backend.hypervisor.sources import SOURCE_ROLE, Backup, BackupLimits
 
 __all__ = [
+    "SOURCE_ROLE",
+    "Backup",
+    "BackupLimits",
     "DiskUse",
     "DomainEvent",
     "DomainInfo",
@@ -41,6 +46,8 @@ __all__ = [
     "Pool",
     "PrivateLibvirt",
     "SnapshotFiles",
+    "SourceDisk",
+    "SourceDomain",
     "Template",
     "kvm_works",
     "make_identity",

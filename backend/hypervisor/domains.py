@@ -186,6 +186,12 @@ def _metadata(domain: libvirt.virDomain) -> dict[str, str] | None:
     return parse_metadata(text)
 
 
+def role_of(domain: libvirt.virDomain) -> str | None:
+    """What our mark on a domain says that it is; None without a mark."""
+    marks = _metadata(domain)
+    return None if marks is None else marks.get("role", "")
+
+
 def info_of(domain: libvirt.virDomain) -> DomainInfo:
     """A domain of ours as a plain value."""
     state = STATES.get(domain.state()[0], "crashed")

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import libvirt
 
-from backend.hypervisor import branches, forks, networks, preparations, shutdown, sizes, snapshots, stock
+from backend.hypervisor import (
+    branches,
+    forks,
+    networks,
+    preparations,
+    shutdown,
+    sizes,
+    snapshots,
+    sources,
+    stock,
+)
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.fork_ways import ForkWays
@@ -31,6 +41,8 @@ from backend.hypervisor.nouns import (
     WayName,
 )
 from backend.hypervisor.pool_files import PoolFiles
+from backend.hypervisor.source_xml import SourceDomain
+from backend.hypervisor.sources import Backup, BackupLimits
 from backend.hypervisor.storage import HostFiles
 from backend.hypervisor.templates import Size, Templates
 
@@ -251,6 +263,31 @@ class Hypervisor:
     async def forget_image(self, files: Sequence[Path]) -> None:
         """Remove this host's own copies of an image's files, which no guest stands on."""
         await self._files.forget_image(files)
+
+    # --- other people's domains ----------------------------------------------------------------------
+
+    async def source(self, name: str) -> SourceDomain:
+        """The domain of that name, whoever's it is; nothing of it is changed. Raises NotFound."""
+        return await sources.find(self._connection, name)
+
+    async def marked_sources(self) -> list[str]:
+        """The names of the domains that carry our mark as sources, and are not named as ours are."""
+        marked = await sources.marked(self._connection)
+        return [name for name in marked if not name.startswith(f"{self._prefix}-")]
+
+    async def source_addresses(self, source: SourceDomain) -> set[str]:
+        """See :func:`backend.hypervisor.sources.addresses`."""
+        return await sources.addresses(self._connection, source)
+
+    async def back_up_source(
+        self, source: SourceDomain, target: str, into: Path, limits: BackupLimits
+    ) -> Backup:
+        """See :func:`backend.hypervisor.sources.back_up`."""
+        return await sources.back_up(self._connection, source, target, into, limits)
+
+    async def thaw_source(self, name: str) -> None:
+        """See :func:`backend.hypervisor.sources.thaw`."""
+        await sources.thaw(self._connection, name)
 
     # --- a guest's life ------------------------------------------------------------------------------
 

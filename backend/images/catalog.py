@@ -48,7 +48,7 @@ class BuiltImage:
     sizes: tuple[int, ...]
     kernel_sha256: str = ""
     initrd_sha256: str = ""
-    kind: str = "built"  # or "imported"
+    kind: str = "built"  # or "imported", or "domain": a copy of a libvirt domain's disk
     origin: str = ""
 
     @property
@@ -56,7 +56,8 @@ class BuiltImage:
         """What brings a broken one back."""
         if self.kind == "built":
             return REBUILD
-        return f"fluid images remove {self.name}, then import it again"
+        again = "import it again" if self.kind == "imported" else f"fluid sources prepare {self.name}"
+        return f"fluid images remove {self.name}, then {again}"
 
     def view(self) -> ImageView:
         """What the API and the console tell of it. Looks at the files."""

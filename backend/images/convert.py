@@ -6,11 +6,14 @@ network, and where the backend is root, it is nobody. It opens two files, by the
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backend.errors import ImageRefused, TimedOut, Unavailable
 from backend.images.programs import Programs
@@ -32,6 +35,14 @@ class ConvertLimits:
     wall_s: int = 1800
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A file by its name in the folder of the work, and how a disk lies in it."""
+
+    name: str
+    format: Format
+
+
 def output_limit(folder: Path, disk_bytes: int, reserve_bytes: int) -> int:
     """How long the result may be: the whole disk, as far as the reserve of the host's disk allows it."""
     room = shutil.disk_usage(folder).free - reserve_bytes
@@ -41,23 +52,23 @@ def output_limit(folder: Path, disk_bytes: int, reserve_bytes: int) -> int:
 async def convert(
     programs: Programs,
     work: Path,
-    source: str,
-    kind: Format,
+    source: Sequence[Layer],
     target: str,
     *,
     output_bytes: int,
     limits: ConvertLimits,
 ) -> Path:
-    """The new qcow2 file ``target`` in ``work``, made of ``source`` there.
+    """The new qcow2 file ``target`` in ``work``, made of the layers there that are one disk, the top first.
 
     Raises:
         ImageRefused: qemu-img refused it, or met a limit; the message says which.
     """
     made, root = work / target, os.geteuid() == 0
     os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    files = (*(work / layer.name for layer in source), made)
     if root:
-        _give((work / source, made), NOBODY_UID)
-    command = ("qemu-img", "convert", "-f", kind, "-O", "qcow2", source, target)
+        _give(files, NOBODY_UID)
+    command = ("qemu-img", "convert", "-O", "qcow2", f"json:{json.dumps(_blockdev(source))}", target)
     confined = [*await _alone(programs, root), *_limits(output_bytes, limits), *_rights(root), *command]
     try:
         await programs.run(*confined, limit_s=limits.wall_s, cwd=work)
@@ -69,8 +80,18 @@ async def convert(
         raise ImageRefused(_why(programs.tail(), error, output_bytes, limits), remedy=_REMEDY) from error
     finally:
         if root:
-            _give((work / source, made), 0)
+            _give(files, 0)
     return made
+
+
+def _blockdev(layers: Sequence[Layer]) -> dict[str, Any]:
+    """The disk as QEMU's block layer takes it (BlockdevOptions): every format is named, nothing is looked for
+    in a header."""
+    top, *below = layers
+    file = {"driver": "file", "filename": top.name}
+    if top.format == "raw":
+        return {"driver": "raw", "file": file}
+    return {"driver": "qcow2", "file": file, "backing": _blockdev(below) if below else None}
 
 
 def _give(files: tuple[Path, ...], uid: int) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +18,7 @@ from typing import Protocol
 from backend.errors import DuplicateName, ImageNotFound, InvalidValue
 from backend.images import kernel
 from backend.images.catalog import BLOCK_BYTES, BuiltImage, Catalog, sha256_of
-from backend.images.convert import NEEDED, ConvertLimits, convert, output_limit
+from backend.images.convert import NEEDED, ConvertLimits, Layer, convert, output_limit
 from backend.images.fetch import FetchLimits, Staging, check_source, copy_file, download, is_url
 from backend.images.folder import Progress, locked, put_file, workspace
 from backend.images.programs import Programs, require
@@ -52,6 +53,17 @@ class ImportLimits:
     convert: ConvertLimits = field(default_factory=ConvertLimits)
     silent_s: float = 30
     fetch_s: float = 3600
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the record of a disk with a boot loader of its own says of it."""
+
+    name: str
+    kind: str
+    origin: str
+    recipe: str
+    packages: int
 
 
 class Prepare(Protocol):
@@ -97,14 +109,15 @@ async def import_image(
         if known := _known(images, name, recipe):
             return known
         progress("converting the image")
-        disk = await _convert(programs, work, SOURCE, wanted.format, CONVERTED, limits)
+        disk = await flatten(programs, work, [Layer(SOURCE, wanted.format)], CONVERTED, limits)
         await prepare.boot(name, disk, progress)
         # A guest was in there: its disk is looked at and converted as if it came from outside again.
         progress("flattening the disk")
-        disk = await _convert(programs, work, CONVERTED, "qcow2", PREPARED, limits)
+        disk = await flatten(programs, work, [Layer(CONVERTED, "qcow2")], PREPARED, limits)
         packages = await prepare.examine(name, disk)
         progress("recording the image")
-        image = await asyncio.to_thread(_describe, images, disk, name, recipe, packages, wanted, started)
+        made = Made(name, "imported", wanted.source, recipe, packages)
+        image = await asyncio.to_thread(describe, images, disk, made, started)
         async with locked(images.folder, programs, progress):
             if known := _known(images, name, recipe):
                 return known
@@ -154,37 +167,41 @@ async def _stage(work: Path, wanted: ImageImport, limits: ImportLimits, progress
         return into.end(wanted.sha256)
 
 
-async def _convert(
-    programs: Programs, work: Path, source: str, kind: Format, target: str, limits: ImportLimits
+async def flatten(
+    programs: Programs, work: Path, layers: Sequence[Layer], target: str, limits: ImportLimits
 ) -> Path:
-    """Look at a file in ``work`` and make a new one of it, which takes its place."""
-    with (work / source).open("rb") as file:
-        disk_bytes = await asyncio.to_thread(check_image, file.fileno(), kind, limits.bytes)
+    """Look at the layers (top first) of one disk in ``work`` and make a new file of it, which takes their
+    place. A single file stands on no other."""
+    disk_bytes = 0
+    for layer in reversed(layers):
+        with (work / layer.name).open("rb") as file:
+            disk_bytes = await asyncio.to_thread(
+                check_image, file.fileno(), layer.format, limits.bytes, layer=len(layers) > 1
+            )
     output = output_limit(work, disk_bytes, limits.reserve_bytes)
-    disk = await convert(programs, work, source, kind, target, output_bytes=output, limits=limits.convert)
-    (work / source).unlink()
+    disk = await convert(programs, work, layers, target, output_bytes=output, limits=limits.convert)
+    for layer in layers:
+        (work / layer.name).unlink()
     return disk
 
 
-def _describe(
-    images: Catalog, disk: Path, name: str, recipe: str, packages: int, wanted: ImageImport, started: float
-) -> BuiltImage:
+def describe(images: Catalog, disk: Path, made: Made, started: float) -> BuiltImage:
     """The record of a finished disk. Blocking: it reads all of it."""
     sha256, found = sha256_of(disk), disk.stat()
     return BuiltImage(
-        name=name,
+        name=made.name,
         sha256=sha256,
-        disk=images.folder / f"{name}-{sha256[:16]}.qcow2",
+        disk=images.folder / f"{made.name}-{sha256[:16]}.qcow2",
         kernel=None,
         initrd=None,
         cmdline="",
         arch=kernel.architecture(),
         built_at=now(),
         build_s=round(time.monotonic() - started, 1),
-        packages=packages,
+        packages=made.packages,
         size_bytes=found.st_blocks * BLOCK_BYTES,
-        recipe=recipe,
+        recipe=made.recipe,
         sizes=(found.st_size,),
-        kind="imported",
-        origin=wanted.source,
+        kind=made.kind,
+        origin=made.origin,
     )

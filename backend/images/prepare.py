@@ -20,7 +20,7 @@ from backend.hypervisor import GuestImage, Hypervisor
 from backend.images import kernel
 from backend.images.folder import Progress
 from backend.images.programs import Programs
-from backend.images.seed import DAEMON, PAYLOAD, PROOF, seed_image, user_data
+from backend.images.seed import DAEMON, PAYLOAD, PROOF, seed_image, user_data, written
 from backend.text import visible
 
 DISK_BYTES = 8 << 30  # as a built image has: cloud-init grows the file system to it
@@ -39,6 +39,13 @@ STEPS = {
     "end": "powering off",
 }
 """Every word that the script in the guest may say, and ours for it."""
+INSTALLED = b"\nStatus: install ok installed\n"
+NEEDED_AS_IS = {
+    f"/{file.path}": file.text.encode()
+    for file in written()
+    if file.path in (DAEMON.removeprefix("/"), "etc/ssh/sshd_config.d/10-fluid.conf")
+}
+"""What a guest must hold to be met without a boot of ours."""
 BOOTING = "booting it with the seed"
 
 
@@ -100,7 +107,25 @@ class Preparation:
         left, daemon, status = (found[path] for path in wanted)
         if (left or b"").strip() != said.proof.encode() or daemon != (PAYLOAD / "fluid-guestd").read_bytes():
             raise said.failure(name, "it powered off and has not done what its seed asks for")
-        return (status or b"").count(b"\nStatus: install ok installed\n")
+        return (status or b"").count(INSTALLED)
+
+    async def examine_as_it_is(self, name: str, disk: Path) -> int:
+        """How many packages the disk holds, if a fork of it would answer without a boot of ours."""
+        status = b"/var/lib/dpkg/status"
+        try:
+            found = await self._reader.read(
+                [disk], [*map(str.encode, NEEDED_AS_IS), status], PACKAGES_MAX_BYTES
+            )
+        except DiskUnreadable as error:
+            raise PreparationFailed(
+                f"the disk of {name} cannot be read: {error.message}", remedy="fluid help images"
+            ) from error
+        if wrong := [path for path, text in NEEDED_AS_IS.items() if found[path.encode()] != text]:
+            raise PreparationFailed(
+                f"{name} cannot be forked as it is: {', '.join(wrong)} is not there as this version has it",
+                remedy=f"fluid sources prepare {name}, which prepares the copy",
+            )
+        return (found[status] or b"").count(INSTALLED)
 
 
 async def _grow(disk: Path) -> None:

@@ -34,22 +34,25 @@ _REFUSED_FEATURES = {
     1 << 1: "is marked corrupt",
     1 << 2: "keeps its data in another file",
 }
+_BITMAPS, _BACKING_FORMAT = 0x2385_2875, 0xE279_2ACA
 _REFUSED_EXTENSIONS = {
     0x4441_5441: "keeps its data in another file",
     0x0537_BE77: "is encrypted",
-    0x2385_2875: "holds bitmaps",
+    _BITMAPS: "holds bitmaps",
 }
+MAX_BACKING_NAME = 1023
 CONVERT = "make a plain one of it where it came from: qemu-img convert -O qcow2"
 
 
-def check_image(fd: int, kind: Format, max_bytes: int) -> int:
-    """The size of the disk that the open file holds, in bytes. Blocking.
+def check_image(fd: int, kind: Format, max_bytes: int, *, layer: bool = False) -> int:
+    """The size of the disk that the open file holds, in bytes. Blocking. ``layer``: it is one of a domain of
+    a host of ours, which may stand on another, and keep snapshots and bitmaps that nobody reads here.
 
     Raises:
         ImageRefused: why it is not used.
     """
     if kind == "qcow2":
-        return _Qcow2(fd, max_bytes).check()
+        return _Qcow2(fd, max_bytes, layer=layer).check()
     size = os.fstat(fd).st_size
     if os.pread(fd, len(MAGIC), 0) == MAGIC:
         raise ImageRefused(
@@ -57,6 +60,12 @@ def check_image(fd: int, kind: Format, max_bytes: int) -> int:
         )
     _check_size(size, max_bytes)
     return size
+
+
+def backing_of(fd: int) -> tuple[str, str] | None:
+    """The name and the format of the file that a qcow2 file stands on, as its header has them; the format is
+    empty where the header names none. Blocking."""
+    return _Qcow2(fd, sys.maxsize, layer=True).backing()
 
 
 def _check_size(size: int, max_bytes: int) -> None:
@@ -72,10 +81,11 @@ def _check_size(size: int, max_bytes: int) -> None:
 class _Qcow2:
     """One file. Every number in it is a claim, held against the file's length before it is used."""
 
-    def __init__(self, fd: int, max_bytes: int) -> None:
+    def __init__(self, fd: int, max_bytes: int, *, layer: bool = False) -> None:
         self._fd = fd
         self._max_bytes = max_bytes
-        self._file_bytes = os.fstat(fd).st_size
+        self._layer = layer
+        self._file_bytes = os.lseek(fd, 0, os.SEEK_END)  # of a block device too
 
     def check(self) -> int:
         """All of it; the size of the disk."""
@@ -87,11 +97,11 @@ class _Qcow2:
             raise ImageRefused("the image does not begin as qcow2 does", remedy="name its true format")
         if version not in (2, 3):
             _refuse(f"is qcow2 version {version}")
-        if backing:
+        if backing and not self._layer:
             _refuse("stands on a backing file")
         if crypt:
             _refuse("is encrypted")
-        if snapshots:
+        if snapshots and not self._layer:
             _refuse(f"holds {snapshots} internal snapshots")
         if bits not in CLUSTER_BITS:
             _refuse(f"has clusters of 2^{bits} bytes")
@@ -105,6 +115,28 @@ class _Qcow2:
         self._clusters(disk_bytes, bits, l1_at, l1_count, 16 if subclusters else 8)
         return disk_bytes
 
+    def backing(self) -> tuple[str, str] | None:
+        """See :func:`backing_of`."""
+        _, version, name_at, name_bytes, bits, *_ = _HEADER.unpack(self._exactly(0, _HEADER.size))
+        if not name_at:
+            return None
+        if name_bytes > MAX_BACKING_NAME or bits not in CLUSTER_BITS:
+            _refuse(f"has a backing file's name of {name_bytes} bytes")
+        start = self._features(1 << bits)[0] if version == 3 else _HEADER.size
+        format = self._extension(_BACKING_FORMAT, start, 1 << bits)
+        return os.fsdecode(self._exactly(name_at, name_bytes)), format.decode("ascii", "replace")
+
+    def _extension(self, wanted: int, at: int, cluster_bytes: int) -> bytes:
+        """What a header extension holds; nothing where there is none."""
+        while at + _EXTENSION.size <= min(cluster_bytes, self._file_bytes):
+            kind, length = _EXTENSION.unpack(self._exactly(at, _EXTENSION.size))
+            if kind == wanted and length <= cluster_bytes:
+                return self._exactly(at + _EXTENSION.size, length)
+            if kind == 0:
+                break
+            at += _EXTENSION.size + -(-length // 8) * 8
+        return b""
+
     def _features(self, cluster_bytes: int) -> tuple[int, bool]:
         """The header's length, and whether its tables have subclusters."""
         incompatible, _, autoclear, _, length = _FEATURES.unpack(self._exactly(_HEADER.size, _FEATURES.size))
@@ -113,7 +145,7 @@ class _Qcow2:
                 _refuse(words)
         if incompatible & ~_UNDERSTOOD:
             _refuse(f"has unknown features {incompatible & ~_UNDERSTOOD:#x}")
-        if autoclear & 1:
+        if autoclear & 1 and not self._layer:
             _refuse("holds bitmaps")
         if not _HEADER.size + _FEATURES.size <= length <= cluster_bytes or length % 8:
             _refuse(f"has a header of {length} bytes")
@@ -128,7 +160,7 @@ class _Qcow2:
             kind, length = _EXTENSION.unpack(self._exactly(at, _EXTENSION.size))
             if kind == 0:
                 return
-            if kind in _REFUSED_EXTENSIONS:
+            if kind in _REFUSED_EXTENSIONS and not (self._layer and kind == _BITMAPS):
                 _refuse(_REFUSED_EXTENSIONS[kind])
             at += _EXTENSION.size + -(-length // 8) * 8
         if at > cluster_bytes:

@@ -114,7 +114,7 @@ class ImageView(Answer):
     build_s: float = 0.0
     packages: int = 0
     path: str = ""
-    kind: str = "built"  # built | imported
+    kind: str = "built"  # built | imported | domain
     origin: str = ""  # the file or URL of an imported one
     used_by: int = 0
     sandboxes: list[str] = Field(default_factory=list)  # by name, as far as the caller may see them
@@ -126,9 +126,47 @@ class SourceView(Answer):
     """What a sandbox may be forked from."""
 
     name: str
-    kind: str = "image"
+    kind: str = "image"  # image | domain
     arch: str = ""
     template_ready: bool = False
+    ready: bool = True  # agents see no other
+    host: str = ""  # of a domain
+    state: str = ""  # of a domain, as libvirt has it
+    problem: str = ""  # why a domain can be no source
+
+
+class SourceFinding(Answer):
+    """One line of a pre-flight. ``status``: ok | warn | bad | unknown; ``remedy`` is the command that mends
+    it."""
+
+    name: str
+    status: str
+    message: str
+    remedy: str = ""
+
+
+class SourceSecret(Answer):
+    """A file on the disk that a clone would carry along, by its wire path; never what is in it."""
+
+    path: str
+    kind: str
+
+
+class SourceCheck(Answer):
+    """The pre-flight of a domain. ``changes``: what preparing does to the copy; ``secrets_cut``: there may be
+    more of them, ``secrets_known``: the disk could be looked into."""
+
+    name: str
+    domain: str
+    host: str
+    state: str
+    can_prepare: bool
+    can_clone: bool
+    findings: list[SourceFinding] = Field(default_factory=list)
+    changes: list[str] = Field(default_factory=list)
+    secrets: list[SourceSecret] = Field(default_factory=list)
+    secrets_known: bool = False
+    secrets_cut: bool = False
 
 
 class TargetView(Answer):

@@ -100,6 +100,10 @@ class Targets:
             for view, problem in zip(views, problems, strict=True)
         ]
 
+    def production(self) -> frozenset[str]:
+        """Every name and every address of a target."""
+        return frozenset(word for entry in self._entries.values() for word in (entry.name, entry.address))
+
     def allowed(self, actor: Identity, names: Iterable[str]) -> Sequence[str]:
         """``names`` without doubles, in their order.
 

@@ -344,6 +344,8 @@ DECIDING = [
     ("POST", "/v1/images"),
     ("POST", "/v1/images/import"),
     ("DELETE", "/v1/images/debian-12"),
+    ("POST", "/v1/sources/web/check"),
+    ("POST", "/v1/sources/web/prepare"),
     ("POST", "/v1/targets/check"),
     ("GET", "/v1/ca"),
     ("POST", "/v1/ca/rotate"),

@@ -373,6 +373,29 @@ def test_a_failed_preparation_quotes_the_console_which_does_not_act_on_the_termi
     assert "\x1b" not in told and "\x07" not in told
 
 
+CHECKED = {
+    "domain": "web", "host": "local", "state": "running", "changes": ["a daemon is installed\x1b[31m"],
+    "findings": [{"name": "ssh", "status": "ok", "message": "there", "remedy": ""}],
+    "secrets": [{"path": "/etc/shadow", "kind": "password hashes"}],
+    "secrets_known": True, "secrets_cut": True,
+}  # fmt: skip
+
+
+def test_preparing_a_source_shows_changes_and_secrets_and_needs_a_yes(
+    backend: FakeBackend, capsys: Capture
+) -> None:
+    backend.answers["POST /v1/sources/web/check"] = (200, CHECKED)
+    backend.answers["POST /v1/sources/web/prepare"] = (201, {**IMAGE, "origin": "domain web of local, off"})
+    assert run(["sources", "prepare", "web"]) == 2
+    shown = capsys.readouterr().out
+    assert "a daemon is installed" in shown and "\x1b" not in shown
+    assert "/etc/shadow: password hashes" in shown and "there may be more" in shown
+    assert [path for _, path, _ in backend.asked] == ["/v1/sources/web/check"]
+    assert run(["sources", "prepare", "web", "--as-it-is", "--yes"]) == 0
+    assert backend.asked[-1] == ("POST", "/v1/sources/web/prepare", {"as_it_is": True})
+    assert "domain web of local, off" in capsys.readouterr().out
+
+
 def test_removing_an_image_needs_a_yes_and_tells_what_is_free_again(
     backend: FakeBackend, capsys: Capture
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from backend.errors import ImageRefused, InvalidValue, NoSpace, TooLarge
 from backend.images import fat, seed
-from backend.images.convert import ConvertLimits, convert, output_limit
+from backend.images.convert import ConvertLimits, Layer, convert, output_limit
 from backend.images.fetch import Staging, check_source
 from backend.images.folder import workspace
 from backend.images.imports import name_of
@@ -165,8 +165,7 @@ async def made_by(
         made = await convert(
             Programs(work / "log"),
             work,
-            "source",
-            kind,
+            [Layer("source", kind)],
             "made",
             output_bytes=room,
             limits=limits or ConvertLimits(),

@@ -6,10 +6,10 @@ from typing import Any
 
 from fastapi import Response
 
-from backend.api.bodies import BuildBody, HostBody, HostKeyBody, ImportBody, StatusBody
+from backend.api.bodies import BuildBody, HostBody, HostKeyBody, ImportBody, PrepareBody, StatusBody
 from backend.api.common import Caller, Served, answer, router
 from backend.images import ImageImport
-from backend.models import HostKeyView, HostView, ImageView, LeftoverReport
+from backend.models import HostKeyView, HostView, ImageView, LeftoverReport, SourceCheck
 
 agent = router("catalog")
 operator = router("catalog")
@@ -18,7 +18,7 @@ operator = router("catalog")
 @agent.get("/v1/sources")
 async def sources(caller: Caller, services: Served) -> Response:
     """What a sandbox may be forked from."""
-    return answer({"sources": await services.fleet.sources(caller)})
+    return answer({"sources": await services.sources.list(caller)})
 
 
 @agent.get("/v1/vms")
@@ -86,6 +86,18 @@ async def import_image(caller: Caller, services: Served, body: ImportBody) -> Re
 async def remove_image(caller: Caller, services: Served, name: str) -> Response:
     """Remove one that no sandbox stands on, with its stock and its templates."""
     return answer({"name": name, "freed_bytes": await services.images.remove(caller, name)})
+
+
+@operator.post("/v1/sources/{name}/check", response_model=SourceCheck)
+async def check_source(caller: Caller, services: Served, name: str) -> Response:
+    """What stands in the way of a domain's becoming a source, and which secrets a clone would carry."""
+    return answer(await services.sources.check(caller, name))
+
+
+@operator.post("/v1/sources/{name}/prepare", status_code=201, response_model=ImageView)
+async def prepare_source(caller: Caller, services: Served, name: str, body: PrepareBody) -> Response:
+    """Copy a domain's disk and prepare the copy; blocks until it is a source, which takes minutes."""
+    return answer(await services.sources.prepare(caller, name, body.as_it_is), 201)
 
 
 @operator.get("/v1/hosts")

@@ -1,0 +1,365 @@
+"""Existing libvirt domains as sources: those that the config lists, or that carry our mark, and no other.
+
+The machine's disk is copied once, when an operator says so, into an image of ours; sandboxes are forks of
+that. The machine itself is never changed. It is never a sandbox, stock, a template or a target of production.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+from backend.audit import Audit
+from backend.config import Config, SourceConfig
+from backend.disks import DiskReader, Survey
+from backend.errors import (
+    Conflict,
+    DiskUnreadable,
+    FluidError,
+    ImageRefused,
+    NotFound,
+    SourceNotFound,
+    WrongState,
+)
+from backend.fleet import preflight
+from backend.fleet.core import undone
+from backend.fleet.hosts import Hosts
+from backend.fleet.sources import Sources, say
+from backend.fleet.stock import Stock
+from backend.hypervisor import SOURCE_ROLE, BackupLimits, Hypervisor, SourceDomain
+from backend.images import Brought, FileLayer, Images, Layer, chain_of, clone_image, copy_layers
+from backend.models import (
+    Identity,
+    ImageView,
+    Role,
+    SourceCheck,
+    SourceFinding,
+    SourceSecret,
+    SourceView,
+    wire_path,
+)
+from backend.models.base import NAME
+
+log = logging.getLogger(__name__)
+OURS = re.compile(r"fluid-[0-9a-f]{6}-.*")  # as every installation names what it makes
+COPY = "copy.qcow2"
+RESOLVE_S = 3.0
+
+
+class DomainSources:
+    """Listed, checked, prepared. ``production`` gives every name and address of a target."""
+
+    def __init__(
+        self,
+        config: Config,
+        state: Path,
+        images: Images,
+        audit: Audit,
+        fleet: Stock,
+        sources: Sources,
+        hosts: Hosts,
+        production: Callable[[], frozenset[str]],
+    ) -> None:
+        self._listed = {entry.name: entry for entry in config.sources}
+        self._frozen = state / "frozen"
+        self._images = images
+        self._audit = audit
+        self._fleet = fleet
+        self._sources = sources
+        self._hosts = hosts
+        self._production = production
+        self._reader = DiskReader()
+        self._one: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def recover(self) -> None:
+        """At a start: a guest that stood still for a copy when the backend died goes on."""
+        for note in await asyncio.to_thread(lambda: sorted(self._frozen.glob("*.json"))):
+            told = json.loads(note.read_text())
+            try:
+                await self._machine(told["host"]).thaw_source(told["domain"])
+            except NotFound:
+                log.info("%s, which a copy was cut off of, is gone", told["domain"])
+            except FluidError as error:
+                log.warning("%s may stand still since a copy was cut off: %s", told["domain"], error.message)
+                continue
+            note.unlink()
+            await self._audit.note(Identity.system(), "source.thaw", "source", told["domain"])
+
+    async def list(self, actor: Identity) -> Sequence[SourceView]:
+        """What may be forked; operators also see the domains that are no source yet, and why."""
+        usable = await self._fleet.sources(actor)
+        if actor.role is Role.AGENT:
+            return usable
+        names = {view.name for view in usable}
+        entries = [entry for entry in await self._entries() if entry.name not in names]
+        return [*usable, *await asyncio.gather(*map(self._pending, entries))]
+
+    async def check(self, actor: Identity, name: str) -> SourceCheck:
+        """The pre-flight: what is wrong, with what mends it, and which secrets a clone would carry.
+
+        Raises:
+            SourceNotFound: neither listed nor marked. Conflict: it may never be a source.
+        """
+        entry = await self._entry(name)
+        async with self._audit.step(actor, "source.check", "source", name, domain=entry.called) as step:
+            source = await self._source(entry)
+            told = await self._checked(entry, source)
+            step.data.update(can_prepare=told.can_prepare, secrets=len(told.secrets))
+        return told
+
+    async def prepare(self, actor: Identity, name: str, as_it_is: bool) -> ImageView:
+        """Copy the machine's disk and make it a source; minutes. ``as_it_is``: without preparing the copy,
+        which the config must allow.
+
+        Raises:
+            SourceNotFound, Conflict, WrongState: before anything was begun.
+            ImageRefused, PreparationFailed: nothing is left of the copy.
+        """
+        entry = await self._entry(name)
+        audited = self._audit.step(
+            actor, "source.prepare", "source", name, domain=entry.called, host=entry.host, as_it_is=as_it_is
+        )
+        async with self._one[name], audited as step:
+            if as_it_is and not entry.acknowledge_unprepared:
+                raise WrongState(
+                    f"{name} would be cloned with all that is on its disk, which the config does not allow",
+                    remedy=f"fluid sources prepare {name}, or set its acknowledge_unprepared in config.yaml",
+                )
+            source = await self._source(entry)
+            _must_be_possible(preflight.of_domain(entry, source))
+            image = await clone_image(
+                self._images,
+                name,
+                partial(self._bring, entry, source),
+                self._sources.preparation,
+                self._sources.limits,
+                partial(say, "clone"),
+                look=None if as_it_is else partial(self._look, entry),
+            )
+            step.data.update(sha256=image.sha256, origin=image.origin)
+        return self._sources.welcome(image)
+
+    # --- which domain --------------------------------------------------------------------------------
+
+    async def _entries(self) -> Sequence[SourceConfig]:
+        """Those that the config lists, and those of this machine that carry our mark."""
+        found = dict(self._listed)
+        taken = {(entry.host, entry.called) for entry in found.values()}
+        for host in self._hosts:
+            with suppress(FluidError):
+                machine = host.require()
+                for name in await machine.marked_sources() if machine.is_local else ():
+                    if NAME.fullmatch(name) and (host.name, name) not in taken:
+                        found.setdefault(name, SourceConfig(name=name, host=host.name))
+        return [*found.values()]
+
+    async def _entry(self, name: str) -> SourceConfig:
+        entry = self._listed.get(name)
+        if entry is None:
+            entry = next((one for one in await self._entries() if one.name == name), None)
+        if entry is None:
+            raise SourceNotFound(
+                f"no source {name!a}", remedy="list it under sources: in config.yaml, and start again"
+            )
+        return entry
+
+    async def _source(self, entry: SourceConfig) -> SourceDomain:
+        """The domain, which may be a source."""
+        machine = self._machine(entry.host)
+        try:
+            source = await machine.source(entry.called)
+        except NotFound as error:
+            raise SourceNotFound(
+                f"{entry.host} has no domain {entry.called!a}", remedy="virsh list --all, on that host"
+            ) from error
+        if why := await self._forbidden(machine, entry, source):
+            raise Conflict(f"{entry.name} {why}, and is never a source", remedy="clone another machine")
+        return source
+
+    async def _forbidden(self, machine: Hypervisor, entry: SourceConfig, source: SourceDomain) -> str:
+        if OURS.fullmatch(source.name):
+            return "is a machine that Fluid made"
+        if source.role not in (None, SOURCE_ROLE):
+            return f"is marked as a {source.role} of Fluid"
+        production = self._production()
+        if entry.name in production or source.name in production:
+            return "is a target of production"
+        if production and await machine.source_addresses(source) & await _addresses(production):
+            return "has the address of a target of production"
+        return ""
+
+    def _machine(self, host: str) -> Hypervisor:
+        """The hypervisor, whose files are files of this machine."""
+        machine = self._hosts.named(host).require()
+        if not machine.is_local:
+            raise Conflict(
+                f"{host} is another machine, and a disk is copied where its file is",
+                remedy="copy the disk here, and `fluid images import` it",
+            )
+        return machine
+
+    async def _pending(self, entry: SourceConfig) -> SourceView:
+        view = SourceView(name=entry.name, kind="domain", ready=False, host=entry.host)
+        try:
+            source = await self._source(entry)
+        except FluidError as error:
+            view.problem = error.message
+        else:
+            view.state, view.arch = source.state, source.arch
+            bad = preflight.bad(preflight.of_domain(entry, source))
+            view.problem = "; ".join(one.message for one in bad)
+        return view
+
+    # --- looking -------------------------------------------------------------------------------------
+
+    async def _checked(self, entry: SourceConfig, source: SourceDomain) -> SourceCheck:
+        findings = preflight.of_domain(entry, source)
+        copyable = not preflight.bad(findings)
+        survey: Survey | None = None
+        disk = preflight.disk_to_copy(source)
+        if disk and disk.path and not disk.problem:
+            try:
+                chain = await asyncio.to_thread(chain_of, FileLayer(disk.path, disk.format))
+                survey = await self._survey(chain)
+            except ImageRefused as error:
+                findings.append(
+                    SourceFinding(
+                        name="disk file", status=preflight.BAD, message=error.message, remedy=error.remedy
+                    )
+                )
+            except DiskUnreadable as error:
+                while_it_runs = "" if source.is_off else " (while it runs)"
+                findings.append(preflight.unread(f"{error.message}{while_it_runs}", error.remedy))
+            else:
+                findings += preflight.of_disk(entry, survey, "" if source.is_off else " while it runs")
+        return SourceCheck(
+            name=entry.name,
+            domain=entry.called,
+            host=entry.host,
+            state=source.state,
+            can_prepare=not preflight.bad(findings),
+            can_clone=copyable and entry.acknowledge_unprepared,
+            findings=findings,
+            changes=[*preflight.CHANGES],
+            secrets=[
+                SourceSecret(path=wire_path(path), kind=kind)
+                for path, kind in (survey.secrets if survey else ())
+            ],
+            secrets_known=survey is not None,
+            secrets_cut=survey is not None and survey.cut,
+        )
+
+    async def _survey(self, chain: Sequence[FileLayer]) -> Survey:
+        """The reader tells a layer's format by its name: links of ours name the formats that are known."""
+        folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="fluid-check-"))
+        try:
+            links = []
+            for number, layer in enumerate(reversed(chain)):
+                link = folder / f"{number}.{layer.format}"
+                link.symlink_to(layer.path)
+                links.append(link)
+            return await self._reader.survey(links, preflight.LOOKED_FOR)
+        finally:
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _look(self, entry: SourceConfig, copy: Path) -> None:
+        """What would fail in the boot of the copy, minutes later, is told before it."""
+        try:
+            survey = await self._reader.survey([copy], preflight.LOOKED_FOR)
+        except DiskUnreadable as error:
+            raise ImageRefused(
+                f"the disk of {entry.name} cannot be read: {error.message}", remedy=error.remedy
+            ) from error
+        _must_be_possible(preflight.of_disk(entry, survey))
+
+    # --- copying -------------------------------------------------------------------------------------
+
+    async def _bring(self, entry: SourceConfig, source: SourceDomain, work: Path) -> Brought:
+        machine, disk = self._machine(entry.host), preflight.disk_to_copy(source)
+        if disk is None or disk.path is None:
+            raise ImageRefused(f"{entry.name} has not one disk", remedy=f"fluid sources check {entry.name}")
+        where = f"domain {entry.called} of {entry.host}"
+        if not source.is_off:
+            return Brought([Layer(COPY, "qcow2")], f"{where}, {await self._back_up(entry, source, work)}")
+        chain = await asyncio.to_thread(chain_of, FileLayer(disk.path, disk.format))
+        layers = await copy_layers(chain, work, self._sources.limits)
+        if not (await machine.source(entry.called)).is_off:
+            raise WrongState(f"{entry.name} was started while it was copied", remedy="try again")
+        return Brought(layers, f"{where}, off")
+
+    async def _back_up(self, entry: SourceConfig, source: SourceDomain, work: Path) -> str:
+        """A copy of the running machine in ``work``; how it was made."""
+        limits, disk = self._sources.limits, preflight.disk_to_copy(source)
+        machine = self._machine(entry.host)
+        free = shutil.disk_usage(work).free - limits.reserve_bytes
+        async with self._standing_still(machine, entry, source):
+            done = await machine.back_up_source(
+                source, disk.target if disk else "", work / COPY, BackupLimits(limits.bytes, max(0, free))
+            )
+        if not os.access(work / COPY, os.R_OK):
+            raise ImageRefused(
+                f"libvirt wrote the copy of {entry.name} as a file of root's alone",
+                remedy="run the backend as root, or shut it off and let the backend's user read its disk",
+            )
+        how = f"not quiesced ({done.unquiesced})" if done.unquiesced else "quiesced"
+        return f"{source.state}, {how}"
+
+    @asynccontextmanager
+    async def _standing_still(
+        self, machine: Hypervisor, entry: SourceConfig, source: SourceDomain
+    ) -> AsyncIterator[None]:
+        """A guest that may be frozen in the block is written down first, until it is thawed for sure."""
+        if not source.can_freeze:
+            yield
+            return
+        note = self._frozen / f"{entry.name}.json"
+        await asyncio.to_thread(_write, note, {"host": entry.host, "domain": source.name})
+        try:
+            yield
+        except BaseException:
+            await undone(self._go_on(machine, source, note))
+            raise
+        await asyncio.to_thread(note.unlink)
+
+    async def _go_on(self, machine: Hypervisor, source: SourceDomain, note: Path) -> None:
+        await machine.thaw_source(source.name)
+        await asyncio.to_thread(note.unlink)
+
+
+def _write(note: Path, data: dict[str, str]) -> None:
+    note.parent.mkdir(exist_ok=True)
+    note.write_text(json.dumps(data), encoding="utf-8")
+
+
+def _must_be_possible(findings: Sequence[SourceFinding]) -> None:
+    if bad := preflight.bad(findings):
+        raise ImageRefused("; ".join(one.message for one in bad), remedy=bad[0].remedy)
+
+
+async def _addresses(production: frozenset[str]) -> set[str]:
+    """The addresses among them, and those of the names, as far as they are known in time."""
+    loop, found = asyncio.get_running_loop(), set(production)
+
+    async def resolve(name: str) -> None:
+        with suppress(OSError):
+            found.update(
+                str(told[4][0]) for told in await loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+            )
+
+    try:
+        async with asyncio.timeout(RESOLVE_S):
+            await asyncio.gather(*map(resolve, production))
+    except TimeoutError:
+        log.warning("not every target's name could be resolved in time")
+    return found

@@ -1,0 +1,94 @@
+"""Somebody else's domains on a libvirtd of ours: no system in them, but a boot sector that counts."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+DISK_BYTES = 8 << 20
+COUNTER_SECTOR = 2048
+SECTOR = 512
+MARK = (
+    '<metadata><fluid:domain xmlns:fluid="urn:fluid:domain:1">'
+    '<fluid:item key="role">{role}</fluid:item></fluid:domain></metadata>'
+)
+
+
+def boot_sector() -> bytes:
+    """Counts a double word at 0x8000 up and writes it to COUNTER_SECTOR by int 0x13, for ever."""
+    code = bytes.fromhex("31c0 8ed8 8ec0 8ed0 bc007c 66ff060080 b80043 b280 be1c7c cd13 ebef")
+    packet = bytes.fromhex("10000100 00800000") + COUNTER_SECTOR.to_bytes(8, "little")
+    return (code + packet).ljust(510, b"\0") + b"\x55\xaa"
+
+
+def pattern() -> bytes:
+    """A whole disk: the boot sector, noise with a hole in it, and a counter at 0."""
+    data = bytearray(random.Random(7).randbytes(DISK_BYTES))
+    data[:SECTOR] = boot_sector()
+    data[2 << 20 : 4 << 20] = bytes(2 << 20)
+    at = COUNTER_SECTOR * SECTOR
+    data[at : at + SECTOR] = bytes(SECTOR)
+    return bytes(data)
+
+
+def without_counter(data: bytes) -> bytes:
+    at = COUNTER_SECTOR * SECTOR
+    return data[:at] + data[at + SECTOR :]
+
+
+def counter(data: bytes) -> int:
+    return int.from_bytes(data[COUNTER_SECTOR * SECTOR :][:4], "little")
+
+
+def raw_disk(path: Path) -> Path:
+    path.write_bytes(pattern())
+    return path
+
+
+def qcow2_disk(path: Path) -> Path:
+    """An overlay on a raw base; the last mebibyte of the pattern is the overlay's own."""
+    base = path.with_suffix(".base")
+    base.write_bytes(pattern()[: 7 << 20] + bytes(1 << 20))
+    command = ("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base.name, path.name)
+    subprocess.run(command, check=True, cwd=path.parent)
+    (path.parent / "own").write_bytes(pattern()[7 << 20 :])
+    write = f"write -q -s {path.parent / 'own'} 7M 1M"
+    subprocess.run(("qemu-io", "-f", "qcow2", "-c", write, str(path)), check=True)
+    return path
+
+
+def flat(path: Path, format: str) -> bytes:
+    """What a guest would read of it."""
+    out = path.with_suffix(".flat")
+    subprocess.run(("qemu-img", "convert", "-U", "-f", format, "-O", "raw", str(path), str(out)), check=True)
+    data = out.read_bytes()
+    out.unlink()
+    return data
+
+
+def foreign_xml(name: str, disks: list[tuple[Path, str]], role: str = "", agent: Path | None = None) -> str:
+    """An emulated machine of 64 MiB that nobody of ours made."""
+    root = ET.Element("domain", type="qemu")
+    ET.SubElement(root, "name").text = name
+    if role:
+        root.append(ET.fromstring(MARK.format(role=role)))
+    ET.SubElement(root, "memory", unit="MiB").text = "64"
+    ET.SubElement(root, "vcpu").text = "1"
+    system = ET.SubElement(root, "os")
+    ET.SubElement(system, "type", arch="x86_64", machine="pc").text = "hvm"
+    ET.SubElement(system, "boot", dev="hd")
+    devices = ET.SubElement(root, "devices")
+    for number, (path, format) in enumerate(disks):
+        disk = ET.SubElement(devices, "disk", type="file", device="disk")
+        ET.SubElement(disk, "driver", name="qemu", type=format)
+        ET.SubElement(disk, "source", file=str(path))
+        ET.SubElement(disk, "target", dev=f"vd{chr(97 + number)}", bus="virtio")
+    ET.SubElement(devices, "controller", type="usb", model="none")
+    if agent:
+        channel = ET.SubElement(devices, "channel", type="unix")
+        ET.SubElement(channel, "source", mode="bind", path=str(agent))
+        ET.SubElement(channel, "target", type="virtio", name="org.qemu.guest_agent.0")
+    ET.SubElement(devices, "memballoon", model="none")
+    return ET.tostring(root, encoding="unicode")

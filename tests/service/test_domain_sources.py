@@ -1,0 +1,258 @@
+"""A domain that somebody else made becomes a source: looked at, copied, recorded, and never touched."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import libvirt
+import pytest
+
+from backend.audit import Audit
+from backend.config import Config
+from backend.disks import DiskReader
+from backend.errors import (
+    Conflict,
+    DuplicateName,
+    ImageRefused,
+    PreparationFailed,
+    SourceNotFound,
+    WrongState,
+)
+from backend.fleet import DomainSources
+from backend.hypervisor import Hypervisor, PrivateLibvirt
+from backend.images import Images, ImportLimits, Preparation
+from backend.images.prepare import NEEDED_AS_IS
+from backend.models import Identity, ImageView, Role, SourceCheck, SourceView
+from backend.store import Store
+from tests.fix_foreign import foreign_xml, raw_disk
+
+OPERATOR = Identity(uid=0, gid=0, pid=1, name="root", role=Role.OPERATOR)
+AGENT = Identity(uid=65534, gid=65534, pid=1, name="nobody", role=Role.AGENT)
+KEY = b"-----BEGIN OPENSSH PRIVATE KEY-----\nZm9yYmlkZGVu\n-----END OPENSSH PRIVATE KEY-----\n"
+HASH = b"root:$y$j9T$forbidden$hash:19000:0:99999:7:::\ndaemon:*:19000:0:99999:7:::\n"
+FILES = {
+    "etc/shadow": HASH,
+    "etc/ssh/ssh_host_ed25519_key": KEY,
+    "root/.aws/credentials": b"[default]\naws_secret_access_key = forbidden\n",
+    "home/ada/.ssh/id_ed25519": KEY,
+    "srv/app/settings": b"token = ghp_" + b"a" * 36 + b"\n",
+    "usr/share/doc/example.key": KEY,
+    "usr/lib/systemd/systemd": b"x",
+    "usr/sbin/sshd": b"x",
+    "usr/bin/python3.11": b"x",
+    "var/lib/dpkg/status": b"Package: a\nStatus: install ok installed\n\n" * 2,
+}
+
+
+@dataclass(frozen=True)
+class Lab:
+    hypervisor: Hypervisor
+    connection: libvirt.virConnect
+    folder: Path
+    images: Images
+    audit: Audit
+
+    def service(self, config: dict[str, Any], production: frozenset[str] = frozenset()) -> DomainSources:
+        host = SimpleNamespace(name="local", require=lambda: self.hypervisor)
+        hosts = SimpleNamespace(named=lambda _: host)
+
+        class Hosts(list[Any]):
+            named = staticmethod(hosts.named)
+
+        async def usable(_: Identity) -> Sequence[SourceView]:
+            return [SourceView(name=image.name, kind="domain") for image in self.images.list()]
+
+        limits = ImportLimits(bytes=1 << 30, reserve_bytes=0)
+        preparation = Preparation(lambda: self.hypervisor, DiskReader(), cpu=1, memory_mb=256)
+        sources = SimpleNamespace(
+            limits=limits, preparation=preparation, welcome=lambda image: cast("ImageView", image.view())
+        )
+        return DomainSources(
+            Config.model_validate(config),
+            self.folder,
+            self.images,
+            self.audit,
+            cast("Any", SimpleNamespace(sources=usable)),
+            cast("Any", sources),
+            cast("Any", Hosts([host])),
+            lambda: production,
+        )
+
+    def define(self, name: str, disk: Path, role: str = "", *, running: bool = False) -> libvirt.virDomain:
+        domain = self.connection.defineXML(foreign_xml(name, [(disk, "raw")], role))
+        if running:
+            domain.create()
+        return domain
+
+    def left(self) -> list[str]:
+        names = [path.name for path in self.images.folder.iterdir()]
+        return [name for name in names if not name.endswith(".lock")]
+
+
+@pytest.fixture(scope="module")
+async def daemon() -> AsyncIterator[PrivateLibvirt]:
+    with tempfile.TemporaryDirectory(prefix="fluid-") as folder:
+        Path(folder).chmod(0o711)
+        daemon = PrivateLibvirt(Path(folder) / "lv", hide_kvm=True)
+        await daemon.start()
+        yield daemon
+        await daemon.stop()
+
+
+@pytest.fixture
+async def lab(daemon: PrivateLibvirt, open_folder: Path, store: Store) -> AsyncIterator[Lab]:
+    hypervisor = Hypervisor(daemon.uri, folder=open_folder / "ours", virt_type="qemu", prefix="fluid-0a0a0a")
+    await hypervisor.open()
+    connection = libvirt.open(daemon.uri)
+    audit = Audit(store, open_folder / "spool", open_folder / "audit.key", open_folder / "audit.head")
+    images = open_folder / "images"
+    images.mkdir(mode=0o711)
+    yield Lab(hypervisor, connection, open_folder, Images(images), audit)
+    for domain in connection.listAllDomains(0):
+        if domain.isActive():
+            domain.destroy()
+    for domain in connection.listAllDomains(0):
+        domain.undefine()
+    connection.close()
+    await hypervisor.close()
+
+
+def system_disk(folder: Path, files: dict[str, bytes]) -> Path:
+    """An ext4 file system over a whole disk."""
+    root = folder / "root"
+    for name, data in files.items():
+        place = root / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+    (root / "usr/bin/python3").symlink_to("python3.11")
+    disk = folder / "web.disk"
+    command = ["mkfs.ext4", "-q", "-F", "-O", "^orphan_file,^metadata_csum_seed", "-d", str(root), str(disk)]
+    subprocess.run([*command, "64M"], check=True)
+    return disk
+
+
+def state_of(path: Path) -> tuple[str, int, int]:
+    found = path.stat()
+    return hashlib.sha256(path.read_bytes()).hexdigest(), found.st_mtime_ns, found.st_ino
+
+
+def status_of(told: SourceCheck) -> dict[str, str]:
+    return {one.name: one.status for one in told.findings}
+
+
+async def test_a_check_finds_what_is_missing_and_every_secret_and_changes_nothing(lab: Lab) -> None:
+    disk = system_disk(lab.folder, FILES)
+    domain = lab.define("web", disk)
+    before, xml = state_of(disk), domain.XMLDesc(0)
+    told = await lab.service({"sources": [{"name": "web"}]}).check(OPERATOR, "web")
+    assert status_of(told) == {
+        "state": "ok", "disk vda": "ok", "firmware": "ok", "agent": "ok", "file system": "ok", "python": "ok",
+        "systemd": "ok", "ssh": "ok", "cloud-init": "bad", "ca trust": "warn",
+    }  # fmt: skip
+    (missing,) = [one for one in told.findings if one.status == "bad"]
+    assert missing.remedy == "in web: apt-get install cloud-init"
+    assert (told.can_prepare, told.can_clone) == (False, False)
+    assert (told.secrets_known, told.secrets_cut) == (True, False)
+    assert {one.path: one.kind for one in told.secrets} == {
+        "/etc/shadow": "password hashes",
+        "/etc/ssh/ssh_host_ed25519_key": "private key",
+        "/root/.aws/credentials": "credentials",
+        "/home/ada/.ssh/id_ed25519": "private key",
+        "/srv/app/settings": "credentials",
+    }
+    assert "forbidden" not in told.model_dump_json()
+    assert (state_of(disk), domain.XMLDesc(0)) == (before, xml)
+
+
+async def test_a_clone_as_it_is_needs_the_config_s_word_and_a_guest_of_ours(lab: Lab) -> None:
+    disk = system_disk(lab.folder, FILES)
+    lab.define("web", disk)
+    with pytest.raises(WrongState, match="which the config does not allow") as refused:
+        await lab.service({"sources": [{"name": "web"}]}).prepare(OPERATOR, "web", True)
+    assert "acknowledge_unprepared" in refused.value.remedy
+    with pytest.raises(ImageRefused, match="/usr/bin/cloud-init is missing"):
+        await lab.service({"sources": [{"name": "web"}]}).prepare(OPERATOR, "web", False)
+    service = lab.service({"sources": [{"name": "web", "acknowledge_unprepared": True}]})
+    with pytest.raises(PreparationFailed, match="/usr/local/sbin/fluid-guestd"):
+        await service.prepare(OPERATOR, "web", True)
+    assert lab.left() == []
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["off", "running"])
+async def test_a_machine_that_knows_us_is_copied_once_and_stays_as_it_is(lab: Lab, running: bool) -> None:
+    ours = {path.removeprefix("/"): data for path, data in NEEDED_AS_IS.items()}
+    disk = system_disk(lab.folder, {**FILES, **ours})
+    domain = lab.define("web", disk, running=running)
+    before, xml = state_of(disk), domain.XMLDesc(0)
+    service = lab.service({"sources": [{"name": "web", "acknowledge_unprepared": True}]})
+    (pending,) = await service.list(OPERATOR)
+    assert (pending.name, pending.ready, pending.state) == ("web", False, "running" if running else "shutoff")
+    assert await service.list(AGENT) == []
+    told = await service.prepare(OPERATOR, "web", True)
+    how = "running, not quiesced (it has no channel to QEMU's agent)" if running else "off"
+    assert (told.name, told.kind, told.packages) == ("web", "domain", 2)
+    assert told.origin == f"domain web of local, {how}"
+    image = lab.images.get("web")
+    await lab.images.verify("web")
+    name = b"/home/ada/.ssh/id_ed25519"
+    assert await DiskReader().read([image.disk], [name], 4096) == {name: KEY}
+    assert (state_of(disk), domain.XMLDesc(0)) == (before, xml)
+    assert sorted(lab.left()) == sorted([image.disk.name, "web.json"])
+    assert [view.name for view in await service.list(AGENT)] == ["web"]
+    with pytest.raises(DuplicateName, match="never changed in place"):
+        await service.prepare(OPERATOR, "web", True)
+
+
+async def test_what_may_never_be_a_source_is_refused_and_what_is_not_listed_is_not_there(lab: Lab) -> None:
+    disk = raw_disk(lab.folder / "web.disk")
+    for name, role in (("twin", "sandbox"), ("parked", "stock"), ("web-01", ""), ("golden", "source")):
+        lab.define(name, disk, role)
+    lab.define("fluid-0b0b0b-sbx-00000001", disk)
+    listed = ("twin", "parked", "web-01", "fluid-0b0b0b-sbx-00000001", "gone")
+    service = lab.service({"sources": [{"name": name} for name in listed]}, frozenset({"web-01"}))
+    for name, words in (
+        ("twin", "is marked as a sandbox of Fluid"),
+        ("parked", "is marked as a stock of Fluid"),
+        ("web-01", "is a target of production"),
+        ("fluid-0b0b0b-sbx-00000001", "is a machine that Fluid made"),
+    ):
+        for ask in (service.check(OPERATOR, name), service.prepare(OPERATOR, name, False)):
+            with pytest.raises(Conflict, match=words):
+                await ask
+    for name in ("gone", "nobody", "../x", "Golden"):
+        with pytest.raises(SourceNotFound):
+            await service.check(OPERATOR, name)
+    views = {view.name: view for view in await service.list(OPERATOR)}
+    assert set(views) == {*listed, "golden"}, "a mark alone is enough"
+    assert views["golden"].problem == ""
+    assert all(views[name].problem for name in listed)
+    assert await service.list(AGENT) == []
+    assert lab.left() == []
+
+
+async def test_two_disks_are_refused_before_anything_is_copied(lab: Lab) -> None:
+    disk, other = raw_disk(lab.folder / "web.disk"), raw_disk(lab.folder / "data.disk")
+    lab.connection.defineXML(foreign_xml("web", [(disk, "raw"), (other, "raw")]))
+    with pytest.raises(ImageRefused, match=r"it has 2 disks \(vda, vdb\), and a sandbox has one"):
+        await lab.service({"sources": [{"name": "web"}]}).prepare(OPERATOR, "web", False)
+    assert lab.left() == []
+
+
+async def test_a_disk_that_no_one_can_read_says_so_and_leaves_nothing(lab: Lab) -> None:
+    lab.define("web", raw_disk(lab.folder / "web.disk"))
+    service = lab.service({"sources": [{"name": "web", "acknowledge_unprepared": True}]})
+    told = await service.check(OPERATOR, "web")
+    assert status_of(told)["file system"] == "unknown"
+    assert not told.secrets_known
+    with pytest.raises(PreparationFailed, match="cannot be read"):
+        await service.prepare(OPERATOR, "web", True)
+    assert lab.left() == []
+    assert await asyncio.to_thread(lambda: not list(lab.folder.glob("frozen/*")))
