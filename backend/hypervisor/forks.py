@@ -45,10 +45,13 @@ async def fork(
                 to = Rebase(identity.name, identity.uuid, disk, domains.console(identity.name), metadata, nic)
                 booted = await ways.run(template, to) == "cold boot"
                 await _together(
-                    _introduce(domains, identity, login, booted=booted),
+                    _introduce(domains, identity, booted=booted),
                     _put_filter(domains, identity, network),
                     share_processors(domains, identity.name, template.cpu),
                 )
+                # Not beside the filter: what is connected while its rules change was seen to stand still.
+                if login:
+                    await login()
             return await domains.info(identity.name)
 
 
@@ -110,13 +113,11 @@ def identity_message(identity: Identity) -> dict[str, Any]:
     }
 
 
-async def _introduce(domains: Domains, identity: Identity, login: Login | None, *, booted: bool) -> None:
+async def _introduce(domains: Domains, identity: Identity, *, booted: bool) -> None:
     await domains.ask(identity.name, "identity", limit_s=IDENTITY_TIMEOUT_S, **identity_message(identity))
     if booted:
         await domains.ask(identity.name, "ready", limit_s=BOOT_TIMEOUT_S)
     reached("identity")
-    if login:
-        await login()
 
 
 async def _put_filter(domains: Domains, identity: Identity, network: str) -> None:
