@@ -57,10 +57,9 @@ def grow_old(fluid: Fluid) -> None:
     fluid.stop(sleeper.id)
     fluid.start(sleeper.id)
     assert trusted(sleeper) == both
-    for created_by in ("stock", "fork"):
-        fresh = fluid.create_sandbox(source, agent_id="e2e", name=f"from-{created_by}")
-        assert fresh.noun.created_by == created_by
-        assert trusted(fresh) == both
+    parked, fresh = (fluid.create_sandbox(source, agent_id="e2e", name=name) for name in ("parked", "fresh"))
+    assert parked.noun.created_by == "stock"
+    assert trusted(parked) == trusted(fresh) == both
 
 
 def until(holds: Callable[[], bool], what: str) -> None:
