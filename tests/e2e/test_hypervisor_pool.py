@@ -119,6 +119,7 @@ async def test_kvm_is_decided_there(far: Far) -> None:
     assert await far.host.list_ours() == [] and far.files() == set()
 
 
+@pytest.mark.full
 async def test_a_sandbox_there_does_all_that_one_here_does(far: Far, image: GuestImage) -> None:
     host = far.host
     template = await host.ensure_template(image, cpu=2, memory_mb=512)
