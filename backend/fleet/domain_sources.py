@@ -145,7 +145,8 @@ class DomainSources:
                 self._sources.preparation,
                 self._sources.limits,
                 partial(say, "clone"),
-                look=None if as_it_is else partial(self._look, entry),
+                partial(self._look, entry, as_it_is),
+                as_it_is=as_it_is,
             )
             step.data.update(sha256=image.sha256, origin=image.origin)
         return self._sources.welcome(image)
@@ -224,14 +225,13 @@ class DomainSources:
     # --- looking -------------------------------------------------------------------------------------
 
     async def _checked(self, entry: SourceConfig, source: SourceDomain) -> SourceCheck:
-        findings = preflight.of_domain(entry, source)
-        copyable = not preflight.bad(findings)
+        findings, on_disk = preflight.of_domain(entry, source), []
         survey: Survey | None = None
         disk = preflight.disk_to_copy(source)
         if disk and disk.path and not disk.problem:
             try:
                 chain = await asyncio.to_thread(chain_of, FileLayer(disk.path, disk.format))
-                survey = await self._survey(chain)
+                survey, called = await self._survey(chain)
             except ImageRefused as error:
                 findings.append(
                     SourceFinding(
@@ -240,17 +240,18 @@ class DomainSources:
                 )
             except DiskUnreadable as error:
                 while_it_runs = "" if source.is_off else " (while it runs)"
-                findings.append(preflight.unread(f"{error.message}{while_it_runs}", error.remedy))
+                findings.append(preflight.unread(f"{error.message}{while_it_runs}"))
             else:
-                findings += preflight.of_disk(entry, survey, "" if source.is_off else " while it runs")
+                findings += preflight.host_name(called, self._production())
+                on_disk = preflight.of_disk(entry, survey, "" if source.is_off else " while it runs")
         return SourceCheck(
             name=entry.name,
             domain=entry.called,
             host=entry.host,
             state=source.state,
-            can_prepare=not preflight.bad(findings),
-            can_clone=copyable and entry.acknowledge_unprepared,
-            findings=findings,
+            can_prepare=not preflight.bad([*findings, *on_disk]),
+            can_clone=not preflight.bad(findings) and entry.acknowledge_unprepared,
+            findings=[*findings, *on_disk],
             changes=[*preflight.CHANGES],
             secrets=[
                 SourceSecret(path=wire_path(path), kind=kind)
@@ -260,7 +261,7 @@ class DomainSources:
             secrets_cut=survey is not None and survey.cut,
         )
 
-    async def _survey(self, chain: Sequence[FileLayer]) -> Survey:
+    async def _survey(self, chain: Sequence[FileLayer]) -> tuple[Survey, bytes | None]:
         """The reader tells a layer's format by its name: links of ours name the formats that are known."""
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="fluid-check-"))
         try:
@@ -269,19 +270,28 @@ class DomainSources:
                 link = folder / f"{number}.{layer.format}"
                 link.symlink_to(layer.path)
                 links.append(link)
-            return await self._reader.survey(links, preflight.LOOKED_FOR)
+            return await self._seen(links)
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    async def _look(self, entry: SourceConfig, copy: Path) -> None:
+    async def _look(self, entry: SourceConfig, as_it_is: bool, copy: Path) -> None:
         """What would fail in the boot of the copy, minutes later, is told before it."""
         try:
-            survey = await self._reader.survey([copy], preflight.LOOKED_FOR)
+            survey, called = await self._seen([copy])
         except DiskUnreadable as error:
             raise ImageRefused(
-                f"the disk of {entry.name} cannot be read: {error.message}", remedy=error.remedy
+                f"the disk of {entry.name} cannot be read: {error.message}", remedy=preflight.READABLE
             ) from error
-        _must_be_possible(preflight.of_disk(entry, survey))
+        _must_be_possible(preflight.host_name(called, self._production()))
+        if not as_it_is:
+            _must_be_possible(preflight.of_disk(entry, survey))
+
+    async def _seen(self, layers: Sequence[Path]) -> tuple[Survey, bytes | None]:
+        """What is on the disk, and the file with its host's name."""
+        survey = await self._reader.survey(layers, preflight.LOOKED_FOR)
+        names = [preflight.HOST_NAME]
+        told = await self._reader.read(layers, names, preflight.HOST_NAME_BYTES)
+        return survey, told[preflight.HOST_NAME]
 
     # --- copying -------------------------------------------------------------------------------------
 

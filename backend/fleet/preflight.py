@@ -13,8 +13,11 @@ from backend.disks import Survey
 from backend.hypervisor import SourceDisk, SourceDomain
 from backend.images import can_boot
 from backend.models import SourceFinding
+from backend.text import visible
 
 OK, WARN, BAD, UNKNOWN = "ok", "warn", "bad", "unknown"
+HOST_NAME = b"/etc/hostname"
+HOST_NAME_BYTES = 256
 PYTHON = re.compile(rb"(?:.*/)?python3\.([0-9]{1,3})")
 PYTHON_MINOR_MIN = 8
 CLOUD_INIT_OFF = b"/etc/cloud/cloud-init.disabled"
@@ -25,6 +28,7 @@ SSHD = (b"/usr/sbin/sshd",)
 PYTHON3 = (b"/usr/bin/python3",)
 CLOUD_INIT = (b"/usr/bin/cloud-init",)
 LOOKED_FOR = (*SYSTEMD, *SSHD, *PYTHON3, *CLOUD_INIT, CLOUD_INIT_OFF, OUR_SSHD, OUR_DAEMON)
+READABLE = "clone a machine whose root is ext4 on the first Linux partition, without LVM"
 CHANGES = (
     "the copy is booted once, without a network; services of the machine start in it too",
     "root's password is locked; a user `sandbox` may become root",
@@ -97,9 +101,24 @@ def of_disk(entry: SourceConfig, survey: Survey, when: str = "") -> list[SourceF
     return found
 
 
-def unread(why: str, remedy: str) -> SourceFinding:
+def host_name(called: bytes | None, production: frozenset[str]) -> list[SourceFinding]:
+    """A machine that is off has no address; what it calls itself may give it away as a target."""
+    name = (called or b"").decode("utf-8", "replace").strip()
+    if not production & {name, name.partition(".")[0]}:
+        return []
+    return [
+        SourceFinding(
+            name="host name",
+            status=BAD,
+            message=f"it calls itself {visible(name)}, which is a target of production",
+            remedy="clone another machine",
+        )
+    ]
+
+
+def unread(why: str) -> SourceFinding:
     """The disk could not be looked into."""
-    return SourceFinding(name="file system", status=UNKNOWN, message=why, remedy=remedy)
+    return SourceFinding(name="file system", status=UNKNOWN, message=why, remedy=READABLE)
 
 
 def _state(source: SourceDomain) -> SourceFinding:

@@ -59,7 +59,7 @@ class Brought:
 
 
 Look = Callable[[Path], Awaitable[None]]
-"""Looks at a copy before it is booted; an error ends it."""
+"""Looks at a copy before anything is made of it; an error ends that."""
 Bring = Callable[[Path], Awaitable[Brought]]
 """Fills a folder of ours with the disk's files."""
 
@@ -79,11 +79,11 @@ async def clone_image(
     prepare: PrepareClone,
     limits: ImportLimits,
     progress: Progress,
+    look: Look,
     *,
-    look: Look | None,
+    as_it_is: bool = False,
 ) -> BuiltImage:
-    """The image of that name, recorded; on any failure nothing is left. Without ``look`` the copy is taken as
-    it is, and not booted.
+    """The image of that name, recorded; on any failure nothing is left. ``as_it_is``: the copy is not booted.
 
     Raises:
         DuplicateName: there is one; it is never changed in place.
@@ -100,11 +100,11 @@ async def clone_image(
         brought = await bring(work)
         progress("converting the copy")
         disk = await flatten(programs, work, brought.layers, CONVERTED, limits)
-        recipe = await asyncio.to_thread(_recipe, disk, prepare.recipe if look else "")
-        if look is None:
+        await look(disk)
+        recipe = await asyncio.to_thread(_recipe, disk, "" if as_it_is else prepare.recipe)
+        if as_it_is:
             packages = await prepare.examine_as_it_is(name, disk)
         else:
-            await look(disk)
             await prepare.boot(name, disk, progress)
             # A guest was in there: its disk is looked at and converted as if it came from outside.
             disk = await flatten(programs, work, [Layer(CONVERTED, "qcow2")], PREPARED, limits)

@@ -238,6 +238,21 @@ async def test_what_may_never_be_a_source_is_refused_and_what_is_not_listed_is_n
     assert lab.left() == []
 
 
+async def test_a_machine_that_calls_itself_as_a_target_is_refused_whatever_its_domain_is_called(
+    lab: Lab,
+) -> None:
+    lab.define("web", system_disk(lab.folder, {**FILES, "etc/hostname": b"web-01.prod.test\n"}))
+    listed = {"sources": [{"name": "web", "acknowledge_unprepared": True}]}
+    service = lab.service(listed, frozenset({"web-01", "192.0.2.7"}))
+    told = await service.check(OPERATOR, "web")
+    assert status_of(told)["host name"] == "bad"
+    assert (told.can_prepare, told.can_clone) == (False, False)
+    for as_it_is in (False, True):
+        with pytest.raises(ImageRefused, match=r"it calls itself web-01\.prod\.test, which is a target"):
+            await service.prepare(OPERATOR, "web", as_it_is)
+    assert lab.left() == []
+
+
 async def test_two_disks_are_refused_before_anything_is_copied(lab: Lab) -> None:
     disk, other = raw_disk(lab.folder / "web.disk"), raw_disk(lab.folder / "data.disk")
     lab.connection.defineXML(foreign_xml("web", [(disk, "raw"), (other, "raw")]))
@@ -252,7 +267,7 @@ async def test_a_disk_that_no_one_can_read_says_so_and_leaves_nothing(lab: Lab) 
     told = await service.check(OPERATOR, "web")
     assert status_of(told)["file system"] == "unknown"
     assert not told.secrets_known
-    with pytest.raises(PreparationFailed, match="cannot be read"):
+    with pytest.raises(ImageRefused, match="the disk of web cannot be read"):
         await service.prepare(OPERATOR, "web", True)
     assert lab.left() == []
     assert await asyncio.to_thread(lambda: not list(lab.folder.glob("frozen/*")))

@@ -274,12 +274,12 @@ class Prepared:
         return 8
 
 
-async def cloned(tmp_path: Path, disk: Path, prepare: Prepared, look: clones.Look | None) -> BuiltImage:
+async def cloned(tmp_path: Path, disk: Path, prepare: Prepared, look: clones.Look) -> BuiltImage:
     async def bring(work: Path) -> Brought:
         return Brought(await copy_layers([FileLayer(disk, "raw")], work, LIMITS), "domain web of local, off")
 
     images = Images(tmp_path / "images")
-    return await clone_image(images, "web", bring, prepare, LIMITS, lambda _: None, look=look)
+    return await clone_image(images, "web", bring, prepare, LIMITS, lambda _: None, look)
 
 
 async def accept(_: Path) -> None:
