@@ -30,6 +30,7 @@ async def fluid() -> AsyncIterator[Fluid]:
             yield fluid
 
 
+@pytest.mark.full
 async def test_guests_of_every_age_are_logged_in_to_with_the_new_key(fluid: Fluid) -> None:
     await asyncio.to_thread(grow_old, fluid)
 
