@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -32,6 +33,7 @@ from backend.images import Images, ImportLimits, Preparation
 from backend.images.prepare import NEEDED_AS_IS
 from backend.models import Identity, ImageView, Role, SourceCheck, SourceView
 from backend.store import Store
+from tests.fix_cloud_image import cloud_image
 from tests.fix_foreign import foreign_xml, raw_disk
 
 OPERATOR = Identity(uid=0, gid=0, pid=1, name="root", role=Role.OPERATOR)
@@ -70,8 +72,8 @@ class Lab:
         async def usable(_: Identity) -> Sequence[SourceView]:
             return [SourceView(name=image.name, kind="domain") for image in self.images.list()]
 
-        limits = ImportLimits(bytes=1 << 30, reserve_bytes=0)
-        preparation = Preparation(lambda: self.hypervisor, DiskReader(), cpu=1, memory_mb=256)
+        limits = ImportLimits(bytes=16 << 30, reserve_bytes=0)
+        preparation = Preparation(lambda: self.hypervisor, DiskReader(), cpu=2, memory_mb=1024)
         sources = SimpleNamespace(
             limits=limits, preparation=preparation, welcome=lambda image: cast("ImageView", image.view())
         )
@@ -86,8 +88,10 @@ class Lab:
             lambda: production,
         )
 
-    def define(self, name: str, disk: Path, role: str = "", *, running: bool = False) -> libvirt.virDomain:
-        domain = self.connection.defineXML(foreign_xml(name, [(disk, "raw")], role))
+    def define(
+        self, name: str, disk: Path, role: str = "", *, format: str = "raw", running: bool = False
+    ) -> libvirt.virDomain:
+        domain = self.connection.defineXML(foreign_xml(name, [(disk, format)], role))
         if running:
             domain.create()
         return domain
@@ -271,3 +275,22 @@ async def test_a_disk_that_no_one_can_read_says_so_and_leaves_nothing(lab: Lab) 
         await service.prepare(OPERATOR, "web", True)
     assert lab.left() == []
     assert await asyncio.to_thread(lambda: not list(lab.folder.glob("frozen/*")))
+
+
+@pytest.mark.full
+async def test_the_copy_of_a_whole_machine_is_prepared_by_one_boot_and_the_machine_stays_as_it_is(
+    lab: Lab,
+) -> None:
+    disk = lab.folder / "web.qcow2"
+    await asyncio.to_thread(lambda: shutil.copyfile(cloud_image(), disk))
+    domain = lab.define("web", disk, format="qcow2")
+    before, xml = state_of(disk), domain.XMLDesc(0)
+    service = lab.service({"sources": [{"name": "web"}]})
+    told = await service.check(OPERATOR, "web")
+    assert told.can_prepare, told.findings
+    assert (await service.prepare(OPERATOR, "web", False)).origin == "domain web of local, off"
+    daemon, off = b"/usr/local/sbin/fluid-guestd", b"/etc/cloud/cloud-init.disabled"
+    survey = await DiskReader().survey([lab.images.get("web").disk], [daemon, off])
+    assert set(survey.names) == {daemon, off}
+    assert survey.secrets == (), "its host keys and root's password are gone"
+    assert (state_of(disk), domain.XMLDesc(0)) == (before, xml)
