@@ -38,6 +38,9 @@ DAY_S = 86_400
 _LISTEN = re.compile(r"(?:\[([^\[\]]+)\]|([^:]*)):(\d{1,5})", re.ASCII)
 _MAX_PORT = 65_535
 # The documented names of .env, and the keys that they fill where config.yaml leaves them open.
+# What the documented `.env` says. libvirt's own network isolates nobody and gives every address away by DHCP:
+# it means no choice, and guests get a network of ours. Below `hosts` it is taken at its word.
+LIBVIRT_DEFAULT = "default"
 _HOST_ENV = {"LIBVIRT_URI": "uri", "LIBVIRT_NETWORK": "network"}
 _STORAGE_ENV = {"BASE_IMAGE_DIR": "images", "SANDBOX_WORKDIR": "domains"}
 
@@ -398,6 +401,8 @@ def _fill_from_env(data: dict[str, Any], env: dict[str, str]) -> None:
     if (url := env.get("DATABASE_URL")) and "database" not in data:
         data["database"] = {"url": url}
     host = {key: env[name] for name, key in _HOST_ENV.items() if env.get(name)}
+    if host.get("network") == LIBVIRT_DEFAULT:
+        del host["network"]
     if host and "hosts" not in data:
         data["hosts"] = [{"name": "local", **host}]
     storage = {key: env[name] for name, key in _STORAGE_ENV.items() if env.get(name)}

@@ -78,18 +78,25 @@ def test_the_documented_env_fills_what_the_file_leaves_open(tmp_path: Path) -> N
 
 def test_the_documented_env_says_where_images_and_domains_lie(tmp_path: Path) -> None:
     env = {
-        "LIBVIRT_NETWORK": "default",
+        "LIBVIRT_NETWORK": "lab",
         "BASE_IMAGE_DIR": str(tmp_path / "base"),
         "SANDBOX_WORKDIR": str(tmp_path / "jobs"),
     }
     loaded = config.load(Paths.under(tmp_path), env=env)
-    assert (loaded.hosts[0].name, loaded.hosts[0].network) == ("local", "default")
+    assert (loaded.hosts[0].name, loaded.hosts[0].network) == ("local", "lab")
     (tmp_path / "base").mkdir(mode=0o750)
     paths = Paths.under(tmp_path).placed(images=loaded.storage.images, domains=loaded.storage.domains)
     paths.make()
     assert (paths.images, paths.domains) == (tmp_path / "base", tmp_path / "jobs")
     assert paths.images.stat().st_mode & 0o777 == 0o750, "a folder that was there keeps its mode"
     assert paths.domains.stat().st_mode & 0o777 == 0o711
+
+
+def test_libvirts_own_network_in_the_env_is_no_choice_and_in_the_file_it_is(tmp_path: Path) -> None:
+    loaded = config.load(Paths.under(tmp_path), env={"LIBVIRT_NETWORK": "default"})
+    assert loaded.hosts[0].network is None
+    paths = write(tmp_path, "hosts: [{name: local, network: default}]\n")
+    assert config.load(paths, env={}).hosts[0].network == "default"
 
 
 def test_the_file_wins_over_the_env(tmp_path: Path) -> None:
