@@ -8,17 +8,15 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from backend.client import Fluid
 from backend.errors import FluidError, SandboxNotFound
-from backend.images import Images
 from backend.models import Sandbox
-from backend.paths import Paths
-from tests.bench.stage import Stage
+from tests.faults.conftest import LIMITS
 from tests.faults.world import World
 
 CHECKOUT = Path(__file__).parents[2]
@@ -87,20 +85,11 @@ def id_of(fluid: Fluid, name: str) -> str:
 
 
 @pytest.fixture(scope="module")
-async def world() -> AsyncIterator[World]:
-    """A backend with one sandbox that has a snapshot, and foreign domains beside it."""
-    cache = Paths.default()
-    await Images(cache.images).build(progress=lambda _: None)
-    async with Stage(cache.cache, limits={"sandboxes_per_owner": 50}) as stage:
-        world = World(stage)
-        await world.settle_foreign()
-        await world.start()
-        await asyncio.to_thread(make_box, world.fluid, BOX)
-        await asyncio.to_thread(world.fluid.snapshot, id_of(world.fluid, BOX), POINT)
-        try:
-            yield world
-        finally:
-            world.remove_foreign()
+async def world(empty_world: World) -> World:
+    """With one sandbox that has a snapshot."""
+    await asyncio.to_thread(make_box, empty_world.fluid, BOX)
+    await asyncio.to_thread(empty_world.fluid.snapshot, id_of(empty_world.fluid, BOX), POINT)
+    return empty_world
 
 
 def clear(world: World) -> None:
@@ -152,8 +141,7 @@ async def test_a_kill_at_any_step_leaves_the_thing_whole_or_nothing(
 @pytest.mark.full
 @pytest.mark.parametrize("step", [f"{name}.{step}" for name in ("stock", "hand out") for step in STEPS[name]])
 async def test_stock_is_never_handed_out_twice_and_never_half_made(world: World, step: str) -> None:
-    limits = {"sandboxes_per_owner": 50}
-    world.stage.configure(limits=limits, stock={"per_source": 1})
+    world.stage.configure(limits=LIMITS, stock={"per_source": 1})
     await world.start(step)
     if step.startswith("hand out"):
         await asyncio.to_thread(world.until, lambda: world.fluid.hosts()[0].stock == 1)
@@ -166,7 +154,7 @@ async def test_stock_is_never_handed_out_twice_and_never_half_made(world: World,
     boxes = [await asyncio.to_thread(make_box, world.fluid, name) for name in ("fresh-a", "fresh-b")]
     who = [world.fluid.run(box.id, "cat /etc/machine-id").stdout for box in boxes]
     assert len({box.domain for box in boxes}) == len(set(who)) == 2
-    world.stage.configure(limits=limits)
+    world.stage.configure(limits=LIMITS)
     await world.start()
     for row in world.fluid.fleet().sandboxes:
         if row.sandbox_name.startswith("fresh"):

@@ -6,35 +6,17 @@ import asyncio
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import pytest
 
 from backend.client import Fluid
 from backend.errors import BackendDown, FluidError
-from backend.images import Images
-from backend.paths import Paths
-from tests.bench.stage import Stage
 from tests.faults.world import World
 
 KILLS = 100
 AGENTS = 2
 BOXES_MAX, POINTS_MAX = 3, 3
 PAUSE_S = (0.1, 5.0)
-
-
-@pytest.fixture(scope="module")
-async def world() -> AsyncIterator[World]:
-    cache = Paths.default()
-    await Images(cache.images).build(progress=lambda _: None)
-    async with Stage(cache.cache, limits={"sandboxes_per_owner": 50}) as stage:
-        world = World(stage)
-        await world.settle_foreign()
-        await world.start()
-        try:
-            yield world
-        finally:
-            world.remove_foreign()
 
 
 class Agent:
@@ -89,7 +71,8 @@ class Agent:
 
 
 @pytest.mark.full
-async def test_a_hundred_kills_at_random_moments_lose_and_leak_nothing(world: World) -> None:
+async def test_a_hundred_kills_at_random_moments_lose_and_leak_nothing(empty_world: World) -> None:
+    world = empty_world
     seed = int(os.environ.get("FLUID_TEST_SEED", "7"))
     chance = random.Random(seed)
     killed_at: Counter[str] = Counter()
