@@ -141,7 +141,7 @@ class Stock(Following):
     async def _claim(self, wanted: Sandbox, image: BuiltImage) -> Sandbox | None:
         """The oldest fit one on a host that takes more, now ``wanted`` in all but what it is made of; None
         when there is none."""
-        ready = [host for host in self._hosts if host.up and not host.draining]
+        ready = [host for host in self._hosts if await self._takes_more(host)]
         for parked in [row for host in ready for row in await self._stock(host, Phase.PAUSED)]:
             fits = (parked.cpu, parked.memory_mb) == (wanted.cpu, wanted.memory_mb)
             if not fits or parked.labels.get(IMAGE_LABEL) != image.sha256:
@@ -157,6 +157,14 @@ class Stock(Following):
             except WrongState:
                 self._young.discard(parked.id)
         return None
+
+    async def _takes_more(self, host: Host) -> bool:
+        """Whether it may hand out: it is asked, not drained, and its disk is not at its reserve."""
+        try:
+            await self.need_space(host)
+        except FluidError:
+            return False
+        return not host.draining
 
     async def _withdraw(self, parked: Sandbox) -> bool:
         """Destroy one that is not wanted, unless somebody just got it."""
