@@ -141,10 +141,12 @@ class Stock(Following):
     async def _claim(self, wanted: Sandbox, image: BuiltImage) -> Sandbox | None:
         """The oldest fit one on a host that takes more, now ``wanted`` in all but what it is made of; None
         when there is none."""
-        ready = [host for host in self._hosts if await self._takes_more(host)]
+        ready = [host for host in self._hosts if host.up and not host.draining]
         for parked in [row for host in ready for row in await self._stock(host, Phase.PAUSED)]:
             fits = (parked.cpu, parked.memory_mb) == (wanted.cpu, wanted.memory_mb)
             if not fits or parked.labels.get(IMAGE_LABEL) != image.sha256:
+                continue
+            if not await self._has_disk(self.host_of(parked)):
                 continue
 
             def take(row: Sandbox) -> Sandbox:
@@ -158,13 +160,13 @@ class Stock(Following):
                 self._young.discard(parked.id)
         return None
 
-    async def _takes_more(self, host: Host) -> bool:
-        """Whether it may hand out: it is asked, not drained, and its disk is not at its reserve."""
+    async def _has_disk(self, host: Host) -> bool:
+        """Asked only where there is something to hand out: a host that hangs costs a create nothing else."""
         try:
             await self.need_space(host)
         except FluidError:
             return False
-        return not host.draining
+        return True
 
     async def _withdraw(self, parked: Sandbox) -> bool:
         """Destroy one that is not wanted, unless somebody just got it."""
