@@ -195,7 +195,7 @@ class FleetCore:
 
     async def need_space(self, host: Host, extra_mb: int = 0) -> None:
         """NoSpace if ``extra_mb`` more would touch the host's reserve."""
-        free_mb = (await host.look()).disk_free_mb
+        free_mb = (await host.look(max_age_s=0)).disk_free_mb
         needed_mb = self._config.limits.disk_reserve_mb + extra_mb
         if free_mb < needed_mb:
             raise no_space(free_mb, needed_mb)

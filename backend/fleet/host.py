@@ -197,13 +197,13 @@ class Host:
     def prefix(self) -> int:
         return int(self.network.cidr.partition("/")[2])
 
-    async def look(self) -> HostFacts:
-        """How it is now, not older than a second.
+    async def look(self, max_age_s: float = FRESH_S) -> HostFacts:
+        """How it is, not older than that; 0 asks it now.
 
         Raises:
             HypervisorDown, TimedOut: it does not answer, or not soon.
         """
-        if self._facts is None or time.monotonic() - self._looked_at > FRESH_S or not self.up:
+        if self._facts is None or time.monotonic() - self._looked_at > max_age_s or not self.up:
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT_S):
                     self._facts = await self.require().facts()
@@ -227,10 +227,10 @@ class Host:
             self._clock_skew_s = None
             log.info("the clock of %s is not known: %s", self.name, error or "no answer")
 
-    async def room(self, image: str) -> Room:
+    async def room(self, image: str, max_age_s: float = FRESH_S) -> Room:
         """What placement weighs."""
         try:
-            facts = await self.look()
+            facts = await self.look(max_age_s)
         except FluidError as error:
             return Room(self.name, down=error)
         return Room(

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from backend.config import Config, HostConfig
 from backend.errors import HostNotFound
 from backend.fleet.host import Host
-from backend.fleet.placement import Need, Placement, place
+from backend.fleet.placement import Need, Placement, place, refusal
 from backend.guests import HostLink
 from backend.models import HostRecord, now
 from backend.paths import Paths
@@ -73,9 +73,16 @@ class Hosts:
         return host
 
     async def place(self, need: Need, image: str) -> Placement:
-        """The best host for one more sandbox of ``image``; see :func:`backend.fleet.placement.place`."""
-        rooms = await asyncio.gather(*(host.room(image) for host in self))
-        return place(rooms, need)
+        """The best host for one more sandbox of ``image``; see :func:`backend.fleet.placement.place`.
+
+        The chosen one is asked again: it may have hung, or filled up, since it showed how it is.
+        """
+        rooms = {room.name: room for room in await asyncio.gather(*(host.room(image) for host in self))}
+        while True:
+            best = place(list(rooms.values()), need)
+            rooms[best.name] = await self.named(best.name).room(image, max_age_s=0)
+            if refusal(rooms[best.name], need) is None:
+                return best
 
     def was_added(self, name: str) -> bool:
         """Whether an operator added it, and not the config."""

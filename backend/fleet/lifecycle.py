@@ -227,7 +227,8 @@ class Lifecycle(Sizes):
         """Where the snapshot's files are: nowhere else can it be run."""
         origin = await self.load(point.sandbox_id)
         where = Placement(origin.host_name, f"{point.name} lies there")
-        if why := refusal(await self.host_of(origin).room(wanted.base_image), self.need(wanted)):
+        room = await self.host_of(origin).room(wanted.base_image, max_age_s=0)
+        if why := refusal(room, self.need(wanted)):
             raise why
         self.settle(wanted, where)
         return await self._begin(wanted, partial(self._branch, point=point), "branch")

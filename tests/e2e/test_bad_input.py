@@ -21,7 +21,6 @@ import pytest
 from backend.client import Fluid
 from backend.client.blocking import FluidSandbox
 from backend.errors import FluidError
-from backend.fleet.host import FRESH_S
 from backend.store import EmbeddedPostgres
 from tests.fix_database import standing_still
 from tests.fix_demo import Demo, until_parked
@@ -127,7 +126,6 @@ def test_a_full_disk_is_seen_before_anything_is_written(
 ) -> None:
     before = _everything(operator), _folders(demo)
     with nearly_full(demo.home):
-        time.sleep(FRESH_S)  # what a host shows may be that old
         with refused("no_space", "MB are free"):
             operator.create(_source(box), agent_id="me")
         with pytest.raises(FluidError) as error:

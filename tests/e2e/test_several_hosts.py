@@ -161,7 +161,6 @@ async def test_the_first_hosts_files_do_not_exist_on_the_second(two: Two) -> Non
         await asyncio.to_thread(box.destroy)
 
 
-@pytest.mark.full
 async def test_a_host_that_hangs_takes_its_own_sandboxes_and_no_others(two: Two) -> None:
     near, far = await two.create("stays", "local"), await two.create("goes", FAR)
     two.far.freeze()
@@ -192,7 +191,6 @@ async def test_a_host_that_hangs_takes_its_own_sandboxes_and_no_others(two: Two)
         await asyncio.to_thread(box.destroy)
 
 
-@pytest.mark.full
 async def test_a_backend_that_dies_finds_both_hosts_again(two: Two) -> None:
     far = await two.create("outlives", FAR)
     await two.stage.start()
