@@ -200,9 +200,6 @@ class _Backend:
         hosts = Hosts(self.config, paths, store)
         stack.push_async_callback(hosts.close)
         await hosts.open()
-        for host in hosts:
-            name = "libvirt" if host.name == LOCAL else f"libvirt {host.name}"
-            self.parts[name] = partial(_host_component, host)
         authority = CertificateAuthority(paths.secrets)
         fleet = self._fleet(stack, store, events, audit, background, hosts, authority)
         panes = await self._panes(stack, events, audit, fleet, authority)
@@ -245,7 +242,7 @@ class _Backend:
             targets=targets,
             trust=trust,
             keys=store.keys,
-            components=self._components,
+            components=partial(self._components, hosts),
             audit_seen=lambda: self.audited,
             policy=lambda _: policy.describe(),
         )
@@ -370,21 +367,28 @@ class _Backend:
                 log.warning("the audit cannot be verified: %s", error.message)
             await asyncio.sleep(AUDIT_VERIFY_S)
 
-    async def _components(self) -> list[Component]:
-        found = []
-        for name, ask in self.parts.items():
-            try:
-                found.append(await ask())
-            except FluidError as error:
-                found.append(Component(name=name, status="down", message=error.message, remedy=error.remedy))
-        return found
+    async def _components(self, hosts: Hosts) -> list[Component]:
+        """All asked at once, hosts too: one that hangs holds up the answer by its time limit, once."""
+        parts = self.parts | {_part_name(host): partial(_host_component, host) for host in hosts}
+        return list(await asyncio.gather(*(_component(name, ask) for name, ask in parts.items())))
+
+
+async def _component(name: str, ask: Callable[[], Awaitable[Component]]) -> Component:
+    try:
+        return await ask()
+    except FluidError as error:
+        return Component(name=name, status="down", message=error.message, remedy=error.remedy)
+
+
+def _part_name(host: Host) -> str:
+    return "libvirt" if host.name == LOCAL else f"libvirt {host.name}"
 
 
 async def _host_component(host: Host) -> Component:
-    facts = await host.require().facts()
+    facts = await host.look()
     how = "KVM" if host.virt_type == "kvm" else "emulated"
     return Component(
-        name="libvirt",
+        name=_part_name(host),
         status="ok",
         message=f"libvirt {facts.libvirt_version}, QEMU {facts.qemu_version}, {how}",
     )

@@ -100,6 +100,8 @@ class FleetCore:
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         # Made by this very process and not handed out yet: no crash left them half made.
         self._young: set[str] = set()
+        # Asked for, until the answer: they count before they have a row.
+        self._asked: list[Sandbox] = []
         # Half made or half destroyed, because the database or libvirt went away meanwhile.
         self._torn: set[str] = set()
         self._under_way: Counter[str] = Counter()

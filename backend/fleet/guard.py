@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -81,16 +81,21 @@ class Guard:
         self._hosts = hosts
         self._fleet = fleet
         self._pane_output = pane_output
-        self._writers = {host.name: Writers() for host in hosts}
+        self._writers: defaultdict[str, Writers] = defaultdict(Writers)
         self.began = now()
 
     async def run(self) -> None:
         """Until cancelled. A host that hangs holds up no other, and no warning."""
         async with asyncio.TaskGroup() as tasks:
-            for host in self._hosts:
-                tasks.create_task(self._again(partial(self.keep_reserve, host)))
             tasks.create_task(self._again(self.warn))
             tasks.create_task(self._again(self.stop_idle))
+            watched: dict[Host, asyncio.Task[None]] = {}
+            while True:  # hosts are added and removed meanwhile
+                for gone in watched.keys() - set(self._hosts):
+                    watched.pop(gone).cancel()
+                for host in set(self._hosts) - watched.keys():
+                    watched[host] = tasks.create_task(self._again(partial(self.keep_reserve, host)))
+                await asyncio.sleep(LOOK_S)
 
     async def _again(self, duty: Callable[[], Awaitable[None]]) -> None:
         """What is away (a host, the database) is waited for, and told of once."""

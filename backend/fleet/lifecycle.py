@@ -73,9 +73,12 @@ class Lifecycle(Sizes):
         image = self._source(request.source_vm_name)
         point = await self._point(actor, request)
         wanted = await self._draft(actor, request, image, point)
-        async with self._audit.step(
-            actor, "sandbox.create", "sandbox", wanted.id, sandbox_id=wanted.id, source=image.name
-        ) as step:
+        async with (
+            self._admitted(wanted),
+            self._audit.step(
+                actor, "sandbox.create", "sandbox", wanted.id, sandbox_id=wanted.id, source=image.name
+            ) as step,
+        ):
             if point is None:
                 sandbox = await self.obtain(wanted, image)
             else:
@@ -266,17 +269,31 @@ class Lifecycle(Sizes):
         request.cpu, request.memory_mb, request.disk_gb = size
         return point
 
+    @asynccontextmanager
+    async def _admitted(self, wanted: Sandbox) -> AsyncIterator[None]:
+        """Its name is free and its owner may have one more, those counted that are asked for at this moment.
+
+        Raises:
+            DuplicateName, LimitReached: nothing was begun.
+        """
+        rows = [*await self.all_live(), *self._asked]
+        owners = {row.sandbox_name: row.owner_uid for row in rows}
+        if wanted.sandbox_name in owners:
+            raise DuplicateName(f"a sandbox {wanted.sandbox_name} exists", remedy="choose another vm_name")
+        theirs = sum(uid == wanted.owner_uid for uid in owners.values())
+        if theirs >= self._config.limits.sandboxes_per_owner:
+            raise LimitReached(f"you have {theirs} sandboxes", remedy="destroy one first")
+        self._asked.append(wanted)
+        try:
+            yield
+        finally:
+            self._asked.remove(wanted)
+
     async def _draft(
         self, actor: Identity, request: CreateSandbox, image: BuiltImage, point: Snapshot | None
     ) -> Sandbox:
         """A sandbox as it is wanted, after every check that needs no machine."""
         name = check_name(request.vm_name or f"sbx-{uuid.uuid4().hex[:8]}", "sandbox name")
-        live = await self.all_live()
-        if any(other.sandbox_name == name for other in live):
-            raise DuplicateName(f"a sandbox {name} exists", remedy="choose another vm_name")
-        mine = sum(other.owner_uid == actor.uid for other in live)
-        if mine >= self._config.limits.sandboxes_per_owner:
-            raise LimitReached(f"you have {mine} sandboxes", remedy="destroy one first")
         guests = self._config.guests
         ttl = request.ttl_seconds or min(guests.ttl_seconds, self._config.limits.ttl_max_s)
         allow(self._policy.check_ttl(ttl))

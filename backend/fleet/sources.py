@@ -12,6 +12,7 @@ from backend.audit import Audit
 from backend.config import Config
 from backend.disks import DiskReader
 from backend.errors import FluidError, HypervisorDown, ImageInUse, WrongState
+from backend.fleet.host import LOOK_TIMEOUT_S, Host
 from backend.fleet.hosts import Hosts
 from backend.fleet.stock import STOCK, Stock
 from backend.hypervisor import Hypervisor
@@ -125,11 +126,8 @@ class Sources:
 
     async def _templates(self, sha256: str) -> Sequence[str]:
         """On every host that answers; the others alone know of theirs."""
-        found: set[str] = set()
-        for host in self._hosts:
-            with suppress(FluidError):
-                found.update(await host.require().templates_of(sha256))
-        return sorted(found)
+        found = await asyncio.gather(*(_templates_on(host, sha256) for host in self._hosts))
+        return sorted({key for keys in found for key in keys})
 
     def _machine_here(self) -> Hypervisor:
         """Images are prepared where their files are."""
@@ -140,6 +138,13 @@ class Sources:
             "no libvirt of this machine answers, and an image is prepared where its file is",
             remedy="list this machine under hosts: in config.yaml, and see `fluid hosts list`",
         )
+
+
+async def _templates_on(host: Host, sha256: str) -> Sequence[str]:
+    with suppress(FluidError, TimeoutError):
+        async with asyncio.timeout(LOOK_TIMEOUT_S):
+            return await host.require().templates_of(sha256)
+    return ()
 
 
 def _must_be_free(name: str, users: Sequence[Sandbox]) -> None:

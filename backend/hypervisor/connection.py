@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import libvirt
@@ -105,6 +105,12 @@ def _told_as_ours(what: str, limit_s: float) -> Iterator[None]:
         raise translate(error, what) from error
 
 
+def _hang_up(dialled: Future[libvirt.virConnect]) -> None:
+    """Nobody waits for it any more."""
+    if not dialled.cancelled() and dialled.exception() is None:
+        dialled.result().close()
+
+
 class Connection:
     """A connection that comes back. ``alive`` is False while the host does not answer."""
 
@@ -119,12 +125,17 @@ class Connection:
         self._dropped = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle = -1
+        self._dialling: Future[libvirt.virConnect] | None = None
 
     async def open(self) -> None:
         """Connect, or raise HypervisorDown; from then on the connection is kept."""
         start_events()
         self._loop = asyncio.get_running_loop()
-        await self._connect()
+        try:
+            await self._connect()
+        except BaseException:
+            await self.close()
+            raise
         self._keeper = asyncio.create_task(self._keep(), name=f"libvirt {self.uri}")
 
     async def close(self) -> None:
@@ -134,6 +145,8 @@ class Connection:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._keeper
         connection, self._connection, self.alive = self._connection, None, False
+        if self._dialling:
+            self._dialling.add_done_callback(_hang_up)
         if connection:
             with contextlib.suppress(libvirt.libvirtError, TimeoutError):
                 async with asyncio.timeout(OPEN_TIMEOUT_S):
@@ -211,9 +224,12 @@ class Connection:
         return await asyncio.get_running_loop().run_in_executor(self._threads, function)
 
     async def _connect(self) -> None:
+        """A host that is slow to answer is dialled once: the next try waits for the same answer."""
+        if self._dialling is None:
+            self._dialling = self._threads.submit(self._dial)
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                self._connection = await self._in_thread(self._dial)
+                self._connection = await asyncio.shield(asyncio.wrap_future(self._dialling))
         except TimeoutError:
             raise HypervisorDown(
                 f"{self.uri} does not answer within {OPEN_TIMEOUT_S:g} s",
@@ -223,6 +239,9 @@ class Connection:
             raise HypervisorDown(
                 f"{self.uri}: {error.get_error_message()}", remedy="see that libvirtd runs there"
             ) from error
+        finally:
+            if self._dialling.done():
+                self._dialling = None
         self._dropped.clear()
         self.alive = True
 

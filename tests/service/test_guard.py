@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from backend.errors import NoSpace, PolicyDenied, WrongState
 from backend.fleet import Fleet, FleetParts, Guard
 from backend.guests import CertificateAuthority
 from backend.hypervisor import DiskUse
-from backend.models import Identity, Phase, Role, Sandbox, now
+from backend.models import CreateSandbox, Identity, Phase, Role, Sandbox, now
 from backend.policy import Policy
 from backend.store import EventBus, Store, Subscription
 
@@ -32,9 +33,10 @@ MIB = 1 << 20
 class Machine:
     """A host whose disk and layers are what a test says."""
 
-    name, up = "local", True
+    up = True
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "local") -> None:
+        self.name = name
         self.free_mb = 10_000
         self.sizes: dict[str, int] = {}
         self.states: dict[str, str] = {}
@@ -42,7 +44,7 @@ class Machine:
     def require(self) -> Machine:
         return self
 
-    async def look(self) -> SimpleNamespace:
+    async def look(self, max_age_s: float = 1.0) -> SimpleNamespace:
         return SimpleNamespace(disk_free_mb=self.free_mb)
 
     async def disk_use(self) -> list[DiskUse]:
@@ -76,6 +78,7 @@ class Lab:
 
     def __init__(self, config: Config, store: Store, bus: EventBus, folder: Path) -> None:
         self.machine = Machine()
+        self.machines = Machines([self.machine])
         self.config, self.store, self.bus = config, store, bus
         self.audit = Audit(store, folder / "spool", folder / "audit.key", folder / "audit.head")
         parts = SimpleNamespace(
@@ -84,7 +87,7 @@ class Lab:
             events=bus,
             audit=self.audit,
             policy=Policy(config.limits),
-            hosts=Machines([self.machine]),
+            hosts=self.machines,
             guests=Silent(),
             forwards=Silent(),
             commands=None,
@@ -101,7 +104,7 @@ class Lab:
         async def output() -> Mapping[str, datetime]:
             return self.output
 
-        hosts = cast("Any", Machines([self.machine]))
+        hosts = cast("Any", self.machines)
         return Guard(self.config, self.store, self.bus, hosts, self.fleet, output)
 
     async def runs(self, number: int, **fields: object) -> Sandbox:
@@ -262,3 +265,55 @@ async def test_idle_machines_run_on_where_the_config_does_not_say_and_after_a_re
     await lab.guard.stop_idle()
     await idle.another_guard().stop_idle()  # it cannot know yet who read files or typed
     assert (await lab.fleet.load(row.id)).phase is Phase.RUNNING
+
+
+async def test_a_host_that_is_added_later_is_watched_too(lab: Lab) -> None:
+    row = await lab.runs(1, host_name="later")
+    running = asyncio.create_task(lab.guard.run())
+    try:
+        later = Machine("later")
+        lab.machines.append(later)
+        async with asyncio.timeout(LIMIT_S):
+            while (await lab.phases())[row.sandbox_name][0] is Phase.RUNNING:
+                later.sizes[row.domain] = later.sizes.get(row.domain, 0) + MIB
+                later.free_mb = 100
+                await asyncio.sleep(0.2)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    phase, reason = (await lab.phases())[row.sandbox_name]
+    assert phase is Phase.PAUSED and reason.startswith("later has 100 MB of disk left")
+
+
+async def test_creates_at_once_pass_no_limit(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each counts from the moment it is asked for, long before it has a row."""
+    image = SimpleNamespace(name="i")
+    going_on = asyncio.Event()
+
+    async def obtain(wanted: Sandbox, _: object) -> Sandbox:
+        await going_on.wait()
+        return wanted
+
+    async def size(*_: object) -> int:
+        return 1
+
+    monkeypatch.setattr(lab.fleet, "_source", lambda _: image)
+    monkeypatch.setattr(lab.fleet, "disk_gb", size)
+    monkeypatch.setattr(lab.fleet, "obtain", obtain)
+    limit = lab.config.limits.sandboxes_per_owner
+    asked = [
+        asyncio.create_task(
+            lab.fleet.create(
+                AGENT, CreateSandbox(source_vm_name="i", agent_id="a", vm_name=f"box-{number // 2}")
+            )
+        )
+        for number in range(2 * limit + 4)
+    ]
+    async with asyncio.timeout(LIMIT_S):
+        while sum(one.done() for one in asked) < limit + 4:
+            await asyncio.sleep(0.01)
+    going_on.set()
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(isinstance(answer, Sandbox) for answer in answers) == limit
+    refused = Counter(type(answer).__name__ for answer in answers if not isinstance(answer, Sandbox))
+    assert refused == {"DuplicateName": limit, "LimitReached": 4}
