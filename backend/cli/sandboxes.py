@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import typer
@@ -13,10 +17,12 @@ from backend.cli.options import AsJson, SandboxName, Yes, confirm, examples, nou
 from backend.cli.piped import piped
 from backend.client import calls
 from backend.client.call import Call
+from backend.errors import FluidError
 from backend.text import visible
 
 app = noun_app("Agents' machines.")
 
+LOOK_S = 1.0
 TIMED_OUT = 124
 """What timeout(1) answers; :mod:`backend.errors` has no say in a command's own exit status."""
 
@@ -42,10 +48,11 @@ def list_sandboxes(
             row["ip_address"],
             left(row["expires_at"]),
             ago(row["last_activity_at"]),
+            row["reason"],
         )
         for row in told["sandboxes"]
     ]
-    titles = ("id", "name", "agent", "owner", "host", "state", "address", "ttl", "last")
+    titles = ("id", "name", "agent", "owner", "host", "state", "address", "ttl", "last", "why")
     return show_rows(titles, rows, empty="no sandbox; `fluid sandboxes create SOURCE` makes one")
 
 
@@ -61,6 +68,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Fork a source and wait until root's first command works."""
+    name = name or f"sbx-{uuid.uuid4().hex[:8]}"
     call = calls.create(
         source,
         agent_id=agent_id,
@@ -70,7 +78,8 @@ def create(
         disk_gb=disk_gb,
         ttl_seconds=ttl,
     )
-    told = door().json(call)
+    with telling_why(name):
+        told = door().json(call)
     if as_json:
         return show_json(told)
     box = told["sandbox"]
@@ -194,3 +203,26 @@ def _act(call: Call[Any], as_json: bool) -> None:
     box = told["sandbox"]
     print(visible(f"{box['id']} {box['sandbox_name']} {box['phase']}"))
     return None
+
+
+@contextmanager
+def telling_why(name: str) -> Iterator[None]:
+    """While the block waits for that sandbox: what holds it up, on standard error, once a change."""
+    done = threading.Event()
+    teller = threading.Thread(target=_tell_why, args=(name, done), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+def _tell_why(name: str, done: threading.Event) -> None:
+    said = ""
+    while not done.wait(LOOK_S):
+        with suppress(FluidError):
+            rows = door().json(calls.sandboxes())["sandboxes"]
+            reason = next((row["reason"] for row in rows if row["sandbox_name"] == name), "")
+            if reason not in ("", said) and not done.is_set():
+                said = reason
+                print(visible(f"{name} {reason}"), file=sys.stderr)

@@ -34,6 +34,7 @@ from backend.models import (
     CreateSandbox,
     Identity,
     Phase,
+    QueuePlace,
     Role,
     Sandbox,
     Snapshot,
@@ -203,7 +204,7 @@ class Lifecycle(Sizes):
             async with self.making(sandbox), host.turns.turn(partial(self._waits, sandbox)):
                 with operation(OPERATIONS.get(sandbox.purpose, called)) as trail:
                     reached("row")
-                    sandbox.reason, started = "", time.monotonic()
+                    sandbox.reason, sandbox.queue, started = "", None, time.monotonic()
                     info, sandbox.created_by = await boot(sandbox)
                     sandbox.domain, sandbox.uuid = info.name, info.uuid
                     await self.open_egress(sandbox)
@@ -224,6 +225,7 @@ class Lifecycle(Sizes):
 
     async def _waits(self, sandbox: Sandbox, place: Place) -> None:
         sandbox.reason = f"waits for its turn on {sandbox.host_name}: {place}"
+        sandbox.queue = QueuePlace(before=place.before, about_s=round(place.about_s, 1))
         await self.save(sandbox)
 
     async def _branched(self, wanted: Sandbox, point: Snapshot) -> Sandbox:

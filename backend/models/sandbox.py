@@ -48,6 +48,13 @@ STANDING_ON = "fluid.snapshot"
 """The label that names the point a sandbox was last at."""
 
 
+class QueuePlace(Answer):
+    """Where a create stands that waits for its turn on a host: how many are before it, about how long."""
+
+    before: int
+    about_s: float
+
+
 class Sandbox(Answer):
     """One disposable VM. ``purpose`` tells an agent's sandbox from a rehearsal fork."""
 
@@ -67,8 +74,9 @@ class Sandbox(Answer):
 
     phase: Phase = Phase.CREATING
     # Why it is in `error` or `lost`, or was paused or stopped by us, and what to do; in `creating`, its place
-    # in the queue.
+    # in the queue, in words.
     reason: str = ""
+    queue: QueuePlace | None = None
     doing: str = ""  # written ahead of what changes its disk: "destroy", "snapshot NAME", "restore NAME" …
     purpose: str = "agent"  # agent | rehearsal | stock
     owner_uid: int = -1

@@ -21,7 +21,7 @@ import pytest
 from typer.main import get_command
 
 from backend.cli import app as program
-from backend.cli import console, doctor, main, piped
+from backend.cli import console, doctor, main, piped, sandboxes
 from backend.cli.app import NOUNS, run
 from backend.cli.common import door
 from backend.cli.terminal import painted, split_keys
@@ -39,6 +39,7 @@ SANDBOX = {
     "ip_address": "10.231.0.2",
     "expires_at": None,
     "last_activity_at": None,
+    "reason": "",
 }
 STATUS = {
     "version": "0.1.0",
@@ -66,7 +67,19 @@ class FakeBackend(http.server.ThreadingHTTPServer):
     def __init__(self, path: Path) -> None:
         self.answers: dict[str, tuple[int, Any]] = {}
         self.asked: list[tuple[str, str, Any]] = []
+        self.after: dict[str, str] = {}  # a question that is answered once another one came twice
+        self._came = threading.Condition()
         super().__init__(str(path), Handler)  # type: ignore[arg-type]
+
+    def note(self, method: str, path: str, body: Any) -> None:
+        with self._came:
+            self.asked.append((method, path, body))
+            self._came.notify_all()
+            if first := self.after.get(f"{method} {path}"):
+                self._came.wait_for(lambda: self.times(first) > 1, 10)
+
+    def times(self, question: str) -> int:
+        return sum(f"{method} {path}" == question for method, path, _ in self.asked)
 
     def server_bind(self) -> None:
         self.socket.bind(self.server_address)
@@ -79,7 +92,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
         path = self.path.partition("?")[0]
-        self.server.asked.append((self.command, path, json.loads(body) if body else None))
+        self.server.note(self.command, path, json.loads(body) if body else None)
         unknown = (404, {"error": f"no route {path}", "error_code": "route_not_found", "remedy": "look"})
         status, told = self.server.answers.get(f"{self.command} {path}", unknown)
         data = json.dumps(told).encode()
@@ -166,6 +179,23 @@ def test_an_agents_words_do_not_act_on_the_terminal(backend: FakeBackend, capsys
     assert "\x1b" not in capsys.readouterr().out
     assert run(["sandboxes", "list", "--json"]) == 0
     assert "\x1b" not in capsys.readouterr().out
+
+
+def test_a_create_that_waits_says_for_what(
+    backend: FakeBackend, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sandboxes, "LOOK_S", 0.01)
+    reason = "waits for its turn on local: 3 before it, about 9 s"
+    waiting = SANDBOX | {"sandbox_name": "web", "phase": "creating", "reason": reason}
+    backend.answers["GET /v1/sandboxes"] = (200, {"sandboxes": [waiting], "total": 1})
+    backend.answers["POST /v1/sandboxes"] = (201, {"sandbox": SANDBOX | {"ready_s": 1.5}})
+    backend.after["POST /v1/sandboxes"] = "GET /v1/sandboxes"
+    assert run(["sandboxes", "create", "debian-12", "--name", "web"]) == 0
+    told = capsys.readouterr()
+    assert told.out == "SBX-0000000a web␛[31m running at 10.231.0.2 in 1.5 s\n"
+    assert told.err == f"web {reason}\n"
+    assert run(["sandboxes", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].endswith(f"\t{reason}")
 
 
 def test_status_says_who_waits(backend: FakeBackend, capsys: Capture) -> None:
