@@ -408,7 +408,9 @@ class Lifecycle(Sizes):
             await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
             await self.open_egress(sandbox)
             sandbox.phase, sandbox.reason, sandbox.last_activity_at = Phase.RUNNING, "", now()
-            return await self.save(sandbox)
+            await self.save(sandbox)
+        await self._events.publish("sandbox.started", "sandbox", sandbox.id, sandbox_id=sandbox.id)
+        return sandbox
 
     async def stop(self, actor: Identity, sandbox_id: str, *, reason: str = "") -> Sandbox:
         """``reason``: why, when nobody asked for it."""

@@ -104,7 +104,11 @@ class Snapshots(FleetCore):
             self.ahead(sandbox, "restore", name),
         ):
             await self._put_back(sandbox, snapshot)
-        return await self._standing_on(sandbox, name)
+        restored = await self._standing_on(sandbox, name)
+        await self._events.publish(
+            "snapshot.restored", "snapshot", snapshot.id, sandbox_id=sandbox.id, data={"name": name}
+        )
+        return restored
 
     async def _put_back(self, sandbox: Sandbox, snapshot: Snapshot) -> None:
         await self.hang_up(sandbox)

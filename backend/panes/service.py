@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -20,7 +21,11 @@ from backend.store import EventBus
 from backend.text import screen
 from backend.tmux import TmuxPane, TmuxServer
 
+log = logging.getLogger(__name__)
+
 PAINT_EVERY_S = 0.25
+BACK_AGAIN = {"snapshot.restored", "sandbox.started"}
+"""Events after which a guest's old connections are dead, and its panes get a new shell."""
 FLOOD_QUIET_S = 0.05  # after the first output of a burst: a whole screen is worth more than its first byte
 
 Rows = list[str]
@@ -131,10 +136,12 @@ class Panes:
     stream = follow
 
     async def run(self) -> None:
-        """Until cancelled: keep tmux up, tell of panes that come, end and go."""
+        """Until cancelled: keep tmux up, tell of panes that come, end and go, attach those of a guest that is
+        back."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tmux.keep())
             tasks.create_task(self._tell())
+            tasks.create_task(self._reattach())
 
     # --- below ----------------------------------------------------------------------------------------------
 
@@ -160,6 +167,24 @@ class Panes:
                     del self._pumps[pane_id]
                 await pump.stop()
 
+    async def _reattach(self) -> None:
+        with self._events.subscribe() as events:
+            async for event in events:
+                if event.kind in BACK_AGAIN:
+                    try:
+                        await self._reattach_all(event.sandbox_id)
+                    except FluidError as error:
+                        log.warning("the panes of %s stay as they are: %s", event.sandbox_id, error.message)
+
+    async def _reattach_all(self, sandbox_id: str) -> None:
+        panes = [pane for pane in await self._tmux.list_panes() if pane.sandbox == sandbox_id]
+        for pane in panes:
+            sandbox = await self._sandboxes.running(Identity.system(), sandbox_id)
+            async with self._audit.step(
+                Identity.system(), "pane.reattach", "pane", pane.pane_id, sandbox_id=sandbox_id
+            ):
+                await self._tmux.respawn_pane(pane.pane_id, await self._shell(sandbox))
+
     async def _tell(self) -> None:
         known: dict[str, TmuxPane] = {}
         while True:
@@ -177,7 +202,7 @@ class Panes:
         pane = after or before
         if pane is None or (before and after and before.alive == after.alive):
             return
-        word = "opened" if before is None else "closed" if after is None else "ended"
+        word = "closed" if after is None else "opened" if before is None or after.alive else "ended"
         await self._events.publish(f"pane.{word}", "pane", pane.pane_id, pane.sandbox, {"alive": pane.alive})
         if after and not after.alive and await self._destroyed(after):
             with contextlib.suppress(FluidError):

@@ -182,7 +182,6 @@ class TmuxServer:
         for value in tags.values():
             if not _TAG.fullmatch(value):
                 raise InvalidValue(f"{value!r} cannot be kept with a pane", remedy="use A-Z a-z 0-9 . _ -")
-        program = [*argv] if len(argv) > 1 else ["env", *argv]  # one word alone would go to a shell
         environment = [word for name, value in (env or {}).items() for word in ("-e", f"{name}={value}")]
         window = [
             "new-window",
@@ -196,7 +195,7 @@ class TmuxServer:
         ]
         async with self._creating:  # default-size is one for all
             await self._command(f"set-option -g default-size {width}x{height}")
-            made = await self._libtmux_cmd(*window, "--", *program)
+            made = await self._libtmux_cmd(*window, "--", *_program(argv))
         pane_id, window_id = made.split()
         await self._command(f"resize-window -t {window_id} -x {width} -y {height}")
         for tag, value in {**tags, "created": str(int(datetime.now(UTC).timestamp()))}.items():
@@ -204,6 +203,11 @@ class TmuxServer:
         await self._quiet(pane_id)
         self.changed.set()
         return pane_id
+
+    async def respawn_pane(self, pane_id: str, argv: Sequence[str]) -> None:
+        """Run ``argv`` in place of what runs, or ran, in the pane; its size, tags and history stay."""
+        await self._run("respawn-pane", "-k", "-t", _checked(pane_id), "--", *map(_escaped, _program(argv)))
+        self.changed.set()
 
     async def list_panes(self) -> list[TmuxPane]:
         """Every pane but the keeper, which only holds the session."""
@@ -311,10 +315,9 @@ class TmuxServer:
 
     async def _libtmux_cmd(self, *words: str) -> str:
         """One libtmux command; it forks and blocks, so a thread does it."""
-        escaped = [f"{word[:-1]}\\;" if word.endswith(";") else word for word in words]
         try:
             async with asyncio.timeout(PROGRAM_TIMEOUT_S):
-                done = await asyncio.to_thread(self._libtmux.cmd, *escaped)
+                done = await asyncio.to_thread(self._libtmux.cmd, *map(_escaped, words))
         except (LibTmuxException, TimeoutError) as error:
             raise TmuxDown(f"tmux {words[0]}: {error or 'no answer'}", remedy=REMEDY) from error
         if done.returncode or not done.stdout:
@@ -346,6 +349,16 @@ class TmuxServer:
         if process.returncode and check:
             raise TmuxDown(f"tmux: {output.decode('utf-8', 'replace').strip()}", remedy="see `fluid doctor`")
         return process.returncode == 0
+
+
+def _program(argv: Sequence[str]) -> Sequence[str]:
+    """One word alone would go to a shell."""
+    return argv if len(argv) > 1 else ["env", *argv]
+
+
+def _escaped(word: str) -> str:
+    """A semicolon at a word's end would end tmux's command."""
+    return f"{word[:-1]}\\;" if word.endswith(";") else word
 
 
 def _no_tmux() -> MissingProgram:

@@ -112,13 +112,21 @@ def test_the_command_line_says_it_in_one_line(
     assert_one_line(demo, code, value, *words.split())
 
 
-def test_a_restored_sandbox_goes_on_where_it_was(demo: Demo, box: FluidSandbox) -> None:
+def test_a_restored_sandbox_goes_on_where_it_was(demo: Demo, operator: Fluid, box: FluidSandbox) -> None:
+    pane = box.open_pane()
     box.run("sleep 1000 > /dev/null 2>&1 & echo $! > /root/pid")
     box.snapshot("good")
     box.run("kill $(cat /root/pid); rm /root/pid; echo later > /root/later")
     done = demo.fluid("snapshots", "restore", NAME, "good", "--yes")
     assert done.returncode == 0, done.stderr
     assert box.run("kill -0 $(cat /root/pid) && ! test -e /root/later && date +%s").exit_code == 0
+    assert box.run("ss -ltn | grep -c 127.0.0.1:3128").stdout.strip() == "1"
+    deadline = time.monotonic() + WAIT_S  # the pane gets a new shell; what is typed before that is lost
+    while "back-42" not in operator.read_pane(pane.pane_id):
+        assert time.monotonic() < deadline, operator.read_pane(pane.pane_id)
+        operator.send_keys(pane.pane_id, text="echo back-$((40+2))", key="Enter")
+        time.sleep(1)
+    operator.close_pane(pane.pane_id)
 
 
 def test_a_full_disk_is_seen_before_anything_is_written(

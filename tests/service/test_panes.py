@@ -193,3 +193,22 @@ async def test_a_restarted_backend_finds_every_pane_with_its_owner(
         assert await restarted.list(BOB) == []
     finally:
         await again.close()
+
+
+async def test_a_guest_that_is_back_gets_a_new_shell_in_the_same_pane(
+    panes: Panes, bus: EventBus, audit: Audit
+) -> None:
+    lives, ended = await panes.open(ANN, "SBX-1"), await panes.open(ANN, "SBX-1", width=100)
+    await panes.send(ANN, lives.pane_id, text="old=1; echo first", key="Enter")
+    await until_shown(panes, lives.pane_id, "first")
+    with bus.subscribe() as events:
+        await panes.send(ANN, ended.pane_id, text="exit", key="Enter")
+        assert await told(events, "pane.ended") == ended.pane_id
+        await bus.publish("snapshot.restored", "snapshot", "SNP-1", sandbox_id="SBX-1")
+        assert await told(events, "pane.opened") == ended.pane_id
+    for pane in (lives, ended):
+        await panes.send(ANN, pane.pane_id, text="echo now${old}:$COLUMNS", key="Enter")
+        await until_shown(panes, pane.pane_id, f"now:{pane.width}")
+    rows, _ = await audit.list()
+    again = [row.id for row in rows if row.action == "pane.reattach" and row.step == "intent"]
+    assert len(again) == 2
