@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections import Counter
-from collections.abc import Callable
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -37,13 +38,13 @@ SnapshotName = Annotated[str, typer.Argument(metavar="SNAPSHOT")]
 
 @app.command("list", epilog=examples("fluid snapshots list web"))
 def list_snapshots(sandbox: SandboxName, as_json: AsJson = False) -> None:
-    """A sandbox's snapshots, oldest first."""
+    """A sandbox's snapshots as a tree, oldest first; piped, each names what it stands on."""
     told = door().json(calls.snapshots(sandbox_id(sandbox)))
     if as_json:
         return show_json(told)
     rows = [
         (
-            row["name"],
+            f"{branch}{row['name']}",
             row["parent"],
             row["files"],
             row["has_memory"],
@@ -51,10 +52,23 @@ def list_snapshots(sandbox: SandboxName, as_json: AsJson = False) -> None:
             ago(row["created_at"]),
             row["note"],
         )
-        for row in told["snapshots"]
+        for branch, row in tree(told["snapshots"], drawn=sys.stdout.isatty())
     ]
     titles = ("name", "stands on", "files", "memory", "quiesced", "age", "note")
     return show_rows(titles, rows, empty="no snapshot; `fluid snapshots create SANDBOX NAME` makes one")
+
+
+def tree(rows: list[dict[str, Any]], *, drawn: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each point after what it stands on, with what is drawn before its name."""
+    names = {row["name"] for row in rows}
+    by_parent: dict[str | None, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_parent[row["parent"] if row["parent"] in names else None].append(row)
+    ahead = [(0, row) for row in reversed(by_parent[None])]
+    while ahead:
+        depth, row = ahead.pop()
+        yield "  " * (depth - 1) + "└ " if drawn and depth else "", row
+        ahead += [(depth + 1, child) for child in reversed(by_parent[row["name"]])]
 
 
 @app.command(epilog=examples("fluid snapshots create web before-tls --note 'clean'"))

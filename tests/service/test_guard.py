@@ -18,7 +18,7 @@ from backend.errors import NoSpace, PolicyDenied, WrongState
 from backend.fleet import Fleet, FleetParts, Guard
 from backend.guests import CertificateAuthority
 from backend.hypervisor import DiskUse
-from backend.models import CreateSandbox, Identity, Phase, Role, Sandbox, now
+from backend.models import CreateSandbox, Identity, Phase, Role, Sandbox, SnapshotRequest, now
 from backend.policy import Policy
 from backend.store import EventBus, Store, Subscription
 
@@ -317,3 +317,18 @@ async def test_creates_at_once_pass_no_limit(lab: Lab, monkeypatch: pytest.Monke
     assert sum(isinstance(answer, Sandbox) for answer in answers) == limit
     refused = Counter(type(answer).__name__ for answer in answers if not isinstance(answer, Sandbox))
     assert refused == {"DuplicateName": limit, "LimitReached": 4}
+
+
+@pytest.mark.parametrize("config", [Config.model_validate({"snapshots": {"at_task": True}})])
+async def test_a_task_has_a_point_before_and_after_it(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = await lab.runs(1)
+    made: list[tuple[str, str]] = []
+
+    async def snapshot(_: Identity, sandbox_id: str, request: SnapshotRequest, *, auto: bool) -> None:
+        assert (sandbox_id, auto) == (row.id, True)
+        made.append((request.name.partition("-")[0], request.note))
+
+    monkeypatch.setattr(lab.fleet, "snapshot", snapshot)
+    for status in ("planning", "working", "testing", "done", "done"):
+        await lab.fleet.status(AGENT, SimpleNamespace(status=status, note=f"{status} tls"))
+    assert made == [("pre", "a task begins: working tls"), ("post", "the task is done: done tls")]

@@ -21,7 +21,7 @@ import pytest
 from typer.main import get_command
 
 from backend.cli import app as program
-from backend.cli import console, doctor, main, piped, sandboxes
+from backend.cli import console, doctor, main, piped, sandboxes, snapshots
 from backend.cli.app import NOUNS, run
 from backend.cli.common import door
 from backend.cli.terminal import painted, split_keys
@@ -490,6 +490,34 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
         "+ link     /etc/lnk  owner root:root  to /etc/passwd",
         "~ file     /usr/bin/cut  mode 0755 → 4755",
     ]
+
+
+def test_snapshots_are_a_tree(backend: FakeBackend, capsys: Capture) -> None:
+    def point(name: str, parent: str | None, note: str = "") -> dict[str, Any]:
+        return {
+            "name": name,
+            "parent": parent,
+            "files": 9,
+            "has_memory": True,
+            "quiesced": True,
+            "created_at": None,
+            "note": note,
+        }
+
+    points = [
+        point("a", None),
+        point("c", None),
+        point("b", "a", "a\x1bnote"),
+        point("d", "b"),
+        point("e", "a"),
+    ]
+    backend.answers["GET /v1/sandboxes/SBX-0000000a/snapshots"] = (200, {"snapshots": points})
+    assert run(["snapshots", "list", "SBX-0000000a"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()[1:]]
+    assert [line[:2] for line in lines] == [["a", ""], ["b", "a"], ["d", "b"], ["e", "a"], ["c", ""]]
+    assert lines[1][-1] == "a␛note"
+    drawn = [f"{branch}{row['name']}" for branch, row in snapshots.tree(points, drawn=True)]
+    assert drawn == ["a", "└ b", "  └ d", "└ e", "c"]
 
 
 @pytest.mark.usefixtures("nobody")
