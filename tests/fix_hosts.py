@@ -90,15 +90,17 @@ class RealHost:
             raise AssertionError(f"{argv} on {self.name} ended with {done.returncode}: {done.stderr!r}")
         return done.stdout
 
-    def start_libvirtd(self) -> None:
-        """Start what does not run of virtlogd and libvirtd; return when libvirt answers."""
+    def start_libvirtd(self, *options: str) -> None:
+        """Start what does not run of virtlogd and libvirtd; return when libvirt answers. With ``--listen`` it
+        answers on TCP too."""
         libvirt.registerErrorHandler(lambda *_: None, None)  # errors are raised, not printed as well
         running = set(self.processes().values())
         for name in DAEMONS:
             if name not in running:
                 program = shutil.which(name) or f"/usr/sbin/{name}"
                 pid_file, config = f"/run/libvirt/{name}.pid", f"/etc/libvirt/{name}.conf"
-                self.exec([program, "--daemon", "--pid-file", pid_file, "--config", config])
+                more = options if name == "libvirtd" else ()
+                self.exec([program, "--daemon", "--pid-file", pid_file, "--config", config, *more])
         deadline = time.monotonic() + START_S
         while True:
             try:
@@ -202,7 +204,8 @@ class RealHost:
         self._file(
             "libvirt/libvirtd.conf",
             f'unix_sock_group = "{USER}"\nunix_sock_rw_perms = "0770"\nauth_unix_rw = "none"\nlog_level = 3\n'
-            f'log_outputs = "3:file:/var/log/libvirt/libvirtd.log"\nhost_uuid = "{uuid.uuid4()}"\n',
+            f'log_outputs = "3:file:/var/log/libvirt/libvirtd.log"\nhost_uuid = "{uuid.uuid4()}"\n'
+            f'listen_tls = 0\nlisten_tcp = 1\nauth_tcp = "none"\nlisten_addr = "{self.address}"\n',
         )
         private, public = make_host_key()
         self._file("ssh/host_key", private, 0o600)

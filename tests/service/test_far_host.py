@@ -10,9 +10,13 @@ from typing import Any
 
 import libvirt
 import pytest
+from pydantic import ValidationError
 
+from backend.config import HostConfig
 from backend.errors import HypervisorDown
+from backend.fleet.ways import way_to
 from backend.guests import HostLink, hosts
+from backend.paths import Paths
 from tests.fix_hosts import USER, RealHost, real_hosts
 
 LIMIT_S = 30.0
@@ -114,3 +118,29 @@ async def test_a_cable_that_is_pulled_is_told_and_found_again(
         far.mend()
     await back(link)
     assert await asked(link, lambda connection: connection.getHostname()) == "far-1"
+
+
+async def test_a_libvirt_at_a_uri_of_its_own_is_dialled_there_and_its_guests_are_not(
+    far: RealHost, open_folder: Path
+) -> None:
+    uri = f"qemu+tcp://{far.address}/system"
+    with pytest.raises(ValidationError, match="allow_plaintext"):
+        HostConfig.model_validate({**far.settings, "uri": uri})
+    settings = HostConfig.model_validate({**far.settings, "uri": uri, "allow_plaintext": True})
+    paths = Paths.under(open_folder)
+    paths.make()
+    way = way_to(settings, paths, "fluid-tcp")
+    far.stop_libvirtd()
+    try:
+        far.start_libvirtd("--listen")
+        hypervisor = await way.hypervisor()
+        try:
+            facts = await hypervisor.facts()
+        finally:
+            await hypervisor.close()
+        assert (facts.hostname, way.uri) == ("far-1", uri)
+        assert way.link is not None and way.link.up
+    finally:
+        await way.leave(idle=True)
+        far.stop_libvirtd()
+        far.start_libvirtd()
