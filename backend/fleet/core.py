@@ -218,16 +218,21 @@ class FleetCore:
                 raise
 
     @asynccontextmanager
-    async def ahead(self, sandbox: Sandbox, what: str, name: str = "") -> AsyncIterator[None]:
+    async def ahead(
+        self, sandbox: Sandbox, what: str, name: str = "", *, step: Step | None = None
+    ) -> AsyncIterator[None]:
         """Write down what is about to be done with its disk; a process that dies in the block leaves that
-        word, and the next one finishes or undoes it (:mod:`backend.fleet.recovery`)."""
-        with operation(what):
+        word, and the next one finishes or undoes it (:mod:`backend.fleet.recovery`). ``step`` tells in the
+        audit where the time went."""
+        with operation(what) as trail:
             sandbox.doing = f"{what} {name}".strip()
             await self._store.sandboxes.change(sandbox.id, partial(_doing, sandbox.doing))
             reached("ahead")
             try:
                 yield
                 reached("done")
+                if step:
+                    step.data["steps"] = trail.steps
             finally:
                 sandbox.doing = ""
                 await undone(self._store.sandboxes.change(sandbox.id, partial(_doing, "")))

@@ -452,7 +452,10 @@ class Lifecycle(Sizes):
         """Domain, disks, memory files, snapshots: nothing is left but the record."""
         sandbox = await self.get(actor, sandbox_id)
         self.machine(sandbox)  # a host that is lost is told at once, and nothing is promised
-        async with self.step(actor, "sandbox.destroy", sandbox), self.ahead(sandbox, "destroy"):
+        async with (
+            self.step(actor, "sandbox.destroy", sandbox) as step,
+            self.ahead(sandbox, "destroy", step=step),
+        ):
             await self.discard(sandbox)
         return sandbox
 

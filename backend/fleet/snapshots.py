@@ -47,7 +47,7 @@ class Snapshots(FleetCore):
         started = time.monotonic()
         async with (
             self.step(actor, "snapshot.create", sandbox, name=name) as step,
-            self.ahead(sandbox, "snapshot", name),
+            self.ahead(sandbox, "snapshot", name, step=step),
         ):
             files = await self.machine(sandbox).snapshot(sandbox.domain, name, memory=True)
             layers = _base_first(files)
@@ -100,8 +100,8 @@ class Snapshots(FleetCore):
         self.must_be(sandbox, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.ERROR)
         snapshot = await self._named(sandbox, name)
         async with (
-            self.step(actor, "snapshot.restore", sandbox, name=name),
-            self.ahead(sandbox, "restore", name),
+            self.step(actor, "snapshot.restore", sandbox, name=name) as step,
+            self.ahead(sandbox, "restore", name, step=step),
         ):
             await self._put_back(sandbox, snapshot)
         restored = await self._standing_on(sandbox, name)

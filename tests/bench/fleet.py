@@ -101,11 +101,12 @@ def _network_of(stage: Stage, uri: str) -> tuple[str, str]:
 
 def _forks(stage: Stage, source: str, virt: str, cold_s: float) -> list[Figure]:
     fluid = Fluid(stage.paths.operator_socket)
-    forks, destroys, cost, disk, steps, ways = [], [], [], [], [], []
+    forks, destroys, cost, disk, steps, ways, ids = [], [], [], [], [], [], []
     for number in range(REPEATS):
         took, box = _create(fluid, source, f"fork-{number}")
         forks.append(took)
         ways.append(box.created_by)
+        ids.append(box.id)
         steps.append(fluid.sandbox(box.id).steps)
         cost.append(_resident_mb(box))
         disk.append(_disk_mb(stage.paths.domains / "domains" / box.domain))
@@ -124,7 +125,8 @@ def _forks(stage: Stage, source: str, virt: str, cold_s: float) -> list[Figure]:
         figure("create: fork against cold boot", [cold_s / one for one in forks], "times faster",
                f"against the fastest of {COLD} cold boots in this run; {virt}", Bar(p50=5, least=True)),
         figure(f"create: {AT_ONCE} at once", [many], "s", f"until the last is ready; {virt}", Bar(p50=bound)),
-        figure("destroy", destroys, "s", f"nothing is left; {virt}"),
+        figure("destroy", destroys, "s",
+               f"nothing is left ({_audited(fluid, 'sandbox.destroy', ids)}); {virt}"),
         figure("memory of a fork", cost, "MB", f"VmRSS of QEMU, 1 GiB guest; {virt}"),
         figure("disk of a fork", disk, "MB", f"blocks of all files of its own once it is ready; {virt}"),
     ]  # fmt: skip
@@ -141,6 +143,12 @@ def _by_step(trails: Sequence[dict[str, float]]) -> str:
     return ", ".join(f"{name} {seconds:.2f}" for name, seconds in medians.items() if seconds >= 0.005)
 
 
+def _audited(fluid: Fluid, action: str, sandbox_ids: Sequence[str]) -> str:
+    """As :func:`_by_step`, from what the audit holds of an operation."""
+    rows = [row for id in sandbox_ids for row in fluid.audit(sandbox_id=id, action=action)]
+    return _by_step([row.data["steps"] for row in rows if "steps" in row.data])
+
+
 def _snapshots(fluid: Fluid, source: str, virt: str) -> list[Figure]:
     _, box = _create(fluid, source, "points")
     names = [f"p{number}" for number in range(REPEATS)]
@@ -148,7 +156,7 @@ def _snapshots(fluid: Fluid, source: str, virt: str) -> list[Figure]:
     stood = [float(json.loads(point.meta_json)["stood_still_s"]) for point in fluid.snapshots(box.id)]
     restored = [_timed(lambda name=name: fluid.restore(box.id, name)) for name in names]
     branched, silent, steps = [], [], []
-    for number in range(REPEATS // 2):
+    for number in range(REPEATS):
         with _knocking(box.ip_address or "") as answers:
             began = perf_counter()
             other = fluid.branch(box.id, f"p{number}", vm_name=f"branch-{number}")
@@ -157,16 +165,18 @@ def _snapshots(fluid: Fluid, source: str, virt: str) -> list[Figure]:
         steps.append(fluid.sandbox(other.id).steps)
         fluid.destroy(other.id)
     fluid.destroy(box.id)
-    files = f"memory, disk, manifest of 10,800 files; {virt}"
+    taking, restoring = (_audited(fluid, f"snapshot.{verb}", [box.id]) for verb in ("create", "restore"))
+    files = f"memory, disk, manifest of 10,800 files ({taking}); {virt}"
     parted = f"a new machine from a point, the first goes on ({_by_step(steps)}); {virt}"
     knocked = f"the longest wait of a branch for an answer of the first, asked every 100 ms; {virt}"
     return [
         figure("snapshot and manifest", taken, "s", files, Bar(p50=1.5)),
         figure("snapshot: the guest stands still", stood, "s", f"1 GiB guest; {virt}", Bar(p50=0.5)),
-        figure("restore", restored, "s", f"until root's command works again; {virt}", Bar(p50=5)),
+        figure("restore", restored, "s", f"until root's command works again ({restoring}); {virt}",
+               Bar(p50=5)),
         figure("branch", branched, "s", parted, Bar(p50=5)),
-        figure("branch: the first is silent", silent, "s", knocked),
-    ]
+        figure("branch: the first is silent", silent, "s", knocked, Bar(p50=0.4)),
+    ]  # fmt: skip
 
 
 @contextmanager
@@ -193,14 +203,15 @@ def _knocking(address: str) -> Iterator[list[float]]:
 
 
 def _stock(fluid: Fluid, source: str, virt: str, cold_s: float) -> list[Figure]:
-    took = []
+    took, steps = [], []
     for number in range(REPEATS):
         _until(lambda: fluid.hosts()[0].stock >= PARKED)
         seconds, box = _create(fluid, source, f"stock-{number}")
         assert box.created_by == "stock", box.created_by
         took.append(seconds)
+        steps.append(fluid.sandbox(box.id).steps)
         fluid.destroy(box.id)
-    how = f"a fork parked in memory, its login kept open; {virt}"
+    how = f"a fork parked in memory, its login kept open ({_by_step(steps)}); {virt}"
     return [
         figure("create: from stock", took, "s", how, Bar(p50=0.7)),
         figure("create: stock against cold boot", [cold_s / one for one in took], "times faster",
