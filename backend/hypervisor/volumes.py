@@ -64,7 +64,7 @@ class Volumes:
         pool.setAutostart(1)
 
     async def free_mb(self) -> int:
-        """Space left, in MiB, as of the last refresh or upload; what is reserved for root counts too."""
+        """Space left, in MiB, as of the last refresh or upload; what only root may fill counts too."""
         _, _, _, available = await self._call(lambda pool: pool.info(), "ask the size of")
         return int(available) >> 20
 
