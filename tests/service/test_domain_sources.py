@@ -25,10 +25,12 @@ from backend.errors import (
     ImageRefused,
     PreparationFailed,
     SourceNotFound,
+    TimedOut,
     WrongState,
 )
 from backend.fleet import DomainSources
-from backend.hypervisor import Hypervisor, Pool, PrivateLibvirt
+from backend.hypervisor import BackupLimits, Hypervisor, Pool, PrivateLibvirt
+from backend.hypervisor import sources as libvirt_sources
 from backend.hypervisor.volumes import pool_xml
 from backend.images import Images, ImportLimits, Preparation
 from backend.images.prepare import NEEDED_AS_IS
@@ -330,6 +332,24 @@ async def test_a_machine_on_another_host_is_copied_over_libvirt_and_stays_as_it_
     assert await DiskReader().read([lab.images.get("web").disk], [name], 4096) == {name: KEY}
     assert ((state_of(base), state_of(top)), domain.XMLDesc(0)) == (before, xml)
     assert domain.isActive() == running
+    assert far.left() == []
+
+
+async def test_a_copy_there_that_takes_too_long_or_that_a_crash_left_goes(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw_disk(far.folder / "web.disk")
+    domain = far.lab.define("web", Path("/var/lib/libvirt/images/web.disk"), running=True)
+    monkeypatch.setattr(libvirt_sources, "_runs", lambda _: True)  # a job without end
+    machine, copy = far.lab.hypervisor, far.lab.folder / "copy.qcow2"
+    with pytest.raises(TimedOut, match="copying web took longer than 1 s"):
+        await machine.back_up_source(
+            await machine.source("web"), "vda", copy, BackupLimits(1 << 30, 1 << 30, total_s=1)
+        )
+    assert domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE
+    assert far.left() == [] and not copy.exists()
+    (far.folder / PREFIX / f"{PREFIX}-import-0badc0de.copy.qcow2").write_bytes(b"cut off")
+    assert await machine.sweep_preparations() == [f"{PREFIX}-import-0badc0de"]
     assert far.left() == []
 
 
