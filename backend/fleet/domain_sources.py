@@ -34,7 +34,7 @@ from backend.errors import (
 )
 from backend.fleet import preflight
 from backend.fleet.core import undone
-from backend.fleet.host import LOOK_TIMEOUT_S, Host
+from backend.fleet.host import Host
 from backend.fleet.hosts import Hosts
 from backend.fleet.sources import Sources, say
 from backend.fleet.stock import Stock
@@ -175,10 +175,8 @@ class DomainSources:
         return [*found.values()]
 
     async def _marked(self, host: Host) -> Sequence[str]:
-        """Of a host that answers soon; one that hangs holds up nobody."""
-        with suppress(FluidError, TimeoutError):
-            async with asyncio.timeout(LOOK_TIMEOUT_S):
-                return await host.require().marked_sources()
+        with suppress(FluidError):
+            return await host.require().marked_sources()
         return ()
 
     async def _entry(self, name: str) -> SourceConfig:
