@@ -46,7 +46,9 @@ class C(http.client.HTTPConnection):
 url = sys.argv[1].partition("http://")[2]
 c = http.client.HTTPConnection(url) if url else C("fluid")
 try:
-    c.request(sys.argv[2], sys.argv[3]); r = c.getresponse()
+    body = sys.argv[4] if len(sys.argv) > 4 else None
+    c.request(sys.argv[2], sys.argv[3], body, {"Content-Type": "application/json"} if body else {})
+    r = c.getresponse()
     print(json.dumps([r.status, json.loads(r.read())]))
 except PermissionError:
     print(json.dumps([0, {}]))
@@ -201,10 +203,16 @@ def backend(open_folder: Path) -> Backend:
 
 
 def call_as(
-    uid: int, door: Path | str, method: str, path: str, groups: list[int] | None = None
+    uid: int,
+    door: Path | str,
+    method: str,
+    path: str,
+    groups: list[int] | None = None,
+    body: dict[str, Any] | None = None,
 ) -> tuple[int, Any]:
+    given = [json.dumps(body)] if body is not None else []
     done = subprocess.run(
-        [SYSTEM_PYTHON, "-S", "-c", CALL_AS, str(door), method, path],
+        [SYSTEM_PYTHON, "-S", "-c", CALL_AS, str(door), method, path, *given],
         user=uid,
         group=uid,
         extra_groups=groups or [],

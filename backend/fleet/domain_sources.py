@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from backend.audit import Audit
+from backend.audit import Audit, Step
 from backend.config import Config, SourceConfig
 from backend.disks import DiskReader, Survey
 from backend.errors import (
@@ -34,11 +34,21 @@ from backend.errors import (
 )
 from backend.fleet import preflight
 from backend.fleet.core import undone
+from backend.fleet.host import Host
 from backend.fleet.hosts import Hosts
 from backend.fleet.sources import Sources, say
 from backend.fleet.stock import Stock
 from backend.hypervisor import SOURCE_ROLE, BackupLimits, Hypervisor, SourceDomain
-from backend.images import Brought, FileLayer, Images, Layer, chain_of, clone_image, copy_layers
+from backend.images import (
+    Brought,
+    FileLayer,
+    Images,
+    Layer,
+    chain_of,
+    clone_image,
+    copy_layers,
+    fetch_layers,
+)
 from backend.models import (
     Identity,
     ImageView,
@@ -145,7 +155,7 @@ class DomainSources:
                 self._sources.preparation,
                 self._sources.limits,
                 partial(say, "clone"),
-                partial(self._look, entry, as_it_is),
+                partial(self._look, entry, as_it_is, step),
                 as_it_is=as_it_is,
             )
             step.data.update(sha256=image.sha256, origin=image.origin)
@@ -154,16 +164,20 @@ class DomainSources:
     # --- which domain --------------------------------------------------------------------------------
 
     async def _entries(self) -> Sequence[SourceConfig]:
-        """Those that the config lists, and those of this machine that carry our mark."""
+        """Those that the config lists, and those that carry our mark."""
         found = dict(self._listed)
         taken = {(entry.host, entry.called) for entry in found.values()}
-        for host in self._hosts:
-            with suppress(FluidError):
-                machine = host.require()
-                for name in await machine.marked_sources() if machine.is_local else ():
-                    if NAME.fullmatch(name) and (host.name, name) not in taken:
-                        found.setdefault(name, SourceConfig(name=name, host=host.name))
+        hosts = list(self._hosts)
+        for host, names in zip(hosts, await asyncio.gather(*map(self._marked, hosts)), strict=True):
+            for name in names:
+                if NAME.fullmatch(name) and (host.name, name) not in taken:
+                    found.setdefault(name, SourceConfig(name=name, host=host.name))
         return [*found.values()]
+
+    async def _marked(self, host: Host) -> Sequence[str]:
+        with suppress(FluidError):
+            return await host.require().marked_sources()
+        return ()
 
     async def _entry(self, name: str) -> SourceConfig:
         entry = self._listed.get(name)
@@ -201,14 +215,7 @@ class DomainSources:
         return ""
 
     def _machine(self, host: str) -> Hypervisor:
-        """The hypervisor, whose files are files of this machine."""
-        machine = self._hosts.named(host).require()
-        if not machine.is_local:
-            raise Conflict(
-                f"{host} is another machine, and a disk is copied where its file is",
-                remedy="copy the disk here, and `fluid images import` it",
-            )
-        return machine
+        return self._hosts.named(host).require()
 
     async def _pending(self, entry: SourceConfig) -> SourceView:
         view = SourceView(name=entry.name, kind="domain", ready=False, host=entry.host)
@@ -228,7 +235,9 @@ class DomainSources:
         findings, on_disk = preflight.of_domain(entry, source), []
         survey: Survey | None = None
         disk = preflight.disk_to_copy(source)
-        if disk and disk.path and not disk.problem:
+        if not self._machine(entry.host).is_local:
+            findings.append(preflight.elsewhere(entry))
+        elif disk and disk.path and not disk.problem:
             try:
                 chain = await asyncio.to_thread(chain_of, FileLayer(disk.path, disk.format))
                 survey, called = await self._survey(chain)
@@ -274,14 +283,16 @@ class DomainSources:
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    async def _look(self, entry: SourceConfig, as_it_is: bool, copy: Path) -> None:
-        """What would fail in the boot of the copy, minutes later, is told before it."""
+    async def _look(self, entry: SourceConfig, as_it_is: bool, step: Step, copy: Path) -> None:
+        """What would fail in the boot of the copy, minutes later, is told before it. How many secrets it
+        holds is on the record, also where the check could not look."""
         try:
             survey, called = await self._seen([copy])
         except DiskUnreadable as error:
             raise ImageRefused(
                 f"the disk of {entry.name} cannot be read: {error.message}", remedy=preflight.READABLE
             ) from error
+        step.data.update(secrets=len(survey.secrets))
         _must_be_possible(preflight.host_name(called, self._production()))
         if not as_it_is:
             _must_be_possible(preflight.of_disk(entry, survey))
@@ -302,21 +313,26 @@ class DomainSources:
         where = f"domain {entry.called} of {entry.host}"
         if not source.is_off:
             return Brought([Layer(COPY, "qcow2")], f"{where}, {await self._back_up(entry, source, work)}")
-        chain = await asyncio.to_thread(chain_of, FileLayer(disk.path, disk.format))
-        layers = await copy_layers(chain, work, self._sources.limits)
+        top, limits = FileLayer(disk.path, disk.format), self._sources.limits
+        if machine.is_local:
+            chain = await asyncio.to_thread(chain_of, top)
+            layers = await copy_layers(chain, work, limits)
+        else:
+
+            async def fetch(path: Path, into: Path) -> None:
+                await machine.fetch_source_file(path, into, await self._room(entry.host, work))
+
+            layers = await fetch_layers(top, fetch, work)
         if not (await machine.source(entry.called)).is_off:
             raise WrongState(f"{entry.name} was started while it was copied", remedy="try again")
         return Brought(layers, f"{where}, off")
 
     async def _back_up(self, entry: SourceConfig, source: SourceDomain, work: Path) -> str:
         """A copy of the running machine in ``work``; how it was made."""
-        limits, disk = self._sources.limits, preflight.disk_to_copy(source)
-        machine = self._machine(entry.host)
-        free = shutil.disk_usage(work).free - limits.reserve_bytes
+        disk, machine = preflight.disk_to_copy(source), self._machine(entry.host)
+        limits = await self._room(entry.host, work)
         async with self._standing_still(machine, entry, source):
-            done = await machine.back_up_source(
-                source, disk.target if disk else "", work / COPY, BackupLimits(limits.bytes, max(0, free))
-            )
+            done = await machine.back_up_source(source, disk.target if disk else "", work / COPY, limits)
         if not os.access(work / COPY, os.R_OK):
             raise ImageRefused(
                 f"libvirt wrote the copy of {entry.name} as a file of root's alone",
@@ -324,6 +340,14 @@ class DomainSources:
             )
         how = f"not quiesced ({done.unquiesced})" if done.unquiesced else "quiesced"
         return f"{source.state}, {how}"
+
+    async def _room(self, host: str, work: Path) -> BackupLimits:
+        """What may be copied from there; the copy of a machine that runs lies there first."""
+        limits, machine = self._sources.limits, self._hosts.named(host)
+        free = shutil.disk_usage(work).free
+        if not machine.require().is_local:
+            free = min(free, (await machine.look(max_age_s=0)).disk_free_mb << 20)
+        return BackupLimits(limits.bytes, max(0, free - limits.reserve_bytes))
 
     @asynccontextmanager
     async def _standing_still(

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import IPv4Network
 
 from backend.config import Config, HostConfig
@@ -54,6 +55,7 @@ class Host:
         self._hypervisor: Hypervisor | None = None
         self.way = way_to(settings, paths, self._prefix)
         self._facts: HostFacts | None = None
+        self._reserved_mb = 0  # of the disk's free space, root's alone
         self._looked_at = 0.0  # time.monotonic()
         self._clock_skew_s: float | None = None
         self._clock_due = 0.0  # time.monotonic()
@@ -121,6 +123,7 @@ class Host:
                 self.network = await self._own_network(hypervisor)
             else:
                 self.network = await self._foreign_network(hypervisor, self._host.network)
+            self._reserved_mb = await self.way.reserved_mb()
         except BaseException:
             await hypervisor.close()
             raise
@@ -206,12 +209,13 @@ class Host:
         if self._facts is None or time.monotonic() - self._looked_at > max_age_s or not self.up:
             try:
                 async with asyncio.timeout(LOOK_TIMEOUT_S):
-                    self._facts = await self.require().facts()
+                    facts = await self.require().facts()
             except TimeoutError:
                 raise HypervisorDown(
                     f"{self.name} does not answer within {LOOK_TIMEOUT_S:g} s", remedy="fluid hosts list"
                 ) from None
-            self._looked_at = time.monotonic()
+            free_mb = max(facts.disk_free_mb - self._reserved_mb, 0)
+            self._facts, self._looked_at = replace(facts, disk_free_mb=free_mb), time.monotonic()
             self.turns.at_once = max(self._facts.cpus, 1)
         return self._facts
 

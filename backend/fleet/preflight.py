@@ -121,6 +121,15 @@ def unread(why: str) -> SourceFinding:
     return SourceFinding(name="file system", status=UNKNOWN, message=why, remedy=READABLE)
 
 
+def elsewhere(entry: SourceConfig) -> SourceFinding:
+    """The disk lies on another machine."""
+    return SourceFinding(
+        name="file system",
+        status=UNKNOWN,
+        message=f"its disk lies on {entry.host}: the copy is looked into, before anything is made of it",
+    )
+
+
 def _state(source: SourceDomain) -> SourceFinding:
     if source.is_off:
         return SourceFinding(name="state", status=OK, message="off: its disk stands still")

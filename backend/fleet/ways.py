@@ -55,6 +55,9 @@ class Way(Protocol):
             FluidError: it cannot be told.
         """
 
+    async def reserved_mb(self) -> int:
+        """What of the host's free space, as its libvirt tells it, only root there may fill."""
+
     async def revive(self) -> None:
         """The connection to libvirt is lost: do what is ours to do."""
 
@@ -106,6 +109,10 @@ class LocalWay:
 
     async def clock_skew(self) -> float | None:
         return None
+
+    async def reserved_mb(self) -> int:
+        """It is not counted as free here."""
+        return 0
 
     async def revive(self) -> None:
         """Start a libvirtd of ours again. Another's is its keeper's business."""
@@ -164,6 +171,16 @@ class RemoteWay:
             raise HypervisorFailed(
                 f"its `date` says {told[:40]!r}, not the seconds", remedy="date +%s.%N, on that host"
             ) from error
+
+    async def reserved_mb(self) -> int:
+        """By stat(1) of GNU; where it does not tell, nothing is known to be kept back."""
+        try:
+            told = await self._link.run(["stat", "-f", "-c", "%f %a %S", str(self._pool.path)])
+            free, available, block_bytes = map(int, told.split())
+        except (HypervisorFailed, ValueError) as error:
+            log.warning("what of %s's disk is root's is not known: %s", self._link.name, error)
+            return 0
+        return max(free - available, 0) * block_bytes >> 20
 
     async def revive(self) -> None:
         """The link tries by itself."""

@@ -9,6 +9,7 @@ import libvirt
 
 from backend.hypervisor import (
     branches,
+    far_sources,
     forks,
     networks,
     preparations,
@@ -282,8 +283,14 @@ class Hypervisor:
     async def back_up_source(
         self, source: SourceDomain, target: str, into: Path, limits: BackupLimits
     ) -> Backup:
-        """See :func:`backend.hypervisor.sources.back_up`."""
+        """See :func:`backend.hypervisor.sources.back_up`; ``into`` is a file of this machine."""
+        if isinstance(self._files, PoolFiles):
+            return await far_sources.back_up(self._domains, self._files, source, target, into, limits)
         return await sources.back_up(self._connection, source, target, into, limits)
+
+    async def fetch_source_file(self, path: Path, into: Path, limits: BackupLimits) -> None:
+        """See :func:`backend.hypervisor.far_sources.fetch`."""
+        await far_sources.fetch(self._connection, path, into, limits)
 
     async def thaw_source(self, name: str) -> None:
         """See :func:`backend.hypervisor.sources.thaw`."""

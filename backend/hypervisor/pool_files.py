@@ -146,6 +146,11 @@ class PoolFiles:
         # libvirt copies a volume that looks like qcow2 by converting it: it goes by way of this machine.
         await self._volumes.send(self._name(target), await self._local(self._name(source)))
 
+    async def bring(self, path: Path, into: Path) -> None:
+        """Write a file that QEMU made there to the new file ``into`` of this machine."""
+        await self._volumes.refresh(DROP_PATIENCE_S)
+        await self._volumes.fetch(self._name(path), into)
+
     async def remove(self, path: Path) -> int:
         return await self._delete([self._name(path)])
 

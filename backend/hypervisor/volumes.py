@@ -64,7 +64,7 @@ class Volumes:
         pool.setAutostart(1)
 
     async def free_mb(self) -> int:
-        """Space left, in MiB, as of the last refresh or upload; what is reserved for root counts too."""
+        """Space left, in MiB, as of the last refresh or upload; what only root may fill counts too."""
         _, _, _, available = await self._call(lambda pool: pool.info(), "ask the size of")
         return int(available) >> 20
 
@@ -182,17 +182,11 @@ class Volumes:
         """Write a whole volume to a file of this machine; its holes stay holes."""
         size = await self.allocated(name)
 
-        def work(pool: libvirt.virStoragePool, given_up: threading.Event) -> None:
-            volume = pool.storageVolLookupByName(name)
-            with _stream(pool) as stream, file.open("wb", buffering=0) as target:
-
-                def leave_out(_stream: libvirt.virStream, length: int, _: object) -> None:
-                    target.truncate(target.seek(length, os.SEEK_CUR))
-
-                volume.download(stream, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
-                stream.sparseRecvAll(_until(given_up, target.write), leave_out, None)
-
-        await self._move(work, f"download {name} from", size)
+        await self._move(
+            lambda pool, given_up: download(pool.storageVolLookupByName(name), file, given_up),
+            f"download {name} from",
+            size,
+        )
 
     # --- calls ---------------------------------------------------------------------------------------
 
@@ -208,8 +202,24 @@ class Volumes:
         return await self._connection.transfer(
             lambda connection, given_up: function(connection.storagePoolLookupByName(self.name), given_up),
             what=f"{verb} the pool {self.name}",
-            limit_s=MOVE_TIMEOUT_S + size / RATE_MIN_BYTES_S,
+            limit_s=move_limit_s(size),
         )
+
+
+def move_limit_s(size: int) -> float:
+    """How long so many bytes may take."""
+    return MOVE_TIMEOUT_S + size / RATE_MIN_BYTES_S
+
+
+def download(volume: libvirt.virStorageVol, file: Path, given_up: threading.Event) -> None:
+    """Write a whole volume to a file of this machine; its holes stay holes. Blocking."""
+    with _stream(volume) as stream, file.open("wb", buffering=0) as target:
+
+        def leave_out(_stream: libvirt.virStream, length: int, _: object) -> None:
+            target.truncate(target.seek(length, os.SEEK_CUR))
+
+        volume.download(stream, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
+        stream.sparseRecvAll(_until(given_up, target.write), leave_out, None)
 
 
 def pool_xml(name: str, path: Path) -> str:
@@ -262,9 +272,9 @@ def _refresh(pool: libvirt.virStoragePool) -> bool:
 
 
 @contextlib.contextmanager
-def _stream(pool: libvirt.virStoragePool) -> Iterator[libvirt.virStream]:
+def _stream(thing: libvirt.virStoragePool | libvirt.virStorageVol) -> Iterator[libvirt.virStream]:
     """A stream that ends with the block: finished, or aborted when the block fails."""
-    stream = pool.connect().newStream(0)
+    stream = thing.connect().newStream(0)
     try:
         yield stream
         stream.finish()

@@ -6,7 +6,15 @@ else made, with ``Preparation`` to make it a guest of ours; ``remove_image``. Ev
 
 from backend.images.build import Images
 from backend.images.catalog import BuiltImage
-from backend.images.clones import Brought, FileLayer, can_boot, chain_of, clone_image, copy_layers
+from backend.images.clones import (
+    Brought,
+    FileLayer,
+    can_boot,
+    chain_of,
+    clone_image,
+    copy_layers,
+    fetch_layers,
+)
 from backend.images.convert import Layer
 from backend.images.imports import ImageImport, ImportLimits, import_image
 from backend.images.prepare import Preparation
@@ -26,6 +34,7 @@ __all__ = [
     "chain_of",
     "clone_image",
     "copy_layers",
+    "fetch_layers",
     "import_image",
     "recover",
     "remove_image",

@@ -72,6 +72,10 @@ class FileLayer:
     format: Format
 
 
+Fetch = Callable[[Path, Path], Awaitable[None]]
+"""Writes a file of another machine to a new file of this one."""
+
+
 async def clone_image(
     images: Catalog,
     name: str,
@@ -126,28 +130,63 @@ def chain_of(top: FileLayer) -> list[FileLayer]:
     Raises:
         ImageRefused: one cannot be read, or leads to what is no file of a named format.
     """
-    chain = [top]
-    while chain[-1].format == "qcow2":
-        last = chain[-1].path
-        fd = open_layer(last)
-        try:
-            found = backing_of(fd)
-        finally:
-            os.close(fd)
-        if found is None:
-            break
-        name, format = found
-        if format not in ("qcow2", "raw"):
-            named = f"as {format}" if format else "without its format"
-            raise ImageRefused(f"{last} names the file that it stands on {named}", remedy=REBASE)
-        if ":" in name.split("/")[0]:
-            raise ImageRefused(f"{last} stands on what is no file: {name!a}", remedy="copy it into a file")
-        if len(chain) == CHAIN_MAX:
-            raise ImageRefused(
-                f"{top.path} stands on more than {CHAIN_MAX} files", remedy="commit some of them"
-            )
-        chain.append(FileLayer(last.parent / name, cast("Format", format)))
+    chain: list[FileLayer] = []
+    below: FileLayer | None = top
+    while below is not None:
+        chain.append(below)
+        _must_be_short(chain)
+        below = _below(below, below.path)
     return chain
+
+
+async def fetch_layers(top: FileLayer, fetch: Fetch, work: Path) -> list[Layer]:
+    """Copies in ``work`` of the files that a disk on another machine is made of, the top first.
+
+    Raises:
+        ImageRefused: one leads to what is no file of a named format. What ``fetch`` raises.
+    """
+    chain: list[FileLayer] = []
+    copies: list[Layer] = []
+    below: FileLayer | None = top
+    while below is not None:
+        chain.append(below)
+        _must_be_short(chain)
+        copies.append(_copy_of(below, len(copies)))
+        copy = work / copies[-1].name
+        await fetch(below.path, copy)
+        below = await asyncio.to_thread(_below, below, copy)
+    return copies
+
+
+def _below(layer: FileLayer, content: Path) -> FileLayer | None:
+    """What the layer with this content stands on. Blocking."""
+    if layer.format != "qcow2":
+        return None
+    fd = open_layer(content)
+    try:
+        found = backing_of(fd)
+    finally:
+        os.close(fd)
+    if found is None:
+        return None
+    name, format = found
+    if format not in ("qcow2", "raw"):
+        named = f"as {format}" if format else "without its format"
+        raise ImageRefused(f"{layer.path} names the file that it stands on {named}", remedy=REBASE)
+    if ":" in name.split("/")[0]:
+        raise ImageRefused(f"{layer.path} stands on what is no file: {name!a}", remedy="copy it into a file")
+    return FileLayer(layer.path.parent / name, cast("Format", format))
+
+
+def _must_be_short(chain: Sequence[FileLayer]) -> None:
+    if len(chain) > CHAIN_MAX:
+        raise ImageRefused(
+            f"{chain[0].path} stands on more than {CHAIN_MAX} files", remedy="commit some of them"
+        )
+
+
+def _copy_of(layer: FileLayer, number: int) -> Layer:
+    return Layer(f"layer-{number}.{layer.format}", layer.format)
 
 
 async def copy_layers(chain: Sequence[FileLayer], work: Path, limits: ImportLimits) -> list[Layer]:
@@ -176,7 +215,7 @@ def open_layer(path: Path) -> int:
 
 
 def _copy(layer: FileLayer, number: int, work: Path, limits: ImportLimits) -> Layer:
-    copy = Layer(f"layer-{number}.{layer.format}", layer.format)
+    copy = _copy_of(layer, number)
     fd = open_layer(layer.path)
     with os.fdopen(fd, "rb", buffering=0) as source, (work / copy.name).open("xb") as target:
         before = _print(fd)

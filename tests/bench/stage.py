@@ -25,7 +25,7 @@ import yaml
 from backend.errors import BackendDown
 from backend.fleet import object_prefix
 from backend.hypervisor import GuestImage, Hypervisor, PrivateLibvirt
-from backend.hypervisor.domain_xml import DomainSpec, domain_xml
+from backend.hypervisor.domain_xml import DomainSpec, domain_xml, loose_nic
 from backend.models import Phase, Sandbox, now
 from backend.paths import Paths
 from backend.store import Database, EmbeddedPostgres, Store, migrate
@@ -237,6 +237,7 @@ class Stage:
                     disk=folder / "disk-0.qcow2",
                     console=folder / "console.log",
                     metadata={"role": "sandbox", "sandbox": sandbox.id},
+                    nic=loose_nic(sandbox.mac),
                 )
                 connection.defineXML(domain_xml(spec, IMAGE))
         finally:

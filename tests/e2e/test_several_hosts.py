@@ -6,26 +6,37 @@ What an agent does on the first works on the second; a host that hangs takes its
 from __future__ import annotations
 
 import asyncio
+import os
+import pwd
+import shlex
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from backend.client import Fluid
 from backend.client.blocking import FluidSandbox
-from backend.errors import FluidError, NoRoom, WrongState
-from backend.images import Images
-from backend.models import Phase, Sandbox
+from backend.errors import FluidError, NoRoom, SelfApproval, WrongState
+from backend.images import BuiltImage, Images
+from backend.models import Approval, ApprovalState, Phase, Sandbox
 from backend.paths import Paths
 from tests.bench.stage import Stage
+from tests.fix_doors import call_as
 from tests.fix_hosts import RealHost, real_hosts
+from tests.fix_target import NAME as WEB
+from tests.fix_target import Login, Target
 
 FAR = "far-1"
 UP_S, LOST_S, FOUND_S = 180.0, 75.0, 75.0
 LOOK_S = 0.2
 CREATE_S = 40.0  # emulated, beside another guest
+NOISE_MB = 2048  # that others write meanwhile
+DECIDED_S = 600.0  # three runs of Ansible, emulated
+OPERATOR = "games"  # a user of every machine: whoever asks does not approve
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,8 @@ class Two:
     stage: Stage
     far: RealHost
     fluid: Fluid
+    image: BuiltImage
+    target: Target
 
     async def until(self, holds: Callable[[], bool], limit_s: float, what: str) -> float:
         """Seconds until it holds."""
@@ -78,13 +91,20 @@ class Two:
 @pytest.fixture(scope="module")
 async def two() -> AsyncIterator[Two]:
     cache = Paths.default()
-    await Images(cache.images).build(progress=lambda _: None)
+    image = await Images(cache.images).build(progress=lambda _: None)
     with real_hosts(FAR) as (far,):
         async with Stage(cache.cache, limits={"sandboxes_per_owner": 50}) as stage:
             local = {"name": "local", "uri": stage.libvirt}
-            stage.configure(limits={"sandboxes_per_owner": 50}, hosts=[local, far.settings])
+            target = await Target.plan(stage.paths.state / "production")
+            stage.configure(
+                limits={"sandboxes_per_owner": 50},
+                hosts=[local, far.settings],
+                operators=["root", OPERATOR],
+                server={"socket_group_operators": OPERATOR},
+                targets=target.settings,
+            )
             await stage.start()
-            two = Two(stage, far, Fluid(stage.paths.operator_socket))
+            two = Two(stage, far, Fluid(stage.paths.operator_socket), image, target)
             both = {"local", FAR}
             await two.until(
                 lambda: {host.name for host in two.fluid.hosts() if host.templates} == both,
@@ -149,6 +169,138 @@ def live(two: Two, box: FluidSandbox) -> None:
     branch.destroy()
 
 
+FILES = {
+    "/srv/far/release notes.txt": "Release 3.1\n",
+    "/srv/far/prüfung-✓.txt": "Grüße aus dem Rechenzentrum\n",
+    "/srv/far/{{ price }}.txt": "{{ 7 * 7 }} is not a number here\n",
+    "/etc/sysctl.d/60-far.conf": "vm.swappiness = 17\n",
+    "/etc/systemd/system/far.service": "[Service]\nType=oneshot\nUser=ada\nExecStart=/bin/du -s /srv/far\n",
+    "/etc/systemd/system/far.timer": "[Timer]\nOnCalendar=*:17\n\n[Install]\nWantedBy=timers.target\n",
+}
+WORK = (
+    "useradd --create-home --shell /bin/bash ada && install -d -o ada /srv/far",
+    "sysctl -q -p /etc/sysctl.d/60-far.conf && systemctl daemon-reload && systemctl enable --now far.timer",
+)
+
+
+@dataclass
+class Steps:
+    """How long each step took, printed at the end."""
+
+    began: float = field(default_factory=time.monotonic)
+    took: dict[str, float] = field(default_factory=dict)
+
+    def done(self, step: str) -> None:
+        now = time.monotonic()
+        self.took[step], self.began = round(now - self.began, 1), now
+
+
+@pytest.mark.full
+async def test_a_change_made_on_the_second_host_is_rehearsed_there_and_reaches_production(two: Two) -> None:
+    steps = Steps()
+    async with two.target.running(two.stage.libvirt, two.image) as production:
+        steps.done("boot the target")
+        box = await two.create("changes", FAR)
+        steps.done("create")
+        await asyncio.to_thread(two.fluid.drain_host, "local")  # so that the twin is made on the second host
+        try:
+            asked = await asyncio.to_thread(work_and_ask, two, box.noun, steps)
+        finally:
+            await asyncio.to_thread(two.fluid.resume_host, "local")
+        async with two.stage.store() as store:
+            (twin,), _ = await store.sandboxes.list({"purpose": "rehearsal"}, limit=2)
+        assert (twin.host_name, twin.phase) == (FAR, Phase.DESTROYED)
+        await asyncio.to_thread(decide, two, asked, steps)
+        await must_have_arrived(production)
+    await asyncio.to_thread(box.destroy)
+    assert two.fluid.leftovers().found == []
+    print(steps.took)
+
+
+def work_and_ask(two: Two, sandbox: Sandbox, steps: Steps) -> Approval:
+    """As an agent: work, diff, playbook, request; the request when its rehearsal has ended."""
+    agent = Fluid(two.stage.paths.agent_socket)
+    box = FluidSandbox(agent, sandbox)
+    box.snapshot("before")
+    steps.done("snapshot")
+    assert box.run(WORK[0]).exit_code == 0
+    for path, content in FILES.items():
+        box.write_file(path, content.encode())
+    assert box.run(WORK[1]).exit_code == 0
+    steps.done("work")
+    box.snapshot("after")
+    changes = box.diff("before", "after")
+    assert changes.read_from == "disk" and changes.quiesced
+    assert set(FILES) <= {change.path for change in changes.shown()}
+    assert "ada" in {user.name for user in changes.users} and "far.timer" in {
+        unit.name for unit in changes.units
+    }
+    steps.done("snapshot and diff")
+    playbook = agent.generate_playbook(box.id, "before", "after")
+    assert playbook.notes == []
+    steps.done("generate")
+    asked = agent.request_approval(
+        box.id,
+        playbook=playbook.id,
+        targets=[WEB],
+        reason="an hourly report",
+        from_snapshot="before",
+        to_snapshot="after",
+    )
+    asked = until_not(two, asked.id, ApprovalState.REHEARSING)
+    assert asked.state is ApprovalState.PENDING, asked.outcome
+    evidence = asked.evidence
+    assert evidence.residual == [] and evidence.again_changed == 0 and not evidence.unrehearsed
+    steps.done("rehearse twice")
+    return asked
+
+
+def decide(two: Two, asked: Approval, steps: Steps) -> None:
+    """As another person: a dry run, and yes to just what it showed."""
+    assert asked.digest == "", "nothing can be approved before the dry run"
+    assert as_another(two, asked.id, "dry-run")[0] < 300
+    deadline = time.monotonic() + DECIDED_S
+    while WEB not in (asked := two.fluid.approval(asked.id, wait=LOOK_S)).evidence.dry_run:
+        assert time.monotonic() < deadline, asked.progress
+    assert asked.digest, asked.evidence.dry_run[WEB]
+    steps.done("dry run")
+    status, told = as_another(two, asked.id, "approve", {"digest": "0" * 64})
+    assert (status, told["error_code"]) == (409, "stale_digest")
+    with pytest.raises(SelfApproval):
+        two.fluid.approve(asked.id, asked.digest)
+    assert as_another(two, asked.id, "approve", {"digest": asked.digest})[0] == 200
+    asked = two.fluid.wait_approval(asked.id, timeout=DECIDED_S)
+    assert asked.state is ApprovalState.APPLIED, asked.outcome
+    assert asked.verified_changed == 0
+    steps.done("dry run again, apply, verify")
+
+
+def until_not(two: Two, approval_id: str, state: ApprovalState) -> Approval:
+    deadline = time.monotonic() + DECIDED_S
+    while (asked := two.fluid.approval(approval_id, wait=10)).state is state:
+        assert time.monotonic() < deadline, asked.progress
+    return asked
+
+
+def as_another(two: Two, approval_id: str, verb: str, body: dict[str, str] | None = None) -> tuple[int, Any]:
+    """A call at the operator door by somebody who did not ask."""
+    account = pwd.getpwnam(OPERATOR)
+    path = f"/v1/approvals/{quote(approval_id)}/{verb}"
+    door = two.stage.paths.operator_socket
+    return call_as(account.pw_uid, door, "POST", path, [account.pw_gid], body)
+
+
+async def must_have_arrived(production: Login) -> None:
+    """Each change as production itself shows it."""
+    for path, content in FILES.items():
+        assert await production.run(f"cat {shlex.quote(path)}") == content, path
+    assert (await production.run("cat /proc/sys/vm/swappiness")).strip() == "17"
+    timer = await production.run("systemctl is-enabled far.timer; systemctl is-active far.timer")
+    assert timer.split() == ["enabled", "active"]
+    assert "/home/ada:/bin/bash" in await production.run("getent passwd ada")
+    assert (await production.run("stat -c %U /srv/far")).strip() == "ada"
+
+
 async def test_the_first_hosts_files_do_not_exist_on_the_second(two: Two) -> None:
     near, far = await two.create("near", "local"), await two.create("far", FAR)
     folder = two.stage.paths.domains / "domains" / near.noun.domain
@@ -159,6 +311,13 @@ async def test_the_first_hosts_files_do_not_exist_on_the_second(two: Two) -> Non
     assert not any(name.startswith(near.noun.domain) for name in two.volumes())
     for box in (near, far):
         await asyncio.to_thread(box.destroy)
+
+
+async def test_what_only_root_may_fill_of_the_second_hosts_disk_is_not_shown_as_free(two: Two) -> None:
+    told = os.statvfs(two.far.folder)
+    root_s = (told.f_bfree - told.f_bavail) * told.f_frsize >> 20
+    free_mb = {host.name: host.disk_free_mb for host in two.fluid.hosts()}[FAR]
+    assert abs(free_mb - (told.f_bavail * told.f_frsize >> 20)) < NOISE_MB, f"root's own are {root_s} MB"
 
 
 async def test_a_host_that_hangs_takes_its_own_sandboxes_and_no_others(two: Two) -> None:

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -25,10 +25,13 @@ from backend.errors import (
     ImageRefused,
     PreparationFailed,
     SourceNotFound,
+    TimedOut,
     WrongState,
 )
 from backend.fleet import DomainSources
-from backend.hypervisor import Hypervisor, PrivateLibvirt
+from backend.hypervisor import BackupLimits, Hypervisor, Pool, PrivateLibvirt
+from backend.hypervisor import sources as libvirt_sources
+from backend.hypervisor.volumes import pool_xml
 from backend.images import Images, ImportLimits, Preparation
 from backend.images.prepare import NEEDED_AS_IS
 from backend.models import Identity, ImageView, Role, SourceCheck, SourceView
@@ -37,6 +40,7 @@ from tests.fix_cloud_image import cloud_image
 from tests.fix_foreign import foreign_xml, raw_disk
 
 OPERATOR = Identity(uid=0, gid=0, pid=1, name="root", role=Role.OPERATOR)
+PREFIX = "fluid-0c0c0c"
 AGENT = Identity(uid=65534, gid=65534, pid=1, name="nobody", role=Role.AGENT)
 KEY = b"-----BEGIN OPENSSH PRIVATE KEY-----\nZm9yYmlkZGVu\n-----END OPENSSH PRIVATE KEY-----\n"
 HASH = b"root:$y$j9T$forbidden$hash:19000:0:99999:7:::\ndaemon:*:19000:0:99999:7:::\n"
@@ -61,9 +65,13 @@ class Lab:
     folder: Path
     images: Images
     audit: Audit
+    host: str = "local"
 
     def service(self, config: dict[str, Any], production: frozenset[str] = frozenset()) -> DomainSources:
-        host = SimpleNamespace(name="local", require=lambda: self.hypervisor)
+        async def look(max_age_s: float) -> SimpleNamespace:
+            return SimpleNamespace(disk_free_mb=4096)
+
+        host = SimpleNamespace(name=self.host, require=lambda: self.hypervisor, look=look)
         hosts = SimpleNamespace(named=lambda _: host)
 
         class Hosts(list[Any]):
@@ -275,6 +283,83 @@ async def test_a_disk_that_no_one_can_read_says_so_and_leaves_nothing(lab: Lab) 
         await service.prepare(OPERATOR, "web", True)
     assert lab.left() == []
     assert await asyncio.to_thread(lambda: not list(lab.folder.glob("frozen/*")))
+
+
+@dataclass(frozen=True)
+class Far:
+    """The same libvirtd as another machine: ``folder`` is its /var/lib/libvirt/images."""
+
+    lab: Lab
+    folder: Path
+
+    def left(self) -> list[str]:
+        return [path.name for path in (self.folder / PREFIX).iterdir()]
+
+
+@pytest.fixture
+async def far(daemon: PrivateLibvirt, lab: Lab) -> AsyncIterator[Far]:
+    images = Path("/var/lib/libvirt/images")
+    pool = Pool(PREFIX, images / PREFIX, lab.folder / "layers", lab.images.folder)
+    hypervisor = Hypervisor(daemon.uri, pool=pool, virt_type="qemu", prefix=PREFIX)
+    await hypervisor.open()
+    yield Far(replace(lab, hypervisor=hypervisor, host="far-1"), daemon.folder / "lib" / "images")
+    await hypervisor.close()
+    for found in lab.connection.listAllStoragePools(0):
+        found.destroy()
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["off", "running"])
+async def test_a_machine_on_another_host_is_copied_over_libvirt_and_stays_as_it_is(
+    far: Far, running: bool
+) -> None:
+    lab, ours = far.lab, {path.removeprefix("/"): data for path, data in NEEDED_AS_IS.items()}
+    base, top = far.folder / "web.disk", far.folder / "web.qcow2"
+    shutil.move(system_disk(lab.folder, {**FILES, **ours}), base)
+    command = ("qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", base.name, top.name)
+    subprocess.run(command, check=True, cwd=far.folder)
+    lab.connection.storagePoolCreateXML(pool_xml("default", Path("/var/lib/libvirt/images")))
+    domain = lab.define("web", Path("/var/lib/libvirt/images") / top.name, format="qcow2", running=running)
+    before, xml = (state_of(base), state_of(top)), domain.XMLDesc(0)
+    entry = {"name": "web", "host": "far-1", "acknowledge_unprepared": True}
+    service = lab.service({"sources": [entry]})
+    told = await service.check(OPERATOR, "web")
+    assert status_of(told)["file system"] == "unknown" and told.can_clone and not told.secrets_known
+    made = await service.prepare(OPERATOR, "web", True)
+    how = "running, not quiesced (it has no channel to QEMU's agent)" if running else "off"
+    assert (made.packages, made.origin) == (2, f"domain web of far-1, {how}")
+    await lab.images.verify("web")
+    name = b"/home/ada/.ssh/id_ed25519"
+    assert await DiskReader().read([lab.images.get("web").disk], [name], 4096) == {name: KEY}
+    assert ((state_of(base), state_of(top)), domain.XMLDesc(0)) == (before, xml)
+    assert domain.isActive() == running
+    assert far.left() == []
+
+
+async def test_a_copy_there_that_takes_too_long_or_that_a_crash_left_goes(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw_disk(far.folder / "web.disk")
+    domain = far.lab.define("web", Path("/var/lib/libvirt/images/web.disk"), running=True)
+    monkeypatch.setattr(libvirt_sources, "_runs", lambda _: True)  # a job without end
+    machine, copy = far.lab.hypervisor, far.lab.folder / "copy.qcow2"
+    with pytest.raises(TimedOut, match="copying web took longer than 1 s"):
+        await machine.back_up_source(
+            await machine.source("web"), "vda", copy, BackupLimits(1 << 30, 1 << 30, total_s=1)
+        )
+    assert domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE
+    assert far.left() == [] and not copy.exists()
+    (far.folder / PREFIX / f"{PREFIX}-import-0badc0de.copy.qcow2").write_bytes(b"cut off")
+    assert await machine.sweep_preparations() == [f"{PREFIX}-import-0badc0de"]
+    assert far.left() == []
+
+
+async def test_a_disk_elsewhere_that_is_in_no_pool_is_refused_with_what_makes_one(far: Far) -> None:
+    far.lab.define("web", raw_disk(far.folder / "web.disk"))
+    service = far.lab.service({"sources": [{"name": "web", "host": "far-1"}]})
+    with pytest.raises(ImageRefused, match="is in no storage pool of that host") as refused:
+        await service.prepare(OPERATOR, "web", False)
+    assert refused.value.remedy.startswith("on that host: virsh pool-create-as ")
+    assert far.lab.left() == [] and far.left() == []
 
 
 @pytest.mark.full

@@ -1,11 +1,16 @@
-"""How an installation marks what is its own on a libvirtd that others use too."""
+"""How an installation marks what is its own on a libvirtd that others use too, and what it counts as free."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
 
 from backend.config import Config, HostConfig
 from backend.fleet import Host, object_prefix
+from backend.hypervisor import ForeignNetwork, HostFacts
 from backend.paths import Paths
 
 
@@ -18,3 +23,23 @@ def test_a_domains_name_leads_back_to_its_sandbox(tmp_path: Path) -> None:
 
 def test_two_installations_never_share_a_prefix(tmp_path: Path) -> None:
     assert object_prefix(Paths.under(tmp_path / "a")) != object_prefix(Paths.under(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(("reserved_mb", "free_mb"), [(0, 9000), (2500, 6500), (9500, 0)])
+async def test_what_only_root_may_fill_is_not_free(tmp_path: Path, reserved_mb: int, free_mb: int) -> None:
+    async def find_network(name: str) -> ForeignNetwork:
+        return ForeignNetwork(name, "br0", "192.0.2.0/24", "192.0.2.1")
+
+    async def facts() -> HostFacts:
+        return HostFacts("far", "9.0.0", "7.2.0", 2, 1024, 512, 9000, "qemu")
+
+    async def hypervisor() -> Any:
+        return SimpleNamespace(alive=True, virt_type="qemu", find_network=find_network, facts=facts)
+
+    async def reserved() -> int:
+        return reserved_mb
+
+    host = Host(Config(), HostConfig(network="lan"), Paths.under(tmp_path))
+    host.way = cast("Any", SimpleNamespace(hypervisor=hypervisor, reserved_mb=reserved))
+    assert await host.open()
+    assert (await host.look()).disk_free_mb == (await host.room("debian-12")).disk_free_mb == free_mb

@@ -1,4 +1,4 @@
-"""What a way to a host refuses: guests there would not be held."""
+"""What a way to another host refuses, because guests there would not be held; what of its disk is root's."""
 
 from __future__ import annotations
 
@@ -8,17 +8,13 @@ from types import SimpleNamespace
 import pytest
 
 from backend.config import HostConfig
-from backend.errors import HypervisorFailed
+from backend.errors import FluidError, HypervisorFailed
 from backend.fleet.ways import RemoteWay, way_to
 from backend.paths import Paths
 
 
-@pytest.mark.parametrize(
-    ("said", "held"), [(b"0\n0\n", False), (b"0\n", False), (b"0\n1\n", True), (b"1\n0\n", True), (b"", True)]
-)
-async def test_a_host_whose_iptables_does_not_see_the_bridge_is_refused(
-    tmp_path: Path, said: bytes, held: bool
-) -> None:
+def far_way(tmp_path: Path, said: bytes | FluidError) -> tuple[RemoteWay, list[list[str]]]:
+    """A way whose host says that to every command; and the commands."""
     way = way_to(
         HostConfig(name="far", address="198.51.100.7", user="fluid"), Paths.under(tmp_path), "fluid-a"
     )
@@ -27,12 +23,41 @@ async def test_a_host_whose_iptables_does_not_see_the_bridge_is_refused(
 
     async def run(argv: list[str]) -> bytes:
         asked.append(argv)
+        if isinstance(said, FluidError):
+            raise said
         return said
 
-    way._link = SimpleNamespace(run=run)  # type: ignore[assignment]
+    way._link = SimpleNamespace(name="far", run=run)  # type: ignore[assignment]
+    return way, asked
+
+
+@pytest.mark.parametrize(
+    ("said", "held"), [(b"0\n0\n", False), (b"0\n", False), (b"0\n1\n", True), (b"1\n0\n", True), (b"", True)]
+)
+async def test_a_host_whose_iptables_does_not_see_the_bridge_is_refused(
+    tmp_path: Path, said: bytes, held: bool
+) -> None:
+    way, asked = far_way(tmp_path, said)
     if held:
         await way.must_hold("fl-0")
     else:
         with pytest.raises(HypervisorFailed, match="fl-0, so guests are not held"):
             await way.must_hold("fl-0")
     assert "/sys/class/net/fl-0/bridge/nf_call_iptables" in asked[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "reserved_mb"),
+    [
+        (b"1000000 743936 4096\n", 1000),
+        (b"500 500 4096\n", 0),
+        (b"stat: unknown option\n", 0),
+        (HypervisorFailed("`stat` on host far ended with 1", remedy="run it there"), 0),
+    ],
+)
+async def test_what_only_root_may_fill_is_asked_of_the_host(
+    tmp_path: Path, said: bytes | FluidError, reserved_mb: int
+) -> None:
+    way, asked = far_way(tmp_path, said)
+    assert await way.reserved_mb() == reserved_mb
+    assert asked == [["stat", "-f", "-c", "%f %a %S", "/var/lib/libvirt/images/fluid-a"]]

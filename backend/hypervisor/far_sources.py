@@ -1,0 +1,91 @@
+"""The disk of somebody else's domain on another machine, brought here. Nothing of it is changed there.
+
+A file is read through the pool of that host's that it lies in. The copy that a running QEMU writes is ours,
+and goes again, after a crash too (:func:`backend.hypervisor.preparations.sweep`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from pathlib import Path
+
+import libvirt
+
+from backend.errors import ImageRefused, NoSpace, TooLarge, WrongState
+from backend.hypervisor import sources
+from backend.hypervisor.connection import Connection
+from backend.hypervisor.domain_xml import tree
+from backend.hypervisor.domains import Domains
+from backend.hypervisor.pool_files import PoolFiles
+from backend.hypervisor.preparations import ROLE
+from backend.hypervisor.source_xml import SourceDomain
+from backend.hypervisor.sources import Backup, BackupLimits
+from backend.hypervisor.volumes import download, move_limit_s
+
+COPY = "copy.qcow2"
+
+
+async def fetch(connection: Connection, path: Path, into: Path, limits: BackupLimits) -> None:
+    """Write a file of that host, which stands still meanwhile, to the new file ``into`` of this machine.
+
+    Raises:
+        ImageRefused: it is in no pool of that host's. TooLarge, NoSpace: before anything was moved.
+        WrongState: it changed meanwhile.
+    """
+    before = await connection.call(lambda conn: _print(conn, path), what=f"look at {path}")
+    allocated = before[0]
+    if allocated > limits.bytes:
+        raise TooLarge(
+            f"{path} has {allocated >> 20} MB, at most {limits.bytes >> 20} MB are taken",
+            remedy="raise limits.image_gb",
+        )
+    if allocated > limits.room_bytes:
+        raise NoSpace(
+            f"copying {path} needs {allocated >> 20} MB, {limits.room_bytes >> 20} are left",
+            remedy="free space where the images lie, or lower limits.disk_reserve_mb",
+        )
+
+    def work(conn: libvirt.virConnect, given_up: threading.Event) -> None:
+        download(_volume(conn, path), into, given_up)
+
+    await connection.transfer(work, what=f"download {path}", limit_s=move_limit_s(allocated))
+    if await connection.call(lambda conn: _print(conn, path), what=f"look at {path}") != before:
+        raise WrongState(f"{path} changed while it was copied", remedy="try again")
+
+
+async def back_up(
+    domains: Domains, files: PoolFiles, source: SourceDomain, target: str, into: Path, limits: BackupLimits
+) -> Backup:
+    """As :func:`backend.hypervisor.sources.back_up`, by way of a file of ours on the host."""
+    name = f"{domains.prefix}-{ROLE}-{secrets.token_hex(4)}"
+    domains.unnamed.add(name)
+    try:
+        await files.claim(name)
+        there = files.path(name, COPY)
+        done = await sources.back_up(domains.connection, source, target, there, limits)
+        await files.bring(there, into)
+        return done
+    finally:
+        await asyncio.shield(domains.destroy(name))
+        domains.unnamed.discard(name)
+
+
+def _volume(connection: libvirt.virConnect, path: Path) -> libvirt.virStorageVol:
+    try:
+        return connection.storageVolLookupByPath(str(path))
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
+            raise
+        raise ImageRefused(
+            f"{path} is in no storage pool of that host, and is read through one",
+            remedy=f"on that host: virsh pool-create-as for-fluid dir --target {path.parent}",
+        ) from error
+
+
+def _print(connection: libvirt.virConnect, path: Path) -> tuple[int, ...]:
+    """How many bytes it takes, and what changes with its content."""
+    volume = _volume(connection, path)
+    times = tree(volume.XMLDesc(0)).findtext("target/timestamps/mtime", "0")
+    return int(volume.info()[2]), *(int(part) for part in times.split("."))
