@@ -10,7 +10,13 @@ set -eu
 cache=$1 venv=$2 lock=$3
 shift 3
 yes=${FLUID_YES:-${CI:-}}
-for word; do [ "$word" != --yes ] || yes=1; done
+arm64=''
+for word; do
+    case $word in
+    --yes) yes=1 ;;
+    --arm64) arm64=1 ;;
+    esac
+done
 command=${1:-}
 
 missing='' python=''
@@ -46,6 +52,8 @@ find_python() {
     python=/usr/bin/python3
 }
 
+have_firmware() { test -e /usr/share/AAVMF/AAVMF_CODE.fd; }
+
 python_header() {
     "$python" -c 'import os, sys, sysconfig
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))'
@@ -53,7 +61,9 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
 
 list_missing() {
     case $(uname -m) in
-    aarch64) need qemu-system-arm "runs the virtual machines" have qemu-system-aarch64 ;;
+    aarch64)
+        need qemu-system-arm "runs the virtual machines" have qemu-system-aarch64
+        need qemu-efi-aarch64 "starts those with a boot loader of their own" have_firmware ;;
     *) need qemu-system-x86 "runs the virtual machines" have qemu-system-x86_64 ;;
     esac
     need qemu-utils "makes their disks" have qemu-img
@@ -77,6 +87,11 @@ list_missing() {
     need python3-dev "headers of Python, for the same" python_header
     need python3-venv "makes the virtual environment" "$python" -c 'import venv, ensurepip'
     [ "$command" != test ] || need openssh-server "plays machines in the tests; its service stays off" have sshd
+    if [ "$command$arm64" = test1 ] && [ "$(uname -m)" != aarch64 ]; then
+        need qemu-system-arm "emulates the arm64 guest" have qemu-system-aarch64
+        need qemu-efi-aarch64 "is that guest's firmware" have_firmware
+        need qemu-user-static "runs its packages' scripts while its image is built" have qemu-aarch64-static
+    fi
 }
 
 # --- doing it --------------------------------------------------------------------------------------------

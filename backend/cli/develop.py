@@ -26,6 +26,8 @@ CHECKS = (
         ("-c", "from importlinter.cli import lint_imports_command as main; main()", "--no-cache"),
     ),
 )
+ARM64 = ("-m", "arm64", "-rP", "tests/e2e/test_arm64.py")
+"""What was measured is shown, too: nobody runs this but to read it."""
 SEED_VARIABLE = "FLUID_TEST_SEED"
 INTERRUPTED = 130
 
@@ -57,7 +59,8 @@ def check() -> int:
 
 
 def test(args: list[str]) -> int:
-    """Run pytest. ``args`` are groups, ``--full`` for the long ones too, and anything that pytest takes.
+    """Run pytest. ``args`` are groups, ``--full`` for the long ones too, ``--arm64`` for the emulated arm64
+    guest alone, and anything that pytest takes.
 
     The closing line is pytest's own. The end-to-end tests' seed is random unless ``FLUID_TEST_SEED`` is set.
     """
@@ -78,11 +81,13 @@ def pytest_words(args: list[str]) -> list[str]:
     """Our words as pytest's: groups become folders, all of them when neither group nor path is given."""
     groups = [word for word in args if word in GROUPS]
     paths = [word for word in args if word.startswith("tests/")]
-    rest = [word for word in args if word not in groups and word != "--full"]
+    rest = [word for word in args if word not in groups and word not in ("--full", "--arm64")]
+    if "--arm64" in args:
+        return [*ARM64, *rest]
     there = [group for group in GROUPS if (CHECKOUT / "tests" / group).is_dir()]
     chosen = [] if paths and not groups else groups or there
-    full = [] if "--full" in args or paths else ["-m", "not full"]
-    return [*full, *rest, *(f"tests/{group}" for group in chosen)]
+    left_out = [] if paths else ["-m", "not arm64" if "--full" in args else "not full and not arm64"]
+    return [*left_out, *rest, *(f"tests/{group}" for group in chosen)]
 
 
 def bench(names: list[str], json: Path | None, readme: Path | None) -> int:

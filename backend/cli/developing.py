@@ -21,7 +21,13 @@ def check() -> int:
 
 
 @apps["test"].command(
-    epilog=examples("fluid test", "fluid test unit service", "fluid test --full", "fluid test -k tmux"),
+    epilog=examples(
+        "fluid test",
+        "fluid test unit service",
+        "fluid test --full",
+        "fluid test --arm64",
+        "fluid test -k tmux",
+    ),
     context_settings={"ignore_unknown_options": True},
 )
 def test(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import os
+import platform
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -26,8 +27,9 @@ MIB = 1024**2
 OK, NOTE, BAD = "ok", "note", "bad"
 _GLYPHS = {OK: "✓", NOTE: "·", BAD: "✗"}
 
+QEMU = "qemu-system-arm" if platform.machine() == "aarch64" else "qemu-system-x86"
 PROGRAMS = {
-    "qemu-system-x86_64": "qemu-system-x86",
+    f"qemu-system-{platform.machine()}": QEMU,
     "qemu-img": "qemu-utils",
     "libvirtd": "libvirt-daemon",
     "tmux": "tmux",
@@ -94,7 +96,7 @@ def kvm(paths: Paths) -> Iterator[Finding]:
         cache = paths.cache / "kvm-probe.json" if os.access(paths.cache, os.W_OK) else None
         probe = asyncio.run(kvm_works(cache=cache))
     except (FluidError, ImportError, OSError) as error:
-        yield Finding(BAD, "kvm", f"cannot be probed: {error}", "apt-get install qemu-system-x86")
+        yield Finding(BAD, "kvm", f"cannot be probed: {error}", f"apt-get install {QEMU}")
         return
     if probe.works:
         yield Finding(OK, "kvm", "a guest booted with it")

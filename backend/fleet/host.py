@@ -34,7 +34,6 @@ RETRY_MAX_S = 15.0
 LOOK_TIMEOUT_S = 5.0  # a host that hangs holds up nobody for longer; libvirt's first answer may take 3
 FRESH_S = 1.0
 CLOCK_FRESH_S = 60.0
-LIBVIRT_ARCH = {"amd64": "x86_64", "arm64": "aarch64"}  # Debian's words to libvirt's
 
 
 class Host:
@@ -317,5 +316,5 @@ def guest_image(image: BuiltImage) -> GuestImage:
         kernel=image.kernel,
         initrd=image.initrd,
         cmdline=image.cmdline,
-        arch=LIBVIRT_ARCH.get(image.arch, image.arch),
+        arch=image.arch,
     )

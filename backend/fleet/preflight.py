@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from backend.config import SourceConfig
 from backend.disks import Survey
-from backend.hypervisor import SourceDisk, SourceDomain
+from backend.hypervisor import WITH_BIOS, SourceDisk, SourceDomain
 from backend.images import can_boot
 from backend.models import SourceFinding
 from backend.text import visible
@@ -170,8 +170,8 @@ def _disks(source: SourceDomain) -> list[SourceFinding]:
 
 def _firmware(source: SourceDomain) -> SourceFinding:
     if not can_boot(source.arch):
-        why, remedy = f"it is {source.arch}, and clones are x86_64 with a BIOS", "clone such a machine"
-    elif source.efi:
+        why, remedy = f"it is {source.arch}, and this machine is not", "clone it on a machine of its kind"
+    elif source.efi and source.arch in WITH_BIOS:
         why, remedy = "it boots by UEFI, and a clone by a BIOS", "clone a machine that boots by a BIOS"
     elif source.kernel:
         why, remedy = (
@@ -179,7 +179,8 @@ def _firmware(source: SourceDomain) -> SourceFinding:
             "install a boot loader on the disk, and take <kernel> out of its XML",
         )
     else:
-        return SourceFinding(name="firmware", status=OK, message="BIOS, with the boot loader on the disk")
+        kind = "BIOS" if source.arch in WITH_BIOS else "UEFI"
+        return SourceFinding(name="firmware", status=OK, message=f"{kind}, with the boot loader on the disk")
     return SourceFinding(name="firmware", status=BAD, message=why, remedy=remedy)
 
 

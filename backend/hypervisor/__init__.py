@@ -5,6 +5,7 @@ Nothing here believes a guest, blocks the event loop, or alters a domain that do
 
 from __future__ import annotations
 
+from backend.hypervisor.domain_xml import WITH_BIOS
 from backend.hypervisor.hypervisor import Hypervisor
 from backend.hypervisor.identity import make_identity, new_mac
 from backend.hypervisor.nouns import (
@@ -30,6 +31,7 @@ from backend.hypervisor.sources import SOURCE_ROLE, Backup, BackupLimits
 
 __all__ = [
     "SOURCE_ROLE",
+    "WITH_BIOS",
     "Backup",
     "BackupLimits",
     "DiskUse",

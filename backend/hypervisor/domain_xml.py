@@ -12,7 +12,7 @@ from pathlib import Path
 
 from backend.errors import HypervisorFailed, InvalidValue
 from backend.hypervisor.channel import PORT_NAME
-from backend.hypervisor.nouns import GuestImage, Identity
+from backend.hypervisor.nouns import GuestImage, Identity, Machine
 
 NAMESPACE = "urn:fluid:domain:1"
 PREFIX = "fluid"
@@ -24,8 +24,9 @@ TB_CACHE_MB = 256
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 # Emulated, q35 boots half a second later than pc.
 MACHINES = {"x86_64": "pc", "aarch64": "virt"}
-# Elsewhere ACPI comes with a firmware, and a kernel that is booted directly has a device tree instead.
-WITH_ACPI = {"x86_64"}
+# Elsewhere a boot loader needs a firmware. ACPI comes with one of the two: a kernel booted directly on such a
+# machine has a device tree instead.
+WITH_BIOS = {"x86_64"}
 AGENT_PORT = "org.qemu.guest_agent.0"
 
 ET.register_namespace(PREFIX, NAMESPACE)
@@ -37,7 +38,7 @@ class DomainSpec:
 
     name: str
     uuid: str
-    virt_type: str
+    machine: Machine
     cpu: int
     memory_mb: int
     disk: Path
@@ -95,9 +96,9 @@ def machine_of(arch: str) -> str:
 def domain_xml(spec: DomainSpec, image: GuestImage) -> str:
     """A whole domain: one virtio disk, booted by the image's kernel or else by its own boot loader, our port,
     the agent's port, no balloon, no USB."""
-    emulated = spec.virt_type == "qemu"
+    emulated = spec.machine.virt_type == "qemu"
     arch = libvirt_arch(image.arch)
-    root = ET.Element("domain", type=spec.virt_type)
+    root = ET.Element("domain", type=spec.machine.virt_type)
     _child(root, "name", spec.name)
     _child(root, "uuid", spec.uuid)
     _child(root, "metadata").append(metadata_element(spec.metadata))
@@ -105,6 +106,10 @@ def domain_xml(spec: DomainSpec, image: GuestImage) -> str:
     _child(root, "vcpu", str(spec.cpu))
     system = _child(root, "os")
     _child(system, "type", "hvm", arch=arch, machine=machine_of(arch))
+    firmware = arch not in WITH_BIOS and image.kernel is None
+    if firmware:
+        # Read-only memory: its variables are not kept, and a guest has no file of its own for them.
+        _child(system, "loader", str(_firmware_of(spec)), readonly="yes", type="rom")
     if image.kernel is None:
         _child(system, "boot", dev="hd")
     else:
@@ -112,7 +117,7 @@ def domain_xml(spec: DomainSpec, image: GuestImage) -> str:
         _child(system, "initrd", str(image.initrd))
         _child(system, "cmdline", image.cmdline)
     features = _child(root, "features")
-    if arch in WITH_ACPI:
+    if arch in WITH_BIOS or firmware:
         _child(features, "acpi")
     if emulated:
         _child(_child(features, "tcg"), "tb-cache", str(TB_CACHE_MB), unit="MiB")
@@ -125,6 +130,15 @@ def domain_xml(spec: DomainSpec, image: GuestImage) -> str:
         _child(root, f"on_{event}", action)
     _devices(root, spec)
     return ET.tostring(root, encoding="unicode")
+
+
+def _firmware_of(spec: DomainSpec) -> Path:
+    if spec.machine.firmware is None:
+        raise HypervisorFailed(
+            f"{spec.name} has a boot loader on its disk, and the host no firmware that starts it",
+            remedy="apt-get install qemu-efi-aarch64 on the host, and restart its libvirtd",
+        )
+    return spec.machine.firmware
 
 
 def _devices(root: ET.Element, spec: DomainSpec) -> None:

@@ -16,8 +16,8 @@ from backend.errors import Conflict, InvalidName, NotFound, WrongState
 from backend.hypervisor import channel
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domain_xml import NAMESPACE, disk_of, parse_metadata
-from backend.hypervisor.machines import virt_type_for
-from backend.hypervisor.nouns import DomainInfo, State
+from backend.hypervisor.machines import machine_for
+from backend.hypervisor.nouns import DomainInfo, Machine, State
 from backend.hypervisor.storage import HostFiles
 from backend.models.base import check_name
 from backend.steps import reached
@@ -54,7 +54,7 @@ class Domains:
         self.virt_type = virt_type
         self.prefix = prefix
         self.unnamed: set[str] = set()  # domains that we are at work on and that no row names
-        self._virt_types: dict[str, str] = {}
+        self._machines: dict[str, Machine] = {}
 
     def check_name(self, name: str) -> str:
         if not check_name(name, "domain name").startswith(f"{self.prefix}-"):
@@ -63,11 +63,11 @@ class Domains:
             )
         return name
 
-    async def virt_type_for(self, arch: str) -> str:
-        """How guests of an architecture run on this host; see :func:`machines.virt_type_for`."""
-        if arch not in self._virt_types:
-            self._virt_types[arch] = await virt_type_for(self.connection, arch, self.virt_type)
-        return self._virt_types[arch]
+    async def machine_for(self, arch: str) -> Machine:
+        """How guests of an architecture run on this host; see :func:`machines.machine_for`."""
+        if arch not in self._machines:
+            self._machines[arch] = await machine_for(self.connection, arch, self.virt_type)
+        return self._machines[arch]
 
     def console(self, name: str) -> Path:
         """Where the domain's serial port is written to."""

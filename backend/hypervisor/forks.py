@@ -75,7 +75,7 @@ async def cold_boot(
         spec = DomainSpec(
             identity.name,
             identity.uuid,
-            await domains.virt_type_for(image.arch),
+            await domains.machine_for(image.arch),
             cpu,
             memory_mb,
             disk,

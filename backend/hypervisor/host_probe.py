@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import struct
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -16,11 +15,11 @@ from pathlib import Path
 import libvirt
 
 from backend.errors import FluidError, NotFound
-from backend.hypervisor.domain_xml import WITH_ACPI, machine_of, metadata_element
+from backend.hypervisor.domain_xml import WITH_BIOS, machine_of, metadata_element
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.machines import capabilities
 from backend.hypervisor.nouns import DomainEvent, EventKind, KvmProbe
-from backend.hypervisor.probe import PLAUSIBLE_S
+from backend.hypervisor.probe import KERNEL, PLAUSIBLE_S
 
 CREATE_TIMEOUT_S = 90.0  # a libvirtd that cannot use the KVM it sees asks its QEMU again and again
 MEMORY_MB = 64
@@ -28,8 +27,6 @@ BOOTABLE = b"\x55\xaa"
 # mov dx, 0x604; mov ax, 0x2000; out dx, ax; hlt; jmp to hlt: the power-off bit of the PIIX4's PM1a control
 # register, where SeaBIOS puts it.
 SECTOR = b"\xba\x04\x06\xb8\x00\x20\xef\xf4\xeb\xfd".ljust(510, b"\0") + BOOTABLE
-# mov w0, #0x84000008; hvc #0; b .: SYSTEM_OFF of the Power State Coordination Interface (Arm DEN 0022).
-KERNEL = struct.pack("<4I", 0x52800100, 0x72B08000, 0xD4000002, 0x14000000)
 PROGRAMS = {"x86_64": SECTOR, "aarch64": KERNEL}
 
 
@@ -104,7 +101,7 @@ def probe_xml(name: str, arch: str, virt_type: str, program: Path) -> str:
     system = ET.SubElement(root, "os")
     ET.SubElement(system, "type", arch=arch, machine=machine_of(arch)).text = "hvm"
     devices = ET.Element("devices")
-    if arch in WITH_ACPI:
+    if arch in WITH_BIOS:
         ET.SubElement(ET.SubElement(root, "features"), "acpi")
         disk = ET.SubElement(devices, "disk", type="file", device="disk")
         ET.SubElement(disk, "driver", name="qemu", type="raw")

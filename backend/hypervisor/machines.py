@@ -1,14 +1,18 @@
-"""What a host can run, asked of its libvirt: its own architecture on KVM or emulated, others emulated."""
+"""What a host can run, asked of its libvirt: its own architecture on KVM or emulated, others emulated.
+
+Where the machine has no BIOS, the firmware is what libvirt names first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import libvirt
 
 from backend.errors import HypervisorFailed
 from backend.hypervisor.connection import Connection
-from backend.hypervisor.domain_xml import libvirt_arch, machine_of, tree
+from backend.hypervisor.domain_xml import WITH_BIOS, libvirt_arch, machine_of, tree
+from backend.hypervisor.nouns import Machine
 
 CAPABILITIES_TIMEOUT_S = 60.0  # the first question starts each QEMU there is
 
@@ -45,7 +49,13 @@ async def capabilities(connection: Connection) -> HostCapabilities:
     )
 
 
-async def virt_type_for(connection: Connection, image_arch: str, own: str) -> str:
+def parse_firmware(xml: str) -> Path | None:
+    """The first firmware that libvirt's domain capabilities (formatdomaincaps) name."""
+    found = tree(xml).findtext("os/loader/value")
+    return Path(found) if found else None
+
+
+async def machine_for(connection: Connection, image_arch: str, own: str) -> Machine:
     """How guests of an image's architecture run there; ``own`` is how those of the host's own do.
 
     Raises HypervisorFailed where they cannot.
@@ -55,20 +65,20 @@ async def virt_type_for(connection: Connection, image_arch: str, own: str) -> st
     host = await capabilities(connection)
     virt_type = own if arch == host.arch else "qemu"
 
-    def offered(conn: libvirt.virConnect) -> bool:
+    def ask(conn: libvirt.virConnect) -> str:
         try:
-            conn.getDomainCapabilities(None, arch, machine, virt_type, 0)
+            return str(conn.getDomainCapabilities(None, arch, machine, virt_type, 0))
         except libvirt.libvirtError as error:
             if error.get_error_code() in (libvirt.VIR_ERR_INVALID_ARG, libvirt.VIR_ERR_CONFIG_UNSUPPORTED):
-                return False
+                return ""
             raise
-        return True
 
-    if virt_type not in host.virt_types.get(arch, ()) or not await connection.call(
-        offered, what="ask for machines", limit_s=CAPABILITIES_TIMEOUT_S
-    ):
+    told = ""
+    if virt_type in host.virt_types.get(arch, ()):
+        told = await connection.call(ask, what="ask for machines", limit_s=CAPABILITIES_TIMEOUT_S)
+    if not told:
         raise HypervisorFailed(
             f"the host ({host.arch}) runs no {arch} guests of machine {machine}",
             remedy=f"install QEMU for {arch} there, or use an image for {host.arch}",
         )
-    return virt_type
+    return Machine(virt_type, None if arch in WITH_BIOS else parse_firmware(told))

@@ -45,6 +45,15 @@ class KvmProbe:
 
 
 @dataclass(frozen=True)
+class Machine:
+    """How guests of one architecture run on a host. ``firmware``: what starts a boot loader there; None where
+    the machine has a BIOS of its own, or where the host has none."""
+
+    virt_type: str
+    firmware: Path | None = None
+
+
+@dataclass(frozen=True)
 class GuestImage:
     """A disk, and the kernel that boots it directly; without one the disk has a boot loader of its own."""
 

@@ -50,7 +50,7 @@ async def boot_once(
         spec = DomainSpec(
             name,
             str(uuid.uuid4()),
-            await domains.virt_type_for(image.arch),
+            await domains.machine_for(image.arch),
             cpu,
             memory_mb,
             image.disk,

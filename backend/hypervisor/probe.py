@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import platform
+import struct
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from backend.hypervisor.nouns import KvmProbe
@@ -14,22 +17,48 @@ DEVICE = Path("/dev/kvm")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 EXIT_PORT = 0xF4
 EXIT_VALUE = 0x2A
-# isa-debug-exit ends QEMU with (value << 1) | 1
-EXIT_STATUS = EXIT_VALUE << 1 | 1
 QUESTION = 2  # what the probe asks: an answer to an older question is not kept
 VERSION_TIMEOUT_S = 20
 PLAUSIBLE_S = 1.5  # firmware and one sector take a tenth of it on KVM that is worth its name
 # The processor is the one that our domains ask for: where it cannot be had, they cannot run.
-KVM = ("-machine", "pc,accel=kvm", "-cpu", "host")
-EMULATION = ("-machine", "pc,accel=tcg")
+KVM = ("-accel", "kvm", "-cpu", "host")
+EMULATION = ("-accel", "tcg", "-cpu", "max")
 # mov al, VALUE; out PORT, al; hlt; jmp to hlt
 BOOT_SECTOR = bytes([0xB0, EXIT_VALUE, 0xE6, EXIT_PORT, 0xF4, 0xEB, 0xFD]).ljust(510, b"\0") + b"\x55\xaa"
+# mov w0, #0x84000008; hvc #0; b .: SYSTEM_OFF of the Power State Coordination Interface (Arm DEN 0022).
+KERNEL = struct.pack("<4I", 0x52800100, 0x72B08000, 0xD4000002, 0x14000000)
 
 
-async def kvm_works(
-    qemu: str = "qemu-system-x86_64", timeout_s: float = 8, *, cache: Path | None = None
-) -> KvmProbe:
-    """Boot a one-sector guest with KVM. ``cache``: a file that keeps the answer for this boot and QEMU."""
+@dataclass(frozen=True)
+class Bench:
+    """What one architecture is probed with. ``words`` take the file that holds ``program``; QEMU ends with
+    ``status`` when it ran."""
+
+    qemu: str
+    program: bytes
+    words: tuple[str, ...]
+    status: int
+
+
+BENCHES = {
+    "x86_64": Bench(
+        "qemu-system-x86_64",
+        BOOT_SECTOR,
+        (
+            *("-machine", "pc", "-drive", "file={file},format=raw,if=ide,snapshot=on"),
+            *("-device", f"isa-debug-exit,iobase={EXIT_PORT:#x},iosize=0x1"),
+        ),
+        EXIT_VALUE << 1 | 1,  # as isa-debug-exit makes it
+    ),
+    "aarch64": Bench(
+        "qemu-system-aarch64", KERNEL, ("-machine", "virt,gic-version=max", "-kernel", "{file}"), 0
+    ),
+}
+HERE = BENCHES.get(platform.machine(), BENCHES["x86_64"])
+
+
+async def kvm_works(qemu: str = HERE.qemu, timeout_s: float = 8, *, cache: Path | None = None) -> KvmProbe:
+    """Boot the smallest guest with KVM. ``cache``: a file that keeps the answer for this boot and QEMU."""
     if not await asyncio.to_thread(DEVICE.exists):
         return KvmProbe(False, f"{DEVICE} does not exist")
     key = f"{QUESTION} {await asyncio.to_thread(BOOT_ID.read_text)}{await _version(qemu)}"
@@ -84,15 +113,14 @@ async def _compare(qemu: str, timeout_s: float) -> KvmProbe:
     return probe
 
 
-async def _boot(qemu: str, accelerator: tuple[str, ...], timeout_s: float) -> KvmProbe:
-    with tempfile.NamedTemporaryFile(prefix="fluid-probe-", suffix=".img") as sector:
-        await asyncio.to_thread(sector.write, BOOT_SECTOR)
-        await asyncio.to_thread(sector.flush)
+async def _boot(qemu: str, accelerator: tuple[str, ...], timeout_s: float, bench: Bench = HERE) -> KvmProbe:
+    with tempfile.NamedTemporaryFile(prefix="fluid-probe-", suffix=".img") as program:
+        await asyncio.to_thread(program.write, bench.program)
+        await asyncio.to_thread(program.flush)
         arguments = (
             *accelerator,
-            *("-smp", "2", "-m", "16", "-display", "none", "-nodefaults", "-no-reboot"),
-            *("-drive", f"file={sector.name},format=raw,if=ide,snapshot=on"),
-            *("-device", f"isa-debug-exit,iobase={EXIT_PORT:#x},iosize=0x1"),
+            *("-smp", "2", "-m", "64", "-display", "none", "-nodefaults", "-no-reboot"),
+            *(word.replace("{file}", program.name) for word in bench.words),
         )
         try:
             process = await asyncio.create_subprocess_exec(
@@ -109,7 +137,7 @@ async def _boot(qemu: str, accelerator: tuple[str, ...], timeout_s: float) -> Kv
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-    if process.returncode == EXIT_STATUS:
+    if process.returncode == bench.status:
         return KvmProbe(True, "a guest executed")
     words = errors.decode(errors="replace").strip().splitlines()
     return KvmProbe(False, words[0][:200] if words else f"QEMU ended with status {process.returncode}")

@@ -103,7 +103,7 @@ class Templates:
             spec = DomainSpec(
                 name,
                 str(uuid.uuid4()),
-                await self._domains.virt_type_for(image.arch),
+                await self._domains.machine_for(image.arch),
                 cpu,
                 memory_mb,
                 disk,

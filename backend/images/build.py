@@ -14,16 +14,16 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backend.errors import FluidError, RoleDenied
-from backend.images import kernel, rootfs
+from backend.images import architectures, kernel, rootfs
 from backend.images.catalog import BuiltImage, Catalog, sha256_of
 from backend.images.customize import customize, payload_files
 from backend.images.folder import Progress, check_space, locked, put_file
 from backend.images.programs import Programs, require
-from backend.images.settings import APT_OPTIONS, CMDLINE, ENABLED, FILES, MASKED, PACKAGES
+from backend.images.settings import APT_OPTIONS, CMDLINE, CONSOLES, ENABLED, FILES, MASKED, PACKAGES
 from backend.images.sources import (
     Release,
     Selection,
@@ -66,11 +66,21 @@ class Inputs:
     arch: str
 
     @classmethod
-    async def of_host(cls, programs: Programs, host: Release, release: Release) -> Inputs:
+    async def of_host(cls, programs: Programs, host: Release, release: Release, arch: str) -> Inputs:
         """What the host's configuration says now, for a release of its distribution."""
         dump = (await programs.run("apt-config", "dump", limit_s=30)).decode()
         entries = moved(read_sources(), host, release)
-        return cls(release, select(entries, release), dump, kernel.architecture())
+        return cls(release, select(entries, release), dump, arch)
+
+    @property
+    def image_name(self) -> str:
+        """The release's, and the architecture where it is not the host's."""
+        name = self.release.image_name
+        return name if self.arch == architectures.architecture() else f"{name}-{self.arch}"
+
+    @property
+    def cmdline(self) -> str:
+        return CMDLINE.format(console=CONSOLES[self.arch])
 
     def foundation_key(self) -> str:
         """Names the cached packages and kernel: release, sources, package list."""
@@ -81,7 +91,7 @@ class Inputs:
         programs = {path.name: sha256_of(path) for path in payload_files(payload)}
         files = [(file.path, file.text, file.mode) for file in FILES]
         guest_options = rootfs.kept_options(self.apt_options, rootfs.GUEST_OPTIONS)
-        settings = (files, MASKED, ENABLED, APT_OPTIONS, guest_options, CMDLINE, DISK_BYTES)
+        settings = (files, MASKED, ENABLED, APT_OPTIONS, guest_options, self.cmdline, DISK_BYTES)
         return _key(self.foundation_key(), programs, settings)
 
 
@@ -96,23 +106,27 @@ class Images(Catalog):
         """The image of a release, built unless there is one of the same recipe.
 
         ``name`` says which (``debian-13``), of the host's distribution and from its package sources; without
-        it the host's own. ``force`` builds from nothing. Raises ``InvalidValue``, ``NoSpace``,
-        ``MissingProgram``, ``Unavailable`` (naming the log), ``RoleDenied`` when not root.
+        it the host's own; ``debian-12-arm64`` is of another architecture. ``force`` builds from nothing.
+
+        Raises ``InvalidValue``, ``NoSpace``, ``MissingProgram``, ``Unavailable`` (naming the log),
+        ``RoleDenied`` when not root.
         """
         host = read_release()
-        release = host if name is None else release_named(name, host)
+        wanted, arch = architectures.split_name(name or host.image_name)
+        release = release_named(wanted, host)
         if os.geteuid() != 0:
             raise RoleDenied("building an image needs root", remedy="sudo fluid images build")
         require(NEEDED)
         self.folder.mkdir(parents=True, exist_ok=True)
         programs = Programs(self.folder / "build.log")
         async with locked(self.folder, programs, progress):
-            programs.log.write_text(f"{now().isoformat()} {release.image_name}\n", encoding="utf-8")
-            inputs = await Inputs.of_host(programs, host, release)
+            programs.log.write_text(f"{now().isoformat()} {release.image_name} {arch}\n", encoding="utf-8")
+            inputs = await Inputs.of_host(programs, host, release, arch)
             recipe = inputs.recipe(PAYLOAD)
-            if not force and (known := self._known(release.image_name, recipe)):
+            if not force and (known := self._known(inputs.image_name, recipe)):
                 return known
-            return await _Build(self, programs, inputs, recipe, progress).run(force)
+            inside = replace(programs, before=architectures.before(arch))
+            return await _Build(self, programs, inside, inputs, recipe, progress).run(force)
 
     def _known(self, name: str, recipe: str) -> BuiltImage | None:
         return next((image for image in self.list() if image.name == name and image.recipe == recipe), None)
@@ -120,10 +134,11 @@ class Images(Catalog):
 
 @dataclass(frozen=True)
 class _Build:
-    """One build, holding the folder's lock."""
+    """One build, holding the folder's lock. ``inside`` runs programs of the image's architecture, too."""
 
     images: Images
     programs: Programs
+    inside: Programs
     inputs: Inputs
     recipe: str
     progress: Progress
@@ -132,7 +147,8 @@ class _Build:
         """Foundation, tree, disk, record; the temporary folder goes whatever happens."""
         started = time.monotonic()
         folder = self.images.folder
-        foundation = folder / f"foundation-{self.inputs.foundation_key()}"
+        foundations = f"foundation.{self.inputs.arch}" if self.inside.before else "foundation"
+        foundation = folder / f"{foundations}-{self.inputs.foundation_key()}"
         await self._sweep(*folder.glob(f"{TEMP_PREFIX}*"))
         if force:
             await self._sweep(foundation)
@@ -142,13 +158,13 @@ class _Build:
             root = temp / "root"
             if not foundation.is_dir():
                 await self._lay_foundation(temp)
-                await self._sweep(*folder.glob("foundation-*"))
+                await self._sweep(*folder.glob(f"{foundations}-*"))
                 (temp / "foundation").rename(foundation)
             self.progress("copying the installed system")
             await rootfs.copy(self.programs, foundation / "root", root)
             self.progress("writing the guest's settings")
             await customize(
-                self.programs,
+                self.inside,
                 root,
                 sources=(foundation / "sources").read_text(encoding="utf-8"),
                 apt_options=rootfs.kept_options(self.inputs.apt_options, rootfs.GUEST_OPTIONS),
@@ -165,9 +181,10 @@ class _Build:
 
     async def _lay_foundation(self, temp: Path) -> None:
         """Packages and kernel side by side; ``temp/foundation`` is complete when this returns."""
-        apt = rootfs.AptRoot(temp / "apt", rootfs.kept_options(self.inputs.apt_options, rootfs.HOST_OPTIONS))
+        release, arch = self.inputs.release, self.inputs.arch
+        options = rootfs.kept_options(self.inputs.apt_options, rootfs.HOST_OPTIONS)
+        apt = rootfs.AptRoot(temp / "apt", options, arch)
         with_apt = Programs(self.programs.log, {"APT_CONFIG": str(apt.config)})
-        release = self.inputs.release
         for entry, reason in self.inputs.selection.left_out:
             self.programs.note(f"left out {entry.uri} {entry.suite}: {reason}")
         used = await rootfs.answering(with_apt, apt, self.inputs.selection, release, self.progress)
@@ -176,13 +193,15 @@ class _Build:
         root = place / "root"
         with _first_error():
             async with asyncio.TaskGroup() as group:
-                fetching = group.create_task(kernel.fetch(with_apt, temp / "kernel", release, self.progress))
-                group.create_task(rootfs.install(self.programs, apt, release, root, self.progress))
+                fetching = group.create_task(
+                    kernel.fetch(with_apt, temp / "kernel", release, arch, self.progress)
+                )
+                group.create_task(rootfs.install(self.inside, apt, release, root, self.progress))
         unpacked = fetching.result()
         self.progress("adding the kernel")
-        modules = await rootfs.add_modules(self.programs, root, unpacked.modules)
+        modules = await rootfs.add_modules(self.inside, root, unpacked.modules)
         for name, data in (
-            ("kernel", await kernel.bootable(self.programs, unpacked)),
+            ("kernel", await kernel.bootable(self.programs, unpacked, arch)),
             ("initrd", await kernel.initrd(self.programs, unpacked, modules)),
         ):
             await asyncio.to_thread((place / name).write_bytes, data)
@@ -207,7 +226,7 @@ class _Build:
         sha256, kernel_sha, initrd_sha = await asyncio.gather(
             *(asyncio.to_thread(sha256_of, path) for path in sources)
         )
-        folder, name = self.images.folder, self.inputs.release.image_name
+        folder, name = self.images.folder, self.inputs.image_name
         places = (
             folder / f"{name}-{sha256[:16]}.qcow2",
             folder / f"kernel-{kernel_sha[:16]}",
@@ -221,7 +240,7 @@ class _Build:
             disk=places[0],
             kernel=places[1],
             initrd=places[2],
-            cmdline=CMDLINE,
+            cmdline=self.inputs.cmdline,
             arch=self.inputs.arch,
             built_at=now(),
             build_s=round(time.monotonic() - started, 1),

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from backend.errors import DuplicateName, ImageRefused, WrongState
-from backend.images import kernel
+from backend.images import architectures
 from backend.images.catalog import BuiltImage, Catalog, sha256_of
 from backend.images.convert import NEEDED, Layer
 from backend.images.fetch import CHUNK_BYTES, Staging
@@ -248,4 +248,4 @@ def _must_be_new(name: str, record: Path) -> None:
 
 def can_boot(arch: str) -> bool:
     """Whether a machine of libvirt's word ``arch`` can be cloned here."""
-    return kernel.architecture() == "amd64" and arch == "x86_64"
+    return architectures.ARCHITECTURES.get(arch) == architectures.architecture()

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from backend.errors import DuplicateName, ImageNotFound, InvalidValue
-from backend.images import kernel
+from backend.errors import DuplicateName, ImageNotFound
+from backend.images import architectures
 from backend.images.catalog import BLOCK_BYTES, BuiltImage, Catalog, sha256_of
 from backend.images.convert import NEEDED, ConvertLimits, Layer, convert, output_limit
 from backend.images.fetch import FetchLimits, Staging, check_source, copy_file, download, is_url
@@ -30,7 +30,6 @@ WORK_PREFIX = ".import-"
 SOURCE, CONVERTED, PREPARED = "source", "converted.qcow2", "prepared.qcow2"
 ENDINGS = re.compile(r"\.(qcow2|img|raw)$", re.IGNORECASE)
 NAME_CHARS_MAX = 63
-WITH_BIOS = ("amd64",)
 
 
 @dataclass(frozen=True)
@@ -94,11 +93,6 @@ async def import_image(
     check_source(wanted.source, wanted.sha256)
     name = check_name(wanted.name or name_of(wanted.source), "image name")
     require(NEEDED, "importing an image")
-    if kernel.architecture() not in WITH_BIOS:
-        raise InvalidValue(
-            f"cloud images are booted by a BIOS, which {kernel.architecture()} hosts have not",
-            remedy="fluid images build",
-        )
     if wanted.sha256 and (known := _known(images, name, _recipe(wanted.sha256, wanted, prepare))):
         return known
     images.folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +189,7 @@ def describe(images: Catalog, disk: Path, made: Made, started: float) -> BuiltIm
         kernel=None,
         initrd=None,
         cmdline="",
-        arch=kernel.architecture(),
+        arch=architectures.architecture(),
         built_at=now(),
         build_s=round(time.monotonic() - started, 1),
         packages=made.packages,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import platform
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ DOWNLOAD_LIMIT_S = 300
 UNPACK_LIMIT_S = 120
 WANTED_MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "virtio_net", "virtio_rng", "ext4")
 UNWANTED_MODULE_FOLDERS = ("sound", "drivers/infiniband", "drivers/gpu", "drivers/media")
-ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 # Offsets of the x86 boot protocol, Documentation/arch/x86/boot.rst.
 SETUP_SECTORS, PAYLOAD_OFFSET, PAYLOAD_LENGTH, SECTOR = 0x1F1, 0x248, 0x24C, 512
 ELF, GZIP, XZ = b"\x7fELF", b"\x1f\x8b", b"\xfd7zXZ\x00"
@@ -53,21 +51,16 @@ class Kernel:
         return self.tree / "boot" / f"vmlinuz-{self.version}"
 
 
-def architecture() -> str:
-    """The host's Debian architecture name; guests have the host's."""
-    return ARCHITECTURES.get(platform.machine(), platform.machine())
-
-
 def meta_package(release: Release, arch: str) -> str:
     """The package that always depends on the newest kernel for virtual machines."""
     return "linux-image-virtual" if release.id == "ubuntu" else f"linux-image-cloud-{arch}"
 
 
 async def fetch(
-    programs: Programs, folder: Path, release: Release, progress: Callable[[str], None]
+    programs: Programs, folder: Path, release: Release, arch: str, progress: Callable[[str], None]
 ) -> Kernel:
     """Download kernel, modules and a static busybox with the build's apt; unpack under ``folder``."""
-    image = await _dependency(programs, meta_package(release, architecture()), "linux-image-")
+    image = await _dependency(programs, meta_package(release, arch), "linux-image-")
     wanted = [image, "busybox-static"]
     if release.id == "ubuntu":
         wanted.append(await _dependency(programs, image, "linux-modules-"))
@@ -162,11 +155,11 @@ async def initrd(programs: Programs, kernel: Kernel, modules: Path) -> bytes:
     return cpio.archive(members)
 
 
-async def bootable(programs: Programs, kernel: Kernel) -> bytes:
+async def bootable(programs: Programs, kernel: Kernel, arch: str) -> bytes:
     """The kernel as it boots fastest: on x86 the ELF inside, when it has a PVH entry (4 s less, emulated)."""
     image = kernel.image.read_bytes()
     config = kernel.tree / "boot" / f"config-{kernel.version}"
-    if architecture() != "amd64" or not config.is_file() or "CONFIG_PVH=y" not in config.read_text():
+    if arch != "amd64" or not config.is_file() or "CONFIG_PVH=y" not in config.read_text():
         return image
     elf = await decompress(programs, payload(image))
     return elf if elf.startswith(ELF) else image

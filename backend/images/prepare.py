@@ -17,7 +17,7 @@ from pathlib import Path
 from backend.disks import DiskReader
 from backend.errors import DiskUnreadable, PreparationFailed, TimedOut
 from backend.hypervisor import GuestImage, Hypervisor
-from backend.images import kernel
+from backend.images import architectures
 from backend.images.folder import Progress
 from backend.images.programs import Programs
 from backend.images.seed import DAEMON, PAYLOAD, PROOF, seed_image, user_data, written
@@ -80,7 +80,7 @@ class Preparation:
             PreparationFailed: at which step, after how long; ``details`` hold the end of its console.
         """
         machine = self._hypervisor()
-        image = GuestImage(name, "", disk, None, None, "", kernel.architecture())
+        image = GuestImage(name, "", disk, None, None, "", architectures.architecture())
         async with self._one:
             await machine.sweep_preparations()
             await _grow(disk)

@@ -30,6 +30,8 @@ PACKAGE_OF = {
     "prlimit": "util-linux",
     "flock": "util-linux",
     "chroot": "coreutils",
+    "qemu-aarch64-static": "qemu-user-static",
+    "qemu-x86_64-static": "qemu-user-static",
 }
 LOG_TAIL_LINES = 3
 
@@ -47,10 +49,12 @@ def require(names: tuple[str, ...], what: str = "building an image") -> None:
 
 @dataclass
 class Programs:
-    """Runs programs for one build. ``environment`` is added to a small fixed one; nothing is inherited."""
+    """Runs programs for one build. ``environment`` is added to a small fixed one; nothing is inherited.
+    ``before``: the words of a program that starts each of them."""
 
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    before: tuple[str, ...] = ()
 
     async def run(
         self,
@@ -70,6 +74,7 @@ class Programs:
             "--pdeathsig",
             "KILL",
             "--",
+            *self.before,
             *words,
             stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -36,6 +36,7 @@ class AptRoot:
 
     folder: Path
     host_options: str
+    arch: str
 
     @property
     def config(self) -> Path:
@@ -58,6 +59,8 @@ class AptRoot:
             self.host_options + 'Acquire::Languages "none";\nAPT::Install-Recommends "false";\n'
         )
         self.config.write_text(
+            f'APT::Architecture "{self.arch}";\n'
+            f'APT::Architectures "{self.arch}";\n'
             f'Dir::Etc::parts "{self.folder}/parts";\n'
             'Dir::Etc::main "/dev/null";\n'
             'Dir::Etc::sourcelist "/dev/null";\n'
@@ -130,7 +133,8 @@ async def install(
             "--mount-proc",
         ),
         *("mmdebstrap", "--verbose", "--mode=root", "--format=directory", "--variant=minbase"),
-        "--skip=cleanup/apt/lists",
+        f"--architectures={apt.arch}",
+        "--skip=cleanup/apt/lists,check/qemu",
         f"--include={','.join(PACKAGES)}",
         f"--aptopt={apt.options}",
         *(f"--dpkgopt={option}" for option in DPKG_OPTIONS),

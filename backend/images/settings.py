@@ -33,11 +33,16 @@ PACKAGES = (
 PROXY = "http://127.0.0.1:3128"
 """The egress proxy: a forward on the backend's own SSH connection, at the guest's loopback."""
 
+CONSOLES = {
+    "amd64": "console=ttyS0 tsc=reliable no_timer_check",
+    "arm64": "console=ttyAMA0",
+}
 CMDLINE = (
-    "root=/dev/vda rw console=ttyS0 quiet loglevel=3 mitigations=off tsc=reliable no_timer_check audit=0 "
+    "root=/dev/vda rw {console} quiet loglevel=3 mitigations=off audit=0 "
     "lsm=yama nowatchdog net.ifnames=0 raid=noautodetect random.trust_cpu=on systemd.show_status=0 "
     "rcupdate.rcu_expedited=1"
 )
+"""Its ``{console}``: the serial port's name, and what only one architecture's kernel knows."""
 USER = "sandbox"
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 SANDBOX_CA = "/etc/ssh/fluid_ca.pub"
@@ -128,6 +133,7 @@ SCREEN_UNITS = (
     "getty-static.service",
     "getty@tty1.service",
     "serial-getty@ttyS0.service",
+    "serial-getty@ttyAMA0.service",
     "systemd-ask-password-console.path",
     "systemd-ask-password-wall.path",
     "systemd-logind.service",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from backend.hypervisor import probe
-from backend.hypervisor.probe import EMULATION, kvm_works
+from backend.hypervisor.probe import EMULATION, HERE, kvm_works
 
 
 def program(folder: Path, body: str) -> str:
@@ -19,7 +19,7 @@ def program(folder: Path, body: str) -> str:
 
 async def test_the_guest_really_executes() -> None:
     """Under emulation it always does: a guest that did not would make every answer a no."""
-    answer = await probe._boot("qemu-system-x86_64", EMULATION, 30)
+    answer = await probe._boot(HERE.qemu, EMULATION, 30)
     assert answer.works, answer.reason
 
 

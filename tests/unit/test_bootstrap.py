@@ -142,8 +142,11 @@ def test_pytest_words_choose_groups_and_leave_out_the_long_ones() -> None:
     from backend.cli.develop import pytest_words
 
     everything = pytest_words([])
-    assert everything[:3] == ["-m", "not full", "tests/unit"]
+    assert everything[:3] == ["-m", "not full and not arm64", "tests/unit"]
     assert all((CHECKOUT / folder).is_dir() for folder in everything[2:])
-    assert pytest_words(["unit", "-x"]) == ["-m", "not full", "-x", "tests/unit"]
-    assert pytest_words(["--full", "e2e"]) == ["tests/e2e"]
+    assert pytest_words(["unit", "-x"]) == ["-m", "not full and not arm64", "-x", "tests/unit"]
+    assert pytest_words(["--full", "e2e"]) == ["-m", "not arm64", "tests/e2e"]
+    arm64 = pytest_words(["--arm64", "-x"])
+    assert arm64[:2] == ["-m", "arm64"] and (CHECKOUT / "tests/e2e/test_arm64.py").is_file()
+    assert arm64[-2:] == ["tests/e2e/test_arm64.py", "-x"]
     assert pytest_words(["tests/unit/test_config.py"]) == ["tests/unit/test_config.py"]

@@ -24,8 +24,10 @@ from backend.hypervisor.domain_xml import (
     snapshot_xml,
     tree,
 )
+from backend.hypervisor.machines import parse_firmware
 from backend.hypervisor.network_xml import FILTER_NAME, filter_xml, network_xml, same_network
 from backend.hypervisor.networks import filter_packets
+from backend.hypervisor.nouns import Machine
 from backend.hypervisor.save_image import HEADER, MAGIC, copy_with_xml, pack_header, read_header
 
 IMAGE = GuestImage("debian-12", "ab" * 32, Path("/i/d"), Path("/i/k"), Path("/i/r"), "root=/dev/vda", "amd64")
@@ -47,7 +49,7 @@ HOSTILE = "a'\"<&>]]>{{ x }}"
 def spec(virt_type: str = "qemu", **metadata: str) -> DomainSpec:
     nic = nic_element(IDENTITY, "fluid-net", FILTER_NAME)
     return DomainSpec(
-        "fluid-a", IDENTITY.uuid, virt_type, 2, 1024, Path("/d/0"), Path("/d/console"), metadata, nic
+        "fluid-a", IDENTITY.uuid, Machine(virt_type), 2, 1024, Path("/d/0"), Path("/d/console"), metadata, nic
     )
 
 
@@ -103,6 +105,22 @@ def test_an_arm64_guest_is_a_virt_machine_without_what_only_a_pc_or_a_firmware_h
     assert root.find("features/acpi") is None  # libvirt refuses it without a firmware
     assert root.find("cpu").attrib == {"mode": cpu} and list(root.find("cpu")) == []
     assert {disk.find("target").get("bus") for disk in root.findall("devices/disk")} == {"virtio"}
+
+
+def test_an_arm64_disk_with_a_boot_loader_of_its_own_has_the_hosts_firmware_and_no_file_of_variables() -> (
+    None
+):
+    own = replace(IMAGE, kernel=None, initrd=None, cmdline="", arch="arm64")
+    with pytest.raises(HypervisorFailed, match="no firmware"):
+        domain_xml(spec(), own)
+    found = parse_firmware(
+        "<domainCapabilities><os supported='yes'><loader supported='yes'>"
+        "<value>/f/code.fd</value><value>/f/other.fd</value></loader></os></domainCapabilities>"
+    )
+    root = tree(domain_xml(replace(spec(), machine=Machine("qemu", found)), own))
+    assert root.findtext("os/loader") == "/f/code.fd" and root.find("os/loader").get("type") == "rom"
+    assert root.find("os/boot").get("dev") == "hd" and root.find("os/nvram") is None
+    assert root.find("features/acpi") is not None
 
 
 def test_an_architecture_that_we_have_no_machine_for_is_refused() -> None:
