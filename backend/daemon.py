@@ -27,7 +27,7 @@ from backend.ansible import Runner
 from backend.api import Services, bind_tcp, refuse_served, serve_doors
 from backend.approvals import ApprovalBook, Approvals, Asks, Pipeline
 from backend.audit import Audit, AuditReport
-from backend.background import Background
+from backend.background import COMPONENT, Background
 from backend.changes import BlobStore, Differ, NoiseProfile
 from backend.config import LOCAL, Config, ListenAddress, listen_address
 from backend.disks import DiskReader
@@ -175,7 +175,7 @@ class _Backend:
             cluster = EmbeddedPostgres(self.paths.database, self.config.embedded.run_as)
             stack.push_async_callback(cluster.stop)
             dsn = await cluster.start()
-            background.start("keep PostgreSQL", cluster.keep)
+            background.keep("keep PostgreSQL", cluster.keep)
         else:
             dsn = dsn_of(self.config.database)
         database = Database(dsn)
@@ -205,7 +205,7 @@ class _Backend:
         panes = await self._panes(stack, events, audit, fleet, authority)
         playbooks, runs, targets, approvals = self._approvals(store, events, audit, background, fleet)
         trust = Trust(authority, audit, fleet.all_live, fleet.teach)
-        guard = Guard(self.config, store, events, hosts, fleet, panes.last_output)
+        guard = Guard(self.config, store, events, hosts, fleet, panes.last_output, background)
         await store.keys.forget_unfinished()
         await fleet.reconcile_all()
         images = Sources(self.config, Images(paths.images), audit, fleet, hosts)
@@ -216,7 +216,7 @@ class _Backend:
         await sources.recover()
         await approvals.resume()
         for host in hosts:
-            background.start(f"follow {host.name}", partial(fleet.follow, host))
+            background.keep(f"follow {host.name}", partial(fleet.follow, host))
         for name, work in (
             ("sign the audit's head", audit.run),
             ("verify the audit", partial(self._verify, audit)),
@@ -224,9 +224,10 @@ class _Backend:
             ("keep the stock", fleet.keep_stock),
             ("guard the hosts", guard.run),
             ("keep the CA's keys", trust.run),
-            ("housekeeping", partial(self._housekeeping, store, fleet, approvals)),
+            ("housekeeping", partial(self._housekeeping, background, store, fleet, approvals)),
         ):
-            background.start(name, work)
+            background.keep(name, work)
+        self.parts[COMPONENT] = background.component
         policy = Policy(self.config.limits)
         return Services(
             fleet=fleet,
@@ -343,21 +344,21 @@ class _Backend:
 
     # --- keeping house --------------------------------------------------------------------------------
 
-    async def _housekeeping(self, store: Store, fleet: Fleet, approvals: Approvals) -> None:
-        duties: tuple[Callable[[], Awaitable[object]], ...] = (
-            fleet.expire,
-            fleet.age_templates,
-            approvals.expire,
-            partial(store.events.prune, EVENTS_KEPT),
-            partial(store.keys.prune, ANSWERS_KEPT_S),
-        )
+    async def _housekeeping(
+        self, background: Background, store: Store, fleet: Fleet, approvals: Approvals
+    ) -> None:
+        duties: dict[str, Callable[[], Awaitable[object]]] = {
+            "end what outlived its time": fleet.expire,
+            "age the templates": fleet.age_templates,
+            "expire approvals": approvals.expire,
+            "prune the events": partial(store.events.prune, EVENTS_KEPT),
+            "prune the answers": partial(store.keys.prune, ANSWERS_KEPT_S),
+        }
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
-            for duty in duties:
-                try:
+            for name, duty in duties.items():
+                with background.turn(name):
                     await duty()
-                except FluidError as error:
-                    log.warning("housekeeping waits: %s", error.message)
 
     async def _verify(self, audit: Audit) -> None:
         while True:

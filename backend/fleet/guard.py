@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
+from backend.background import Background
 from backend.config import Config
-from backend.errors import FluidError, WrongState
+from backend.errors import WrongState
 from backend.fleet.host import Host
 from backend.fleet.hosts import Hosts
 from backend.fleet.lifecycle import Lifecycle
@@ -74,6 +75,7 @@ class Guard:
         hosts: Hosts,
         fleet: Lifecycle,
         pane_output: PaneOutput,
+        background: Background,
     ) -> None:
         self._config = config
         self._store = store
@@ -81,33 +83,29 @@ class Guard:
         self._hosts = hosts
         self._fleet = fleet
         self._pane_output = pane_output
+        self._background = background
         self._writers: defaultdict[str, Writers] = defaultdict(Writers)
         self.began = now()
 
     async def run(self) -> None:
         """Until cancelled. A host that hangs holds up no other, and no warning."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._again(self.warn))
-            tasks.create_task(self._again(self.stop_idle))
+            tasks.create_task(self._again("warn before the end", self.warn))
+            tasks.create_task(self._again("stop what is idle", self.stop_idle))
             watched: dict[Host, asyncio.Task[None]] = {}
             while True:  # hosts are added and removed meanwhile
                 for gone in watched.keys() - set(self._hosts):
                     watched.pop(gone).cancel()
                 for host in set(self._hosts) - watched.keys():
-                    watched[host] = tasks.create_task(self._again(partial(self.keep_reserve, host)))
+                    duty = self._again(f"the reserve of {host.name}", partial(self.keep_reserve, host))
+                    watched[host] = tasks.create_task(duty)
                 await asyncio.sleep(LOOK_S)
 
-    async def _again(self, duty: Callable[[], Awaitable[None]]) -> None:
+    async def _again(self, name: str, duty: Callable[[], Awaitable[None]]) -> None:
         """What is away (a host, the database) is waited for, and told of once."""
-        said = ""
         while True:
-            try:
+            with self._background.turn(name):
                 await duty()
-                said = ""
-            except FluidError as error:
-                if error.message != said:
-                    log.warning("the guard waits: %s", error.message)
-                said = error.message
             await asyncio.sleep(LOOK_S)
 
     async def keep_reserve(self, host: Host) -> None:
@@ -158,21 +156,30 @@ class Guard:
 
     async def stop_idle(self) -> None:
         """Stop what nobody has worked in for as long as the config says."""
-        limit = timedelta(seconds=self._config.guests.idle_stop_s)
-        if not limit:
+        if not self._config.guests.idle_stop_s:
             return
         shown = await self._pane_output()
         for row in await self._fleet.all_live():
-            if row.purpose != "agent" or row.phase is not Phase.RUNNING:
-                continue
-            last = max(self._fleet.worked_at(row), shown.get(row.id, self.began), self.began)
-            if now() - last > limit:
-                reason = (
-                    f"nobody worked in it for {limit.total_seconds():.0f} s; its disk stays, start it again: "
-                    f"fluid sandboxes start {row.id}"
-                )
-                await self._fleet.stop(SYSTEM, row.id, reason=reason)
-                await self._tell(row, "sandbox.stopped", reason)
+            if self._is_idle(row, shown):
+                self._background.keep(f"stop {row.id}, which is idle", partial(self._stop_idle, row.id))
+
+    def _is_idle(self, row: Sandbox, shown: Mapping[str, datetime]) -> bool:
+        if row.purpose != "agent" or row.phase is not Phase.RUNNING:
+            return False
+        last = max(self._fleet.worked_at(row), shown.get(row.id, self.began), self.began)
+        return now() - last > timedelta(seconds=self._config.guests.idle_stop_s)
+
+    async def _stop_idle(self, sandbox_id: str) -> None:
+        """By itself: one that does not stop holds up no other. Nothing to do if it was worked in since."""
+        row = await self._fleet.load(sandbox_id)
+        if not self._is_idle(row, await self._pane_output()):
+            return
+        reason = (
+            f"nobody worked in it for {self._config.guests.idle_stop_s} s; its disk stays, start it again: "
+            f"fluid sandboxes start {row.id}"
+        )
+        await self._fleet.stop(SYSTEM, row.id, reason=reason)
+        await self._tell(row, "sandbox.stopped", reason)
 
     async def _tell(self, row: Sandbox, kind: str, reason: str, **data: object) -> None:
         log.info("%s (%s): %s", row.id, row.sandbox_name, reason)

@@ -77,7 +77,7 @@ class HostKeeping(Following):
             raise DuplicateName(f"there is a host {config.name!r}", remedy="choose another name")
         async with self._audit.step(actor, "host.add", "host", config.name, address=config.address):
             host = await self._hosts.add(config, host_key)
-        self._parts.background.start(f"follow {host.name}", partial(self.follow, host))
+        self._parts.background.keep(f"follow {host.name}", partial(self.follow, host))
         return await self._view(host, await self.all_live())
 
     async def remove_host(self, actor: Identity, name: str) -> None:

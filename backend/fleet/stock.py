@@ -61,12 +61,9 @@ class Stock(Following):
         at a time while the host is idle enough; those of another image or size go."""
         while True:
             self._moved.clear()
-            for host in self._hosts:
-                try:
-                    if host.up:
-                        await self._replenish(host)
-                except FluidError as error:
-                    log.warning("the stock of %s waits: %s", host.name, error.message)
+            for host in [host for host in self._hosts if host.up]:
+                with self._parts.background.turn(f"the stock of {host.name}"):
+                    await self._replenish(host)
             try:
                 async with asyncio.timeout(LOOK_AGAIN_S):
                     await self._moved.wait()

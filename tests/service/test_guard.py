@@ -13,6 +13,7 @@ from typing import Any, cast
 import pytest
 
 from backend.audit import Audit
+from backend.background import Background
 from backend.config import Config
 from backend.errors import NoSpace, PolicyDenied, WrongState
 from backend.fleet import Fleet, FleetParts, Guard
@@ -96,6 +97,7 @@ class Lab:
         )
         self.fleet = Fleet(cast("FleetParts", parts))
         self.output: dict[str, datetime] = {}
+        self.background = Background()
         self.guard = self.another_guard()
 
     def another_guard(self) -> Guard:
@@ -105,7 +107,7 @@ class Lab:
             return self.output
 
         hosts = cast("Any", self.machines)
-        return Guard(self.config, self.store, self.bus, hosts, self.fleet, output)
+        return Guard(self.config, self.store, self.bus, hosts, self.fleet, output, self.background)
 
     async def runs(self, number: int, **fields: object) -> Sandbox:
         """A sandbox that runs, with nothing on its disk."""
@@ -131,6 +133,12 @@ class Lab:
     async def reserve(self) -> None:
         """One look at the host's disk."""
         await self.guard.keep_reserve(cast("Any", self.machine))
+
+    async def settled(self) -> None:
+        """What was begun in the background has ended."""
+        async with asyncio.timeout(LIMIT_S):
+            while tasks := list(self.background._tasks.values()):
+                await asyncio.wait(tasks)
 
     async def phases(self) -> dict[str, tuple[Phase, str]]:
         return {row.sandbox_name: (row.phase, row.reason) for row in await self.fleet.all_live()}
@@ -251,6 +259,7 @@ async def test_what_nobody_works_in_is_stopped_with_its_reason(idle: Lab) -> Non
     with idle.bus.subscribe() as events, idle.fleet.at_work(busy.id):
         await idle.guard.stop_idle()
         event = await told(events, "sandbox.stopped")
+        await idle.settled()
     assert event["id"] == rows[0].id and "nobody worked in it for 3600 s" in event["reason"]
     phases = await idle.phases()
     assert phases["box-1"] == (Phase.STOPPED, event["reason"])
@@ -264,6 +273,8 @@ async def test_idle_machines_run_on_where_the_config_does_not_say_and_after_a_re
     lab.guard.began = now() - timedelta(days=9)
     await lab.guard.stop_idle()
     await idle.another_guard().stop_idle()  # it cannot know yet who read files or typed
+    await lab.settled()
+    await idle.settled()
     assert (await lab.fleet.load(row.id)).phase is Phase.RUNNING
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
+from backend import background as background_module
 from backend.background import Background
+from backend.errors import HypervisorDown, InvalidValue
 
 
 async def test_a_failure_reaches_its_handler_and_harms_nobody() -> None:
@@ -55,3 +59,66 @@ async def test_leaving_cancels_and_waits() -> None:
         background.start("forever", forever)
         await asyncio.sleep(0)
     assert ended.is_set()
+
+
+class Duty:
+    """Fails as often as it is told to, then runs until cancelled, or returns."""
+
+    def __init__(self, *failures: Exception, returns: bool = False) -> None:
+        self.failures, self.returns = list(failures), returns
+        self.runs = asyncio.Event()
+
+    async def __call__(self) -> None:
+        if self.failures:
+            raise self.failures.pop(0)
+        self.runs.set()
+        if not self.returns:
+            await asyncio.Event().wait()
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background_module, "PAUSE_FIRST_S", 0.001)
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_kept_duty_is_begun_again_logged_once_and_told_in_health(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    duty = Duty(KeyError("secret"), KeyError("secret"), KeyError("secret"))
+    async with Background() as background:
+        background.keep("keep the stock", duty)
+        async with asyncio.timeout(5):
+            await duty.runs.wait()
+        health = await background.component()
+    assert health.status == "degraded" and "secret" not in health.message
+    assert health.message.startswith("keep the stock failed 3 times") and "KeyError" in health.message
+    assert [record.getMessage() for record in caplog.records] == ["keep the stock failed, and is tried again"]
+
+
+@pytest.mark.usefixtures("hasty")
+async def test_a_duty_that_is_done_is_not_begun_again_and_its_trouble_is_over() -> None:
+    duty = Duty(OSError("disk"), returns=True)
+    async with Background() as background:
+        background.keep("end it", duty)
+        async with asyncio.timeout(5):
+            while background.running("end it"):
+                await asyncio.sleep(0)
+        assert (await background.component()).status == "ok"
+
+
+async def test_a_turn_that_fails_ends_no_loop_and_the_next_that_works_clears_it() -> None:
+    background = Background()
+    with background.turn("expiry"):
+        raise InvalidValue("no such host", remedy="none")
+    assert "no such host" in (await background.component()).message
+    with background.turn("expiry"):
+        pass
+    assert (await background.component()).status == "ok"
+
+
+async def test_who_is_away_is_told_by_its_own_part() -> None:
+    background = Background()
+    with background.turn("expiry"):
+        raise HypervisorDown("far-1 is silent", remedy="wait")
+    assert (await background.component()).status == "ok"
