@@ -46,8 +46,8 @@ def program(machine: str) -> bytes:
         steps += [(_EQUAL, 0, 1, numbers[column]), (_RETURN, 0, 0, _ALLOW)]
     for numbers in _NO_CODE.values():
         steps += [
-            (_EQUAL, 0, 4, numbers[column]), (_LOAD, 0, 0, _THIRD_ARGUMENT_AT), (_ANY_BIT, 0, 1, mmap.PROT_EXEC),
-            (_RETURN, 0, 0, _DENY), (_RETURN, 0, 0, _ALLOW),
+            (_EQUAL, 0, 4, numbers[column]), (_LOAD, 0, 0, _THIRD_ARGUMENT_AT),
+            (_ANY_BIT, 0, 1, mmap.PROT_EXEC), (_RETURN, 0, 0, _DENY), (_RETURN, 0, 0, _ALLOW),
         ]  # fmt: skip
     steps.append((_RETURN, 0, 0, _DENY))
     return b"".join(struct.pack("<HBBI", *step) for step in steps)
