@@ -1,6 +1,7 @@
 """What the worker gives up before it reads a byte that a guest wrote.
 
-Limits on memory, processor time, files and processes; no new privileges; no network; not root.
+Limits on memory, processor time, files and processes; no new privileges; no network; not root; no system call
+but those that reading and answering take.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import ctypes
 import os
 import resource
 import signal
+
+from backend.disks.seccomp import restrict
 
 SPARE_FILES = 8
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
@@ -46,3 +49,4 @@ def confine(*, uid: int, memory_bytes: int, cpu_s: int, files: int) -> None:
             raise OSError(ctypes.get_errno(), f"prctl {option}")
     with contextlib.suppress(OSError):
         os.chdir("/")
+    restrict()

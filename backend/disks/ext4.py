@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from backend.disks import sums
 from backend.disks.layers import Disk
 from backend.errors import DiskUnreadable
 
@@ -18,25 +19,35 @@ MAX_EXTENT_DEPTH = 5
 MAX_GROUPS = 1 << 20
 CHUNK_BITS = 16
 CHUNK_BYTES = 1 << CHUNK_BITS
-MAX_CHUNKS_KEPT = 4096  # 256 MiB of inode tables
+MAX_CHUNKS_KEPT = 1024  # 64 MiB of inode tables
+MAX_FILE_BYTES = 1 << 63
 
 S_IFMT, S_IFDIR, S_IFREG, S_IFLNK = 0xF000, 0x4000, 0x8000, 0xA000
-S_IFCHR, S_IFBLK = 0x2000, 0x6000
-FLAG_ENCRYPTED, FLAG_EXTENTS, FLAG_EA_INODE = 0x800, 0x80000, 0x200000
+S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK = 0x2000, 0x6000, 0x1000, 0xC000
+_KINDS = frozenset((S_IFDIR, S_IFREG, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSOCK))
+FLAG_ENCRYPTED, FLAG_INDEX, FLAG_EXTENTS, FLAG_EA_INODE = 0x800, 0x1000, 0x80000, 0x200000
 FLAG_INLINE, FLAG_CASEFOLD = 0x1000_0000, 0x4000_0000
 
 HAS_JOURNAL, SPARSE_SUPER2 = 0x4, 0x200
-FILETYPE, RECOVER, META_BG, BIT64, LARGEDIR = 0x2, 0x4, 0x10, 0x80, 0x4000
+FILETYPE, RECOVER, META_BG, BIT64, CSUM_SEED, LARGEDIR = 0x2, 0x4, 0x10, 0x80, 0x2000, 0x4000
+GDT_CSUM, METADATA_CSUM = 0x10, 0x400
 _KNOWN_INCOMPAT = (
-    FILETYPE | RECOVER | META_BG | BIT64 | LARGEDIR | 0x40 | 0x100 | 0x200 | 0x400 | 0x2000 | 0x8000
+    FILETYPE | RECOVER | META_BG | BIT64 | LARGEDIR | CSUM_SEED | 0x40 | 0x100 | 0x200 | 0x400 | 0x8000
 )
-_TOLERATED_INCOMPAT = 0x10000 | 0x20000  # encryption, case folding: refused where a directory or file uses it
-_REFUSED_INCOMPAT = {0x1: "compression", 0x8: "an external journal", 0x1000: "data in directory entries"}
+_TOLERATED_INCOMPAT = 0x10000 | 0x20000  # encryption, case folding: what uses them is judged where it is met
+_REFUSED_INCOMPAT = {
+    0x1: "compression",
+    0x8: "the form of a journal device",
+    0x1000: "data in directory entries",
+}
+_CREATED_BY_LINUX, _CRC32C = 0, 1
+_UNINITIALISED = 1  # a group's inode table was never written
 
 _INODE = struct.Struct("<HHI4xII4xHH4xI4x60s4xII6xHHH4x")
 _INDEXES = struct.Struct("<IIH2x")
 _EXTENTS = struct.Struct("<IHHI")
 _EXTRA = struct.Struct("<H2xII")
+_NUMBER = struct.Struct("<I")
 _ZEROS = bytes(CHUNK_BYTES)
 _UNWRITTEN_OVER = 32768
 
@@ -61,6 +72,11 @@ class Inode(NamedTuple):
     acl_block: int
     extra: int
     raw: bytes
+
+    @property
+    def owner(self) -> bytes:
+        """Number and generation: what the sums of an inode's own blocks begin with."""
+        return _NUMBER.pack(self.number) + self.raw[100:104]
 
 
 class Ext4:
@@ -100,9 +116,10 @@ class Ext4:
         self.blocks_per_group: int = word(head, 32)[0]
         self.inodes_per_group: int = word(head, 40)[0]
         dynamic = word(head, 76)[0] >= 1
+        self.first_inode: int = word(head, 84)[0] if dynamic else 11
         self.inode_size = half(head, 88)[0] if dynamic else 128
-        self.compat, self.incompat = word(head, 92)[0], word(head, 96)[0]
-        self.sparse_super = bool(word(head, 100)[0] & 1)
+        self.compat, self.incompat, self.ro_compat = struct.unpack_from("<III", head, 92)
+        self.sparse_super = bool(self.ro_compat & 1)
         self.backup_groups = struct.unpack_from("<II", head, 588)
         self.uuid = bytes(head[104:120])
         self.journal_inode = word(head, 224)[0]
@@ -110,21 +127,41 @@ class Ext4:
         wide = bool(self.incompat & BIT64)
         self.descriptor_size = half(head, 254)[0] if wide else 32
         self.block_count = word(head, 4)[0] | (word(head, 336)[0] << 32 if wide else 0)
-        self._check_features()
+        self._check_features(creator=word(head, 72)[0], revision=word(head, 76)[0])
+        self._check_sums(head)
         self._check_geometry()
 
-    def _check_features(self) -> None:
+    def _check_features(self, *, creator: int, revision: int) -> None:
+        if creator != _CREATED_BY_LINUX or revision > 1:
+            raise DiskUnreadable(f"the file system is of system {creator}, revision {revision}")
         for bit, words in _REFUSED_INCOMPAT.items():
             if self.incompat & bit:
                 raise DiskUnreadable(f"the file system uses {words}, which cannot be read exactly")
         if unknown := self.incompat & ~(_KNOWN_INCOMPAT | _TOLERATED_INCOMPAT):
             raise DiskUnreadable(f"the file system has unknown features {unknown:#x}")
 
+    def _check_sums(self, head: bytes) -> None:
+        """``seed`` is what all sums of this file system begin with; None where it keeps none. Those of
+        attribute values are always kept."""
+        self.seed: int | None = None
+        seeded = self.incompat & CSUM_SEED
+        self.attribute_seed = (
+            int.from_bytes(head[624:628], "little") if seeded else sums.crc32c(sums.ALL_ONES, self.uuid)
+        )
+        if not self.ro_compat & METADATA_CSUM:
+            return
+        if head[373] != _CRC32C:
+            raise DiskUnreadable(f"the file system has checksums of an unknown kind {head[373]}")
+        stored = int.from_bytes(head[1020:1024], "little")
+        sums.must_match(sums.crc32c(sums.ALL_ONES, head[:1020]), stored, "the superblock")
+        self.seed = self.attribute_seed
+
     def _check_geometry(self) -> None:
         size = self.block_size
         if not 128 <= self.inode_size <= size or self.inode_size & (self.inode_size - 1):
             raise DiskUnreadable(f"inodes of {self.inode_size} bytes")
-        if not 32 <= self.descriptor_size <= size or self.descriptor_size & (self.descriptor_size - 1):
+        least = 64 if self.incompat & BIT64 else 32
+        if not least <= self.descriptor_size <= size or self.descriptor_size & (self.descriptor_size - 1):
             raise DiskUnreadable(f"group descriptors of {self.descriptor_size} bytes")
         if not 0 < self.blocks_per_group <= size * 8 * 16 or not 0 < self.inodes_per_group <= size * 8:
             raise DiskUnreadable(f"groups of {self.blocks_per_group} blocks, {self.inodes_per_group} inodes")
@@ -140,12 +177,14 @@ class Ext4:
         wide = size >= 64
         self.bitmaps: list[tuple[int, int]] = []
         self.tables: list[int] = []
+        self.used: list[int] = []  # inodes at the start of each table that were ever in use
         self.descriptor_blocks: list[int] = []
         for index in range(-(-self.group_count // per_block)):
             number = self._descriptor_block(index, per_block)
             self.descriptor_blocks.append(number)
             data = self.block(number)
             for at in range(0, min(per_block, self.group_count - index * per_block) * size, size):
+                self._check_descriptor(data[at : at + size])
                 blocks, inodes, table = struct.unpack_from("<III", data, at)
                 if wide:
                     high = struct.unpack_from("<III", data, at + 32)
@@ -155,12 +194,24 @@ class Ext4:
                 self.bitmaps.append((blocks, inodes))
                 self.tables.append(table)
 
+    def _check_descriptor(self, data: bytes) -> None:
+        """The next group's: how many inodes of its table were ever used is noted too."""
+        summed = self.ro_compat & (GDT_CSUM | METADATA_CSUM)
+        flags, unused_low = struct.unpack_from("<H8xH", data, 18)
+        unused = unused_low | (int.from_bytes(data[50:52], "little") << 16 if len(data) >= 64 else 0)
+        if summed:
+            sums.check_descriptor(self.seed, self.uuid, len(self.tables), data)
+        never = self.inodes_per_group if flags & _UNINITIALISED else unused
+        self.used.append(self.inodes_per_group - never if summed else self.inodes_per_group)
+
     def _descriptor_block(self, index: int, per_block: int) -> int:
         """Where the descriptors' block ``index`` is, meta block groups considered."""
         if not self.incompat & META_BG or index < self.first_meta_group:
             return (2 if self.block_size == 1024 else 1) + index
         group = index * per_block
         start = self.first_block + group * self.blocks_per_group
+        if not group and self.block_size == 1024 and not self.first_block:
+            start += 1
         return start + (1 if self._has_super(group) else 0)
 
     def _has_super(self, group: int) -> bool:
@@ -228,8 +279,8 @@ class Ext4:
 
     def inode_chunks(self) -> Iterator[tuple[int, bytes]]:
         """The parts of the inode tables that were ever written: the first inode's number, and the bytes."""
-        table_bytes = self.inodes_per_group * self.inode_size
         for group in range(self.group_count):
+            table_bytes = self.used[group] * self.inode_size
             for at in range(0, table_bytes, CHUNK_BYTES):
                 number = group * self.inodes_per_group + at // self.inode_size + 1
                 data = self.inode_place(number)[0][: table_bytes - at] if number <= self.inode_count else b""
@@ -244,6 +295,8 @@ class Ext4:
         if not mode or not links:
             raise DiskUnreadable(f"a name leads to inode {number}, which is free")
         kind = mode & S_IFMT
+        if kind not in _KINDS:
+            raise DiskUnreadable(f"inode {number} is of an unknown kind {mode:#o}")
         if kind == S_IFREG or (kind == S_IFDIR and self.incompat & LARGEDIR):
             size |= size_high << 32
         ctime_ns, mtime_ns = _signed(ctime) * 1_000_000_000, _signed(mtime) * 1_000_000_000
@@ -252,6 +305,11 @@ class Ext4:
             extra, ctime_extra, mtime_extra = _EXTRA.unpack_from(raw, 128)
             if extra & 3 or 128 + extra > self.inode_size:
                 raise DiskUnreadable(f"inode {number} has {extra} extra bytes")
+        if self.seed is not None:
+            sums.check_inode(self.seed, number, raw, extra)
+        if size >= MAX_FILE_BYTES:
+            raise DiskUnreadable(f"inode {number} has {size} bytes")
+        if extra:
             if extra >= 8:
                 ctime_ns += ((ctime_extra & 3) << 32) * 1_000_000_000 + (ctime_extra >> 2)
             if extra >= 12:
@@ -277,6 +335,8 @@ class Ext4:
         while stack:
             number, expected = stack.pop()
             node = inode.map if number < 0 else self.block(number)
+            if number >= 0 and self.seed is not None:
+                sums.check_extents(self.seed, inode.owner, node, inode.number)
             magic, entries, _max, depth = struct.unpack_from("<HHHH", node)
             nodes += 1
             if magic != 0xF30A or depth > MAX_EXTENT_DEPTH or entries > (len(node) - 12) // 12:

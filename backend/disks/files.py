@@ -5,18 +5,15 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from backend.disks.ext4 import (
-    FLAG_ENCRYPTED,
-    FLAG_INLINE,
-    Ext4,
-    Inode,
-)
+from backend.disks.ext4 import FLAG_EA_INODE, FLAG_ENCRYPTED, FLAG_INLINE, Ext4, Inode
+from backend.disks.sums import check_attributes, crc32c, must_match
 from backend.errors import DiskUnreadable
 
 MAX_LINK_BYTES = 4096
 MAX_XATTR_BYTES = 64 << 10
 READ_BYTES = 1 << 20
 
+_ONE_BLOCK = b"\1\0\0\0"
 _XATTR_MAGIC = b"\x00\x00\x02\xea"
 _XATTR_ENTRY = struct.Struct("<BBHII4x")
 _PREFIXES = {
@@ -31,6 +28,7 @@ _PREFIXES = {
 }
 _INLINE_NAME = b"system.data"
 _ACL_NAMES = (_PREFIXES[2], _PREFIXES[3])
+_ACL_TAGS = (0x01, 0x02, 0x04, 0x08, 0x10, 0x20)
 _ACL_NAMED = (0x02, 0x08)  # entries for a named user or group carry an id
 
 
@@ -54,8 +52,10 @@ def _all_attributes(fs: Ext4, inode: Inode) -> dict[bytes, bytes]:
         _parse_attributes(fs, inode.number, body, 0, 0, found)
     if inode.acl_block:
         block = fs.block(inode.acl_block)
-        if block[:4] != _XATTR_MAGIC:
+        if block[:4] != _XATTR_MAGIC or block[8:12] != _ONE_BLOCK:
             raise DiskUnreadable(f"inode {inode.number} has a broken attribute block")
+        if fs.seed is not None:
+            check_attributes(fs.seed, inode.acl_block, block)
         _parse_attributes(fs, inode.number, block, 32, 0, found)
     return found
 
@@ -64,7 +64,7 @@ def _parse_attributes(
     fs: Ext4, number: int, data: bytes, at: int, base: int, found: dict[bytes, bytes]
 ) -> None:
     """Entries from ``at`` on; values are at offsets from ``base``."""
-    while at + 4 <= len(data) and data[at : at + 4] != b"\0\0\0\0":
+    while data[at : at + 4] != b"\0\0\0\0":
         if at + _XATTR_ENTRY.size > len(data):
             raise DiskUnreadable(f"inode {number} has an attribute that is cut off")
         length, index, offset, value_inode, size = _XATTR_ENTRY.unpack_from(data, at)
@@ -75,12 +75,24 @@ def _parse_attributes(
         name = prefix + data[at : at + length]
         at += (length + 3) & ~3
         if value_inode:
-            value = read_file(fs, fs.inode(value_inode), MAX_XATTR_BYTES)[:size]
+            value = _own_inode(fs, number, value_inode, size)
         else:
             value = data[base + offset : base + offset + size]
         if len(value) != size or name in found:
             raise DiskUnreadable(f"inode {number} has a broken attribute")
         found[name] = _acl(number, value) if name in _ACL_NAMES else value
+
+
+def _own_inode(fs: Ext4, number: int, value_inode: int, size: int) -> bytes:
+    """A value that has an inode of its own, which keeps the sum of it in place of its time of access."""
+    inode = fs.inode(value_inode)
+    if not inode.flags & FLAG_EA_INODE or inode.size != size:
+        raise DiskUnreadable(f"inode {number} has an attribute in inode {value_inode}, which holds none")
+    value = read_file(fs, inode, MAX_XATTR_BYTES)
+    must_match(
+        crc32c(fs.attribute_seed, value), int.from_bytes(inode.raw[8:12], "little"), f"inode {value_inode}"
+    )
+    return value
 
 
 def _acl(number: int, value: bytes) -> bytes:
@@ -89,8 +101,10 @@ def _acl(number: int, value: bytes) -> bytes:
         raise DiskUnreadable(f"inode {number} has an access list of an unknown version")
     parts = [struct.pack("<I", 2)]
     at = 4
-    while at + 4 <= len(value):
-        tag, rights = struct.unpack_from("<HH", value, at)
+    while at < len(value):
+        tag, rights = struct.unpack_from("<HH", value, at) if at + 4 <= len(value) else (0, 0)
+        if tag not in _ACL_TAGS:
+            raise DiskUnreadable(f"inode {number} has an access list with an entry of kind {tag:#x}")
         at += 4
         owner = 0xFFFF_FFFF
         if tag in _ACL_NAMED:
@@ -117,8 +131,12 @@ def link_target(fs: Ext4, inode: Inode) -> bytes:
     if inode.size > MAX_LINK_BYTES or not inode.size:
         raise DiskUnreadable(f"link inode {inode.number} has a target of {inode.size} bytes")
     if inode.size < len(inode.map) and not inode.flags & FLAG_INLINE:
-        return inode.map[: inode.size]
-    return read_file(fs, inode, MAX_LINK_BYTES)
+        target = inode.map[: inode.size]
+    else:
+        target = read_file(fs, inode, MAX_LINK_BYTES)
+    if b"\0" in target:
+        raise DiskUnreadable(f"link inode {inode.number} has a target that no link can have")
+    return target
 
 
 def chunks(fs: Ext4, inode: Inode) -> Iterator[bytes]:

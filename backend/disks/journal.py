@@ -7,16 +7,19 @@ power cut: whole transactions, revoked blocks left out. Source: fs/jbd2/recovery
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
-from backend.disks.ext4 import HAS_JOURNAL, RECOVER, S_IFREG, Ext4
+from backend.disks.ext4 import HAS_JOURNAL, RECOVER, S_IFMT, S_IFREG, Ext4
 from backend.disks.layers import Disk
+from backend.disks.sums import ALL_ONES, crc32c, must_match
 from backend.errors import DiskUnreadable
 
 _MAGIC = b"\xc0\x3b\x39\x98"
 _DESCRIPTOR, _COMMIT, _SUPER_V1, _SUPER_V2, _REVOKE = 1, 2, 3, 4, 5
 _TAG_ESCAPED, _TAG_SAME_UUID, _TAG_LAST = 1, 2, 8
 _REVOKES, _WIDE, _ASYNC, _SUM_V2, _SUM_V3 = 1, 2, 4, 8, 16
+_SUPER_SUM_AT, _COMMIT_SUM_AT = 252, 16
 MAX_JOURNAL_BYTES = 1 << 30
 
 
@@ -24,8 +27,12 @@ class _Journal:
     """The journal's blocks and header."""
 
     def __init__(self, fs: Ext4) -> None:
-        inode = fs.inode(fs.journal_inode) if fs.journal_inode else None
-        if inode is None or inode.mode & 0xF000 != S_IFREG or inode.size > MAX_JOURNAL_BYTES:
+        if not fs.journal_inode:
+            raise DiskUnreadable(
+                "not quiesced, and the journal is on another device", remedy="freeze it and snapshot again"
+            )
+        inode = fs.inode(fs.journal_inode)
+        if inode.mode & S_IFMT != S_IFREG or inode.size > MAX_JOURNAL_BYTES:
             raise DiskUnreadable(
                 "not quiesced, and the journal cannot be read", remedy="freeze it and snapshot again"
             )
@@ -52,6 +59,29 @@ class _Journal:
             )
         self.first: int = first
         self.length: int = length
+        self.summed = bool(self.features & (_SUM_V2 | _SUM_V3))
+        self.seed = crc32c(ALL_ONES, head[48:64])
+        if self.summed:
+            self._check(
+                crc32c(ALL_ONES, head[:_SUPER_SUM_AT] + bytes(4) + head[256:1024]), head, _SUPER_SUM_AT
+            )
+
+    def _check(self, found: int, data: bytes, at: int) -> None:
+        must_match(
+            found, int.from_bytes(data[at : at + 4], "big"), "not quiesced, and a block of the journal"
+        )
+
+    def check(self, data: bytes, at: int) -> None:
+        """A block of the journal's own, which keeps its sum at ``at``."""
+        if self.summed:
+            self._check(crc32c(self.seed, data[:at] + bytes(4) + data[at + 4 :]), data, at)
+
+    def check_content(self, sequence: int, content: bytes, stored: int) -> None:
+        """A block that a descriptor announces, as it lies in the journal."""
+        if self.summed:
+            mask = ALL_ONES if self.features & _SUM_V3 else 0xFFFF
+            found = crc32c(self.seed, sequence.to_bytes(4, "big") + content) & mask
+            must_match(found, stored, "not quiesced, and a block in the journal")
 
     def block(self, index: int) -> bytes:
         if not 0 <= index < len(self.map):
@@ -62,8 +92,8 @@ class _Journal:
         """The block ``steps`` after ``index`` in the ring."""
         return self.first + (index - self.first + steps) % (self.length - self.first)
 
-    def tags(self, data: bytes) -> Iterator[tuple[int, int]]:
-        """Target block and flags of each block that a descriptor announces."""
+    def tags(self, data: bytes) -> Iterator[tuple[int, int, int]]:
+        """Target block, flags and stored sum of each block that a descriptor announces."""
         wide = bool(self.features & _WIDE)
         end = len(data) - (4 if self.features & (_SUM_V2 | _SUM_V3) else 0)
         size = (
@@ -72,11 +102,11 @@ class _Journal:
         at = 12
         while at + size <= end:
             if self.features & _SUM_V3:
-                low, flags, high = struct.unpack_from(">III", data, at)
+                low, flags, high, stored = struct.unpack_from(">IIII", data, at)
             else:
-                low, _sum, flags = struct.unpack_from(">IHH", data, at)
+                low, stored, flags = struct.unpack_from(">IHH", data, at)
                 high = struct.unpack_from(">I", data, at + 8)[0] if wide else 0
-            yield low | (high << 32 if wide else 0), flags
+            yield low | (high << 32 if wide else 0), flags, stored
             at += size + (0 if flags & _TAG_SAME_UUID else 16)
             if flags & _TAG_LAST:
                 return
@@ -91,11 +121,46 @@ class _Journal:
             yield int.from_bytes(data[at : at + width], "big")
 
 
-def _committed(journal: _Journal) -> Iterator[tuple[int, list[tuple[int, bytes]], list[int]]]:
-    """Each whole transaction: its sequence, ``(target block, content)`` pairs and revoked blocks."""
+class _Transaction:
+    """What one transaction writes and revokes. A doubt about it counts only once it is committed: a power cut
+    leaves the blocks of the last one half written."""
+
+    def __init__(self) -> None:
+        self.writes: list[tuple[int, bytes]] = []
+        self.revokes: list[int] = []
+        self.doubt: DiskUnreadable | None = None
+
+    def describe(self, journal: _Journal, index: int, sequence: int, data: bytes) -> int:
+        """Take the blocks that a descriptor announces; how many there are."""
+        steps = 0
+        for target, flags, stored in journal.tags(data):
+            steps += 1
+            content = journal.block(journal.after(index, steps))
+            self.try_check(partial(journal.check_content, sequence, content, stored))
+            self.writes.append((target, _MAGIC + content[4:] if flags & _TAG_ESCAPED else content))
+        self.try_check(partial(journal.check, data, len(data) - 4))
+        return steps
+
+    def revoke(self, journal: _Journal, data: bytes) -> None:
+        """Take the blocks of a revocation record."""
+        self.try_check(partial(journal.check, data, len(data) - 4))
+        self.try_check(partial(self._revoke, journal, data))
+
+    def _revoke(self, journal: _Journal, data: bytes) -> None:
+        self.revokes.extend(journal.revoked(data))
+
+    def try_check(self, check: Callable[[], None]) -> None:
+        """Keep the first doubt."""
+        try:
+            check()
+        except DiskUnreadable as doubt:
+            self.doubt = self.doubt or doubt
+
+
+def _committed(journal: _Journal) -> Iterator[_Transaction]:
+    """Each whole transaction, in order."""
     index, sequence = journal.start, journal.sequence
-    writes: list[tuple[int, bytes]] = []
-    revokes: list[int] = []
+    transaction = _Transaction()
     seen = 0
     while seen < journal.length:
         data = journal.block(index)
@@ -104,15 +169,15 @@ def _committed(journal: _Journal) -> Iterator[tuple[int, list[tuple[int, bytes]]
             return
         steps = 1
         if kind == _DESCRIPTOR:
-            for target, flags in journal.tags(data):
-                content = journal.block(journal.after(index, steps))
-                writes.append((target, _MAGIC + content[4:] if flags & _TAG_ESCAPED else content))
-                steps += 1
+            steps += transaction.describe(journal, index, sequence, data)
         elif kind == _REVOKE:
-            revokes.extend(journal.revoked(data))
+            transaction.revoke(journal, data)
         elif kind == _COMMIT:
-            yield sequence, writes, revokes
-            writes, revokes = [], []
+            journal.check(data, _COMMIT_SUM_AT)
+            if transaction.doubt:
+                raise transaction.doubt
+            yield transaction
+            transaction = _Transaction()
             sequence = (sequence + 1) & 0xFFFF_FFFF
         else:
             return
@@ -127,11 +192,11 @@ def replay(fs: Ext4) -> dict[int, bytes]:
         return {}
     transactions = list(_committed(journal))
     revoked_at: dict[int, int] = {}
-    for order, (_sequence, _writes, revokes) in enumerate(transactions):
-        revoked_at.update(dict.fromkeys(revokes, order))
+    for order, transaction in enumerate(transactions):
+        revoked_at.update(dict.fromkeys(transaction.revokes, order))
     patches: dict[int, bytes] = {}
-    for order, (_sequence, writes, _revokes) in enumerate(transactions):
-        for target, content in writes:
+    for order, transaction in enumerate(transactions):
+        for target, content in transaction.writes:
             if revoked_at.get(target, -1) < order:
                 if target >= fs.block_count:
                     raise DiskUnreadable(f"the journal writes to block {target}, beyond the file system")

@@ -5,9 +5,21 @@ from __future__ import annotations
 import struct
 
 from backend.disks.directories import list_directory
-from backend.disks.ext4 import ROOT_INODE, S_IFBLK, S_IFCHR, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Ext4, Inode
+from backend.disks.ext4 import (
+    FLAG_CASEFOLD,
+    ROOT_INODE,
+    S_IFBLK,
+    S_IFCHR,
+    S_IFDIR,
+    S_IFLNK,
+    S_IFMT,
+    S_IFREG,
+    Ext4,
+    Inode,
+)
 from backend.disks.files import device, extended_attributes, link_target
 from backend.disks.records import HEAD, NS_BIAS, Node, pack
+from backend.disks.sums import check_inode
 from backend.errors import DiskUnreadable
 
 MAX_PATH_BYTES = 16 << 10  # four times PATH_MAX: deeper trees are made to hurt
@@ -40,30 +52,50 @@ def join(folder: bytes, name: bytes) -> bytes:
 
 
 def packed_manifest(fs: Ext4) -> bytes:
-    """The records of all names, sorted by path; contents are not read."""
+    """The records of all names, sorted by path; contents are not read.
+
+    A folder's names are in order when each folder among them is entered at its name with a slash: so records
+    are written as they are found, and nothing but the open folders is held.
+    """
     root = fs.inode(ROOT_INODE)
-    records: dict[bytes, bytes] = {b"/": pack(node(fs, root, b"/"))}
+    out = bytearray(pack(node(fs, root, b"/")))
     visited = {ROOT_INODE}
-    stack = [(b"/", root)]
-    while stack:
-        folder, parent = stack.pop()
-        prefix = folder if folder == b"/" else folder + b"/"
-        if len(prefix) > MAX_PATH_BYTES - 256:
-            raise DiskUnreadable(f"a path is longer than {MAX_PATH_BYTES} bytes")
-        names, _ = list_directory(fs, parent)
-        for name, number in names.items():
-            path = prefix + name
-            record = plain_record(fs, number, path)
-            if record is None:
-                inode = fs.inode(number)
-                record = pack(node(fs, inode, path))
-                if inode.mode & S_IFMT == S_IFDIR:
-                    enter(visited, number)
-                    stack.append((path, inode))
-            records[path] = record
-        if len(records) > MAX_ENTRIES:
+    open_folders = [_rows(fs, root, b"/")]
+    entries = 1
+    while open_folders:
+        rows = open_folders[-1]
+        if not rows:
+            open_folders.pop()
+            continue
+        prefix, record, folder = rows.pop()
+        out += record
+        if folder is None:
+            entries += 1
+        elif folder:
+            enter(visited, folder)
+            open_folders.append(_rows(fs, fs.inode(folder), prefix))
+        if entries > MAX_ENTRIES:
             raise DiskUnreadable(f"there are more than {MAX_ENTRIES} names")
-    return b"".join([records[path] for path in sorted(records)])
+    return bytes(out)
+
+
+def _rows(fs: Ext4, parent: Inode, prefix: bytes) -> list[tuple[bytes, bytes, int | None]]:
+    """What a folder holds, last first: path, record, None; and for a folder in it also its path with a slash,
+    no record, its inode."""
+    if len(prefix) > MAX_PATH_BYTES - 256:
+        raise DiskUnreadable(f"a path is longer than {MAX_PATH_BYTES} bytes")
+    rows: list[tuple[bytes, bytes, int | None]] = []
+    for name, number in list_directory(fs, parent)[0].items():
+        path = prefix + name
+        record = plain_record(fs, number, path)
+        if record is None:
+            inode = fs.inode(number)
+            record = pack(node(fs, inode, path))
+            if inode.mode & S_IFMT == S_IFDIR:
+                rows.append((path + b"/", b"", number))
+        rows.append((path, record, None))
+    rows.sort(reverse=True)
+    return rows
 
 
 def plain_record(fs: Ext4, number: int, path: bytes) -> bytes | None:
@@ -73,8 +105,11 @@ def plain_record(fs: Ext4, number: int, path: bytes) -> bytes | None:
     chunk, at = fs.inode_place(number)
     (mode, uid, size, ctime, mtime, gid, links, acl, size_high, acl_high, uid_high, gid_high, extra,
      ctime_extra, mtime_extra, magic) = _PLAIN.unpack_from(chunk, at)  # fmt: skip
-    if mode & S_IFMT != S_IFREG or extra != _USUAL_EXTRA or magic or acl or acl_high or not links:
+    unusual = extra != _USUAL_EXTRA or magic or acl or acl_high or not links or size_high & 0x8000_0000
+    if mode & S_IFMT != S_IFREG or unusual:
         return None
+    if fs.seed is not None:
+        check_inode(fs.seed, number, chunk[at : at + fs.inode_size], extra)
     return (
         HEAD.pack(
             mode, uid | uid_high << 16, gid | gid_high << 16, links, number, size | size_high << 32,
@@ -103,6 +138,10 @@ def find(fs: Ext4, path: bytes) -> Inode | None:
             return None
         number = list_directory(fs, inode)[0].get(name)
         if number is None:
+            if inode.flags & FLAG_CASEFOLD:
+                raise DiskUnreadable(
+                    f"{path!r}: a folder on the way is case-folded, and may mean another name"
+                )
             return None
         inode = fs.inode(number)
     return inode
