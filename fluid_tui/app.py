@@ -23,7 +23,7 @@ from fluid_tui.themes import DARK, THEMES
 if TYPE_CHECKING:
     from fluid_tui.backend_port import BackendPort
 
-STYLES = ("base", "fleet", "review", "diff", "terminal", "dialog")
+STYLES = ("base", "fleet", "hosts", "review", "diff", "terminal", "dialog")
 
 FIRST_PAINT_S = 0.25
 """The first paint waits so long for the fleet, and no longer: each paint is kilobytes on a slow line."""
@@ -87,6 +87,14 @@ class FluidApp(App[int], inherit_bindings=False):
         for screen in self.screen_stack:
             if isinstance(screen, FluidScreen):
                 screen.post_message(EventArrived(event))
+
+    def show_fleet(self, *, words: str | None = None, sandbox: str = "") -> None:
+        """Back home: with ``words`` filtered by them, with ``sandbox`` (an id) the cursor on it."""
+        while len(self.screen_stack) > 1:
+            self.pop_screen()
+        home = self.screen
+        if isinstance(home, FleetScreen):
+            home.look_for(words, sandbox)
 
     def next_theme(self) -> str:
         """Switch to the theme after this one; its name."""

@@ -27,10 +27,8 @@ class AskScreen(FluidScreen):
         super().__init__()
         self._request_id = request_id
 
-    def title_line(self) -> Line:
-        return line(
-            ("fluid", Role.TITLE), ("  question ", Role.MUTED), (short_id(self._request_id), Role.TITLE)
-        )
+    def crumb(self) -> Line:
+        return line(("question ", Role.MUTED), (short_id(self._request_id), Role.TITLE))
 
     def body(self) -> ComposeResult:
         yield TextView(id="question")

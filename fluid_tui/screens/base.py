@@ -18,7 +18,7 @@ from backend.text import visible
 from fluid_tui.actions import BY_ID, bindings, changing_names, shown_keys
 from fluid_tui.fleet_rows import headline, open_guests
 from fluid_tui.mirror import Contact
-from fluid_tui.paint import Line, Role, Run, line
+from fluid_tui.paint import Line, Role, Run
 from fluid_tui.widgets.bars import KeyBar, TopBar
 from fluid_tui.words import clock
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from fluid_tui.app import FluidApp
 
 NARROW_BELOW = 100
+CRUMBS_SHOWN = 3
 
 
 class FleetChanged(Message):
@@ -77,9 +78,23 @@ class FluidScreen(Screen[None]):
         """The actions named at the foot, as they stand now."""
         return self.FOOTER
 
+    def crumb(self) -> Line:
+        """What this screen is about: the last of the crumbs in its top line."""
+        return ()
+
     def title_line(self) -> Line:
-        """What this screen is about."""
-        return line(("fluid", Role.TITLE))
+        """The way here: ``fluid › nginx-tls › review 4f2a``, the oldest crumbs left out."""
+        stack = self.app.screen_stack
+        at = stack.index(self) + 1 if self in stack else len(stack)
+        crumbs = [each.crumb() for each in stack[:at] if isinstance(each, FluidScreen) and each.crumb()]
+        runs: list[Run] = [("fluid", Role.TITLE)]
+        if len(crumbs) > CRUMBS_SHOWN:
+            runs.append((" › …", Role.MUTED))
+        for crumb in crumbs[-CRUMBS_SHOWN:]:
+            here = crumb is crumbs[-1]
+            runs.append((" › ", Role.MUTED))
+            runs += crumb if here else [(text, Role.MUTED) for text, _ in crumb]
+        return tuple(runs)
 
     def on_fleet_changed(self) -> None:
         if self.composed:

@@ -43,10 +43,10 @@ class DiffScreen(FluidScreen):
         self._noise = False
         self._changes: Changes | None = None
 
-    def title_line(self) -> Line:
+    def crumb(self) -> Line:
         sandbox = self.fluid.mirror.sandbox(self._sandbox_id)
         name = sandbox.sandbox_name if sandbox else self._sandbox_id
-        return line(("fluid", Role.TITLE), ("  diff ", Role.MUTED), said(name, Role.TITLE))
+        return line(("diff ", Role.MUTED), said(name, Role.TITLE))
 
     def body(self) -> ComposeResult:
         yield TextView(id="how")

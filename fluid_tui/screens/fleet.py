@@ -26,6 +26,7 @@ from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.base import NARROW_BELOW, FluidScreen
 from fluid_tui.screens.confirm import NameDialog, TypedConfirm, consequences
 from fluid_tui.screens.diff import DiffScreen
+from fluid_tui.screens.hosts import HostsScreen
 from fluid_tui.screens.review import ReviewScreen
 from fluid_tui.screens.terminal import TerminalScreen
 from fluid_tui.widgets.live_list import LiveList
@@ -52,6 +53,7 @@ class FleetScreen(FluidScreen):
         ("fleet.terminal", "terminal"),
         ("fleet.filter", "filter"),
         ("app.palette", "command"),
+        ("fleet.hosts", "hosts"),
         ("fleet.pause", "pause"),
         ("fleet.snapshot", "snapshot"),
         ("app.back", "leave"),
@@ -231,6 +233,9 @@ class FleetScreen(FluidScreen):
         else:
             self.say("There is no request for approval of this sandbox.")
 
+    def action_hosts(self) -> None:
+        self.app.push_screen(HostsScreen())
+
     def action_diff(self) -> None:
         if sandbox := self.chosen():
             self.app.push_screen(DiffScreen(sandbox.id))
@@ -245,6 +250,16 @@ class FleetScreen(FluidScreen):
         field = self.query_one("#filter", Input)
         field.display = True
         field.focus()
+
+    def look_for(self, words: str | None, sandbox: str) -> None:
+        """Filter by these words (``None``: as it was) and go to that sandbox."""
+        if words is not None:
+            self.query_one("#filter", Input).value = self._words = words
+            self.refresh_data()
+        sandboxes = self.query_one("#sandboxes", LiveList)
+        sandboxes.focus()
+        if sandbox:
+            sandboxes.move_to(sandbox)
 
     @on(Input.Changed, "#filter")
     def _filtered(self, message: Input.Changed) -> None:

@@ -18,6 +18,7 @@ TITLES = {
     "review": "Review",
     "ask": "Question",
     "diff": "Diff",
+    "hosts": "Hosts",
     "terminal": "Terminal",
     "move": "Moving",
     "app": "Everywhere",
@@ -39,8 +40,8 @@ class HelpScreen(FluidScreen):
         super().__init__()
         self._place = place
 
-    def title_line(self) -> Line:
-        return line(("fluid", Role.TITLE), (f"  help · {TITLES.get(self._place, '')}", Role.MUTED))
+    def crumb(self) -> Line:
+        return line((f"help · {TITLES.get(self._place, '')}", Role.TITLE))
 
     def body(self) -> ComposeResult:
         yield TextView(id="help")

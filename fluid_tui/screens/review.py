@@ -57,13 +57,12 @@ class ReviewScreen(FluidScreen):
         """The request: as read for this screen, or as the fleet tells it."""
         return self.data.approval or self.fluid.mirror.approval(self._approval_id)
 
-    def title_line(self) -> Line:
+    def crumb(self) -> Line:
         approval = self.approval
         if approval is None:
-            return line(("fluid", Role.TITLE), ("  review", Role.MUTED))
+            return line(("review", Role.MUTED))
         return line(
-            ("fluid", Role.TITLE),
-            ("  review ", Role.MUTED),
+            ("review ", Role.MUTED),
             (visible(approval.short_id), Role.TITLE),
             said(f"  {approval.sandbox_name}  "),
             approval_mark(approval).run,

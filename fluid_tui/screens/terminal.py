@@ -34,10 +34,10 @@ class TerminalScreen(FluidScreen):
         self._sandbox_id = sandbox_id
         self._problem = ""
 
-    def title_line(self) -> Line:
+    def crumb(self) -> Line:
         sandbox = self.fluid.mirror.sandbox(self._sandbox_id)
         name = sandbox.sandbox_name if sandbox else self._sandbox_id
-        return line(("fluid", Role.TITLE), ("  terminal ", Role.MUTED), said(name, Role.TITLE))
+        return line(("terminal ", Role.MUTED), said(name, Role.TITLE))
 
     def body(self) -> ComposeResult:
         yield PaneView(id="pane")

@@ -18,6 +18,7 @@ from backend.models import (
     Decision,
     Event,
     FleetView,
+    HostView,
     Identity,
     Playbook,
     PlaybookTask,
@@ -85,6 +86,18 @@ class FakeBackend:
         self.asked.append(("events", after))
         while True:
             yield await self.stream.get()
+
+    async def _host(self, verb: str, name: str, status: str) -> HostView:
+        self.asked.append((verb, name))
+        host = next(one for one in self.view.hosts if one.name == name)
+        host.status = status
+        return host
+
+    async def drain_host(self, name: str) -> HostView:
+        return await self._host("drain_host", name, "draining")
+
+    async def resume_host(self, name: str) -> HostView:
+        return await self._host("resume_host", name, "up")
 
     async def whoami(self) -> Identity:
         self._here()

@@ -17,13 +17,14 @@ from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.base import FluidScreen
 from fluid_tui.screens.diff import DiffScreen
 from fluid_tui.screens.fleet import FleetScreen
+from fluid_tui.screens.hosts import HostsScreen
 from fluid_tui.screens.review import ReviewScreen
 from fluid_tui.screens.terminal import TerminalScreen
 from fluid_tui.widgets.live_list import LiveList
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 SIZES = [(80, 24), (160, 48)]
-SCREENS = (FleetScreen, AskScreen, DiffScreen, ReviewScreen, TerminalScreen)
+SCREENS = (FleetScreen, HostsScreen, AskScreen, DiffScreen, ReviewScreen, TerminalScreen)
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
@@ -154,9 +155,9 @@ async def test_terminal_goes_to_the_next_sandbox(console) -> None:
         await seen.sees("pg-upgrade · claude-2 · %4", "13  main 5432 down")
 
 
-@pytest.mark.parametrize("place", ["fleet", "review", "diff", "terminal"])
+@pytest.mark.parametrize("place", ["fleet", "review", "diff", "terminal", "hosts"])
 async def test_help_lists_the_keys_of_its_screen(console, place: str) -> None:
-    keys = {"fleet": [], "review": ["enter"], "diff": ["d"], "terminal": ["t"]}[place]
+    keys = {"fleet": [], "review": ["enter"], "diff": ["d"], "terminal": ["t"], "hosts": ["h"]}[place]
     async with console(160, 60) as seen:
         await seen.press(*keys, "question_mark")
         own = [action for action in ACTIONS if action.where == place]

@@ -1,0 +1,133 @@
+"""The hosts: room, queue, what is wrong with one; drain and resume."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from backend.models import FleetView, HostView, Phase, now
+from fluid_tui.host_rows import host_warnings, size_words
+from tests.console.fake_backend import FakeBackend
+from tests.console.sample import fleet
+
+SIZES = [(80, 24), (120, 36)]
+
+
+def busy_hosts() -> FleetView:
+    """Two hosts as a backend tells of them, and two creates that wait for the second."""
+    view = fleet()
+    facts = {"cpus": 16, "memory_mb": 65_536, "memory_free_mb": 22_528, "disk_free_mb": 420_000}
+    view.hosts = [
+        HostView(
+            name="kvm-01",
+            status="up",
+            sandboxes=2,
+            stock=3,
+            templates=["debian-12"],
+            virt_type="kvm",
+            fork_way="save image",
+            libvirt_version="9.0.0",
+            qemu_version="7.2.11",
+            **facts,
+        ),
+        HostView(
+            name="kvm-02",
+            address="192.0.2.12",
+            status="up",
+            sandboxes=3,
+            creating=2,
+            waiting=2,
+            virt_type="qemu",
+            virt_reason="/dev/kvm hangs",
+            isolated=False,
+            clock_skew_s=7.25,
+            libvirt_version="10.1.0",
+            last_error="the pool did not answer for 30 s",
+            **(facts | {"memory_free_mb": 2_000, "disk_free_mb": 3_000}),
+        ),
+    ]
+    one = view.sandboxes[2]
+    for number in (1, 2):
+        view.sandboxes.append(
+            one.model_copy(
+                update={
+                    "id": f"SBX-0000010{number}",
+                    "sandbox_name": f"queued-{number}",
+                    "host_name": "kvm-02",
+                    "phase": Phase.CREATING,
+                    "reason": f"{number} before it, about {3 * number} s",
+                    "placement": "the only host with its template",
+                    "created_at": now() + timedelta(seconds=number),
+                }
+            )
+        )
+    return view
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_each_host_shows_its_room_and_its_queue(console, width: int, height: int) -> None:
+    async with console(width, height, backend=FakeBackend(busy_hosts())) as seen:
+        await seen.press("h")
+        await seen.sees("fluid › hosts", "2 of 2 hosts up", "1 with a word", "22 of 64 GB", "410 GB")
+        await seen.sees(
+            "queued-1", "1 before it, about 3 s", "template  debian-12", "libvirt 9.0.0 qemu 7.2.11"
+        )
+        await seen.press("j")
+        await seen.sees("! its guests are not isolated", "7.2 s ahead of", "✗ the pool did not answer")
+        assert all(len(line) <= width for line in seen.lines())
+
+
+async def test_a_host_is_drained_and_resumed(console) -> None:
+    async with console(80, 24, backend=FakeBackend(busy_hosts())) as seen:
+        await seen.press("h", "j", "d")
+        await seen.sees("○ draining", "kvm-02 takes no new sandboxes")
+        await seen.press("r")
+        await seen.until(lambda: "draining" not in seen.text(), "up again")
+        assert seen.backend.asked[-2:] == [("drain_host", "kvm-02"), ("resume_host", "kvm-02")]
+
+
+async def test_read_only_drains_nothing(console) -> None:
+    async with console(backend=FakeBackend(busy_hosts()), read_only=True) as seen:
+        await seen.press("h")
+        await seen.sees("Creates · all hosts")
+        await seen.press("d", "r")
+        assert not [call for call in seen.backend.asked if call[0].endswith("_host")]
+        assert "drain" not in seen.lines()[-1]
+
+
+async def test_enter_shows_the_sandboxes_of_the_host(console) -> None:
+    async with console(backend=FakeBackend(busy_hosts())) as seen:
+        await seen.press("h", "j", "enter")
+        await seen.sees("filter: host:kvm-02", "kernel-cve")
+        assert "dns-audit" not in seen.text()
+
+
+async def test_the_queue_narrows_to_one_host(console) -> None:
+    async with console(backend=FakeBackend(busy_hosts())) as seen:
+        await seen.press("h")
+        await seen.sees("queued-2", "the only host with")
+        await seen.press("a")
+        await seen.sees("Creates · kvm-01", "No create is on its way.")
+        await seen.press("j")
+        await seen.sees("Creates · kvm-02", "queued-2")
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"clock_skew_s": -3.0}, "3.0 s behind"),
+        ({"isolated": False}, "not isolated"),
+        ({"disk_free_mb": 512}, "only 512 MB"),
+        ({"virt_type": "qemu", "virt_reason": "no /dev/kvm"}, "emulated, not virtualised: no /dev/kvm"),
+    ],
+)
+def test_what_is_wrong_is_said(facts: dict[str, object], words: str) -> None:
+    (warning,) = host_warnings(HostView(name="kvm-01", **facts))
+    assert words in warning
+    assert host_warnings(HostView(name="kvm-01")) == []
+
+
+@pytest.mark.parametrize(("mb", "words"), [(0, "—"), (512, "512 MB"), (2048, "2.0 GB"), (420_000, "410 GB")])
+def test_sizes_are_short(mb: int, words: str) -> None:
+    assert size_words(mb) == words
