@@ -13,8 +13,9 @@ from textual.binding import BindingType
 from textual.screen import Screen
 
 from backend.models import Event
-from fluid_tui import keymap
+from fluid_tui import keymap, memory
 from fluid_tui.actions import of
+from fluid_tui.fleet_rows import Sorting
 from fluid_tui.mirror import Mirror
 from fluid_tui.screens.base import EventArrived, FleetChanged, FluidScreen
 from fluid_tui.screens.fleet import FleetScreen
@@ -23,7 +24,7 @@ from fluid_tui.themes import DARK, THEMES
 if TYPE_CHECKING:
     from fluid_tui.backend_port import BackendPort
 
-STYLES = ("base", "fleet", "hosts", "review", "diff", "terminal", "dialog")
+STYLES = ("base", "fleet", "hosts", "review", "diff", "terminal", "timeline", "wall", "dialog", "command")
 
 FIRST_PAINT_S = 0.25
 """The first paint waits so long for the fleet, and no longer: each paint is kilobytes on a slow line."""
@@ -45,9 +46,17 @@ class FluidApp(App[int], inherit_bindings=False):
     COMMAND_PALETTE_BINDING = "ctrl+p"
 
     def __init__(
-        self, client: BackendPort, *, read_only: bool = False, keys: dict[str, str] | None = None
+        self,
+        client: BackendPort,
+        *,
+        read_only: bool = False,
+        keys: dict[str, str] | None = None,
+        layout_file: Path | None = None,
     ) -> None:
         super().__init__()
+        self._layout_file = layout_file
+        self.layout_kept = memory.load(layout_file)
+        self.left: FluidScreen | None = None  # the view that was left last
         self.client = client
         self.read_only = read_only
         self._overrides = keys or {}
@@ -58,7 +67,8 @@ class FluidApp(App[int], inherit_bindings=False):
         self._holding = True
         for theme in THEMES:
             self.register_theme(theme)
-        self.theme = DARK.name
+        known = [theme.name for theme in THEMES]
+        self.theme = self.layout_kept.theme if self.layout_kept.theme in known else DARK.name
 
     def on_mount(self) -> None:
         self.set_keymap(self._overrides)
@@ -96,11 +106,26 @@ class FluidApp(App[int], inherit_bindings=False):
         if isinstance(home, FleetScreen):
             home.look_for(words, sandbox)
 
+    def sort_fleet(self, sorting: Sorting) -> None:
+        """Order the sandboxes from wherever the operator is."""
+        self.show_fleet()
+        if isinstance(self.screen, FleetScreen):
+            self.screen.sort_by(sorting)
+
     def next_theme(self) -> str:
         """Switch to the theme after this one; its name."""
         names = [theme.name for theme in THEMES]
-        self.theme = names[(names.index(self.theme) + 1) % len(names)]
+        return self.choose_theme(names[(names.index(self.theme) + 1) % len(names)])
+
+    def choose_theme(self, name: str) -> str:
+        """Switch to a theme of ours, by its name with or without ``fluid-``; its whole name."""
+        self.theme = self.layout_kept.theme = next(
+            theme.name for theme in THEMES if name in (theme.name, theme.name.removeprefix("fluid-"))
+        )
         return self.theme
+
+    def on_unmount(self) -> None:
+        memory.save(self.layout_kept, self._layout_file)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
         """The palette: every action of the screen it was opened on, by its words."""
@@ -121,7 +146,7 @@ def run_console(socket: str | Path, *, read_only: bool = False, keymap_file: Pat
     from backend.client import AsyncFluid
 
     overrides = keymap.load(keymap_file or keymap.default_path())
-    app = FluidApp(AsyncFluid(socket), read_only=read_only, keys=overrides)
+    app = FluidApp(AsyncFluid(socket), read_only=read_only, keys=overrides, layout_file=memory.default_path())
     gc.freeze()  # what the imports made lives as long as we do: no collection looks through it again
     code = app.run()
     return code if code is not None else app.return_code or 0

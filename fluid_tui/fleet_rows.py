@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from backend.models import Approval, ApprovalState, Ask, AskState, FleetView, Phase, Sandbox
 from backend.text import visible
+from fluid_tui.filters import Filter, parse
 from fluid_tui.paint import Role, Run, fit, said
 from fluid_tui.widgets.live_list import Column, Row
 from fluid_tui.words import approval_mark, left, plural, sandbox_mark
@@ -46,7 +47,17 @@ class Sorting(StrEnum):
 
     NEED = "need"
     NAME = "name"
+    AGENT = "agent"
+    HOST = "host"
+    STATE = "state"
+    TTL = "ttl"
     ACTIVITY = "activity"
+
+
+SORTED_COLUMN = {Sorting.ACTIVITY: "last command"}
+"""The column that an order is named in, where it is not its own."""
+FIELDS = ("name", "agent", "host", "state", "image", "id", "owner", "says", "command")
+MEASURES = ("ttl", "idle", "age", "commands", "cpu", "memory")
 
 
 def waiting(fleet: FleetView) -> tuple[list[Approval], list[Ask]]:
@@ -127,11 +138,18 @@ def short_id(id: str) -> str:
     return visible((id.partition("-")[2] or id)[:4])
 
 
-def sandbox_rows(fleet: FleetView, now: datetime, words: str, sorting: Sorting) -> list[Row]:
+def sandbox_filter(words: str) -> Filter:
+    """What ``/`` understands about sandboxes."""
+    return parse(words, FIELDS, MEASURES)
+
+
+def sandbox_rows(
+    fleet: FleetView, now: datetime, words: str, sorting: Sorting, *, reverse: bool = False
+) -> list[Row]:
     """The sandboxes that match ``words``, in order."""
-    asking = asking_sandboxes(fleet)
-    kept = [one for one in fleet.sandboxes if matches(one, words, one.id in asking)]
-    kept.sort(key=lambda one: _order(one, one.id in asking, sorting))
+    asking, wanted = asking_sandboxes(fleet), sandbox_filter(words)
+    kept = [one for one in fleet.sandboxes if matches(one, wanted, one.id in asking, now)]
+    kept.sort(key=lambda one: _order(one, one.id in asking, sorting), reverse=reverse)
     return [_sandbox_row(one, one.id in asking, now) for one in kept]
 
 
@@ -143,10 +161,20 @@ def asking_sandboxes(fleet: FleetView) -> set[str]:
 
 def _order(sandbox: Sandbox, asks: bool, sorting: Sorting) -> tuple[object, ...]:
     activity = -(sandbox.last_activity_at or sandbox.created_at).timestamp()
-    if sorting is Sorting.NAME:
-        return (sandbox.sandbox_name,)
-    if sorting is Sorting.ACTIVITY:
-        return (activity, sandbox.sandbox_name)
+    match sorting:
+        case Sorting.NAME:
+            return (sandbox.sandbox_name,)
+        case Sorting.AGENT:
+            return (sandbox.agent_id, sandbox.sandbox_name)
+        case Sorting.HOST:
+            return (sandbox.host_name, sandbox.sandbox_name)
+        case Sorting.STATE:
+            return (sandbox_mark(sandbox, asks).word, sandbox.sandbox_name)
+        case Sorting.TTL:
+            ends = sandbox.expires_at
+            return (ends is None, ends.timestamp() if ends else 0.0, sandbox.sandbox_name)
+        case Sorting.ACTIVITY:
+            return (activity, sandbox.sandbox_name)
     return (not asks, sandbox.phase not in BROKEN, activity, sandbox.sandbox_name)
 
 
@@ -169,25 +197,29 @@ def _sandbox_row(sandbox: Sandbox, asks: bool, now: datetime) -> Row:
     )
 
 
-def matches(sandbox: Sandbox, words: str, asks: bool) -> bool:
-    """``host:kvm-02 state:error nginx``: every word must match; a bare word looks in all fields."""
-    mark = sandbox_mark(sandbox, asks)
-    fields = {
+def matches(sandbox: Sandbox, wanted: Filter, asks: bool, now: datetime) -> bool:
+    """Whether a sandbox is one of those that ``/`` asks for."""
+    texts = {
         "name": sandbox.sandbox_name,
         "agent": sandbox.agent_id,
         "host": sandbox.host_name,
-        "state": f"{mark.word} {sandbox.phase} {sandbox.status}",
+        "state": f"{sandbox_mark(sandbox, asks).word} {sandbox.phase} {sandbox.status}",
         "image": sandbox.base_image,
         "id": sandbox.id,
+        "owner": sandbox.owner_name,
+        "says": sandbox.status_note,
+        "command": sandbox.last_command,
     }
-    for word in words.lower().split():
-        field, colon, wanted = word.partition(":")
-        if colon and field in fields:
-            if wanted not in fields[field].lower():
-                return False
-        elif not any(word in value.lower() for value in fields.values()):
-            return False
-    return True
+    measures = {
+        "idle": (now - (sandbox.last_activity_at or sandbox.created_at)).total_seconds(),
+        "age": (now - sandbox.created_at).total_seconds(),
+        "commands": sandbox.commands,
+        "cpu": sandbox.cpu,
+        "memory": sandbox.memory_mb,
+    }
+    if sandbox.expires_at is not None:
+        measures["ttl"] = (sandbox.expires_at - now).total_seconds()
+    return wanted.matches(texts, measures)
 
 
 def headline(fleet: FleetView, facts: Sequence[Run] = ()) -> list[Run]:

@@ -7,6 +7,7 @@ its last sign of life, until a fresh one is read.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,8 @@ FEW = 20
 """So many sandboxes that changed are read one by one, more with the whole fleet."""
 RETRY_S = 1.0
 RETRY_MAX_S = 5.0
+RECENT_EVENTS = 500
+"""What was heard, for the timeline."""
 NOUNS = frozenset(
     {"sandbox", "approval", "ask", "host", "pane", "component", "run", "bus", "events", "audit"}
 )
@@ -67,6 +70,7 @@ class Mirror:
         self._moved: set[str] = set()
         self.fleet: FleetView | None = None
         self.link = Link()
+        self.recent: deque[Event] = deque(maxlen=RECENT_EVENTS)
 
     async def run(self) -> None:
         """Connect and follow, for ever; cancel it to end."""
@@ -138,6 +142,7 @@ class Mirror:
 
     async def _listen(self, stream: AsyncIterator[Event]) -> None:
         async for event in stream:
+            self.recent.append(event)
             self._on_event(event)
             if event.kind == MOVED:
                 self._moved.add(event.id)
@@ -181,6 +186,11 @@ class Mirror:
     def ask(self, id: str) -> Ask | None:
         """A question of the copy."""
         return next((one for one in self.fleet.asks if one.request_id == id), None) if self.fleet else None
+
+    def request_of(self, sandbox_id: str) -> Approval | None:
+        """The newest request of a sandbox."""
+        found = [one for one in self.fleet.approvals if one.sandbox_id == sandbox_id] if self.fleet else []
+        return max(found, key=lambda one: one.created_at, default=None)
 
     def pane_of(self, sandbox_id: str) -> Pane | None:
         """The terminal of a sandbox: the live one with the latest output."""

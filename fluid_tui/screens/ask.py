@@ -27,6 +27,9 @@ class AskScreen(FluidScreen):
         super().__init__()
         self._request_id = request_id
 
+    def again(self) -> FluidScreen:
+        return AskScreen(self._request_id)
+
     def crumb(self) -> Line:
         return line(("question ", Role.MUTED), (short_id(self._request_id), Role.TITLE))
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from textual import events, on
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.geometry import Size
@@ -16,10 +17,13 @@ from backend.errors import FluidError
 from backend.models import Event, now
 from backend.text import visible
 from fluid_tui.actions import BY_ID, bindings, changing_names, shown_keys
+from fluid_tui.commands import complete
 from fluid_tui.fleet_rows import headline, open_guests
+from fluid_tui.jump import Jump
 from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, Run
 from fluid_tui.widgets.bars import KeyBar, TopBar
+from fluid_tui.widgets.command_bar import CommandBar
 from fluid_tui.words import clock
 
 if TYPE_CHECKING:
@@ -52,6 +56,8 @@ class FluidScreen(Screen[None]):
     def __init__(self) -> None:
         super().__init__()
         self._titles: dict[tuple[Widget, str], str] = {}
+        self._jump: Jump | None = None
+        self._focus_before: Widget | None = None
 
     @property
     def fluid(self) -> FluidApp:
@@ -163,7 +169,83 @@ class FluidScreen(Screen[None]):
         self.run_worker(run(), group="do")
 
     def action_back(self) -> None:
+        self.fluid.left = self
         self.app.pop_screen()
+
+    def again(self) -> FluidScreen | None:
+        """This view made anew, for the way back to it."""
+        return None
+
+    # --- the command line and jump mode -----------------------------------------------------------------
+
+    def action_command(self, start: str = "") -> None:
+        """Open the command line at the foot of this screen."""
+        if self.query("#command"):
+            return
+        self._focus_before = self.focused
+        mirror, history = self.fluid.mirror, self.fluid.layout_kept.history
+        self.mount(CommandBar(lambda text: complete(text, mirror.fleet), history, start))
+
+    @on(CommandBar.Left)
+    def _command_left(self, message: CommandBar.Left) -> None:
+        message.stop()
+        self._close_command()
+
+    def _close_command(self) -> None:
+        """The cursor goes back to where it was, unless the command has led it elsewhere."""
+        bar = self.query_one(CommandBar)
+        if self._focus_before is not None and self.focused in bar.walk_children():
+            self._focus_before.focus()
+        bar.remove()
+
+    @on(CommandBar.Ran)
+    def _command_ran(self, message: CommandBar.Ran) -> None:
+        from fluid_tui import commander
+
+        message.stop()
+        text = message.text
+        if not text:
+            self._close_command()
+            return
+        if problem := commander.run(self, text):
+            self.query_one(CommandBar).refuse(problem)
+            return
+        self.fluid.layout_kept.remember(text)
+        self._close_command()
+
+    def action_jump(self) -> None:
+        jump = Jump(self)
+        self._jump = None if jump.over else jump
+
+    def on_key(self, event: events.Key) -> None:
+        """In jump mode every key is a letter or the way out of it."""
+        if self._jump is None:
+            return
+        event.stop()
+        event.prevent_default()
+        self._jump.key(event.key)
+        if self._jump.over:
+            self._jump = None
+
+    def has_title(self, widget: Widget) -> bool:
+        """Whether a letter can stand there."""
+        return (widget, "border_title") in self._titles
+
+    def label_titles(self, labels: Mapping[Widget, str]) -> None:
+        """Letters in front of the titles of areas, for as long as a jump lasts."""
+        for (widget, name), words in self._titles.items():
+            if name == "border_title":
+                letters = f"{labels[widget]} " if widget in labels else ""
+                widget.border_title = Content(visible(letters + words))
+
+    def action_last(self) -> None:
+        """The view that was left last, or back from it."""
+        if len(self.app.screen_stack) > 1:
+            self.action_back()
+        elif self.fluid.left is not None and (view := self.fluid.left.again()) is not None:
+            self.app.push_screen(view)
+        else:
+            self.say("There is no view before this one.")
 
     def action_palette(self) -> None:
         self.app.action_command_palette()

@@ -43,6 +43,9 @@ class DiffScreen(FluidScreen):
         self._noise = False
         self._changes: Changes | None = None
 
+    def again(self) -> FluidScreen:
+        return DiffScreen(self._sandbox_id)
+
     def crumb(self) -> Line:
         sandbox = self.fluid.mirror.sandbox(self._sandbox_id)
         name = sandbox.sandbox_name if sandbox else self._sandbox_id

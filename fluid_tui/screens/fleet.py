@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal
-from textual.widgets import Input
 
 from backend.models import Sandbox, now
 from backend.text import visible
@@ -15,8 +12,10 @@ from fluid_tui.actions import bindings
 from fluid_tui.fleet_rows import (
     NEED_COLUMNS,
     SANDBOX_COLUMNS,
+    SORTED_COLUMN,
     Sorting,
     need_rows,
+    sandbox_filter,
     sandbox_rows,
     waiting,
 )
@@ -24,21 +23,24 @@ from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, line, said
 from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.base import NARROW_BELOW, FluidScreen
-from fluid_tui.screens.confirm import NameDialog, TypedConfirm, consequences
 from fluid_tui.screens.diff import DiffScreen
 from fluid_tui.screens.hosts import HostsScreen
 from fluid_tui.screens.review import ReviewScreen
+from fluid_tui.screens.sandbox_actions import SandboxActions
 from fluid_tui.screens.terminal import TerminalScreen
+from fluid_tui.screens.timeline import TimelineScreen
+from fluid_tui.screens.wall import WallScreen
+from fluid_tui.widgets.filter_field import FilterField
 from fluid_tui.widgets.live_list import LiveList
 from fluid_tui.widgets.pane_view import PaneView
 from fluid_tui.words import ago, plural
 
-EXTEND_S = 3600
 TICK_S = 10.0
 """Relative times move in steps of ten seconds."""
 PREVIEW_DELAY_S = 0.15
 """A cursor that runs through the list opens no stream for every row it passes."""
 NEED_ROWS_SHOWN = 7
+PREVIEW_STEP, PREVIEW_MIN, PREVIEW_MAX = 5, 20, 80  # percent
 
 
 class FleetScreen(FluidScreen):
@@ -52,7 +54,9 @@ class FleetScreen(FluidScreen):
         ("fleet.diff", "diff"),
         ("fleet.terminal", "terminal"),
         ("fleet.filter", "filter"),
-        ("app.palette", "command"),
+        ("app.command", "command"),
+        ("fleet.wall", "wall"),
+        ("fleet.timeline", "timeline"),
         ("fleet.hosts", "hosts"),
         ("fleet.pause", "pause"),
         ("fleet.snapshot", "snapshot"),
@@ -61,8 +65,8 @@ class FleetScreen(FluidScreen):
 
     def __init__(self) -> None:
         super().__init__()
+        self._acts = SandboxActions(self)
         self._words = ""
-        self._sorting = Sorting.NEED
         self._chosen = ""
         self._settled = False
         self._needs_height = 0
@@ -72,21 +76,20 @@ class FleetScreen(FluidScreen):
         with Horizontal(id="middle"):
             yield LiveList(SANDBOX_COLUMNS, id="sandboxes", empty="Connecting …")
             yield PaneView(id="preview")
-        yield Input(id="filter", placeholder="words, host:…, state:…, agent:…  (enter keeps, escape clears)")
+        yield FilterField("nginx host:kvm-02 -paused state:error|lost ttl<30m")
 
     def on_mount(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.cursor_blink = False
-        field.display = False
         self.query_one("#preview").can_focus = False
         self.titled(self.query_one("#needs"), "Needs you")
         self.titled(self.query_one("#sandboxes"), "Sandboxes")
         if not self._settled:
             self.query_one("#sandboxes").focus()
+        self._lay_out_preview()
         self.set_interval(TICK_S, self._tick)
         self.refresh_data()
 
     def title_line(self) -> Line:
+        """The hosts stand beside the name: there is no way to this screen."""
         fleet = self.fluid.mirror.fleet
         hosts = (
             [said(f"  {host.name}", Role.MUTED if host.status == "up" else Role.BAD) for host in fleet.hosts]
@@ -115,7 +118,11 @@ class FleetScreen(FluidScreen):
         approvals, asks = waiting(mirror.fleet)
         needs.set_class(bool(approvals or asks), "-needed")
         sandboxes.empty = "No sandbox matches." if self._words else "No sandbox yet."
-        sandboxes.set_rows(sandbox_rows(mirror.fleet, at, self._words, self._sorting))
+        kept = self.fluid.layout_kept
+        sandboxes.set_rows(sandbox_rows(mirror.fleet, at, self._words, self.sorting, reverse=kept.reverse))
+        sandboxes.show_sorting(
+            f"{SORTED_COLUMN.get(self.sorting, str(self.sorting)).split()[0]} {'▴' if kept.reverse else '▾'}"
+        )
         self._title_lists(sandboxes)
         self._draw_preview_title()
         if not self._settled and (approvals or asks):
@@ -124,9 +131,18 @@ class FleetScreen(FluidScreen):
         self._chosen = self._chosen or sandboxes.key
         self._preview_soon()
 
+    @property
+    def sorting(self) -> Sorting:
+        """The order that was chosen, today or before."""
+        known = list(Sorting)
+        return Sorting(kept) if (kept := self.fluid.layout_kept.sorting) in known else Sorting.NEED
+
     def _title_lists(self, sandboxes: LiveList) -> None:
+        kept, problem = self.fluid.layout_kept, sandbox_filter(self._words).problem
         words = [f"filter: {self._words}"] if self._words else []
-        words += [f"by {self._sorting}"] if self._sorting is not Sorting.NEED else []
+        words += [problem] if problem else []
+        words += [f"by {self.sorting}"] if self.sorting is not Sorting.NEED else []
+        words += ["reversed"] if kept.reverse else []
         words += [f"{len(sandboxes.marked)} marked"] if sandboxes.marked else []
         self.titled(sandboxes, "Sandboxes", " · ".join(words))
 
@@ -153,7 +169,8 @@ class FleetScreen(FluidScreen):
     def _preview(self) -> None:
         """Follow the chosen sandbox's pane; a hidden preview follows nothing."""
         view = self.query_one("#preview", PaneView)
-        hidden = self.size.width < NARROW_BELOW or not self.is_current
+        shown = self.fluid.layout_kept.preview and self.size.width >= NARROW_BELOW
+        hidden = not shown or not self.is_current
         pane = self.fluid.mirror.pane_of(self._chosen)
         view.watch_pane(self.fluid.client, pane.pane_id if pane and pane.alive and not hidden else "")
 
@@ -223,15 +240,22 @@ class FleetScreen(FluidScreen):
             self.action_terminal()
 
     def action_review(self) -> None:
-        needs, fleet, sandbox = self.query_one("#needs", LiveList), self.fluid.mirror.fleet, self.chosen()
+        needs, sandbox = self.query_one("#needs", LiveList), self.chosen()
         if needs.has_focus and needs.key:
             self.action_open()
             return
-        found = [one for one in fleet.approvals if sandbox and one.sandbox_id == sandbox.id] if fleet else []
-        if found:
-            self.app.push_screen(ReviewScreen(max(found, key=lambda one: one.created_at).id))
+        request = self.fluid.mirror.request_of(sandbox.id) if sandbox else None
+        if request is not None:
+            self.app.push_screen(ReviewScreen(request.id))
         else:
             self.say("There is no request for approval of this sandbox.")
+
+    def action_wall(self) -> None:
+        self.app.push_screen(WallScreen(self._words))
+
+    def action_timeline(self) -> None:
+        sandbox = self.chosen()
+        self.app.push_screen(TimelineScreen(sandbox.id if sandbox else ""))
 
     def action_hosts(self) -> None:
         self.app.push_screen(HostsScreen())
@@ -247,36 +271,35 @@ class FleetScreen(FluidScreen):
     # --- list ------------------------------------------------------------------------------------------
 
     def action_filter(self) -> None:
-        field = self.query_one("#filter", Input)
-        field.display = True
-        field.focus()
+        self.query_one(FilterField).open()
 
     def look_for(self, words: str | None, sandbox: str) -> None:
         """Filter by these words (``None``: as it was) and go to that sandbox."""
         if words is not None:
-            self.query_one("#filter", Input).value = self._words = words
+            self.query_one(FilterField).value = self._words = words
             self.refresh_data()
         sandboxes = self.query_one("#sandboxes", LiveList)
-        sandboxes.focus()
+        self.set_focus(sandboxes)  # at once: whoever closes the command line looks where the focus is
         if sandbox:
             sandboxes.move_to(sandbox)
 
-    @on(Input.Changed, "#filter")
-    def _filtered(self, message: Input.Changed) -> None:
-        self._words = message.value
+    @on(FilterField.Narrowed)
+    def _narrowed(self, message: FilterField.Narrowed) -> None:
+        self._words = message.words
         self.refresh_data()
 
-    @on(Input.Submitted, "#filter")
-    def _filter_kept(self, message: Input.Submitted) -> None:
-        message.input.display = False
+    @on(FilterField.Kept)
+    def _filter_kept(self) -> None:
         self.query_one("#sandboxes").focus()
 
     def action_back(self) -> None:
-        field = self.query_one("#filter", Input)
-        if field.display or self._words:
-            field.value = ""
-            field.display = False
+        field = self.query_one(FilterField)
+        if field.in_use:
+            field.clear_words()
             self.query_one("#sandboxes").focus()
+        elif (sandboxes := self.query_one("#sandboxes", LiveList)).marked:
+            sandboxes.unmark()
+            self._title_lists(sandboxes)
         else:
             self.app.exit(0)
 
@@ -285,53 +308,63 @@ class FleetScreen(FluidScreen):
         sandboxes.toggle_mark()
         self._title_lists(sandboxes)
 
+    def action_mark_all(self) -> None:
+        sandboxes = self.query_one("#sandboxes", LiveList)
+        sandboxes.mark_all()
+        self._title_lists(sandboxes)
+
     def action_sort(self) -> None:
         order = list(Sorting)
-        self._sorting = order[(order.index(self._sorting) + 1) % len(order)]
+        self.sort_by(order[(order.index(self.sorting) + 1) % len(order)])
+
+    def sort_by(self, sorting: Sorting) -> None:
+        """Order the sandboxes so, also the next time."""
+        self.fluid.layout_kept.sorting = str(sorting)
         self.refresh_data()
+
+    def action_reverse(self) -> None:
+        self.fluid.layout_kept.reverse = not self.fluid.layout_kept.reverse
+        self.refresh_data()
+
+    # --- layout ----------------------------------------------------------------------------------------
+
+    def action_preview(self) -> None:
+        self.fluid.layout_kept.preview = not self.fluid.layout_kept.preview
+        self._lay_out_preview()
+
+    def action_wider(self) -> None:
+        self._resize_preview(-PREVIEW_STEP)
+
+    def action_narrower(self) -> None:
+        self._resize_preview(PREVIEW_STEP)
+
+    def _resize_preview(self, by: int) -> None:
+        kept = self.fluid.layout_kept
+        kept.preview_percent = min(max(kept.preview_percent + by, PREVIEW_MIN), PREVIEW_MAX)
+        self._lay_out_preview()
+
+    def _lay_out_preview(self) -> None:
+        kept, view = self.fluid.layout_kept, self.query_one("#preview", PaneView)
+        view.styles.width = f"{kept.preview_percent}%"
+        self.set_class(not kept.preview, "-no-preview")
+        self._preview_soon()
 
     # --- sandboxes --------------------------------------------------------------------------------------
 
-    def _each(self, act: Callable[[str], Awaitable[object]], done: str) -> None:
-        for sandbox in self._meant():
-            self.do(lambda id=sandbox.id: act(id), f"{sandbox.sandbox_name}: {done}")  # type: ignore[misc]
-
     def action_pause(self) -> None:
-        self._each(self.fluid.client.pause, "paused")
+        self._acts.pause(self._meant())
 
     def action_resume(self) -> None:
-        self._each(self.fluid.client.resume, "resumed")
+        self._acts.resume(self._meant())
 
     def action_stop(self) -> None:
-        self._each(self.fluid.client.stop, "stopped")
+        self._acts.stop(self._meant())
 
     def action_extend(self) -> None:
-        self._each(lambda id: self.fluid.client.extend(id, EXTEND_S), "an hour more")
+        self._acts.extend(self._meant())
 
     def action_snapshot(self) -> None:
-        if not (meant := self._meant()):
-            return
-        what = consequences(
-            f"Memory and disk of {', '.join(one.sandbox_name for one in meant)}, as they are now."
-        )
-
-        def take(name: str | None) -> None:
-            if name:
-                self._each(lambda id: self.fluid.client.snapshot(id, name), f"snapshot {name} taken")
-
-        self.app.push_screen(NameDialog("Take a snapshot", what, "Its name:"), take)
+        self._acts.snapshot(self._meant())
 
     def action_destroy(self) -> None:
-        if not (meant := self._meant()):
-            return
-        names = ", ".join(visible(one.sandbox_name) for one in meant)
-        word = visible(meant[0].sandbox_name) if len(meant) == 1 else str(len(meant))
-        what = consequences(
-            f"{names}: the machine, its disk and its snapshots are removed. This cannot be undone."
-        )
-
-        def destroy(yes: bool | None) -> None:
-            if yes:
-                self._each(self.fluid.client.destroy, "destroyed")
-
-        self.app.push_screen(TypedConfirm("Destroy", what, word, "destroy", bad=True), destroy)
+        self._acts.destroy(self._meant())

@@ -20,6 +20,8 @@ TITLES = {
     "diff": "Diff",
     "hosts": "Hosts",
     "terminal": "Terminal",
+    "wall": "Wall",
+    "timeline": "Timeline",
     "move": "Moving",
     "app": "Everywhere",
 }

@@ -45,6 +45,9 @@ class HostsScreen(FluidScreen):
         self._wanted = name
         self._all = True
 
+    def again(self) -> FluidScreen:
+        return HostsScreen()
+
     def crumb(self) -> Line:
         return line(("hosts", Role.TITLE))
 

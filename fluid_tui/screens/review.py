@@ -46,8 +46,9 @@ class ReviewScreen(FluidScreen):
         ("app.back", "back"),
     )
 
-    def __init__(self, approval_id: str) -> None:
+    def __init__(self, approval_id: str, *, begin: str = "") -> None:
         super().__init__()
+        self._begin = begin  # approve or reject: as soon as the request has been read
         self._approval_id = approval_id
         self._noise = False
         self._shown_state: ApprovalState | None = None
@@ -56,6 +57,9 @@ class ReviewScreen(FluidScreen):
     def approval(self) -> Approval | None:
         """The request: as read for this screen, or as the fleet tells it."""
         return self.data.approval or self.fluid.mirror.approval(self._approval_id)
+
+    def again(self) -> FluidScreen:
+        return ReviewScreen(self._approval_id)
 
     def crumb(self) -> Line:
         approval = self.approval
@@ -111,6 +115,9 @@ class ReviewScreen(FluidScreen):
                 self._show("apply")
             self._shown_state = approval.state
         self._draw()
+        if approval and self._begin:
+            begin, self._begin = self._begin, ""
+            self.action_approve() if begin == "approve" else self.action_reject()
 
     def _draw(self) -> None:
         approval = self.approval

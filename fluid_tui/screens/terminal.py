@@ -12,6 +12,7 @@ from fluid_tui.fleet_rows import Sorting, sandbox_rows
 from fluid_tui.paint import Line, Role, line, said
 from fluid_tui.screens.base import FluidScreen
 from fluid_tui.screens.diff import DiffScreen
+from fluid_tui.screens.timeline import TimelineScreen
 from fluid_tui.widgets.pane_view import PaneView
 from fluid_tui.words import ago
 
@@ -26,6 +27,7 @@ class TerminalScreen(FluidScreen):
         ("move.bottom", "follow"),
         ("terminal.next", "next"),
         ("terminal.diff", "diff"),
+        ("terminal.timeline", "timeline"),
         ("app.back", "back"),
     )
 
@@ -33,6 +35,9 @@ class TerminalScreen(FluidScreen):
         super().__init__()
         self._sandbox_id = sandbox_id
         self._problem = ""
+
+    def again(self) -> FluidScreen:
+        return TerminalScreen(self._sandbox_id)
 
     def crumb(self) -> Line:
         sandbox = self.fluid.mirror.sandbox(self._sandbox_id)
@@ -99,6 +104,9 @@ class TerminalScreen(FluidScreen):
         self.query_one(PaneView).watch_pane(self.fluid.client, pane.pane_id if pane else "")
         self.draw_bars()
         self._draw_title()
+
+    def action_timeline(self) -> None:
+        self.app.push_screen(TimelineScreen(self._sandbox_id))
 
     def action_diff(self) -> None:
         self.app.push_screen(DiffScreen(self._sandbox_id))

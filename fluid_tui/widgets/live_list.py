@@ -6,7 +6,7 @@ Rows have keys: cursor and marks stay with their row when the order changes. The
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from textual import events
 from textual.geometry import Size
@@ -79,6 +79,8 @@ class LiveList(Painted):
         self._rows: list[Row] = []
         self._at = 0
         self.marked: set[str] = set()
+        self._labels: dict[str, str] = {}
+        self._sorted = ""
 
     # --- rows -----------------------------------------------------------------------------------------
 
@@ -132,6 +134,41 @@ class LiveList(Painted):
             self._refresh_row(self._at)
             self._move(min(self._at + 1, len(self._rows) - 1))
 
+    def mark_all(self) -> None:
+        """Mark every row shown, or none if all are."""
+        keys = {row.key for row in self._rows}
+        self.marked = set() if self.marked >= keys else keys
+        self.refresh()
+
+    def unmark(self) -> None:
+        """No mark is left."""
+        self.marked = set()
+        self.refresh()
+
+    def keys_in_sight(self) -> list[str]:
+        """The keys of the rows that the widget shows now."""
+        top, room = self.scroll_offset.y, max(0, self.scrollable_content_region.height - self._heading)
+        return [row.key for row in self._rows[top : top + room]]
+
+    def set_labels(self, labels: dict[str, str]) -> None:
+        """Letters by row, drawn where the cursor and the marks are."""
+        if labels != self._labels:
+            self._labels = labels
+            self.refresh()
+
+    def show_sorting(self, words: str) -> None:
+        """Beside the title of the column that the rows are sorted by."""
+        title, _, arrow = words.partition(" ")
+        if words != self._sorted:
+            self._sorted = words
+            self._columns = [
+                replace(column, title=column.title.rstrip("▾▴ "))
+                if column.title.rstrip("▾▴ ") != title
+                else replace(column, title=f"{title} {arrow}")
+                for column in self._columns
+            ]
+            self.refresh_line(0)
+
     def _refresh_row(self, at: int) -> None:
         self.refresh_line(at + self._heading)
 
@@ -169,7 +206,9 @@ class LiveList(Painted):
         gutter = (CURSOR_GLYPH if here and self.has_focus else " ") + (
             MARK_GLYPH if row.key in self.marked else " "
         )
-        runs = ((gutter, Role.ACCENT), *self._cells(row.cells))
+        label = self._labels.get(row.key)
+        lead = (f"{label:<{GUTTER}}", Role.WARN) if label else (gutter, Role.ACCENT)
+        runs = (lead, *self._cells(row.cells))
         return self._strip(runs, Role.CURSOR if here and self.has_focus else Role.TEXT)
 
     def _strip(self, runs: Line, base: Role) -> Strip:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
@@ -69,10 +70,11 @@ def console() -> Callable[..., object]:
         backend: FakeBackend | None = None,
         read_only: bool = False,
         keys: dict[str, str] | None = None,
+        layout_file: Path | None = None,
         awaited: str = "nginx-tls",
     ) -> AsyncIterator[Console]:
         backend = backend or FakeBackend()
-        app = FluidApp(backend, read_only=read_only, keys=keys)
+        app = FluidApp(backend, read_only=read_only, keys=keys, layout_file=layout_file)
         async with app.run_test(size=(width, height), notifications=True) as pilot:
             seen = Console(app, pilot, backend)
             await seen.sees(awaited)

@@ -13,6 +13,7 @@ from backend.models import (
     ApprovalState,
     Ask,
     AskState,
+    AuditRow,
     Changes,
     Command,
     Decision,
@@ -32,7 +33,7 @@ from backend.models import (
     now,
 )
 from backend.models.sandbox import STANDING_ON
-from tests.console.sample import APPLY_RUN, APPROVAL_ID, HOSTILE, YAML, changes, fleet, runs
+from tests.console.sample import APPLY_RUN, APPROVAL_ID, HOSTILE, YAML, audit_rows, changes, fleet, runs
 
 
 class FakeBackend:
@@ -56,6 +57,7 @@ class FakeBackend:
         }
         self.painted = asyncio.Event()
         self._runs = runs(self.at)
+        self.rows = audit_rows(self.at)
 
     def _here(self) -> None:
         if self.down:
@@ -98,6 +100,14 @@ class FakeBackend:
 
     async def resume_host(self, name: str) -> HostView:
         return await self._host("resume_host", name, "up")
+
+    async def audit(
+        self, *, sandbox_id: str | None = None, action: str | None = None, after: int = 0, limit: int = 200
+    ) -> list[AuditRow]:
+        self.asked.append(("audit", sandbox_id, limit))
+        self._here()
+        kept = [row for row in self.rows if sandbox_id in (None, row.sandbox_id)]
+        return kept[::-1][:limit]
 
     async def whoami(self) -> Identity:
         self._here()

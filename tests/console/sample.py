@@ -9,6 +9,7 @@ from backend.models import (
     Approval,
     ApprovalState,
     Ask,
+    AuditRow,
     Changes,
     ChangeVerb,
     Evidence,
@@ -320,3 +321,37 @@ def runs(at: datetime) -> dict[str, Run]:
     ]
     made[2].events[1].diff = "--- before\n+++ after\n-listen 80;\n+listen 443 ssl;\n"
     return {one.id: one for one in made}
+
+
+def audit_rows(at: datetime) -> list[AuditRow]:
+    """Oldest first: a create, a command that fails, one that prints, a snapshot, a request, one under way."""
+    one = "SBX-00000001"
+
+    def row(seq: int, action: str, step: str, id: str, **data: Any) -> AuditRow:
+        return AuditRow(
+            seq=seq,
+            at=at - timedelta(seconds=60 - seq),
+            actor_uid=1001,
+            actor_name="agent1",
+            role="agent",
+            action=action,
+            step=step,
+            noun=action.partition(".")[0],
+            id=id,
+            sandbox_id=one,
+            data=data,
+            hash=f"{seq:064x}",
+        )
+
+    return [
+        row(1, "sandbox.create", "intent", one, source="debian-12"),
+        row(2, "sandbox.create", "outcome", one, intent=1, ok=True, ready_s=1.4),
+        row(3, "command.run", "intent", "CMD-00000002", command="nginx -t"),
+        row(4, "command.run", "outcome", "CMD-00000002", intent=3, ok=True, exit_code=1),
+        row(5, "command.run", "intent", "CMD-00000003", command=f"echo {HOSTILE}"),
+        row(6, "command.run", "outcome", "CMD-00000003", intent=5, ok=True, exit_code=0),
+        row(7, "snapshot.create", "intent", "SNP-2", name="after"),
+        row(8, "snapshot.create", "outcome", "SNP-2", intent=7, ok=False, error="the pool is full"),
+        row(9, "approval.request", "note", APPROVAL_ID, targets=["web-01", "web-02"]),
+        row(10, "sandbox.pause", "intent", one).model_copy(update={"at": at}),
+    ]

@@ -20,11 +20,22 @@ from fluid_tui.screens.fleet import FleetScreen
 from fluid_tui.screens.hosts import HostsScreen
 from fluid_tui.screens.review import ReviewScreen
 from fluid_tui.screens.terminal import TerminalScreen
+from fluid_tui.screens.timeline import TimelineScreen
+from fluid_tui.screens.wall import WallScreen
 from fluid_tui.widgets.live_list import LiveList
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 SIZES = [(80, 24), (160, 48)]
-SCREENS = (FleetScreen, HostsScreen, AskScreen, DiffScreen, ReviewScreen, TerminalScreen)
+SCREENS = (
+    FleetScreen,
+    HostsScreen,
+    TimelineScreen,
+    WallScreen,
+    AskScreen,
+    DiffScreen,
+    ReviewScreen,
+    TerminalScreen,
+)
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
@@ -155,11 +166,12 @@ async def test_terminal_goes_to_the_next_sandbox(console) -> None:
         await seen.sees("pg-upgrade · claude-2 · %4", "13  main 5432 down")
 
 
-@pytest.mark.parametrize("place", ["fleet", "review", "diff", "terminal", "hosts"])
+@pytest.mark.parametrize("place", ["fleet", "review", "diff", "terminal", "hosts", "wall", "timeline"])
 async def test_help_lists_the_keys_of_its_screen(console, place: str) -> None:
-    keys = {"fleet": [], "review": ["enter"], "diff": ["d"], "terminal": ["t"], "hosts": ["h"]}[place]
+    keys = {"fleet": [], "review": ["enter"], "diff": ["d"], "terminal": ["t"], "hosts": ["h"]}
+    keys |= {"wall": ["w"], "timeline": ["l"]}
     async with console(160, 60) as seen:
-        await seen.press(*keys, "question_mark")
+        await seen.press(*keys[place], "question_mark")
         own = [action for action in ACTIONS if action.where == place]
         await seen.sees(*(action.words for action in own), "Moving", "Everywhere")
         await seen.press("q")
@@ -169,7 +181,7 @@ async def test_help_lists_the_keys_of_its_screen(console, place: str) -> None:
 
 async def test_palette_finds_an_action_by_its_words(console) -> None:
     async with console() as seen:
-        await seen.press("colon")
+        await seen.press("ctrl+p")
         await seen.press(*"watch")
         await seen.sees("Watch the agent's terminal")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backend.models import Phase, now
 from fluid_tui import alignment
 from fluid_tui.diff_rows import SHOWN_LINES, Side, document, text_rows, unified
-from fluid_tui.fleet_rows import Sorting, matches, sandbox_rows
+from fluid_tui.fleet_rows import Sorting, matches, sandbox_filter, sandbox_rows
 from fluid_tui.paint import Role, line, plain, width_of, wrap
 from fluid_tui.words import ago, left, span
 from tests.console.sample import changes, fleet
@@ -123,7 +123,8 @@ def test_ages_and_ends() -> None:
 )
 def test_the_filter_needs_every_word(words: str, names: int) -> None:
     sandboxes = fleet().sandboxes
-    assert sum(matches(one, words, one.sandbox_name == "nginx-tls") for one in sandboxes) == names
+    wanted = sandbox_filter(words)
+    assert sum(matches(one, wanted, one.sandbox_name == "nginx-tls", now()) for one in sandboxes) == names
 
 
 @given(st.text(alphabet="ab é漢 ", max_size=200), st.integers(12, 60))

@@ -1,0 +1,207 @@
+"""What happened, to one sandbox or to all: the audit with the state of its chain, and what is told live."""
+
+from __future__ import annotations
+
+import asyncio
+
+from textual import on
+from textual.app import ComposeResult
+from textual.containers import Horizontal
+
+from backend.errors import FluidError
+from backend.models import AuditRow, Command, now
+from backend.text import visible
+from fluid_tui.actions import bindings
+from fluid_tui.paint import Line, Role, line, said
+from fluid_tui.screens.base import EventArrived, FluidScreen
+from fluid_tui.timeline_rows import (
+    TIMELINE_COLUMNS,
+    Entry,
+    entries,
+    entry_lines,
+    timeline_filter,
+    timeline_rows,
+)
+from fluid_tui.widgets.filter_field import FilterField
+from fluid_tui.widgets.live_list import LiveList
+from fluid_tui.widgets.text_view import TextView
+
+PAGE_ROWS = 500
+PAGE_MAX = 10_000
+GATHER_S = 0.5
+"""Events of one burst lead to one reading."""
+OUTPUT_CHARS = 20_000
+
+
+class TimelineScreen(FluidScreen):
+    """A list, newest first; beside it (below, when narrow) all of the entry under the cursor."""
+
+    PLACE = "timeline"
+    BINDINGS = bindings("timeline")
+    FOOTER = (
+        ("timeline.output", "output"),
+        ("timeline.filter", "filter"),
+        ("timeline.older", "older"),
+        ("timeline.all", "all sandboxes"),
+        ("app.back", "back"),
+    )
+
+    def __init__(self, sandbox_id: str = "") -> None:
+        super().__init__()
+        self._sandbox_id = sandbox_id
+        self._only = sandbox_id
+        self._rows: list[AuditRow] = []
+        self._made: dict[str, Entry] = {}
+        self._outputs: dict[str, list[Line]] = {}
+        self._limit = PAGE_ROWS
+        self._words = ""
+        self._problem = ""
+        self._read_once = False
+
+    def again(self) -> FluidScreen:
+        return TimelineScreen(self._sandbox_id)
+
+    def crumb(self) -> Line:
+        sandbox = self.fluid.mirror.sandbox(self._only)
+        whose = sandbox.sandbox_name if sandbox else self._only or "all"
+        return line(("timeline ", Role.MUTED), said(whose, Role.TITLE))
+
+    def body(self) -> ComposeResult:
+        with Horizontal(id="middle"):
+            yield LiveList(TIMELINE_COLUMNS, id="entries", empty="Reading the audit …")
+            yield TextView(id="entry")
+        yield FilterField("approval who:ops -what:command.run sandbox:nginx-tls")
+
+    def on_mount(self) -> None:
+        self.query_one("#entries").focus()
+        self.titled(self.query_one("#entries"), "Timeline")
+        self.titled(self.query_one("#entry"), "Entry")
+        self._read_soon(0)
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    @on(EventArrived)
+    def _event(self) -> None:
+        self._read_soon(GATHER_S)
+
+    def _read_soon(self, after_s: float) -> None:
+        if after_s == 0 or not self._gathering():
+            self.run_worker(self._read(after_s), group="audit", exclusive=True)
+
+    def _gathering(self) -> bool:
+        return any(worker.group == "audit" and worker.is_running for worker in self.workers)
+
+    async def _read(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        try:
+            self._rows = list(await self.fluid.client.audit(sandbox_id=self._only or None, limit=self._limit))
+            self._problem = ""
+        except FluidError as error:
+            self._problem = f"{error.message}. {error.remedy}" if error.remedy else error.message
+        self._read_once = True
+        self.refresh_data()
+
+    def refresh_data(self) -> None:
+        at, fleet = now(), self.fluid.mirror.fleet
+        made = entries(self._rows, self.fluid.mirror.recent)
+        self._made = {one.key: one for one in made}
+        wanted = timeline_filter(self._words)
+        shown = self.query_one("#entries", LiveList)
+        if self._read_once:
+            nothing = "Nothing matches." if self._words else "Nothing has happened yet."
+            shown.empty = self._problem or nothing
+        shown.set_rows(timeline_rows(made, fleet, wanted, self._only, at))
+        words = [f"filter: {self._words}"] if self._words else []
+        words += [wanted.problem] if wanted.problem else []
+        words += [f"✗ {self._problem}"] if self._problem and self._rows else []
+        words += [f"newest {len(self._rows)} rows"] if len(self._rows) >= self._limit else []
+        if fleet is not None:
+            words.append(f"chain {'holds' if fleet.audit_ok else 'BROKEN'}, {fleet.audit_rows} rows")
+        self.titled(shown, "Timeline", " · ".join(words))
+        self._draw_entry()
+
+    @on(LiveList.RowHighlighted, "#entries")
+    def _draw_entry(self) -> None:
+        entry = self._made.get(self.query_one("#entries", LiveList).key)
+        view = self.query_one("#entry", TextView)
+        if entry is None:
+            view.set_lines([line(("Nothing to show.", Role.MUTED))])
+            return
+        self.titled(view, entry.what, entry.key)
+        view.set_lines(entry_lines(entry, self._outputs.get(entry.of, [])))
+
+    # --- what a command printed ---------------------------------------------------------------------------
+
+    @on(LiveList.RowOpened, "#entries")
+    def _opened(self) -> None:
+        self.action_output()
+
+    def action_output(self) -> None:
+        entry = self._made.get(self.query_one("#entries", LiveList).key)
+        if entry is None or not entry.of.startswith("CMD-"):
+            self.say("Only a command has an output.")
+        elif entry.of not in self._outputs:
+            self.run_worker(self._fetch(entry), group="output", exclusive=True)
+        else:
+            self.query_one("#entry").focus()
+
+    async def _fetch(self, entry: Entry) -> None:
+        try:
+            commands = await self.fluid.client.commands(entry.sandbox_id)
+        except FluidError as error:
+            self.say(error.message, bad=True)
+            return
+        found = next((one for one in commands if one.id == entry.of), None)
+        if found is None:
+            self.say("That command is not among the newest of its sandbox.")
+            return
+        self._outputs[entry.of] = output_lines(found)
+        self._draw_entry()
+
+    # --- the list ----------------------------------------------------------------------------------------
+
+    def action_older(self) -> None:
+        if len(self._rows) < self._limit:
+            self.say("There is nothing older.")
+            return
+        self._limit = min(self._limit * 4, PAGE_MAX)
+        self._read_soon(0)
+
+    def action_all(self) -> None:
+        """All sandboxes, or again the one that this timeline was opened for."""
+        if not self._sandbox_id:
+            self.say("These are all sandboxes.")
+            return
+        self._only = "" if self._only else self._sandbox_id
+        self.draw_bars()
+        self._read_soon(0)
+
+    def action_filter(self) -> None:
+        self.query_one(FilterField).open()
+
+    @on(FilterField.Narrowed)
+    def _narrowed(self, message: FilterField.Narrowed) -> None:
+        self._words = message.words
+        self.refresh_data()
+
+    @on(FilterField.Kept)
+    def _kept(self) -> None:
+        self.query_one("#entries").focus()
+
+    def action_back(self) -> None:
+        field = self.query_one(FilterField)
+        if field.in_use:
+            field.clear_words()
+            self.query_one("#entries").focus()
+        else:
+            super().action_back()
+
+
+def output_lines(command: Command) -> list[Line]:
+    """What a command printed, on both its outputs."""
+    lines: list[Line] = []
+    for name, text, role in (("stdout", command.stdout, Role.TEXT), ("stderr", command.stderr, Role.WARN)):
+        if text:
+            clean = visible(text, keep_newlines=True, tab=8, limit=OUTPUT_CHARS).rstrip("\n")
+            lines += [line((name, Role.HEAD)), *(line((each, role)) for each in clean.split("\n"))]
+    return lines or [line(("It printed nothing.", Role.MUTED))]

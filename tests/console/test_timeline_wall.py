@@ -1,0 +1,165 @@
+"""The past, and several agents at once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from backend.errors import DatabaseDown
+from backend.models import FleetView, now
+from fluid_tui.screens.wall import CELL_HEIGHT, CELL_WIDTH, MAX_PANES, grid_of
+from fluid_tui.timeline_rows import clock_words, entries
+from tests.console.fake_backend import FakeBackend
+from tests.console.sample import audit_rows, fleet
+
+SIZES = [(80, 24), (120, 36)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_the_timeline_is_newest_first_with_intent_and_outcome_in_one_line(
+    console, width: int, height: int
+) -> None:
+    async with console(width, height) as seen:
+        await seen.press("l")
+        await seen.sees("fluid › timeline nginx-tls", "chain holds, 812 rows")
+        await seen.sees(
+            "$ command.run", "nginx -t · ex", "✗ snapshot.create", "! approval.request", "under way"
+        )
+        lines = [line for line in seen.lines() if "agent1" in line and ":" in line[:16]]
+        told = [line.split("agent1")[1].split()[1] for line in lines]
+        assert told[:2] == [
+            "sandbox.pause",
+            "approval.request",
+        ]
+        assert sum("sandbox.create" in line for line in lines) == 1
+        assert all(line.isprintable() for line in seen.lines())
+        assert ("audit", "SBX-00000001", 500) in seen.backend.asked
+
+
+async def test_an_entry_shows_all_of_it_and_a_command_its_output(console) -> None:
+    async with console() as seen:
+        await seen.press("l")
+        await seen.sees("! approval.request")
+        await seen.press("j", "j", "j", "j")
+        await seen.sees("command     nginx -t", "exit_code   1")
+        await seen.press("enter")
+        await seen.sees("stderr", "nginx: [emerg] unknown directive")
+        await seen.press("home", "enter")
+        await seen.sees("Only a command has an output.")
+
+
+async def test_the_timeline_narrows_and_shows_all_sandboxes(console) -> None:
+    async with console() as seen:
+        await seen.press("l", "slash", *"what:command -said:nginx", "enter")
+        await seen.until(lambda: "approval.request" not in seen.text(), "filtered")
+        await seen.sees("echo", "filter: what:command -said:nginx")
+        await seen.press("escape")
+        await seen.sees("approval.request")
+        await seen.press("a")
+        await seen.sees("fluid › timeline all")
+        assert ("audit", None, 500) in seen.backend.asked
+
+
+async def test_what_happens_now_shows_at_once(console) -> None:
+    async with console() as seen:
+        await seen.press("l")
+        await seen.sees("! approval.request")
+        await seen.backend.tell("approval.changed", "APR-4f2a19c3", state="applying")
+        await seen.press("a")
+        await seen.sees("approval.changed", "state applying")
+
+
+async def test_a_database_that_is_down_is_said(console, monkeypatch) -> None:
+    async def down(**_: object) -> None:
+        raise DatabaseDown("PostgreSQL does not answer", remedy="look at it: fluid doctor")
+
+    async with console() as seen:
+        monkeypatch.setattr(seen.backend, "audit", down)
+        await seen.press("l")
+        await seen.sees("PostgreSQL does not answer. look at it: fluid doctor")
+
+
+def test_an_old_intent_has_lost_its_outcome() -> None:
+    at = now()
+    rows = audit_rows(at)
+    made = entries(rows, [])
+    assert [one.what for one in made][:2] == ["sandbox.pause", "approval.request"]
+    assert len(made) == 6
+    assert made[0].step == "intent"
+
+
+def test_a_day_is_named_when_it_is_not_today() -> None:
+    at = now()
+    assert clock_words(at, at).count(":") == 2
+    assert clock_words(at - timedelta(days=3), at).count(":") == 0
+
+
+def many_panes(count: int) -> FleetView:
+    view = fleet()
+    one, pane = view.sandboxes[2], view.panes[0]
+    for number in range(count):
+        id = f"SBX-000002{number:02x}"
+        view.sandboxes.append(one.model_copy(update={"id": id, "sandbox_name": f"many-{number}"}))
+        view.panes.append(pane.model_copy(update={"pane_id": f"%{100 + number}", "sandbox_id": id}))
+    return view
+
+
+def busy(view: FleetView) -> FakeBackend:
+    backend = FakeBackend(view)
+    backend.panes |= {pane.pane_id: [f"shell of {pane.pane_id}", "\x1b[2Jwiped?"] for pane in view.panes[2:]}
+    return backend
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_the_wall_shows_several_terminals(console, width: int, height: int) -> None:
+    async with console(width, height) as seen:
+        await seen.press("w")
+        await seen.sees(
+            "fluid › wall · 2 live terminals", "! nginx-tls · claude-1", "! pg-upgrade · claude-2"
+        )
+        await seen.sees("systemctl reload nginx", "15  main 5433 online")
+        assert all(len(line) <= width for line in seen.lines())
+
+
+async def test_the_wall_has_pages_and_follows_only_what_is_seen(console) -> None:
+    async with console(80, 24, backend=busy(many_panes(8))) as seen:
+        await seen.press("w")
+        await seen.sees("10 live terminals · page 1 of 2", "shell of %100", "␛[2Jwiped?")
+        followed = {call[1] for call in seen.backend.asked if call[0] == "pane_stream"}
+        assert len(followed) == 6
+        await seen.press("pagedown")
+        await seen.sees("page 2 of 2", "shell of %107")
+        await seen.press("q")
+        await seen.until(
+            lambda: not [one for one in seen.app.workers if one.group == "pane" and one.is_running],
+            "nothing is followed any more",
+        )
+
+
+async def test_enter_opens_the_terminal_under_the_focus(console) -> None:
+    async with console() as seen:
+        await seen.press("w")
+        await seen.sees("pg_lsclusters")
+        await seen.press("right", "enter")
+        await seen.sees("› terminal pg-upgrade")
+        await seen.press("q")
+        await seen.sees("nginx-tls · claude-1", "pg_lsclusters", "systemctl reload nginx")
+
+
+async def test_the_wall_takes_the_filter_of_the_fleet(console) -> None:
+    async with console() as seen:
+        await seen.press("slash", *"agent:claude-2", "enter", "w")
+        await seen.sees("wall agent:claude-2 · 1 live terminal", "pg_lsclusters")
+        await seen.press("q", "colon", *"wall", "space", *"codex", "enter")
+        await seen.sees("No agent has a terminal open that matches.")
+
+
+@pytest.mark.parametrize(
+    ("panes", "width", "height"), [(0, 80, 22), (1, 80, 22), (7, 160, 46), (99, 200, 58)]
+)
+def test_no_pane_of_the_wall_is_too_small(panes: int, width: int, height: int) -> None:
+    columns, rows = grid_of(panes, width, height)
+    assert width // columns >= CELL_WIDTH
+    assert height // rows >= CELL_HEIGHT
+    assert columns * rows >= min(panes, MAX_PANES, (width // CELL_WIDTH) * (height // CELL_HEIGHT))
