@@ -123,6 +123,51 @@ ACTIONS: tuple[Action, ...] = (
     Action("timeline.all", "a", "all", "Everything, or this sandbox only"),
 )
 
+TWINS: dict[str, str] = {
+    "app.help": "--help",
+    "fleet.open": "--plain",
+    "fleet.review": "approvals show",
+    "fleet.diff": "snapshots diff",
+    "fleet.terminal": "sandboxes ssh",
+    "fleet.filter": "sandboxes list",
+    "fleet.hosts": "hosts list",
+    "fleet.wall": "sandboxes list",
+    "fleet.timeline": "audit list",
+    "fleet.pause": "sandboxes pause",
+    "fleet.resume": "sandboxes resume",
+    "fleet.snapshot": "snapshots create",
+    "fleet.stop": "sandboxes stop",
+    "fleet.destroy": "sandboxes destroy",
+    "fleet.extend": "sandboxes extend",
+    "review.approve": "approvals approve",
+    "review.reject": "approvals reject",
+    "review.changes": "approvals reject",
+    "review.abort": "approvals abort",
+    "review.tab_evidence": "approvals show",
+    "review.tab_diff": "snapshots diff",
+    "review.tab_playbook": "playbooks show",
+    "review.tab_rehearsal": "approvals show",
+    "review.tab_dry_run": "approvals dry-run",
+    "review.tab_commands": "audit list",
+    "review.tab_apply": "approvals show",
+    "review.terminal": "sandboxes ssh",
+    "review.write": "approvals pack",
+    "ask.yes": "asks answer",
+    "ask.no": "asks answer",
+    "hosts.drain": "hosts drain",
+    "hosts.resume": "hosts resume",
+    "hosts.open": "sandboxes list",
+    "hosts.all": "sandboxes list",
+    "terminal.diff": "snapshots diff",
+    "terminal.timeline": "audit list",
+    "timeline.output": "audit list",
+    "timeline.filter": "audit list",
+    "timeline.older": "audit list",
+    "timeline.all": "audit list",
+    "wall.open": "sandboxes ssh",
+}
+"""The command that does or shows the same, by action id; what is not here moves only the console itself."""
+
 BY_ID: dict[str, Action] = {action.id: action for action in ACTIONS}
 
 

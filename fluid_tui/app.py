@@ -15,8 +15,10 @@ from textual.screen import Screen
 from backend.models import Event
 from fluid_tui import keymap, memory
 from fluid_tui.actions import of
+from fluid_tui.attention import Attention, Notify, surroundings
 from fluid_tui.fleet_rows import Sorting
-from fluid_tui.mirror import Mirror
+from fluid_tui.mirror import Contact, Mirror
+from fluid_tui.plain_text import AsciiFilter, wants_ascii
 from fluid_tui.screens.base import EventArrived, FleetChanged, FluidScreen
 from fluid_tui.screens.fleet import FleetScreen
 from fluid_tui.themes import DARK, THEMES
@@ -55,6 +57,7 @@ class FluidApp(App[int], inherit_bindings=False):
     ) -> None:
         super().__init__()
         self._layout_file = layout_file
+        self._attention = Attention(self._to_terminal, self._notify, *surroundings())
         self.layout_kept = memory.load(layout_file)
         self.left: FluidScreen | None = None  # the view that was left last
         self.client = client
@@ -63,6 +66,8 @@ class FluidApp(App[int], inherit_bindings=False):
         self.keys = keymap.effective(self._overrides)
         self.mirror = Mirror(client, self._fleet_changed, self._event_arrived)
         self.animation_level = "none"
+        if wants_ascii():
+            self._filters.append(AsciiFilter())
         self._held = ExitStack()
         self._holding = True
         for theme in THEMES:
@@ -87,11 +92,22 @@ class FluidApp(App[int], inherit_bindings=False):
             self.screen.refresh()
 
     def _fleet_changed(self) -> None:
+        if self.mirror.fleet is not None and self.mirror.link.contact is Contact.LIVE:
+            self._attention.look(self.mirror.fleet)
         for screen in self.screen_stack:
             if isinstance(screen, FluidScreen):
                 screen.post_message(FleetChanged())
         if self._holding:
             self.screen.call_after_refresh(self._paint)
+
+    def _notify(self) -> Notify:
+        kept = self.layout_kept.notify
+        return Notify(kept) if kept in list(Notify) else Notify.BELL
+
+    def _to_terminal(self, sequence: str) -> None:
+        if self._driver is not None:
+            self._driver.write(sequence)
+            self._driver.flush()
 
     def _event_arrived(self, event: Event) -> None:
         for screen in self.screen_stack:
@@ -125,6 +141,7 @@ class FluidApp(App[int], inherit_bindings=False):
         return self.theme
 
     def on_unmount(self) -> None:
+        self._attention.close()
         memory.save(self.layout_kept, self._layout_file)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:

@@ -58,11 +58,16 @@ class _Commander:
             "filter": lambda: self._fluid.show_fleet(words=words),
             "sort": lambda: self._fluid.sort_fleet(Sorting(argument)),
             "theme": lambda: self._screen.say(f"Theme {self._fluid.choose_theme(argument)}."),
+            "notify": lambda: self._notify(argument),
             "help": self._screen.action_help,
             "quit": lambda: self._fluid.exit(0),
         }
         problem = done[name]()
         return problem if isinstance(problem, str) else ""
+
+    def _notify(self, way: str) -> None:
+        self._fluid.layout_kept.notify = way
+        self._screen.say(f"New requests call by: {way}.")
 
     def _open(self, screen: FluidScreen) -> None:
         self._fluid.push_screen(screen)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from backend.models import FleetView
 from backend.text import visible
+from fluid_tui.attention import Notify
 from fluid_tui.fleet_rows import Sorting, short_id, waiting
 from fluid_tui.themes import THEMES
 
@@ -75,6 +76,15 @@ def _themes(_: FleetView, __: list[str]) -> list[Choice]:
     return [Choice(theme.name.removeprefix("fluid-"), "dark" if theme.dark else "light") for theme in THEMES]
 
 
+def _ways(_: FleetView, __: list[str]) -> list[Choice]:
+    hints = {
+        Notify.BELL: "the bell",
+        Notify.OSC9: "the bell, and a notification of the terminal",
+        Notify.OFF: "",
+    }
+    return [Choice(str(way), hints[way]) for way in Notify]
+
+
 def _orders(_: FleetView, __: list[str]) -> list[Choice]:
     return [Choice(str(order)) for order in Sorting]
 
@@ -109,6 +119,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("timeline", "[SANDBOX]", "Show what happened, to one sandbox or to all", (_sandboxes,)),
     Verb("filter", "WORDS…", "Show only sandboxes that match", free=True),
     Verb("sort", "ORDER", "Order the sandboxes", (_orders,), 1),
+    Verb("notify", "bell|osc9|off", "How a new request calls you", (_ways,), 1),
     Verb("theme", "THEME", "Switch colours", (_themes,), 1),
     Verb("help", "", "Show the keys of this screen"),
     Verb("quit", "", "Leave the console"),

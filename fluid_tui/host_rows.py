@@ -14,16 +14,16 @@ CLOCK_SKEW_MAX_S = 2.0
 DISK_LOW_MB = 5 * 1024
 MEMORY_LOW_SHARE = 0.1
 GB = 1024
-METER_CELLS = 6
+METER_CELLS = 5
 LABEL_CELLS = 10
 
 HOST_COLUMNS = (
     Column("host", 0),
     Column("state", 10),
     Column("cpus", 4, right=True, from_width=70),
-    Column("memory free", 20, from_width=58),
+    Column("memory free", 18, from_width=58),
     Column("disk free", 9, right=True),
-    Column("sandboxes", 9, right=True),
+    Column("guests", 6, right=True),
     Column("stock", 5, right=True, from_width=66),
     Column("creates", 7, right=True, from_width=74),
     Column("clock", 8, right=True, from_width=110),

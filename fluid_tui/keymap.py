@@ -6,15 +6,25 @@ An unknown id, a key without meaning and two actions on one key of one screen ar
 from __future__ import annotations
 
 import os
+import string
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
-from textual.keys import _get_key_aliases, _normalize_key_list
+from textual.keys import (
+    KEY_NAME_REPLACEMENTS,
+    Keys,
+    _character_to_key,
+    _get_key_aliases,
+    _normalize_key_list,
+)
 
 from backend.errors import ConfigError
 from fluid_tui.actions import ACTIONS, BY_ID, EVERYWHERE
 
+PUNCTUATION = {_character_to_key(sign) for sign in string.punctuation}
+NAMED_KEYS = {key.value for key in Keys} | set(KEY_NAME_REPLACEMENTS.values()) | PUNCTUATION
 KEYMAP_NAME = "keymap.yaml"
 PLACES = tuple(dict.fromkeys(action.where for action in ACTIONS if action.where not in EVERYWHERE))
 
@@ -48,9 +58,19 @@ def load(path: Path) -> dict[str, str]:
 
 def check(overrides: Mapping[str, str], where: str) -> None:
     """Refuse unknown ids and clashes of the effective keys. Raises :class:`ConfigError`."""
-    for id in overrides:
+    for id, keys in overrides.items():
         if id not in BY_ID:
-            raise ConfigError(f"{where}: no action {id!r}", remedy="press ? in the console for the ids")
+            near = get_close_matches(id, BY_ID, 1)
+            meant = f"did you mean {near[0]}? " if near else ""
+            raise ConfigError(
+                f"{where}: no action {id!r}", remedy=f"{meant}press ? in the console for the ids"
+            )
+        for key in keys.split(","):
+            if not is_key(key.strip()):
+                raise ConfigError(
+                    f"{where}: {id}: {key!r} is no key",
+                    remedy="write one letter, f1 to f24, ctrl+x, alt+x, or a name such as pageup",
+                )
     for place in PLACES:
         taken: dict[str, str] = {}
         for action in ACTIONS:
@@ -64,6 +84,13 @@ def check(overrides: Mapping[str, str], where: str) -> None:
                             f"{where}: key {key!r} is given to {other} and to {action.id}",
                             remedy="give one of the two another key",
                         )
+
+
+def is_key(name: str) -> bool:
+    """A character, or a name that terminals' keys have, with ``ctrl+``, ``alt+`` or ``shift+`` before it."""
+    *modifiers, key = name.split("+") if len(name) > 1 else [name]
+    known = len(key) == 1 or key in NAMED_KEYS or _normalize_key_list(key) != key
+    return known and set(modifiers) <= {"ctrl", "alt", "shift", "meta"}
 
 
 def effective(overrides: Mapping[str, str]) -> dict[str, str]:

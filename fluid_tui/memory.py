@@ -25,6 +25,7 @@ class Layout(BaseModel):
     reverse: bool = False
     preview: bool = True
     preview_percent: int = Field(default=50, ge=20, le=80)
+    notify: str = "bell"
     history: list[str] = Field(default_factory=list, max_length=HISTORY_LINES)
 
     def remember(self, entered: str) -> None:

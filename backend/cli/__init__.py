@@ -21,6 +21,11 @@ def main() -> None:
         from backend.cli.overview import print_status
 
         sys.exit(guarded(lambda: print_status("--json" in words)))
+    if words == ["status", "--line"]:
+        from backend.cli.guard import guarded
+        from backend.cli.overview import print_line
+
+        sys.exit(guarded(print_line))
     from backend.cli.app import run
 
     sys.exit(run(words))

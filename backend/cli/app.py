@@ -10,7 +10,10 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from backend import __version__
+from backend.cli.console import open_console
 from backend.cli.guard import guarded
+from backend.cli.plain import print_plain
+from backend.errors import BadRequest
 
 NOUNS = {
     "status": ("status", "What runs, who waits, and how each part is."),
@@ -19,7 +22,10 @@ NOUNS = {
     "sandboxes": ("sandboxes", "Agents' machines: list, create, show, exec, ssh, stop, start, destroy."),
     "snapshots": ("snapshots", "Points in time of a sandbox: list, create, restore, diff."),
     "playbooks": ("playbooks", "Generated playbooks: generate, show, export."),
-    "approvals": ("approvals", "Requests for production: list, show, dry-run, approve, reject."),
+    "approvals": (
+        "approvals",
+        "Requests for production: list, watch, show, dry-run, approve, reject …",
+    ),
     "asks": ("asks", "Agents' questions: list, answer."),
     "hosts": ("hosts", "Hypervisors: list, add, remove, drain, resume."),
     "targets": ("targets", "Production machines: list, check."),
@@ -74,11 +80,24 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def root(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
-) -> None:
+    read_only: bool = typer.Option(False, "--read-only", help="A console that looks and cannot touch."),
+    plain: bool = typer.Option(False, "--plain", help="What the console shows, as sentences."),
+) -> int:
     """Options of the program itself."""
+    if context.invoked_subcommand is not None:
+        if read_only or plain:
+            raise BadRequest(
+                "--read-only and --plain go without a command", remedy="they are the console's own"
+            )
+        return 0
+    if plain:
+        print_plain()
+        return 0
+    return open_console(read_only=read_only)
 
 
 def run(words: list[str]) -> int:

@@ -8,10 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
-from backend.cli.common import ago, approval_id, door, left, show_fields, show_json, show_rows, show_text
-from backend.cli.options import ApprovalName, AsJson, examples, noun_app
+from backend.cli.common import (
+    ago,
+    approval_id,
+    door,
+    door_path,
+    left,
+    show_fields,
+    show_json,
+    show_rows,
+    show_text,
+)
+from backend.cli.options import ApprovalName, AsJson, Yes, confirm, examples, noun_app
 from backend.client import calls, operator_calls
-from backend.errors import BadRequest, EvidenceIncomplete
+from backend.errors import BadRequest, EvidenceIncomplete, WrongState
 from backend.text import visible
 
 app = noun_app("Requests for production.")
@@ -89,6 +99,19 @@ def reject(
     return show_json(told) if as_json else _decided(told)
 
 
+@app.command(epilog=examples("fluid approvals watch", "fluid approvals watch --once && notify-send fluid"))
+def watch(
+    once: Annotated[bool, typer.Option("--once", help="End when somebody waits.")] = False,
+    bell: Annotated[bool, typer.Option("--bell/--no-bell", help="Ring for each that is new.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """A line for each request or question that newly waits for you, until ctrl+c."""
+    from backend.cli.watching import watch as follow
+    from backend.client import AsyncFluid
+
+    follow(AsyncFluid(door_path()), once=once, bell=bell, as_json=as_json)
+
+
 @app.command(epilog=examples("fluid approvals pack 4f2a > evidence.json"))
 def pack(approval: ApprovalName) -> None:
     """All evidence of one request as JSON, to be kept elsewhere."""
@@ -119,6 +142,17 @@ def _judged(id: str) -> str:
     if typed != told["short_id"]:
         raise typer.Abort
     return str(told["digest"])
+
+
+@app.command(epilog=examples("fluid approvals abort 4f2a --yes"))
+def abort(approval: ApprovalName, yes: Yes = False, as_json: AsJson = False) -> None:
+    """End its running apply; what is done on the targets stays done."""
+    told = door().json(calls.approval(approval_id(approval)))
+    if told["state"] != "applying" or not told["apply_run"]:
+        raise WrongState(f"{told['id']} is {told['state']}", remedy="only a running apply can be aborted")
+    confirm(f"Abort the apply of {visible(told['short_id'])}?", yes)
+    run = door().json(operator_calls.cancel_run(told["apply_run"]))
+    return show_json(run) if as_json else print(visible(f"{run['id']} is {run['state']}"))
 
 
 def _yaml(told: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from backend.client import Fluid, calls
@@ -28,13 +29,19 @@ MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 
 @cache
 def door() -> Fluid:
-    """The backend: ``FLUID_SOCKET``, else the operator door, else (for an agent) the agent door."""
+    """The backend at :func:`door_path`."""
+    return Fluid(door_path())
+
+
+def door_path() -> Path | None:
+    """``FLUID_SOCKET`` (none here: the client looks there itself), else the operator door, else (for an
+    agent) the agent door."""
     if os.environ.get("FLUID_SOCKET"):
-        return Fluid()
+        return None
     paths = Paths.default()
     operator, agent = paths.operator_socket, paths.agent_socket
     use_agent = os.access(agent, os.W_OK) and not os.access(operator, os.W_OK)
-    return Fluid(agent if use_agent else operator)
+    return agent if use_agent else operator
 
 
 def sandbox_id(name: str) -> str:

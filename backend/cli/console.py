@@ -17,7 +17,7 @@ LOOK_S = 0.2
 """How often we look whether a starting backend has died or answers without having said that it is ready."""
 
 
-def open_console() -> int:
+def open_console(*, read_only: bool = False) -> int:
     """Run the console until the operator leaves it.
 
     Raises:
@@ -31,7 +31,7 @@ def open_console() -> int:
         print(f"no backend ran: started one (pid {pid}); it goes on when you leave, `kill {pid}` ends it")
     from fluid_tui.app import run_console
 
-    return run_console(door or paths.operator_socket)
+    return run_console(door or paths.operator_socket, read_only=read_only)
 
 
 def need_terminal(remedy: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 
@@ -22,9 +22,16 @@ FIRST_PAINT_BYTES = 10_000
 class Terminal:
     """One tmux server of our own with one window that runs the console."""
 
-    def __init__(self, socket: Path, width: int, height: int, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        socket: Path,
+        width: int,
+        height: int,
+        environment: dict[str, str],
+        before: Sequence[str] = (),
+    ) -> None:
         self._tmux = ["tmux", "-f", "/dev/null", "-S", str(socket)]
-        command = [sys.executable, "-m", "tests.console.demo_app"]
+        command = [*before, sys.executable, "-m", "tests.console.demo_app"]
         size = ["-x", str(width), "-y", str(height)]
         self._run(
             ["new-session", "-d", "-s", "console", *size, "-c", str(ROOT), *command],
@@ -96,5 +103,17 @@ def test_without_colour_nothing_is_coloured(tmp_path: Path) -> None:
         raw = "\n".join(made.lines("-e"))
         codes = {code for part in raw.split("\x1b[")[1:] for code in part.split("m")[0].split(";")}
         assert not codes & {str(number) for number in range(30, 38)}
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize(("term", "ascii"), [("linux", False), ("vt100", True)])
+def test_an_old_terminal_shows_the_fleet_and_answers_keys(tmp_path: Path, term: str, ascii: bool) -> None:
+    made = Terminal(tmp_path / "tmux.sock", 80, 24, {"LANG": "C.UTF-8"}, before=["env", f"TERM={term}"])
+    try:
+        made.sees("Needs you", "! asks", "? help")
+        made.press("h")
+        made.sees("hosts", "Creates")
+        assert "\n".join(made.lines()).isascii() is ascii
     finally:
         made.close()

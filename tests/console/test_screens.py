@@ -228,6 +228,9 @@ def test_every_action_has_a_method_and_no_forbidden_key() -> None:
     [
         ("fleet.diff: t", ["fleet.diff", "fleet.terminal", "'t'"]),
         ("fleet.fly: f", ["fleet.fly"]),
+        ("fleet.diff: banana", ["fleet.diff", "'banana'", "no key"]),
+        ("fleet.diff: hyper+d", ["'hyper+d'", "no key"]),
+        ("hosts.drain: r", ["hosts.drain", "hosts.resume"]),
         ("- a", ["not a mapping"]),
         ("a: [", ["not YAML"]),
     ],

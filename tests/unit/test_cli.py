@@ -737,3 +737,63 @@ def test_keys_reach_the_pane_as_text_or_names(typed: bytes, sent: list[tuple[str
 def test_a_terminals_colours_are_ours_and_nothing_else_of_it_acts() -> None:
     rows = ["\x1b[31mred\x1b[39m \x1b]0;title\x07", "\x1b[1mbold", "", ""]
     assert painted(rows) == ["\x1b[38;5;1mred\x1b[0m ␛]0;title␇", "\x1b[1mbold\x1b[0m"]
+
+
+def test_status_in_one_line_says_who_waits_and_what_is_wrong(backend: FakeBackend, capsys: Capture) -> None:
+    hosts = [{"name": "kvm-02", "status": "lost", "virt": "kvm"}]
+    backend.answers["GET /v1/status"] = (200, STATUS | {"hosts": hosts, "waiting": 2})
+    assert run(["status", "--line"]) == 0
+    assert capsys.readouterr().out == "2 need you · kvm-02 lost · 2 sandboxes\n"
+
+
+def test_status_in_one_line_says_so_without_a_backend(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("FLUID_SOCKET", "/nonexistent/operator.sock")
+    door.cache_clear()
+    assert run(["status", "--line"]) == 6
+    assert capsys.readouterr().out == "fluid: no backend\n"
+
+
+FLEET = {
+    "seq": 1,
+    "at": "2026-11-24T12:00:00Z",
+    "hosts": [{"name": "kvm-02", "status": "draining", "last_error": "", "isolated": False}],
+    "sandboxes": [
+        SANDBOX | {"reason": "", "status": "working", "status_note": "\x1b[2Jtests", "last_command": ""}
+    ],
+    "approvals": [
+        APPROVAL | {"sandbox_name": "web", "reason": "Serve\x07 TLS", "expires_at": "2126-11-24T12:00:00Z"}
+    ],
+    "asks": [],
+    "components": [{"name": "postgresql", "status": "down", "message": "no answer"}],
+    "audit_ok": False,
+}
+
+
+def test_plain_says_what_the_console_shows_in_sentences(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["GET /v1/fleet"] = (200, FLEET)
+    assert run(["--plain"]) == 0
+    told = capsys.readouterr().out
+    assert told.splitlines()[0].startswith("Request 4f2a waits for you: web to web-01, ")
+    for words in ("Host kvm-02 is draining.", "Guests on kvm-02 are not isolated.", "postgresql is down"):
+        assert words in told
+    assert "The audit is broken" in told
+    assert "says working ␛[2Jtests" in told
+    assert all(line.isprintable() for line in told.splitlines())
+
+
+def test_plain_and_read_only_are_the_consoles_own(backend: FakeBackend, capsys: Capture) -> None:
+    assert run(["--read-only", "status"]) == 2
+    assert "go without a command" in capsys.readouterr().err
+
+
+def test_an_apply_is_aborted_only_while_it_runs(backend: FakeBackend, capsys: Capture) -> None:
+    applying = APPROVAL | {"id": "APR-4f2a0000", "state": "applying", "apply_run": "RUN-1"}
+    backend.answers["GET /v1/approvals/APR-4f2a0000"] = (200, APPROVAL | {"apply_run": ""})
+    assert run(["approvals", "abort", "APR-4f2a0000", "--yes"]) != 0
+    assert "only a running apply" in capsys.readouterr().err
+    backend.answers["GET /v1/approvals/APR-4f2a0000"] = (200, applying)
+    backend.answers["POST /v1/runs/RUN-1/cancel"] = (200, {"id": "RUN-1", "state": "canceled"})
+    assert run(["approvals", "abort", "APR-4f2a0000", "--yes"]) == 0
+    assert capsys.readouterr().out == "RUN-1 is canceled\n"

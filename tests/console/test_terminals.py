@@ -1,0 +1,100 @@
+"""Every terminal: the foot fits, ASCII where there is no UTF-8, tiny windows, twins on the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+from textual.color import Color
+from typer.main import get_command
+
+from backend.cli.app import app as program
+from fluid_tui.actions import ACTIONS, BY_ID, TWINS
+from fluid_tui.plain_text import to_ascii, wants_ascii
+
+BLACK = Color(0, 0, 0)
+PATHS = {"fleet": [], "hosts": ["h"], "timeline": ["l"], "wall": ["w"], "diff": ["d"], "review": ["enter"]}
+MOVES_THE_CONSOLE_ONLY = frozenset({"app", "move", "wall", "terminal", "diff", "timeline", "review", "fleet"})
+
+
+@pytest.mark.parametrize("place", PATHS)
+async def test_a_screen_fits_every_window_and_survives_a_tiny_one(console, place: str) -> None:
+    async with console(120, 36) as seen:
+        await seen.press(*PATHS[place])
+        await seen.until(lambda: place == seen.app.screen.PLACE, place)
+        for width, height in ((12, 3), (40, 10), (80, 24), (200, 60), (120, 36)):
+            await seen.pilot.resize_terminal(width, height)
+            await seen.pilot.pause()
+            assert all(cell_len(line) <= width for line in seen.lines())
+            if width >= 40:
+                await seen.until(lambda: seen.lines()[-1].rstrip().endswith("? help"), "? help")
+                assert "…" not in seen.lines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("environment", "ascii"),
+    [
+        ({}, False),
+        ({"LANG": "en_GB.UTF-8"}, False),
+        ({"LANG": "C.utf8"}, False),
+        ({"LANG": "C"}, True),
+        ({"LANG": "de_DE@euro"}, True),
+        ({"LANG": "C", "LC_ALL": "en_GB.UTF-8"}, False),
+        ({"LANG": "en_GB.UTF-8", "LC_CTYPE": "POSIX"}, True),
+        ({"TERM": "vt100", "LANG": "en_GB.UTF-8"}, True),
+        ({"TERM": "linux", "LANG": "en_GB.UTF-8"}, False),
+        ({"FLUID_ASCII": "1", "LANG": "en_GB.UTF-8"}, True),
+        ({"FLUID_ASCII": "0", "LANG": "C"}, False),
+    ],
+)
+def test_ascii_is_for_terminals_without_utf_8(environment: dict[str, str], ascii: bool) -> None:
+    assert wants_ascii(environment) is ascii
+
+
+@pytest.mark.parametrize("text", ["╭─ Needs you ─╮", "● works ✓", "日本 é ▌▰▱", "plain", "a\u0301 ␛[2J"])
+def test_ascii_is_as_wide_as_what_it_stands_for(text: str) -> None:
+    made = to_ascii(text)
+    assert made.isascii()
+    assert cell_len(made) == cell_len(text)
+
+
+@pytest.mark.parametrize("place", PATHS)
+async def test_without_utf_8_a_screen_is_ascii(console, monkeypatch, place: str) -> None:
+    monkeypatch.setenv("FLUID_ASCII", "1")
+    async with console(100, 30) as seen:
+        ascii_filter = seen.app.get_line_filters()[-1]
+        await seen.press(*PATHS[place])
+        await seen.until(lambda: place == seen.app.screen.PLACE, place)
+        drawn = "\n".join(
+            "".join(part.text for part in ascii_filter.apply(list(strip), BLACK))
+            for strip in seen.app.screen._compositor.render_strips()
+        )
+        assert drawn.isascii()
+        assert "+-" in drawn
+
+
+def commands() -> set[str]:
+    """Every command line of the program, and its own options."""
+    found: set[str] = set()
+
+    def walk(command: Any, words: str) -> None:
+        names = command.list_commands(None) if hasattr(command, "list_commands") else []
+        for name in names:
+            path = f"{words} {name}".strip()
+            found.add(path)
+            walk(command.get_command(None, name), path)
+
+    top = get_command(program)
+    walk(top, "")
+    found.add("--help")
+    return found | {option for parameter in top.params for option in parameter.opts}
+
+
+def test_every_action_has_a_twin_on_the_command_line() -> None:
+    known = commands()
+    assert set(TWINS) <= set(BY_ID)
+    assert {id: twin for id, twin in TWINS.items() if twin not in known} == {}
+    assert [action.id for action in ACTIONS if action.changes and action.id not in TWINS] == []
+    alone = {action.where for action in ACTIONS if action.id not in TWINS}
+    assert alone <= MOVES_THE_CONSOLE_ONLY, "a screen's actions have twins, or only move the console"
