@@ -25,7 +25,7 @@ from pathlib import Path
 from backend import __version__
 from backend.ansible import Runner
 from backend.api import Services, bind_tcp, refuse_served, serve_doors
-from backend.approvals import ApprovalBook, Approvals, Asks, Pipeline
+from backend.approvals import ApprovalBook, Approvals, Asks, Panic, Pipeline
 from backend.audit import Audit, AuditReport
 from backend.background import COMPONENT, Background
 from backend.changes import BlobStore, Differ, NoiseProfile
@@ -203,7 +203,9 @@ class _Backend:
         authority = CertificateAuthority(paths.secrets)
         fleet = self._fleet(stack, store, events, audit, background, hosts, authority)
         panes = await self._panes(stack, events, audit, fleet, authority)
-        playbooks, runs, targets, approvals = self._approvals(store, events, audit, background, fleet)
+        panic = Panic(paths.state / "panic.json", fleet, audit, events)
+        self.parts["panic"] = panic.component
+        playbooks, runs, targets, approvals = self._approvals(store, events, audit, background, fleet, panic)
         trust = Trust(authority, audit, fleet.all_live, fleet.teach)
         guard = Guard(self.config, store, events, hosts, fleet, panes.last_output, background)
         await store.keys.forget_unfinished()
@@ -236,6 +238,7 @@ class _Backend:
             asks=Asks(store, events, audit),
             runs=runs,
             panes=panes,
+            panic=panic,
             audit=audit,
             events=events,
             images=images,
@@ -289,7 +292,7 @@ class _Backend:
         )
 
     def _approvals(
-        self, store: Store, events: EventBus, audit: Audit, background: Background, fleet: Fleet
+        self, store: Store, events: EventBus, audit: Audit, background: Background, fleet: Fleet, panic: Panic
     ) -> tuple[Playbooks, Runs, Targets, Approvals]:
         config = self.config
         runner = Runner(self.paths.runs, run_as=config.ansible.run_as)
@@ -299,9 +302,11 @@ class _Backend:
         book = ApprovalBook(store, events)
         rehearser = Rehearser(store, fleet, runs)
         pipeline = Pipeline(
-            config, store, book, audit, fleet, playbooks, rehearser, runs, targets, background
+            config, store, book, audit, fleet, playbooks, rehearser, runs, targets, background, panic.refuse
         )
-        approvals = Approvals(config, store, book, pipeline, audit, fleet, playbooks, runs, targets)
+        approvals = Approvals(
+            config, store, book, pipeline, audit, fleet, playbooks, runs, targets, panic.refuse
+        )
         return playbooks, runs, targets, approvals
 
     async def _panes(

@@ -209,6 +209,10 @@ class WrongState(Conflict):
     code = "wrong_state"
 
 
+class PanicActive(Conflict):
+    code = "panic_active"
+
+
 class AlreadyDecided(Conflict):
     code = "approval_already_decided"
     usual_remedy = "nothing is left to decide; the agent must ask again for anything else"

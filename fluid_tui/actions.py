@@ -42,6 +42,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("app.palette", "ctrl+p", "", "Find an action by its words"),
     Action("app.jump", "f", "", "Jump: type the letter that stands beside a row or an area"),
     Action("app.last", "minus", "", "To the view before, and back"),
+    Action(
+        "app.panic", "exclamation_mark", "", "Pressed twice: pause every sandbox, block applies", changes=True
+    ),
     Action("app.theme", "T", "", "Switch to the next theme"),
     Action("app.back", "q,escape", "", "Go back one screen; on the fleet: leave the console"),
     Action("move.down", "j,down", "", "One line down"),
@@ -125,6 +128,7 @@ ACTIONS: tuple[Action, ...] = (
 
 TWINS: dict[str, str] = {
     "app.help": "--help",
+    "app.panic": "panic",
     "fleet.open": "--plain",
     "fleet.review": "approvals show",
     "fleet.diff": "snapshots diff",

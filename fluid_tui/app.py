@@ -6,6 +6,7 @@ import gc
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path, PurePath
+from time import monotonic
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import App, SystemCommand
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 STYLES = ("base", "fleet", "hosts", "review", "diff", "terminal", "timeline", "wall", "dialog", "command")
 
+PANIC_S = 3.0
+"""The key of the panic counts when it is pressed twice within so long."""
 FIRST_PAINT_S = 0.25
 """The first paint waits so long for the fleet, and no longer: each paint is kilobytes on a slow line."""
 
@@ -59,6 +62,7 @@ class FluidApp(App[int], inherit_bindings=False):
         self._layout_file = layout_file
         self._attention = Attention(self._to_terminal, self._notify, *surroundings())
         self.layout_kept = memory.load(layout_file)
+        self._panic_at = -PANIC_S
         self.left: FluidScreen | None = None  # the view that was left last
         self.client = client
         self.read_only = read_only
@@ -127,6 +131,11 @@ class FluidApp(App[int], inherit_bindings=False):
         self.show_fleet()
         if isinstance(self.screen, FleetScreen):
             self.screen.sort_by(sorting)
+
+    def panic_meant(self) -> bool:
+        """Whether the key was pressed a moment ago too."""
+        before, self._panic_at = self._panic_at, monotonic()
+        return self._panic_at - before < PANIC_S
 
     def next_theme(self) -> str:
         """Switch to the theme after this one; its name."""

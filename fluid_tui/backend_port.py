@@ -18,6 +18,7 @@ from backend.models import (
     FleetView,
     HostView,
     Identity,
+    PanicView,
     Playbook,
     Run,
     Sandbox,
@@ -36,6 +37,8 @@ class BackendPort(Protocol):
     def audit(
         self, *, sandbox_id: str | None = None, action: str | None = None, after: int = 0, limit: int = 200
     ) -> Awaitable[list[AuditRow]]: ...
+    def panic(self) -> Awaitable[PanicView]: ...
+    def release_panic(self) -> Awaitable[PanicView]: ...
     def whoami(self) -> Awaitable[Identity]: ...
 
     def approval(self, id: str, /) -> Awaitable[Approval]: ...

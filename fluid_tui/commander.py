@@ -11,6 +11,7 @@ from fluid_tui.fleet_rows import Sorting, short_id
 from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.diff import DiffScreen
 from fluid_tui.screens.hosts import HostsScreen
+from fluid_tui.screens.panic import PanicScreen
 from fluid_tui.screens.review import ReviewScreen
 from fluid_tui.screens.sandbox_actions import SandboxActions
 from fluid_tui.screens.terminal import TerminalScreen
@@ -59,6 +60,8 @@ class _Commander:
             "sort": lambda: self._fluid.sort_fleet(Sorting(argument)),
             "theme": lambda: self._screen.say(f"Theme {self._fluid.choose_theme(argument)}."),
             "notify": lambda: self._notify(argument),
+            "panic": lambda: self._open(PanicScreen()),
+            "release": lambda: self._open(PanicScreen(release=True)),
             "help": self._screen.action_help,
             "quit": lambda: self._fluid.exit(0),
         }

@@ -31,6 +31,7 @@ from backend.models import (
     ImageView,
     LeftoverReport,
     Pane,
+    PanicView,
     Playbook,
     Run,
     Sandbox,
@@ -234,6 +235,13 @@ class Panes(Protocol):
         ...
 
 
+class Panic(Protocol):
+    """Stop everything, and release it."""
+
+    async def start(self, actor: Identity, /) -> PanicView: ...
+    async def release(self, actor: Identity, /) -> PanicView: ...
+
+
 class AuditReport(Protocol):
     """What a verification of the chain found."""
 
@@ -297,6 +305,7 @@ class Services:
     asks: Asks
     runs: Runs
     panes: Panes
+    panic: Panic
     audit: Audit
     events: EventBus
     images: Images

@@ -3,6 +3,7 @@
 from backend.approvals.apply import Pipeline
 from backend.approvals.asks import Asks
 from backend.approvals.book import ApprovalBook
+from backend.approvals.panic import Panic
 from backend.approvals.service import Approvals
 
-__all__ = ["ApprovalBook", "Approvals", "Asks", "Pipeline"]
+__all__ = ["ApprovalBook", "Approvals", "Asks", "Panic", "Pipeline"]

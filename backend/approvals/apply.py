@@ -57,7 +57,9 @@ class Pipeline:
         runs: Runs,
         targets: Targets,
         background: Background,
+        refuse_in_panic: Callable[[], None],
     ) -> None:
+        self._refuse_in_panic = refuse_in_panic
         self._config = config
         self._store = store
         self._book = book
@@ -188,6 +190,7 @@ class Pipeline:
                 _ended(ApprovalState.VOIDED, f"the target drifted after the approval: {moved}"),
             )
             return
+        self._refuse_in_panic()  # the last moment: what was approved before the panic fails here
         run_id = new_id("RUN")
 
         def applying(row: Approval) -> None:

@@ -6,7 +6,7 @@ named by its digest; any other digest is stale.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -51,7 +51,9 @@ class Approvals:
         playbooks: Playbooks,
         runs: Runs,
         targets: Targets,
+        refuse_in_panic: Callable[[], None],
     ) -> None:
+        self._refuse_in_panic = refuse_in_panic
         self._config = config
         self._store = store
         self._book = book
@@ -173,12 +175,14 @@ class Approvals:
         """An operator's yes to exactly this digest. The last yes that is needed starts the apply.
 
         Raises:
+            PanicActive: nothing is applied now.
             SelfApproval, RoleDenied: not theirs to approve.
             AlreadyDecided: over, or somebody was first.
             EvidenceIncomplete: says what is missing.
             StaleDigest: the evidence is not what the operator saw.
             TargetLocked: names the approval that holds the target.
         """
+        self._refuse_in_panic()
         approval = await self._book.load(approval_id)
         self._may_approve(actor, approval)
         if approval.state is not ApprovalState.PENDING:

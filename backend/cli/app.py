@@ -26,6 +26,7 @@ NOUNS = {
         "approvals",
         "Requests for production: list, watch, show, dry-run, approve, reject …",
     ),
+    "panic": ("panic", "Pause every sandbox and block every apply; release it."),
     "asks": ("asks", "Agents' questions: list, answer."),
     "hosts": ("hosts", "Hypervisors: list, add, remove, drain, resume."),
     "targets": ("targets", "Production machines: list, check."),

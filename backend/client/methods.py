@@ -64,6 +64,8 @@ class OperatorMethods:
     fleet = method(operator_calls.fleet)
     status = method(operator_calls.status)
     hosts = method(operator_calls.hosts)
+    panic = method(operator_calls.panic)
+    release_panic = method(operator_calls.release_panic)
     drain_host = method(operator_calls.drain_host)
     resume_host = method(operator_calls.resume_host)
     host_key = method(operator_calls.host_key)

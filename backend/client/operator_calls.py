@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         HostView,
         ImageView,
         LeftoverReport,
+        PanicView,
         Run,
         SourceCheck,
         TargetView,
@@ -31,6 +32,16 @@ def fleet() -> Call[FleetView]:
 def status() -> Call[dict[str, Any]]:
     """Counts and parts, as data."""
     return Call("GET", path("status"), as_is)
+
+
+def panic() -> Call[PanicView]:
+    """Every sandbox stands still, and no apply starts."""
+    return Call("POST", path("panic"), noun("PanicView"), timeout_s=WORK_S)
+
+
+def release_panic() -> Call[PanicView]:
+    """Thaw what the panic paused; applies may start again."""
+    return Call("POST", path("panic", "release"), noun("PanicView"), timeout_s=WORK_S)
 
 
 def hosts() -> Call[list[HostView]]:

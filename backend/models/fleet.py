@@ -197,6 +197,15 @@ class Pane(Answer):
     alive: bool = True
 
 
+class PanicView(Answer):
+    """A panic: ``paused`` are the ids of the sandboxes that it stopped, ``failed`` says by name why not."""
+
+    since: datetime
+    by: str = ""
+    paused: list[str] = Field(default_factory=list)
+    failed: dict[str, str] = Field(default_factory=dict)
+
+
 class FleetView(Answer):
     """GET /v1/fleet: everything the home screen draws, at one event number."""
 

@@ -145,7 +145,7 @@ class FluidScreen(Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """In read-only, what touches more than the console is off."""
-        if self.fluid.read_only and action in changing_names(self.PLACE):
+        if self.fluid.read_only and action in changing_names(self.PLACE) | changing_names("app"):
             return None
         return True
 
@@ -246,6 +246,15 @@ class FluidScreen(Screen[None]):
             self.app.push_screen(view)
         else:
             self.say("There is no view before this one.")
+
+    def action_panic(self) -> None:
+        """The second time within a moment it is meant."""
+        from fluid_tui.screens.panic import PanicScreen
+
+        if self.fluid.panic_meant():
+            self.app.push_screen(PanicScreen())
+        else:
+            self.say("Press ! again: every sandbox pauses, every apply is blocked.", bad=True)
 
     def action_palette(self) -> None:
         self.app.action_command_palette()

@@ -16,11 +16,13 @@ from backend.models import (
     AuditRow,
     Changes,
     Command,
+    Component,
     Decision,
     Event,
     FleetView,
     HostView,
     Identity,
+    PanicView,
     Playbook,
     PlaybookTask,
     Run,
@@ -108,6 +110,16 @@ class FakeBackend:
         self._here()
         kept = [row for row in self.rows if sandbox_id in (None, row.sandbox_id)]
         return kept[::-1][:limit]
+
+    async def panic(self) -> PanicView:
+        self.asked.append(("panic",))
+        self.view.components.append(Component(name="panic", status="ON"))
+        return PanicView(since=self.at, by="ops", paused=["SBX-00000001"], failed={"dns-audit": "host lost"})
+
+    async def release_panic(self) -> PanicView:
+        self.asked.append(("release_panic",))
+        self.view.components.clear()
+        return PanicView(since=self.at, by="ops", paused=["SBX-00000001"])
 
     async def whoami(self) -> Identity:
         self._here()

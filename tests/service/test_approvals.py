@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from backend.approvals import ApprovalBook, Approvals, Asks
+from backend.approvals import ApprovalBook, Approvals, Asks, Panic
 from backend.approvals import Pipeline as RealPipeline
 from backend.audit import Audit
 from backend.background import Background
@@ -25,10 +25,13 @@ from backend.errors import (
     DatabaseDown,
     EvidenceIncomplete,
     FluidError,
+    PanicActive,
     RoleDenied,
     SelfApproval,
     StaleDigest,
     TargetLocked,
+    TimedOut,
+    WrongState,
 )
 from backend.models import (
     Approval,
@@ -36,8 +39,10 @@ from backend.models import (
     AskRequest,
     AskState,
     Identity,
+    Phase,
     Role,
     RunState,
+    Sandbox,
     new_id,
     now,
 )
@@ -87,11 +92,62 @@ def pipeline() -> Pipeline:
     return Pipeline()
 
 
+class Machines:
+    """Two sandboxes run, one does not answer, one is paused by its owner."""
+
+    def __init__(self) -> None:
+        at = now()
+        phases = {"a": Phase.RUNNING, "b": Phase.RUNNING, "stuck": Phase.RUNNING, "own": Phase.PAUSED}
+        self.rows = {
+            f"SBX-{name}": Sandbox(
+                id=f"SBX-{name}",
+                sandbox_name=name,
+                base_image="debian-12",
+                phase=phase,
+                created_at=at,
+                updated_at=at,
+            )
+            for name, phase in phases.items()
+        }
+
+    async def list(self, actor: Identity, /, *, limit: int = 100) -> tuple[list[Sandbox], int]:
+        return list(self.rows.values()), len(self.rows)
+
+    async def pause(self, actor: Identity, sandbox_id: str, *, reason: str = "") -> Sandbox:
+        if sandbox_id == "SBX-stuck":
+            raise TimedOut("the host does not answer")
+        self.rows[sandbox_id].phase = Phase.PAUSED
+        return self.rows[sandbox_id]
+
+    async def resume(self, actor: Identity, sandbox_id: str) -> Sandbox:
+        self.rows[sandbox_id].phase = Phase.RUNNING
+        return self.rows[sandbox_id]
+
+
 @pytest.fixture
-def approvals(store: Store, book: ApprovalBook, audit: Audit, pipeline: Pipeline) -> Approvals:
+def machines() -> Machines:
+    return Machines()
+
+
+@pytest.fixture
+def panic(audit: Audit, bus: EventBus, tmp_path: Path, machines: Machines) -> Panic:
+    return Panic(tmp_path / "panic.json", machines, audit, bus)
+
+
+@pytest.fixture
+def approvals(store: Store, book: ApprovalBook, audit: Audit, pipeline: Pipeline, panic: Panic) -> Approvals:
     nothing = cast("Any", None)
     return Approvals(
-        Config(), store, book, cast("Any", pipeline), audit, nothing, nothing, nothing, cast("Any", Targets())
+        Config(),
+        store,
+        book,
+        cast("Any", pipeline),
+        audit,
+        nothing,
+        nothing,
+        nothing,
+        cast("Any", Targets()),
+        panic.refuse,
     )
 
 
@@ -221,7 +277,7 @@ async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
     asked = await pending(book, state=ApprovalState.APPLYING, apply_run=run.id)
     async with Background() as background:
         parts: list[Any] = [Config(), store, book, audit, fleet, playbooks, None, runs, targets, background]
-        whole = RealPipeline(*parts)
+        whole = RealPipeline(*parts, lambda: None)
         await whole.resume([asked])
         await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("apply")))
         assert (await book.load(asked.id)).state is ApprovalState.APPLYING
@@ -266,3 +322,48 @@ async def test_a_blocked_ask_returns_when_a_person_answers(store: Store, bus: Ev
     assert heard.approved and heard.comment == "go on" and heard.approved_by == "anna"
     with pytest.raises(AlreadyDecided, match="anna"):
         await asks.answer(BERT, ask.request_id, False)
+
+
+async def test_a_panic_blocks_every_approval_and_pauses_what_runs_until_it_is_released(
+    approvals: Approvals,
+    book: ApprovalBook,
+    pipeline: Pipeline,
+    panic: Panic,
+    machines: Machines,
+    audit: Audit,
+) -> None:
+    asked = await pending(book)
+    done = await panic.start(ANNA)
+    assert done.paused == ["SBX-a", "SBX-b"]
+    assert done.failed == {"stuck": "the host does not answer"}
+    with pytest.raises(PanicActive, match="nothing is applied: panic since"):
+        await approvals.approve(ANNA, asked.id, asked.digest)
+    assert not pipeline.applied
+    told = await panic.component()
+    assert (told.status, told.remedy) == ("ON", "fluid panic --release")
+    await panic.release(ANNA)
+    phases = {name: row.phase for name, row in machines.rows.items()}
+    assert phases["SBX-a"] is phases["SBX-b"] is Phase.RUNNING
+    assert phases["SBX-own"] is Phase.PAUSED, "what its owner paused stays so"
+    await approvals.approve(ANNA, asked.id, asked.digest)
+    assert pipeline.applied == [asked.id]
+    rows, _ = await audit.list(noun="panic")
+    assert [row.action for row in rows] == ["panic.release", "panic"]
+
+
+async def test_a_panic_outlives_a_restart_and_a_file_that_cannot_be_read(
+    panic: Panic, audit: Audit, bus: EventBus, machines: Machines, tmp_path: Path
+) -> None:
+    await panic.start(ANNA)
+    file = tmp_path / "panic.json"
+    again = Panic(file, machines, audit, bus)
+    assert again.view == panic.view
+    file.write_text("{")
+    broken = Panic(file, machines, audit, bus)
+    with pytest.raises(PanicActive, match="cannot be read"):
+        broken.refuse()
+    await broken.release(ANNA)
+    assert not file.exists()
+    Panic(file, machines, audit, bus).refuse()
+    with pytest.raises(WrongState, match="no panic"):
+        await broken.release(ANNA)

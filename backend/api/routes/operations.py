@@ -13,7 +13,7 @@ from backend import __version__
 from backend.api import sse
 from backend.api.common import Caller, Limit, RunId, Served, answer, router
 from backend.api.view import fleet_view
-from backend.models import FleetView, Run
+from backend.models import FleetView, PanicView, Run
 from backend.store import Subscription
 
 operator = router("operations")
@@ -43,6 +43,17 @@ async def status(caller: Caller, services: Served) -> Response:
             "audit": {"ok": view.audit_ok, "rows": view.audit_rows},
         }
     )
+
+
+@operator.post("/v1/panic", response_model=PanicView)
+async def panic(caller: Caller, services: Served) -> Response:
+    """Pause every sandbox and let no apply start, until it is released."""
+    return answer(await services.panic.start(caller))
+
+
+@operator.post("/v1/panic/release", response_model=PanicView)
+async def release_panic(caller: Caller, services: Served) -> Response:
+    return answer(await services.panic.release(caller))
 
 
 @operator.get("/v1/events")

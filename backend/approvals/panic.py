@@ -1,0 +1,136 @@
+"""Stop everything: no apply starts and every sandbox stands still, until an operator releases it.
+
+The state is a file, written before anything else: it outlives a restart and needs no database. An apply that
+runs already is not cut off half-way: it is named, and can be aborted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from backend.audit import Audit
+from backend.errors import FluidError, PanicActive, WrongState
+from backend.models import Component, Identity, PanicView, Phase, Sandbox, now
+from backend.store import EventBus
+
+AT_ONCE = 8
+EACH_S = 30.0
+REASON = "panic: every sandbox was paused"
+RELEASE = "fluid panic --release"
+
+
+class Machines(Protocol):
+    """The part of the fleet that is needed here."""
+
+    async def list(self, actor: Identity, /, *, limit: int = ...) -> tuple[Sequence[Sandbox], int]: ...
+    async def pause(self, actor: Identity, sandbox_id: str, *, reason: str = ...) -> Sandbox: ...
+    async def resume(self, actor: Identity, sandbox_id: str) -> Sandbox: ...
+
+
+class Panic:
+    """One for the installation. ``file`` is there exactly while the panic lasts."""
+
+    def __init__(self, file: Path, fleet: Machines, audit: Audit, events: EventBus) -> None:
+        self._file = file
+        self._fleet = fleet
+        self._audit = audit
+        self._events = events
+        self._view = _load(file)
+        self._changing = asyncio.Lock()
+
+    @property
+    def view(self) -> PanicView | None:
+        """What was done, while it lasts."""
+        return self._view
+
+    def refuse(self) -> None:
+        """Raises :class:`PanicActive` while it lasts."""
+        if self._view is not None:
+            raise PanicActive(f"nothing is applied: {self._words()}", remedy=f"release it: {RELEASE}")
+
+    async def start(self, actor: Identity) -> PanicView:
+        """Block applies, then pause what runs. What could not be paused is in the answer; again: tries it
+        again."""
+        view = self._view or PanicView(since=now(), by=actor.name or f"uid {actor.uid}")
+        self._view = view  # from here on nothing is applied, whatever happens to the rest
+        await asyncio.to_thread(_save, self._file, view)
+        async with self._changing:
+            await self._audit.note(actor, "panic", "panic")
+            rows, _ = await self._fleet.list(actor, limit=10_000)
+            running = [row for row in rows if row.phase is Phase.RUNNING]
+            view.failed = await _each(running, lambda row: self._fleet.pause(actor, row.id, reason=REASON))
+            done = [row.id for row in running if row.sandbox_name not in view.failed]
+            view.paused = sorted({*view.paused, *done})
+            await asyncio.to_thread(_save, self._file, view)
+        await self._events.publish("host.changed", "host", "panic")
+        return view
+
+    async def release(self, actor: Identity) -> PanicView:
+        """Let applies start again, and thaw what the panic paused.
+
+        Raises:
+            WrongState: there is no panic.
+        """
+        async with self._changing:
+            if (view := self._view) is None:
+                raise WrongState("there is no panic to release", remedy="nothing is left to do")
+            await self._audit.note(actor, "panic.release", "panic", paused=len(view.paused))
+            rows, _ = await self._fleet.list(actor, limit=10_000)
+            ours = [row for row in rows if row.id in view.paused and row.phase is Phase.PAUSED]
+            view.failed = await _each(ours, lambda row: self._fleet.resume(actor, row.id))
+            self._view = None
+            await asyncio.to_thread(self._file.unlink, missing_ok=True)
+        await self._events.publish("host.changed", "host", "panic")
+        return view
+
+    async def component(self) -> Component:
+        """Seen in the top line of every console for as long as it lasts."""
+        if self._view is None:
+            return Component(name="panic", status="ok")
+        return Component(name="panic", status="ON", message=self._words(), remedy=RELEASE)
+
+    def _words(self) -> str:
+        view = self._view
+        return f"panic since {view.since:%H:%M} UTC by {view.by}, {len(view.paused)} paused" if view else ""
+
+
+async def _each(rows: list[Sandbox], act: Callable[[Sandbox], Awaitable[object]]) -> dict[str, str]:
+    """Act on all of them, a few at once; who failed, by name, and why."""
+    gate, failed = asyncio.Semaphore(AT_ONCE), dict[str, str]()
+
+    async def one(row: Sandbox) -> None:
+        try:
+            async with gate, asyncio.timeout(EACH_S):
+                await act(row)
+        except (FluidError, TimeoutError) as error:
+            failed[row.sandbox_name] = str(error) or f"no answer within {EACH_S:g} s"
+
+    async with asyncio.TaskGroup() as tasks:
+        for row in rows:
+            tasks.create_task(one(row))
+    return failed
+
+
+def _load(file: Path) -> PanicView | None:
+    """A file that cannot be read still means panic: blocked is the safe side."""
+    try:
+        return PanicView.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError):
+        return PanicView(since=now(), by=f"{file.name}, which cannot be read")
+
+
+def _save(file: Path, view: PanicView) -> None:
+    beside = file.with_suffix(".new")
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as written:
+        written.write(view.model_dump_json())
+        written.flush()
+        os.fsync(written.fileno())
+    beside.replace(file)

@@ -1,0 +1,103 @@
+"""What a panic did, and how it is released."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+
+from backend.errors import FluidError
+from backend.models import ApprovalState, PanicView
+from fluid_tui.paint import BLANK, Line, Role, line, said
+from fluid_tui.screens.base import FluidScreen
+from fluid_tui.screens.confirm import TypedConfirm, consequences
+from fluid_tui.widgets.text_view import TextView
+from fluid_tui.words import plural
+
+RELEASE_WORD = "release"
+
+
+class PanicScreen(FluidScreen):
+    """It starts the panic (again: tries what failed once more), or with ``release`` asks and ends it."""
+
+    PLACE = "panic"
+    FOOTER = (("app.command", "command"), ("app.back", "back"))
+
+    def __init__(self, *, release: bool = False) -> None:
+        super().__init__()
+        self._release = release
+
+    def crumb(self) -> Line:
+        return line(("panic", Role.BAD))
+
+    def body(self) -> ComposeResult:
+        yield TextView(id="panic")
+
+    def on_mount(self) -> None:
+        view = self.query_one(TextView)
+        view.focus()
+        self.titled(view, "Release" if self._release else "Panic")
+        if self._release:
+            what = consequences("Applies may start again; the sandboxes that the panic paused go on.")
+            ask = TypedConfirm("Release the panic", what, RELEASE_WORD, "go on")
+            self.app.push_screen(ask, self._released)
+        else:
+            view.set_lines([line(("Pausing every sandbox …", Role.WARN))])
+            self.run_worker(self._work())
+
+    def _released(self, yes: bool | None) -> None:
+        if yes:
+            self.run_worker(self._work())
+        else:
+            self.action_back()
+
+    async def _work(self) -> None:
+        client, view = self.fluid.client, self.query_one(TextView)
+        try:
+            done = await (client.release_panic() if self._release else client.panic())
+        except FluidError as error:
+            view.set_lines([line(said(f"✗ {error.message}. {error.remedy}", Role.BAD))])
+        else:
+            view.set_lines(self._released_lines(done) if self._release else self._lines(done))
+        self.fluid.mirror.touch()
+
+    def _lines(self, done: PanicView) -> list[Line]:
+        fleet = self.fluid.mirror.fleet
+        running = [one for one in fleet.approvals if one.state is ApprovalState.APPLYING] if fleet else []
+        lines = [
+            line(("✓ ", Role.GOOD), ("No apply starts from now on.", Role.TITLE)),
+            line(
+                ("✓ ", Role.GOOD), (f"{plural(len(done.paused), 'sandbox', 'sandboxes')} paused.", Role.TITLE)
+            ),
+            *_failed(done, "still runs"),
+        ]
+        lines += [
+            line(
+                ("! ", Role.WARN),
+                said(f"{one.short_id} is being applied; abort it in its review: x.", Role.WARN),
+            )
+            for one in running
+        ]
+        return [
+            *lines,
+            BLANK,
+            line(("It lasts until somebody releases it, also over a restart.", Role.MUTED)),
+            line(("Release: ", Role.MUTED), (":release", Role.ACCENT), (" here, or ", Role.MUTED)),
+            line(("         ", Role.MUTED), ("fluid panic --release", Role.ACCENT)),
+        ]
+
+    def _released_lines(self, done: PanicView) -> list[Line]:
+        thawed = len(done.paused) - len(done.failed)
+        return [
+            line(("✓ ", Role.GOOD), ("Applies may start again.", Role.TITLE)),
+            line(("✓ ", Role.GOOD), (f"{_count(thawed)} resumed.", Role.TITLE)),
+            *_failed(done, "is still paused"),
+        ]
+
+
+def _count(number: int) -> str:
+    return plural(number, "sandbox", "sandboxes")
+
+
+def _failed(done: PanicView, state: str) -> list[Line]:
+    return [
+        line(("✗ ", Role.BAD), said(f"{name} {state}: {why}", Role.BAD)) for name, why in done.failed.items()
+    ]

@@ -1,0 +1,44 @@
+"""Panic: twice the key, what it did, and the way out."""
+
+from __future__ import annotations
+
+import pytest
+from textual.widgets import Input
+
+SIZES = [(80, 24), (120, 36)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_one_press_only_warns_and_two_stop_everything(console, width: int, height: int) -> None:
+    async with console(width, height) as seen:
+        await seen.press("exclamation_mark")
+        await seen.sees("Press ! again")
+        assert ("panic",) not in seen.backend.asked
+        await seen.press("exclamation_mark")
+        await seen.sees("No apply starts from now on.", "1 sandbox paused.", "fluid panic --release")
+        await seen.sees("✗ dns-audit still runs: host lost", "✗ panic ON")
+
+
+async def test_a_second_press_that_comes_late_only_warns_again(console, monkeypatch) -> None:
+    monkeypatch.setattr("fluid_tui.app.PANIC_S", -1.0)
+    async with console(80, 24) as seen:
+        await seen.press("exclamation_mark", "exclamation_mark")
+        await seen.sees("Press ! again")
+        assert ("panic",) not in seen.backend.asked
+
+
+async def test_it_is_released_by_a_word_that_is_typed(console) -> None:
+    async with console(80, 24) as seen:
+        await seen.press("colon", *"release", "enter")
+        await seen.sees("Type release to go on")
+        await seen.until(lambda: isinstance(seen.app.screen.focused, Input), "the field is armed")
+        await seen.press(*"release", "enter")
+        await seen.sees("Applies may start again.", "1 sandbox resumed.")
+
+
+async def test_read_only_cannot_panic(console) -> None:
+    async with console(80, 24, read_only=True) as seen:
+        await seen.press("exclamation_mark", "exclamation_mark")
+        await seen.press("colon", *"panic", "enter")
+        await seen.sees("✗ this console is read-only")
+        assert ("panic",) not in seen.backend.asked
