@@ -797,3 +797,20 @@ def test_an_apply_is_aborted_only_while_it_runs(backend: FakeBackend, capsys: Ca
     backend.answers["POST /v1/runs/RUN-1/cancel"] = (200, {"id": "RUN-1", "state": "canceled"})
     assert run(["approvals", "abort", "APR-4f2a0000", "--yes"]) == 0
     assert capsys.readouterr().out == "RUN-1 is canceled\n"
+
+
+def test_panic_says_what_stands_still_and_what_does_not(backend: FakeBackend, capsys: Capture) -> None:
+    told = {
+        "since": "2026-11-24T12:00:00Z",
+        "by": "ops",
+        "paused": ["SBX-1"],
+        "failed": {"web\x1b[2J": "lost"},
+    }
+    backend.answers["POST /v1/panic"] = (200, told)
+    backend.answers["POST /v1/panic/release"] = (200, told | {"failed": {}})
+    assert run(["panic", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "1 paused, no apply starts" in said
+    assert "web␛[2J: lost" in said
+    assert run(["panic", "--release", "--yes"]) == 0
+    assert capsys.readouterr().out == "released: 1 thawed\n"
