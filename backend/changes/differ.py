@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.changes import accounts, attribution, dpkg, units
+from backend.changes import accounts, attribution, dpkg, settings, units
 from backend.changes.blobs import BlobStore
 from backend.changes.noise import SERVICE_STATE, NoiseProfile, gives_rights
+from backend.changes.semantic import Semantics
 from backend.changes.states import StateMaker, verb
 from backend.disks import Comparison, ContentLimits, DiskReader, Pair, Side
 from backend.models import (
@@ -26,11 +27,12 @@ from backend.models import (
 )
 
 PASSWD, GROUP, SHADOW = b"/etc/passwd", b"/etc/group", b"/etc/shadow"
+HOSTNAME = b"/etc/hostname"
 MAX_NOTES = 50
 LIMITS = ContentLimits(
     opaque=(b"/var/cache/", b"/var/lib/apt/", b"/var/log/", b"/tmp/", b"/var/tmp/"),  # noise hides them
-    whole=(PASSWD, GROUP, SHADOW, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG),
-    listed=units.FOLDERS,
+    whole=(PASSWD, GROUP, SHADOW, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG, HOSTNAME),
+    listed=units.FOLDERS + settings.FOLDERS,
 )
 _USUAL_STATE = "installed"
 
@@ -69,7 +71,10 @@ class Differ:
         if not quiesced:
             changes.notes.append("not quiesced: read as after a power cut, unwritten data is missing")
         if comparison.pairs:
-            work = _Interpretation(comparison, self._noise, self._blobs, self._key, commands)
+            read: dict[bytes, bytes | None] = {}
+            if paths := settings.context(comparison):
+                read = await self._reader.read(after, paths, settings.MAX_FILE_BYTES)
+            work = _Interpretation(comparison, read, self._noise, self._blobs, self._key, commands)
             await asyncio.to_thread(work.fill, changes)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
@@ -81,12 +86,14 @@ class _Interpretation:
     def __init__(
         self,
         comparison: Comparison,
+        read: dict[bytes, bytes | None],
         noise: NoiseProfile,
         blobs: BlobStore,
         key: bytes,
         commands: Sequence[Command],
     ) -> None:
-        self._comparison, self._noise, self._commands = comparison, noise, commands
+        self._comparison, self._read, self._noise, self._commands = comparison, read, noise, commands
+        self._teller = settings.Teller(key)
         self._before, self._after = _accounts(comparison.before), _accounts(comparison.after)
         self._old = StateMaker(self._before, blobs, key)
         self._new = StateMaker(self._after, blobs, key)
@@ -113,10 +120,29 @@ class _Interpretation:
         makers = attribution.scripts(self._comparison)
         changes.users = accounts.user_changes(self._before, self._after, makers)
         changes.groups = accounts.group_changes(self._before, self._after, makers)
+        self._settings(changes)
         changes.hidden = dict(Counter(change.hidden for change in changes.files if change.hidden))
         changes.notes += self._notes[:MAX_NOTES]
         if len(self._notes) > MAX_NOTES:
             changes.notes.append(f"and {len(self._notes) - MAX_NOTES} more notes")
+
+    def _settings(self, changes: Changes) -> None:
+        """What the files mean, and who did all that is told."""
+        notes: list[str] = []
+        semantics = Semantics(self._comparison.pairs, changes.files, self._commands)
+        found = settings.find(self._comparison, self._read, notes)
+        changes.settings = semantics.settings(found, self._teller, self._hostnames())
+        semantics.attribute(changes)
+        for note in notes:
+            self._note(self._teller.tell(note))
+
+    def _hostnames(self) -> set[str]:
+        """The machine's names before and after, whole and short, and localhost's."""
+        found = {"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"}
+        for side in (self._comparison.before, self._comparison.after):
+            for line in (side.whole.get(HOSTNAME) or b"").decode("utf-8", "surrogateescape").split():
+                found |= {line, line.partition(".")[0]}
+        return found
 
     def _file(self, pair: Pair) -> FileChange:
         before = self._old.state(pair.before, pair.before_content)
@@ -127,7 +153,8 @@ class _Interpretation:
             return change
         change.package, listed = self._package(pair, change)
         if not change.package and not listed:
-            if self._scripts.service_state(pair.path, pair.after) and not gives_rights(change):
+            counts = gives_rights(change) or settings.states(pair.path)
+            if not counts and self._scripts.service_state(pair.path, pair.after):
                 change.hidden = SERVICE_STATE
                 return change
             change.package = self._scripts.made(pair.after) if pair.after is not None else ""

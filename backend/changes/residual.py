@@ -18,6 +18,7 @@ from backend.models import (
     GroupChange,
     PackageChange,
     ResidualRow,
+    SettingChange,
     UnitChange,
     UserChange,
 )
@@ -40,6 +41,7 @@ def residual(sandbox: Changes, rehearsal: Changes) -> list[ResidualRow]:
     ]
     other_version = {row.name for row in rows if row.noun == "package"}
     rows += _files(sandbox, rehearsal, other_version)
+    rows += _settings(sandbox, rehearsal)
     return rows
 
 
@@ -181,6 +183,33 @@ def _state_words(state: FileState | None) -> str:
         words.append(state.sha256[:12] if state.sha256 else "too large to compare")
     words += [f"{name}={value}" for name, value in sorted(state.xattrs.items())]
     return " ".join(words)
+
+
+# --- what files state ---------------------------------------------------------------------------------------
+
+
+def _settings(sandbox: Changes, rehearsal: Changes) -> list[ResidualRow]:
+    """What a file states that noise hides; of all others the file itself is compared."""
+    hidden = {change.path for changes in (sandbox, rehearsal) for change in changes.files if change.hidden}
+    hidden -= {change.path for changes in (sandbox, rehearsal) for change in changes.shown()}
+    sides = [
+        [one for one in changes.settings if hidden.issuperset(one.paths)] for changes in (sandbox, rehearsal)
+    ]
+    shown = {(one.kind, one.name) for side in sides for one in side if not one.hidden}
+    rows: list[ResidualRow] = []
+    for kind, name in sorted(shown):
+        ends = [
+            sorted(_stated(one) for one in side if (one.kind, one.name) == (kind, name)) for side in sides
+        ]
+        if ends[0] != ends[1]:
+            one, other = ("; ".join(end) or _NOTHING for end in ends)
+            rows += _rows(kind.value, name, one, other)
+    return rows
+
+
+def _stated(change: SettingChange) -> str:
+    """Where a setting ended."""
+    return ", ".join(f"{name} {value}" for name, value in sorted(change.after.items())) or _GONE
 
 
 # --- the other nouns ---------------------------------------------------------------------------------------

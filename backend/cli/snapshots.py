@@ -17,6 +17,7 @@ from backend.text import visible
 
 app = noun_app("Points in time of a sandbox.")
 
+BY_MAX = 3
 _MARKS = {"added": "+", "removed": "-", "modified": "~", "metadata": "~"}
 _KINDS = (
     ("Packages", "packages", "name"),
@@ -147,11 +148,16 @@ def diff(
     )
     for title, key, name in _KINDS:
         for row in changes[key]:
-            print(visible(f"{_MARKS[row['verb']]} {title.lower()[:-1]:<8} {row[name]}{_version(row)}"))
+            print(
+                visible(f"{_MARKS[row['verb']]} {title.lower()[:-1]:<8} {row[name]}{_version(row)}{_by(row)}")
+            )
+    for row in changes.get("settings", ()):
+        if every or not (row["hidden"] or row["package"]):
+            print(visible(f"{_MARKS[row['verb']]} {row['kind']:<8} {row['name']}{_values(row)}{_by(row)}"))
     for row in changes["files"]:
         if (row["hidden"] or row["package"]) and not every:
             continue
-        print(visible(f"{_MARKS[row['verb']]} {_what(row):<8} {row['path']}{_aspects(row)}"))
+        print(visible(f"{_MARKS[row['verb']]} {_what(row):<8} {row['path']}{_aspects(row)}{_by(row)}"))
         if content and (inside := _inside(row)):
             show_text(inside)
     brought = Counter(row["package"] for row in changes["files"] if row["package"] and not row["hidden"])
@@ -166,6 +172,25 @@ def diff(
 def _version(row: dict[str, Any]) -> str:
     versions = [row.get("before_version"), row.get("after_version")]
     return " " + " → ".join(one for one in versions if one) if any(versions) else ""
+
+
+def _by(row: dict[str, Any]) -> str:
+    """The commands that were running when it happened."""
+    ids = row.get("commands") or []
+    more = f" and {len(ids) - BY_MAX} more" if len(ids) > BY_MAX else ""
+    return f"  by {', '.join(ids[:BY_MAX])}{more}" if ids else ""
+
+
+def _values(row: dict[str, Any]) -> str:
+    """``  schedule 0 1 * * * → 0 2 * * *``: the values that differ; of a new or a gone one, all of them."""
+    before, after = row["before"], row["after"]
+    told = []
+    for name in dict.fromkeys([*before, *after]):
+        old, new = before.get(name), after.get(name)
+        if old != new:
+            sides = [side or "none" for side in (old, new)] if before and after else [old or new]
+            told.append(f"{name} {' → '.join(filter(None, sides))}")
+    return "".join(f"  {words}" for words in told)
 
 
 def _what(row: dict[str, Any]) -> str:

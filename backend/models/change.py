@@ -86,6 +86,7 @@ class PackageChange(Answer):
     after_version: str = ""
     wanted: bool = False  # asked for by name; otherwise pulled in
     arch: str = ""
+    commands: list[str] = Field(default_factory=list)
 
 
 class UnitState(Answer):
@@ -102,6 +103,7 @@ class UnitChange(Answer):
     before: UnitState = Field(default_factory=UnitState)
     after: UnitState = Field(default_factory=UnitState)
     package: str = ""
+    commands: list[str] = Field(default_factory=list)
 
 
 class UserChange(Answer):
@@ -110,6 +112,7 @@ class UserChange(Answer):
     before: dict[str, str] = Field(default_factory=dict)  # uid, gid, home, shell, comment, groups, password
     after: dict[str, str] = Field(default_factory=dict)
     package: str = ""  # made by this package's scripts
+    commands: list[str] = Field(default_factory=list)
 
 
 class GroupChange(Answer):
@@ -118,6 +121,52 @@ class GroupChange(Answer):
     before: dict[str, str] = Field(default_factory=dict)  # gid, members
     after: dict[str, str] = Field(default_factory=dict)
     package: str = ""
+    commands: list[str] = Field(default_factory=list)
+
+
+class SettingKind(StrEnum):
+    """What a :class:`SettingChange` is about, in the words a reader sees."""
+
+    UNIT = "unit"
+    TIMER = "timer"
+    DROP_IN = "drop-in"
+    CRON = "cron job"
+    SUDO = "sudo rule"
+    SSHD = "ssh daemon"
+    LOGIN_KEY = "login key"
+    SYSCTL = "kernel parameter"
+    MODULE = "kernel module"
+    MOUNT = "mount"
+    HOSTNAME = "host name"
+    HOSTS = "hosts entry"
+    RESOLVER = "resolver"
+    FIREWALL = "firewall rule"
+    SOURCE = "package source"
+    SOURCE_KEY = "package key"
+    APT = "apt setting"
+    CERTIFICATE = "certificate"
+    PRIVATE_KEY = "private key"
+    ALTERNATIVE = "alternative"
+    LOCALE = "locale"
+    TIME_ZONE = "time zone"
+
+
+class SettingChange(Answer):
+    """Something that a file states, by what it means: a cron job, a firewall rule, a mount …
+
+    A view of ``files``, which hold the same changes as text. ``before`` and ``after`` are the values by name,
+    empty where the thing was or is not there. Passwords and tokens in them are fingerprints.
+    """
+
+    kind: SettingKind
+    name: str
+    verb: ChangeVerb
+    before: dict[str, str] = Field(default_factory=dict)
+    after: dict[str, str] = Field(default_factory=dict)
+    paths: list[str] = Field(default_factory=list)  # wire form, of the files that state it
+    package: str = ""  # the package whose content or scripts state it
+    hidden: str = ""  # the rule of the noise profile that hides it
+    commands: list[str] = Field(default_factory=list)
 
 
 class Changes(Answer):
@@ -135,6 +184,7 @@ class Changes(Answer):
     units: list[UnitChange] = Field(default_factory=list)
     users: list[UserChange] = Field(default_factory=list)
     groups: list[GroupChange] = Field(default_factory=list)
+    settings: list[SettingChange] = Field(default_factory=list)  # by kind and name
     hidden: dict[str, int] = Field(default_factory=dict)  # noise rule → how many it hides
     notes: list[str] = Field(default_factory=list)
     took_s: float = 0.0

@@ -483,10 +483,18 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
         },
     ]
     none: dict[str, Any] = {"packages": [], "units": [], "users": [], "groups": [], "hidden": {}}
+    job = {**row, "kind": "cron job", "name": "/bin/b\x1b", "verb": "modified"}
+    changed = {"before": {"schedule": "0 1 * * *", "user": "root"}, "commands": ["CMD-1"]}
+    settings = [
+        {**job, **changed, "after": {"schedule": "0 2 * * *", "user": "root"}},
+        {**job, **changed, "after": {}, "package": "cron"},
+    ]
     changes = {"from_snapshot": "a", "to_snapshot": "b", "read_from": "disk", "files": files, **none}
+    changes["settings"] = settings
     backend.answers["POST /v1/sandboxes/SBX-0000000a/diff"] = (200, {"diff": {"changes": changes}})
     assert run(["snapshots", "diff", "SBX-0000000a", "a", "b"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
+        "~ cron job /bin/b␛  schedule 0 1 * * * → 0 2 * * *  by CMD-1",
         "+ link     /etc/lnk  owner root:root  to /etc/passwd",
         "~ file     /usr/bin/cut  mode 0755 → 4755",
     ]

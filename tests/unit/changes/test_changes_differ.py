@@ -16,7 +16,7 @@ from backend.models import Changes, Command
 
 TIMEOUT_S = 60
 FOLDERS = (
-    "etc/nginx/sites-enabled", "etc/systemd/system/multi-user.target.wants",
+    "etc/cron.d", "etc/nginx/sites-enabled", "etc/sysctl.d", "etc/systemd/system/multi-user.target.wants",
     "etc/systemd/system/timers.target.wants", "usr/lib/systemd/system", "usr/sbin", "var/lib/dpkg/info",
     "var/lib/apt", "var/lib/nginx", "var/log", "srv", "root",
 )  # fmt: skip
@@ -256,6 +256,51 @@ async def test_a_change_names_the_commands_that_were_running(work, points):
     changes = await work.diff(*points, commands=commands)
     assert made
     assert {tuple(change.commands) for change in changes.shown()} == {("CMD-1",)}
+
+
+@pytest.fixture
+def machine(work):
+    """A machine before and after somebody worked on what its files state."""
+    hosts = "127.0.0.1 localhost\n127.0.1.1 {}\n"
+    before = {
+        "etc/hostname": "old\n",
+        "etc/hosts": hosts.format("old"),
+        "etc/sysctl.d/10-a.conf": "vm.swappiness=60\n",
+        "etc/cron.d/job": "0 1 * * * root /bin/job\n",
+    }
+    after = before | {
+        "etc/hostname": "new\n",
+        "etc/hosts": hosts.format("new") + "10.0.0.5 db\n",
+        "etc/sysctl.d/90-b.conf": "vm.swappiness=10\n",
+        "etc/cron.d/job": "0 2 * * * root /bin/job\n",
+        "var/lib/nginx/body": "x",
+    }
+    return work.layers(work.image("before", before, {}), work.image("after", after, {}))
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_what_files_state_is_told_and_a_machine_s_own_name_only_if_it_was_given(
+    work, machine, named: bool
+):
+    now = datetime.now(UTC)
+    ran = Command(
+        id="CMD-1",
+        sandbox_id="SBX-1",
+        command="hostnamectl set-hostname new" if named else "sleep 60",
+        started_at=now - timedelta(hours=1),
+        ended_at=now,
+    )
+    changes = await work.diff(*machine, commands=[ran])
+    assert [(one.kind.value, one.name, one.before, one.after, one.hidden) for one in changes.settings] == [
+        ("cron job", "/bin/job", {"schedule": "0 1 * * *", "user": "root"},
+         {"schedule": "0 2 * * *", "user": "root"}, ""),
+        ("kernel parameter", "vm.swappiness", {"value": "60"}, {"value": "10"}, ""),
+        ("host name", "host name", {"value": "old"}, {"value": "new"}, "" if named else "identity"),
+        ("hosts entry", "10.0.0.5", {}, {"names": "db"}, ""),
+        ("hosts entry", "127.0.1.1", {"names": "old"}, {"names": "new"}, "identity"),
+    ]  # fmt: skip
+    assert {tuple(one.commands) for one in changes.settings} == {("CMD-1",)}
+    assert changes.settings[1].paths == ["/etc/sysctl.d/10-a.conf", "/etc/sysctl.d/90-b.conf"]
 
 
 async def test_a_diff_with_itself_is_empty_and_its_residual_too(work, points):

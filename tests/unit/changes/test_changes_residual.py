@@ -10,6 +10,8 @@ from backend.models import (
     FileKind,
     GroupChange,
     PackageChange,
+    SettingChange,
+    SettingKind,
     UnitChange,
     UnitState,
     UserChange,
@@ -159,3 +161,27 @@ def test_what_one_side_hides_and_the_other_shows_is_compared(work, change):
     assert names(residual(hides, shows), "extra") == names(residual(work, work), "extra") | {
         "/var/lib/nginx/body"
     }
+
+
+def test_of_a_hidden_file_what_it_states_is_compared(changes, change):
+    """Each machine's /etc/hosts holds its own name; an address that somebody added must be added again."""
+
+    def machine(name: str, *addresses: str):
+        file = change("/etc/hosts", ChangeVerb.MODIFIED, sha256=name * 64)
+        file.hidden = "identity"
+        entry = {"kind": SettingKind.HOSTS, "paths": ["/etc/hosts"]}
+        own = SettingChange(
+            name="127.0.1.1", verb=ChangeVerb.MODIFIED, after={"names": name}, hidden="identity", **entry
+        )
+        more = [
+            SettingChange(name=one, verb=ChangeVerb.ADDED, after={"names": "db"}, **entry)
+            for one in addresses
+        ]
+        return changes(files=[file], settings=[own, *more])
+
+    assert residual(machine("a", "10.0.0.5"), machine("b", "10.0.0.5")) == []
+    rows = residual(machine("a", "10.0.0.5"), machine("b", "10.0.0.6"))
+    assert [(row.kind, row.noun, row.name) for row in rows] == [
+        ("missing", "hosts entry", "10.0.0.5"),
+        ("extra", "hosts entry", "10.0.0.6"),
+    ]

@@ -1,0 +1,112 @@
+"""What changed settings, packages, units and accounts are told with: owner, noise, commands.
+
+A file that noise hides may state something that nobody's machine does by itself: a host's name that a command
+set, an address in ``/etc/hosts``. Such a setting is shown, and the residual compares it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from backend.changes import attribution
+from backend.changes.settings import Found, Teller
+from backend.disks import Pair
+from backend.models import (
+    Changes,
+    Command,
+    FileChange,
+    SettingChange,
+    SettingKind,
+    guest_path,
+    wire_path,
+)
+
+_ACCOUNT_FILES = (b"/etc/passwd", b"/etc/shadow", b"/etc/group", b"/etc/gshadow")
+_OWN_KINDS = (SettingKind.HOSTNAME, SettingKind.HOSTS, SettingKind.RESOLVER)
+
+
+class Semantics:
+    """The pairs and files of one comparison, by path, and who changed them."""
+
+    def __init__(
+        self, pairs: Sequence[Pair], files: Sequence[FileChange], commands: Sequence[Command]
+    ) -> None:
+        self._pairs = {pair.path: pair for pair in pairs}
+        self._files = {guest_path(change.path): change for change in files}
+        self._commands = commands
+        self._texts = {command.id: command.command for command in commands}
+
+    def ran(self, paths: Iterable[bytes]) -> list[str]:
+        """The ids of the commands that ran when one of the paths was changed; each once."""
+        found: dict[str, None] = {}
+        for path in paths:
+            pair = self._pairs.get(path)
+            if pair is not None and pair.after is not None:
+                found |= dict.fromkeys(attribution.running(self._commands, pair.after.ctime_ns))
+        return list(found)[: attribution.MAX_COMMANDS]
+
+    def settings(self, found: Iterable[Found], teller: Teller, hostnames: set[str]) -> list[SettingChange]:
+        """Each difference with the files that state it. ``hostnames``: the machine's, before and after."""
+        changes = []
+        for kind, one in ((each.kind, each.difference) for each in found):
+            sides = [side for side in (one.before, one.after) if side is not None]
+            paths = list(dict.fromkeys(side.path for side in sides))
+            # Of a layered setting the winner may be a file that did not change.
+            files = [self._files[path] for path in reversed(paths) if path in self._files]
+            change = SettingChange(
+                kind=kind,
+                name=teller.tell(next((side.label for side in reversed(sides) if side.label), one.name)),
+                verb=one.verb,
+                before=teller.values(one.before),
+                after=teller.values(one.after),
+                paths=[wire_path(path) for path in paths],
+                package=files[0].package if files else "",
+                hidden=files[0].hidden if files else "",
+                commands=self.ran(paths),
+            )
+            if change.hidden and kind in _OWN_KINDS and self._meant(change, hostnames):
+                change.hidden = ""
+            changes.append(change)
+        return changes
+
+    def _meant(self, change: SettingChange, hostnames: set[str]) -> bool:
+        """Whether somebody did it, and not the making of the machine."""
+        if change.kind is SettingKind.HOSTS:
+            names = {name for side in (change.before, change.after) for name in side.get("names", "").split()}
+            return not names <= hostnames
+        if change.kind is SettingKind.HOSTNAME:
+            return any("hostname" in self._texts.get(id, "") for id in change.commands)
+        return bool(change.commands)
+
+    def attribute(self, changes: Changes) -> None:
+        """Add the commands to packages, units and accounts. The account files tell the last change only."""
+        for package in changes.packages:
+            name = package.name.encode()
+            package.commands = self.ran(
+                b"/var/lib/dpkg/info/" + stem + b".list"
+                for stem in (name, name + b":" + package.arch.encode())
+            )
+        units = self._by_unit()
+        for unit in changes.units:
+            unit.commands = self.ran(units.get(guest_path(unit.name), ()))
+        for user in changes.users:
+            user.commands = self._account(user.before, user.after)
+        for group in changes.groups:
+            group.commands = self._account(group.before, group.after)
+
+    def _account(self, before: dict[str, str], after: dict[str, str]) -> list[str]:
+        home = after.get("home", "").encode("utf-8", "surrogateescape")
+        made = self._pairs.get(home)
+        fresh = made is not None and made.before is None and not before
+        return self.ran((home,) if fresh else _ACCOUNT_FILES)
+
+    def _by_unit(self) -> dict[bytes, list[bytes]]:
+        """Changed paths of each unit: its file, drop-ins, links that want it."""
+        found: dict[bytes, list[bytes]] = {}
+        for path in self._pairs:
+            if b"/systemd/system/" not in path:
+                continue
+            *_, folder, name = path.split(b"/")
+            unit = folder.removesuffix(b".d") if folder.endswith(b".d") else name
+            found.setdefault(unit, []).append(path)
+        return found
