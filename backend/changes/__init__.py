@@ -1,8 +1,33 @@
-"""What changed, and what it means: diffs of frozen disks, noise, owners, and the residual of a rehearsal."""
+"""What changed, and what it means: diffs of frozen disks, noise, owners, and the residual of a rehearsal.
 
-from backend.changes.blobs import BlobStore
-from backend.changes.differ import Differ
-from backend.changes.noise import NoiseProfile, Rule
-from backend.changes.residual import residual
+The contract is loaded on first use: the process that reads rpm's databases imports this package too, and must
+not pay for the models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from backend.changes.blobs import BlobStore
+    from backend.changes.differ import Differ
+    from backend.changes.noise import NoiseProfile, Rule
+    from backend.changes.residuals import residual
 
 __all__ = ["BlobStore", "Differ", "NoiseProfile", "Rule", "residual"]
+
+_HOMES = {
+    "BlobStore": "blobs",
+    "Differ": "differ",
+    "NoiseProfile": "noise",
+    "Rule": "noise",
+    "residual": "residuals",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backend.changes.dpkg import Package, Window, info_name, merged, parse_sums
-from backend.disks import Comparison, Entry
+from backend.changes.rpm import Rpm
+from backend.disks import Comparison, Content, Entry
 from backend.models import Command, FileKind, wire_path
 
 COMMAND_SLACK_S = 0.5
@@ -48,16 +49,27 @@ class Ownership:
     owner: dict[bytes, str] = field(default_factory=dict)  # merged path → package
     md5: dict[bytes, str] = field(default_factory=dict)
     conffiles: dict[bytes, str] = field(default_factory=dict)
+    sha256: dict[bytes, str] = field(default_factory=dict)  # of rpm
 
-    def own(self, entry: Entry, md5: str | None) -> str:
+    def own(self, entry: Entry, content: Content | None) -> str:
         """The package whose own content stands at the path; empty when the content is not vouched for."""
         path = merged(entry.path)
         package = self.owner.get(path, "")
-        if package and entry.kind is FileKind.FILE:
-            return (
-                package if md5 is not None and md5 in (self.md5.get(path), self.conffiles.get(path)) else ""
-            )
-        return package
+        if not package or entry.kind is not FileKind.FILE:
+            return package
+        if content is None:
+            return ""
+        stated = (self.md5.get(path), self.conffiles.get(path))
+        vouched = content.md5 is not None and content.md5 in stated
+        return package if vouched or (content.sha256 or "-") == self.sha256.get(path) else ""
+
+    def add_rpms(self, packages: Iterable[Rpm]) -> None:
+        """What the changed packages of rpm list."""
+        for package in packages:
+            for path, sha256 in package.files.items():
+                self.owner.setdefault(merged(path), package.name)
+                if sha256:
+                    self.sha256[merged(path)] = sha256
 
 
 def ownership(comparison: Comparison, status: Mapping[str, Package], *, after: bool) -> Ownership:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from backend.changes import accounts, attribution, dpkg, settings, units
+from backend.changes import accounts, attribution, dpkg, rpm, settings, units
 from backend.changes.blobs import BlobStore
 from backend.changes.noise import SERVICE_STATE, NoiseProfile, gives_rights
 from backend.changes.semantic import Semantics
@@ -74,7 +74,8 @@ class Differ:
             read: dict[bytes, bytes | None] = {}
             if paths := settings.context(comparison):
                 read = await self._reader.read(after, paths, settings.MAX_FILE_BYTES)
-            work = _Interpretation(comparison, read, self._noise, self._blobs, self._key, commands)
+            rpms = await rpm.read(self._reader, comparison, before, after)
+            work = _Interpretation(comparison, read, rpms, self._noise, self._blobs, self._key, commands)
             await asyncio.to_thread(work.fill, changes)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
@@ -87,12 +88,14 @@ class _Interpretation:
         self,
         comparison: Comparison,
         read: dict[bytes, bytes | None],
+        rpms: rpm.Rpms,
         noise: NoiseProfile,
         blobs: BlobStore,
         key: bytes,
         commands: Sequence[Command],
     ) -> None:
         self._comparison, self._read, self._noise, self._commands = comparison, read, noise, commands
+        self._rpms = rpms
         self._teller = settings.Teller(key)
         self._before, self._after = _accounts(comparison.before), _accounts(comparison.after)
         self._old = StateMaker(self._before, blobs, key)
@@ -101,6 +104,8 @@ class _Interpretation:
         self._status = dpkg.parse_status(comparison.after.whole.get(dpkg.STATUS))
         self._owned_before = attribution.ownership(comparison, self._status_before, after=False)
         self._owned = attribution.ownership(comparison, self._status, after=True)
+        self._owned_before.add_rpms(rpms.before)
+        self._owned.add_rpms(rpms.after)
         self._scripts = attribution.Scripts(self._owned, comparison, self._windows(), commands)
         self._notes: list[str] = []
 
@@ -117,7 +122,7 @@ class _Interpretation:
         changes.files = [self._file(pair) for pair in self._comparison.pairs]
         changes.packages = self._packages()
         changes.units = self._units(changes.files)
-        makers = attribution.scripts(self._comparison)
+        makers = attribution.scripts(self._comparison) | {one.name: one.scripts for one in self._rpms.after}
         changes.users = accounts.user_changes(self._before, self._after, makers)
         changes.groups = accounts.group_changes(self._before, self._after, makers)
         self._settings(changes)
@@ -132,7 +137,8 @@ class _Interpretation:
         semantics = Semantics(self._comparison.pairs, changes.files, self._commands)
         found = settings.find(self._comparison, self._read, notes)
         changes.settings = semantics.settings(found, self._teller, self._hostnames())
-        semantics.attribute(changes)
+        changes.settings += semantics.keys(self._rpms, self._teller)
+        semantics.attribute(changes, {one.name: one.installed_at for one in self._rpms.after})
         for note in notes:
             self._note(self._teller.tell(note))
 
@@ -170,11 +176,10 @@ class _Interpretation:
     def _package(self, pair: Pair, change: FileChange) -> tuple[str, bool]:
         """The package whose own content stands at the path, empty for none; does a package list the path?"""
         if pair.after is None:
-            md5 = pair.before_content.md5 if pair.before_content else None
-            package = self._owned_before.own(pair.before, md5) if pair.before is not None else ""
+            gone = pair.before
+            package = self._owned_before.own(gone, pair.before_content) if gone is not None else ""
             return package, bool(package)
-        md5 = pair.after_content.md5 if pair.after_content else None
-        if package := self._owned.own(pair.after, md5):
+        if package := self._owned.own(pair.after, pair.after_content):
             return package, True
         path = dpkg.merged(pair.path)
         listed = self._owned.owner.get(path)
@@ -192,12 +197,15 @@ class _Interpretation:
         for package in self._status.values():
             if package.state != _USUAL_STATE:
                 self._note(f"package {package.name} is {package.state}")
-        return dpkg.package_changes(
+        if self._rpms.note:
+            self._note(self._rpms.note)
+        found = dpkg.package_changes(
             self._status_before,
             self._status,
             dpkg.parse_auto(before.get(dpkg.EXTENDED)),
             dpkg.parse_auto(after.get(dpkg.EXTENDED)),
         )
+        return found + rpm.package_changes(self._rpms)
 
     def _units(self, files: Sequence[FileChange]) -> list[UnitChange]:
         touched: set[bytes] = set()

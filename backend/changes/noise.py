@@ -109,7 +109,10 @@ _RULES: tuple[Rule, ...] = (
     Rule("logs", ("/var/log/**",)),
     Rule("caches", ("/var/cache/**", "/home/*/.cache", "/home/*/.cache/**", *_tree("/root/.cache"))),
     Rule("package lists", _tree("/var/lib/apt")),
-    Rule("package database", ("/var/lib/dpkg/**",)),
+    Rule(
+        "package database",
+        ("/var/lib/dpkg/**", *_tree("/var/lib/rpm", "/usr/lib/sysimage/rpm", "/var/lib/dnf", "/var/lib/yum")),
+    ),
     Rule("package scripts", _tree("/var/lib/ucf", "/var/lib/pam", "/var/lib/systemd", "/var/lib/private")),
     Rule("temporary files", ("/tmp/**", "/var/tmp/**", "/run/**", "/dev/**")),  # noqa: S108
     Rule("linker cache", ("/etc/ld.so.cache",), True),

@@ -6,13 +6,15 @@ set, an address in ``/etc/hosts``. Such a setting is shown, and the residual com
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from backend.changes import attribution
+from backend.changes.rpm import KEY_PACKAGE, Rpms
 from backend.changes.settings import Found, Teller
 from backend.disks import Pair
 from backend.models import (
     Changes,
+    ChangeVerb,
     Command,
     FileChange,
     SettingChange,
@@ -21,6 +23,8 @@ from backend.models import (
     wire_path,
 )
 
+_NS = 1_000_000_000
+_HALF_NS = _NS // 2  # rpm knows whole seconds
 _ACCOUNT_FILES = (b"/etc/passwd", b"/etc/shadow", b"/etc/group", b"/etc/gshadow")
 _OWN_KINDS = (SettingKind.HOSTNAME, SettingKind.HOSTS, SettingKind.RESOLVER)
 
@@ -78,9 +82,34 @@ class Semantics:
             return any("hostname" in self._texts.get(id, "") for id in change.commands)
         return bool(change.commands)
 
-    def attribute(self, changes: Changes) -> None:
-        """Add the commands to packages, units and accounts. The account files tell the last change only."""
+    def keys(self, rpms: Rpms, teller: Teller) -> list[SettingChange]:
+        """Keys that rpm believes, which it keeps as packages."""
+        found = []
+        for side, verb in ((rpms.before, ChangeVerb.REMOVED), (rpms.after, ChangeVerb.ADDED)):
+            for one in side:
+                if one.name != KEY_PACKAGE:
+                    continue
+                values = {"owner": teller.tell(one.summary)}
+                change = SettingChange(
+                    kind=SettingKind.SOURCE_KEY, name=f"rpm key {teller.tell(one.version)}", verb=verb
+                )
+                if verb is ChangeVerb.ADDED:
+                    change.after = values
+                    change.commands = attribution.running(self._commands, one.installed_at * _NS + _HALF_NS)
+                else:
+                    change.before = values
+                found.append(change)
+        return found
+
+    def attribute(self, changes: Changes, installed_at: Mapping[str, int]) -> None:
+        """Add the commands to packages, units and accounts. The account files tell the last change only.
+        ``installed_at``: rpm's word, in seconds."""
         for package in changes.packages:
+            if package.name in installed_at:
+                package.commands = attribution.running(
+                    self._commands, installed_at[package.name] * _NS + _HALF_NS
+                )
+                continue
             name = package.name.encode()
             package.commands = self.ran(
                 b"/var/lib/dpkg/info/" + stem + b".list"

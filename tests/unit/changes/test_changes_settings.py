@@ -374,6 +374,37 @@ def test_certificates_and_keys_by_what_they_declare():
     assert found["private key", "/etc/ssl/web.key"] == ({}, {"key": "rsa 2048", "passphrase": "no"})
 
 
+KEY = """-----BEGIN PGP PUBLIC KEY BLOCK-----
+
+mDMEawXakxYJKwYBBAHaRw8BAQdAUDNBTCiOkHXM1K+Z55suHWOHhylWAafYNY2Z
+hAM3EBa0FFRlc3QgPHRAZXhhbXBsZS5vcmc+iJAEExYIADgWIQRV2pXnw+SGfDyD
+hk+9+OyAVTjNGAUCawXakwIbAwULCQgHAgYVCgkICwIEFgIDAQIeAQIXgAAKCRC9
++OyAVTjNGM8uAQCp62JVGpwu0GVm/hiNyCRuQyNgh8Ybv5LMUnqvQBEdeQEAh4iR
+TFwtFdZCV2YlhfYPFqZC3+10KaO7xecg3UxJYg8=
+=0GKM
+-----END PGP PUBLIC KEY BLOCK-----
+"""
+
+
+def test_keys_of_package_sources_by_fingerprint_armoured_or_not():
+    body = KEY.split("\n\n")[1].split("-----")[0].split("=")[0]
+    raw = base64.b64decode(body + "=" * (-len(body.replace("\n", "")) % 4))
+    value = (
+        "55DA95E7C3E4867C3C83864FBDF8EC805538CD18",
+        {"owner": "Test <t@example.org>", "algorithm": "eddsa", "made": "2026-11-24"},
+    )
+    stanza = "Types: deb\nURIs: http://a/\nSuites: s\nSigned-By:\n" + "".join(
+        f" {line or '.'}\n" for line in KEY.splitlines()
+    )
+    for data in (KEY, raw):
+        assert told(pair("/etc/apt/keyrings/t.gpg", None, data)) == {
+            ("package key", value[0]): ({}, value[1])
+        }
+    assert told(pair("/etc/apt/sources.list.d/t.sources", None, stanza)) == {
+        ("package source", "http://a/ s"): ({}, {"types": "deb", "signed-by": f"key {value[0]}"})
+    }
+
+
 # --- hostile ------------------------------------------------------------------------------------------------
 
 PATHS = (
