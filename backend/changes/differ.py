@@ -11,6 +11,7 @@ from pathlib import Path
 from backend.changes import accounts, attribution, dpkg, rpm, settings, units
 from backend.changes.blobs import BlobStore
 from backend.changes.noise import SERVICE_STATE, NoiseProfile, gives_rights
+from backend.changes.renames import renames
 from backend.changes.semantic import Semantics
 from backend.changes.states import StateMaker, verb
 from backend.disks import Comparison, ContentLimits, DiskReader, Pair, Side
@@ -120,6 +121,7 @@ class _Interpretation:
     def fill(self, changes: Changes) -> None:
         """Everything but the head of ``changes``. Blocking: it writes blobs."""
         changes.files = [self._file(pair) for pair in self._comparison.pairs]
+        self._renames({change.path: change for change in changes.files})
         changes.packages = self._packages()
         changes.units = self._units(changes.files)
         makers = attribution.scripts(self._comparison) | {one.name: one.scripts for one in self._rpms.after}
@@ -130,6 +132,11 @@ class _Interpretation:
         changes.notes += self._notes[:MAX_NOTES]
         if len(self._notes) > MAX_NOTES:
             changes.notes.append(f"and {len(self._notes) - MAX_NOTES} more notes")
+
+    def _renames(self, files: dict[str, FileChange]) -> None:
+        for new, old in renames(self._comparison.pairs).items():
+            to, of = wire_path(new), wire_path(old)
+            files[to].renamed_from, files[of].renamed_to = of, to
 
     def _settings(self, changes: Changes) -> None:
         """What the files mean, and who did all that is told."""

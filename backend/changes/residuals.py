@@ -120,7 +120,7 @@ def _file(state: FileState | None) -> tuple[object, ...]:
 def _placed(state: FileState) -> tuple[object, ...]:
     """Kind, mode, attributes, and owners by name: numbers may differ between machines."""
     owner, group = state.owner or str(state.uid), state.group or str(state.gid)
-    return state.kind, state.mode, owner, group, tuple(sorted(state.xattrs.items()))
+    return state.kind, state.mode, state.device, owner, group, tuple(sorted(state.xattrs.items()))
 
 
 def _unhashed(state: FileState | None) -> bool:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from backend.changes.accounts import Accounts
 from backend.changes.blobs import BlobStore
 from backend.disks import Content, Entry
-from backend.models import ChangeVerb, FileState, wire_path
+from backend.models import ChangeVerb, FileKind, FileState, wire_path
 
 TEXT_BYTES = 256 << 10
 SECRETS = ("private key", "password hashes", "credentials")
@@ -35,6 +35,8 @@ class StateMaker:
             owner=self._accounts.user_names.get(entry.uid, ""),
             group=self._accounts.group_names.get(entry.gid, ""),
             size=entry.size if content is not None else 0,
+            device="" if entry.rdev is None else f"{entry.rdev[0]}:{entry.rdev[1]}",
+            links=1 if entry.kind is FileKind.DIRECTORY else entry.links,
             mtime=_time(entry.mtime_ns),
             target=None if entry.target is None else wire_path(entry.target),
             xattrs={wire_path(name): value.hex() for name, value in entry.xattrs},

@@ -30,6 +30,7 @@ _ASPECTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "mode": lambda state: "" if state["kind"] == "link" else f"{state['mode']:04o}",
     "owner": lambda state: f"{state['owner'] or state['uid']}:{state['group'] or state['gid']}",
     "to": lambda state: state["target"] or "",
+    "device": lambda state: state.get("device", ""),
     "xattrs": lambda state: " ".join(sorted(state["xattrs"])),
 }
 """What a reader judges besides the content, each in a word or two."""
@@ -154,10 +155,12 @@ def diff(
     for row in changes.get("settings", ()):
         if every or not (row["hidden"] or row["package"]):
             print(visible(f"{_MARKS[row['verb']]} {row['kind']:<8} {row['name']}{_values(row)}{_by(row)}"))
-    for row in changes["files"]:
-        if (row["hidden"] or row["package"]) and not every:
-            continue
-        print(visible(f"{_MARKS[row['verb']]} {_what(row):<8} {row['path']}{_aspects(row)}{_by(row)}"))
+    shown = {row["path"]: row for row in changes["files"] if every or not (row["hidden"] or row["package"])}
+    for row in shown.values():
+        if row.get("renamed_to") in shown:
+            continue  # it stands there
+        mark = ">" if row.get("renamed_from") else _MARKS[row["verb"]]
+        print(visible(f"{mark} {_what(row):<8} {_named(row)}{_aspects(row)}{_by(row)}"))
         if content and (inside := _inside(row)):
             show_text(inside)
     brought = Counter(row["package"] for row in changes["files"] if row["package"] and not row["hidden"])
@@ -191,6 +194,11 @@ def _values(row: dict[str, Any]) -> str:
             sides = [side or "none" for side in (old, new)] if before and after else [old or new]
             told.append(f"{name} {' → '.join(filter(None, sides))}")
     return "".join(f"  {words}" for words in told)
+
+
+def _named(row: dict[str, Any]) -> str:
+    """The path, and of a renamed one the path before."""
+    return f"{old} → {row['path']}" if (old := row.get("renamed_from")) else str(row["path"])
 
 
 def _what(row: dict[str, Any]) -> str:

@@ -59,6 +59,8 @@ class FileState(Answer):
     owner: str = ""
     group: str = ""
     size: int = 0
+    device: str = ""  # of a device: its numbers, as in "8:1"
+    links: int = 1  # hard links
     mtime: datetime | None = None
     target: str | None = None  # of a link
     xattrs: dict[str, str] = Field(default_factory=dict)  # name → hex
@@ -74,6 +76,8 @@ class FileChange(Answer):
     verb: ChangeVerb
     before: FileState | None = None
     after: FileState | None = None
+    renamed_from: str = ""  # of an added one: the removed path that it was; the removed one has `renamed_to`
+    renamed_to: str = ""
     package: str = ""  # the package that owns the path, when the content is the package's own
     hidden: str = ""  # the rule of the noise profile that hides it
     commands: list[str] = Field(default_factory=list)  # ids of the commands that were running

@@ -482,6 +482,12 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
             "after": {**before, "mode": 0o4755},
         },
     ]
+    files += [
+        {**row, "path": "/n", "verb": "added", "before": None, "after": before, "renamed_from": "/o"},
+        {**row, "path": "/o", "verb": "removed", "before": before, "after": None, "renamed_to": "/n"},
+        {**row, "path": "/p", "verb": "removed", "before": before, "after": None, "renamed_to": "/tmp/p"},
+        {**row, "path": "/tmp/p", "verb": "added", "before": None, "after": before, "hidden": "temporary"},
+    ]
     none: dict[str, Any] = {"packages": [], "units": [], "users": [], "groups": [], "hidden": {}}
     job = {**row, "kind": "cron job", "name": "/bin/b\x1b", "verb": "modified"}
     changed = {"before": {"schedule": "0 1 * * *", "user": "root"}, "commands": ["CMD-1"]}
@@ -497,6 +503,8 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
         "~ cron job /bin/b␛  schedule 0 1 * * * → 0 2 * * *  by CMD-1",
         "+ link     /etc/lnk  owner root:root  to /etc/passwd",
         "~ file     /usr/bin/cut  mode 0755 → 4755",
+        "> file     /o → /n  mode 0755  owner root:root",
+        "- file     /p",
     ]
 
 
