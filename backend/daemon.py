@@ -284,7 +284,7 @@ class _Backend:
                 proxy=EgressProxy(self._egress_policy(), on_request=_record(audit)),
                 reader=reader,
                 blobs=blobs,
-                differ=Differ(reader, blobs, key, NoiseProfile.default()),
+                differ=Differ(reader, blobs, key, NoiseProfile.load(paths.noise_file)),
                 background=background,
                 strategy=partial(self._strategy, hosts),
                 versions=_versions(),

@@ -63,6 +63,10 @@ class Paths:
         return self.config / "config.yaml"
 
     @property
+    def noise_file(self) -> Path:
+        return self.config / "noise.conf"
+
+    @property
     def agent_socket(self) -> Path:
         return self.run / "agent.sock"
 

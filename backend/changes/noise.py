@@ -1,61 +1,143 @@
-"""What a machine changes by itself, as a profile in AIDE's manner: named rules, none of them silent.
+"""What a machine changes by itself, as a profile in AIDE's manner: path pattern → which attributes count.
 
-A hidden change is counted under its rule. What could give rights away (setuid, capabilities, devices) is
-never hidden, wherever it lies.
+The first rule whose pattern matches decides; a user's rules stand before ours. A hidden change is counted
+under its rule. What could give rights away (setuid, capabilities, devices) is never hidden, wherever it lies.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
+import stat
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Flag, auto
 from functools import cached_property
+from pathlib import Path
 
+from backend.errors import ConfigError
 from backend.models import FileChange, FileKind, FileState, guest_path
 
 SERVICE_STATE = "service state"
+MAX_FILE_BYTES = 256 << 10
 _SETID = 0o6000
 _DEVICES = (FileKind.CHARACTER, FileKind.BLOCK)
 _CAPABILITY = "security.capability"
 
 
+class Attribute(Flag):
+    """What of a change may count. ``CONTENT`` is a file's bytes and a link's target."""
+
+    NONE = 0
+    ADDED = auto()
+    REMOVED = auto()
+    TYPE = auto()
+    CONTENT = auto()
+    MODE = auto()
+    OWNER = auto()
+    GROUP = auto()
+    XATTRS = auto()
+    ALL = ADDED | REMOVED | TYPE | CONTENT | MODE | OWNER | GROUP | XATTRS
+    METADATA = ADDED | REMOVED | TYPE | MODE | OWNER | GROUP | XATTRS
+
+
 @dataclass(frozen=True)
 class Rule:
-    """Paths by pattern (``*`` within a name, ``**`` across names). With ``keeps_metadata`` a change of owner,
-    mode, attributes or kind still counts."""
+    """Paths by pattern (``*`` within a name, ``**`` across names), and what of a change there counts."""
 
     name: str
     patterns: tuple[str, ...]
-    keeps_metadata: bool = False
+    counts: Attribute = Attribute.NONE
 
     @cached_property
     def regex(self) -> re.Pattern[bytes]:
         """All patterns as one."""
         return re.compile(b"|".join(_translate(pattern) for pattern in self.patterns), re.DOTALL)
 
-    def hides(self, change: FileChange, path: bytes) -> bool:
-        """Whether this rule hides ``change``."""
-        if not self.regex.fullmatch(path):
-            return False
-        return not (self.keeps_metadata and _metadata(change.before) != _metadata(change.after))
-
 
 @dataclass(frozen=True)
 class NoiseProfile:
-    """Rules in order; the first that matches gives its name."""
+    """Rules in order."""
 
     rules: tuple[Rule, ...]
 
     @classmethod
     def default(cls) -> NoiseProfile:
-        """What Debian, systemd, OpenSSH and our own login change by themselves."""
+        """What Debian, Fedora, systemd, OpenSSH and our own login change by themselves."""
         return cls(_RULES)
+
+    @classmethod
+    def load(cls, file: Path) -> NoiseProfile:
+        """The default with the rules of ``file`` before it, if there is one.
+
+        Raises:
+            ConfigError: naming the file and the line.
+        """
+        try:
+            own = tuple(_own_rules(file))
+        except FileNotFoundError:
+            own = ()
+        return cls(own + _RULES)
 
     def hides(self, change: FileChange) -> str:
         """The name of the rule that hides ``change``; empty when it counts."""
         if gives_rights(change):
             return ""
         path = guest_path(change.path)
-        return next((rule.name for rule in self.rules if rule.hides(change, path)), "")
+        rule = next((rule for rule in self.rules if rule.regex.fullmatch(path)), None)
+        return rule.name if rule is not None and not rule.counts & differing(change) else ""
+
+
+def differing(change: FileChange) -> Attribute:
+    """What differs between the two sides."""
+    before, after = change.before, change.after
+    if before is None or after is None:
+        return Attribute.ADDED if before is None else Attribute.REMOVED
+    found = Attribute.NONE
+    for attribute, values in (
+        (Attribute.TYPE, [(side.kind, side.device) for side in (before, after)]),
+        (Attribute.CONTENT, [(side.sha256, side.size, side.target) for side in (before, after)]),
+        (Attribute.MODE, [side.mode for side in (before, after)]),
+        (Attribute.OWNER, [side.uid for side in (before, after)]),
+        (Attribute.GROUP, [side.gid for side in (before, after)]),
+        (Attribute.XATTRS, [side.xattrs for side in (before, after)]),
+    ):
+        if values[0] != values[1]:
+            found |= attribute
+    return found
+
+
+def _own_rules(file: Path) -> Iterator[Rule]:
+    """A rule a line: ``PATTERN ATTRIBUTE[+ATTRIBUTE…] [NAME]``, quoted as in a shell."""
+    with file.open("rb") as opened:
+        if os.fstat(opened.fileno()).st_mode & stat.S_IWOTH:
+            raise ConfigError(f"{file}: anybody can write what is hidden", remedy=f"chmod o-w {file}")
+        data = opened.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigError(f"{file}: over {MAX_FILE_BYTES >> 10} KiB", remedy="write fewer rules")
+    for number, line in enumerate(data.split(b"\n"), 1):
+        try:
+            words = shlex.split(line.decode("utf-8"), comments=True)
+            if words:
+                yield _own_rule(*words)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{file}:{number}: {error}", remedy="write PATTERN, what counts there, and a name"
+            ) from error
+
+
+def _own_rule(pattern: str, attributes: str = "", *name: str) -> Rule:
+    if not pattern.startswith(("/", "**")):
+        raise ValueError(f"{pattern!r} is no absolute pattern")
+    counts = Attribute.NONE
+    for word in attributes.split("+"):
+        try:
+            counts |= Attribute[word.upper()]
+        except KeyError:
+            known = ", ".join(one.lower() for one in Attribute.__members__)
+            raise ValueError(f"{word!r} is none of {known}") from None
+    return Rule(" ".join(name) or pattern, (pattern,), counts)
 
 
 def gives_rights(change: FileChange) -> bool:
@@ -70,12 +152,6 @@ def _rights(state: FileState | None) -> bool:
     return bool(set_id) or state.kind in _DEVICES or _CAPABILITY in state.xattrs
 
 
-def _metadata(state: FileState | None) -> tuple[object, ...]:
-    if state is None:
-        return ()
-    return state.kind, state.mode, state.uid, state.gid, tuple(sorted(state.xattrs.items()))
-
-
 def _translate(pattern: str) -> bytes:
     parts = re.split(r"(\*\*|\*|\?)", pattern)
     words = {"**": b".*", "*": b"[^/]*", "?": b"[^/]"}
@@ -88,8 +164,12 @@ def _tree(*folders: str) -> tuple[str, ...]:
 
 
 _RULES: tuple[Rule, ...] = (
-    Rule("accounts", tuple(f"/etc/{name}" for name in ("passwd", "group", "shadow", "gshadow")), True),
-    Rule("subordinate ids", ("/etc/subuid", "/etc/subgid"), True),
+    Rule(
+        "accounts",
+        tuple(f"/etc/{name}" for name in ("passwd", "group", "shadow", "gshadow")),
+        Attribute.METADATA,
+    ),
+    Rule("subordinate ids", ("/etc/subuid", "/etc/subgid"), Attribute.METADATA),
     Rule(
         "account backups",
         (
@@ -102,9 +182,15 @@ _RULES: tuple[Rule, ...] = (
             "/etc/.pwd.lock",
         ),
     ),
-    Rule("identity", ("/etc/machine-id", "/etc/hostname", "/etc/hosts", "/var/lib/dbus/machine-id"), True),
     Rule(
-        "host keys", ("/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub", "/etc/ssh/fluid_ca.pub"), True
+        "identity",
+        ("/etc/machine-id", "/etc/hostname", "/etc/hosts", "/var/lib/dbus/machine-id"),
+        Attribute.METADATA,
+    ),
+    Rule(
+        "host keys",
+        ("/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub", "/etc/ssh/fluid_ca.pub"),
+        Attribute.METADATA,
     ),
     Rule("logs", ("/var/log/**",)),
     Rule("caches", ("/var/cache/**", "/home/*/.cache", "/home/*/.cache/**", *_tree("/root/.cache"))),
@@ -113,14 +199,15 @@ _RULES: tuple[Rule, ...] = (
         "package database",
         ("/var/lib/dpkg/**", *_tree("/var/lib/rpm", "/usr/lib/sysimage/rpm", "/var/lib/dnf", "/var/lib/yum")),
     ),
+    Rule("services that outlive a login", ("/var/lib/systemd/linger/*",), Attribute.ALL),
     Rule("package scripts", _tree("/var/lib/ucf", "/var/lib/pam", "/var/lib/systemd", "/var/lib/private")),
     Rule("temporary files", ("/tmp/**", "/var/tmp/**", "/run/**", "/dev/**")),  # noqa: S108
-    Rule("linker cache", ("/etc/ld.so.cache",), True),
+    Rule("linker cache", ("/etc/ld.so.cache",), Attribute.METADATA),
     Rule("compiled Python", ("**/__pycache__", "**/__pycache__/**", "**/*.pyc")),
     Rule("shell history", ("/root/.bash_history", "/home/*/.bash_history", "**/.lesshst", "**/.viminfo")),
     Rule("tool droppings", (*_tree("/root/.ansible", "/home/*/.ansible"), "/root/.wget-hsts", "/root/.rnd")),
     Rule("backups and mail", (*_tree("/var/backups"), "/var/mail/*", "/var/spool/mail/*")),
     Rule("file system", _tree("/lost+found")),
     Rule("time", ("/etc/adjtime", "/var/lib/logrotate/**", "/var/lib/misc/**", "/var/lib/man-db/**")),
-    Rule("name resolution", ("/etc/resolv.conf",), True),
+    Rule("name resolution", ("/etc/resolv.conf",), Attribute.METADATA),
 )

@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from backend.changes import BlobStore, NoiseProfile
-from backend.errors import BadRequest, NotFound
+from backend.errors import BadRequest, ConfigError, NotFound
 from backend.models import ChangeVerb, FileKind, wire_path
 
 PROFILE = NoiseProfile.default()
@@ -27,6 +27,8 @@ PROFILE = NoiseProfile.default()
         ("/etc/ssh/sshd_config", ""),
         ("/etc/passwd.d/x", ""),
         ("/var/logs", ""),
+        ("/var/lib/systemd/linger/ann", ""),
+        ("/var/lib/systemd/random-seed", "package scripts"),
         ("/home/a/.cache/x", "caches"),
         ("/home/a/b/.cache", ""),
     ],
@@ -49,6 +51,64 @@ def test_an_account_file_that_everybody_may_read_is_not_noise(change):
 )
 def test_what_gives_rights_is_never_hidden(change, values):
     assert PROFILE.hides(change("/var/tmp/x", **values)) == ""
+
+
+OWN = """# what our machines do
+/srv/uploads/**  none  uploads
+/etc/app.db      metadata  "state of app"
+/var/log/audit/** content+removed
+'/srv/with space' owner+group spaced
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "rule"),
+    [
+        ("/srv/uploads/a", {"sha256": "b" * 64, "mode": 0o600}, "uploads"),
+        ("/srv/uploads/a", {"mode": 0o4755}, ""),  # never hidden
+        ("/etc/app.db", {"sha256": "b" * 64}, "state of app"),
+        ("/etc/app.db", {"sha256": "b" * 64, "gid": 5}, ""),
+        ("/var/log/audit/a", {"sha256": "b" * 64}, ""),  # before the default, which hides logs
+        ("/var/log/audit/a", {"mode": 0o600}, "/var/log/audit/**"),
+        ("/srv/with space", {"sha256": "b" * 64, "mode": 0o600}, "spaced"),
+        ("/srv/with space", {"uid": 7}, ""),
+        ("/var/log/other", {"sha256": "b" * 64}, "logs"),
+    ],
+)
+def test_a_user_s_rules_say_which_attributes_count(change, tmp_path, path, values, rule):
+    (tmp_path / "noise.conf").write_text(OWN)
+    profile = NoiseProfile.load(tmp_path / "noise.conf")
+    assert profile.hides(change(path, ChangeVerb.MODIFIED, **values)) == rule
+
+
+def test_what_came_and_what_went_count_apart(change, tmp_path):
+    (tmp_path / "noise.conf").write_text("/x/* added\n")
+    profile = NoiseProfile.load(tmp_path / "noise.conf")
+    assert profile.hides(change("/x/a", ChangeVerb.ADDED)) == ""
+    assert profile.hides(change("/x/a", ChangeVerb.REMOVED)) == "/x/*"
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("srv none", "no absolute pattern"), ("/srv sha512", "'sha512' is none of"),
+        ("/srv 'none", "No closing"), ("/srv", "is none of"), ("/srv \udcff", "codec"),
+    ],
+)  # fmt: skip
+def test_a_rule_that_makes_no_sense_is_refused_with_its_line(tmp_path, line, why):
+    file = tmp_path / "noise.conf"
+    file.write_bytes(b"# first\n" + line.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError, match=rf"noise.conf:2: .*{why}"):
+        NoiseProfile.load(file)
+
+
+def test_a_file_that_anybody_can_write_decides_nothing(tmp_path):
+    file = tmp_path / "noise.conf"
+    file.write_text(OWN)
+    file.chmod(0o666)
+    with pytest.raises(ConfigError, match="anybody can write"):
+        NoiseProfile.load(file)
+    assert NoiseProfile.load(tmp_path / "none") == PROFILE
 
 
 def test_a_blob_is_kept_once_readable_by_its_owner_only(tmp_path):
