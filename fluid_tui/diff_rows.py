@@ -25,7 +25,7 @@ from backend.models import (
     UserChange,
 )
 from backend.text import visible
-from fluid_tui.alignment import opcodes
+from backend.alignment import opcodes
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.words import plural
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from datetime import UTC, datetime
 
 from backend.changes.accounts import Accounts
@@ -12,6 +13,21 @@ from backend.disks import Content, Entry
 from backend.models import ChangeVerb, FileKind, FileState, wire_path
 
 TEXT_BYTES = 256 << 10
+# crypt(5) of at least the length that its method gives, and what databases keep of a password.
+_HASH = re.compile(
+    rb"\$(?:1|apr1)\$[./A-Za-z0-9]{1,8}\$[./A-Za-z0-9]{22}|\$2[abxy]\$\d\d\$[./A-Za-z0-9]{53}"
+    rb"|\$5\$[^$\s]{1,40}\$(?:[^$\s]{1,16}\$)?[./A-Za-z0-9]{43}|\$6\$[^$\s]{1,40}\$(?:[^$\s]{1,16}\$)?[./A-Za-z0-9]{86}"
+    rb"|\$(?:7|y|gy)\$[./A-Za-z0-9]{1,20}\$[./A-Za-z0-9]{1,86}\$[./A-Za-z0-9]{43}"
+    rb"|\$argon2i?d?\$v=\d{1,4}\$[a-z0-9=,]{1,60}\$[+/A-Za-z0-9]{11,}|SCRAM-SHA-256\$\d{1,9}:[+/=A-Za-z0-9]{8,}\$"
+)
+_BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
+_C1 = re.compile(rb"[\x80-\x9f]")
+_MARKS = (
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
 SECRETS = ("private key", "password hashes", "credentials")
 
 
@@ -25,7 +41,7 @@ class StateMaker:
         """What stands at a path, without its content."""
         if entry is None:
             return None
-        secret = content.withheld if content is not None and content.withheld in SECRETS else ""
+        secret = _secret(content)
         sha256 = content.sha256 if content is not None else None
         return FileState(
             kind=entry.kind,
@@ -51,12 +67,45 @@ class StateMaker:
             return
         state.text = as_text(content.data)
         if state.text is None:
+            state.encoding, state.decoded = decoded(content.data) or ("", None)
             self._blobs.put(content.data)
             state.blob = True
+        else:
+            state.encoding = "utf-8"
 
     def _fingerprint(self, sha256: str) -> str:
         """Equal for equal secrets of this installation, and no help in guessing one."""
         return hmac.new(self._key, sha256.encode(), hashlib.sha256).hexdigest()
+
+
+def _secret(content: Content | None) -> str:
+    """Why a content is withheld: by the disk reader's word, or for a password's hash in it."""
+    if content is None:
+        return ""
+    if content.data is not None:
+        return SECRETS[1] if _HASH.search(content.data, 0, TEXT_BYTES) else ""
+    return content.withheld if content.withheld in SECRETS else ""
+
+
+def decoded(data: bytes) -> tuple[str, str] | None:
+    """The encoding and the text of what is text in another encoding than UTF-8, up to 256 KiB; else None."""
+    if len(data) > TEXT_BYTES:
+        return None
+    for mark, name in _MARKS:
+        if data.startswith(mark):
+            try:
+                text = data.decode(name)
+            except UnicodeDecodeError:
+                return None
+            return None if "\0" in text else (name, text)
+    if _BINARY.search(data) or sum(byte > 0x7F for byte in data) * 3 > len(data):
+        return None
+    if not _C1.search(data):
+        return "iso-8859-1", data.decode("iso-8859-1")
+    try:
+        return "windows-1252", data.decode("windows-1252")
+    except UnicodeDecodeError:
+        return None
 
 
 def as_text(data: bytes) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.cli.common import ago, door, sandbox_id, show_json, show_rows, show_text
+from backend.cli.hunks import hunks
 from backend.cli.options import AsJson, SandboxName, Yes, confirm, examples, noun_app
 from backend.client import calls
 from backend.text import visible
@@ -132,6 +132,9 @@ def diff(
     from_: Annotated[str, typer.Argument(metavar="FROM")],
     to: Annotated[str, typer.Argument(metavar="TO")] = "now",
     content: Annotated[bool, typer.Option("--content", help="Show what changed inside text files.")] = False,
+    words: Annotated[
+        bool, typer.Option("--words", help="As --content, with the words that changed marked.")
+    ] = False,
     every: Annotated[
         bool, typer.Option("--all", help="Show each file of a package, and what the noise profile hides.")
     ] = False,
@@ -161,7 +164,7 @@ def diff(
             continue  # it stands there
         mark = ">" if row.get("renamed_from") else _MARKS[row["verb"]]
         print(visible(f"{mark} {_what(row):<8} {_named(row)}{_aspects(row)}{_by(row)}"))
-        if content and (inside := _inside(row)):
+        if (content or words) and (inside := _inside(row, words)):
             show_text(inside)
     brought = Counter(row["package"] for row in changes["files"] if row["package"] and not row["hidden"])
     for package, count in sorted(brought.items() if not every else ()):
@@ -220,13 +223,29 @@ def _aspects(row: dict[str, Any]) -> str:
     return "".join(f"  {words}" for words in told)
 
 
-def _inside(row: dict[str, Any]) -> str:
-    """A unified diff, why there is none, or nothing."""
+def _inside(row: dict[str, Any], words: bool) -> str:
+    """Hunks, why there are none, or nothing."""
+    if row["verb"] == "metadata":
+        return ""
     sides = [(row[side] or {}) for side in ("before", "after")]
     if secret := next((side["secret"] for side in sides if side.get("secret")), ""):
-        return f"    withheld: {secret}"
-    texts = [side.get("text") for side in sides]
-    if all(text is None for text in texts):
-        return ""
-    before, after = ((text or "").splitlines() for text in texts)
-    return "\n".join(f"    {line}" for line in list(difflib.unified_diff(before, after, lineterm=""))[2:])
+        return f"    withheld: {secret}, changed" if all(sides) else f"    withheld: {secret}"
+    texts = [side.get("text") or side.get("decoded") for side in sides]
+    if not any(texts):
+        return _sizes(sides)
+    encodings = [side.get("encoding", "") for side in sides if side]
+    named = {f"    {one}, shown as UTF-8" for one in encodings if one not in ("", "utf-8")}
+    return "\n".join([
+        *sorted(named),
+        *("    " + line.replace("\n", "\n    ") for line in hunks(texts[0] or "", texts[1] or "", words=words)),
+    ])  # fmt: skip
+
+
+def _sizes(sides: list[dict[str, Any]]) -> str:
+    """A content that is no text, or too long: size and hash of either side."""
+    told = [
+        f"{side['size']} bytes, {'SHA-256 ' + side['sha256'] if side.get('sha256') else 'too large to hash'}"
+        for side in sides
+        if side.get("kind") == "file" and side.get("size")
+    ]
+    return "    binary or too large: " + " → ".join(dict.fromkeys(told)) if told else ""

@@ -66,6 +66,8 @@ class FileState(Answer):
     xattrs: dict[str, str] = Field(default_factory=dict)  # name → hex
     sha256: str | None = None  # of a regular file; for a secret an HMAC under the installation key
     text: str | None = None
+    encoding: str = ""  # "utf-8", or the one that `decoded` was read in; empty for what is no text
+    decoded: str | None = None  # of a text that is not UTF-8: what a reader sees; its bytes are in the blob
     blob: bool = False  # the content is in the blob store under `sha256`
     secret: str = ""  # why the content is withheld: "private key", "password hashes"
     certificate: dict[str, str] | None = None  # subject, issuer, not_after, key type and size

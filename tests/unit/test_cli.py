@@ -536,6 +536,36 @@ def test_snapshots_are_a_tree(backend: FakeBackend, capsys: Capture) -> None:
     assert drawn == ["a", "└ b", "  └ d", "└ e", "c"]
 
 
+def test_the_content_of_a_diff_is_shown_as_what_it_is(backend: FakeBackend, capsys: Capture) -> None:
+    plain = {"kind": "file", "mode": 0o644, "uid": 0, "gid": 0, "owner": "root", "group": "root"}
+    plain |= {"target": None, "xattrs": {}, "text": None, "size": 4, "sha256": "a" * 64}
+    row = {"hidden": "", "package": "", "verb": "modified"}
+
+    def changed(path: str, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "path": path, "before": {**plain, **before}, "after": {**plain, **after}}
+
+    files = [
+        changed("/bin", {}, {"sha256": "b" * 64, "size": 5}),
+        changed("/key", {"secret": "private key"}, {"secret": "private key"}),
+        changed("/latin", {"text": "a\n"}, {"decoded": "ü\x1b\n", "encoding": "iso-8859-1"}),
+    ]
+    none: dict[str, Any] = {"packages": [], "units": [], "users": [], "groups": [], "hidden": {}}
+    changes = {"from_snapshot": "a", "to_snapshot": "b", "read_from": "disk", "files": files, **none}
+    backend.answers["POST /v1/sandboxes/SBX-0000000a/diff"] = (200, {"diff": {"changes": changes}})
+    assert run(["snapshots", "diff", "SBX-0000000a", "a", "b", "--content"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "~ file     /bin",
+        f"    binary or too large: 4 bytes, SHA-256 {'a' * 64} → 5 bytes, SHA-256 {'b' * 64}",
+        "~ file     /key",
+        "    withheld: private key, changed",
+        "~ file     /latin",
+        "    iso-8859-1, shown as UTF-8",
+        "    @@ -1,1 +1,1 @@",
+        "    -a",
+        "    +ü␛",
+    ]
+
+
 @pytest.mark.usefixtures("nobody")
 def test_the_console_needs_a_terminal_and_starts_nothing_without(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend import alignment
 from backend.models import Phase, now
-from fluid_tui import alignment
 from fluid_tui.diff_rows import SHOWN_LINES, Side, document, text_rows, unified
 from fluid_tui.fleet_rows import Sorting, matches, sandbox_filter, sandbox_rows
 from fluid_tui.paint import Role, line, plain, width_of, wrap

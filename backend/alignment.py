@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 
-EXACT_LINES = 4_000
+EXACT_LINES = 2_400
 """Both sides together; beyond it difflib may be quadratic, and unique lines divide the work."""
 EXACT_BETWEEN = 400
 """The same for what lies between two of them: there may be many such places."""
@@ -23,6 +23,12 @@ def opcodes(left: Lines, right: Lines) -> list[Opcode]:
     if len(left) + len(right) <= EXACT_LINES:
         return _between(left, right, (0, len(left), 0, len(right)), EXACT_LINES)
     return _joined(_divided(left, right))
+
+
+def coarse(run: Opcode) -> bool:
+    """Whether a run may hold equal lines that nobody looked for."""
+    tag, l1, l2, r1, r2 = run
+    return tag != "equal" and l1 < l2 and r1 < r2 and l2 - l1 + r2 - r1 > EXACT_BETWEEN
 
 
 def _divided(left: Lines, right: Lines) -> Iterator[Opcode]:
