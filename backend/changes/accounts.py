@@ -6,13 +6,15 @@ Source: passwd(5), group(5), shadow(5).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backend.models import ChangeVerb, GroupChange, UserChange
 
 _MAKES_ACCOUNTS = re.compile(r"\b(?:adduser|useradd|addgroup|groupadd|systemd-sysusers|sysusers)\b")
 CHANGED = "set, changed"
+_AGEING = ("at least", "at most", "warned", "inactive", "expires")  # shadow's fields from the fourth, in days
+_USUAL_AGEING = ("0", "99999", "7", "", "")
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,13 @@ def parse_accounts(passwd: bytes | None, group: bytes | None, shadow: bytes | No
         found.groups[name] = {"gid": gid, "members": ",".join(names)}
         for member in names:
             member_of.setdefault(member, []).append(name)
-    passwords = {row[0]: row[1] for row in _rows(shadow, 2)}
+    shadows = {row[0]: row for row in _rows(shadow, 2)}
     for name, field_two, uid, gid, comment, home, shell, *_ in _rows(passwd, 7):
         if uid.isdigit():
             found.user_names.setdefault(int(uid), name)
-        masked = passwords.get(name, "locked") if field_two == "x" else ("set" if field_two else "none")
+        masked = (
+            shadows.get(name, ["", "locked"])[1] if field_two == "x" else ("set" if field_two else "none")
+        )
         state, _, token = masked.partition("~")
         found.tokens[name] = token
         found.users[name] = {
@@ -59,7 +63,15 @@ def parse_accounts(passwd: bytes | None, group: bytes | None, shadow: bytes | No
             "groups": ",".join(sorted(member_of.get(name, []))),
             "password": state if state in ("none", "locked", "set") else "set",
         }
+        if ageing := _ageing(shadows.get(name, ())):
+            found.users[name]["ageing"] = ageing
     return found
+
+
+def _ageing(row: Sequence[str]) -> str:
+    """What differs from the usual rules for a password's age, as in ``at most 90``."""
+    told = zip(_AGEING, row[3:8], _USUAL_AGEING, strict=False)
+    return ", ".join(f"{words} {value}" for words, value, usual in told if value not in ("", usual))
 
 
 def user_changes(before: Accounts, after: Accounts, makers: Mapping[str, str]) -> list[UserChange]:

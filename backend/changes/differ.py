@@ -144,6 +144,7 @@ class _Interpretation:
         semantics = Semantics(self._comparison.pairs, changes.files, self._commands)
         found = settings.find(self._comparison, self._read, notes)
         changes.settings = semantics.settings(found, self._teller, self._hostnames())
+        changes.settings += dpkg.hold_changes(self._status_before, self._status)
         changes.settings += semantics.keys(self._rpms, self._teller)
         semantics.attribute(changes, {one.name: one.installed_at for one in self._rpms.after})
         for note in notes:

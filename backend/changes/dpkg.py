@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from backend.models import ChangeVerb, PackageChange
+from backend.models import ChangeVerb, PackageChange, SettingChange, SettingKind, wire_path
 
 STATUS = b"/var/lib/dpkg/status"
 EXTENDED = b"/var/lib/apt/extended_states"
@@ -32,6 +32,7 @@ class Package:
     version: str
     arch: str
     state: str
+    held: bool = False
     conffiles: dict[bytes, str] = field(default_factory=dict)
 
 
@@ -76,7 +77,8 @@ def parse_status(data: bytes | None) -> dict[str, Package]:
             if len(words) >= 2 and words[0].startswith("/"):
                 conffiles[words[0].encode()] = words[1]
         key = f"{name}:{arch}" if name in found else name
-        found[key] = Package(name, fields.get("Version", ""), arch, state, conffiles)
+        held = fields["Status"].startswith("hold ")
+        found[key] = Package(name, fields.get("Version", ""), arch, state, held, conffiles)
     return found
 
 
@@ -121,6 +123,23 @@ def package_changes(
             )
         )
     return found
+
+
+def hold_changes(before: Mapping[str, Package], after: Mapping[str, Package]) -> list[SettingChange]:
+    """Packages that are held at their version, or no longer."""
+    old = {one.name for one in before.values() if one.held}
+    new = {one.name for one in after.values() if one.held}
+    return [
+        SettingChange(
+            kind=SettingKind.DPKG,
+            name=f"hold of {name}",
+            verb=ChangeVerb.ADDED if name in new else ChangeVerb.REMOVED,
+            before={"held": "yes"} if name in old else {},
+            after={"held": "yes"} if name in new else {},
+            paths=[wire_path(STATUS)],
+        )
+        for name in sorted(old ^ new)
+    ]
 
 
 def merged(path: bytes) -> bytes:

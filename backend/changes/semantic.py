@@ -26,7 +26,8 @@ from backend.models import (
 _NS = 1_000_000_000
 _HALF_NS = _NS // 2  # rpm knows whole seconds
 _ACCOUNT_FILES = (b"/etc/passwd", b"/etc/shadow", b"/etc/group", b"/etc/gshadow")
-_OWN_KINDS = (SettingKind.HOSTNAME, SettingKind.HOSTS, SettingKind.RESOLVER)
+_DPKG_WORDS = ("statoverride", "divert")
+_OWN_KINDS = (SettingKind.HOSTNAME, SettingKind.HOSTS, SettingKind.RESOLVER, SettingKind.DPKG)
 
 
 class Semantics:
@@ -78,6 +79,9 @@ class Semantics:
         if change.kind is SettingKind.HOSTS:
             names = {name for side in (change.before, change.after) for name in side.get("names", "").split()}
             return not names <= hostnames
+        if change.kind is SettingKind.DPKG:
+            # What packages' scripts write there comes with the packages.
+            return any(word in self._texts.get(id, "") for id in change.commands for word in _DPKG_WORDS)
         if change.kind is SettingKind.HOSTNAME:
             return any("hostname" in self._texts.get(id, "") for id in change.commands)
         return bool(change.commands)

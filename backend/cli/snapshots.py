@@ -235,16 +235,14 @@ def _inside(row: dict[str, Any], words: bool) -> str:
         return _sizes(sides)
     encodings = [side.get("encoding", "") for side in sides if side]
     named = {f"    {one}, shown as UTF-8" for one in encodings if one not in ("", "utf-8")}
-    return "\n".join([
-        *sorted(named),
-        *("    " + line.replace("\n", "\n    ") for line in hunks(texts[0] or "", texts[1] or "", words=words)),
-    ])  # fmt: skip
+    told = [line.replace("\n", "\n    ") for line in hunks(texts[0] or "", texts[1] or "", words=words)]
+    return "\n".join([*sorted(named), *(f"    {line}" for line in told)])
 
 
 def _sizes(sides: list[dict[str, Any]]) -> str:
     """A content that is no text, or too long: size and hash of either side."""
     told = [
-        f"{side['size']} bytes, {'SHA-256 ' + side['sha256'] if side.get('sha256') else 'too large to hash'}"
+        f"{side['size']} bytes, " + (f"SHA-256 {side['sha256']}" if side.get("sha256") else "not hashed")
         for side in sides
         if side.get("kind") == "file" and side.get("size")
     ]

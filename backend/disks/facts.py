@@ -5,6 +5,7 @@ These facts compare what is made anew on each machine. Sources: RFC 5280, RFC 74
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -25,7 +26,8 @@ def facts(data: bytes) -> dict[str, str] | None:
     """Declared facts of the keys and the first certificate in ``data``; None when there are none.
 
     ``subject, issuer, names, not_before, not_after, self_signed, certificates`` of a certificate; ``key`` of
-    it or of a private key; ``private_key`` (``yes`` or ``encrypted``), ``public_key``, ``request``.
+    it or of a private key; ``private_key`` (``yes`` or ``encrypted``), ``public_key``, ``request``;
+    ``public`` of a certificate or a private key, equal where the two belong together.
     """
     found: dict[str, str] = {}
     if _PUBLIC_LINE.match(data):
@@ -71,6 +73,12 @@ def describe(key: object) -> str:
     return type(key).__name__.lower()
 
 
+def _half(key: object) -> str:
+    """A digest of the public half."""
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(key.public_bytes(*form)).hexdigest()[:16]  # type: ignore[attr-defined]
+
+
 def _private(block: bytes, label: bytes) -> dict[str, str]:
     if b"ENCRYPTED" in block[:200]:
         return {"private_key": "encrypted", "key": "encrypted"}
@@ -79,8 +87,12 @@ def _private(block: bytes, label: bytes) -> dict[str, str]:
         if label.startswith(b"OPENSSH")
         else serialization.load_pem_private_key
     )
-    loaded = _attempt(lambda: {"private_key": "yes", "key": describe(load(block, password=None))})
-    return loaded or {"private_key": "yes", "key": "unreadable"}
+
+    def read() -> dict[str, str]:
+        key = load(block, password=None)
+        return {"private_key": "yes", "key": describe(key), "public": _half(key.public_key())}
+
+    return _attempt(read) or {"private_key": "yes", "key": "unreadable"}
 
 
 def _public(block: bytes) -> dict[str, str]:
@@ -109,6 +121,7 @@ def _certificate(block: bytes) -> dict[str, str]:
         "not_before": certificate.not_valid_before_utc.isoformat(),
         "not_after": certificate.not_valid_after_utc.isoformat(),
         "key": describe(certificate.public_key()),
+        "public": _half(certificate.public_key()),
         "self_signed": "yes" if certificate.subject == certificate.issuer else "no",
     }
 

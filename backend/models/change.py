@@ -150,6 +150,7 @@ class SettingKind(StrEnum):
     SOURCE = "package source"
     SOURCE_KEY = "package key"
     APT = "apt setting"
+    DPKG = "dpkg override"
     CERTIFICATE = "certificate"
     PRIVATE_KEY = "private key"
     ALTERNATIVE = "alternative"

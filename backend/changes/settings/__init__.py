@@ -6,6 +6,7 @@ states nothing and is named in a note: half an answer would be a lie.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -44,6 +45,10 @@ _READERS = (
     *firewall.READERS,
     *repositories.READERS,
 )
+_KNOWN = re.compile(
+    b"|".join(b"(?:%s)" % reader.pattern.pattern for reader in (*_READERS, *(one.reader for one in LAYERED))),
+    re.DOTALL,
+)
 _VOUCHED = "the package's own"
 
 Read = Mapping[bytes, bytes | None]
@@ -59,8 +64,7 @@ class Found:
 
 def states(path: bytes) -> bool:
     """Whether a file at ``path`` states something that :func:`find` knows."""
-    readers = (*_READERS, *(one.reader for one in LAYERED))
-    return any(reader.pattern.fullmatch(path) for reader in readers)
+    return _KNOWN.fullmatch(path) is not None
 
 
 def context(comparison: Comparison) -> list[bytes]:
@@ -98,6 +102,10 @@ def find(comparison: Comparison, read: Read, notes: list[str]) -> list[Found]:
                 continue
             before.setdefault(reader.kind, []).extend(old)
             after.setdefault(reader.kind, []).extend(new)
+    for side in (before, after):
+        if SettingKind.CERTIFICATE in side:
+            keys = side.get(SettingKind.PRIVATE_KEY, [])
+            side[SettingKind.CERTIFICATE] = certificates.paired(side[SettingKind.CERTIFICATE], keys)
     ordered = {reader.kind for reader in _READERS if reader.ordered}
     differences = [
         Found(kind, one)
@@ -112,7 +120,9 @@ def find(comparison: Comparison, read: Read, notes: list[str]) -> list[Found]:
 
 def _readers(pair: Pair, notes: list[str]) -> Iterator[Reader]:
     """Who reads a pair: by its path where both sides can be parsed, by what it declares in any case."""
-    found = next((reader for reader in _READERS if reader.pattern.fullmatch(pair.path)), None)
+    found = None
+    if states(pair.path):
+        found = next((reader for reader in _READERS if reader.pattern.fullmatch(pair.path)), None)
     if found is not None and _legible(pair, notes):
         yield found
     if any(content is not None and content.facts for content in (pair.before_content, pair.after_content)):

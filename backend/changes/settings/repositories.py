@@ -1,6 +1,6 @@
 """Where packages come from, and whom they are believed: sources, keys, pins, apt's settings.
 
-Sources: sources.list(5), apt_preferences(5), apt.conf(5), dnf.conf(5), RFC 4880 (OpenPGP).
+Sources: sources.list(5), apt_preferences(5), apt.conf(5), dnf.conf(5), dpkg-statoverride(1), dpkg-divert(1).
 """
 
 from __future__ import annotations
@@ -132,6 +132,20 @@ def key_file(place: Place) -> Iterator[Stated]:
         yield text(place.path), {"unreadable": "no OpenPGP key of a known form"}
 
 
+def statoverrides(place: Place) -> Iterator[Stated]:
+    """Owners and modes that dpkg keeps instead of a package's own."""
+    for line in place.lines():
+        user, group, mode, path = (line.split(" ", 3) + [""] * 3)[:4]
+        yield f"mode of {path}", {"owner": f"{user}:{group}", "mode": mode}
+
+
+def diversions(place: Place) -> Iterator[Stated]:
+    """Files of a package that dpkg puts elsewhere: three lines each."""
+    lines = list(place.lines())
+    for path, to, package in zip(lines[::3], lines[1::3], lines[2::3], strict=False):
+        yield f"diversion of {path}", {"to": to, "for": "a person" if package == ":" else package}
+
+
 def _reader(kind: SettingKind, pattern: bytes, parse: Parse) -> Reader:
     return Reader(kind, re.compile(pattern, re.DOTALL), parse)
 
@@ -142,6 +156,8 @@ READERS = (
     _reader(SettingKind.SOURCE, rb"/etc/apt/preferences(?:\.d/[^/]+)?", pins),
     _reader(SettingKind.SOURCE, rb"/etc/(?:yum\.repos\.d/[^/]+\.repo|dnf/dnf\.conf|yum\.conf)", repositories),
     _reader(SettingKind.APT, rb"/etc/apt/apt\.conf(?:\.d/[^/]+)?", apt_settings),
+    _reader(SettingKind.DPKG, rb"/var/lib/dpkg/statoverride", statoverrides),
+    _reader(SettingKind.DPKG, rb"/var/lib/dpkg/diversions", diversions),
     _reader(
         SettingKind.SOURCE_KEY,
         rb"/etc/apt/trusted\.gpg(?:\.d/[^/]+)?|/etc/apt/keyrings/[^/]+|/usr/share/keyrings/[^/]+"

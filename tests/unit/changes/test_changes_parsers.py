@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.changes.accounts import CHANGED, group_changes, parse_accounts, user_changes
-from backend.changes.dpkg import merged, package_changes, parse_auto, parse_status, parse_sums, windows
+from backend.changes.dpkg import (
+    hold_changes,
+    merged,
+    package_changes,
+    parse_auto,
+    parse_status,
+    parse_sums,
+    windows,
+)
 from backend.changes.units import LOCAL, unit_changes, unit_states
 from backend.disks import Listed
 from backend.models import ChangeVerb
@@ -54,6 +62,14 @@ def test_packages_that_came_went_and_were_upgraded():
     assert found["libc6", "arm64"].verb is ChangeVerb.ADDED
     assert not found["libc6", "arm64"].wanted
     assert found["nginx", "amd64"].wanted
+
+
+def test_a_package_that_is_held_and_no_longer():
+    free, held = parse_status(STATUS), parse_status(STATUS.replace(b"install ok", b"hold ok", 1))
+    (found,) = hold_changes(free, held)
+    assert (found.name, found.before, found.after) == ("hold of nginx", {}, {"held": "yes"})
+    assert hold_changes(held, free)[0].verb is ChangeVerb.REMOVED
+    assert package_changes(free, held, set(), set()) == []
 
 
 def test_asking_for_a_package_that_was_pulled_in_is_a_change_of_its_own():
@@ -107,6 +123,14 @@ def test_accounts_of_two_points():
     assert (users["new"].verb, users["new"].after["password"]) == (ChangeVerb.ADDED, "none")
     (group,) = group_changes(before, after, {})
     assert (group.name, group.after["members"]) == ("sudo", "ann")
+
+
+def test_a_password_s_age_is_told_where_it_is_not_the_usual_one():
+    before = parse_accounts(PASSWD, GROUP, b"root:locked:1:0:99999:7:::\nweb:locked:1:0:99999:7:::\n")
+    after = parse_accounts(PASSWD, GROUP, b"root:locked:2:0:99999:7:::\nweb:locked:2:0:90:7::20000:\n")
+    (change,) = user_changes(before, after, {})
+    assert (change.name, change.after["ageing"]) == ("web", "at most 90, expires 20000")
+    assert "ageing" not in change.before
 
 
 def test_an_account_that_a_package_s_script_makes_is_the_package_s():

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import base64
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.changes.settings import Teller, find, states
 from backend.changes.settings.fact import MAX_FILE_BYTES, MAX_LINES
 from backend.disks import Comparison, Content, Entry, Pair, Side
+from backend.disks.facts import facts
 from backend.models import FileKind
 
 Told = dict[tuple[str, str], tuple[dict[str, str], dict[str, str]]]
@@ -359,19 +366,46 @@ def test_repositories_pins_and_apt_s_settings():
     }  # fmt: skip
 
 
+def test_what_dpkg_is_told_to_do_otherwise():
+    assert told(
+        pair("/var/lib/dpkg/statoverride", "", "root adm 0640 /etc/a b\n"),
+        pair("/var/lib/dpkg/diversions", "", "/bin/a\n/bin/a.real\n:\n/bin/b\n/bin/b.x\ndash\n/cut\n"),
+    ) == {
+        ("dpkg override", "mode of /etc/a b"): ({}, {"owner": "root:adm", "mode": "0640"}),
+        ("dpkg override", "diversion of /bin/a"): ({}, {"to": "/bin/a.real", "for": "a person"}),
+        ("dpkg override", "diversion of /bin/b"): ({}, {"to": "/bin/b.x", "for": "dash"}),
+    }
+
+
+def test_a_certificate_and_its_key_declare_the_same_public_half():
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "web")])
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 7, start, start + timedelta(days=90))
+    pem = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    assert facts(pem)["public"] == facts(private)["public"]
+    assert facts(pem)["not_after"].startswith("2026-04-01")
+
+
 def test_certificates_and_keys_by_what_they_declare():
     declared = {
         "subject": "CN=web", "issuer": "CN=web", "not_after": "2027-01-01T00:00:00+00:00", "key": "rsa 2048",
-        "self_signed": "yes", "certificates": "1",
+        "self_signed": "yes", "certificates": "1", "public": "ab",
     }  # fmt: skip
     path = "/etc/ssl/web.pem"
     certificate = Pair(None, entry(path), None, content("-----BEGIN", facts=declared))
-    key = {"private_key": "yes", "key": "rsa 2048"}
+    key = {"private_key": "yes", "key": "rsa 2048", "public": "ab"}
     secret = Pair(None, entry("/etc/ssl/web.key"), None, content(None, "private key", key))
-    found = told(certificate, secret)
-    assert found["certificate", path][1]["private key"] == "not in this file"
+    other = Pair(None, entry("/x.key"), None, content(None, "private key", {**key, "public": "cd"}))
+    found = told(certificate, secret, other)
+    assert found["certificate", path][1]["private key"] == "/etc/ssl/web.key"
+    assert told(certificate, other)["certificate", path][1]["private key"] == "none among the changes"
     assert found["certificate", path][1]["until"] == "2027-01-01T00:00:00+00:00"
-    assert found["private key", "/etc/ssl/web.key"] == ({}, {"key": "rsa 2048", "passphrase": "no"})
+    assert found["private key", "/etc/ssl/web.key"] == (
+        {},
+        {"key": "rsa 2048", "passphrase": "no", "public key": "ab"},
+    )
 
 
 KEY = """-----BEGIN PGP PUBLIC KEY BLOCK-----
