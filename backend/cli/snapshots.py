@@ -169,6 +169,8 @@ def diff(
     brought = Counter(row["package"] for row in changes["files"] if row["package"] and not row["hidden"])
     for package, count in sorted(brought.items() if not every else ()):
         print(visible(f"{count} files of package {package}, as it brings them (--all)"))
+    for note in changes.get("notes", ()):
+        print(visible(f"note: {note}"))
     if changes["hidden"]:
         total = sum(changes["hidden"].values())
         print(visible(f"{total} more hidden as noise: {', '.join(changes['hidden'])} (--all)"))

@@ -199,3 +199,9 @@ class Changes(Answer):
     def shown(self) -> list[FileChange]:
         """The files that no noise rule hides."""
         return [change for change in self.files if not change.hidden]
+
+    def stated(self) -> list[SettingChange]:
+        """The settings that count although noise hides the files that state them: no row of ``shown`` tells
+        them."""
+        told = {change.path for change in self.shown()}
+        return [one for one in self.settings if not one.hidden and told.isdisjoint(one.paths)]

@@ -496,7 +496,7 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
         {**job, **changed, "after": {}, "package": "cron"},
     ]
     changes = {"from_snapshot": "a", "to_snapshot": "b", "read_from": "disk", "files": files, **none}
-    changes["settings"] = settings
+    changes |= {"settings": settings, "notes": ["/etc/x\x1b: not read"]}
     backend.answers["POST /v1/sandboxes/SBX-0000000a/diff"] = (200, {"diff": {"changes": changes}})
     assert run(["snapshots", "diff", "SBX-0000000a", "a", "b"]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
@@ -505,6 +505,7 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
         "~ file     /usr/bin/cut  mode 0755 → 4755",
         "> file     /o → /n  mode 0755  owner root:root",
         "- file     /p",
+        "note: /etc/x␛: not read",
     ]
 
 

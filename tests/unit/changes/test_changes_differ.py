@@ -255,7 +255,8 @@ async def test_a_change_names_the_commands_that_were_running(work, points):
     ]
     changes = await work.diff(*points, commands=commands)
     assert made
-    assert {tuple(change.commands) for change in changes.shown()} == {("CMD-1",)}
+    told = [*changes.shown(), *changes.packages, *changes.units, *changes.users, *changes.groups]
+    assert {tuple(change.commands) for change in [*told, *changes.settings]} == {("CMD-1",)}
 
 
 @pytest.fixture
@@ -300,6 +301,7 @@ async def test_what_files_state_is_told_and_a_machine_s_own_name_only_if_it_was_
         ("hosts entry", "127.0.1.1", {"names": "old"}, {"names": "new"}, "identity"),
     ]  # fmt: skip
     assert {tuple(one.commands) for one in changes.settings} == {("CMD-1",)}
+    assert [one.name for one in changes.stated()] == ["host name"] * named + ["10.0.0.5"]
     assert changes.settings[1].paths == ["/etc/sysctl.d/10-a.conf", "/etc/sysctl.d/90-b.conf"]
 
 
