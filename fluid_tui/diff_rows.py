@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from pathlib import PurePosixPath
 
+from backend.alignment import opcodes
 from backend.models import (
     Changes,
     ChangeVerb,
@@ -25,7 +26,6 @@ from backend.models import (
     UserChange,
 )
 from backend.text import visible
-from backend.alignment import opcodes
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.words import plural
 

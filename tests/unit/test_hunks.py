@@ -6,7 +6,7 @@ import random
 import subprocess
 import time
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.cli.hunks import SHOWN_LINES, hunks
@@ -15,6 +15,7 @@ TEXTS = st.lists(st.sampled_from(["a", "b", "c", "", "é"]), max_size=30).map("\
 
 
 @given(TEXTS, TEXTS)
+@settings(deadline=None)
 def test_a_patch_made_of_the_hunks_makes_the_new_text(before: str, after: str):
     assert patched(before, list(hunks(before, after))) == after
 
