@@ -19,6 +19,7 @@ _INCLUDE = re.compile(r"[@#]include(?:dir)?\s+(.*)")
 _QUOTED_LIST = re.compile(r"(?:\"[^\"]*\"?|[^,\"])+")
 _WHO = re.compile(r"((?:\\.|\"[^\"]*\"|[^\s,\\\"]|,\s*)+)\s*(.*)", re.DOTALL)
 _KEY_TYPE = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[A-Za-z0-9@.-]+")
+MATCH_ALL = "Match all: "  # holds for everybody, and overrides what stands above it
 _SSHD_WORD = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*)(?:\s*=\s*|\s+)(.*)")
 # sshd adds up what these say; of all other words the first counts.
 _ADDED_UP = frozenset((
@@ -63,7 +64,7 @@ def sshd(place: Place) -> Iterator[Stated]:
             continue
         word, value = match[1], match[2].strip()
         if word.lower() == "match":
-            below = "" if value.lower() == "all" else f"Match {value}: "
+            below = MATCH_ALL if value.lower() == "all" else f"Match {value}: "
             continue
         yield f"{below}{word}", {"value": value}
 

@@ -15,6 +15,7 @@ from backend.changes.settings import access, system
 from backend.changes.settings.fact import Fact, Place, Reader, text
 
 _SYSCTL_FOLDERS = (b"/etc/sysctl.d", b"/usr/local/lib/sysctl.d", b"/usr/lib/sysctl.d", b"/lib/sysctl.d")
+_MAIN_AS = b"99-sysctl.conf"  # distributions link /etc/sysctl.conf to this name, which places it at boot
 _SSHD_FOLDER = b"/etc/ssh/sshd_config.d"
 _MAX_INCLUDED = 1_000
 
@@ -37,8 +38,9 @@ def _sysctl(places: Places) -> list[Fact]:
         for path in places:
             if path.rpartition(b"/")[0] == folder:
                 by_name[path.rpartition(b"/")[2]] = path
+    if system.SYSCTL_MAIN in places:
+        by_name.setdefault(_MAIN_AS, system.SYSCTL_MAIN)
     order = [by_name[name] for name in sorted(by_name)]
-    order += [system.SYSCTL_MAIN] if system.SYSCTL_MAIN in places else []
     found: dict[str, Fact] = {}
     for path in order:
         for name, values in system.sysctl(places[path]):
@@ -48,7 +50,16 @@ def _sysctl(places: Places) -> list[Fact]:
 
 def _sshd(places: Places) -> list[Fact]:
     found: dict[str, Fact] = {}
-    for path, name, values in _sshd_words(places):
+    words = list(_sshd_words(places))
+    overridden = {
+        name.removeprefix(access.MATCH_ALL).lower()
+        for _, name, _ in words
+        if name.startswith(access.MATCH_ALL)
+    }
+    for path, name, values in words:
+        if name.lower() in overridden:
+            continue
+        name = name.removeprefix(access.MATCH_ALL)
         key = name.lower()
         if access.adds_up(name):
             key += "\0" + values["value"]

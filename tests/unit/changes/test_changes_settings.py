@@ -207,7 +207,8 @@ def test_of_kernel_parameters_the_last_file_counts():
             "net.ipv4.ip_forward=1\nvm.swappiness = 10\n-net/ipv4/conf/a.b/c=1",
         ),
         read={
-            b"/etc/sysctl.conf": b"# none\n",
+            b"/etc/sysctl.conf": b"vm.swappiness=1\nkernel.x=1\n",  # stands at 99-sysctl.conf
+            b"/etc/sysctl.d/99-zz.conf": b"kernel.x=2\n",
             b"/usr/lib/sysctl.d/50-x.conf": b"kernel.pid_max=1\n",
             b"/usr/lib/sysctl.d/10-x.conf": b"net.ipv4.ip_forward=0\n",
             b"/etc/sysctl.d/99-x.conf": b"vm.swappiness=60\n",
