@@ -62,7 +62,7 @@ def sshd(place: Place) -> Iterator[Stated]:
     for line in place.lines():
         if line.startswith("#") or not (match := _SSHD_WORD.fullmatch(line)):
             continue
-        word, value = match[1], match[2].strip()
+        word, value = match[1], " ".join(match[2].split())
         if word.lower() == "match":
             below = MATCH_ALL if value.lower() == "all" else f"Match {value}: "
             continue

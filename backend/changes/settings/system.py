@@ -14,6 +14,7 @@ from backend.models import SettingKind
 
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _ZONE = re.compile(rb"(?:.*/)?zoneinfo/(.+)", re.DOTALL)
+_MANUAL = re.compile(rb"\.[1-9][a-z]*(?:\.gz)?\Z")
 _SKIPPED = ("#", ";")
 
 
@@ -113,8 +114,8 @@ def resolved(place: Place) -> Iterator[Stated]:
 
 
 def alternative(place: Place) -> Iterator[Stated]:
-    """Which program stands behind a name."""
-    if place.target is not None:
+    """Which program stands behind a name. Its manual pages follow it."""
+    if place.target is not None and not _MANUAL.search(place.name):
         yield text(place.name), {"program": text(place.target)}
 
 

@@ -243,6 +243,7 @@ def test_modules_mounts_names_and_locale():
         pair("/etc/locale.gen", "# de_DE.UTF-8 UTF-8\n", "de_DE.UTF-8 UTF-8\n"),
         pair("/etc/timezone", "Etc/UTC\n", "Europe/Berlin\n"),
         link("/etc/localtime", "/usr/share/zoneinfo/Etc/UTC", "/usr/share/zoneinfo/Europe/Berlin"),
+        link("/etc/alternatives/editor.1.gz", "/usr/share/man/nano.1.gz", "/usr/share/man/vim.1.gz"),
         link("/etc/alternatives/editor", "/bin/nano", "/usr/bin/vim.basic"),
     ) == {
         ("kernel module", "br_netfilter"): ({}, {"loaded": "at boot"}),
