@@ -82,11 +82,13 @@ async def test_exactly_what_changed_is_found(reader, points, limits):
 async def test_secrets_stay_in_the_worker_and_declare_themselves(reader, points, limits):
     pairs = {pair.path: pair for pair in (await reader.compare(*points, contents=limits)).pairs}
     key = pairs[b"/etc/site.pem"].after_content
+    half = key.facts["public"]
     assert (key.data, key.withheld, key.facts) == (
         None,
         "private key",
-        {"private_key": "yes", "key": "rsa 2048"},
+        {"private_key": "yes", "key": "rsa 2048", "public": half},
     )
+    assert half == pairs[b"/etc/site.crt"].after_content.facts["public"]
     shadow = pairs[b"/etc/shadow"]
     assert (shadow.before_content.data, shadow.after_content.data) == (None, None)
     facts = pairs[b"/etc/site.crt"].after_content.facts
