@@ -98,6 +98,8 @@ class Rehearser:
         moved = [change.path for change in again.shown()]
         moved += [f"package {package.name}" for package in again.packages]
         moved += [f"user {user.name}" for user in again.users]
+        moved += [f"group {group.name}" for group in again.groups]
+        moved += [f"{setting.kind} {setting.name}" for setting in again.stated()]
         evidence.again_changed, evidence.again_paths = len(moved), moved[:100]
 
     async def _run(
