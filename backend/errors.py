@@ -282,6 +282,12 @@ class HypervisorFailed(Unavailable):
     code = "hypervisor_failed"
 
 
+class ArchitectureUnsupported(HypervisorFailed):
+    """A host runs no guests of an image's architecture."""
+
+    code = "architecture_unsupported"
+
+
 class GuestDown(Unavailable):
     code = "guest_down"
 

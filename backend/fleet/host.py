@@ -63,6 +63,7 @@ class Host:
         self.draining = False
         self.turns = Turns()
         self.promised: dict[str, int] = {}  # MiB that what is being made here will take, by its id
+        self.cannot: dict[str, FluidError] = {}  # images whose guests it does not run
         self.warm: set[str] = set()  # images with a running template in the usual size
 
     @property
@@ -232,6 +233,8 @@ class Host:
 
     async def room(self, image: str, max_age_s: float = FRESH_S) -> Room:
         """What placement weighs."""
+        if error := self.cannot.get(image):
+            return Room(self.name, down=error)
         try:
             facts = await self.look(max_age_s)
         except FluidError as error:

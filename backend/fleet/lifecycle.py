@@ -12,6 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from backend.errors import (
+    ArchitectureUnsupported,
     DuplicateName,
     FluidError,
     ImageNotFound,
@@ -150,8 +151,11 @@ class Lifecycle(Sizes):
             try:
                 await host.require().ensure_template(guest_image(image), **size)
             except FluidError as error:
+                if isinstance(error, ArchitectureUnsupported):
+                    host.cannot[image.name] = error
                 log.warning("no template of %s on %s: %s", image.name, host.name, error.message)
             else:
+                host.cannot.pop(image.name, None)
                 host.warm.add(image.name)
 
     def warm_soon(self, host: Host) -> None:

@@ -120,6 +120,7 @@ class Sources:
                 await machine.remove_template(key)
             await machine.forget_image(sorted(doomed.files))
             host.warm.discard(name)
+            host.cannot.pop(name, None)
 
     async def _users(self, name: str) -> Sequence[Sandbox]:
         return [row for row in await self._fleet.all_live() if row.base_image == name]

@@ -24,8 +24,8 @@ TB_CACHE_MB = 256
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 # Emulated, q35 boots half a second later than pc.
 MACHINES = {"x86_64": "pc", "aarch64": "virt"}
-# Elsewhere a boot loader needs a firmware. ACPI comes with one of the two: a kernel booted directly on such a
-# machine has a device tree instead.
+# Elsewhere a boot loader needs a firmware, and the kernel has a device tree: libvirt refuses ACPI without a
+# firmware whose variables are kept.
 WITH_BIOS = {"x86_64"}
 AGENT_PORT = "org.qemu.guest_agent.0"
 
@@ -106,8 +106,7 @@ def domain_xml(spec: DomainSpec, image: GuestImage) -> str:
     _child(root, "vcpu", str(spec.cpu))
     system = _child(root, "os")
     _child(system, "type", "hvm", arch=arch, machine=machine_of(arch))
-    firmware = arch not in WITH_BIOS and image.kernel is None
-    if firmware:
+    if arch not in WITH_BIOS and image.kernel is None:
         # Read-only memory: its variables are not kept, and a guest has no file of its own for them.
         _child(system, "loader", str(_firmware_of(spec)), readonly="yes", type="rom")
     if image.kernel is None:
@@ -117,7 +116,7 @@ def domain_xml(spec: DomainSpec, image: GuestImage) -> str:
         _child(system, "initrd", str(image.initrd))
         _child(system, "cmdline", image.cmdline)
     features = _child(root, "features")
-    if arch in WITH_BIOS or firmware:
+    if arch in WITH_BIOS:
         _child(features, "acpi")
     if emulated:
         _child(_child(features, "tcg"), "tb-cache", str(TB_CACHE_MB), unit="MiB")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import libvirt
 
-from backend.errors import HypervisorFailed
+from backend.errors import ArchitectureUnsupported
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domain_xml import WITH_BIOS, libvirt_arch, machine_of, tree
 from backend.hypervisor.nouns import Machine
@@ -58,7 +58,7 @@ def parse_firmware(xml: str) -> Path | None:
 async def machine_for(connection: Connection, image_arch: str, own: str) -> Machine:
     """How guests of an image's architecture run there; ``own`` is how those of the host's own do.
 
-    Raises HypervisorFailed where they cannot.
+    Raises ArchitectureUnsupported where they cannot.
     """
     arch = libvirt_arch(image_arch)
     machine = machine_of(arch)
@@ -77,7 +77,7 @@ async def machine_for(connection: Connection, image_arch: str, own: str) -> Mach
     if virt_type in host.virt_types.get(arch, ()):
         told = await connection.call(ask, what="ask for machines", limit_s=CAPABILITIES_TIMEOUT_S)
     if not told:
-        raise HypervisorFailed(
+        raise ArchitectureUnsupported(
             f"the host ({host.arch}) runs no {arch} guests of machine {machine}",
             remedy=f"install QEMU for {arch} there, or use an image for {host.arch}",
         )

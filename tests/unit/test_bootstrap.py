@@ -67,6 +67,16 @@ def test_without_consent_it_names_packages_reasons_and_the_command_and_changes_n
     assert not list((tmp_path / "cache").glob("venv-*"))
 
 
+def test_the_other_architectures_test_asks_for_its_emulators_and_no_other_command_does(
+    bare: dict[str, str],
+) -> None:
+    asked = {words: fluid(bare, *words.split()).stderr for words in ("test --arm64", "test", "demo --arm64")}
+    assert "emulates the arm64 guest" in asked["test --arm64"]
+    assert "runs its packages' scripts while its image is built" in asked["test --arm64"]
+    for words in ("test", "demo --arm64"):
+        assert "mmdebstrap" in asked[words] and "arm64" not in asked[words].replace("--arm64", "")
+
+
 def test_with_consent_a_failure_shows_the_last_words_and_the_log(
     bare: dict[str, str], tmp_path: Path
 ) -> None:

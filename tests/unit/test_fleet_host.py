@@ -9,7 +9,9 @@ from typing import Any, cast
 import pytest
 
 from backend.config import Config, HostConfig
+from backend.errors import ArchitectureUnsupported
 from backend.fleet import Host, object_prefix
+from backend.fleet.placement import Need, Room, place
 from backend.hypervisor import ForeignNetwork, HostFacts
 from backend.paths import Paths
 
@@ -43,3 +45,14 @@ async def test_what_only_root_may_fill_is_not_free(tmp_path: Path, reserved_mb: 
     host.way = cast("Any", SimpleNamespace(hypervisor=hypervisor, reserved_mb=reserved))
     assert await host.open()
     assert (await host.look()).disk_free_mb == (await host.room("debian-12")).disk_free_mb == free_mb
+
+
+async def test_a_host_that_runs_no_guests_of_an_image_has_no_room_for_it(tmp_path: Path) -> None:
+    host = Host(Config(), HostConfig(), Paths.under(tmp_path))
+    host.cannot["debian-12-arm64"] = ArchitectureUnsupported("it runs no aarch64 guests", remedy="none")
+    room = await host.room("debian-12-arm64")
+    assert room.down is host.cannot["debian-12-arm64"]
+    other = Room("arm-01", memory_free_mb=8192, disk_free_mb=50_000)
+    chosen = place([room, other], Need(memory_mb=1024, memory_reserve_mb=512, disk_reserve_mb=2048))
+    assert chosen.name == "arm-01" and "it runs no aarch64 guests" in chosen.reason
+    assert (await host.room("debian-12")).down is not room.down

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from backend.errors import HypervisorFailed, NoSpace
+from backend.errors import ArchitectureUnsupported, HypervisorFailed, InvalidValue, NoSpace
 from backend.hypervisor.domain_xml import Rebase, tree
 from backend.hypervisor.fork_ways import ForkWays, WayClosed, rebased_snapshot
 from backend.hypervisor.host_probe import KERNEL, SECTOR, probe_xml
-from backend.hypervisor.machines import parse_capabilities
-from backend.hypervisor.nouns import Template, WayName
+from backend.hypervisor.machines import machine_for, parse_capabilities
+from backend.hypervisor.nouns import Machine, Template, WayName
 from backend.hypervisor.overlays import parse_head
 
 CAPABILITIES = """
@@ -38,6 +38,34 @@ def test_a_hosts_own_architecture_has_kvm_and_another_is_emulated() -> None:
     host = parse_capabilities(CAPABILITIES)
     assert host.arch == "x86_64"
     assert host.virt_types == {"x86_64": frozenset({"qemu", "kvm"}), "aarch64": frozenset({"qemu"})}
+
+
+class Libvirt:
+    """One that offers no machine but those of ``CAPABILITIES``, and firmware for one of them."""
+
+    def getCapabilities(self) -> str:  # noqa: N802
+        return CAPABILITIES
+
+    def getDomainCapabilities(self, _emulator: None, arch: str, *_: object) -> str:  # noqa: N802
+        value = "<value>/f/code.fd</value>" if arch == "aarch64" else ""
+        return f"<domainCapabilities><os><loader>{value}</loader></os></domainCapabilities>"
+
+    async def call(self, function: Any, **_: object) -> Any:
+        return function(self)
+
+
+async def test_a_guest_has_the_machine_that_the_host_has_for_its_architecture() -> None:
+    here = cast("Any", Libvirt())
+    assert await machine_for(here, "amd64", "kvm") == Machine("kvm")
+    assert await machine_for(here, "arm64", "kvm") == Machine("qemu", Path("/f/code.fd"))
+    with pytest.raises(InvalidValue, match="riscv64"):
+        await machine_for(here, "riscv64", "kvm")
+    here.getCapabilities = lambda: CAPABILITIES.replace("aarch64", "sparc")
+    with pytest.raises(
+        ArchitectureUnsupported, match=r"the host \(x86_64\) runs no aarch64 guests"
+    ) as refused:
+        await machine_for(here, "arm64", "kvm")
+    assert "install QEMU for aarch64" in refused.value.remedy
 
 
 @pytest.mark.parametrize(
