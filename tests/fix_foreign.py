@@ -10,6 +10,7 @@ from pathlib import Path
 DISK_BYTES = 8 << 20
 COUNTER_SECTOR = 2048
 SECTOR = 512
+FLOPPY_BYTES = 1440 << 10
 MARK = (
     '<metadata><fluid:domain xmlns:fluid="urn:fluid:domain:1">'
     '<fluid:item key="role">{role}</fluid:item></fluid:domain></metadata>'
@@ -42,6 +43,14 @@ def counter(data: bytes) -> int:
     return int.from_bytes(data[COUNTER_SECTOR * SECTOR :][:4], "little")
 
 
+def idle_floppy(path: Path) -> Path:
+    """Its boot sector halts: the machine runs, and whoever writes to its disk is not its guest."""
+    path.write_bytes(
+        bytes.fromhex("fa f4 ebfd").ljust(510, b"\0") + b"\x55\xaa" + bytes(FLOPPY_BYTES - SECTOR)
+    )
+    return path
+
+
 def raw_disk(path: Path) -> Path:
     path.write_bytes(pattern())
     return path
@@ -68,8 +77,14 @@ def flat(path: Path, format: str) -> bytes:
     return data
 
 
-def foreign_xml(name: str, disks: list[tuple[Path, str]], role: str = "", agent: Path | None = None) -> str:
-    """An emulated machine of 64 MiB that nobody of ours made."""
+def foreign_xml(
+    name: str,
+    disks: list[tuple[Path, str]],
+    role: str = "",
+    agent: Path | None = None,
+    floppy: Path | None = None,
+) -> str:
+    """An emulated machine of 64 MiB that nobody of ours made. It boots from ``floppy`` if there is one."""
     root = ET.Element("domain", type="qemu")
     ET.SubElement(root, "name").text = name
     if role:
@@ -78,13 +93,19 @@ def foreign_xml(name: str, disks: list[tuple[Path, str]], role: str = "", agent:
     ET.SubElement(root, "vcpu").text = "1"
     system = ET.SubElement(root, "os")
     ET.SubElement(system, "type", arch="x86_64", machine="pc").text = "hvm"
-    ET.SubElement(system, "boot", dev="hd")
+    ET.SubElement(system, "boot", dev="fd" if floppy else "hd")
     devices = ET.SubElement(root, "devices")
     for number, (path, format) in enumerate(disks):
         disk = ET.SubElement(devices, "disk", type="file", device="disk")
         ET.SubElement(disk, "driver", name="qemu", type=format)
         ET.SubElement(disk, "source", file=str(path))
         ET.SubElement(disk, "target", dev=f"vd{chr(97 + number)}", bus="virtio")
+    if floppy:
+        disk = ET.SubElement(devices, "disk", type="file", device="floppy")
+        ET.SubElement(disk, "driver", name="qemu", type="raw")
+        ET.SubElement(disk, "source", file=str(floppy))
+        ET.SubElement(disk, "target", dev="fda", bus="fdc")
+        ET.SubElement(disk, "readonly")
     ET.SubElement(devices, "controller", type="usb", model="none")
     if agent:
         channel = ET.SubElement(devices, "channel", type="unix")
