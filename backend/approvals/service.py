@@ -23,6 +23,7 @@ from backend.models import (
     ApprovalState,
     Decision,
     Identity,
+    Playbook,
     Role,
     new_id,
     now,
@@ -259,6 +260,20 @@ class Approvals:
 
         async with self._audit.step(actor, "approval.withdraw", "approval", approval_id):
             return self._shown(actor, await self._book.change(approval_id, _BEFORE_APPLY, end))
+
+    async def void_edited(self, actor: Identity, playbook_id: str, edited: Playbook) -> None:
+        """The agent edited a playbook that it asks an approval for: that evidence is of another text."""
+
+        def end(row: Approval) -> None:
+            row.state, row.progress = ApprovalState.VOIDED, ""
+            row.outcome = f"its playbook was edited: ask again with {edited.id}"
+
+        for approval in await self._book.all(actor):
+            if approval.playbook_id == playbook_id and approval.state in _BEFORE_APPLY:
+                async with self._audit.step(
+                    actor, "approval.void", "approval", approval.id, digest=edited.digest
+                ):
+                    await self._book.change(approval.id, _BEFORE_APPLY, end)
 
     async def expire(self) -> None:
         """Go on with what was cut off, end what nobody decided in time. The daemon calls this every few

@@ -22,7 +22,7 @@ from backend.playbooks._shell import simple_commands
 from backend.playbooks._yaml import refuse
 from backend.playbooks.builders.context import Blobs, Context, GuestFacts, Phase, Task, title
 from backend.playbooks.builders.services import notified
-from backend.playbooks.grammar import CheckedPlaybook, check
+from backend.playbooks.grammar import check
 
 PREFIX = "ansible.builtin."
 MAX_ORIGINS = 2  # command lines shown above a task
@@ -31,7 +31,7 @@ _SENSITIVE = re.compile(r"passw|secret|token|chpasswd|BEGIN |api[_-]?key", re.IG
 
 @dataclass(frozen=True)
 class Draft:
-    """A generated playbook. ``files`` maps SHA-256 to content; ``regenerated`` are wire paths made anew."""
+    """A generated playbook. ``files`` maps SHA-256 to content."""
 
     yaml: str
     files: dict[str, bytes]
@@ -39,7 +39,6 @@ class Draft:
     variables: dict[str, str] = field(default_factory=dict)
     secrets: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    regenerated: list[str] = field(default_factory=list)
 
 
 def generate(
@@ -79,17 +78,6 @@ def generate(
         tasks=[_told(task) for task in (*tasks, *handlers)],
         variables={key: str(value) for key, value in context.variables.items()},
         notes=context.notes,
-        regenerated=sorted(path for task in tasks if task.module == "command" for path in task.paths),
-    )
-
-
-def regenerated(playbook: CheckedPlaybook) -> list[str]:
-    """The wire paths that a (maybe edited) playbook makes anew on each machine."""
-    return sorted(
-        path
-        for task in playbook.tasks
-        if task.opaque and isinstance(argv := task.args.get("argv"), list)
-        for path in builders.regenerated_by([str(word) for word in argv])
     )
 
 

@@ -8,7 +8,8 @@ from backend.fleet import Fleet
 from backend.models import Changes, Identity, Playbook, Role, new_id, now
 from backend.playbooks.builders.context import GuestFacts
 from backend.playbooks.generate import digest, generate
-from backend.playbooks.grammar import check
+from backend.playbooks.grammar import CheckedPlaybook, check
+from backend.playbooks.tasks import told
 from backend.store import Store
 
 
@@ -80,7 +81,7 @@ class Playbooks:
                 "created_at": now(),
             }
         )
-        self.check(edited)
+        edited.tasks = told(self.check(edited), playbook.tasks)
         edited.digest = digest(yaml, self.contents(edited))
         async with self._audit.step(
             actor, "playbook.edit", "playbook", edited.id, sandbox_id=edited.sandbox_id, digest=edited.digest
@@ -125,6 +126,6 @@ class Playbooks:
         """``files/<sha256>`` → bytes."""
         return {sha256: self._blobs.get(sha256) for sha256 in playbook.files}
 
-    def check(self, playbook: Playbook) -> None:
+    def check(self, playbook: Playbook) -> CheckedPlaybook:
         """The grammar; raises :class:`PlaybookRefused` naming task and rule."""
-        check(playbook.yaml.encode(), playbook.files, secrets=playbook.secrets)
+        return check(playbook.yaml.encode(), playbook.files, secrets=playbook.secrets)

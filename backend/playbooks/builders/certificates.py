@@ -45,9 +45,9 @@ def certificates(context: Context) -> list[Task]:
     return tasks
 
 
-def regenerated_by(argv: Sequence[str]) -> list[str]:
-    """The wire paths that a guarded command of a playbook makes anew; none for another program."""
-    return [wire_path(path.encode()) for path in _outputs(SimpleCommand(list(argv)))]
+def made_by(argv: Sequence[str], folder: str = "") -> list[str]:
+    """The paths that a guarded command of a playbook makes anew; none for another program."""
+    return _outputs(SimpleCommand(list(argv), folder=folder)) if argv else []
 
 
 def _is_key(change: FileChange) -> bool:

@@ -1,0 +1,133 @@
+"""Playbooks as kept things, over a real database and a real audit: what an edit does to earlier evidence."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from backend.approvals import ApprovalBook, Approvals
+from backend.audit import Audit
+from backend.config import Config
+from backend.errors import PlaybookRefused
+from backend.models import Approval, ApprovalState, Identity, Playbook, PlaybookTask, Role, new_id, now
+from backend.playbooks import Playbooks, digest
+from backend.store import EventBus, Store
+
+AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
+YAML = """---
+- name: A test
+  hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Create /srv/x
+      ansible.builtin.file:
+        path: /srv/x
+        state: directory
+        mode: "0755"
+"""
+COMMAND = """
+    - name: Make a key
+      ansible.builtin.command:
+        argv:
+          - openssl
+          - genrsa
+          - -out
+          - /srv/x/a.key
+        creates: /srv/x/a.key
+"""
+
+
+@pytest.fixture
+def audit(store: Store, tmp_path: Path) -> Audit:
+    return Audit(store, tmp_path / "spool", tmp_path / "key", tmp_path / "head")
+
+
+@pytest.fixture
+def playbooks(store: Store, audit: Audit) -> Playbooks:
+    return Playbooks(store, audit, cast("Any", SimpleNamespace(blobs={})))
+
+
+@pytest.fixture
+def book(store: Store, bus: EventBus) -> ApprovalBook:
+    return ApprovalBook(store, bus)
+
+
+@pytest.fixture
+async def playbook(store: Store) -> Playbook:
+    task = PlaybookTask(
+        name="Create /srv/x", module="ansible.builtin.file", commands=["CMD-1"], paths=["/srv/x"]
+    )
+    return await store.playbooks.insert(
+        Playbook(
+            id="PBK-00000001",
+            name="web-00000001",
+            sandbox_id="SBX-00000001",
+            owner_uid=AGENT.uid,
+            yaml=YAML,
+            tasks=[task],
+            digest=digest(YAML, []),
+            created_at=now(),
+        )
+    )
+
+
+def asked(playbook: Playbook, state: ApprovalState, requester: Identity = AGENT) -> Approval:
+    at = now()
+    return Approval(
+        id=new_id("APR"),
+        sandbox_id=playbook.sandbox_id,
+        playbook_id=playbook.id,
+        targets=["web-01"],
+        reason="tls",
+        requester_uid=requester.uid,
+        state=state,
+        digest="d" * 64,
+        created_at=at,
+        updated_at=at,
+        expires_at=at + timedelta(hours=1),
+    )
+
+
+async def test_an_edit_is_another_playbook_and_tells_its_own_tasks(
+    playbooks: Playbooks, playbook: Playbook
+) -> None:
+    edited = await playbooks.update(AGENT, playbook.id, YAML + COMMAND)
+    assert edited.edited and edited.id != playbook.id and edited.digest != playbook.digest
+    kept, added = edited.tasks
+    assert kept == playbook.tasks[0]
+    assert (added.name, added.opaque, added.paths) == ("Make a key", True, ["/srv/x/a.key"])
+    assert (await playbooks.get(AGENT, playbook.id)).yaml == YAML
+
+
+async def test_an_edit_outside_the_grammar_is_refused_and_nothing_is_kept(
+    playbooks: Playbooks, playbook: Playbook
+) -> None:
+    with pytest.raises(PlaybookRefused):
+        await playbooks.update(AGENT, playbook.id, YAML.replace("hosts: all", "hosts: web"))
+    assert [row.id for row in await playbooks.list(AGENT)] == [playbook.id]
+
+
+async def test_an_edit_voids_what_was_asked_with_the_text_before(
+    playbooks: Playbooks, playbook: Playbook, book: ApprovalBook, store: Store, audit: Audit
+) -> None:
+    nothing = cast("Any", None)
+    approvals = Approvals(Config(), store, book, nothing, audit, nothing, playbooks, nothing, nothing)
+    pending, rehearsing = (
+        asked(playbook, state) for state in (ApprovalState.PENDING, ApprovalState.REHEARSING)
+    )
+    applying = asked(playbook, ApprovalState.APPLYING)
+    for approval in (pending, rehearsing, applying):
+        await book.add(approval)
+    edited = await playbooks.update(AGENT, playbook.id, YAML + COMMAND)
+    await approvals.void_edited(AGENT, playbook.id, edited)
+    for approval in (pending, rehearsing):
+        after = await book.load(approval.id)
+        assert after.state is ApprovalState.VOIDED and edited.id in after.outcome
+    assert (await book.load(applying.id)).state is ApprovalState.APPLYING
+    rows, _ = await audit.list(action="approval.void")
+    assert {row.id for row in rows} == {pending.id, rehearsing.id}
