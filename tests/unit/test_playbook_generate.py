@@ -36,7 +36,7 @@ from backend.playbooks import (
     generate,
     told,
 )
-from tests.unit.playbooks_sample import STRANGE, Sample, web_server
+from tests.unit.playbooks_sample import STRANGE, Sample, plain_web_server, web_server
 
 BIN = Path(sys.executable).parent
 ON = UnitState(enabled=True, defined=True)
@@ -105,6 +105,25 @@ def test_a_web_server_becomes_a_short_playbook_in_the_order_that_works() -> None
     assert [task.name for task in draft.tasks][: len(names)] == names
 
 
+def test_a_web_server_is_about_thirty_lines_of_tasks_whatever_its_packages_bring() -> None:
+    """Comments and empty lines not counted, and neither are play and handlers."""
+    sample = plain_web_server()
+    assert len(sample.files) > 300
+    draft = drafted(sample)
+    lines = draft.yaml.split("  tasks:\n")[1].split("  handlers:\n")[0].splitlines()
+    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    assert [task.name for task in checked(draft).tasks] == [
+        "Install nginx-light",
+        "Remove /etc/nginx/sites-enabled/default",
+        "Create /var/www/site",
+        "Write /etc/nginx/sites-available/site",
+        "Write /var/www/site/index.html",
+        "Link /etc/nginx/sites-enabled/site",
+    ], draft.yaml
+    assert len(lines) <= 40, draft.yaml
+    assert draft.notes == []
+
+
 def test_generation_is_deterministic() -> None:
     first, second = drafted(web_server()), drafted(web_server())
     assert first.yaml == second.yaml
@@ -154,7 +173,7 @@ def added(name: str, wanted: bool = True) -> PackageChange:
 
 def test_only_packages_asked_for_by_name_are_installed() -> None:
     (task,) = of(drafted(sample_with(packages=[added("nginx"), added("libssl3", wanted=False)])), "apt")
-    assert task.args["name"] == ["nginx"]
+    assert task.args["name"] == "nginx"
     assert task.args["cache_valid_time"] == 86400
 
 
@@ -165,8 +184,8 @@ def test_recommended_packages_follow_the_agents_choice() -> None:
         packages=[added("curl"), added("nginx")],
     )
     full, lean = of(drafted(sample), "apt")
-    assert (full.args["name"], "install_recommends" in full.args) == (["nginx"], False)
-    assert (lean.args["name"], lean.args["install_recommends"]) == (["curl"], False)
+    assert (full.args["name"], "install_recommends" in full.args) == ("nginx", False)
+    assert (lean.args["name"], lean.args["install_recommends"]) == ("curl", False)
 
 
 def test_a_new_package_source_comes_first_and_is_read_anew() -> None:
@@ -181,7 +200,7 @@ def test_removed_packages_are_removed_and_their_files_need_no_task() -> None:
     sample = sample_with(packages=[PackageChange(name="nano", verb=ChangeVerb.REMOVED, before_version="1")])
     sample.add("/usr/bin/nano", b"x", verb=ChangeVerb.REMOVED, package="nano")
     (task,) = checked(drafted(sample)).tasks
-    assert task.args == {"name": ["nano"], "state": "absent"}
+    assert task.args == {"name": "nano", "state": "absent"}
 
 
 def test_a_default_that_a_fresh_package_brings_and_the_agent_removed_is_removed() -> None:
@@ -306,6 +325,58 @@ def test_removing_a_folder_is_one_task() -> None:
     assert [task.args["path"] for task in checked(drafted(sample)).tasks] == ["/srv/old"]
 
 
+@pytest.mark.parametrize(
+    ("path", "handler"),
+    [
+        ("/etc/php/8.2/fpm/pool.d/www.conf", "Reload php8.2-fpm"),
+        ("/etc/postgresql/15/main/pg_hba.conf", "Reload postgresql"),
+        ("/etc/postgresql/15/main/conf.d/site.conf", "Restart postgresql"),
+        ("/etc/wireguard/wg0.conf", "Restart wg-quick@wg0"),
+        ("/etc/exports.d/data.exports", "Reload nfs-server"),
+        ("/etc/sysctl.d/60-site.conf", "Apply kernel settings"),
+        ("/etc/logrotate.d/site", None),
+        ("/etc/motd", None),
+    ],
+)
+def test_a_file_wakes_the_service_that_reads_it_and_no_other(path: str, handler: str | None) -> None:
+    sample = Sample()
+    sample.add(path, b"x\n")
+    assert [one.name for one in checked(drafted(sample)).handlers] == ([handler] if handler else [])
+
+
+def test_a_service_that_is_switched_off_is_not_woken_by_a_change_of_its_files() -> None:
+    off = unit("nginx.service", before=ON, after=UnitState(defined=True), package="nginx")
+    sample = sample_with("systemctl disable --now nginx", units=[off])
+    sample.add("/etc/nginx/sites-enabled/a", b"x", verb=ChangeVerb.REMOVED)
+    draft = drafted(sample)
+    assert checked(draft).handlers == []
+    assert of(draft, "systemd_service")[0].args["state"] == "stopped"
+
+
+def test_an_own_service_is_restarted_when_its_program_or_settings_change() -> None:
+    sample = sample_with("systemctl enable --now app", units=[unit("app.service"), unit("once.service")])
+    sample.add("/etc/systemd/system/app.service", b"[Service]\nExecStart=/srv/app.py --conf /srv/app.ini\n")
+    sample.add("/etc/systemd/system/once.service", b"[Service]\nType=oneshot\nExecStart=/srv/once.sh\n")
+    for path in ("/srv/app.py", "/srv/app.ini", "/srv/app", "/srv/once.sh"):
+        sample.add(path, b"x")
+    notify = {task.args["dest"]: task.notify for task in of(drafted(sample), "copy")}
+    assert notify["/srv/app.py"] == notify["/srv/app.ini"] == ("Restart app",)
+    assert notify["/srv/app"] == notify["/srv/once.sh"] == ()
+    (handler,) = [one for one in checked(drafted(sample)).handlers if one.name == "Restart app"]
+    assert handler.args == {"name": "app.service", "state": "restarted", "daemon_reload": True}
+
+
+def test_a_service_that_the_agent_restarted_after_its_settings_is_restarted() -> None:
+    sample = sample_with("systemctl restart docker", "ls")
+    sample.add("/etc/docker/daemon.json", b"{}")
+    sample.add("/etc/systemd/system/docker.service.d/a.conf", b"[Service]\n")
+    sample.add("/etc/other/daemon.json", b"{}")
+    notify = {task.args["dest"]: task.notify for task in of(drafted(sample), "copy")}
+    assert notify["/etc/docker/daemon.json"] == ("Restart docker",)
+    assert notify["/etc/systemd/system/docker.service.d/a.conf"] == ("Restart docker",)
+    assert notify["/etc/other/daemon.json"] == ()
+
+
 def test_a_restart_takes_the_place_of_a_reload() -> None:
     sample = Sample()
     sample.add("/etc/apache2/sites-available/a.conf", b"x")
@@ -320,10 +391,51 @@ def test_a_restart_takes_the_place_of_a_reload() -> None:
     assert {task.notify for task in checked(draft).tasks} == {("Restart apache2",)}
 
 
-def test_a_changed_sudoers_file_is_validated() -> None:
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("/etc/sudoers", "/usr/sbin/visudo -cf %s"),
+        ("/etc/sudoers.d/x", "/usr/sbin/visudo -cf %s"),
+        ("/etc/ssh/sshd_config", "/usr/sbin/sshd -t -f %s"),
+        ("/etc/ssh/sshd_config.d/90-hard.conf", "/usr/sbin/sshd -t -f %s"),
+        ("/etc/nginx/nginx.conf", "/usr/sbin/nginx -t -c %s"),
+        ("/etc/nginx/sites-available/a", None),
+        ("/etc/haproxy/haproxy.cfg", "/usr/sbin/haproxy -c -f %s"),
+        ("/etc/nftables.conf", "/usr/sbin/nft -c -f %s"),
+        ("/etc/bind/named.conf.local", "/usr/bin/named-checkconf %s"),
+        ("/etc/chrony/chrony.conf", "/usr/sbin/chronyd -p -f %s"),
+        ("/etc/dnsmasq.conf", "/usr/sbin/dnsmasq --test -C %s"),
+        ("/etc/sudoers2", None),
+    ],
+)
+def test_a_configuration_that_can_be_tried_alone_is_tried_first(path: str, command: str | None) -> None:
     sample = Sample()
-    sample.add("/etc/sudoers.d/x", b"x ALL=(ALL) ALL\n", mode=0o440)
-    assert checked(drafted(sample)).tasks[0].args["validate"] == "/usr/sbin/visudo -cf %s"
+    sample.add(path, b"x\n", mode=0o440)
+    assert checked(drafted(sample)).tasks[0].args.get("validate") == command
+
+
+def test_what_names_a_key_that_comes_later_is_not_tried() -> None:
+    sample = with_key("openssl genrsa -out /etc/k/a.key 2048")
+    sample.add("/etc/nginx/nginx.conf", b"ssl_certificate_key /etc/k/a.key;\n")
+    (task,) = of(drafted(sample), "copy")
+    assert "validate" not in task.args
+
+
+def test_the_check_refuses_a_configuration_that_would_lock_everybody_out(tmp_path: Path) -> None:
+    """The command of the table, as Ansible runs it: %s is the new file."""
+    command = str(of(drafted(sshd_config(b"PermitRootLogin no\n")), "copy")[0].args["validate"]).split()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    for text, accepted in (("PermitRootLogin no", True), ("PermitRootLogin nope", False)):
+        (tmp_path / "new").write_text(f"HostKey {tmp_path}/key\n{text}\n")
+        argv = [word.replace("%s", str(tmp_path / "new")) for word in command]
+        assert (subprocess.run(argv, capture_output=True, check=False).returncode == 0) is accepted
+
+
+def sshd_config(text: bytes) -> Sample:
+    sample = Sample()
+    sample.add("/etc/ssh/sshd_config", text)
+    return sample
 
 
 def test_a_file_that_looks_like_a_vault_is_copied_as_it_is() -> None:

@@ -35,6 +35,7 @@ def certificates(context: Context) -> list[Task]:
     for command, call, made in kept:
         tasks += _tasks(context, command, call, made)
         context.claimed.update(made)
+        context.anew.update(made)
     for change in context.pending():
         if change.after and change.after.secret:
             context.claimed.add(change.path)

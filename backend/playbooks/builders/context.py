@@ -71,6 +71,7 @@ class Context:
     variables: dict[str, str | Reference] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     claimed: set[str] = field(default_factory=set)  # wire paths that need no further task
+    anew: set[str] = field(default_factory=set)  # of these, what a command makes anew on each machine
 
     def __post_init__(self) -> None:
         self.shell = [
@@ -98,6 +99,11 @@ class Context:
             self.note(f"{wire}: Ansible would expand or alter this name")
             return None
         return text
+
+    def text_of(self, path: str) -> str:
+        """The new text of a changed file; empty for any other."""
+        change = self.by_path.get(path)
+        return (change.after.text if change is not None and change.after is not None else None) or ""
 
     def commands_about(self, *words: str) -> list[str]:
         """The ids of the commands that name one of ``words``."""
@@ -132,8 +138,8 @@ class Context:
         return word
 
     def handler(self, called: str, **args: Any) -> str:
-        """The name of a handler, made on its first use."""
-        self.handlers.setdefault(called, Task(Phase.UNITS, called, "systemd_service", args))
+        """The name of a handler, made on its first use; later uses may add to what it does."""
+        self.handlers.setdefault(called, Task(Phase.UNITS, called, "systemd_service", {})).args.update(args)
         return called
 
 
