@@ -6,7 +6,7 @@ the service's, which is why each method takes the actor. Methods raise :mod:`bac
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -197,7 +197,9 @@ class Approvals(Protocol):
         ...
 
     async def dry_run(self, actor: Identity, id: str, /) -> Approval: ...
-    async def approve(self, actor: Identity, id: str, digest: str, comment: str, /) -> Approval: ...
+    async def approve(
+        self, actor: Identity, id: str, digest: str, comment: str, secrets: Mapping[str, str], /
+    ) -> Approval: ...
     async def reject(self, actor: Identity, id: str, reason: str, changes_requested: bool, /) -> Approval: ...
     async def pack(self, actor: Identity, id: str, /) -> dict[str, Any]: ...
 

@@ -6,7 +6,7 @@ named by its digest; any other digest is stale.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -30,6 +30,7 @@ from backend.models import (
 )
 from backend.models.approval import APPROVAL_OVER
 from backend.playbooks import Playbooks, Runs
+from backend.playbooks.secrets import check_values
 from backend.store import Store
 from backend.targets import Targets
 
@@ -172,8 +173,16 @@ class Approvals:
         self._pipeline.dry_run(approval)
         return approval
 
-    async def approve(self, actor: Identity, approval_id: str, digest: str, comment: str = "") -> Approval:
-        """An operator's yes to exactly this digest. The last yes that is needed starts the apply.
+    async def approve(
+        self,
+        actor: Identity,
+        approval_id: str,
+        digest: str,
+        comment: str = "",
+        secrets: Mapping[str, str] | None = None,
+    ) -> Approval:
+        """An operator's yes to exactly this digest. The last yes that is needed starts the apply, and carries
+        the values of the playbook's secrets.
 
         Raises:
             PanicActive: nothing is applied now.
@@ -181,6 +190,7 @@ class Approvals:
             AlreadyDecided: over, or somebody was first.
             EvidenceIncomplete: says what is missing.
             StaleDigest: the evidence is not what the operator saw.
+            InvalidValue: a secret is missing or unfit.
             TargetLocked: names the approval that holds the target.
         """
         self._refuse_in_panic()
@@ -196,6 +206,8 @@ class Approvals:
                 remedy="the evidence is not what you saw: open the review again",
             )
         await self._refuse_locked(approval)
+        checked = self._playbooks.check(await self._playbooks.load(approval.playbook_id))
+        given = dict(secrets or {})
         decision = Decision(
             verb="approve", uid=actor.uid, name=actor.name, at=now(), digest=digest, comment=comment
         )
@@ -209,6 +221,7 @@ class Approvals:
                 )
             row.decisions.append(decision)
             if sum(earlier.digest == digest for earlier in row.decisions) >= row.threshold:
+                check_values(checked, given)
                 row.state = ApprovalState.APPROVED
 
         async with self._audit.step(
@@ -222,7 +235,7 @@ class Approvals:
         ):
             approval = await self._book.change(approval_id, [ApprovalState.PENDING], decide)
         if approval.state is ApprovalState.APPROVED:
-            self._pipeline.apply(approval)
+            self._pipeline.apply(approval, given)
         return approval
 
     async def reject(

@@ -71,12 +71,13 @@ def generate(
     _notify_removed(context, tasks)
     handlers = _used(context, tasks)
     text = _text(name, context, tasks, handlers)
-    check(text.encode(), set(context.contents))
+    check(text.encode(), set(context.contents), secrets=context.secrets)
     return Draft(
         yaml=text,
         files=dict(context.contents),
         tasks=[_told(task) for task in (*tasks, *handlers)],
         variables={key: str(value) for key, value in context.variables.items()},
+        secrets=context.secrets,
         notes=context.notes,
     )
 
@@ -137,11 +138,16 @@ def _text(name: str, context: Context, tasks: list[Task], handlers: list[Task]) 
     }
     if context.variables:
         play["vars"] = dict(context.variables)
-    text = "---\n" + block([play], 0)
+    text = "---\n" + "".join(comment(line, 0) for line in _needs(context.secrets)) + block([play], 0)
     text += "  tasks:\n" + "\n".join(_task_text(task, lines) for task in tasks)
     if handlers:
         text += "\n  handlers:\n" + "\n".join(_task_text(handler, lines) for handler in handlers)
     return text
+
+
+def _needs(secrets: list[str]) -> list[str]:
+    """What a run by hand must be told."""
+    return ["needs these variables, as from -e @FILE:", *(f"  {name}" for name in secrets)] if secrets else []
 
 
 def _task_text(task: Task, lines: dict[str, str]) -> str:
@@ -156,6 +162,8 @@ def _task_text(task: Task, lines: dict[str, str]) -> str:
     shown: dict[str, Any] = {"name": Title(task.name), PREFIX + task.module: args}
     if task.loop:
         shown["loop"] = task.loop
+    if task.no_log:
+        shown["no_log"] = True
     if task.notify:
         names = [Title(name) for name in task.notify]
         shown["notify"] = names[0] if len(names) == 1 else names

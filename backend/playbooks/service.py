@@ -81,7 +81,9 @@ class Playbooks:
                 "created_at": now(),
             }
         )
-        edited.tasks = told(self.check(edited), playbook.tasks)
+        checked = self.check(edited)
+        edited.tasks, edited.secrets = told(checked, playbook.tasks), checked.secrets
+        edited.variables = {name: str(value) for name, value in checked.variables.items()}
         edited.digest = digest(yaml, self.contents(edited))
         async with self._audit.step(
             actor, "playbook.edit", "playbook", edited.id, sandbox_id=edited.sandbox_id, digest=edited.digest

@@ -24,13 +24,14 @@ def told(playbook: CheckedPlaybook, before: Sequence[PlaybookTask] = ()) -> list
             module=task.module,
             opaque=task.opaque,
             commands=origins.get((task.module, task.name), []),
-            paths=list(dict.fromkeys(wire_path(path.encode()) for path in _paths(task, playbook))),
+            paths=list(dict.fromkeys(wire_path(path.encode()) for path in paths_of(task, playbook))),
         )
         for task in (*playbook.tasks, *playbook.handlers)
     ]
 
 
-def _paths(task: CheckedTask, playbook: CheckedPlaybook) -> Iterator[str]:
+def paths_of(task: CheckedTask, playbook: CheckedPlaybook) -> Iterator[str]:
+    """The paths on the target that a task manages."""
     if task.opaque:
         argv = task.args["argv"]
         words = [str(word) for word in argv] if isinstance(argv, list) else []

@@ -47,7 +47,7 @@ def drafted(sample: Sample, **facts: str) -> Draft:
 
 
 def checked(draft: Draft) -> CheckedPlaybook:
-    return check(draft.yaml.encode(), draft.files)
+    return check(draft.yaml.encode(), draft.files, secrets=draft.secrets)
 
 
 def of(draft: Draft, module: str) -> list[CheckedTask]:
@@ -242,10 +242,19 @@ def test_a_home_that_the_agent_made_by_hand_gets_no_skeleton() -> None:
     assert of(draft, "copy") == []
 
 
-def test_a_password_is_never_copied() -> None:
+def test_a_password_is_never_copied_and_its_hash_is_a_secret_of_the_operator() -> None:
     draft = drafted(sample_with(users=[user(password="set")]))
-    assert "password" not in of(draft, "user")[0].args
-    assert "its password is not copied" in draft.notes[0]
+    made, password = of(draft, "user")
+    assert "password" not in made.args
+    assert password.args == {"name": "u", "password": "password_hash_of_u"}
+    assert password.secrets == ("password_hash_of_u",)
+    assert draft.secrets == ["password_hash_of_u"] and draft.notes == []
+    assert draft.yaml.startswith("---\n# needs these variables, as from -e @FILE:\n# password_hash_of_u\n")
+
+
+def test_an_account_without_a_password_asks_for_none() -> None:
+    for state in ("locked", "none", "!"):
+        assert drafted(sample_with(users=[user(password=state)])).secrets == []
 
 
 def test_a_packages_own_account_comes_with_the_package() -> None:
@@ -442,6 +451,19 @@ def test_a_file_that_looks_like_a_vault_is_copied_as_it_is() -> None:
     sample = Sample()
     sample.add("/srv/v", b"$ANSIBLE_VAULT;1.1;AES256\n00\n")
     assert checked(drafted(sample)).tasks[0].args["decrypt"] is False
+
+
+def test_a_file_of_credentials_is_a_secret_with_its_owner_and_mode() -> None:
+    sample = Sample()
+    for path in ("/root/.pgpass", "/root/_pgpass"):
+        sample.add(path, mode=0o600, secret="credentials", sha256="0" * 64)
+    draft = drafted(sample)
+    assert draft.secrets == ["content_of_root_pgpass", "content_of_root_pgpass_2"]
+    assert draft.files == {}
+    assert of(draft, "copy")[0].args == {
+        "content": "content_of_root_pgpass", "dest": "/root/.pgpass",
+        "owner": "root", "group": "root", "mode": "0600",
+    }  # fmt: skip
 
 
 # --- keys --------------------------------------------------------------------------------------------------

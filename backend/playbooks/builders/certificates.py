@@ -18,6 +18,7 @@ _OUTPUTS = ("-out", "-keyout")
 _INPUTS = ("-in", "-key", "-signkey", "-CA", "-CAkey", "-config", "-extfile")
 _PASSWORDS = ("-passin", "-passout", "-k", "-kfile")
 _PASSING = ("/tmp/", "/var/tmp/", "/run/", "/dev/")  # noqa: S108 - places whose files are not there later
+CREDENTIALS = "credentials"  # of no key: what an operator types, not what a command makes
 _KEY_MODE, _PLAIN_MODE = "0600", "0644"
 
 
@@ -37,7 +38,7 @@ def certificates(context: Context) -> list[Task]:
         context.claimed.update(made)
         context.anew.update(made)
     for change in context.pending():
-        if change.after and change.after.secret:
+        if change.after and change.after.secret not in ("", CREDENTIALS):
             context.claimed.add(change.path)
             context.note(
                 f"{change.path}: holds a secret ({change.after.secret}) and no plain openssl or ssh-keygen"

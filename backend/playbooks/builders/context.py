@@ -58,6 +58,7 @@ class Task:
     commands: list[str] = field(default_factory=list)  # ids
     paths: list[str] = field(default_factory=list)  # wire form
     remark: str = ""
+    no_log: bool = False  # it holds a secret
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Context:
     contents: dict[str, bytes] = field(default_factory=dict)  # sha256 → content, goes to files/
     handlers: dict[str, Task] = field(default_factory=dict)
     variables: dict[str, str | Reference] = field(default_factory=dict)
+    secrets: list[str] = field(default_factory=list)  # names of the variables that the operator must give
     notes: list[str] = field(default_factory=list)
     claimed: set[str] = field(default_factory=set)  # wire paths that need no further task
     anew: set[str] = field(default_factory=set)  # of these, what a command makes anew on each machine
@@ -136,6 +138,15 @@ class Context:
                 self.variables[name] = Reference(fact)
                 return Reference(name)
         return word
+
+    def secret(self, what: str, thing: str) -> Reference:
+        """A named variable in the place of a value that is never copied."""
+        word = re.sub(r"[^a-z0-9]+", "_", thing.lower()).strip("_")[:40] or "file"
+        name, number = f"{what}_{word}", 2
+        while name in self.secrets:
+            name, number = f"{what}_{word}_{number}", number + 1
+        self.secrets.append(name)
+        return Reference(name)
 
     def handler(self, called: str, **args: Any) -> str:
         """The name of a handler, made on its first use; later uses may add to what it does."""

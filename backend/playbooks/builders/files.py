@@ -9,6 +9,7 @@ from itertools import groupby
 
 from backend.models import ChangeVerb, FileChange, FileKind, FileState, guest_path
 from backend.playbooks._validate import validator
+from backend.playbooks.builders.certificates import CREDENTIALS
 from backend.playbooks.builders.context import Context, Phase, Task, gone, link_target, owned, title
 from backend.playbooks.builders.packages import INSTALLERS
 from backend.playbooks.builders.services import notified
@@ -91,6 +92,15 @@ def _link(context: Context, change: FileChange, path: str, state: FileState) -> 
 
 
 def _copy(context: Context, change: FileChange, path: str, state: FileState) -> Task | None:
+    if state.secret == CREDENTIALS:
+        secret = context.secret("content_of", path)
+        return Task(
+            Phase.FILES,
+            f"Write {path}",
+            "copy",
+            {"content": secret, "dest": path, **owned(state)},
+            no_log=True,
+        )
     content = _content(context, state)
     if content is None:
         context.note(f"{change.path}: its content was not kept (over the limit, or withheld)")
