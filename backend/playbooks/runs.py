@@ -90,6 +90,7 @@ class Runs:
             strategy="mitogen_linear" if strategy == "mitogen_linear" else "linear",
             timeout_s=self._timeout_s,
             secrets=dict(secrets or {}),
+            first_alone=kind in (RunKind.APPLY, RunKind.ROLLBACK),
         )
         handle = await self._runner.start(spec, key=key)
         run.state, run.runner_pid = RunState.RUNNING, handle.pid

@@ -147,6 +147,54 @@ async def test_a_secret_of_digits_stays_text(runner: Runner, sshd: Any, machine:
     assert (machine / "word").read_text() == "0755"
 
 
+@pytest.mark.parametrize(
+    ("bad", "strategy"),
+    [
+        ("web-01", "mitogen_linear"),
+        *(
+            pytest.param(bad, strategy, marks=pytest.mark.full)
+            for bad, strategy in (
+                ("web-01", "linear"),
+                ("web-02", "linear"),
+                ("", "linear"),
+                ("", "mitogen_linear"),
+            )
+        ),
+    ],
+)
+async def test_the_first_target_goes_alone_and_where_it_fails_no_other_is_touched(
+    runner: Runner, sshd: Any, machine: Path, bad: str, strategy: str
+) -> None:
+    order = machine / "order"
+    say = f"ansible.builtin.command: {{argv: [sh, -c, 'echo {{{{ inventory_hostname }}}} N >> {order}']}}"
+    tasks = [
+        say.replace("N", "1"),
+        f"ansible.builtin.file: {{path: '{machine}/fails-{{{{ inventory_hostname }}}}'}}",
+    ]
+    for name in ("web-01", "web-02", "web-03"):
+        if name != bad:
+            (machine / f"fails-{name}").touch()
+    hosts = [sshd.target(name) for name in ("web-01", "web-02", "web-03")]
+    playbook = play(*tasks, say.replace("N", "2"))
+    done = await run(runner, sshd, playbook, hosts=hosts, first_alone=True, strategy=strategy)
+    said = order.read_text().split("\n")[:-1]
+    assert done.state is (RunState.FAILED if bad else RunState.SUCCESSFUL)
+    if bad == "web-01":
+        assert said == ["web-01 1"] and set(done.results) == {"web-01"}
+        assert "web-01: Task 1" in done.reason and done.reason.endswith("; not touched: web-02, web-03")
+    else:
+        assert said[:2] == ["web-01 1", "web-01 2"]
+        assert sorted(said[2:]) == sorted(
+            ["web-02 1", "web-03 1", "web-03 2", *([] if bad else ["web-02 2"])]
+        )
+    events = [event async for event in runner.follow("RUN-1")]
+    assert {event.task: event.task_index for event in events}.items() <= {
+        "Task 0": 0,
+        "Task 1": 1,
+        "Task 2": 2,
+    }.items()
+
+
 async def test_cancel_ends_it_and_later_tasks_do_not_run(runner: Runner, sshd: Any, machine: Path) -> None:
     playbook = play(folder_task(machine / "first"), HOLD, folder_task(machine / "never"))
     await runner.start(spec_of(sshd, playbook), key=sshd.key)
