@@ -101,6 +101,7 @@ class Pipeline:
                 wanted,
                 approval_id=approval.id,
                 progress=progress,
+                applied=await self._applied(approval),
             )
             evidence = done.evidence
             evidence.versions = self._fleet.versions()
@@ -115,6 +116,14 @@ class Pipeline:
             row.outcome = evidence.failure
 
         await self._book.change(approval.id, [ApprovalState.REHEARSING], finish)
+
+    async def _applied(self, approval: Approval) -> tuple[Playbook, dict[str, bytes]] | None:
+        """What a roll-back takes back."""
+        if not approval.rolls_back:
+            return None
+        run = await self._runs.load(approval.rolls_back)
+        playbook = await self._playbooks.load(run.playbook_id)
+        return playbook, self._playbooks.contents(playbook)
 
     # --- dry run --------------------------------------------------------------------------------------
 
@@ -219,7 +228,8 @@ class Pipeline:
             digest=approval.digest,
         ) as step:
             given = self._secrets.get(approval.id)
-            runs = await self._on_targets(RunKind.APPLY, approval, playbook, run_id=run_id, secrets=given)
+            kind = RunKind.ROLLBACK if approval.rolls_back else RunKind.APPLY
+            runs = await self._on_targets(kind, approval, playbook, run_id=run_id, secrets=given)
             step.data["state"] = runs[0].state
         await self._finish(approval, runs[0])
 

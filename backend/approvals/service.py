@@ -25,10 +25,13 @@ from backend.models import (
     Identity,
     Playbook,
     Role,
+    RunKind,
+    Sandbox,
     new_id,
     now,
 )
 from backend.models.approval import APPROVAL_OVER
+from backend.models.playbook import RUN_OVER
 from backend.playbooks import Playbooks, Runs
 from backend.playbooks.secrets import check_values
 from backend.store import Store
@@ -81,8 +84,49 @@ class Approvals:
                 f"{playbook.id} was generated from {playbook.sandbox_id}, not {sandbox.id}",
                 remedy=f"generate one with POST /v1/sandboxes/{sandbox.id}/generate/ansible",
             )
+        return await self._ask(actor, sandbox, playbook, request.targets, request.reason)
+
+    async def request_rollback(self, actor: Identity, run_id: str) -> Approval:
+        """A request to take an apply back, with a playbook of its own that is rehearsed like any other.
+
+        Raises:
+            WrongState: nothing to take back, or a target had something of its own, which was not saved.
+            PlaybookRefused: nothing of the change can be taken back.
+        """
+        _operators_only(actor)
+        run = await self._runs.load(run_id)
+        if run.kind is not RunKind.APPLY or run.state not in RUN_OVER:
+            raise WrongState(
+                f"{run_id} is a {run.kind} that is {run.state}",
+                remedy="name the run of an apply that is over",
+            )
+        approval = await self._book.load(run.approval_id)
+        own = {seen.target: seen.differs for seen in approval.evidence.dry_run.values() if seen.differs}
+        if own:
+            target, sentences = next(iter(own.items()))
+            raise WrongState(
+                f"{target} was not as the rehearsal's machine before the apply: {'; '.join(sentences)[:300]}",
+                remedy="what it had of its own was not saved: take it back by hand",
+            )
+        applied = await self._playbooks.load(run.playbook_id)
+        changes = await self._store.changes.get(approval.evidence.changes_id)
+        playbook = await self._playbooks.roll_back(actor, applied, changes)
+        sandbox = await self._fleet.load(approval.sandbox_id)
+        reason = f"takes back {run_id} ({approval.id}: {approval.reason})"[:2000]
+        return await self._ask(actor, sandbox, playbook, approval.targets, reason, rolls_back=run_id)
+
+    async def _ask(
+        self,
+        actor: Identity,
+        sandbox: Sandbox,
+        playbook: Playbook,
+        targets: Sequence[str],
+        reason: str,
+        *,
+        rolls_back: str = "",
+    ) -> Approval:
         self._playbooks.check(playbook)
-        resolved = self._targets.resolve(self._targets.allowed(actor, request.targets))
+        resolved = self._targets.resolve(self._targets.allowed(actor, targets))
         groups = {target.name: target.group for target in resolved}
         if len(names := sorted(set(groups.values()))) > 1:
             raise WrongState(
@@ -98,10 +142,11 @@ class Approvals:
             playbook_id=playbook.id,
             targets=list(groups),
             groups=groups,
-            reason=request.reason,
+            reason=reason,
             requester_uid=actor.uid,
             requester_name=actor.name,
             agent_id=sandbox.agent_id,
+            rolls_back=rolls_back,
             state=ApprovalState.REHEARSING,
             threshold=max(target.approvals for target in resolved),
             created_at=at,
@@ -116,7 +161,7 @@ class Approvals:
             sandbox_id=sandbox.id,
             playbook=playbook.digest,
             targets=approval.targets,
-            reason=request.reason,
+            reason=reason,
         ):
             await self._book.add(approval)
         self._pipeline.rehearse(approval)

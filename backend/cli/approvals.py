@@ -198,6 +198,8 @@ def _show(told: dict[str, Any]) -> None:
             ("unrehearsed", ", ".join(evidence["unrehearsed"])),
             ("risk", ", ".join(evidence["risk"])),
             ("failure", evidence["failure"]),
+            ("apply", told["apply_run"]),
+            ("rolls back", told["rolls_back"]),
         ]
     )
     for name, target in evidence["dry_run"].items():

@@ -134,6 +134,11 @@ def run_of(id: str) -> Call[Run]:
     return Call("GET", path("runs", id), noun("Run"))
 
 
+def roll_back(id: str) -> Call[Approval]:
+    """Ask to take an apply back: a request of its own, with a rehearsal of its own."""
+    return Call("POST", path("runs", id, "rollback"), noun("Approval"))
+
+
 def cancel_run(id: str) -> Call[Run]:
     """End it cleanly; it says what was done where."""
     return Call("POST", path("runs", id, "cancel"), noun("Run"), timeout_s=WORK_S)

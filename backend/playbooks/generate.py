@@ -25,6 +25,11 @@ from backend.playbooks.builders.services import notified
 from backend.playbooks.grammar import check
 
 PREFIX = "ansible.builtin."
+_PHASES_BACK = (
+    Phase.STOPPED,
+    Phase.REMOVED,
+    *(one for one in Phase if one not in (Phase.STOPPED, Phase.REMOVED)),
+)
 MAX_ORIGINS = 2  # command lines shown above a task
 _SENSITIVE = re.compile(r"passw|secret|token|chpasswd|BEGIN |api[_-]?key", re.IGNORECASE)
 
@@ -48,13 +53,15 @@ def generate(
     *,
     name: str,
     facts: GuestFacts | None = None,
+    undo: bool = False,
 ) -> Draft:
-    """The playbook that does to another machine what ``changes`` show.
+    """The playbook that does to another machine what ``changes`` show. ``undo``: they take back what a
+    playbook did, so that packages go with their settings, and after what was put beside these.
 
     Raises:
         PlaybookRefused: rule P3, when nothing in the diff can be expressed.
     """
-    context = Context(changes, commands, blobs, facts or GuestFacts())
+    context = Context(changes, commands, blobs, facts or GuestFacts(), undo)
     tasks = [
         *builders.groups(context),
         *builders.users(context),
@@ -63,7 +70,7 @@ def generate(
         *builders.units(context),
         *builders.files(context),
     ]
-    tasks.sort(key=lambda task: task.phase)
+    tasks.sort(key=lambda task: _PHASES_BACK.index(task.phase) if undo else task.phase)
     if not tasks:
         raise refuse(
             "the change holds nothing that a playbook can do", rule="P3", remedy="snapshot after the work"

@@ -46,14 +46,36 @@ class Rehearser:
         *,
         approval_id: str,
         progress: Progress,
+        applied: tuple[Playbook, dict[str, bytes]] | None = None,
     ) -> Rehearsed:
-        """Evidence without the dry runs. A failed rehearsal is evidence too: ``failure`` says why."""
+        """Evidence without the dry runs. A failed rehearsal is evidence too: ``failure`` says why.
+
+        ``applied`` is run on the twin first: what ``playbook`` is to take back.
+        """
         await progress("forking a pristine twin")
         twin = await self._fleet.fork_twin(sandbox, purpose="rehearsal")
         try:
+            if applied and (failed := await self._apply_first(twin, *applied, approval_id, progress)):
+                return Rehearsed(Evidence(sandbox_changes_id=wanted.id, failure=failed), None)
             return await self._on_twin(twin, playbook, files, wanted, approval_id, progress)
         finally:
             await self._fleet.discard(twin)
+
+    async def _apply_first(
+        self,
+        twin: Sandbox,
+        playbook: Playbook,
+        files: dict[str, bytes],
+        approval_id: str,
+        progress: Progress,
+    ) -> str:
+        """Why the twin could not be brought to where the target is; empty when it was."""
+        await progress("applying what is to be rolled back")
+        stand_ins = placeholders(playbook.secrets)
+        run = await self._run(RunKind.REHEARSAL, twin, playbook, files, approval_id, stand_ins)
+        if run.state is RunState.SUCCESSFUL:
+            return ""
+        return f"the playbook to be rolled back {run.state} on the twin: {_why(run)}"
 
     async def _on_twin(
         self,

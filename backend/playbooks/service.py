@@ -9,6 +9,7 @@ from backend.models import Changes, Identity, Playbook, Role, new_id, now
 from backend.playbooks.builders.context import GuestFacts
 from backend.playbooks.generate import digest, generate
 from backend.playbooks.grammar import CheckedPlaybook, check
+from backend.playbooks.rollback import roll_back, turned_round
 from backend.playbooks.tasks import told
 from backend.store import Store
 
@@ -64,6 +65,41 @@ class Playbooks:
         self.check(playbook)
         async with self._audit.step(
             actor, "playbook.generate", "playbook", playbook.id, sandbox_id=sandbox_id, digest=playbook.digest
+        ):
+            await self._store.playbooks.insert(playbook)
+        return playbook
+
+    async def roll_back(self, actor: Identity, applied: Playbook, changes: Changes) -> Playbook:
+        """The playbook that takes back ``changes``: what the rehearsal of ``applied`` did to a pristine twin.
+
+        Raises:
+            PlaybookRefused: nothing of it can be taken back.
+        """
+        back = turned_round(changes)
+        draft = roll_back(back, self._blobs, name=f"Roll back {applied.name}")
+        for content in draft.files.values():
+            self._blobs.put(content)
+        await self._store.changes.insert(back)
+        playbook_id = new_id("PBK")
+        playbook = Playbook(
+            id=playbook_id,
+            name=f"{applied.name[:-9]}-back-{playbook_id[4:]}",
+            sandbox_id=applied.sandbox_id,
+            owner_uid=actor.uid,
+            from_snapshot=back.from_snapshot,
+            to_snapshot=back.to_snapshot,
+            changes_id=back.id,
+            yaml=draft.yaml,
+            files={sha256: len(content) for sha256, content in draft.files.items()},
+            tasks=draft.tasks,
+            secrets=draft.secrets,
+            notes=draft.notes,
+            digest=digest(draft.yaml, draft.files),
+            created_at=now(),
+        )
+        self.check(playbook)
+        async with self._audit.step(
+            actor, "playbook.roll_back", "playbook", playbook.id, of=applied.id, digest=playbook.digest
         ):
             await self._store.playbooks.insert(playbook)
         return playbook

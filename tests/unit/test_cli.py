@@ -476,6 +476,13 @@ def test_secrets_go_from_a_file_that_nobody_else_reads_to_the_backend_and_nowher
     assert "hunter2" not in shown.out + shown.err
 
 
+def test_an_apply_is_taken_back_by_a_request_of_its_own(backend: FakeBackend, capsys: Capture) -> None:
+    asked = {**APPROVAL, "state": "rehearsing", "rolls_back": "RUN-00000001"}
+    backend.answers["POST /v1/runs/RUN-00000001/rollback"] = (202, asked)
+    assert run(["runs", "rollback", "RUN-00000001"]) == 0
+    assert capsys.readouterr().out == "APR-4f2a0000 is rehearsing: fluid approvals show 4f2a\n"
+
+
 def test_a_broken_chain_names_the_row_and_exits_nine(backend: FakeBackend, capsys: Capture) -> None:
     backend.answers["GET /v1/audit/verify"] = (
         200,

@@ -575,6 +575,24 @@ def test_folders_and_links_that_enabling_makes_are_explained() -> None:
     assert [task.name for task in checked(drafted(sample)).tasks] == ["Enable and start a.timer"]
 
 
+def test_a_service_that_the_agent_removed_is_stopped_before_its_file_goes() -> None:
+    gone = UnitChange(name="old.service", verb=ChangeVerb.REMOVED, before=ON)
+    sample = sample_with("systemctl disable --now old; rm /etc/systemd/system/old.service", units=[gone])
+    sample.add("/etc/systemd/system/old.service", b"x", verb=ChangeVerb.REMOVED)
+    stop, remove = checked(drafted(sample)).tasks
+    assert (stop.args["removes"], stop.opaque) == ("/etc/systemd/system/old.service", True)
+    assert remove.name == "Remove /etc/systemd/system/old.service"
+
+
+def test_a_removed_user_is_gone_before_its_group() -> None:
+    groups = [GroupChange(name="u", verb=ChangeVerb.REMOVED, before={"gid": "998"})]
+    users = [UserChange(name="u", verb=ChangeVerb.REMOVED, before={"uid": "998"})]
+    names = [
+        task.name for task in checked(drafted(sample_with("userdel -r u", users=users, groups=groups))).tasks
+    ]
+    assert names == ["Remove the user u", "Remove the group u"]
+
+
 # --- against Ansible itself --------------------------------------------------------------------------------
 
 

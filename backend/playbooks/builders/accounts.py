@@ -22,10 +22,11 @@ def groups(context: Context) -> list[Task]:
             context.claimed.add(change.path)
     tasks = []
     for group in context.changes.groups:
-        if group.package:
+        if group.package and not context.undo:
             continue
         if group.verb is ChangeVerb.REMOVED:
-            tasks.append(_group(context, group, "Remove the group", {"state": "absent"}))
+            task = _group(context, group, "Remove the group", {"state": "absent"})
+            tasks.append(replace(task, phase=Phase.LEFT))
         elif group.after.get("gid") != group.before.get("gid"):
             number = int(group.after["gid"])
             args: dict[str, object] = {"gid": number}
@@ -50,7 +51,7 @@ def users(context: Context) -> list[Task]:
     """Users that the agent made, changed or removed. A password is never copied: its hash is a secret."""
     tasks = []
     for user in context.changes.users:
-        if user.package:
+        if user.package and not context.undo:
             continue
         if user.verb is ChangeVerb.REMOVED:
             tasks.append(_user(context, user, "Remove the user", {"state": "absent"}))

@@ -25,16 +25,18 @@ class Blobs(Protocol):
 class Phase(IntEnum):
     """The order that works: what a task needs comes before it."""
 
-    SOURCES = 0
-    PACKAGES = 1
-    REMOVED = 2
-    GROUPS = 3
-    USERS = 4
-    DIRECTORIES = 5
-    FILES = 6
-    LINKS = 7
-    CERTIFICATES = 8
-    UNITS = 9
+    STOPPED = 0  # a service, before what it runs goes
+    SOURCES = 1
+    PACKAGES = 2
+    REMOVED = 3
+    GROUPS = 4
+    USERS = 5
+    LEFT = 6  # groups, once nobody is in them
+    DIRECTORIES = 7
+    FILES = 8
+    LINKS = 9
+    CERTIFICATES = 10
+    UNITS = 11
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Context:
     commands: Sequence[Command]
     blobs: Blobs
     facts: GuestFacts
+    undo: bool = False  # the change is one of ours, turned round
     contents: dict[str, bytes] = field(default_factory=dict)  # sha256 → content, goes to files/
     handlers: dict[str, Task] = field(default_factory=dict)
     variables: dict[str, str | Reference] = field(default_factory=dict)

@@ -84,7 +84,9 @@ def _remove(context: Context) -> list[Task]:
     commands = [
         c.id for c, call in context.calls(*INSTALLERS, "dpkg") if {"remove", "purge"} & set(call.argv)
     ]
-    args = {"name": _one_or_list(removed), "state": "absent"}
+    args: dict[str, object] = {"name": _one_or_list(removed), "state": "absent"}
+    if context.undo:
+        args["purge"] = True
     return [Task(Phase.PACKAGES, "Remove " + _listing(removed), "apt", args, commands=commands)]
 
 

@@ -18,7 +18,10 @@ def units(context: Context) -> list[Task]:
     """Tasks for units that the agent switched; a unit as its package left it needs none."""
     tasks = []
     for unit in context.changes.units:
-        if _as_packaged(context, unit) or gone_unit(unit):
+        if gone_unit(unit):
+            tasks += _stop(context, unit)
+            continue
+        if _as_packaged(context, unit):
             continue
         if task := _task(context, unit):
             tasks.append(task)
@@ -42,6 +45,16 @@ def unit_handlers(context: Context, path: str) -> list[str]:
 def gone_unit(unit: UnitChange) -> bool:
     """True for a unit whose definition is no longer there: removing its file and links is all."""
     return not unit.after.defined and not unit.after.masked
+
+
+def _stop(context: Context, unit: UnitChange) -> list[Task]:
+    """Switch off a unit whose file goes. The module fails where that is gone, a guarded command does not."""
+    file = UNIT_FOLDER + unit.name
+    if file not in context.by_path or not (unit.before.enabled or _stopped(context, unit.name)):
+        return []
+    args = {"argv": ["systemctl", "disable", "--now", unit.name], "removes": file}
+    commands = [c.id for c, call in context.calls("systemctl") if _named(unit.name, call.argv)]
+    return [Task(Phase.STOPPED, title(f"Stop and disable {unit.name}"), "command", args, commands=commands)]
 
 
 def _as_packaged(context: Context, unit: UnitChange) -> bool:
