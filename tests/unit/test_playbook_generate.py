@@ -36,6 +36,7 @@ from backend.playbooks import (
     generate,
     told,
 )
+from backend.playbooks.rollback import roll_back, turned_round
 from tests.unit.playbooks_sample import STRANGE, Sample, plain_web_server, web_server
 
 BIN = Path(sys.executable).parent
@@ -609,20 +610,43 @@ def ansible(*argv: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("playbook")
-    draft = drafted(web_server())
-    export(draft.yaml, draft.files, folder)
+    web = web_server()
+    back = roll_back(turned_round(web.changes()), web.blobs, name="back")
+    for name, draft in (("web", drafted(web)), ("rest", drafted(the_rest())), ("back", back)):
+        export(draft.yaml, draft.files, folder / name)
     return folder
 
 
+def the_rest() -> Sample:
+    """What the web server has not: secrets, checks of configuration, removals, masks, drop-ins."""
+    gone = UnitChange(name="old.service", verb=ChangeVerb.REMOVED, before=ON)
+    masked = unit("cron.service", before=ON, after=UnitState(defined=True, masked=True))
+    sample = sample_with(
+        "systemctl mask --now cron; systemctl restart docker",
+        packages=[PackageChange(name="nano", verb=ChangeVerb.REMOVED, before_version="1")],
+        users=[user(password="set", groups="adm")],
+        units=[gone, masked],
+    )
+    sample.add("/etc/systemd/system/old.service", b"x", verb=ChangeVerb.REMOVED)
+    sample.add("/etc/systemd/system/docker.service.d/a.conf", b"[Service]\n")
+    sample.add("/root/.pgpass", mode=0o600, secret="credentials", sha256="0" * 64)
+    sample.add("/etc/sudoers.d/u", b"u ALL=(ALL) ALL\n", mode=0o440)
+    sample.add("/etc/cron.d/job", b"0 3 * * * root /bin/true\n")
+    sample.add("/srv/tool", mode=0o755, verb=ChangeVerb.METADATA)
+    return sample
+
+
 def test_ansible_reads_what_was_generated(exported: Path) -> None:
-    done = ansible("ansible-playbook", "--syntax-check", "-i", "localhost,", "playbook.yml", folder=exported)
+    names = [f"{name}/playbook.yml" for name in ("web", "rest", "back")]
+    done = ansible("ansible-playbook", "--syntax-check", "-i", "localhost,", *names, folder=exported)
     assert done.returncode == 0, done.stderr
 
 
 def test_it_is_clean_under_the_production_profile(exported: Path) -> None:
     done = ansible(
-        "ansible-lint", "--offline", "--profile", "production", "--nocolor", "playbook.yml", folder=exported
-    )
+        "ansible-lint", "--offline", "--profile", "production", "--nocolor", "--strict",
+        *(f"{name}/playbook.yml" for name in ("web", "rest", "back")), folder=exported,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
 
