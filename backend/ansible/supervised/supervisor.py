@@ -167,6 +167,13 @@ class Supervisor:
             reason = {"canceled": "canceled", "timeout": f"over its {self.spec['timeout_s']} s"}[why]
         elif state == "failed" and not reason:
             reason = f"Ansible ended with {status}: {self._last_words()}"
+        if reports.cut_off and not self.spec["check"] and not why:
+            host, task = next(iter(reports.cut_off.items()))
+            state = "lost"
+            reason = f"{host}: the connection was lost in {task!r}: what that did there is not known"
+        if state in ("canceled", "timeout", "lost"):
+            done = [f"{host} up to {task!r}" for host, task in reports.last_done.items()]
+            reason += f"; done: {', '.join(done) or 'nothing'}"
         untouched = [name for name in self.spec["hosts"] if name not in reports.results]
         if state != "successful" and reports.results and untouched:
             reason += f"; not touched: {', '.join(untouched)}"

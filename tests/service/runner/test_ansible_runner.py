@@ -203,9 +203,32 @@ async def test_cancel_ends_it_and_later_tasks_do_not_run(runner: Runner, sshd: A
         break
     done = await runner.wait("RUN-1")
     assert (done.state, done.results["web-01"].changed) == (RunState.CANCELED, 1)
+    assert done.reason == "canceled; done: web-01 up to 'Task 0'"
     assert not (machine / "never").exists()
     with pytest.raises(WrongState):
         await runner.cancel("RUN-1")
+
+
+CUT = """
+import os, signal
+pid = os.getpid()
+while open(f"/proc/{pid}/comm").read() != "sshd\\n":
+    pid = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+os.kill(pid, signal.SIGKILL)
+"""
+
+
+async def test_a_connection_that_is_lost_in_the_middle_makes_the_run_lost(
+    runner: Runner, sshd: Any, machine: Path
+) -> None:
+    """The session's own sshd is killed by the task: nobody learns what the task did."""
+    cut = machine / "cut.py"
+    cut.write_text(CUT)
+    lose = f"ansible.builtin.command: {{argv: [/usr/bin/python3, {cut}], creates: /nonexistent}}"
+    done = await run(runner, sshd, play(folder_task(machine / "first"), lose, folder_task(machine / "never")))
+    assert done.state is RunState.LOST
+    assert "lost in 'Task 1'" in done.reason and done.reason.endswith("; done: web-01 up to 'Task 0'")
+    assert not (machine / "never").exists()
 
 
 async def test_over_its_time_it_ends_as_timeout(runner: Runner, sshd: Any) -> None:
