@@ -342,6 +342,8 @@ DECIDING = [
     ("GET", "/v1/events"),
     ("GET", "/v1/hosts"),
     ("GET", "/v1/runs/RUN-12345678"),
+    ("POST", "/v1/runs/RUN-12345678/cancel"),
+    ("POST", "/v1/runs/RUN-12345678/rollback"),
     ("GET", "/v1/panes/%250/stream"),
     ("POST", "/v1/images"),
     ("POST", "/v1/images/import"),

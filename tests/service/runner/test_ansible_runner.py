@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from backend.models import RunKind, RunState
 STRANGE = "a ü {{ lookup('pipe', 'id') }}.txt"
 CONTENT = b"{{ not a template }}\n"
 SHA = hashlib.sha256(CONTENT).hexdigest()
+MOMENT_S = 0.15
 HOLD = "ansible.builtin.command: {argv: [sleep, '120'], creates: /nonexistent}"
 
 
@@ -286,6 +288,52 @@ async def test_it_runs_on_exactly_once_when_its_starter_is_killed(
     assert done.state is RunState.SUCCESSFUL
     assert (machine / "log").read_text() == "once\n"
     assert (machine / "last").is_dir()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("moment", range(20))
+async def test_a_backend_killed_at_any_moment_of_a_start_has_it_run_once_or_never(
+    runner: Runner, sshd: Any, machine: Path, runs: Path, python: str, run_as: str | None, moment: int
+) -> None:
+    """From before the folder is made until tasks run; the next backend tries again with the same id."""
+    playbook = play(append_task(machine / "log"))
+    given = {
+        "runs": str(runs),
+        "run_as": run_as,
+        "python": python,
+        "playbook": playbook,
+        "target": vars(sshd.target()),
+        "key": sshd.key.private.decode(),
+    }
+    starter = subprocess.Popen(  # noqa: ASYNC220 - it is killed after a moment
+        [
+            sys.executable,
+            "-c",
+            "print('up', flush=True)" + STARTER.replace('print("started", flush=True)', ""),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    with starter:
+        assert starter.stdin is not None
+        assert starter.stdout is not None
+        starter.stdin.write(json.dumps(given) + "\n")
+        starter.stdin.flush()
+        assert starter.stdout.readline() == "up\n"
+        await asyncio.sleep(moment * MOMENT_S)  # the moment itself is what is tested
+        starter.kill()
+    began = (runs / "RUN-1").exists()
+    try:
+        await runner.start(spec_of(sshd, playbook), key=sshd.key)
+    except AlreadyRunning:
+        assert began
+    else:
+        assert not began
+    done = await runner.wait("RUN-1")
+    log = (machine / "log").read_text() if (machine / "log").exists() else ""
+    assert (done.state, log) in ((RunState.SUCCESSFUL, "once\n"), (RunState.LOST, ""))
 
 
 async def test_a_killed_supervisor_makes_the_run_lost(runner: Runner, sshd: Any, machine: Path) -> None:
