@@ -126,7 +126,7 @@ async def test_a_certificate_lets_the_runner_in(runner: Runner, sshd: Any, machi
 async def test_a_secret_reaches_the_target_and_no_file(
     runner: Runner, sshd: Any, machine: Path, runs: Path
 ) -> None:
-    secret = "0123 {{ x }} \"q\" 'ü' \\"
+    secret = "0123 {{ x }} \"q\" 'ü' \\\nsecond line\n"
     write = (
         f"ansible.builtin.copy: {{content: \"{{{{ word }}}}\", dest: {machine}/word, mode: '0600'}}"
         "\n      no_log: true"
