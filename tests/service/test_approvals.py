@@ -352,7 +352,7 @@ async def test_secrets_die_with_their_backend_and_the_next_one_says_so(
     asked = await pending(book, state=state, apply_run=run.id, decisions=[yes])
     async with Background() as background:
         parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, runs, None, background]
-        await RealPipeline(*parts).resume([asked])
+        await RealPipeline(*parts, lambda: None).resume([asked])
         after = await book.wait(asked.id, 5, ANNA)
     assert after.state is end and word in after.outcome
 

@@ -130,8 +130,8 @@ async def test_an_edit_outside_the_grammar_is_refused_and_nothing_is_kept(
 async def test_an_edit_voids_what_was_asked_with_the_text_before(
     playbooks: Playbooks, playbook: Playbook, book: ApprovalBook, store: Store, audit: Audit
 ) -> None:
-    nothing = cast("Any", None)
-    approvals = Approvals(Config(), store, book, nothing, audit, nothing, playbooks, nothing, nothing)
+    parts: list[Any] = [Config(), store, book, None, audit, None, playbooks, None, None, lambda: None]
+    approvals = Approvals(*parts)
     pending, rehearsing = (
         asked(playbook, state) for state in (ApprovalState.PENDING, ApprovalState.REHEARSING)
     )
@@ -203,6 +203,7 @@ def approvals(
     fleet = SimpleNamespace(load=load, source_digest=lambda _: "debian-12 sha256:0")
     runs = SimpleNamespace(load=store.runs.get)
     parts: list[Any] = [Config(), store, book, pipeline, audit, fleet, playbooks, runs, Targets()]
+    parts.append(lambda: None)  # no panic
     return Approvals(*parts)
 
 
