@@ -142,5 +142,7 @@ def _for_supervisor(spec: RunSpec) -> dict[str, object]:
         "check": spec.check,
         "strategy": spec.strategy,
         "timeout_s": spec.timeout_s,
+        "hosts": [host.name for host in spec.hosts],
+        "first_alone": spec.first_alone and len(spec.hosts) > 1,
         "known_hosts": [host.known_hosts_line() for host in spec.hosts],
     }

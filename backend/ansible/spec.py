@@ -77,7 +77,11 @@ class SshKey:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run. ``files`` maps SHA-256 to content; ``secrets`` are values that no file may hold."""
+    """One run. ``files`` maps SHA-256 to content; ``secrets`` are values that no file may hold.
+
+    With ``first_alone`` the first host goes through the whole play before any other is touched, and where it
+    fails no other is.
+    """
 
     id: str
     kind: RunKind
@@ -87,6 +91,7 @@ class RunSpec:
     check: bool = False
     strategy: Strategy = "linear"
     timeout_s: int = 1800
+    first_alone: bool = False
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from backend.models import Request
 
@@ -53,6 +53,7 @@ class EditBody(Request):
 class ApproveBody(Request):
     digest: str = Field(max_length=200)
     comment: str = Field(default="", max_length=2000)
+    secrets: dict[str, SecretStr] = Field(default_factory=dict, max_length=100)
 
 
 class RejectBody(Request):

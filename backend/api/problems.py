@@ -52,8 +52,8 @@ def from_validation(errors: list[Any]) -> FluidError:
         return BadRequest(
             "the body is not a JSON object", remedy="send one, with `Content-Type: application/json`"
         )
-    value = ascii(first.get("input"))[:SHOWN_VALUE_CHARS]
-    message = f"{where}: {value}: {first.get('msg', 'invalid')}"
+    value = "" if "secrets" in first.get("loc", ()) else f"{ascii(first.get('input'))[:SHOWN_VALUE_CHARS]}: "
+    message = f"{where}: {value}{first.get('msg', 'invalid')}"
     if any(mark in kind for mark in _MEANING):
         return InvalidValue(message, remedy="GET /openapi.json lists what is allowed")
     return BadRequest(message, remedy="GET /openapi.json lists the types")

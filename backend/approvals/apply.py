@@ -7,7 +7,7 @@ anew, a dry run is asked for again, an apply is only ever watched, never repeate
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -35,6 +35,7 @@ from backend.models import (
 )
 from backend.playbooks import Playbooks, Rehearser, Runs
 from backend.playbooks.preview import preview
+from backend.playbooks.secrets import placeholders
 from backend.store import Store
 from backend.targets import ResolvedTarget, Targets
 
@@ -71,6 +72,7 @@ class Pipeline:
         self._targets = targets
         self._background = background
         self._cut_off: set[str] = set()
+        self._secrets: dict[str, Mapping[str, str]] = {}  # of approvals under apply; nowhere else
 
     # --- rehearsal ------------------------------------------------------------------------------------
 
@@ -99,6 +101,7 @@ class Pipeline:
                 wanted,
                 approval_id=approval.id,
                 progress=progress,
+                applied=await self._applied(approval),
             )
             evidence = done.evidence
             evidence.versions = self._fleet.versions()
@@ -113,6 +116,14 @@ class Pipeline:
             row.outcome = evidence.failure
 
         await self._book.change(approval.id, [ApprovalState.REHEARSING], finish)
+
+    async def _applied(self, approval: Approval) -> tuple[Playbook, dict[str, bytes]] | None:
+        """What a roll-back takes back."""
+        if not approval.rolls_back:
+            return None
+        run = await self._runs.load(approval.rolls_back)
+        playbook = await self._playbooks.load(run.playbook_id)
+        return playbook, self._playbooks.contents(playbook)
 
     # --- dry run --------------------------------------------------------------------------------------
 
@@ -149,7 +160,8 @@ class Pipeline:
         async with self._audit.step(
             Identity.system(), "approval.dry_run", "approval", approval.id, targets=approval.targets
         ) as step:
-            for run in await self._on_targets(RunKind.DRY_RUN, approval, playbook):
+            stand_ins = placeholders(playbook.secrets)
+            for run in await self._on_targets(RunKind.DRY_RUN, approval, playbook, secrets=stand_ins):
                 for target in run.targets:
                     seen[target] = preview(rehearsal, run, target)
             step.data["changed"] = {name: row.result.changed for name, row in seen.items()}
@@ -170,15 +182,24 @@ class Pipeline:
 
     # --- apply ----------------------------------------------------------------------------------------
 
-    def apply(self, approval: Approval) -> None:
-        """Start the apply in the background."""
+    def apply(self, approval: Approval, secrets: Mapping[str, str] | None = None) -> None:
+        """Start the apply in the background. ``secrets`` stay in memory until it is over."""
+        if secrets:
+            self._secrets[approval.id] = secrets
         self._start("apply", approval, self._apply, _UNDER_APPLY, partial(_ended, ApprovalState.FAILED))
 
     async def _apply(self, approval: Approval) -> None:
+        playbook = await self._playbooks.load(approval.playbook_id)
+        if set(playbook.secrets) - set(self._secrets.get(approval.id, {})):
+            words = "its secrets were in the memory of a backend that is gone: ask again"
+            await self._audit.note(Identity.system(), "approval.void", "approval", approval.id, because=words)
+            await self._book.change(
+                approval.id, [ApprovalState.APPROVED], _ended(ApprovalState.VOIDED, words)
+            )
+            return
         await self._book.change(
             approval.id, [ApprovalState.APPROVED], _says("dry run again, under the targets' lock")
         )
-        playbook = await self._playbooks.load(approval.playbook_id)
         again = approval.model_copy(deep=True)
         again.evidence.dry_run = await self._preview(approval)
         if self.digest(again, playbook) != approval.digest:
@@ -206,7 +227,9 @@ class Pipeline:
             targets=approval.targets,
             digest=approval.digest,
         ) as step:
-            runs = await self._on_targets(RunKind.APPLY, approval, playbook, run_id=run_id)
+            given = self._secrets.get(approval.id)
+            kind = RunKind.ROLLBACK if approval.rolls_back else RunKind.APPLY
+            runs = await self._on_targets(kind, approval, playbook, run_id=run_id, secrets=given)
             step.data["state"] = runs[0].state
         await self._finish(approval, runs[0])
 
@@ -220,9 +243,18 @@ class Pipeline:
                 _ended(ApprovalState.FAILED, f"the apply {run.state}: {reason}"),
             )
             return
-        await self._book.change(approval.id, [ApprovalState.APPLYING], _says("verifying in check mode"))
         playbook = await self._playbooks.load(approval.playbook_id)
-        checks = await self._on_targets(RunKind.VERIFY, approval, playbook)
+        given = self._secrets.get(approval.id)
+        if playbook.secrets and not given:
+            words = (
+                f"applied to {', '.join(approval.targets)}; not verified: its secrets went with the backend"
+            )
+            await self._book.change(
+                approval.id, [ApprovalState.APPLYING], _ended(ApprovalState.APPLIED, words)
+            )
+            return
+        await self._book.change(approval.id, [ApprovalState.APPLYING], _says("verifying in check mode"))
+        checks = await self._on_targets(RunKind.VERIFY, approval, playbook, secrets=given)
         changed = sum(result.changed for check in checks for result in check.results.values())
 
         def applied(row: Approval) -> None:
@@ -236,7 +268,13 @@ class Pipeline:
         )
 
     async def _on_targets(
-        self, kind: RunKind, approval: Approval, playbook: Playbook, *, run_id: str = ""
+        self,
+        kind: RunKind,
+        approval: Approval,
+        playbook: Playbook,
+        *,
+        secrets: Mapping[str, str] | None,
+        run_id: str = "",
     ) -> list[Run]:
         """One run for each group of targets that share a key; an apply has one key, so one run."""
         files = self._playbooks.contents(playbook)
@@ -258,6 +296,7 @@ class Pipeline:
                 strategy=approval.evidence.strategy,
                 approval_id=approval.id,
                 run_id=run_id,
+                secrets=secrets,
             )
             for members in groups.values()
         ]
@@ -289,10 +328,14 @@ class Pipeline:
         self._background.start(f"{stage} {approval.id}", partial(work, approval), failed=failed)
 
     async def pick_up(self) -> None:
-        """Go on with what an outage of the database cut off, as after a restart."""
+        """Go on with what an outage of the database cut off, as after a restart; forget secrets whose apply
+        is over."""
         for approval_id in tuple(self._cut_off):
             await self.resume([await self._book.load(approval_id)])
             self._cut_off.discard(approval_id)
+        for approval_id in tuple(self._secrets):
+            if (await self._book.load(approval_id)).state not in _UNDER_APPLY:
+                del self._secrets[approval_id]
 
     async def resume(self, approvals: Iterable[Approval]) -> None:
         """Pick up what a former backend left half done, and say so in the audit."""

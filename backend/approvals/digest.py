@@ -38,6 +38,7 @@ def digest_of(approval: Approval, playbook: Playbook, targets: Mapping[str, Any]
         "source": approval.source,
         "evidence": evidence,
         "threshold": approval.threshold,
+        "rolls_back": approval.rolls_back,
         "policy": policy,
     }
     return hashlib.sha256(canonical(bound)).hexdigest()

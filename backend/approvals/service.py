@@ -6,7 +6,7 @@ named by its digest; any other digest is stale.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -23,12 +23,17 @@ from backend.models import (
     ApprovalState,
     Decision,
     Identity,
+    Playbook,
     Role,
+    RunKind,
+    Sandbox,
     new_id,
     now,
 )
 from backend.models.approval import APPROVAL_OVER
+from backend.models.playbook import RUN_OVER
 from backend.playbooks import Playbooks, Runs
+from backend.playbooks.secrets import check_values
 from backend.store import Store
 from backend.targets import Targets
 
@@ -79,8 +84,49 @@ class Approvals:
                 f"{playbook.id} was generated from {playbook.sandbox_id}, not {sandbox.id}",
                 remedy=f"generate one with POST /v1/sandboxes/{sandbox.id}/generate/ansible",
             )
+        return await self._ask(actor, sandbox, playbook, request.targets, request.reason)
+
+    async def request_rollback(self, actor: Identity, run_id: str) -> Approval:
+        """A request to take an apply back, with a playbook of its own that is rehearsed like any other.
+
+        Raises:
+            WrongState: nothing to take back, or a target had something of its own, which was not saved.
+            PlaybookRefused: nothing of the change can be taken back.
+        """
+        _operators_only(actor)
+        run = await self._runs.load(run_id)
+        if run.kind is not RunKind.APPLY or run.state not in RUN_OVER:
+            raise WrongState(
+                f"{run_id} is a {run.kind} that is {run.state}",
+                remedy="name the run of an apply that is over",
+            )
+        approval = await self._book.load(run.approval_id)
+        own = {seen.target: seen.differs for seen in approval.evidence.dry_run.values() if seen.differs}
+        if own:
+            target, sentences = next(iter(own.items()))
+            raise WrongState(
+                f"{target} was not as the rehearsal's machine before the apply: {'; '.join(sentences)[:300]}",
+                remedy="what it had of its own was not saved: take it back by hand",
+            )
+        applied = await self._playbooks.load(run.playbook_id)
+        changes = await self._store.changes.get(approval.evidence.changes_id)
+        playbook = await self._playbooks.roll_back(actor, applied, changes)
+        sandbox = await self._fleet.load(approval.sandbox_id)
+        reason = f"takes back {run_id} ({approval.id}: {approval.reason})"[:2000]
+        return await self._ask(actor, sandbox, playbook, approval.targets, reason, rolls_back=run_id)
+
+    async def _ask(
+        self,
+        actor: Identity,
+        sandbox: Sandbox,
+        playbook: Playbook,
+        targets: Sequence[str],
+        reason: str,
+        *,
+        rolls_back: str = "",
+    ) -> Approval:
         self._playbooks.check(playbook)
-        resolved = self._targets.resolve(self._targets.allowed(actor, request.targets))
+        resolved = self._targets.resolve(self._targets.allowed(actor, targets))
         groups = {target.name: target.group for target in resolved}
         if len(names := sorted(set(groups.values()))) > 1:
             raise WrongState(
@@ -96,10 +142,11 @@ class Approvals:
             playbook_id=playbook.id,
             targets=list(groups),
             groups=groups,
-            reason=request.reason,
+            reason=reason,
             requester_uid=actor.uid,
             requester_name=actor.name,
             agent_id=sandbox.agent_id,
+            rolls_back=rolls_back,
             state=ApprovalState.REHEARSING,
             threshold=max(target.approvals for target in resolved),
             created_at=at,
@@ -114,7 +161,7 @@ class Approvals:
             sandbox_id=sandbox.id,
             playbook=playbook.digest,
             targets=approval.targets,
-            reason=request.reason,
+            reason=reason,
         ):
             await self._book.add(approval)
         self._pipeline.rehearse(approval)
@@ -171,8 +218,16 @@ class Approvals:
         self._pipeline.dry_run(approval)
         return approval
 
-    async def approve(self, actor: Identity, approval_id: str, digest: str, comment: str = "") -> Approval:
-        """An operator's yes to exactly this digest. The last yes that is needed starts the apply.
+    async def approve(
+        self,
+        actor: Identity,
+        approval_id: str,
+        digest: str,
+        comment: str = "",
+        secrets: Mapping[str, str] | None = None,
+    ) -> Approval:
+        """An operator's yes to exactly this digest. The last yes that is needed starts the apply, and carries
+        the values of the playbook's secrets.
 
         Raises:
             PanicActive: nothing is applied now.
@@ -180,6 +235,7 @@ class Approvals:
             AlreadyDecided: over, or somebody was first.
             EvidenceIncomplete: says what is missing.
             StaleDigest: the evidence is not what the operator saw.
+            InvalidValue: a secret is missing or unfit.
             TargetLocked: names the approval that holds the target.
         """
         self._refuse_in_panic()
@@ -195,6 +251,8 @@ class Approvals:
                 remedy="the evidence is not what you saw: open the review again",
             )
         await self._refuse_locked(approval)
+        checked = self._playbooks.check(await self._playbooks.load(approval.playbook_id))
+        given = dict(secrets or {})
         decision = Decision(
             verb="approve", uid=actor.uid, name=actor.name, at=now(), digest=digest, comment=comment
         )
@@ -208,6 +266,7 @@ class Approvals:
                 )
             row.decisions.append(decision)
             if sum(earlier.digest == digest for earlier in row.decisions) >= row.threshold:
+                check_values(checked, given)
                 row.state = ApprovalState.APPROVED
 
         async with self._audit.step(
@@ -221,7 +280,7 @@ class Approvals:
         ):
             approval = await self._book.change(approval_id, [ApprovalState.PENDING], decide)
         if approval.state is ApprovalState.APPROVED:
-            self._pipeline.apply(approval)
+            self._pipeline.apply(approval, given)
         return approval
 
     async def reject(
@@ -259,6 +318,20 @@ class Approvals:
 
         async with self._audit.step(actor, "approval.withdraw", "approval", approval_id):
             return self._shown(actor, await self._book.change(approval_id, _BEFORE_APPLY, end))
+
+    async def void_edited(self, actor: Identity, playbook_id: str, edited: Playbook) -> None:
+        """The agent edited a playbook that it asks an approval for: that evidence is of another text."""
+
+        def end(row: Approval) -> None:
+            row.state, row.progress = ApprovalState.VOIDED, ""
+            row.outcome = f"its playbook was edited: ask again with {edited.id}"
+
+        for approval in await self._book.all(actor):
+            if approval.playbook_id == playbook_id and approval.state in _BEFORE_APPLY:
+                async with self._audit.step(
+                    actor, "approval.void", "approval", approval.id, digest=edited.digest
+                ):
+                    await self._book.change(approval.id, _BEFORE_APPLY, end)
 
     async def expire(self) -> None:
         """Go on with what was cut off, end what nobody decided in time. The daemon calls this every few

@@ -27,6 +27,7 @@ NOUNS = {
         "Requests for production: list, watch, show, dry-run, approve, reject …",
     ),
     "panic": ("panic", "Pause every sandbox and block every apply; release it."),
+    "runs": ("runs", "Rehearsals, dry runs, applies: show, cancel, rollback."),
     "asks": ("asks", "Agents' questions: list, answer."),
     "hosts": ("hosts", "Hypervisors: list, add, remove, drain, resume."),
     "targets": ("targets", "Production machines: list, check."),

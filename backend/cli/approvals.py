@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -20,6 +21,7 @@ from backend.cli.common import (
     show_text,
 )
 from backend.cli.options import ApprovalName, AsJson, Yes, confirm, examples, noun_app
+from backend.cli.secret_values import secret_values
 from backend.client import calls, operator_calls
 from backend.errors import BadRequest, EvidenceIncomplete, WrongState
 from backend.text import visible
@@ -59,7 +61,7 @@ def show(approval: ApprovalName, as_json: AsJson = False) -> None:
         return show_json(told)
     _show(told)
     print()
-    return show_text(_yaml(told))
+    return show_text(_playbook(told)["yaml"])
 
 
 @app.command("dry-run", epilog=examples("fluid approvals dry-run 4f2a"))
@@ -78,12 +80,16 @@ def approve(
         str | None, typer.Option(help="Of the evidence you judged; then nothing is asked.")
     ] = None,
     comment: Annotated[str, typer.Option(help="Kept in the audit.")] = "",
+    secrets_file: Annotated[
+        Path | None, typer.Option(help="Values of the playbook's secrets (mode 0600); else they are asked.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what will run, ask, let it reach production."""
     id = approval_id(approval)
-    chosen = digest or _judged(id)
-    told = door().json(operator_calls.approve(id, chosen, comment))
+    chosen, names = (digest, []) if digest else _judged(id)
+    secrets = secret_values(names, secrets_file)
+    told = door().json(operator_calls.approve(id, chosen, comment, secrets))
     return show_json(told) if as_json else _decided(told)
 
 
@@ -118,8 +124,8 @@ def pack(approval: ApprovalName) -> None:
     show_json(door().json(operator_calls.pack(approval_id(approval))))
 
 
-def _judged(id: str) -> str:
-    """The digest of the evidence that was shown and confirmed on this terminal."""
+def _judged(id: str) -> tuple[str, list[str]]:
+    """The digest of the evidence that was shown and confirmed on this terminal; the secrets that it needs."""
     if not sys.stdin.isatty():
         raise BadRequest(
             f"nobody is there to judge {id}", remedy="add --digest, from `approvals show --json`"
@@ -128,9 +134,10 @@ def _judged(id: str) -> str:
     if told["state"] == "pending" and not told["evidence"]["dry_run"]:
         print(f"dry run on {', '.join(visible(name) for name in told['targets'])} …")
         told = door().json(operator_calls.dry_run(id))
+    playbook = _playbook(told)
     _show(told)
     print()
-    show_text(_yaml(told))
+    show_text(playbook["yaml"])
     if not told["digest"]:
         raise EvidenceIncomplete(
             f"{id} cannot be approved: it is {told['state']}",
@@ -141,7 +148,7 @@ def _judged(id: str) -> str:
     )
     if typed != told["short_id"]:
         raise typer.Abort
-    return str(told["digest"])
+    return told["digest"], playbook["secrets"]
 
 
 @app.command(epilog=examples("fluid approvals abort 4f2a --yes"))
@@ -155,8 +162,9 @@ def abort(approval: ApprovalName, yes: Yes = False, as_json: AsJson = False) -> 
     return show_json(run) if as_json else print(visible(f"{run['id']} is {run['state']}"))
 
 
-def _yaml(told: dict[str, Any]) -> str:
-    return str(door().json(calls.playbook(told["playbook_id"]))["yaml"])
+def _playbook(told: dict[str, Any]) -> dict[str, Any]:
+    playbook: dict[str, Any] = door().json(calls.playbook(told["playbook_id"]))
+    return playbook
 
 
 def _decided(told: dict[str, Any]) -> None:
@@ -190,6 +198,8 @@ def _show(told: dict[str, Any]) -> None:
             ("unrehearsed", ", ".join(evidence["unrehearsed"])),
             ("risk", ", ".join(evidence["risk"])),
             ("failure", evidence["failure"]),
+            ("apply", told["apply_run"]),
+            ("rolls back", told["rolls_back"]),
         ]
     )
     for name, target in evidence["dry_run"].items():

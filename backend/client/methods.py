@@ -82,6 +82,7 @@ class OperatorMethods:
     answer = method(operator_calls.answer)
     asks = method(operator_calls.asks)
     run_of = method(operator_calls.run_of)
+    roll_back = method(operator_calls.roll_back)
     cancel_run = method(operator_calls.cancel_run)
     audit = method(operator_calls.audit)
     verify_audit = method(operator_calls.verify_audit)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from backend.client.call import WORK_S, Call, as_is, nothing, noun, nouns, path
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backend.models import (
         Approval,
         Ask,
@@ -99,9 +101,11 @@ def dry_run(approval_id: str) -> Call[Approval]:
     return Call("POST", path("approvals", approval_id, "dry-run"), noun("Approval"), timeout_s=WORK_S)
 
 
-def approve(approval_id: str, digest: str, comment: str = "") -> Call[Approval]:
-    """Yes to exactly the evidence of this digest."""
-    body = {"digest": digest, "comment": comment}
+def approve(
+    approval_id: str, digest: str, comment: str = "", secrets: Mapping[str, str] | None = None
+) -> Call[Approval]:
+    """Yes to exactly the evidence of this digest; ``secrets`` are those that its playbook names."""
+    body = {"digest": digest, "comment": comment, "secrets": dict(secrets or {})}
     return Call("POST", path("approvals", approval_id, "approve"), noun("Approval"), body=body)
 
 
@@ -128,6 +132,11 @@ def asks() -> Call[list[Ask]]:
 def run_of(id: str) -> Call[Run]:
     """A rehearsal, dry run or apply."""
     return Call("GET", path("runs", id), noun("Run"))
+
+
+def roll_back(id: str) -> Call[Approval]:
+    """Ask to take an apply back: a request of its own, with a rehearsal of its own."""
+    return Call("POST", path("runs", id, "rollback"), noun("Approval"))
 
 
 def cancel_run(id: str) -> Call[Run]:

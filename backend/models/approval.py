@@ -132,6 +132,7 @@ class Approval(Answer):
     apply_run: str = ""
     verify_run: str = ""
     verified_changed: int | None = None
+    rolls_back: str = ""  # the apply's run that this takes back
     created_at: datetime
     updated_at: datetime
     expires_at: datetime

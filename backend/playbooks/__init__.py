@@ -2,11 +2,12 @@
 
 from backend.playbooks._scope import Reference
 from backend.playbooks.builders.context import GuestFacts
-from backend.playbooks.generate import Draft, digest, export, generate, regenerated
+from backend.playbooks.generate import Draft, digest, export, generate
 from backend.playbooks.grammar import CheckedPlaybook, CheckedTask, check
 from backend.playbooks.rehearse import Rehearser
 from backend.playbooks.runs import Runs
 from backend.playbooks.service import Playbooks
+from backend.playbooks.tasks import told
 
 __all__ = [
     "CheckedPlaybook",
@@ -21,5 +22,5 @@ __all__ = [
     "digest",
     "export",
     "generate",
-    "regenerated",
+    "told",
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from backend.playbooks._validate import VALIDATORS
 from backend.playbooks._values import (
     APT_LINE,
     CRON_FIELD,
@@ -37,13 +38,6 @@ from backend.playbooks._values import (
 PREFIX = "ansible.builtin."
 DAY_S = 86_400
 
-VALIDATORS = (
-    "/usr/sbin/sshd -t -f %s",
-    "/usr/sbin/visudo -cf %s",
-    "/usr/sbin/nginx -t -c %s",
-    "/usr/sbin/haproxy -c -f %s",
-    "/usr/sbin/lighttpd -tt -f %s",
-)
 SOURCE = Kind("files/<sha256> of this playbook", lambda value: False)  # the grammar knows the files
 ARGV = Kind("a list of arguments", lambda value: False)  # the grammar reads the list itself
 

@@ -22,16 +22,21 @@ from backend.playbooks._shell import simple_commands
 from backend.playbooks._yaml import refuse
 from backend.playbooks.builders.context import Blobs, Context, GuestFacts, Phase, Task, title
 from backend.playbooks.builders.services import notified
-from backend.playbooks.grammar import CheckedPlaybook, check
+from backend.playbooks.grammar import check
 
 PREFIX = "ansible.builtin."
+_PHASES_BACK = (
+    Phase.STOPPED,
+    Phase.REMOVED,
+    *(one for one in Phase if one not in (Phase.STOPPED, Phase.REMOVED)),
+)
 MAX_ORIGINS = 2  # command lines shown above a task
 _SENSITIVE = re.compile(r"passw|secret|token|chpasswd|BEGIN |api[_-]?key", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Draft:
-    """A generated playbook. ``files`` maps SHA-256 to content; ``regenerated`` are wire paths made anew."""
+    """A generated playbook. ``files`` maps SHA-256 to content."""
 
     yaml: str
     files: dict[str, bytes]
@@ -39,7 +44,6 @@ class Draft:
     variables: dict[str, str] = field(default_factory=dict)
     secrets: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    regenerated: list[str] = field(default_factory=list)
 
 
 def generate(
@@ -49,13 +53,15 @@ def generate(
     *,
     name: str,
     facts: GuestFacts | None = None,
+    undo: bool = False,
 ) -> Draft:
-    """The playbook that does to another machine what ``changes`` show.
+    """The playbook that does to another machine what ``changes`` show. ``undo``: they take back what a
+    playbook did, so that packages go with their settings, and after what was put beside these.
 
     Raises:
         PlaybookRefused: rule P3, when nothing in the diff can be expressed.
     """
-    context = Context(changes, commands, blobs, facts or GuestFacts())
+    context = Context(changes, commands, blobs, facts or GuestFacts(), undo)
     tasks = [
         *builders.groups(context),
         *builders.users(context),
@@ -64,7 +70,7 @@ def generate(
         *builders.units(context),
         *builders.files(context),
     ]
-    tasks.sort(key=lambda task: task.phase)
+    tasks.sort(key=lambda task: _PHASES_BACK.index(task.phase) if undo else task.phase)
     if not tasks:
         raise refuse(
             "the change holds nothing that a playbook can do", rule="P3", remedy="snapshot after the work"
@@ -72,24 +78,14 @@ def generate(
     _notify_removed(context, tasks)
     handlers = _used(context, tasks)
     text = _text(name, context, tasks, handlers)
-    check(text.encode(), set(context.contents))
+    check(text.encode(), set(context.contents), secrets=context.secrets)
     return Draft(
         yaml=text,
         files=dict(context.contents),
         tasks=[_told(task) for task in (*tasks, *handlers)],
         variables={key: str(value) for key, value in context.variables.items()},
+        secrets=context.secrets,
         notes=context.notes,
-        regenerated=sorted(path for task in tasks if task.module == "command" for path in task.paths),
-    )
-
-
-def regenerated(playbook: CheckedPlaybook) -> list[str]:
-    """The wire paths that a (maybe edited) playbook makes anew on each machine."""
-    return sorted(
-        path
-        for task in playbook.tasks
-        if task.opaque and isinstance(argv := task.args.get("argv"), list)
-        for path in builders.regenerated_by([str(word) for word in argv])
     )
 
 
@@ -149,11 +145,16 @@ def _text(name: str, context: Context, tasks: list[Task], handlers: list[Task]) 
     }
     if context.variables:
         play["vars"] = dict(context.variables)
-    text = "---\n" + block([play], 0)
+    text = "---\n" + "".join(comment(line, 0) for line in _needs(context.secrets)) + block([play], 0)
     text += "  tasks:\n" + "\n".join(_task_text(task, lines) for task in tasks)
     if handlers:
         text += "\n  handlers:\n" + "\n".join(_task_text(handler, lines) for handler in handlers)
     return text
+
+
+def _needs(secrets: list[str]) -> list[str]:
+    """What a run by hand must be told."""
+    return ["needs these variables, as from -e @FILE:", *(f"  {name}" for name in secrets)] if secrets else []
 
 
 def _task_text(task: Task, lines: dict[str, str]) -> str:
@@ -168,6 +169,8 @@ def _task_text(task: Task, lines: dict[str, str]) -> str:
     shown: dict[str, Any] = {"name": Title(task.name), PREFIX + task.module: args}
     if task.loop:
         shown["loop"] = task.loop
+    if task.no_log:
+        shown["no_log"] = True
     if task.notify:
         names = [Title(name) for name in task.notify]
         shown["notify"] = names[0] if len(names) == 1 else names

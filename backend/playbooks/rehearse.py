@@ -10,10 +10,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.changes import residual
 from backend.fleet import Fleet
 from backend.models import Changes, Evidence, Playbook, Run, RunKind, RunState, Sandbox, TargetResult
+from backend.playbooks.grammar import check
 from backend.playbooks.runs import Runs
+from backend.playbooks.secrets import compare, placeholders
 from backend.store import Store
 
 Progress = Callable[[str], Awaitable[None]]
@@ -45,14 +46,36 @@ class Rehearser:
         *,
         approval_id: str,
         progress: Progress,
+        applied: tuple[Playbook, dict[str, bytes]] | None = None,
     ) -> Rehearsed:
-        """Evidence without the dry runs. A failed rehearsal is evidence too: ``failure`` says why."""
+        """Evidence without the dry runs. A failed rehearsal is evidence too: ``failure`` says why.
+
+        ``applied`` is run on the twin first: what ``playbook`` is to take back.
+        """
         await progress("forking a pristine twin")
         twin = await self._fleet.fork_twin(sandbox, purpose="rehearsal")
         try:
+            if applied and (failed := await self._apply_first(twin, *applied, approval_id, progress)):
+                return Rehearsed(Evidence(sandbox_changes_id=wanted.id, failure=failed), None)
             return await self._on_twin(twin, playbook, files, wanted, approval_id, progress)
         finally:
             await self._fleet.discard(twin)
+
+    async def _apply_first(
+        self,
+        twin: Sandbox,
+        playbook: Playbook,
+        files: dict[str, bytes],
+        approval_id: str,
+        progress: Progress,
+    ) -> str:
+        """Why the twin could not be brought to where the target is; empty when it was."""
+        await progress("applying what is to be rolled back")
+        stand_ins = placeholders(playbook.secrets)
+        run = await self._run(RunKind.REHEARSAL, twin, playbook, files, approval_id, stand_ins)
+        if run.state is RunState.SUCCESSFUL:
+            return ""
+        return f"the playbook to be rolled back {run.state} on the twin: {_why(run)}"
 
     async def _on_twin(
         self,
@@ -68,21 +91,23 @@ class Rehearser:
             strategy=self._fleet.strategy(),
             opaque=[task.name for task in playbook.tasks if task.opaque],
         )
+        checked = check(playbook.yaml.encode(), playbook.files, secrets=playbook.secrets)
+        stand_ins = placeholders(playbook.secrets)
         before = await self._fleet.freeze(twin)
         await progress("rehearsing: first run")
-        first = await self._run(RunKind.REHEARSAL, twin, playbook, files, approval_id)
+        first = await self._run(RunKind.REHEARSAL, twin, playbook, files, approval_id, stand_ins)
         evidence.rehearsal_run, evidence.rehearsal = first.id, _recap(first)
         evidence.unrehearsed = [event.task for event in first.events if event.status == "skipped"]
         after = await self._fleet.freeze(twin)
         done = await self._differ.diff(twin.id, "before", "first run", before, after, quiesced=True)
         await self._store.changes.insert(done)
         evidence.changes_id = done.id
-        evidence.residual = residual(wanted, done)
+        evidence.residual = compare(wanted, done, checked)
         if first.state is not RunState.SUCCESSFUL:
             evidence.failure = f"the rehearsal {first.state}: {_why(first)}"
             return Rehearsed(evidence, first)
         await progress("rehearsing: second run, must change nothing")
-        second = await self._run(RunKind.REPEAT, twin, playbook, files, approval_id)
+        second = await self._run(RunKind.REPEAT, twin, playbook, files, approval_id, stand_ins)
         evidence.repeat_run, evidence.again = second.id, _recap(second)
         await progress("comparing the disks")
         await self._repeat(evidence, twin, after)
@@ -103,12 +128,25 @@ class Rehearser:
         evidence.again_changed, evidence.again_paths = len(moved), moved[:100]
 
     async def _run(
-        self, kind: RunKind, twin: Sandbox, playbook: Playbook, files: dict[str, bytes], approval_id: str
+        self,
+        kind: RunKind,
+        twin: Sandbox,
+        playbook: Playbook,
+        files: dict[str, bytes],
+        approval_id: str,
+        secrets: dict[str, str],
     ) -> Run:
         strategy = self._fleet.strategy()
         async with self._fleet.ansible_access(twin) as (host, key):
             return await self._runs.execute(
-                kind, playbook, files, [host], key, strategy=strategy, approval_id=approval_id
+                kind,
+                playbook,
+                files,
+                [host],
+                key,
+                strategy=strategy,
+                approval_id=approval_id,
+                secrets=secrets,
             )
 
 

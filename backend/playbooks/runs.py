@@ -6,7 +6,7 @@ killed and started again picks the watching up where the artifacts stand.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from backend.ansible import Runner, RunOutcome, RunSpec, SshKey, TargetHost
 from backend.errors import RunNotFound, WrongState
@@ -38,10 +38,19 @@ class Runs:
         strategy: str,
         approval_id: str = "",
         run_id: str = "",
+        secrets: Mapping[str, str] | None = None,
     ) -> Run:
         """The finished run. Check mode for dry runs and verification."""
         run = await self.start(
-            kind, playbook, files, hosts, key, strategy=strategy, approval_id=approval_id, run_id=run_id
+            kind,
+            playbook,
+            files,
+            hosts,
+            key,
+            strategy=strategy,
+            approval_id=approval_id,
+            run_id=run_id,
+            secrets=secrets,
         )
         return await self.watch(run)
 
@@ -56,6 +65,7 @@ class Runs:
         strategy: str,
         approval_id: str = "",
         run_id: str = "",
+        secrets: Mapping[str, str] | None = None,
     ) -> Run:
         """A run that has been handed to its own process. The row is written before the process starts, so a
         backend that dies in between finds the row and no artifacts: that run is lost, never repeated."""
@@ -79,6 +89,8 @@ class Runs:
             check=check,
             strategy="mitogen_linear" if strategy == "mitogen_linear" else "linear",
             timeout_s=self._timeout_s,
+            secrets=dict(secrets or {}),
+            first_alone=kind in (RunKind.APPLY, RunKind.ROLLBACK),
         )
         handle = await self._runner.start(spec, key=key)
         run.state, run.runner_pid = RunState.RUNNING, handle.pid

@@ -8,7 +8,9 @@ from backend.fleet import Fleet
 from backend.models import Changes, Identity, Playbook, Role, new_id, now
 from backend.playbooks.builders.context import GuestFacts
 from backend.playbooks.generate import digest, generate
-from backend.playbooks.grammar import check
+from backend.playbooks.grammar import CheckedPlaybook, check
+from backend.playbooks.rollback import roll_back, turned_round
+from backend.playbooks.tasks import told
 from backend.store import Store
 
 
@@ -67,6 +69,41 @@ class Playbooks:
             await self._store.playbooks.insert(playbook)
         return playbook
 
+    async def roll_back(self, actor: Identity, applied: Playbook, changes: Changes) -> Playbook:
+        """The playbook that takes back ``changes``: what the rehearsal of ``applied`` did to a pristine twin.
+
+        Raises:
+            PlaybookRefused: nothing of it can be taken back.
+        """
+        back = turned_round(changes)
+        draft = roll_back(back, self._blobs, name=f"Roll back {applied.name}")
+        for content in draft.files.values():
+            self._blobs.put(content)
+        await self._store.changes.insert(back)
+        playbook_id = new_id("PBK")
+        playbook = Playbook(
+            id=playbook_id,
+            name=f"{applied.name[:-9]}-back-{playbook_id[4:]}",
+            sandbox_id=applied.sandbox_id,
+            owner_uid=actor.uid,
+            from_snapshot=back.from_snapshot,
+            to_snapshot=back.to_snapshot,
+            changes_id=back.id,
+            yaml=draft.yaml,
+            files={sha256: len(content) for sha256, content in draft.files.items()},
+            tasks=draft.tasks,
+            secrets=draft.secrets,
+            notes=draft.notes,
+            digest=digest(draft.yaml, draft.files),
+            created_at=now(),
+        )
+        self.check(playbook)
+        async with self._audit.step(
+            actor, "playbook.roll_back", "playbook", playbook.id, of=applied.id, digest=playbook.digest
+        ):
+            await self._store.playbooks.insert(playbook)
+        return playbook
+
     async def update(self, actor: Identity, playbook_id: str, yaml: str) -> Playbook:
         """The agent's own wording, within the grammar."""
         playbook = await self.get(actor, playbook_id)
@@ -80,7 +117,9 @@ class Playbooks:
                 "created_at": now(),
             }
         )
-        self.check(edited)
+        checked = self.check(edited)
+        edited.tasks, edited.secrets = told(checked, playbook.tasks), checked.secrets
+        edited.variables = {name: str(value) for name, value in checked.variables.items()}
         edited.digest = digest(yaml, self.contents(edited))
         async with self._audit.step(
             actor, "playbook.edit", "playbook", edited.id, sandbox_id=edited.sandbox_id, digest=edited.digest
@@ -125,6 +164,6 @@ class Playbooks:
         """``files/<sha256>`` → bytes."""
         return {sha256: self._blobs.get(sha256) for sha256 in playbook.files}
 
-    def check(self, playbook: Playbook) -> None:
+    def check(self, playbook: Playbook) -> CheckedPlaybook:
         """The grammar; raises :class:`PlaybookRefused` naming task and rule."""
-        check(playbook.yaml.encode(), playbook.files, secrets=playbook.secrets)
+        return check(playbook.yaml.encode(), playbook.files, secrets=playbook.secrets)

@@ -6,11 +6,11 @@ Only the machines are stood in for: no rehearsal runs here and nothing is applie
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -25,6 +25,7 @@ from backend.errors import (
     DatabaseDown,
     EvidenceIncomplete,
     FluidError,
+    InvalidValue,
     PanicActive,
     RoleDenied,
     SelfApproval,
@@ -38,6 +39,7 @@ from backend.models import (
     ApprovalState,
     AskRequest,
     AskState,
+    Decision,
     Identity,
     Phase,
     Role,
@@ -46,6 +48,7 @@ from backend.models import (
     new_id,
     now,
 )
+from backend.playbooks import CheckedPlaybook
 from backend.store import EventBus, Store
 
 AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
@@ -64,10 +67,23 @@ class Pipeline:
     def blockers(self, approval: Approval) -> list[str]:
         return self.missing
 
-    def apply(self, approval: Approval) -> None:
+    def apply(self, approval: Approval, secrets: Mapping[str, str]) -> None:
         self.applied.append(approval.id)
+        self.given = secrets
 
     async def pick_up(self) -> None: ...
+
+
+class Playbooks:
+    """One playbook, with the secrets that a test gives it."""
+
+    def __init__(self) -> None:
+        self.secrets: list[str] = []
+
+    async def load(self, playbook_id: str) -> None: ...
+
+    def check(self, playbook: None) -> CheckedPlaybook:
+        return CheckedPlaybook([], [], {}, self.secrets)
 
 
 class Targets:
@@ -135,20 +151,27 @@ def panic(audit: Audit, bus: EventBus, tmp_path: Path, machines: Machines) -> Pa
 
 
 @pytest.fixture
-def approvals(store: Store, book: ApprovalBook, audit: Audit, pipeline: Pipeline, panic: Panic) -> Approvals:
-    nothing = cast("Any", None)
-    return Approvals(
+def playbooks() -> Playbooks:
+    return Playbooks()
+
+
+@pytest.fixture
+def approvals(
+    store: Store, book: ApprovalBook, audit: Audit, pipeline: Pipeline, playbooks: Playbooks, panic: Panic
+) -> Approvals:
+    parts: list[Any] = [
         Config(),
         store,
         book,
-        cast("Any", pipeline),
+        pipeline,
         audit,
-        nothing,
-        nothing,
-        nothing,
-        cast("Any", Targets()),
+        None,
+        playbooks,
+        None,
+        Targets(),
         panic.refuse,
-    )
+    ]
+    return Approvals(*parts)
 
 
 async def pending(book: ApprovalBook, **fields: Any) -> Approval:
@@ -194,6 +217,21 @@ async def test_another_digest_is_stale(approvals: Approvals, book: ApprovalBook,
     with pytest.raises(StaleDigest):
         await approvals.approve(ANNA, asked.id, "e" * 64)
     assert pipeline.applied == []
+
+
+async def test_the_yes_that_starts_the_apply_carries_the_secrets(
+    approvals: Approvals, book: ApprovalBook, pipeline: Pipeline, playbooks: Playbooks, audit: Audit
+) -> None:
+    playbooks.secrets = ["content_of_x"]
+    asked = await pending(book, threshold=2)
+    await approvals.approve(BERT, asked.id, asked.digest)
+    with pytest.raises(InvalidValue, match="content_of_x"):
+        await approvals.approve(ANNA, asked.id, asked.digest)
+    assert (await approvals.get(ANNA, asked.id)).state is ApprovalState.PENDING
+    decided = await approvals.approve(ANNA, asked.id, asked.digest, secrets={"content_of_x": "hunter2"})
+    assert pipeline.applied == [asked.id] and pipeline.given == {"content_of_x": "hunter2"}
+    rows, _ = await audit.list(limit=100)
+    assert "hunter2" not in decided.model_dump_json() + "".join(row.model_dump_json() for row in rows)
 
 
 async def test_nobody_approves_their_own_whatever_their_role(
@@ -270,7 +308,12 @@ async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
         return run
 
     runs = SimpleNamespace(load=answer, watch=watch, execute=answer)
-    playbooks = SimpleNamespace(load=answer, contents=lambda _: {})
+    playbook = SimpleNamespace(secrets=[])
+
+    async def load(_: str) -> Any:
+        return playbook
+
+    playbooks = SimpleNamespace(load=load, contents=lambda _: {})
     one = SimpleNamespace(name="web-01", group="web", host=lambda: None)
     targets = SimpleNamespace(resolve=lambda _: [one], key=lambda _: None)
     fleet = SimpleNamespace(strategy=lambda: "linear")
@@ -283,6 +326,35 @@ async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
         assert (await book.load(asked.id)).state is ApprovalState.APPLYING
         await whole.pick_up()
         assert (await book.wait(asked.id, 5, ANNA)).state is ApprovalState.APPLIED
+
+
+@pytest.mark.parametrize(
+    ("state", "end", "word"),
+    [
+        (ApprovalState.APPROVED, ApprovalState.VOIDED, "ask again"),
+        (ApprovalState.APPLYING, ApprovalState.APPLIED, "not verified"),
+    ],
+)
+async def test_secrets_die_with_their_backend_and_the_next_one_says_so(
+    store: Store, book: ApprovalBook, audit: Audit, state: ApprovalState, end: ApprovalState, word: str
+) -> None:
+    run = SimpleNamespace(id="RUN-00000001", state=RunState.SUCCESSFUL, results={}, reason="")
+
+    async def answer(*_: Any, **__: Any) -> Any:
+        return run
+
+    async def load(_: str) -> Any:
+        return SimpleNamespace(secrets=["content_of_x"])
+
+    runs = SimpleNamespace(load=answer, watch=answer)  # no `execute`: without its secrets nothing starts
+    playbooks = SimpleNamespace(load=load)
+    yes = Decision(verb="approve", uid=ANNA.uid, name="anna", at=now())
+    asked = await pending(book, state=state, apply_run=run.id, decisions=[yes])
+    async with Background() as background:
+        parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, runs, None, background]
+        await RealPipeline(*parts, lambda: None).resume([asked])
+        after = await book.wait(asked.id, 5, ANNA)
+    assert after.state is end and word in after.outcome
 
 
 async def test_what_nobody_decides_expires(approvals: Approvals, book: ApprovalBook) -> None:

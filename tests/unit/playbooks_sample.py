@@ -165,3 +165,50 @@ def web_server() -> Sample:
     )
     sample.add("/var/log/nginx/access.log", b"", hidden="logs")
     return sample
+
+
+def plain_web_server() -> Sample:
+    """A site of nginx, nothing more, with all that apt leaves on a disk around it."""
+    sample = Sample()
+    sample.commands = [
+        Command(id=f"CMD-{n}", sandbox_id="SBX-1", command=text, exit_code=0, started_at=now())
+        for n, text in enumerate(
+            (
+                "apt-get install -y nginx-light",
+                "install -D -m 0644 /dev/stdin /var/www/site/index.html",
+                "tee /etc/nginx/sites-available/site",
+                "ln -s ../sites-available/site /etc/nginx/sites-enabled/site && nginx -t",
+                "rm /etc/nginx/sites-enabled/default",
+                "systemctl reload nginx && curl -fsS http://localhost/",
+            )
+        )
+    ]
+    pulled = [f"libnginx-mod-{n}" for n in range(6)] + ["nginx-common", "libgd3", "libxslt1.1"]
+    sample.parts["packages"] = [
+        PackageChange(name="nginx-light", verb=ChangeVerb.ADDED, after_version="1.22.1-9", wanted=True),
+        *(PackageChange(name=name, verb=ChangeVerb.ADDED, after_version="1") for name in pulled),
+    ]
+    on = UnitState(enabled=True, defined=True)
+    sample.parts["units"] = [
+        UnitChange(name="nginx.service", verb=ChangeVerb.ADDED, after=on, package="nginx-common")
+    ]
+    for name in pulled:
+        for n in range(40):
+            sample.add(f"/usr/share/doc/{name}/{n}", b"x", package=name)
+        sample.add(f"/etc/nginx/conf.d/{name}.conf", b"x", package=name)
+        sample.add(f"/var/lib/dpkg/info/{name}.list", b"x", hidden="package database")
+    sample.add(
+        "/etc/systemd/system/multi-user.target.wants/nginx.service",
+        kind=FileKind.LINK,
+        mode=0o777,
+        target="/lib/systemd/system/nginx.service",
+    )
+    for path, rule in (("/var/lib/dpkg/status", "package database"), ("/var/log/dpkg.log", "logs")):
+        sample.add(path, b"x", verb=ChangeVerb.MODIFIED, hidden=rule)
+    sample.add("/etc/nginx/sites-available/site", SITE.encode())
+    sample.add(
+        "/etc/nginx/sites-enabled/site", kind=FileKind.LINK, mode=0o777, target="../sites-available/site"
+    )
+    sample.add("/var/www/site", kind=FileKind.DIRECTORY, mode=0o755)
+    sample.add("/var/www/site/index.html", b"<h1>site</h1>\n")
+    return sample

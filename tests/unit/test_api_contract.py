@@ -116,7 +116,9 @@ class FakeEvents:
 
 
 class FakeApprovals:
-    async def approve(self, actor: Identity, id: str, digest: str, comment: str) -> Any:
+    async def approve(
+        self, actor: Identity, id: str, digest: str, comment: str, secrets: dict[str, str]
+    ) -> Any:
         raise AlreadyDecided("bob approved it at 14:02", remedy="nothing is left to do", by="bob")
 
 
@@ -340,6 +342,8 @@ DECIDING = [
     ("GET", "/v1/events"),
     ("GET", "/v1/hosts"),
     ("GET", "/v1/runs/RUN-12345678"),
+    ("POST", "/v1/runs/RUN-12345678/cancel"),
+    ("POST", "/v1/runs/RUN-12345678/rollback"),
     ("GET", "/v1/panes/%250/stream"),
     ("POST", "/v1/images"),
     ("POST", "/v1/images/import"),
@@ -415,6 +419,14 @@ async def test_the_second_of_two_decisions_learns_who_was_first(door: Opener) ->
     assert answer.status_code == 409
     assert answer.json()["error_code"] == "approval_already_decided"
     assert answer.json()["details"] == {"by": "bob"}
+
+
+async def test_a_secret_that_is_no_text_is_refused_and_never_repeated(door: Opener) -> None:
+    async with door(ALICE, Door.OPERATOR) as client:
+        body = {"digest": "abc", "secrets": {"content_of_x": ["hunter2"]}}
+        answer = await client.post("/v1/approvals/APR-12345678/approve", json=body)
+    assert answer.status_code == 400
+    assert "content_of_x" in answer.json()["error"] and "hunter2" not in answer.text
 
 
 async def test_events_go_on_after_the_last_one_seen(door: Opener) -> None:

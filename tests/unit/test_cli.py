@@ -450,6 +450,39 @@ def test_approving_without_a_terminal_needs_the_digest(backend: FakeBackend) -> 
     assert backend.asked[-1][2]["digest"] == "d1"
 
 
+@pytest.mark.parametrize(
+    ("text", "mode", "exit_code"),
+    [
+        ("content_of_x: hunter2\n", 0o600, 0),
+        ('{"content_of_x": "hunter2"}', 0o600, 0),
+        ("content_of_x: hunter2\n", 0o640, 2),
+        ("content_of_x: 5\n", 0o600, 2),
+        ("hunter2: [", 0o600, 2),
+    ],
+)
+def test_secrets_go_from_a_file_that_nobody_else_reads_to_the_backend_and_nowhere_else(
+    backend: FakeBackend, capsys: Capture, tmp_path: Path, text: str, mode: int, exit_code: int
+) -> None:
+    backend.answers["POST /v1/approvals/APR-4f2a0000/approve"] = (200, {**APPROVAL, "state": "approved"})
+    backend.answers["GET /v1/approvals"] = (200, {"approvals": [APPROVAL]})
+    file = tmp_path / "secrets"
+    file.write_text(text)
+    file.chmod(mode)
+    argv = ["approvals", "approve", "4f2a", "--digest", "d1", "--secrets-file", str(file)]
+    assert run(argv) == exit_code
+    sent = [body["secrets"] for _, path, body in backend.asked if path.endswith("/approve")]
+    assert sent == ([{"content_of_x": "hunter2"}] if exit_code == 0 else [])
+    shown = capsys.readouterr()
+    assert "hunter2" not in shown.out + shown.err
+
+
+def test_an_apply_is_taken_back_by_a_request_of_its_own(backend: FakeBackend, capsys: Capture) -> None:
+    asked = {**APPROVAL, "state": "rehearsing", "rolls_back": "RUN-00000001"}
+    backend.answers["POST /v1/runs/RUN-00000001/rollback"] = (202, asked)
+    assert run(["runs", "rollback", "RUN-00000001"]) == 0
+    assert capsys.readouterr().out == "APR-4f2a0000 is rehearsing: fluid approvals show 4f2a\n"
+
+
 def test_a_broken_chain_names_the_row_and_exits_nine(backend: FakeBackend, capsys: Capture) -> None:
     backend.answers["GET /v1/audit/verify"] = (
         200,

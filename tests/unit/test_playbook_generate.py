@@ -34,9 +34,10 @@ from backend.playbooks import (
     digest,
     export,
     generate,
-    regenerated,
+    told,
 )
-from tests.unit.playbooks_sample import STRANGE, Sample, web_server
+from backend.playbooks.rollback import roll_back, turned_round
+from tests.unit.playbooks_sample import STRANGE, Sample, plain_web_server, web_server
 
 BIN = Path(sys.executable).parent
 ON = UnitState(enabled=True, defined=True)
@@ -47,7 +48,7 @@ def drafted(sample: Sample, **facts: str) -> Draft:
 
 
 def checked(draft: Draft) -> CheckedPlaybook:
-    return check(draft.yaml.encode(), draft.files)
+    return check(draft.yaml.encode(), draft.files, secrets=draft.secrets)
 
 
 def of(draft: Draft, module: str) -> list[CheckedTask]:
@@ -105,6 +106,25 @@ def test_a_web_server_becomes_a_short_playbook_in_the_order_that_works() -> None
     assert [task.name for task in draft.tasks][: len(names)] == names
 
 
+def test_a_web_server_is_about_thirty_lines_of_tasks_whatever_its_packages_bring() -> None:
+    """Comments and empty lines not counted, and neither are play and handlers."""
+    sample = plain_web_server()
+    assert len(sample.files) > 300
+    draft = drafted(sample)
+    lines = draft.yaml.split("  tasks:\n")[1].split("  handlers:\n")[0].splitlines()
+    lines = [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    assert [task.name for task in checked(draft).tasks] == [
+        "Install nginx-light",
+        "Remove /etc/nginx/sites-enabled/default",
+        "Create /var/www/site",
+        "Write /etc/nginx/sites-available/site",
+        "Write /var/www/site/index.html",
+        "Link /etc/nginx/sites-enabled/site",
+    ], draft.yaml
+    assert len(lines) <= 40, draft.yaml
+    assert draft.notes == []
+
+
 def test_generation_is_deterministic() -> None:
     first, second = drafted(web_server()), drafted(web_server())
     assert first.yaml == second.yaml
@@ -154,7 +174,7 @@ def added(name: str, wanted: bool = True) -> PackageChange:
 
 def test_only_packages_asked_for_by_name_are_installed() -> None:
     (task,) = of(drafted(sample_with(packages=[added("nginx"), added("libssl3", wanted=False)])), "apt")
-    assert task.args["name"] == ["nginx"]
+    assert task.args["name"] == "nginx"
     assert task.args["cache_valid_time"] == 86400
 
 
@@ -165,8 +185,8 @@ def test_recommended_packages_follow_the_agents_choice() -> None:
         packages=[added("curl"), added("nginx")],
     )
     full, lean = of(drafted(sample), "apt")
-    assert (full.args["name"], "install_recommends" in full.args) == (["nginx"], False)
-    assert (lean.args["name"], lean.args["install_recommends"]) == (["curl"], False)
+    assert (full.args["name"], "install_recommends" in full.args) == ("nginx", False)
+    assert (lean.args["name"], lean.args["install_recommends"]) == ("curl", False)
 
 
 def test_a_new_package_source_comes_first_and_is_read_anew() -> None:
@@ -181,7 +201,7 @@ def test_removed_packages_are_removed_and_their_files_need_no_task() -> None:
     sample = sample_with(packages=[PackageChange(name="nano", verb=ChangeVerb.REMOVED, before_version="1")])
     sample.add("/usr/bin/nano", b"x", verb=ChangeVerb.REMOVED, package="nano")
     (task,) = checked(drafted(sample)).tasks
-    assert task.args == {"name": ["nano"], "state": "absent"}
+    assert task.args == {"name": "nano", "state": "absent"}
 
 
 def test_a_default_that_a_fresh_package_brings_and_the_agent_removed_is_removed() -> None:
@@ -223,10 +243,19 @@ def test_a_home_that_the_agent_made_by_hand_gets_no_skeleton() -> None:
     assert of(draft, "copy") == []
 
 
-def test_a_password_is_never_copied() -> None:
+def test_a_password_is_never_copied_and_its_hash_is_a_secret_of_the_operator() -> None:
     draft = drafted(sample_with(users=[user(password="set")]))
-    assert "password" not in of(draft, "user")[0].args
-    assert "its password is not copied" in draft.notes[0]
+    made, password = of(draft, "user")
+    assert "password" not in made.args
+    assert password.args == {"name": "u", "password": "password_hash_of_u"}
+    assert password.secrets == ("password_hash_of_u",)
+    assert draft.secrets == ["password_hash_of_u"] and draft.notes == []
+    assert draft.yaml.startswith("---\n# needs these variables, as from -e @FILE:\n# password_hash_of_u\n")
+
+
+def test_an_account_without_a_password_asks_for_none() -> None:
+    for state in ("locked", "none", "!"):
+        assert drafted(sample_with(users=[user(password=state)])).secrets == []
 
 
 def test_a_packages_own_account_comes_with_the_package() -> None:
@@ -306,6 +335,58 @@ def test_removing_a_folder_is_one_task() -> None:
     assert [task.args["path"] for task in checked(drafted(sample)).tasks] == ["/srv/old"]
 
 
+@pytest.mark.parametrize(
+    ("path", "handler"),
+    [
+        ("/etc/php/8.2/fpm/pool.d/www.conf", "Reload php8.2-fpm"),
+        ("/etc/postgresql/15/main/pg_hba.conf", "Reload postgresql"),
+        ("/etc/postgresql/15/main/conf.d/site.conf", "Restart postgresql"),
+        ("/etc/wireguard/wg0.conf", "Restart wg-quick@wg0"),
+        ("/etc/exports.d/data.exports", "Reload nfs-server"),
+        ("/etc/sysctl.d/60-site.conf", "Apply kernel settings"),
+        ("/etc/logrotate.d/site", None),
+        ("/etc/motd", None),
+    ],
+)
+def test_a_file_wakes_the_service_that_reads_it_and_no_other(path: str, handler: str | None) -> None:
+    sample = Sample()
+    sample.add(path, b"x\n")
+    assert [one.name for one in checked(drafted(sample)).handlers] == ([handler] if handler else [])
+
+
+def test_a_service_that_is_switched_off_is_not_woken_by_a_change_of_its_files() -> None:
+    off = unit("nginx.service", before=ON, after=UnitState(defined=True), package="nginx")
+    sample = sample_with("systemctl disable --now nginx", units=[off])
+    sample.add("/etc/nginx/sites-enabled/a", b"x", verb=ChangeVerb.REMOVED)
+    draft = drafted(sample)
+    assert checked(draft).handlers == []
+    assert of(draft, "systemd_service")[0].args["state"] == "stopped"
+
+
+def test_an_own_service_is_restarted_when_its_program_or_settings_change() -> None:
+    sample = sample_with("systemctl enable --now app", units=[unit("app.service"), unit("once.service")])
+    sample.add("/etc/systemd/system/app.service", b"[Service]\nExecStart=/srv/app.py --conf /srv/app.ini\n")
+    sample.add("/etc/systemd/system/once.service", b"[Service]\nType=oneshot\nExecStart=/srv/once.sh\n")
+    for path in ("/srv/app.py", "/srv/app.ini", "/srv/app", "/srv/once.sh"):
+        sample.add(path, b"x")
+    notify = {task.args["dest"]: task.notify for task in of(drafted(sample), "copy")}
+    assert notify["/srv/app.py"] == notify["/srv/app.ini"] == ("Restart app",)
+    assert notify["/srv/app"] == notify["/srv/once.sh"] == ()
+    (handler,) = [one for one in checked(drafted(sample)).handlers if one.name == "Restart app"]
+    assert handler.args == {"name": "app.service", "state": "restarted", "daemon_reload": True}
+
+
+def test_a_service_that_the_agent_restarted_after_its_settings_is_restarted() -> None:
+    sample = sample_with("systemctl restart docker", "ls")
+    sample.add("/etc/docker/daemon.json", b"{}")
+    sample.add("/etc/systemd/system/docker.service.d/a.conf", b"[Service]\n")
+    sample.add("/etc/other/daemon.json", b"{}")
+    notify = {task.args["dest"]: task.notify for task in of(drafted(sample), "copy")}
+    assert notify["/etc/docker/daemon.json"] == ("Restart docker",)
+    assert notify["/etc/systemd/system/docker.service.d/a.conf"] == ("Restart docker",)
+    assert notify["/etc/other/daemon.json"] == ()
+
+
 def test_a_restart_takes_the_place_of_a_reload() -> None:
     sample = Sample()
     sample.add("/etc/apache2/sites-available/a.conf", b"x")
@@ -320,16 +401,70 @@ def test_a_restart_takes_the_place_of_a_reload() -> None:
     assert {task.notify for task in checked(draft).tasks} == {("Restart apache2",)}
 
 
-def test_a_changed_sudoers_file_is_validated() -> None:
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [
+        ("/etc/sudoers", "/usr/sbin/visudo -cf %s"),
+        ("/etc/sudoers.d/x", "/usr/sbin/visudo -cf %s"),
+        ("/etc/ssh/sshd_config", "/usr/sbin/sshd -t -f %s"),
+        ("/etc/ssh/sshd_config.d/90-hard.conf", "/usr/sbin/sshd -t -f %s"),
+        ("/etc/nginx/nginx.conf", "/usr/sbin/nginx -t -c %s"),
+        ("/etc/nginx/sites-available/a", None),
+        ("/etc/haproxy/haproxy.cfg", "/usr/sbin/haproxy -c -f %s"),
+        ("/etc/nftables.conf", "/usr/sbin/nft -c -f %s"),
+        ("/etc/bind/named.conf.local", "/usr/bin/named-checkconf %s"),
+        ("/etc/chrony/chrony.conf", "/usr/sbin/chronyd -p -f %s"),
+        ("/etc/dnsmasq.conf", "/usr/sbin/dnsmasq --test -C %s"),
+        ("/etc/sudoers2", None),
+    ],
+)
+def test_a_configuration_that_can_be_tried_alone_is_tried_first(path: str, command: str | None) -> None:
     sample = Sample()
-    sample.add("/etc/sudoers.d/x", b"x ALL=(ALL) ALL\n", mode=0o440)
-    assert checked(drafted(sample)).tasks[0].args["validate"] == "/usr/sbin/visudo -cf %s"
+    sample.add(path, b"x\n", mode=0o440)
+    assert checked(drafted(sample)).tasks[0].args.get("validate") == command
+
+
+def test_what_names_a_key_that_comes_later_is_not_tried() -> None:
+    sample = with_key("openssl genrsa -out /etc/k/a.key 2048")
+    sample.add("/etc/nginx/nginx.conf", b"ssl_certificate_key /etc/k/a.key;\n")
+    (task,) = of(drafted(sample), "copy")
+    assert "validate" not in task.args
+
+
+def test_the_check_refuses_a_configuration_that_would_lock_everybody_out(tmp_path: Path) -> None:
+    """The command of the table, as Ansible runs it: %s is the new file."""
+    command = str(of(drafted(sshd_config(b"PermitRootLogin no\n")), "copy")[0].args["validate"]).split()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    Path("/run/sshd").mkdir(exist_ok=True)
+    for text, accepted in (("PermitRootLogin no", True), ("PermitRootLogin nope", False)):
+        (tmp_path / "new").write_text(f"HostKey {tmp_path}/key\n{text}\n")
+        argv = [word.replace("%s", str(tmp_path / "new")) for word in command]
+        assert (subprocess.run(argv, capture_output=True, check=False).returncode == 0) is accepted
+
+
+def sshd_config(text: bytes) -> Sample:
+    sample = Sample()
+    sample.add("/etc/ssh/sshd_config", text)
+    return sample
 
 
 def test_a_file_that_looks_like_a_vault_is_copied_as_it_is() -> None:
     sample = Sample()
     sample.add("/srv/v", b"$ANSIBLE_VAULT;1.1;AES256\n00\n")
     assert checked(drafted(sample)).tasks[0].args["decrypt"] is False
+
+
+def test_a_file_of_credentials_is_a_secret_with_its_owner_and_mode() -> None:
+    sample = Sample()
+    for path in ("/root/.pgpass", "/root/_pgpass"):
+        sample.add(path, mode=0o600, secret="credentials", sha256="0" * 64)
+    draft = drafted(sample)
+    assert draft.secrets == ["content_of_root_pgpass", "content_of_root_pgpass_2"]
+    assert draft.files == {}
+    assert of(draft, "copy")[0].args == {
+        "content": "content_of_root_pgpass", "dest": "/root/.pgpass",
+        "owner": "root", "group": "root", "mode": "0600",
+    }  # fmt: skip
 
 
 # --- keys --------------------------------------------------------------------------------------------------
@@ -354,8 +489,10 @@ def test_a_key_is_made_anew_by_the_agents_own_command(line: str) -> None:
     draft = drafted(with_key(line))
     (task,) = of(draft, "command")
     assert (task.args["creates"], task.opaque) == ("/etc/k/a.key", True)
-    assert draft.regenerated == ["/etc/k/a.key"]
-    assert "/etc/k/a.key" in regenerated(checked(draft)) or "chdir" in task.args
+    assert (draft.tasks[0].opaque, draft.tasks[0].paths) == (True, ["/etc/k/a.key"])
+    (again,) = told(checked(draft), draft.tasks)
+    assert set(draft.tasks[0].paths) <= set(again.paths)
+    assert (again.name, again.opaque, again.commands) == (task.name, True, ["CMD-0"])
 
 
 @pytest.mark.parametrize(
@@ -439,6 +576,24 @@ def test_folders_and_links_that_enabling_makes_are_explained() -> None:
     assert [task.name for task in checked(drafted(sample)).tasks] == ["Enable and start a.timer"]
 
 
+def test_a_service_that_the_agent_removed_is_stopped_before_its_file_goes() -> None:
+    gone = UnitChange(name="old.service", verb=ChangeVerb.REMOVED, before=ON)
+    sample = sample_with("systemctl disable --now old; rm /etc/systemd/system/old.service", units=[gone])
+    sample.add("/etc/systemd/system/old.service", b"x", verb=ChangeVerb.REMOVED)
+    stop, remove = checked(drafted(sample)).tasks
+    assert (stop.args["removes"], stop.opaque) == ("/etc/systemd/system/old.service", True)
+    assert remove.name == "Remove /etc/systemd/system/old.service"
+
+
+def test_a_removed_user_is_gone_before_its_group() -> None:
+    groups = [GroupChange(name="u", verb=ChangeVerb.REMOVED, before={"gid": "998"})]
+    users = [UserChange(name="u", verb=ChangeVerb.REMOVED, before={"uid": "998"})]
+    names = [
+        task.name for task in checked(drafted(sample_with("userdel -r u", users=users, groups=groups))).tasks
+    ]
+    assert names == ["Remove the user u", "Remove the group u"]
+
+
 # --- against Ansible itself --------------------------------------------------------------------------------
 
 
@@ -455,20 +610,43 @@ def ansible(*argv: str, folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("playbook")
-    draft = drafted(web_server())
-    export(draft.yaml, draft.files, folder)
+    web = web_server()
+    back = roll_back(turned_round(web.changes()), web.blobs, name="back")
+    for name, draft in (("web", drafted(web)), ("rest", drafted(the_rest())), ("back", back)):
+        export(draft.yaml, draft.files, folder / name)
     return folder
 
 
+def the_rest() -> Sample:
+    """What the web server has not: secrets, checks of configuration, removals, masks, drop-ins."""
+    gone = UnitChange(name="old.service", verb=ChangeVerb.REMOVED, before=ON)
+    masked = unit("cron.service", before=ON, after=UnitState(defined=True, masked=True))
+    sample = sample_with(
+        "systemctl mask --now cron; systemctl restart docker",
+        packages=[PackageChange(name="nano", verb=ChangeVerb.REMOVED, before_version="1")],
+        users=[user(password="set", groups="adm")],
+        units=[gone, masked],
+    )
+    sample.add("/etc/systemd/system/old.service", b"x", verb=ChangeVerb.REMOVED)
+    sample.add("/etc/systemd/system/docker.service.d/a.conf", b"[Service]\n")
+    sample.add("/root/.pgpass", mode=0o600, secret="credentials", sha256="0" * 64)
+    sample.add("/etc/sudoers.d/u", b"u ALL=(ALL) ALL\n", mode=0o440)
+    sample.add("/etc/cron.d/job", b"0 3 * * * root /bin/true\n")
+    sample.add("/srv/tool", mode=0o755, verb=ChangeVerb.METADATA)
+    return sample
+
+
 def test_ansible_reads_what_was_generated(exported: Path) -> None:
-    done = ansible("ansible-playbook", "--syntax-check", "-i", "localhost,", "playbook.yml", folder=exported)
+    names = [f"{name}/playbook.yml" for name in ("web", "rest", "back")]
+    done = ansible("ansible-playbook", "--syntax-check", "-i", "localhost,", *names, folder=exported)
     assert done.returncode == 0, done.stderr
 
 
 def test_it_is_clean_under_the_production_profile(exported: Path) -> None:
     done = ansible(
-        "ansible-lint", "--offline", "--profile", "production", "--nocolor", "playbook.yml", folder=exported
-    )
+        "ansible-lint", "--offline", "--profile", "production", "--nocolor", "--strict",
+        *(f"{name}/playbook.yml" for name in ("web", "rest", "back")), folder=exported,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
 
 

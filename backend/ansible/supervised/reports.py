@@ -37,6 +37,8 @@ class Reports:
         self._preview = preview
         self.results: dict[str, dict[str, int]] = {}
         self.first_failure = ""
+        self.last_done: dict[str, str] = {}  # host → the last task that ended there
+        self.cut_off: dict[str, str] = {}  # host → the task in which its connection was lost
 
     def take(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """One of our events for one of Ansible's, or None for what nobody needs."""
@@ -55,6 +57,11 @@ class Reports:
         self._count(host, status)
         if status in ("failed", "unreachable") and not self.first_failure:
             self.first_failure = f"{host}: {task}: {message}"[:MAX_MESSAGE]
+        if status == "unreachable":
+            if host in self.last_done:
+                self.cut_off[host] = task
+        elif status != "failed":
+            self.last_done[host] = task
         found = _TASK_LINE.search(str(data.get("task_path", "")))
         return {
             "at": event.get("created", ""),

@@ -167,6 +167,16 @@ class Supervisor:
             reason = {"canceled": "canceled", "timeout": f"over its {self.spec['timeout_s']} s"}[why]
         elif state == "failed" and not reason:
             reason = f"Ansible ended with {status}: {self._last_words()}"
+        if reports.cut_off and not self.spec["check"] and not why:
+            host, task = next(iter(reports.cut_off.items()))
+            state = "lost"
+            reason = f"{host}: the connection was lost in {task!r}: what that did there is not known"
+        if state in ("canceled", "timeout", "lost"):
+            done = [f"{host} up to {task!r}" for host, task in reports.last_done.items()]
+            reason += f"; done: {', '.join(done) or 'nothing'}"
+        untouched = [name for name in self.spec["hosts"] if name not in reports.results]
+        if state != "successful" and reports.results and untouched:
+            reason += f"; not touched: {', '.join(untouched)}"
         return {
             "state": state,
             "results": reports.results,
@@ -187,17 +197,21 @@ class Supervisor:
         return folder
 
     def _project(self, check: bool) -> tuple[Path, list[int]]:
-        """The folder to run, and the lines of its tasks. The approved text itself, unless it is a preview."""
+        """The folder to run, and the lines of its tasks.
+
+        The approved text itself, unless it is a preview or goes from host to host: then its tasks are the
+        same, and one key is added.
+        """
         approved = self.folder / "playbook"
         text = (approved / "playbook.yml").read_text(encoding="utf-8")
-        if not check:
+        if not check and not self.spec["first_alone"]:
             return approved, _task_lines(text)
-        preview = self.private / "preview"
-        preview.mkdir()
-        (preview / "files").symlink_to(approved / "files")
-        text = _going_on(text)
-        (preview / "playbook.yml").write_text(text, encoding="utf-8")
-        return preview, _task_lines(text)
+        project = self.private / "project"
+        project.mkdir()
+        (project / "files").symlink_to(approved / "files")
+        text = _going_on(text) if check else _first_alone(text)
+        (project / "playbook.yml").write_text(text, encoding="utf-8")
+        return project, _task_lines(text)
 
     def _inventory(self) -> list[str]:
         """The hosts, and an inventory script that prints the secrets from a file in memory.
@@ -304,6 +318,18 @@ def _going_on(text: str) -> str:
         if not any(key.value == "ansible.builtin.meta" for key, _ in task.value):
             key = yaml.ScalarNode("tag:yaml.org,2002:str", "ignore_errors")
             task.value.append((key, yaml.ScalarNode("tag:yaml.org,2002:bool", "true")))
+    return yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True, width=1_000_000)
+
+
+def _first_alone(text: str) -> str:
+    """The playbook with one play key more: a first batch of one host, whose failure ends the run."""
+    root = _plays(text)
+    batches = [
+        yaml.ScalarNode("tag:yaml.org,2002:int", "1"),
+        yaml.ScalarNode("tag:yaml.org,2002:str", "100%", style='"'),
+    ]
+    key = yaml.ScalarNode("tag:yaml.org,2002:str", "serial")
+    root.value[0].value.append((key, yaml.SequenceNode("tag:yaml.org,2002:seq", batches)))
     return yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True, width=1_000_000)
 
 

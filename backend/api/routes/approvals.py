@@ -48,7 +48,8 @@ async def dry_run(caller: Caller, services: Served, id: ApprovalId) -> Response:
 @operator.post("/v1/approvals/{id}/approve", response_model=Approval)
 async def approve(caller: Caller, services: Served, id: ApprovalId, body: ApproveBody) -> Response:
     """Bound to ``digest``: evidence that has moved on since is 409."""
-    return answer(await services.approvals.approve(caller, id, body.digest, body.comment))
+    secrets = {name: value.get_secret_value() for name, value in body.secrets.items()}
+    return answer(await services.approvals.approve(caller, id, body.digest, body.comment, secrets))
 
 
 @operator.post("/v1/approvals/{id}/reject", response_model=Approval)

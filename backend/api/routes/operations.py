@@ -13,7 +13,7 @@ from backend import __version__
 from backend.api import sse
 from backend.api.common import Caller, Limit, RunId, Served, answer, router
 from backend.api.view import fleet_view
-from backend.models import FleetView, PanicView, Run
+from backend.models import Approval, FleetView, PanicView, Run
 from backend.store import Subscription
 
 operator = router("operations")
@@ -74,6 +74,12 @@ async def _frames(feed: Subscription) -> AsyncIterator[bytes]:
 @operator.get("/v1/runs/{id}", response_model=Run)
 async def read_run(caller: Caller, services: Served, id: RunId) -> Response:
     return answer(await services.runs.get(caller, id))
+
+
+@operator.post("/v1/runs/{id}/rollback", status_code=202, response_model=Approval)
+async def roll_back(caller: Caller, services: Served, id: RunId) -> Response:
+    """A request, like any other, to take an apply back; its rehearsal has begun."""
+    return answer(await services.approvals.request_rollback(caller, id), 202)
 
 
 @operator.post("/v1/runs/{id}/cancel", response_model=Run)

@@ -55,7 +55,9 @@ async def read(caller: Caller, services: Served, id: PlaybookId) -> Response:
 @agent.put("/v1/playbooks/{id}", response_model=Playbook)
 async def update(caller: Caller, services: Served, id: PlaybookId, body: PlaybookEdit) -> Response:
     """An edit is checked by the grammar, and voids the evidence that the playbook had."""
-    return answer(await services.playbooks.update(caller, id, body.yaml))
+    edited = await services.playbooks.update(caller, id, body.yaml)
+    await services.approvals.void_edited(caller, id, edited)
+    return answer(edited)
 
 
 @agent.delete("/v1/playbooks/{id}", status_code=204)

@@ -1,9 +1,9 @@
 """From a disk diff to tasks, one noun a file. Each builder claims the paths that it explains."""
 
 from backend.playbooks.builders.accounts import groups, users
-from backend.playbooks.builders.certificates import certificates, regenerated_by
+from backend.playbooks.builders.certificates import certificates, made_by
 from backend.playbooks.builders.files import files
 from backend.playbooks.builders.packages import packages
 from backend.playbooks.builders.units import units
 
-__all__ = ["certificates", "files", "groups", "packages", "regenerated_by", "units", "users"]
+__all__ = ["certificates", "files", "groups", "made_by", "packages", "units", "users"]

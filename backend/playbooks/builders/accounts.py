@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from backend.models import ChangeVerb, GroupChange, UserChange, wire_path
+from backend.playbooks._scope import Reference
 from backend.playbooks.builders.context import Context, Phase, Task, title
 
 FIRST_REGULAR_ID = 1000
@@ -20,10 +22,11 @@ def groups(context: Context) -> list[Task]:
             context.claimed.add(change.path)
     tasks = []
     for group in context.changes.groups:
-        if group.package:
+        if group.package and not context.undo:
             continue
         if group.verb is ChangeVerb.REMOVED:
-            tasks.append(_group(context, group, "Remove the group", {"state": "absent"}))
+            task = _group(context, group, "Remove the group", {"state": "absent"})
+            tasks.append(replace(task, phase=Phase.LEFT))
         elif group.after.get("gid") != group.before.get("gid"):
             number = int(group.after["gid"])
             args: dict[str, object] = {"gid": number}
@@ -45,10 +48,10 @@ def _group(context: Context, group: GroupChange, words: str, args: dict[str, obj
 
 
 def users(context: Context) -> list[Task]:
-    """Users that the agent made, changed or removed. Passwords are never copied."""
+    """Users that the agent made, changed or removed. A password is never copied: its hash is a secret."""
     tasks = []
     for user in context.changes.users:
-        if user.package:
+        if user.package and not context.undo:
             continue
         if user.verb is ChangeVerb.REMOVED:
             tasks.append(_user(context, user, "Remove the user", {"state": "absent"}))
@@ -59,7 +62,8 @@ def users(context: Context) -> list[Task]:
             tasks.append(_user(context, user, words, args))
         password = user.after.get("password", "")
         if password != user.before.get("password", "") and password not in _UNSET:
-            context.note(f"user {user.name}: its password is not copied; give the target one of its own")
+            task = _user(context, user, "Set the password of", {"password": _hash_of(context, user)})
+            tasks.append(replace(task, no_log=True))
     return tasks
 
 
@@ -72,6 +76,10 @@ def _user(context: Context, user: UserChange, words: str, args: dict[str, object
     return Task(
         Phase.USERS, title(f"{words} {user.name}"), "user", {"name": user.name, **args}, commands=commands
     )
+
+
+def _hash_of(context: Context, user: UserChange) -> Reference:
+    return context.secret("password_hash_of", user.name)
 
 
 def _new(context: Context, user: UserChange) -> dict[str, object]:

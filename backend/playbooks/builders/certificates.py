@@ -18,6 +18,7 @@ _OUTPUTS = ("-out", "-keyout")
 _INPUTS = ("-in", "-key", "-signkey", "-CA", "-CAkey", "-config", "-extfile")
 _PASSWORDS = ("-passin", "-passout", "-k", "-kfile")
 _PASSING = ("/tmp/", "/var/tmp/", "/run/", "/dev/")  # noqa: S108 - places whose files are not there later
+CREDENTIALS = "credentials"  # of no key: what an operator types, not what a command makes
 _KEY_MODE, _PLAIN_MODE = "0600", "0644"
 
 
@@ -35,8 +36,9 @@ def certificates(context: Context) -> list[Task]:
     for command, call, made in kept:
         tasks += _tasks(context, command, call, made)
         context.claimed.update(made)
+        context.anew.update(made)
     for change in context.pending():
-        if change.after and change.after.secret:
+        if change.after and change.after.secret not in ("", CREDENTIALS):
             context.claimed.add(change.path)
             context.note(
                 f"{change.path}: holds a secret ({change.after.secret}) and no plain openssl or ssh-keygen"
@@ -45,9 +47,9 @@ def certificates(context: Context) -> list[Task]:
     return tasks
 
 
-def regenerated_by(argv: Sequence[str]) -> list[str]:
-    """The wire paths that a guarded command of a playbook makes anew; none for another program."""
-    return [wire_path(path.encode()) for path in _outputs(SimpleCommand(list(argv)))]
+def made_by(argv: Sequence[str], folder: str = "") -> list[str]:
+    """The paths that a guarded command of a playbook makes anew; none for another program."""
+    return _outputs(SimpleCommand(list(argv), folder=folder)) if argv else []
 
 
 def _is_key(change: FileChange) -> bool:

@@ -25,16 +25,18 @@ class Blobs(Protocol):
 class Phase(IntEnum):
     """The order that works: what a task needs comes before it."""
 
-    SOURCES = 0
-    PACKAGES = 1
-    REMOVED = 2
-    GROUPS = 3
-    USERS = 4
-    DIRECTORIES = 5
-    FILES = 6
-    LINKS = 7
-    CERTIFICATES = 8
-    UNITS = 9
+    STOPPED = 0  # a service, before what it runs goes
+    SOURCES = 1
+    PACKAGES = 2
+    REMOVED = 3
+    GROUPS = 4
+    USERS = 5
+    LEFT = 6  # groups, once nobody is in them
+    DIRECTORIES = 7
+    FILES = 8
+    LINKS = 9
+    CERTIFICATES = 10
+    UNITS = 11
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Task:
     commands: list[str] = field(default_factory=list)  # ids
     paths: list[str] = field(default_factory=list)  # wire form
     remark: str = ""
+    no_log: bool = False  # it holds a secret
 
 
 @dataclass
@@ -66,11 +69,14 @@ class Context:
     commands: Sequence[Command]
     blobs: Blobs
     facts: GuestFacts
+    undo: bool = False  # the change is one of ours, turned round
     contents: dict[str, bytes] = field(default_factory=dict)  # sha256 → content, goes to files/
     handlers: dict[str, Task] = field(default_factory=dict)
     variables: dict[str, str | Reference] = field(default_factory=dict)
+    secrets: list[str] = field(default_factory=list)  # names of the variables that the operator must give
     notes: list[str] = field(default_factory=list)
     claimed: set[str] = field(default_factory=set)  # wire paths that need no further task
+    anew: set[str] = field(default_factory=set)  # of these, what a command makes anew on each machine
 
     def __post_init__(self) -> None:
         self.shell = [
@@ -98,6 +104,11 @@ class Context:
             self.note(f"{wire}: Ansible would expand or alter this name")
             return None
         return text
+
+    def text_of(self, path: str) -> str:
+        """The new text of a changed file; empty for any other."""
+        change = self.by_path.get(path)
+        return (change.after.text if change is not None and change.after is not None else None) or ""
 
     def commands_about(self, *words: str) -> list[str]:
         """The ids of the commands that name one of ``words``."""
@@ -131,9 +142,18 @@ class Context:
                 return Reference(name)
         return word
 
+    def secret(self, what: str, thing: str) -> Reference:
+        """A named variable in the place of a value that is never copied."""
+        word = re.sub(r"[^a-z0-9]+", "_", thing.lower()).strip("_")[:40] or "file"
+        name, number = f"{what}_{word}", 2
+        while name in self.secrets:
+            name, number = f"{what}_{word}_{number}", number + 1
+        self.secrets.append(name)
+        return Reference(name)
+
     def handler(self, called: str, **args: Any) -> str:
-        """The name of a handler, made on its first use."""
-        self.handlers.setdefault(called, Task(Phase.UNITS, called, "systemd_service", args))
+        """The name of a handler, made on its first use; later uses may add to what it does."""
+        self.handlers.setdefault(called, Task(Phase.UNITS, called, "systemd_service", {})).args.update(args)
         return called
 
 

@@ -7,17 +7,15 @@ import posixpath
 from dataclasses import replace
 from itertools import groupby
 
-from backend.models import ChangeVerb, FileChange, FileKind, FileState
+from backend.models import ChangeVerb, FileChange, FileKind, FileState, guest_path
+from backend.playbooks._validate import validator
+from backend.playbooks.builders.certificates import CREDENTIALS
 from backend.playbooks.builders.context import Context, Phase, Task, gone, link_target, owned, title
 from backend.playbooks.builders.packages import INSTALLERS
 from backend.playbooks.builders.services import notified
 from backend.playbooks.builders.units import unit_handlers
 
 _SOURCES = ("/etc/apt/", "/usr/share/keyrings/")
-_VALIDATE = (
-    ("/etc/sudoers", "/usr/sbin/visudo -cf %s"),
-    ("/etc/ssh/sshd_config", "/usr/sbin/sshd -t -f %s"),
-)
 _INSTALL_WORDS = (*INSTALLERS, "dpkg", "apt-mark")
 _VAULT = b"$ANSIBLE_VAULT"
 _LOOP_FROM = 3  # directories alike become one task
@@ -94,6 +92,15 @@ def _link(context: Context, change: FileChange, path: str, state: FileState) -> 
 
 
 def _copy(context: Context, change: FileChange, path: str, state: FileState) -> Task | None:
+    if state.secret == CREDENTIALS:
+        secret = context.secret("content_of", path)
+        return Task(
+            Phase.FILES,
+            f"Write {path}",
+            "copy",
+            {"content": secret, "dest": path, **owned(state)},
+            no_log=True,
+        )
     content = _content(context, state)
     if content is None:
         context.note(f"{change.path}: its content was not kept (over the limit, or withheld)")
@@ -103,10 +110,14 @@ def _copy(context: Context, change: FileChange, path: str, state: FileState) -> 
     args: dict[str, object] = {"src": f"files/{sha256}", "dest": path, **owned(state)}
     if content.startswith(_VAULT):
         args["decrypt"] = False
-    for prefix, command in _VALIDATE:
-        if path.startswith(prefix):
-            args["validate"] = command
+    if (command := validator(path)) and not _names_a_key(context, content):
+        args["validate"] = command
     return Task(Phase.FILES, f"Write {path}", "copy", args)
+
+
+def _names_a_key(context: Context, content: bytes) -> bool:
+    """A key that is made anew comes after the files: until then nothing that names it can be tried."""
+    return any(guest_path(wire) in content for wire in context.anew)
 
 
 def _content(context: Context, state: FileState) -> bytes | None:

@@ -46,7 +46,7 @@ def _install(context: Context, wanted: list[PackageChange]) -> list[Task]:
         if not chosen:
             continue
         args: dict[str, object] = {
-            "name": [one.name for one in chosen],
+            "name": _one_or_list([one.name for one in chosen]),
             "state": "present",
             "update_cache": True,
         }
@@ -84,7 +84,9 @@ def _remove(context: Context) -> list[Task]:
     commands = [
         c.id for c, call in context.calls(*INSTALLERS, "dpkg") if {"remove", "purge"} & set(call.argv)
     ]
-    args = {"name": removed, "state": "absent"}
+    args: dict[str, object] = {"name": _one_or_list(removed), "state": "absent"}
+    if context.undo:
+        args["purge"] = True
     return [Task(Phase.PACKAGES, "Remove " + _listing(removed), "apt", args, commands=commands)]
 
 
@@ -129,6 +131,10 @@ def _removals(context: Context) -> list[tuple[str, str]]:
                 if not word.startswith("-"):
                     found[pattern.format(word.removesuffix(".conf"))] = command.id
     return [(command_id, path) for path, command_id in found.items()]
+
+
+def _one_or_list(names: list[str]) -> str | list[str]:
+    return names[0] if len(names) == 1 else names
 
 
 def _listing(names: list[str]) -> str:

@@ -1,13 +1,19 @@
-"""Which service reads which file, and what it takes to make it read again."""
+"""Which service reads which file, and what it takes to make it read again.
+
+A service that the change switches off or takes away is never woken by a handler.
+"""
 
 from __future__ import annotations
 
+import re
+
+from backend.models import UnitChange
 from backend.playbooks.builders.context import Context
 
 SYSCTL = ("/etc/sysctl.d/", "/etc/sysctl.conf")
 UNIT_FOLDER = "/etc/systemd/system/"
 
-# Folder, unit, how. A reload that does not open new ports is no reload here.
+# Where a file is, unit, how. A reload that does not open new ports is no reload here.
 READERS: tuple[tuple[str, str, str], ...] = (
     ("/etc/nginx/", "nginx", "reloaded"),
     ("/etc/apache2/mods-enabled/", "apache2", "restarted"),
@@ -15,25 +21,49 @@ READERS: tuple[tuple[str, str, str], ...] = (
     ("/etc/apache2/", "apache2", "reloaded"),
     ("/etc/lighttpd/", "lighttpd", "restarted"),
     ("/etc/haproxy/", "haproxy", "reloaded"),
+    ("/etc/squid/", "squid", "reloaded"),
     ("/etc/ssh/sshd_config", "ssh", "reloaded"),
     ("/etc/postfix/", "postfix", "reloaded"),
+    ("/etc/dovecot/", "dovecot", "reloaded"),
+    ("/etc/bind/", "named", "reloaded"),
+    ("/etc/unbound/", "unbound", "restarted"),
+    ("/etc/dnsmasq.", "dnsmasq", "restarted"),
+    ("/etc/nftables.", "nftables", "reloaded"),
+    ("/etc/exports", "nfs-server", "reloaded"),
+    ("/etc/samba/", "smbd", "reloaded"),
     ("/etc/redis/", "redis-server", "restarted"),
     ("/etc/mysql/", "mariadb", "restarted"),
     ("/etc/fail2ban/", "fail2ban", "reloaded"),
-    ("/etc/rsyslog", "rsyslog", "restarted"),
+    ("/etc/rsyslog.", "rsyslog", "restarted"),
     ("/etc/chrony/", "chrony", "restarted"),
+    ("/etc/apparmor.d/", "apparmor", "reloaded"),
+    ("/etc/modules", "systemd-modules-load", "restarted"),
+    ("/etc/systemd/journald.conf", "systemd-journald", "restarted"),
+    ("/etc/systemd/resolved.conf", "systemd-resolved", "restarted"),
+    ("/etc/systemd/timesyncd.conf", "systemd-timesyncd", "restarted"),
+    ("/etc/systemd/network/", "systemd-networkd", "reloaded"),
 )
+# The same where the unit's name stands in the path.
+_NAMED: tuple[tuple[str, str, str], ...] = (
+    (r"/etc/php/([0-9.]+)/fpm/.*", r"php\1-fpm", "reloaded"),
+    (r"/etc/postgresql/[0-9]+/[^/]+/pg_(?:hba|ident)\.conf", "postgresql", "reloaded"),
+    (r"/etc/postgresql/.*", "postgresql", "restarted"),
+    (r"/etc/wireguard/([a-z0-9_-]+)\.conf", r"wg-quick@\1", "restarted"),
+)
+_ONESHOT = re.compile(r"^\s*Type\s*=\s*oneshot\s*$", re.MULTILINE)
+_STARTABLE = (".timer", ".socket", ".path", ".mount", ".automount", ".swap", ".target")
+_WAKING = frozenset({"start", "restart", "reload", "try-restart", "reload-or-restart", "force-reload"})
 
 
 def notified(context: Context, path: str) -> list[str]:
     """The handlers that make a change of ``path`` count."""
     if path.startswith(SYSCTL):
         return [context.handler("Apply kernel settings", name="systemd-sysctl.service", state="restarted")]
-    for folder, unit, state in READERS:
-        if path.startswith(folder):
-            verb = "Reload" if state == "reloaded" else "Restart"
-            return [context.handler(f"{verb} {unit}", name=f"{unit}.service", state=state)]
-    return []
+    unit, state = _reader(context, path)
+    if not unit or _is_off(context, f"{unit}.service"):
+        return []
+    verb = "Reload" if state == "reloaded" else "Restart"
+    return [context.handler(f"{verb} {unit}", name=f"{unit}.service", state=state)]
 
 
 def readers_of(context: Context, path: str) -> list[str]:
@@ -44,3 +74,56 @@ def readers_of(context: Context, path: str) -> list[str]:
         if path in text:
             found += [name for name in notified(context, change.path) if name not in found]
     return found
+
+
+def woken(context: Context, unit: str) -> bool:
+    """True when the agent itself started, restarted or reloaded the unit."""
+    names = (unit, unit.removesuffix(".service"))
+    return any(
+        _WAKING.intersection(call.argv) and any(name in call.argv for name in names)
+        for _, call in context.calls("systemctl", "service")
+    )
+
+
+def stays_up(context: Context, name: str) -> bool:
+    """A unit that stays active once started; a oneshot would run again at each apply."""
+    if name.endswith(_STARTABLE):
+        return True
+    text = context.text_of(UNIT_FOLDER + name)
+    return name.endswith(".service") and "@." not in name and not _ONESHOT.search(text)
+
+
+def _reader(context: Context, path: str) -> tuple[str, str]:
+    for place, unit, state in READERS:
+        if path.startswith(place):
+            return unit, state
+    for pattern, unit, state in _NAMED:
+        if found := re.fullmatch(pattern, path):
+            return found.expand(unit), state
+    return _own_unit(context, path) or _named_like(context, path), "restarted"
+
+
+def _own_unit(context: Context, path: str) -> str:
+    """A service of the change itself that names the path: its program, its settings."""
+    whole = re.compile(rf"(?<![^\s=:,@'\"+!-]){re.escape(path)}(?![^\s;,'\"])")
+    for unit in context.changes.units:
+        text = context.text_of(UNIT_FOLDER + unit.name)
+        service = unit.name.endswith(".service") and unit.after.enabled and stays_up(context, unit.name)
+        if service and whole.search(text):
+            return unit.name.removesuffix(".service")
+    return ""
+
+
+def _named_like(context: Context, path: str) -> str:
+    """The service that a folder or file below /etc is named for, when the agent itself woke it."""
+    found = re.fullmatch(r"/etc/(?:default/)?([a-z][a-z0-9_-]*?)(?:\.conf|\.conf\.d/.*|\.d/.*|/.*)?", path)
+    return found[1] if found and woken(context, f"{found[1]}.service") else ""
+
+
+def _is_off(context: Context, name: str) -> bool:
+    """The change leaves the unit masked, switched off, or without a definition."""
+    change: UnitChange | None = next((one for one in context.changes.units if one.name == name), None)
+    if change is None:
+        return False
+    after = change.after
+    return after.masked or not after.defined or (change.before.enabled and not after.enabled)

@@ -6,26 +6,26 @@ import re
 
 from backend.models import ChangeVerb, FileChange, FileKind, UnitChange
 from backend.playbooks.builders.context import Context, Phase, Task, gone, title
-from backend.playbooks.builders.services import UNIT_FOLDER
+from backend.playbooks.builders.services import UNIT_FOLDER, stays_up, woken
 
 _INSTALLED = re.compile(re.escape(UNIT_FOLDER) + r"[^/]+\.(wants|requires|upholds)/(?P<unit>[^/]+)")
 _WANTS_FOLDER = re.compile(re.escape(UNIT_FOLDER) + r"[^/]+\.(wants|requires|upholds)")
 _ALIAS = re.compile(re.escape(UNIT_FOLDER) + r"(?P<unit>[^/]+)")
-_ONESHOT = re.compile(r"^\s*Type\s*=\s*oneshot\s*$", re.MULTILINE)
-_STARTABLE = (".timer", ".socket", ".path", ".mount", ".automount", ".swap", ".target")
+_SWITCHING = frozenset({"enable", "reenable", "disable", "mask", "unmask", "start", "stop", "preset"})
 
 
 def units(context: Context) -> list[Task]:
     """Tasks for units that the agent switched; a unit as its package left it needs none."""
     tasks = []
     for unit in context.changes.units:
-        if _as_packaged(context, unit) or gone_unit(unit):
+        if gone_unit(unit):
+            tasks += _stop(context, unit)
+            continue
+        if _as_packaged(context, unit):
             continue
         if task := _task(context, unit):
             tasks.append(task)
     _claim_links(context)
-    if any(_is_unit_file(change) for change in context.pending()) and not tasks:
-        context.handler("Reload systemd", daemon_reload=True)
     return tasks
 
 
@@ -35,9 +35,10 @@ def unit_handlers(context: Context, path: str) -> list[str]:
     if not found:
         return []
     name = found["unit"].removesuffix(".d")
-    for unit in context.changes.units:
-        if unit.name == name and unit.after.enabled and _runs(context, name):
-            return [context.handler(f"Restart {name}", name=name, state="restarted", daemon_reload=True)]
+    on = any(unit.name == name and unit.after.enabled for unit in context.changes.units)
+    if (on or woken(context, name)) and stays_up(context, name):
+        called = f"Restart {name.removesuffix('.service')}"
+        return [context.handler(called, name=name, state="restarted", daemon_reload=True)]
     return [context.handler("Reload systemd", daemon_reload=True)]
 
 
@@ -46,13 +47,23 @@ def gone_unit(unit: UnitChange) -> bool:
     return not unit.after.defined and not unit.after.masked
 
 
+def _stop(context: Context, unit: UnitChange) -> list[Task]:
+    """Switch off a unit whose file goes. The module fails where that is gone, a guarded command does not."""
+    file = UNIT_FOLDER + unit.name
+    if file not in context.by_path or not (unit.before.enabled or _stopped(context, unit.name)):
+        return []
+    args = {"argv": ["systemctl", "disable", "--now", unit.name], "removes": file}
+    commands = [c.id for c, call in context.calls("systemctl") if _named(unit.name, call.argv)]
+    return [Task(Phase.STOPPED, title(f"Stop and disable {unit.name}"), "command", args, commands=commands)]
+
+
 def _as_packaged(context: Context, unit: UnitChange) -> bool:
-    """Untouched by the agent: made by a package, and no `systemctl` in the log names it."""
+    """Untouched by the agent: made by a package, and no `systemctl` in the log switches it."""
     if not unit.package:
         return False
-    stem = unit.name.removesuffix(".service")
     return not any(
-        unit.name in call.argv or stem in call.argv for _, call in context.calls("systemctl", "update-rc.d")
+        _named(unit.name, call.argv) and _SWITCHING.intersection(call.argv)
+        for _, call in context.calls("systemctl", "update-rc.d")
     )
 
 
@@ -66,7 +77,7 @@ def _task(context: Context, unit: UnitChange) -> Task | None:
     if not after.masked and (after.enabled != before.enabled or unit.package):
         args["enabled"] = after.enabled
         words.append("enable" if after.enabled else "disable")
-    if after.enabled and not after.masked and _runs(context, unit.name):
+    if after.enabled and not after.masked and stays_up(context, unit.name):
         args["state"] = "started"
         words.append("start")
     elif (after.masked or (before.enabled and not after.enabled)) or _stopped(context, unit.name):
@@ -91,15 +102,6 @@ def _stopped(context: Context, name: str) -> bool:
         verb for _, call in context.calls("systemctl") if _named(name, call.argv) for verb in call.argv[1:2]
     ]
     return bool(verbs) and verbs[-1] in ("stop", "disable", "mask") and "stop" in verbs
-
-
-def _runs(context: Context, name: str) -> bool:
-    """A unit that stays active once started; a oneshot would run again at each apply."""
-    if name.endswith(_STARTABLE):
-        return True
-    change = context.by_path.get(UNIT_FOLDER + name)
-    text = (change.after.text if change and change.after else None) or ""
-    return name.endswith(".service") and "@." not in name and not _ONESHOT.search(text)
 
 
 def _is_unit_file(change: FileChange) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -22,6 +23,7 @@ from backend.models import RunKind, RunState
 STRANGE = "a ü {{ lookup('pipe', 'id') }}.txt"
 CONTENT = b"{{ not a template }}\n"
 SHA = hashlib.sha256(CONTENT).hexdigest()
+MOMENT_S = 0.15
 HOLD = "ansible.builtin.command: {argv: [sleep, '120'], creates: /nonexistent}"
 
 
@@ -124,7 +126,7 @@ async def test_a_certificate_lets_the_runner_in(runner: Runner, sshd: Any, machi
 async def test_a_secret_reaches_the_target_and_no_file(
     runner: Runner, sshd: Any, machine: Path, runs: Path
 ) -> None:
-    secret = "0123 {{ x }} \"q\" 'ü' \\"
+    secret = "0123 {{ x }} \"q\" 'ü' \\\nsecond line\n"
     write = (
         f"ansible.builtin.copy: {{content: \"{{{{ word }}}}\", dest: {machine}/word, mode: '0600'}}"
         "\n      no_log: true"
@@ -147,6 +149,54 @@ async def test_a_secret_of_digits_stays_text(runner: Runner, sshd: Any, machine:
     assert (machine / "word").read_text() == "0755"
 
 
+@pytest.mark.parametrize(
+    ("bad", "strategy"),
+    [
+        ("web-01", "mitogen_linear"),
+        *(
+            pytest.param(bad, strategy, marks=pytest.mark.full)
+            for bad, strategy in (
+                ("web-01", "linear"),
+                ("web-02", "linear"),
+                ("", "linear"),
+                ("", "mitogen_linear"),
+            )
+        ),
+    ],
+)
+async def test_the_first_target_goes_alone_and_where_it_fails_no_other_is_touched(
+    runner: Runner, sshd: Any, machine: Path, bad: str, strategy: str
+) -> None:
+    order = machine / "order"
+    say = f"ansible.builtin.command: {{argv: [sh, -c, 'echo {{{{ inventory_hostname }}}} N >> {order}']}}"
+    tasks = [
+        say.replace("N", "1"),
+        f"ansible.builtin.file: {{path: '{machine}/fails-{{{{ inventory_hostname }}}}'}}",
+    ]
+    for name in ("web-01", "web-02", "web-03"):
+        if name != bad:
+            (machine / f"fails-{name}").touch()
+    hosts = [sshd.target(name) for name in ("web-01", "web-02", "web-03")]
+    playbook = play(*tasks, say.replace("N", "2"))
+    done = await run(runner, sshd, playbook, hosts=hosts, first_alone=True, strategy=strategy)
+    said = order.read_text().split("\n")[:-1]
+    assert done.state is (RunState.FAILED if bad else RunState.SUCCESSFUL)
+    if bad == "web-01":
+        assert said == ["web-01 1"] and set(done.results) == {"web-01"}
+        assert "web-01: Task 1" in done.reason and done.reason.endswith("; not touched: web-02, web-03")
+    else:
+        assert said[:2] == ["web-01 1", "web-01 2"]
+        assert sorted(said[2:]) == sorted(
+            ["web-02 1", "web-03 1", "web-03 2", *([] if bad else ["web-02 2"])]
+        )
+    events = [event async for event in runner.follow("RUN-1")]
+    assert {event.task: event.task_index for event in events}.items() <= {
+        "Task 0": 0,
+        "Task 1": 1,
+        "Task 2": 2,
+    }.items()
+
+
 async def test_cancel_ends_it_and_later_tasks_do_not_run(runner: Runner, sshd: Any, machine: Path) -> None:
     playbook = play(folder_task(machine / "first"), HOLD, folder_task(machine / "never"))
     await runner.start(spec_of(sshd, playbook), key=sshd.key)
@@ -155,9 +205,32 @@ async def test_cancel_ends_it_and_later_tasks_do_not_run(runner: Runner, sshd: A
         break
     done = await runner.wait("RUN-1")
     assert (done.state, done.results["web-01"].changed) == (RunState.CANCELED, 1)
+    assert done.reason == "canceled; done: web-01 up to 'Task 0'"
     assert not (machine / "never").exists()
     with pytest.raises(WrongState):
         await runner.cancel("RUN-1")
+
+
+CUT = """
+import os, signal
+pid = os.getpid()
+while open(f"/proc/{pid}/comm").read() != "sshd\\n":
+    pid = int(open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1])
+os.kill(pid, signal.SIGKILL)
+"""
+
+
+async def test_a_connection_that_is_lost_in_the_middle_makes_the_run_lost(
+    runner: Runner, sshd: Any, machine: Path
+) -> None:
+    """The session's own sshd is killed by the task: nobody learns what the task did."""
+    cut = machine / "cut.py"
+    cut.write_text(CUT)
+    lose = f"ansible.builtin.command: {{argv: [/usr/bin/python3, {cut}], creates: /nonexistent}}"
+    done = await run(runner, sshd, play(folder_task(machine / "first"), lose, folder_task(machine / "never")))
+    assert done.state is RunState.LOST
+    assert "lost in 'Task 1'" in done.reason and done.reason.endswith("; done: web-01 up to 'Task 0'")
+    assert not (machine / "never").exists()
 
 
 async def test_over_its_time_it_ends_as_timeout(runner: Runner, sshd: Any) -> None:
@@ -215,6 +288,52 @@ async def test_it_runs_on_exactly_once_when_its_starter_is_killed(
     assert done.state is RunState.SUCCESSFUL
     assert (machine / "log").read_text() == "once\n"
     assert (machine / "last").is_dir()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("moment", range(20))
+async def test_a_backend_killed_at_any_moment_of_a_start_has_it_run_once_or_never(
+    runner: Runner, sshd: Any, machine: Path, runs: Path, python: str, run_as: str | None, moment: int
+) -> None:
+    """From before the folder is made until tasks run; the next backend tries again with the same id."""
+    playbook = play(append_task(machine / "log"))
+    given = {
+        "runs": str(runs),
+        "run_as": run_as,
+        "python": python,
+        "playbook": playbook,
+        "target": vars(sshd.target()),
+        "key": sshd.key.private.decode(),
+    }
+    starter = subprocess.Popen(  # noqa: ASYNC220 - it is killed after a moment
+        [
+            sys.executable,
+            "-c",
+            "print('up', flush=True)" + STARTER.replace('print("started", flush=True)', ""),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    with starter:
+        assert starter.stdin is not None
+        assert starter.stdout is not None
+        starter.stdin.write(json.dumps(given) + "\n")
+        starter.stdin.flush()
+        assert starter.stdout.readline() == "up\n"
+        await asyncio.sleep(moment * MOMENT_S)  # the moment itself is what is tested
+        starter.kill()
+    began = (runs / "RUN-1").exists()
+    try:
+        await runner.start(spec_of(sshd, playbook), key=sshd.key)
+    except AlreadyRunning:
+        assert began
+    else:
+        assert not began
+    done = await runner.wait("RUN-1")
+    log = (machine / "log").read_text() if (machine / "log").exists() else ""
+    assert (done.state, log) in ((RunState.SUCCESSFUL, "once\n"), (RunState.LOST, ""))
 
 
 async def test_a_killed_supervisor_makes_the_run_lost(runner: Runner, sshd: Any, machine: Path) -> None:

@@ -1,0 +1,53 @@
+"""What the tasks of a checked playbook are to a reader: name, module, whether opaque, the paths they manage.
+
+Told from the text itself, so that an edited playbook cannot hide a command behind what was generated before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from backend.models import PlaybookTask, wire_path
+from backend.playbooks import builders
+from backend.playbooks._scope import ITEM, Reference, Value
+from backend.playbooks.grammar import CheckedPlaybook, CheckedTask
+
+_PATHS = ("path", "dest")
+
+
+def told(playbook: CheckedPlaybook, before: Sequence[PlaybookTask] = ()) -> list[PlaybookTask]:
+    """The tasks, then the handlers. A task that stood there ``before`` keeps the commands it came from."""
+    origins = {(task.module, task.name): task.commands for task in before}
+    return [
+        PlaybookTask(
+            name=task.name,
+            module=task.module,
+            opaque=task.opaque,
+            commands=origins.get((task.module, task.name), []),
+            paths=list(dict.fromkeys(wire_path(path.encode()) for path in paths_of(task, playbook))),
+        )
+        for task in (*playbook.tasks, *playbook.handlers)
+    ]
+
+
+def paths_of(task: CheckedTask, playbook: CheckedPlaybook) -> Iterator[str]:
+    """The paths on the target that a task manages."""
+    if task.opaque:
+        argv = task.args["argv"]
+        words = [str(word) for word in argv] if isinstance(argv, list) else []
+        yield from builders.made_by(words, str(task.args.get("chdir", "")))
+    for name in _PATHS:
+        value = task.args.get(name, "")
+        if not isinstance(value, list):
+            yield from _literal(value, task, playbook)
+
+
+def _literal(value: Value, task: CheckedTask, playbook: CheckedPlaybook) -> Iterator[str]:
+    if not isinstance(value, Reference):
+        if value:
+            yield str(value)
+    elif value == ITEM:
+        for item in task.loop:
+            yield from _literal(item, task, playbook)
+    elif value in playbook.variables:
+        yield from _literal(playbook.variables[value], task, playbook)

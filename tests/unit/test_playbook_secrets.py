@@ -1,0 +1,75 @@
+"""Secrets of a playbook: what a value must be, and how paths that hold one are compared."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.errors import InvalidValue
+from backend.models import ChangeVerb, UserChange
+from backend.playbooks import CheckedPlaybook, check, generate
+from backend.playbooks.builders.context import GuestFacts
+from backend.playbooks.secrets import check_values, compare, placeholders
+from tests.unit.playbooks_sample import Sample
+
+HASH = "$6$abcdefgh$" + "x" * 86
+GOOD = {"content_of_root_pgpass": "h:1:d:u:pw\n", "password_hash_of_u": HASH}
+
+
+def sandbox(sha256: str = "a" * 64, mode: int = 0o600) -> Sample:
+    """An agent gave a user a password and the database's client another."""
+    sample = Sample()
+    sample.commands = []
+    after = {"uid": "1", "gid": "1", "home": "/srv/u", "shell": "/bin/sh", "groups": "", "password": "set"}
+    sample.parts["users"] = [UserChange(name="u", verb=ChangeVerb.ADDED, after=after)]
+    sample.add("/root/.pgpass", mode=mode, secret="credentials", sha256=sha256, size=len(sha256))
+    return sample
+
+
+def playbook() -> CheckedPlaybook:
+    sample = sandbox()
+    draft = generate(sample.changes(), [], sample.blobs, name="test", facts=GuestFacts())
+    return check(draft.yaml.encode(), draft.files, secrets=draft.secrets)
+
+
+def test_every_secret_with_a_fit_value_is_taken() -> None:
+    check_values(playbook(), GOOD)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"password_hash_of_u": None}, "password_hash_of_u"),
+        ({"other": "x"}, "no secret 'other'"),
+        ({"content_of_root_pgpass": ""}, "content_of_root_pgpass must be text"),
+        ({"content_of_root_pgpass": "a\0b"}, "content_of_root_pgpass must be text"),
+        ({"password_hash_of_u": "hunter2"}, "hash as in shadow"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_and_never_repeated(
+    change: dict[str, str | None], word: str
+) -> None:
+    given = {name: value for name, value in {**GOOD, **change}.items() if value is not None}
+    with pytest.raises(InvalidValue) as refused:
+        check_values(playbook(), given)
+    assert word in refused.value.message
+    assert "hunter2" not in f"{refused.value.message} {refused.value.remedy} {refused.value.details}"
+
+
+def test_placeholders_are_random_text_for_each_name() -> None:
+    one, other = placeholders(GOOD), placeholders(GOOD)
+    assert set(one) == set(GOOD) and len(set(one.values()) | set(other.values())) == 4
+
+
+def test_a_content_that_is_a_secret_is_compared_masked_and_told() -> None:
+    rows = compare(sandbox("a" * 64).changes(), sandbox("b" * 63).changes(), playbook())
+    assert [(row.kind, row.name) for row in rows] == [("regenerated", "/root/.pgpass")]
+    assert "content_of_root_pgpass" in rows[0].reason
+
+
+def test_the_mask_hides_the_content_and_nothing_else() -> None:
+    rows = compare(sandbox().changes(), sandbox(mode=0o644).changes(), playbook())
+    assert {row.kind for row in rows if row.name == "/root/.pgpass"} == {"missing", "extra", "regenerated"}
+    nothing = Sample()
+    rows = compare(sandbox().changes(), nothing.changes(), playbook())
+    assert ("missing", "/root/.pgpass") in [(row.kind, row.name) for row in rows]
+    assert "regenerated" not in {row.kind for row in rows}
