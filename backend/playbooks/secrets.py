@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Collection, Iterable, Mapping
 
-from backend.changes.residual import REGENERATED, residual
+from backend.changes.residuals import REGENERATED, residual
 from backend.errors import InvalidValue
 from backend.models import Changes, FileChange, FileKind, ResidualRow, wire_path
 from backend.playbooks._scope import Reference
