@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 
 from backend.disks.ext4 import FLAG_EA_INODE, FLAG_ENCRYPTED, FLAG_INLINE, Ext4, Inode
-from backend.disks.sums import check_attributes, crc32c, must_match
+from backend.disks.sums import check_attribute, check_attributes, crc32c, must_match
 from backend.errors import DiskUnreadable
 
 MAX_LINK_BYTES = 4096
@@ -15,7 +15,7 @@ READ_BYTES = 1 << 20
 
 _ONE_BLOCK = b"\1\0\0\0"
 _XATTR_MAGIC = b"\x00\x00\x02\xea"
-_XATTR_ENTRY = struct.Struct("<BBHII4x")
+_XATTR_ENTRY = struct.Struct("<BBHIII")
 _PREFIXES = {
     1: b"user.",
     2: b"system.posix_acl_access",
@@ -67,12 +67,13 @@ def _parse_attributes(
     while data[at : at + 4] != b"\0\0\0\0":
         if at + _XATTR_ENTRY.size > len(data):
             raise DiskUnreadable(f"inode {number} has an attribute that is cut off")
-        length, index, offset, value_inode, size = _XATTR_ENTRY.unpack_from(data, at)
+        length, index, offset, value_inode, size, hashed = _XATTR_ENTRY.unpack_from(data, at)
         at += _XATTR_ENTRY.size
         prefix = _PREFIXES.get(index)
         if prefix is None or at + length > len(data) or size > MAX_XATTR_BYTES:
             raise DiskUnreadable(f"inode {number} has an attribute of kind {index} and {size} bytes")
-        name = prefix + data[at : at + length]
+        short = data[at : at + length]
+        name = prefix + short
         at += (length + 3) & ~3
         if value_inode:
             value = _own_inode(fs, number, value_inode, size)
@@ -80,6 +81,8 @@ def _parse_attributes(
             value = data[base + offset : base + offset + size]
         if len(value) != size or name in found:
             raise DiskUnreadable(f"inode {number} has a broken attribute")
+        if hashed and not value_inode:
+            check_attribute(number, short, value, hashed)
         found[name] = _acl(number, value) if name in _ACL_NAMES else value
 
 

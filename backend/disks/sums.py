@@ -139,3 +139,23 @@ def _hash_node(seed: int, owner: bytes, data: bytes) -> tuple[int, int]:
         return 0, -1
     message = owner + data[: at + count * 8] + data[tail : tail + 4] + bytes(4)
     return crc32c(seed, message), int.from_bytes(data[tail + 4 : tail + 8], "little")
+
+
+def check_attribute(number: int, name: bytes, value: bytes, stored: int) -> None:
+    """The hash of an attribute in a block: of its short name, and its value in words. Those in an inode have
+    none. A kernel whose characters are signed made another one of a name beyond ASCII."""
+    padded = value + bytes(-len(value) % 4)
+    found = set()
+    for sign in (0, 0xFFFF_FF00):
+        hashed = 0
+        for byte in name:
+            hashed = _rotated(hashed, 5) ^ (byte | (sign if byte & 0x80 else 0))
+        for (word,) in struct.iter_unpack("<I", padded):
+            hashed = _rotated(hashed, 16) ^ word
+        found.add(hashed)
+    if stored not in found:
+        must_match(0, 1, f"an attribute of inode {number}")
+
+
+def _rotated(value: int, bits: int) -> int:
+    return (value << bits | value >> 32 - bits) & ALL_ONES
