@@ -99,6 +99,7 @@ class Ext4:
         self._read_super(head)
         self._read_groups()
         self._chunks: dict[int, bytes] = {}
+        self.listings: dict[int, dict[bytes, int]] = {}  # names of folders on the way to the last paths
 
     # --- geometry --------------------------------------------------------------------------------------
 

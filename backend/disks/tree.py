@@ -24,6 +24,7 @@ from backend.errors import DiskUnreadable
 
 MAX_PATH_BYTES = 16 << 10  # four times PATH_MAX: deeper trees are made to hurt
 MAX_ENTRIES = 10_000_000
+LISTINGS_KEPT = 16
 
 _USUAL_EXTRA = 32
 _PLAIN = struct.Struct("<HHI4xii4xHH12x60x4xII6xHHH4xH2xII16x4xI")  # an inode up to its attributes' magic
@@ -128,6 +129,17 @@ def enter(visited: set[int], number: int) -> None:
     visited.add(number)
 
 
+def _names(fs: Ext4, folder: Inode) -> dict[bytes, int]:
+    """A folder's names; those of the last few are kept, for paths come in order."""
+    names = fs.listings.get(folder.number)
+    if names is None:
+        names = list_directory(fs, folder)[0]
+        if len(fs.listings) >= LISTINGS_KEPT:
+            fs.listings.clear()
+        fs.listings[folder.number] = names
+    return names
+
+
 def find(fs: Ext4, path: bytes) -> Inode | None:
     """The inode at an absolute path; links on the way are not followed."""
     inode = fs.inode(ROOT_INODE)
@@ -136,7 +148,7 @@ def find(fs: Ext4, path: bytes) -> Inode | None:
             continue
         if inode.mode & S_IFMT != S_IFDIR:
             return None
-        number = list_directory(fs, inode)[0].get(name)
+        number = _names(fs, inode).get(name)
         if number is None:
             if inode.flags & FLAG_CASEFOLD:
                 raise DiskUnreadable(

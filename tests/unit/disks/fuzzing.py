@@ -1,8 +1,8 @@
 """Damages the books of a file system at random and says what the reader makes of each, in a limited process.
 
-``python -m tests.unit.disks.fuzzing IMAGE SEED COUNT [FOLDER]`` prints one JSON line a case: the seed, what was
-damaged, and ``same`` (each entry and byte as before the damage), ``refused`` with the words, ``other`` with a
-digest, or ``failed`` with what went wrong. An image of a case that is ``other`` is kept in FOLDER.
+``python -m tests.unit.disks.fuzzing IMAGE SEED COUNT [FOLDER]`` prints one JSON line a case: the seed, what
+was damaged, and ``same`` (each entry and byte as before the damage), ``refused`` with the words, ``other``
+with a digest, or ``failed`` with what went wrong. An image of a case that is ``other`` is kept in FOLDER.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ FEATURES = {
     "verity": ("-O", "verity"),
     "encryption unused": ("-O", "encrypt,stable_inodes"),
     "folded case": ("-O", "casefold", "-E", "encoding_flags=strict"),
-    "three levels of hashes": ("-O", "large_dir"),
+    "large directories": ("-O", "large_dir"),
     "a file of orphans": ("-O", "orphan_file"),
     "fast commits": ("-O", "fast_commit"),
     "packed": ("-E", "packed_meta_blocks=1,root_owner=7:8"),
@@ -177,13 +178,75 @@ async def test_a_superblock_that_is_not_understood_is_refused_with_words(lab, re
         await reader.manifest([image])
 
 
-@pytest.mark.parametrize(("flag", "words"), [(0x800, "encrypted")])
-async def test_directories_that_cannot_be_read_exactly_are_refused(lab, reader, tmp_path, flag, words):
+@pytest.fixture
+def odd(lab, tmp_path) -> Path:
     tree = tmp_path / "odd"
     (tree / "folder").mkdir(parents=True)
-    image = lab.edit(lab.format(tree), f"set_inode_field /folder flags {flag | 0x80000:#x}")
+    (tree / "folder/Name").write_text("content")
+    (tree / "link").symlink_to("abc")
+    return tree
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        ("set_inode_field /folder flags 0x80800", "encrypted"),
+        ("set_inode_field /folder/Name mode 0130644", "unknown kind"),
+        ("set_inode_field /folder/Name size 0xffffffffffffffff", "bytes"),
+        ("set_inode_field /folder/Name links_count 0", "which is free"),
+        ("set_inode_field /folder/Name extra_isize 200", "extra bytes"),
+        ("set_inode_field /folder/Name file_acl 3", "attribute block|does not match"),
+        ("set_inode_field /folder size 100", "a size of"),
+        ("set_inode_field /folder size 8192", "ends after"),
+        ("set_inode_field /folder block[0] 0", "extent tree"),
+        ("set_inode_field /link block[0] 0x630061", "no link can have"),
+        ("set_inode_field /link size 5000", "a target of"),
+        ("link <8> /journal", "the file system's own"),
+        ("link <9999> /far", "beyond|is free"),
+        ("set_super_value creator_os 1", "of system 1"),
+        ("set_super_value checksum_type 7", "unknown kind 7"),
+        ("set_super_value desc_size 32", "group descriptors of 32"),
+    ],
+)
+async def test_what_cannot_be_read_exactly_is_refused_with_words(lab, reader, odd, edit, words):
+    image = lab.edit(lab.format(odd, "-O", "metadata_csum,64bit"), edit)
     with pytest.raises(DiskUnreadable, match=words):
         await reader.manifest([image])
+
+
+async def test_names_in_a_case_folded_folder_are_exact_and_never_guessed(lab, reader, odd):
+    image = lab.edit(lab.format(odd, "-O", "casefold"), "set_inode_field /folder flags 0x40080000")
+    assert b"/folder/Name" in {entry.path for entry in (await reader.manifest([image])).entries}
+    assert await reader.read([image], [b"/folder/Name"], 100) == {b"/folder/Name": b"content"}
+    with pytest.raises(DiskUnreadable, match="may mean another name"):
+        await reader.read([image], [b"/folder/NAME"], 100)
+
+
+async def test_a_journal_elsewhere_is_needed_only_for_recovery(lab, reader, odd):
+    """What was frozen, or unmounted, has everything in place."""
+    elsewhere = ("set_super_value feature_compat 0x3c", "set_super_value journal_dev 0x801")
+    clean = lab.edit(lab.format(odd, "-O", "^has_journal"), *elsewhere)
+    assert b"/folder/Name" in {entry.path for entry in (await reader.manifest([clean])).entries}
+    with pytest.raises(DiskUnreadable, match="on another device"):
+        await reader.manifest([lab.edit(clean, "set_super_value feature_incompat 0x2c6")])
+    with pytest.raises(DiskUnreadable, match="journal device"):
+        await reader.manifest([lab.format(None, "-O", "journal_dev")])
+
+
+@pytest.mark.parametrize("options", [(), ("-O", "^metadata_csum"), ("-O", "large_dir,^extents,^64bit")])
+async def test_a_folder_of_thousands_of_names_in_a_hash_tree(lab, reader, tmp_path, options):
+    tree = tmp_path / "wide"
+    (tree / "many").mkdir(parents=True)
+    (tree / "one").write_text("one")
+    for number in range(1_500):
+        os.link(tree / "one", tree / f"many/{number:05} {'wide ' * 40}")
+    image = lab.format(tree, "-b", "1024", *options)
+    subprocess.run(["e2fsck", "-fyD", image], capture_output=True, timeout=60, check=False)
+    assert b"Indirect levels: 1" in lab.debugfs(image, "htree_dump /many")[0]
+    mine, theirs = await ours(reader, image), opinion(lab, image)
+    assert mine == theirs
+    assert mine[b"/one"]["links"] == 1_501
+    assert len(mine) == 1_504
 
 
 async def test_a_file_system_of_another_kind_is_refused_with_a_remedy(lab, reader):
