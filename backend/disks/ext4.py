@@ -338,10 +338,13 @@ class Ext4:
             node = inode.map if number < 0 else self.block(number)
             if number >= 0 and self.seed is not None:
                 sums.check_extents(self.seed, inode.owner, node, inode.number)
-            magic, entries, _max, depth = struct.unpack_from("<HHHH", node)
+            magic, entries, most, depth = struct.unpack_from("<HHHH", node)
             nodes += 1
-            if magic != 0xF30A or depth > MAX_EXTENT_DEPTH or entries > (len(node) - 12) // 12:
+            fits = entries <= most <= (len(node) - 12) // 12 and most
+            if magic != 0xF30A or depth > MAX_EXTENT_DEPTH or not fits:
                 raise DiskUnreadable(f"inode {inode.number} has a broken extent tree")
+            if not entries and (depth or number >= 0):
+                raise DiskUnreadable(f"inode {inode.number} has an extent tree with an empty node")
             if (expected >= 0 and depth != expected) or nodes > self.block_count:
                 raise DiskUnreadable(f"inode {inode.number} has an extent tree that does not end")
             if depth:

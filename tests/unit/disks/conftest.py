@@ -91,7 +91,7 @@ class ImageLab:
     def debugfs(self, image: Path, *commands: str) -> list[bytes]:
         """What debugfs prints for each command."""
         script = self._new(".commands")
-        script.write_text("\n".join(commands) + "\n")
+        script.write_text("\n".join(commands) + "\n", errors="surrogateescape")
         out = tool("debugfs", "-f", str(script), str(image))
         return re.split(rb"(?m)^debugfs: .*\n", out)[1:]
 

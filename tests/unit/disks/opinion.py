@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import stat
 from pathlib import Path
@@ -31,6 +32,7 @@ _KINDS = {
 }  # fmt: skip
 _DEVICE = re.compile(rb"Device major/minor number: (\d+):(\d+)")
 _ATTRIBUTE = re.compile(rb"^  ([^ \n]+) \((\d+)\)", re.MULTILINE)
+_OCTAL = re.compile(rb"\\([0-7]{3})")
 _TARGET = re.compile(rb'Fast link dest: "(.*)"\n', re.DOTALL)
 
 
@@ -95,10 +97,14 @@ def _parse(number: int, answer: bytes) -> dict[str, object]:
     seen = {name: re.search(pattern, answer) for name, pattern in _FIELDS.items()}
     kind = next(bits for word, bits in _KINDS.items() if b"Type: " + word in answer)
     device, target = _DEVICE.search(answer), _TARGET.search(answer)
+    size = int(seen["size"][1])
+    if kind == stat.S_IFDIR:
+        size &= 0xFFFF_FFFF  # debugfs adds the high half, which Linux reads only with large_dir
     return {
         "inode": number,
         "mode": kind | int(seen["mode"][1], 8),
-        **{name: int(seen[name][1]) for name in ("size", "links")},
+        "size": size,
+        "links": int(seen["links"][1]),
         **{name: int(seen[name][1]) & 0xFFFF_FFFF for name in ("uid", "gid")},  # printed with a sign
         "ctime": _time(seen["ctime"]),
         "mtime": _time(seen["mtime"]),
@@ -134,12 +140,13 @@ def _fetch(
         elif stat.S_ISLNK(one["mode"]) and one["target"] is None:
             ask("dump <{number}> {goal}", number, "target")
         _, _, after = answers[number].partition(b"Extended attributes:\n")
-        for name, size in _ATTRIBUTE.findall(after):
+        for shown, size in _ATTRIBUTE.findall(after):
+            name = _OCTAL.sub(lambda seen: bytes([int(seen[1], 8)]), shown)
             if name == INLINE_DATA or name in ACCESS_LISTS:
                 continue
             one["xattrs"][name] = b""
             if int(size):
-                ask(f"ea_get -f {{goal}} <{{number}}> {name.decode()}", number, "xattr", name)
+                ask(f"ea_get -f {{goal}} <{{number}}> {os.fsdecode(name)}", number, "xattr", name)
     lab.debugfs(image, *commands)
     for goal, number, what, name in goals:
         data = goal.read_bytes()

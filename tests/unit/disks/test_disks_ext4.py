@@ -199,6 +199,7 @@ def odd(lab, tmp_path) -> Path:
         ("set_inode_field /folder size 100", "a size of"),
         ("set_inode_field /folder size 8192", "ends after"),
         ("set_inode_field /folder block[0] 0", "extent tree"),
+        ("set_inode_field /folder block[1] 0", "extent tree"),
         ("set_inode_field /link block[0] 0x630061", "no link can have"),
         ("set_inode_field /link size 5000", "a target of"),
         ("link <8> /journal", "the file system's own"),
