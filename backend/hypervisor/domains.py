@@ -6,7 +6,7 @@ import base64
 import contextlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,6 +55,15 @@ class Domains:
         self.prefix = prefix
         self.unnamed: set[str] = set()  # domains that we are at work on and that no row names
         self._machines: dict[str, Machine] = {}
+
+    @contextlib.contextmanager
+    def at_work_on(self, *names: str) -> Iterator[None]:
+        """Nobody takes these domains and their files for leftovers in the block."""
+        self.unnamed.update(names)
+        try:
+            yield
+        finally:
+            self.unnamed.difference_update(names)
 
     def check_name(self, name: str) -> str:
         if not check_name(name, "domain name").startswith(f"{self.prefix}-"):
