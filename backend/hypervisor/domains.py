@@ -208,10 +208,13 @@ def info_of(domain: libvirt.virDomain) -> DomainInfo:
 
 
 def _remove(domain: libvirt.virDomain) -> None:
+    """With what an admin or a backup program left of it in libvirt: points, checkpoints, a saved memory."""
     persistent = domain.isPersistent()
     if domain.isActive():
         domain.destroy()
     if persistent:
         domain.undefineFlags(
-            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
         )
