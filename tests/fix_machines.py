@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import libvirt
+import pytest
 
 from backend.audit import Audit
 from backend.background import Background
@@ -23,7 +24,7 @@ from backend.config import Config
 from backend.fleet import Fleet, FleetParts
 from backend.fleet.addresses import free_network, taken_networks
 from backend.fleet.hosts import Hosts
-from backend.hypervisor import GuestImage, Hypervisor, Pool
+from backend.hypervisor import GuestImage, Hypervisor, Pool, PrivateLibvirt
 from backend.hypervisor.storage import HostFiles
 from backend.images import BuiltImage, Images
 from backend.models import Identity, Phase, Role, Sandbox, now
@@ -65,6 +66,9 @@ class PoolWay:
     async def leave(self, *, idle: bool) -> None: ...
     async def clock_skew(self) -> float | None:
         return None
+
+    async def reserved_mb(self) -> int:
+        return 0
 
 
 class Machines:
@@ -170,6 +174,19 @@ def _start_lan(uri: str, cidr: IPv4Network) -> None:
     connection.close()
 
 
+@pytest.fixture(scope="session")
+async def daemons(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[PrivateLibvirt]]:
+    """Two of them, for all tests: the first machine on each makes it ask all there is of QEMU."""
+    folder = tmp_path_factory.mktemp("machines")
+    folder.chmod(0o711)
+    made = [PrivateLibvirt(folder / name, hide_kvm=True) for name in ("here", "there")]
+    async with AsyncExitStack() as stack:
+        for daemon in made:
+            await daemon.start()
+            stack.push_async_callback(daemon.stop)
+        yield made
+
+
 @asynccontextmanager
 async def machines(
     store: Store, bus: EventBus, folder: Path, uris: Sequence[str], domains: Path | None = None
@@ -185,7 +202,6 @@ async def machines(
     if far := list(uris[1:]):
         # Both daemons make their bridges in one kernel: ours can be on one of them only.
         entries.append({"name": FAR, "address": "192.0.2.7", "network": LAN})
-        _start_lan(far[0], IPv4Network(free_network(await taken_networks())))
     made = Machines(store, bus, paths, Config.model_validate({"hosts": entries}))
     for uri in far:
         pool = Pool(
@@ -193,9 +209,11 @@ async def machines(
         )
         made.hosts.named(FAR).way = PoolWay(uri, pool, made.prefix)
     async with made.background:
-        for host in made.hosts:
-            assert await host.open(), host.require()
         try:
+            for uri in far:
+                _start_lan(uri, IPv4Network(free_network(await taken_networks())))
+            for host in made.hosts:
+                assert await host.open(), host.require()
             yield made
         finally:
             for uri in uris:

@@ -20,18 +20,6 @@ from tests.fix_machines import FAR, OPERATOR, Machines, machines
 DISK_ONLY = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
 
 
-@pytest.fixture(scope="module")
-async def daemons(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[PrivateLibvirt]]:
-    folder = tmp_path_factory.mktemp("destroy")
-    folder.chmod(0o711)
-    made = [PrivateLibvirt(folder / name, hide_kvm=True) for name in ("here", "there")]
-    async with AsyncExitStack() as stack:
-        for daemon in made:
-            await daemon.start()
-            stack.push_async_callback(daemon.stop)
-        yield made
-
-
 @pytest.fixture
 async def both(
     daemons: list[PrivateLibvirt], store: Store, bus: EventBus, open_folder: Path
@@ -139,6 +127,7 @@ async def test_the_same_in_a_pool_of_another_host(
     assert {name.partition(".")[0] for name in volumes} == {"image"}
 
 
+@pytest.mark.full
 async def test_with_a_full_disk_of_its_host(
     store: Store, bus: EventBus, open_folder: Path, small: Path
 ) -> None:

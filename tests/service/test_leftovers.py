@@ -7,36 +7,23 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from backend.errors import HypervisorFailed, ImageInUse, WrongState
+from backend.errors import HypervisorFailed, ImageInUse, ImageNotFound, WrongState
 from backend.fleet.ageing import release_image
 from backend.fleet.host import guest_image
 from backend.hypervisor import PrivateLibvirt
 from backend.hypervisor.storage import TEMPLATE_DISK, TEMPLATE_FACTS, TEMPLATE_MEMORY, TEMPLATE_RAM
 from backend.hypervisor.volumes import volume_xml
 from backend.images import BuiltImage, Doomed
-from backend.models import LeftoverReport
+from backend.models import LeftoverReport, Sandbox, now
 from backend.store import EventBus, Store
 from tests.fix_foreign import foreign_xml, raw_disk
 from tests.fix_machines import FAR, LAN, OPERATOR, Machines, machines, network_xml
 
 ANOTHERS = "fluid-ffffff"
-
-
-@pytest.fixture(scope="module")
-async def daemons(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[list[PrivateLibvirt]]:
-    folder = tmp_path_factory.mktemp("gc")
-    folder.chmod(0o711)
-    made = [PrivateLibvirt(folder / name, hide_kvm=True) for name in ("here", "there")]
-    async with AsyncExitStack() as stack:
-        for daemon in made:
-            await daemon.start()
-            stack.push_async_callback(daemon.stop)
-        yield made
 
 
 @pytest.fixture
@@ -179,6 +166,18 @@ async def test_a_former_image_stays_as_long_as_a_sandbox_was_made_of_it_and_goes
     record = both.images.folder / f"base.{first.sha256[:16]}.former"
     assert both.fleet.image_of(box) == first and both.images.get("base") == second
     assert both.fleet.source_digest(box) == f"base@{first.sha256}"
+
+    async def obtain(wanted: Sandbox, image: BuiltImage) -> Sandbox:
+        assert image == first
+        return wanted
+
+    monkeypatch.setattr(both.fleet, "obtain", obtain)
+    twin = await both.fleet.fork_twin(box, purpose="rehearsal")
+    assert (twin.base_image, twin.image_sha256) == ("base", first.sha256)
+    old = box.model_copy(update={"image_sha256": ""})  # a row of an older version
+    with pytest.raises(ImageNotFound, match="built anew since"):
+        both.fleet.image_of(old)
+    assert both.fleet.image_of(old.model_copy(update={"created_at": now()})) == second
     os.utime(record, (time.time() - 10**6,) * 2)
     await age(both)
     assert (await both.fleet.leftovers(OPERATOR)).found == [] and first.disk.exists()
