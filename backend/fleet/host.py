@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Network
 
@@ -63,8 +63,8 @@ class Host:
         self.draining = False
         self.turns = Turns()
         self.promised: dict[str, int] = {}  # MiB that what is being made here will take, by its id
-        self.cannot: dict[str, FluidError] = {}  # images whose guests it does not run
-        self.warm: set[str] = set()  # images with a running template in the usual size
+        self.cannot: dict[str, FluidError] = {}  # why it does not run guests of an image, by its SHA-256
+        self.warm: set[str] = set()  # SHA-256 of images with a running template in the usual size
 
     @property
     def name(self) -> str:
@@ -141,6 +141,13 @@ class Host:
             finally:
                 await self._hypervisor.close()
         await self.way.leave(idle=idle)
+
+    async def vanish(self) -> list[str]:
+        """Take away what is ours there, and what is kept of it here; what had to stay there. Raises
+        WrongState: a machine of ours is there."""
+        left = await self.require().vanish() if self.up else [f"all that is in the pool {self._prefix}"]
+        (self._paths.state / "networks" / self.name).unlink(missing_ok=True)
+        return left
 
     async def _own_network(self, hypervisor: Hypervisor) -> NetworkSpec:
         spec = await self._network()
@@ -232,7 +239,7 @@ class Host:
             log.info("the clock of %s is not known: %s", self.name, error or "no answer")
 
     async def room(self, image: str, max_age_s: float = FRESH_S) -> Room:
-        """What placement weighs."""
+        """What placement weighs; ``image`` is a SHA-256."""
         if error := self.cannot.get(image):
             return Room(self.name, down=error)
         try:
@@ -249,9 +256,9 @@ class Host:
             load=len(self.promised) / self.turns.at_once,
         )
 
-    async def view(self, sandboxes: int, stock: int) -> HostView:
+    async def view(self, sandboxes: int, stock: int, templates: Sequence[str] = ()) -> HostView:
         """How it is now; a host that does not answer is ``lost``, never an error for the caller. What is
-        known of it then is from before."""
+        known of it then is from before. ``templates``: the names of what is ready in a second there."""
         error = ""
         try:
             await asyncio.gather(self.look(), self._look_at_clock())
@@ -267,7 +274,7 @@ class Host:
             stock=stock,
             isolated=self.isolated,
             clock_skew_s=None if error else self._clock_skew_s,
-            templates=sorted(self.warm),
+            templates=sorted(templates),
             creating=self.turns.under_way,
             waiting=self.turns.waiting,
             since=self.since,

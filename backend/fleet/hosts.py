@@ -73,7 +73,8 @@ class Hosts:
         return host
 
     async def place(self, need: Need, image: str) -> Placement:
-        """The best host for one more sandbox of ``image``; see :func:`backend.fleet.placement.place`.
+        """The best host for one more sandbox of the image with that SHA-256: see
+        :func:`backend.fleet.placement.place`.
 
         The chosen one is asked again: it may have hung, or filled up, since it showed how it is.
         """
@@ -105,13 +106,19 @@ class Hosts:
         self._added.add(record.name)
         return self._join(HostConfig.model_validate({**(record.settings or {}), "known_hosts": str(known)}))
 
-    async def remove(self, name: str) -> None:
-        """Hang up and forget it."""
+    async def remove(self, name: str) -> list[str]:
+        """Take away what is ours there, hang up and forget it. What had to stay: all, if it is silent.
+
+        Raises:
+            WrongState: a machine of ours is there; nothing was done.
+        """
+        left = await self._hosts[name].vanish()
         await self._hosts[name].close()
         await self._store.hosts.delete(name)
         del self._hosts[name]
         self.links.pop(name, None)
         self._added.discard(name)
+        return left
 
     async def drain(self, name: str, draining: bool) -> Host:
         """Whether it takes new sandboxes; those it has stay."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -15,19 +14,16 @@ from backend.config import HostConfig
 from backend.errors import Conflict, DuplicateName, InvalidValue, WrongState
 from backend.fleet.following import Following
 from backend.fleet.host import Host
+from backend.fleet.lifecycle import warming
 from backend.guests import fetch_host_key
 from backend.models import HostKeyView, HostView, Identity, Phase, Sandbox
 from backend.places import Here, SshDestination
 
 log = logging.getLogger(__name__)
 
-AGE_EVERY_S = 60.0
-
 
 class HostKeeping(Following):
     """The operators' side of the fleet's hosts."""
-
-    _aged_at = 0.0
 
     async def hosts(self) -> Sequence[HostView]:
         """All hosts, asked at once: one that hangs holds up the answer by five seconds at most."""
@@ -38,7 +34,8 @@ class HostKeeping(Following):
         here = [row for row in live if row.host_name == host.name]
         stock = [row for row in here if row.purpose == "stock"]
         parked = sum(row.phase is Phase.PAUSED for row in stock)
-        return await host.view(len(here) - len(stock), parked)
+        ready = [image.name for image in self._parts.images.list() if image.sha256 in host.warm]
+        return await host.view(len(here) - len(stock), parked, ready)
 
     async def drain(self, actor: Identity, name: str, draining: bool) -> HostView:
         """Whether a host takes new sandboxes; those it has stay until they end."""
@@ -47,19 +44,6 @@ class HostKeeping(Following):
             host = await self._hosts.drain(name, draining)
         await self._tell_of(host)
         return await self._view(host, await self.all_live())
-
-    async def age_templates(self) -> None:
-        """Templates of sizes that nobody asks for any more go, once no sandbox of that size is left."""
-        if time.monotonic() - self._aged_at < AGE_EVERY_S:
-            return
-        self._aged_at = time.monotonic()
-        guests, live = self._config.guests, await self.all_live()
-        for host in [host for host in self._hosts if host.up]:
-            for image in self._parts.images.list():
-                here = [row for row in live if (row.host_name, row.base_image) == (host.name, image.name)]
-                sizes = {(guests.cpu, guests.memory_mb), *((row.cpu, row.memory_mb) for row in here)}
-                for key in await host.require().age_templates(image.sha256, sizes, guests.template_idle_s):
-                    log.info("template %s of %s left %s: nobody asked for it", key, image.name, host.name)
 
     async def host_key(self, actor: Identity, address: str, port: int | None) -> HostKeyView:
         """The key that a host shows now, for a person to compare. Nothing believes it."""
@@ -81,7 +65,8 @@ class HostKeeping(Following):
         return await self._view(host, await self.all_live())
 
     async def remove_host(self, actor: Identity, name: str) -> None:
-        """Forget a host that was added so, and has no sandbox left."""
+        """Forget a host that was added so, and has no sandbox left. Nothing of ours stays there, if it
+        answers."""
         host = self._hosts.named(name)
         if not self._hosts.was_added(name):
             raise Conflict(f"{name} stands in config.yaml", remedy="remove it there, and start again")
@@ -89,10 +74,23 @@ class HostKeeping(Following):
             raise WrongState(
                 f"{name} holds {len(here)} sandboxes", remedy="drain it, and wait or destroy them"
             )
-        async with self._audit.step(actor, "host.remove", "host", name):
-            await self._parts.background.stop(f"follow {name}")
-            await self._hosts.remove(name)
+        async with self._audit.step(actor, "host.remove", "host", name) as step:
+            step.data["left"] = left = await self._taken_away(host)
+        if left:
+            log.warning("%s is forgotten; there stays %s", name, ", ".join(left))
         await self._events.publish("host.changed", "host", name, data={"removed": True})
+
+    async def _taken_away(self, host: Host) -> list[str]:
+        """Nothing new begins there meanwhile; a host that cannot go is followed as before."""
+        was, host.draining = host.draining, True
+        for work in (f"follow {host.name}", warming(host)):
+            await self._parts.background.stop(work)
+        try:
+            return await self._hosts.remove(host.name)
+        except BaseException:
+            host.draining = was
+            self._parts.background.start(f"follow {host.name}", partial(self.follow, host))
+            raise
 
 
 def _checked(settings: dict[str, Any]) -> HostConfig:

@@ -1,29 +1,40 @@
-"""What no row names: domains, files and networks of ours that a crash, or a hand, left on a host.
+"""What nobody needs: domains, files and networks of ours that no row names, templates that nothing stands on,
+former images and their copies, what builds that were cut off left.
 
-Recovery removes such things by itself; this shows that it did, and clears what it could not.
+Recovery and age remove such things by themselves; this shows it, and clears what they could not.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
-from backend.errors import FluidError
+from backend.errors import FluidError, ImageInUse
+from backend.fleet.ageing import Ageing, release_image
 from backend.fleet.host import Host
-from backend.fleet.recovery import Recovery
+from backend.images import remove_former, remove_stray, stray_files
 from backend.models import Identity, Leftover, LeftoverReport
 
+HERE = "control node"
+COPY = "copy of "
 
-class Leftovers(Recovery):
+
+class Leftovers(Ageing):
     """Looks on every host that answers."""
 
     async def leftovers(self, actor: Identity) -> LeftoverReport:
         """What is there and what of it nobody needs; nothing is touched."""
-        reports = await asyncio.gather(*(self._look_on(host) for host in self._hosts))
+        on_hosts = (self._look_on(host) for host in self._hosts)
+        reports = await asyncio.gather(*on_hosts, self._look_here())
         return LeftoverReport(
             domains=sum(report.domains for report in reports),
             files=sum(report.files for report in reports),
             networks=sum(report.networks for report in reports),
+            templates=sum(report.templates for report in reports),
+            images=sum(report.images for report in reports),
             found=[one for report in reports for one in report.found],
             silent=[name for report in reports for name in report.silent],
         )
@@ -31,14 +42,53 @@ class Leftovers(Recovery):
     async def clear(self, actor: Identity) -> LeftoverReport:
         """Remove it; the answer is what was removed."""
         report = await self.leftovers(actor)
+        removed = []
         for one in report.found:
-            async with self._audit.step(actor, "fleet.clear", one.kind, one.name, host=one.host):
-                hypervisor = self._hosts.named(one.host).require()
-                if one.kind == "network":
-                    await hypervisor.remove_network(one.name)
-                else:
-                    await hypervisor.destroy(one.name)
+            with suppress(ImageInUse):  # another installation's guest has it open
+                async with self._audit.step(actor, "fleet.clear", one.kind, one.name, host=one.host):
+                    if await self._clear(one):
+                        removed.append(one)
+        report.found = removed
         return report
+
+    async def _clear(self, one: Leftover) -> bool:
+        """False for one that is needed by now."""
+        if one.host == HERE:
+            return await self._clear_here(one.name)
+        machine = self._hosts.named(one.host).require()
+        match one.kind:
+            case "network":
+                await machine.remove_network(one.name)
+            case "template":
+                if one.name not in await machine.template_leftovers(self.usual_templates()):
+                    return False
+                await machine.remove_template(one.name)
+            case "image":
+                await machine.forget_image([Path(one.name.removeprefix(COPY))])
+            case _:
+                if one.name in machine.unnamed():
+                    return False
+                await machine.destroy(one.name)
+        return True
+
+    async def _clear_here(self, name: str) -> bool:
+        images = self._parts.images
+        for former in await self.free_images():
+            if former.record.name == name:
+                return await remove_former(images, former, partial(release_image, self._hosts)) is not None
+        return await asyncio.to_thread(remove_stray, images, images.folder / name)
+
+    async def _look_here(self) -> LeftoverReport:
+        images = self._parts.images
+        strays = await asyncio.to_thread(stray_files, images)
+        formers = [former.record.name for former in await self.free_images()]
+        return LeftoverReport(
+            images=len(images.list()) + len(images.formers()),
+            found=[
+                *self._found(HERE, "image", formers, set(), "a newer image has its name, and nobody uses it"),
+                *self._found(HERE, "image", [path.name for path in strays], set(), "no image has this file"),
+            ],
+        )
 
     async def _look_on(self, host: Host) -> LeftoverReport:
         try:
@@ -47,27 +97,31 @@ class Leftovers(Recovery):
             return LeftoverReport(silent=[f"{host.name}: {error.message}"])
 
     async def _compare(self, host: Host) -> LeftoverReport:
-        hypervisor = host.require()
+        hypervisor, name = host.require(), host.name
+        named = hypervisor.unnamed()
         domains = await hypervisor.list_ours()
         folders = await hypervisor.leftovers()
         networks = await hypervisor.our_networks()
+        templates = await hypervisor.template_leftovers(self.usual_templates())
+        copies = [f"{COPY}{file.name}" for file in await hypervisor.images()]
+        kept = {f"{COPY}{name}" for name in self._parts.images.file_names()}
         # Rows come last: what was made meanwhile has one by now.
-        named = {host.domain_name(sandbox.id) for sandbox in await self.on(host)}
-        named |= hypervisor.unnamed()
+        named |= {host.domain_name(sandbox.id) for sandbox in await self.on(host)} | hypervisor.unnamed()
         return LeftoverReport(
             domains=len(domains),
             files=len(domains) + len(folders),
             networks=len(networks),
+            templates=len(await hypervisor.templates()),
             found=[
-                *self._found(host, "domain", [one.name for one in domains], named, "no row names it"),
-                *self._found(host, "files", folders, named, "no row and no domain has this name"),
-                *self._found(host, "network", networks, {host.network.name}, "it is not this host's network"),
+                *self._found(name, "domain", [one.name for one in domains], named, "no row names it"),
+                *self._found(name, "files", folders, named, "no row and no domain has this name"),
+                *self._found(name, "network", networks, {host.network.name}, "it is not this host's network"),
+                *self._found(name, "template", templates, set(), "nothing stands on it, and it is not usual"),
+                *self._found(name, "image", copies, kept, "it is a copy of what is no image any more"),
             ],
         )
 
     def _found(
-        self, host: Host, kind: str, names: Sequence[str], needed: set[str], why: str
+        self, host: str, kind: str, names: Sequence[str], needed: set[str], why: str
     ) -> list[Leftover]:
-        return [
-            Leftover(host=host.name, kind=kind, name=name, why=why) for name in names if name not in needed
-        ]
+        return [Leftover(host=host, kind=kind, name=name, why=why) for name in names if name not in needed]

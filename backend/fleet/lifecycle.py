@@ -72,8 +72,11 @@ class Lifecycle(Sizes):
         Raises:
             SourceNotFound, DuplicateName, InvalidName, LimitReached, NoSpace: before anything was made.
         """
-        image = self._source(request.source_vm_name)
         point = await self._point(actor, request)
+        if point is None:
+            image = self._source(request.source_vm_name)
+        else:
+            image = self.image_of(await self.load(point.sandbox_id))
         wanted = await self._draft(actor, request, image, point)
         async with (
             self._admitted(wanted),
@@ -116,7 +119,7 @@ class Lifecycle(Sizes):
 
     async def obtain(self, wanted: Sandbox, image: BuiltImage) -> Sandbox:
         """A running sandbox as ``wanted``, on the host that suits it best. On any failure nothing is left."""
-        self.settle(wanted, await self._hosts.place(self.need(wanted), image.name))
+        self.settle(wanted, await self._hosts.place(self.need(wanted), image.sha256))
         return await self.make(wanted, image)
 
     async def make(self, wanted: Sandbox, image: BuiltImage) -> Sandbox:
@@ -152,27 +155,28 @@ class Lifecycle(Sizes):
                 await host.require().ensure_template(guest_image(image), **size)
             except FluidError as error:
                 if isinstance(error, ArchitectureUnsupported):
-                    host.cannot[image.name] = error
+                    host.cannot[image.sha256] = error
                 log.warning("no template of %s on %s: %s", image.name, host.name, error.message)
             else:
-                host.cannot.pop(image.name, None)
-                host.warm.add(image.name)
+                host.cannot.pop(image.sha256, None)
+                host.warm.add(image.sha256)
 
     def warm_soon(self, host: Host) -> None:
         """The same in the background; nothing happens while it is under way."""
-        self._parts.background.start(_warming(host), partial(self.warm, host))
+        self._parts.background.start(warming(host), partial(self.warm, host))
 
     def is_warming(self) -> bool:
         """Whether templates are being made in the background."""
-        return any(self._parts.background.running(_warming(host)) for host in self._hosts)
+        return any(self._parts.background.running(warming(host)) for host in self._hosts)
 
     async def fork_twin(self, sandbox: Sandbox, *, purpose: str) -> Sandbox:
         """A pristine fork of the same source and size, owned by the system, that the agent never touched."""
-        image = self._source(sandbox.base_image)
+        image = self.image_of(sandbox)
         twin = Sandbox(
             id=new_id("SBX"),
             sandbox_name=f"{purpose}-{uuid.uuid4().hex[:8]}",
-            base_image=sandbox.base_image,
+            base_image=image.name,
+            image_sha256=image.sha256,
             purpose=purpose,
             cpu=sandbox.cpu,
             memory_mb=sandbox.memory_mb,
@@ -236,7 +240,7 @@ class Lifecycle(Sizes):
         """Where the snapshot's files are: nowhere else can it be run."""
         origin = await self.load(point.sandbox_id)
         where = Placement(origin.host_name, f"{point.name} lies there")
-        room = await self.host_of(origin).room(wanted.base_image, max_age_s=0)
+        room = await self.host_of(origin).room(wanted.image_sha256, max_age_s=0)
         if why := refusal(room, self.need(wanted)):
             raise why
         self.settle(wanted, where)
@@ -308,6 +312,7 @@ class Lifecycle(Sizes):
             sandbox_name=name,
             agent_id=request.agent_id,
             base_image=image.name,
+            image_sha256=image.sha256,
             owner_uid=actor.uid,
             owner_name=actor.name,
             cpu=request.cpu or guests.cpu,
@@ -393,9 +398,21 @@ class Lifecycle(Sizes):
                 remedy="GET /v1/sources lists them; `fluid images build`, `fluid sources prepare` make one",
             ) from error
 
+    def image_of(self, sandbox: Sandbox) -> BuiltImage:
+        """What it was forked from, whatever has the name now. Raises ImageNotFound, ImageBroken."""
+        if sandbox.image_sha256:
+            return self._parts.images.of(sandbox.base_image, sandbox.image_sha256)
+        image = self._source(sandbox.base_image)  # a row of an older version
+        if image.built_at > sandbox.created_at:
+            raise ImageNotFound(
+                f"{image.name} was built anew since {sandbox.sandbox_name} was forked from it",
+                remedy="create the sandbox again",
+            )
+        return image
+
     def source_digest(self, sandbox: Sandbox) -> str:
         """``name@sha256`` of what it was forked from."""
-        image = self._source(sandbox.base_image)
+        image = self.image_of(sandbox)
         return f"{image.name}@{image.sha256}"
 
     # --- on, off, away --------------------------------------------------------------------------------
@@ -491,13 +508,13 @@ class Lifecycle(Sizes):
 
     async def sources(self, actor: Identity) -> Sequence[SourceView]:
         """What may be forked. Sandboxes, stock and targets never are."""
-        warm = {name for host in self._hosts for name in host.warm}
+        warm = {sha256 for host in self._hosts for sha256 in host.warm}
         return [
             SourceView(
                 name=image.name,
                 kind="domain" if image.kind == "domain" else "image",
                 arch=image.arch,
-                template_ready=image.name in warm,
+                template_ready=image.sha256 in warm,
             )
             for image in self._parts.images.list()
         ]
@@ -515,5 +532,6 @@ def why(reason: str) -> dict[str, str]:
     return {"reason": reason} if reason else {}
 
 
-def _warming(host: Host) -> str:
+def warming(host: Host) -> str:
+    """What the making of a host's templates is called in the background."""
     return f"warm the templates of {host.name}"

@@ -12,6 +12,7 @@ from backend.audit import Audit
 from backend.config import Config
 from backend.disks import DiskReader
 from backend.errors import FluidError, HypervisorDown, ImageInUse, WrongState
+from backend.fleet.ageing import release_image
 from backend.fleet.host import LOOK_TIMEOUT_S, Host
 from backend.fleet.hosts import Hosts
 from backend.fleet.stock import STOCK, Stock
@@ -114,13 +115,8 @@ class Sources:
             raise WrongState("templates are being made, perhaps of this image", remedy="wait, and try again")
         await self._fleet.retire(name)
         _must_be_free(name, await self._users(name))
-        for host in self._hosts:  # one that is down keeps the image: it may hold what stands on it
-            machine = host.require()
-            for key in await machine.templates_of(doomed.sha256) if doomed.sha256 else ():
-                await machine.remove_template(key)
-            await machine.forget_image(sorted(doomed.files))
-            host.warm.discard(name)
-            host.cannot.pop(name, None)
+        # A host that is down keeps the image: it may hold what stands on it.
+        await release_image(self._hosts, doomed)
 
     async def _users(self, name: str) -> Sequence[Sandbox]:
         return [row for row in await self._fleet.all_live() if row.base_image == name]

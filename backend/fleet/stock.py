@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 15.0
 STOCK = "stock"
-IMAGE_LABEL = "fluid.image"  # SHA-256 of the image that it was forked from
 MADE = (
     "id", "host_name", "host_address", "placement", "network", "ip_address", "domain", "uuid", "mac",
     "host_key", "machine_id", "ca",
@@ -76,14 +75,13 @@ class Stock(Following):
         for broken in await self._stock(host, Phase.STOPPED, Phase.ERROR):
             await self.discard(broken)
         for parked in await self._stock(host, Phase.PAUSED):
-            sha256 = parked.labels.get(IMAGE_LABEL, "")
-            if wanted.get(sha256, 0) and self._is_usual(parked):
-                wanted[sha256] -= 1
+            if wanted.get(parked.image_sha256, 0) and self._is_usual(parked):
+                wanted[parked.image_sha256] -= 1
             elif await self._withdraw(parked):
                 log.info("%s left the stock: its image or size is not asked for any more", parked.id)
         for sha256, count in wanted.items():
             for _ in range(count):
-                if images[sha256].name in host.warm and await self._has_room(host):
+                if sha256 in host.warm and await self._has_room(host):
                     await self._park(host, images[sha256])
 
     async def _has_room(self, host: Host) -> bool:
@@ -100,10 +98,10 @@ class Stock(Following):
             id=new_id("SBX"),
             sandbox_name=f"stock-{uuid.uuid4().hex[:8]}",
             base_image=image.name,
+            image_sha256=image.sha256,
             purpose=STOCK,
             cpu=guests.cpu,
             memory_mb=guests.memory_mb,
-            labels={IMAGE_LABEL: image.sha256},
             created_at=now(),
             updated_at=now(),
         )
@@ -141,7 +139,7 @@ class Stock(Following):
         ready = [host for host in self._hosts if host.up and not host.draining]
         for parked in [row for host in ready for row in await self._stock(host, Phase.PAUSED)]:
             fits = (parked.cpu, parked.memory_mb) == (wanted.cpu, wanted.memory_mb)
-            if not fits or parked.labels.get(IMAGE_LABEL) != image.sha256:
+            if not fits or parked.image_sha256 != image.sha256:
                 continue
             if not await self._has_disk(self.host_of(parked)):
                 continue

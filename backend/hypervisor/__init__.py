@@ -28,8 +28,11 @@ from backend.hypervisor.private import PrivateLibvirt, system_libvirt
 from backend.hypervisor.probe import kvm_works
 from backend.hypervisor.source_xml import SourceDisk, SourceDomain
 from backend.hypervisor.sources import SOURCE_ROLE, Backup, BackupLimits
+from backend.hypervisor.storage import HELD_SUFFIX
+from backend.hypervisor.templates import Wanted
 
 __all__ = [
+    "HELD_SUFFIX",
     "SOURCE_ROLE",
     "WITH_BIOS",
     "Backup",
@@ -51,6 +54,7 @@ __all__ = [
     "SourceDisk",
     "SourceDomain",
     "Template",
+    "Wanted",
     "kvm_works",
     "make_identity",
     "new_mac",

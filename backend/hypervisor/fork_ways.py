@@ -108,32 +108,33 @@ class ForkWays:
         disk. What libvirt tells of the snapshot is written last."""
         files, memory = self._domains.files, str(template.memory)
         owner = f"{self._domains.prefix}-template-{template.key}-ram"  # of its console
-        await files.drop(owner)
-        await files.claim(owner)
-        try:
-            await files.remove(disk)
-            await files.create_overlay(disk, template.disk)
 
-            def work(connection: libvirt.virConnect) -> bytes:
-                saved = connection.saveImageGetXMLDesc(memory, libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
-                root = tree(saved)
-                name, uuid = root.findtext("name", ""), root.findtext("uuid", "")
-                beside = Rebase(name, uuid, disk, files.path(owner, "console.log"))
-                xml = rebased_xml(saved.encode(), beside).decode()
-                connection.restoreFlags(memory, xml, libvirt.VIR_DOMAIN_SAVE_PAUSED)
-                domain = connection.lookupByName(name)
-                try:
-                    point = domain.snapshotCreateXML(SNAPSHOT, 0)
-                    return bytes(point.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE).encode())
-                finally:
-                    domain.destroy()
+        def work(connection: libvirt.virConnect) -> bytes:
+            saved = connection.saveImageGetXMLDesc(memory, libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+            root = tree(saved)
+            name, uuid = root.findtext("name", ""), root.findtext("uuid", "")
+            beside = Rebase(name, uuid, disk, files.path(owner, "console.log"))
+            xml = rebased_xml(saved.encode(), beside).decode()
+            connection.restoreFlags(memory, xml, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+            domain = connection.lookupByName(name)
+            try:
+                point = domain.snapshotCreateXML(SNAPSHOT, 0)
+                return bytes(point.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE).encode())
+            finally:
+                domain.destroy()
 
-            xml = await self._domains.connection.call(
-                work, what=f"snapshot template {template.key}", limit_s=SNAPSHOT_TIMEOUT_S
-            )
-            await files.put(told, xml)
-        finally:
-            await asyncio.shield(files.drop(owner))
+        with self._domains.at_work_on(owner, owner.removesuffix("-ram")):
+            await files.drop(owner)
+            await files.claim(owner)
+            try:
+                await files.remove(disk)
+                await files.create_overlay(disk, template.disk)
+                xml = await self._domains.connection.call(
+                    work, what=f"snapshot template {template.key}", limit_s=SNAPSHOT_TIMEOUT_S
+                )
+                await files.put(told, xml)
+            finally:
+                await asyncio.shield(files.drop(owner))
 
     # --- cold boot -----------------------------------------------------------------------------------
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import libvirt
 
+from backend.errors import WrongState
 from backend.hypervisor import (
     branches,
     far_sources,
@@ -45,7 +46,7 @@ from backend.hypervisor.pool_files import PoolFiles
 from backend.hypervisor.source_xml import SourceDomain
 from backend.hypervisor.sources import Backup, BackupLimits
 from backend.hypervisor.storage import HostFiles
-from backend.hypervisor.templates import Size, Templates
+from backend.hypervisor.templates import Templates, Wanted
 
 STOP_TIMEOUT_S = 60.0
 QUIESCE_TIMEOUT_S = 5.0
@@ -161,6 +162,22 @@ class Hypervisor:
     async def remove_network(self, name: str) -> None:
         await networks.remove_network(self._connection, name, self._prefix)
 
+    async def vanish(self) -> list[str]:
+        """Remove all that is ours on this host: templates, copies of images, networks, the pool. What had to
+        stay there, by name.
+
+        Raises:
+            WrongState: there are domains of ours, or files of such; nothing was removed.
+        """
+        if there := [*(one.name for one in await self.list_ours()), *await self.leftovers()]:
+            raise WrongState(f"{', '.join(there[:3])} of ours are there", remedy="fluid gc, then try again")
+        for key in await self.templates():
+            await self.remove_template(key)
+        await self.forget_image(await self.images())
+        for network in await self.our_networks():
+            await self.remove_network(network)
+        return await self._files.vanish()
+
     # --- images and layers ---------------------------------------------------------------------------
 
     async def ensure_image(self, image: GuestImage) -> GuestImage:
@@ -249,13 +266,29 @@ class Hypervisor:
         """Whether its files are files of this machine."""
         return isinstance(self._files, LocalFiles)
 
+    async def templates(self) -> list[str]:
+        """The keys of all templates."""
+        return await self._files.template_keys()
+
     async def templates_of(self, sha256: str) -> list[str]:
         """The keys of the templates that stand on the image with this disk."""
-        return await self._files.templates_of(sha256)
+        return await self._templates.of(sha256)
 
-    async def age_templates(self, sha256: str, sizes: Collection[Size], idle_s: float) -> list[str]:
+    async def has_template(self, wanted: Wanted) -> bool:
+        """See :meth:`backend.hypervisor.templates.Templates.has`."""
+        return await self._templates.has(wanted)
+
+    async def age_templates(self, wanted: Sequence[Wanted], idle_s: float) -> list[str]:
         """See :meth:`backend.hypervisor.templates.Templates.age`."""
-        return await self._templates.age(sha256, sizes, idle_s)
+        return await self._templates.age(wanted, idle_s)
+
+    async def template_leftovers(self, wanted: Sequence[Wanted]) -> list[str]:
+        """See :meth:`backend.hypervisor.templates.Templates.leftovers`."""
+        return await self._templates.leftovers(wanted)
+
+    async def is_free_template(self, key: str) -> bool:
+        """See :meth:`backend.hypervisor.templates.Templates.is_free`."""
+        return await self._templates.is_free(key)
 
     async def remove_template(self, key: str) -> None:
         """A template that no guest stands on."""
@@ -264,6 +297,10 @@ class Hypervisor:
     async def forget_image(self, files: Sequence[Path]) -> None:
         """Remove this host's own copies of an image's files, which no guest stands on."""
         await self._files.forget_image(files)
+
+    async def images(self) -> list[Path]:
+        """See :meth:`backend.hypervisor.storage.HostFiles.images`."""
+        return await self._files.images()
 
     # --- other people's domains ----------------------------------------------------------------------
 

@@ -22,9 +22,12 @@ from backend.hypervisor import overlays
 from backend.hypervisor.nouns import GuestImage, Template
 from backend.hypervisor.save_image import copy_bytes, copy_with_xml, read_header
 from backend.hypervisor.storage import (
+    HELD_SUFFIX,
     TEMPLATE_DISK,
     TEMPLATE_FACTS,
     TEMPLATE_MEMORY,
+    TEMPLATE_RAM,
+    TEMPLATE_RAM_XML,
     EditXml,
     TemplateFacts,
 )
@@ -52,6 +55,10 @@ class LocalFiles:
 
     async def free_mb(self) -> int:
         return shutil.disk_usage(self._root).free >> 20
+
+    async def vanish(self) -> list[str]:
+        """The folder is the installation's own, and stays."""
+        return []
 
     # --- a domain's files ----------------------------------------------------------------------------
 
@@ -158,8 +165,11 @@ class LocalFiles:
                 return None
         except (OSError, ValueError, TypeError):
             return None
-        disk, memory = folder / TEMPLATE_DISK, folder / TEMPLATE_MEMORY
-        return Template(key, disk, memory, facts.cpu, facts.memory_mb, facts.build_s)
+        return self._whole(key, facts)
+
+    def _whole(self, key: str, facts: TemplateFacts) -> Template:
+        disk, memory = (self._templates / key / name for name in (TEMPLATE_DISK, TEMPLATE_MEMORY))
+        return Template(key, disk, memory, facts.cpu, facts.memory_mb, facts.build_s, facts.image)
 
     def template_path(self, template: Template, name: str) -> Path:
         # Beside the template's folder: an overlay names a disk of its own folder without it, and is copied.
@@ -174,31 +184,49 @@ class LocalFiles:
             made.rename(final)
 
         await asyncio.to_thread(put)
-        folder = self._templates / key
-        disk, memory = folder / TEMPLATE_DISK, folder / TEMPLATE_MEMORY
-        return Template(key, disk, memory, facts.cpu, facts.memory_mb, facts.build_s)
+        return self._whole(key, facts)
 
-    async def templates_of(self, image: str) -> list[str]:
-        def look() -> list[str]:
-            found = []
-            for kept in sorted(self._templates.glob(f"*/{TEMPLATE_FACTS}")):
-                with contextlib.suppress(OSError, ValueError, TypeError):
-                    if TemplateFacts(**json.loads(kept.read_text())).image == image:
-                        found.append(kept.parent.name)
-            return found
+    async def template_keys(self) -> list[str]:
+        names = await asyncio.to_thread(os.listdir, self._templates)
+        return sorted({name.partition(".")[0] for name in names if not name.endswith(".lock")})
 
-        return await asyncio.to_thread(look)
+    async def free_templates(self) -> list[str]:
+        stood_on = await asyncio.to_thread(overlays.backing_files, self._domains)
+        keys = await self.template_keys()
+        return [key for key in keys if (self._templates / key / TEMPLATE_DISK).resolve() not in stood_on]
 
     async def remove_template(self, key: str) -> None:
-        await asyncio.to_thread(shutil.rmtree, self._templates / key, ignore_errors=True)
+        def remove() -> None:
+            for name in (TEMPLATE_RAM_XML, TEMPLATE_RAM):
+                (self._templates / f"{key}.{name}").unlink(missing_ok=True)
+            shutil.rmtree(self._templates / key, ignore_errors=True)
+
+        await asyncio.to_thread(remove)
 
     # --- images and layers for others ----------------------------------------------------------------
 
     async def ensure_image(self, image: GuestImage) -> GuestImage:
+        await asyncio.to_thread(self._hold, image.disk)
         return image
 
+    def _hold(self, disk: Path) -> None:
+        with contextlib.suppress(PermissionError):  # a folder of images that is not ours to write
+            for other in disk.parent.glob(f"{disk.name}.*{HELD_SUFFIX}"):
+                if not other.exists():
+                    other.unlink(missing_ok=True)
+            with contextlib.suppress(FileExistsError):
+                self._held(disk).symlink_to(self._root.resolve())
+
+    def _held(self, disk: Path) -> Path:
+        return disk.with_name(f"{disk.name}.{self._start.removesuffix('-')}{HELD_SUFFIX}")
+
     async def forget_image(self, files: Sequence[Path]) -> None:
-        """They are the host's own."""
+        """They are the host's own; only that we hold them ends."""
+        for file in files:
+            self._held(file).unlink(missing_ok=True)
+
+    async def images(self) -> list[Path]:
+        return []
 
     async def local_layers(self, layers: Sequence[Path]) -> list[Path]:
         return list(layers)

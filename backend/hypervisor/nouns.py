@@ -173,6 +173,7 @@ class Template:
     cpu: int
     memory_mb: int
     build_s: float
+    image: str  # the SHA-256 of the disk that it stands on
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import struct
@@ -18,6 +19,7 @@ MAGIC = b"QFI\xfb"
 BACKING_FIELDS = struct.Struct(">QI")  # at 8: where the name is, and its length
 BACKING_NAME_MAX = 1023
 SIZE_FIELD = slice(24, 32)
+HEAD_BYTES = 1 << 16  # the first cluster, which holds the name
 
 
 async def create_overlay(overlay: Path, backing: Path) -> None:
@@ -68,6 +70,30 @@ async def backing_chain(top: Path) -> list[Path]:
         await _qemu_img("info", "-U", "--backing-chain", "--output=json", "-f", "qcow2", str(top))
     )
     return [Path(layer["filename"]) for layer in told]
+
+
+def backing_files(folder: Path) -> set[Path]:
+    """What the disks in the folders of ``folder`` stand on, each on the file below it. Blocking: it reads the
+    heads of all. HypervisorFailed for one that cannot be read."""
+    found = set()
+    for disk in folder.glob("*/disk-*.qcow2"):
+        with contextlib.suppress(FileNotFoundError):  # a domain that is just removed
+            if (below := backing_file(disk)) is not None:
+                found.add(below)
+    return found
+
+
+def backing_file(disk: Path) -> Path | None:
+    """The file that a qcow2 file stands on; none for one whose making was cut off."""
+    try:
+        with disk.open("rb") as file:
+            head = file.read(HEAD_BYTES)
+    except PermissionError as error:
+        raise HypervisorFailed(
+            f"layer {disk} cannot be read: {error.strerror}", remedy="run as the user who owns it"
+        ) from error
+    below = parse_head(head, str(disk))[1] if any(head) else None
+    return None if below is None else (disk.parent / below).resolve()
 
 
 def virtual_size(path: Path) -> int:

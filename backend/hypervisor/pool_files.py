@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -90,6 +91,10 @@ class PoolFiles:
     async def free_mb(self) -> int:
         await self._volumes.refresh()  # what guests wrote since
         return await self._volumes.free_mb()
+
+    async def vanish(self) -> list[str]:
+        await asyncio.to_thread(shutil.rmtree, self._pool.cache, ignore_errors=True)
+        return await self._volumes.vanish()
 
     # --- a domain's files ----------------------------------------------------------------------------
 
@@ -290,14 +295,14 @@ class PoolFiles:
             self._templates.pop(key, None)
             return None
         if key not in self._templates:
-            disk, memory, kept = (
-                self.path(name, file) for file in (TEMPLATE_DISK, TEMPLATE_MEMORY, TEMPLATE_FACTS)
-            )
             try:
-                facts = TemplateFacts(**json.loads(await self.read(kept)))
+                facts = TemplateFacts(**json.loads(await self.read(self.path(name, TEMPLATE_FACTS))))
             except (ValueError, TypeError):
                 return None
-            self._templates[key] = Template(key, disk, memory, facts.cpu, facts.memory_mb, facts.build_s)
+            disk, memory = self.path(name, TEMPLATE_DISK), self.path(name, TEMPLATE_MEMORY)
+            self._templates[key] = Template(
+                key, disk, memory, facts.cpu, facts.memory_mb, facts.build_s, facts.image
+            )
         return self._templates[key]
 
     def template_path(self, template: Template, name: str) -> Path:
@@ -311,18 +316,24 @@ class PoolFiles:
             raise HypervisorFailed(f"template {key} cannot be read back", remedy="try again, or boot cold")
         return template
 
-    async def templates_of(self, image: str) -> list[str]:
-        found, start = [], f"{self._start}template-"
-        for name in sorted(await self._volumes.names()):
-            if name.startswith(start) and name.endswith(f".{TEMPLATE_FACTS}"):
-                facts = TemplateFacts(**json.loads(await self._volumes.head(name, CLUSTER_BYTES)))
-                if facts.image == image:
-                    found.append(_owner(name).removeprefix(start))
-        return found
+    async def template_keys(self) -> list[str]:
+        names, start = await self._volumes.names(), f"{self._start}template-"
+        owners = {_owner(name) for name in names if name.startswith(start)}
+        return sorted(owner.removeprefix(start) for owner in owners if _is_template(owner, _of(owner, names)))
+
+    async def free_templates(self) -> list[str]:
+        async with self._standing:
+            names, start = await self._volumes.names(), f"{self._start}template-"
+            stood_on: set[str] = set()
+            for name in names:
+                if name.startswith(self._start) and _is_disk(name):
+                    stood_on.update(await self._chain(name))
+            keys = await self.template_keys()
+            return [key for key in keys if f"{start}{key}.{TEMPLATE_DISK}" not in stood_on]
 
     async def remove_template(self, key: str) -> None:
         self._templates.pop(key, None)
-        await self._delete(_template_names(f"{self._start}template-{key}"))
+        await self._delete(_kept_of_template(f"{self._start}template-{key}"))
 
     # --- images and layers for others ----------------------------------------------------------------
 
@@ -334,6 +345,11 @@ class PoolFiles:
     async def forget_image(self, files: Sequence[Path]) -> None:
         names = [f"{IMAGE}{file.name}" for file in files]
         await self._delete([*(f"{name}{WHOLE}" for name in names), *names])
+
+    async def images(self) -> list[Path]:
+        copies = {name for name in await self._volumes.names() if name.startswith(IMAGE)}
+        here = self._pool.images or Path()
+        return sorted({here / name.removeprefix(IMAGE).removesuffix(WHOLE) for name in copies})
 
     async def _ensure_file(self, file: Path) -> Path:
         name = f"{IMAGE}{file.name}"

@@ -20,6 +20,10 @@ FREE_MB_MIN = 512
 TEMPLATE_DISK, TEMPLATE_MEMORY, TEMPLATE_FACTS = "disk.qcow2", "memory.save", "template.json"
 TEMPLATE_RAM, TEMPLATE_RAM_XML = "ram.qcow2", "ram.xml"  # see fork_ways: a snapshot with memory in a disk
 
+HELD_SUFFIX = ".held"
+"""IMAGE.PREFIX.held beside an image's disk is a link to the folder of an installation that made something of
+it. One that leads nowhere holds nothing: images are shared, and an installation may end without a word."""
+
 EditXml: TypeAlias = Callable[[bytes], bytes]
 
 
@@ -45,6 +49,9 @@ class HostFiles(Protocol):
 
     async def free_mb(self) -> int:
         """Space left, in MiB."""
+
+    async def vanish(self) -> list[str]:
+        """Take the place itself away, once all is removed that was ours in it; what is in the way."""
 
     # --- a domain's files ----------------------------------------------------------------------------
 
@@ -125,11 +132,15 @@ class HostFiles(Protocol):
         """Make ``TEMPLATE_DISK`` and ``TEMPLATE_MEMORY`` of the domain ``work`` a template: dropping the
         domain leaves them alone then."""
 
-    async def templates_of(self, image: str) -> list[str]:
-        """The keys of the whole templates that stand on the image whose disk has this SHA-256."""
+    async def template_keys(self) -> list[str]:
+        """The keys of all templates, also of broken ones that :meth:`claimed` does not tell."""
+
+    async def free_templates(self) -> list[str]:
+        """Those keys whose template no domain's disk stands on. A disk that cannot be read raises
+        HypervisorFailed: nobody knows what it stands on."""
 
     async def remove_template(self, key: str) -> None:
-        """Remove a template that no disk stands on."""
+        """Remove a template that no disk stands on, with all that is kept with it."""
 
     # --- images and layers for others ----------------------------------------------------------------
 
@@ -138,6 +149,10 @@ class HostFiles(Protocol):
 
     async def forget_image(self, files: Sequence[Path]) -> None:
         """The files of this machine go: so does what :meth:`ensure_image` made of them."""
+
+    async def images(self) -> list[Path]:
+        """The files of this machine of which :meth:`ensure_image` made copies, whether they are there or
+        not; none where it makes none."""
 
     async def local_layers(self, layers: Sequence[Path]) -> list[Path]:
         """Frozen layers as files of this machine, in the same order."""

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Collection
+from collections.abc import Iterable
 from typing import TypeAlias
 
 import libvirt
@@ -24,12 +24,14 @@ from backend.hypervisor.storage import TEMPLATE_DISK, TEMPLATE_MEMORY, TemplateF
 from backend.models.base import check_name
 
 log = logging.getLogger(__name__)
-Size: TypeAlias = tuple[int, int]
+Wanted: TypeAlias = tuple[GuestImage, int, int]
+"""A template as it is asked for: its image, processors and MiB of memory."""
 
 LAYOUT = 3  # of the template folder and of the domain's XML: a change makes new templates
 SETTLE_TIMEOUT_S = 120.0
 SAVE_TIMEOUT_S = 120.0
 FREEZE_TIMEOUT_S = 5.0
+UNDER_WAY_S = 900.0  # within it a fork stands on the template that it asked for
 
 
 class Templates:
@@ -54,17 +56,38 @@ class Templates:
                     return template
                 return await self._build(image, key, cpu, memory_mb)
 
-    async def age(self, sha256: str, sizes: Collection[Size], idle_s: float) -> list[str]:
-        """Remove the templates of an image that nobody asked for within ``idle_s``, but those of ``sizes``
-        (cpu and memory_mb), which are needed. Their keys."""
-        old = []
-        for key in await self._files.templates_of(sha256):
-            template = await self._files.template(key)
-            idle = time.monotonic() - self._used.get(key, self._since) > idle_s
-            if template and idle and (template.cpu, template.memory_mb) not in sizes:
-                await self.remove(key)
-                old.append(key)
+    async def of(self, sha256: str) -> list[str]:
+        """The keys of the whole ones that stand on the image with this disk."""
+        found = [await self._files.template(key) for key in await self._files.template_keys()]
+        return [one.key for one in found if one and one.image == sha256]
+
+    async def has(self, wanted: Wanted) -> bool:
+        """Whether it is there, as this host would make it now."""
+        return await self._files.template(await self._key(*wanted)) is not None
+
+    async def age(self, wanted: Iterable[Wanted], idle_s: float) -> list[str]:
+        """Remove those that are neither wanted nor stood on and that nobody asked for within ``idle_s``.
+        Their keys."""
+        old = [key for key in await self._needless(wanted) if self._idle_s(key, self._since) > idle_s]
+        for key in old:
+            await self.remove(key)
         return old
+
+    async def leftovers(self, wanted: Iterable[Wanted]) -> list[str]:
+        """The keys of those that are neither wanted nor stood on, nor made for a fork that is under way."""
+        return [key for key in await self._needless(wanted) if self._idle_s(key, 0.0) > UNDER_WAY_S]
+
+    def _idle_s(self, key: str, since: float) -> float:
+        return time.monotonic() - self._used.get(key, since)
+
+    async def is_free(self, key: str) -> bool:
+        """Whether no disk stands on it."""
+        return key in await self._files.free_templates()
+
+    async def _needless(self, wanted: Iterable[Wanted]) -> list[str]:
+        """A template stands on what its host was when it was made: its key tells it from that of now."""
+        needed = {await self._key(*one) for one in wanted}
+        return [key for key in await self._files.free_templates() if key not in needed]
 
     async def remove(self, key: str) -> None:
         """Forks that stand on it lose their disk: the caller knows of none."""
@@ -93,35 +116,34 @@ class Templates:
     async def _build(self, image: GuestImage, key: str, cpu: int, memory_mb: int) -> Template:
         started = time.monotonic()
         name = f"{self._domains.prefix}-template-{key}"
-        await self._domains.destroy(name)  # of a build that was killed
-        image = await self._files.ensure_image(image)
-        self._domains.unnamed.add(name)
-        try:
-            await self._files.claim(name)
-            disk, memory = (self._files.path(name, file) for file in (TEMPLATE_DISK, TEMPLATE_MEMORY))
-            await self._files.create_overlay(disk, image.disk)
-            spec = DomainSpec(
-                name,
-                str(uuid.uuid4()),
-                await self._domains.machine_for(image.arch),
-                cpu,
-                memory_mb,
-                disk,
-                self._domains.console(name),
-                {"role": "template", "image": image.sha256},
-                loose_nic(new_mac()),
-            )
-            await self._boot(name, domain_xml(spec, image))
-            await self._files.make_memory(memory)
-            await self._domains.call(
-                name, lambda domain: domain.save(str(memory)), what="save", limit_s=SAVE_TIMEOUT_S
-            )
-            build_s = round(time.monotonic() - started, 2)
-            facts = TemplateFacts(cpu, memory_mb, build_s, image.sha256)
-            template = await self._files.keep_template(name, key, facts)
-        finally:
-            await asyncio.shield(self._domains.destroy(name))
-            self._domains.unnamed.discard(name)
+        with self._domains.at_work_on(name):
+            await self._domains.destroy(name)  # of a build that was killed
+            image = await self._files.ensure_image(image)
+            try:
+                await self._files.claim(name)
+                disk, memory = (self._files.path(name, file) for file in (TEMPLATE_DISK, TEMPLATE_MEMORY))
+                await self._files.create_overlay(disk, image.disk)
+                spec = DomainSpec(
+                    name,
+                    str(uuid.uuid4()),
+                    await self._domains.machine_for(image.arch),
+                    cpu,
+                    memory_mb,
+                    disk,
+                    self._domains.console(name),
+                    {"role": "template", "image": image.sha256},
+                    loose_nic(new_mac()),
+                )
+                await self._boot(name, domain_xml(spec, image))
+                await self._files.make_memory(memory)
+                await self._domains.call(
+                    name, lambda domain: domain.save(str(memory)), what="save", limit_s=SAVE_TIMEOUT_S
+                )
+                build_s = round(time.monotonic() - started, 2)
+                facts = TemplateFacts(cpu, memory_mb, build_s, image.sha256)
+                template = await self._files.keep_template(name, key, facts)
+            finally:
+                await asyncio.shield(self._domains.destroy(name))
         log.info("template %s of %s built in %.1f s", key, image.name, build_s)
         return template
 

@@ -63,6 +63,22 @@ class Volumes:
             pool.create(libvirt.VIR_STORAGE_POOL_CREATE_WITH_BUILD)
         pool.setAutostart(1)
 
+    async def vanish(self) -> list[str]:
+        """Remove the pool, and its folder where that is named as it is, if nothing is in it; else what is."""
+        await self.refresh()
+
+        def work(pool: libvirt.virStoragePool) -> list[str]:
+            if left := sorted(pool.listVolumes()):
+                return left
+            pool.destroy()
+            if self.path.name == self.name:
+                with contextlib.suppress(libvirt.libvirtError):  # a file that is no volume is in it
+                    pool.delete(0)
+            pool.undefine()
+            return []
+
+        return await self._call(work, "remove")
+
     async def free_mb(self) -> int:
         """Space left, in MiB, as of the last refresh or upload; what only root may fill counts too."""
         _, _, _, available = await self._call(lambda pool: pool.info(), "ask the size of")

@@ -18,13 +18,24 @@ from backend.images.clones import (
 from backend.images.convert import Layer
 from backend.images.imports import ImageImport, ImportLimits, import_image
 from backend.images.prepare import Preparation
-from backend.images.removal import Doomed, recover, remove_image
+from backend.images.removal import (
+    Doomed,
+    Former,
+    formers,
+    free_formers,
+    recover,
+    remove_former,
+    remove_image,
+    remove_stray,
+    stray_files,
+)
 
 __all__ = [
     "Brought",
     "BuiltImage",
     "Doomed",
     "FileLayer",
+    "Former",
     "ImageImport",
     "Images",
     "ImportLimits",
@@ -35,7 +46,12 @@ __all__ = [
     "clone_image",
     "copy_layers",
     "fetch_layers",
+    "formers",
+    "free_formers",
     "import_image",
     "recover",
+    "remove_former",
     "remove_image",
+    "remove_stray",
+    "stray_files",
 ]

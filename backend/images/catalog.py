@@ -1,6 +1,7 @@
 """The images that exist: files named by their content, and one small record a name that points at them.
 
-A record is written last and replaced atomically; what no record names does not exist.
+A record is written last and replaced atomically; what no record names does not exist. The record of an image
+whose name a newer one took stays beside it, so that what was made of it can be made again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +24,8 @@ CHUNK_BYTES = 1 << 20
 BLOCK_BYTES = 512  # of stat(2)'s st_blocks, whatever the file system
 FILE_FIELDS = ("disk", "kernel", "initrd")
 REBUILD = "fluid images build --force"
+RECORD, FORMER, ASIDE = SUFFIXES = ".json", ".former", ".removed"
+HASH_CHARS = 16  # of a SHA-256, in names of files
 
 
 @dataclass(frozen=True)
@@ -112,10 +116,14 @@ class Catalog:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    def formers(self) -> Sequence[Path]:
+        """The records of images whose names newer ones took."""
+        return sorted(self.folder.glob(f"*{FORMER}"))
+
     def list(self) -> list[BuiltImage]:
         """All usable images by name; a broken one is not among them."""
         found = []
-        for path in sorted(self.folder.glob("*.json")):
+        for path in sorted(self.folder.glob(f"*{RECORD}")):
             try:
                 found.append(self.get(path.stem))
             except (ImageBroken, ImageNotFound):
@@ -124,7 +132,19 @@ class Catalog:
 
     def get(self, name: str) -> BuiltImage:
         """The image of that name, after a quick look at its files."""
-        path = self.record_of(name)
+        return self._read(self.record_of(name), name)
+
+    def of(self, name: str, sha256: str) -> BuiltImage:
+        """The image that had that name when its disk had this SHA-256, also if another has the name now."""
+        for record in (self.record_of(name), self._former(name, sha256)):
+            if sha256_in(record) == sha256:
+                return self._read(record, name)
+        raise ImageNotFound(
+            f"the image {name}@{sha256[:HASH_CHARS]} is not here any more",
+            remedy="destroy what was made of it, and create it again",
+        )
+
+    def _read(self, path: Path, name: str) -> BuiltImage:
         try:
             image = BuiltImage.of_record(self.folder, json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -145,17 +165,23 @@ class Catalog:
 
     def put(self, image: BuiltImage) -> None:
         """Make ``image`` the one of its name. Its files are in place already."""
-        path = self.folder / f"{image.name}.json"
-        fresh = path.with_suffix(".new")
-        with fresh.open("w", encoding="utf-8") as out:
-            json.dump(image.record(), out, indent=1)
-            out.flush()
-            os.fsync(out.fileno())
-        fresh.rename(path)
+        path = self.folder / f"{image.name}{RECORD}"
+        if (was := sha256_in(path)) and was != image.sha256:
+            _write(self._former(image.name, was), path.read_bytes())
+        _write(path, json.dumps(image.record(), indent=1).encode())
+        self._former(image.name, image.sha256).unlink(missing_ok=True)
+
+    def _former(self, name: str, sha256: str) -> Path:
+        return self.folder / f"{check_name(name, 'image name')}.{sha256[:HASH_CHARS]}{FORMER}"
 
     def record_of(self, name: str) -> Path:
         """The record file of that name."""
-        return self.folder / f"{check_name(name, 'image name')}.json"
+        return self.folder / f"{check_name(name, 'image name')}{RECORD}"
+
+    def file_names(self) -> set[str]:
+        """Of the files of all images, former ones and those that are just removed among them."""
+        records = [path for suffix in SUFFIXES for path in self.folder.glob(f"*{suffix}")]
+        return {file.name for record in records for file in self.named_files(record)}
 
     def named_files(self, record: Path) -> set[Path]:
         """The files that a record names; none when it cannot be read."""
@@ -165,6 +191,24 @@ class Catalog:
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return set()
         return {self.folder / name for name in names if name.name == str(name)}
+
+
+def sha256_in(record: Path) -> str:
+    """Of the disk that a record names; empty for one that is not there or cannot be read."""
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["sha256"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Whole and durable, or not at all."""
+    fresh = path.with_name(f"{path.name}.new")
+    with fresh.open("wb") as out:
+        out.write(data)
+        out.flush()
+        os.fsync(out.fileno())
+    fresh.rename(path)
 
 
 def _look_at(image: BuiltImage) -> None:

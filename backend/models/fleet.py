@@ -85,7 +85,8 @@ class CaView(Answer):
 
 
 class Leftover(Answer):
-    """A thing of ours that nothing needs. ``kind``: domain | files | network."""
+    """A thing of ours that nothing needs. ``kind``: domain | files | network | template | image. ``host``:
+    where it lies, ``control node`` for files of images."""
 
     host: str
     kind: str
@@ -99,6 +100,8 @@ class LeftoverReport(Answer):
     domains: int = 0
     files: int = 0
     networks: int = 0
+    templates: int = 0
+    images: int = 0
     found: list[Leftover] = Field(default_factory=list)
     silent: list[str] = Field(default_factory=list)
 

@@ -63,6 +63,7 @@ class Sandbox(Answer):
     agent_id: str = ""
     sandbox_name: str
     base_image: str
+    image_sha256: str = ""  # of the disk of the image that it was forked from; the name may mean another now
     network: str = ""
     ip_address: str | None = None
     ttl_seconds: int | None = None

@@ -16,8 +16,9 @@ from psycopg.conninfo import make_conninfo
 from backend.store import Database, EmbeddedPostgres, EventBus, Store, migrate
 from tests.fix_database import RUN_AS
 from tests.fix_doors import backend
+from tests.fix_machines import daemons
 
-__all__ = ["backend"]
+__all__ = ["backend", "daemons"]
 
 
 @pytest.fixture

@@ -298,7 +298,7 @@ async def test_a_host_that_is_added_later_is_watched_too(lab: Lab) -> None:
 
 async def test_creates_at_once_pass_no_limit(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each counts from the moment it is asked for, long before it has a row."""
-    image = SimpleNamespace(name="i")
+    image = SimpleNamespace(name="i", sha256="ab" * 32)
     going_on = asyncio.Event()
 
     async def obtain(wanted: Sandbox, _: object) -> Sandbox:

@@ -331,10 +331,14 @@ class Machine:
 
     def __init__(self) -> None:
         self.templates: dict[str, str] = {}
+        self.stood_on: set[str] = set()
         self.forgotten: list[Path] = []
 
     async def templates_of(self, sha256: str) -> list[str]:
         return [key for key, disk in self.templates.items() if disk == sha256]
+
+    async def is_free_template(self, key: str) -> bool:
+        return key not in self.stood_on
 
     async def remove_template(self, key: str) -> None:
         del self.templates[key]

@@ -27,7 +27,7 @@ CAPABILITIES = """
 </capabilities>
 """
 TO = Rebase("fluid-b", "11111111-2222-4333-8444-555555555555", Path("/p/b.disk-0.qcow2"), Path("/p/b.log"))
-TEMPLATE = Template("k", Path("/t/disk.qcow2"), Path("/t/memory.save"), 2, 512, 1.0)
+TEMPLATE = Template("k", Path("/t/disk.qcow2"), Path("/t/memory.save"), 2, 512, 1.0, "ab" * 32)
 DOMAIN = (
     "<{0}><name>fluid-template-k</name><uuid>99999999-2222-4333-8444-555555555555</uuid>"
     "<devices><disk type='file'><source file='/t/ram.qcow2'/><backingStore/></disk></devices></{0}>"
