@@ -360,7 +360,7 @@ def machine() -> Machine:
 @pytest.fixture
 def sources(folder: Path, store: Store, tmp_path: Path, fleet: Fleet, machine: Machine) -> Sources:
     audit = Audit(store, tmp_path / "spool", tmp_path / "key", tmp_path / "head")
-    hosts = [SimpleNamespace(up=True, require=lambda: machine, warm={"base"})]
+    hosts = [SimpleNamespace(up=True, require=lambda: machine, warm={"base"}, cannot={})]
     return Sources(Config(), Images(folder), audit, cast("Stock", fleet), cast("Hosts", hosts))
 
 
