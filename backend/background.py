@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 Work = Callable[[], Coroutine[Any, Any, object]]
 PAUSE_FIRST_S = 1.0
+AWAY_PAUSE_S = 2.0
 PAUSE_MAX_S = 60.0
 STEADY_S = 300.0  # a duty that ran so long after its failure works again
 COMPONENT = "duties"
@@ -111,10 +112,15 @@ class Background:
         )
 
     def _begin(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        if name not in self._tasks:
-            task = asyncio.create_task(work(), name=name)
-            self._tasks[name] = task
-            task.add_done_callback(lambda _: self._tasks.pop(name, None))
+        if (old := self._tasks.get(name)) and not old.done():
+            return
+        task = asyncio.create_task(work(), name=name)
+        self._tasks[name] = task
+        task.add_done_callback(partial(self._ended, name))
+
+    def _ended(self, name: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(name) is task:
+            del self._tasks[name]
 
     async def _guard(
         self,
@@ -135,6 +141,10 @@ class Background:
             began = loop.time()
             try:
                 await work()
+            except (DatabaseDown, HypervisorDown) as error:  # one that is back is not made to wait
+                self._failed(name, error)
+                await asyncio.sleep(AWAY_PAUSE_S)
+                continue
             except Exception as error:
                 self._failed(name, error)
             else:

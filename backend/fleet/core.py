@@ -18,10 +18,11 @@ from backend.changes import BlobStore, Differ
 from backend.config import Config
 from backend.disks import DiskReader
 from backend.egress import EgressProxy
-from backend.errors import FluidError, NotFound, SandboxNotFound, WrongState
+from backend.errors import Conflict, FluidError, NotFound, SandboxNotFound, WrongState
 from backend.fleet.host import Host
 from backend.fleet.hosts import Hosts
 from backend.fleet.placement import no_space
+from backend.fleet.states import Verdict, before, judge
 from backend.guests import (
     CertificateAuthority,
     Guest,
@@ -32,7 +33,7 @@ from backend.guests import (
     make_client_key,
 )
 from backend.guests.forwards import Reader, Writer
-from backend.hypervisor import Hypervisor
+from backend.hypervisor import DomainInfo, Hypervisor
 from backend.images import Images
 from backend.models import Identity, Phase, Role, Sandbox, now
 from backend.policy import Policy
@@ -42,9 +43,6 @@ from backend.store import EventBus, Store
 log = logging.getLogger(__name__)
 RUN_CERTIFICATE_S = 600
 SSH_PORT = 22
-GONE = "its virtual machine is gone"
-DIED = "its virtual machine died"
-SEEN = {"running": Phase.RUNNING, "paused": Phase.PAUSED, "shutoff": Phase.STOPPED}
 WAY_OUT = {
     Phase.CREATING: "wait until it runs: fluid sandboxes show {id}",
     Phase.RUNNING: "stop it first: fluid sandboxes stop {id}",
@@ -237,36 +235,64 @@ class FleetCore:
                 sandbox.doing = ""
                 await undone(self._store.sandboxes.change(sandbox.id, partial(_doing, "")))
 
-    async def _look_again(self, sandbox_id: str) -> None:
+    async def _look_again(self, sandbox_id: str) -> bool:
+        """Keep what its host shows of it now, for the holder of its lock. False where that is no news."""
         sandbox = await self.load(sandbox_id)
-        state: str | None = None
-        with suppress(NotFound):
-            host = self.host_of(sandbox)
-            state = (await host.require().info(host.domain_name(sandbox_id))).state
-        await self.see(sandbox, state)
+        host = self._hosts.find(sandbox.host_name)
+        return host is not None and await self.see(sandbox, await self.domain_of(host, sandbox))
 
-    async def see(self, sandbox: Sandbox, state: str | None) -> bool:
-        """Keep what libvirt says of a sandbox's domain (None: there is none). False where that is no news."""
-        phase = SEEN.get(state or "", Phase.ERROR)
-        reason = "" if phase is not Phase.ERROR else DIED if state else GONE
-        # Paused or off as before: why is known to us, and not to libvirt.
-        known = sandbox.phase is phase and reason in ("", sandbox.reason)
-        if known or (phase is Phase.STOPPED and sandbox.phase is Phase.ERROR):  # off, and we know why
+    async def domain_of(self, host: Host, sandbox: Sandbox) -> DomainInfo | None:
+        """Its domain, also one that somebody renamed or undefined meanwhile; None when there is none."""
+        name, hypervisor, info = host.domain_name(sandbox.id), host.require(), None
+        with suppress(NotFound, Conflict):
+            info = await hypervisor.info(name)
+        if (info is None or not info.persistent) and sandbox.uuid:
+            info = await hypervisor.take_back(name, sandbox.uuid)
+        return info
+
+    async def see(self, sandbox: Sandbox, info: DomainInfo | None) -> bool:
+        """Keep what libvirt shows of a sandbox's domain (None: there is none). False where that is no news,
+        or where the row was changed meanwhile."""
+        verdict = await self._judged(sandbox, info)
+        if (verdict.phase, verdict.reason) == (sandbox.phase, sandbox.reason):
             return False
-        if phase in (Phase.STOPPED, Phase.ERROR):  # at once: who waits for an answer from it is told now
-            await self.hang_up(sandbox)
-        sandbox.phase, sandbox.reason = phase, reason
-        await self.save(sandbox)
+        if verdict.phase in (Phase.STOPPED, Phase.ERROR):
+            await self.hang_up(sandbox)  # at once: who waits for an answer from it is told now
+        return await self._believe(sandbox, verdict)
+
+    async def _judged(self, sandbox: Sandbox, info: DomainInfo | None) -> Verdict:
+        ran = before(sandbox).phase in (Phase.RUNNING, Phase.PAUSED)
+        if info is None or info.state not in ("shutoff", "crashed") or not ran:
+            return judge(sandbox, info)
+        host = self.host_of(sandbox)
+        died_of = await host.require().why_died(info.name) if info.why == "died" else "unknown"
+        return judge(sandbox, info, died_of=died_of, booted_at=await host.booted_at())
+
+    async def _believe(self, sandbox: Sandbox, verdict: Verdict) -> bool:
+        """The row says so from now on, and who listens is told why. False if it was changed meanwhile."""
+        try:
+            row = await self._store.sandboxes.change(sandbox.id, partial(_as_seen, sandbox, verdict))
+        except WrongState:
+            return False
+        sandbox.phase, sandbox.reason, sandbox.updated_at = row.phase, row.reason, row.updated_at
+        sandbox.lost_phase, sandbox.lost_reason = row.lost_phase, row.lost_reason
+        await self._changed(sandbox)
+        if sandbox.reason:
+            log.info("%s (%s): %s", sandbox.id, sandbox.sandbox_name, sandbox.reason)
+            kind, data = f"sandbox.{sandbox.phase}", {"reason": sandbox.reason}
+            await self._events.publish(kind, "sandbox", sandbox.id, sandbox_id=sandbox.id, data=data)
         return True
 
     async def save(self, sandbox: Sandbox) -> Sandbox:
         """Keep the row and tell who listens."""
         sandbox.updated_at = now()
         await self._store.sandboxes.save(sandbox)
-        await self._events.publish(
-            "sandbox.changed", "sandbox", sandbox.id, sandbox_id=sandbox.id, data={"phase": sandbox.phase}
-        )
+        await self._changed(sandbox)
         return sandbox
+
+    async def _changed(self, sandbox: Sandbox) -> None:
+        data = {"phase": sandbox.phase}
+        await self._events.publish("sandbox.changed", "sandbox", sandbox.id, sandbox_id=sandbox.id, data=data)
 
     def guest(self, sandbox: Sandbox) -> Guest:
         """Where SSH finds it, and the only host key it may show. By its id: stock gets its name later."""
@@ -317,6 +343,16 @@ class FleetCore:
             host_key=" ".join(sandbox.host_key.split()[:2]),  # without ssh-keygen's comment
         )
         return host, SshKey(private=private.encode(), certificate=certificate.encode())
+
+
+def _as_seen(judged: Sandbox, verdict: Verdict, row: Sandbox) -> Sandbox:
+    """Under the row's lock: what was judged is what is there, and it is nobody's work."""
+    if row.phase is Phase.DESTROYED or (row.phase, row.reason) != (judged.phase, judged.reason):
+        raise WrongState(f"{row.id} is {row.phase} by now", remedy="look again")
+    update = {"phase": verdict.phase, "reason": verdict.reason, "updated_at": now()}
+    was = before(row) if verdict.phase is Phase.LOST else None
+    lost = {"lost_phase": was and was.phase, "lost_reason": was.reason if was else ""}
+    return row.model_copy(update={**update, **lost})
 
 
 def _doing(what: str, row: Sandbox) -> Sandbox:

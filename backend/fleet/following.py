@@ -1,115 +1,172 @@
 """What becomes of sandboxes by themselves: their time runs out, their host goes away and comes back, somebody
-ends a domain by hand. Rows follow what libvirt shows; what a crash left half done is undone.
+ends, pauses or renames a domain by hand. Rows follow what libvirt shows; what a crash left is undone.
+
+An event only says that a domain is to be looked at: what is kept is what libvirt shows then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
-from backend.errors import FluidError
+from backend.errors import Conflict, FluidError, NotFound
+from backend.fleet.core import FleetParts
 from backend.fleet.host import Host
-from backend.fleet.recovery import Recovery
-from backend.hypervisor import DomainEvent
-from backend.hypervisor.nouns import EventKind, State
-from backend.models import Identity, Phase, now
+from backend.fleet.recovery import OURS, Recovery
+from backend.fleet.states import Verdict, before
+from backend.hypervisor import DomainEvent, DomainInfo
+from backend.models import Identity, Phase, Sandbox, now
 
 log = logging.getLogger(__name__)
 
 FOLLOW_AGAIN_S = 2.0
 LOST_AFTER_S = 10.0  # a libvirtd that is restarted is back by then
-DOMAIN_STATES: dict[EventKind, State] = {
-    "started": "running",
-    "resumed": "running",
-    "paused": "paused",
-    "stopped": "shutoff",
-    "crashed": "crashed",
-}
+ENDED_AT_ONCE = 4  # on one host
 
 
 class Following(Recovery):
     """Expire, follow, mark as lost."""
 
+    def __init__(self, parts: FleetParts) -> None:
+        super().__init__(parts)
+        self._unseen: set[tuple[str, str]] = set()  # domains by their host that are to be looked at
+        self._ending: dict[str, asyncio.Semaphore] = defaultdict(partial(asyncio.Semaphore, ENDED_AT_ONCE))
+
     async def expire(self) -> None:
-        """Destroy what outlived its TTL and what could not be undone, once its host answers. The daemon calls
-        this every few seconds."""
+        """Destroy what outlived its TTL and what could not be undone, once its host answers; each by itself,
+        so that one that cannot be destroyed holds up no other. The daemon calls this every few seconds."""
+        up = {host.name for host in self._hosts if host.up}
         for sandbox in await self.all_live():
-            if not self.host_of(sandbox).up:
-                continue
+            if sandbox.host_name in up and self._is_over(sandbox):
+                self._parts.background.keep(f"end {sandbox.id}", partial(self._end_life, sandbox.id))
+
+    def _is_over(self, sandbox: Sandbox) -> bool:
+        outlived = sandbox.expires_at is not None and sandbox.expires_at <= now()
+        return outlived or sandbox.id in self._torn
+
+    async def _end_life(self, sandbox_id: str) -> None:
+        sandbox = await self.load(sandbox_id)
+        host = self._hosts.find(sandbox.host_name)
+        if sandbox.phase is Phase.DESTROYED or host is None or not host.up or not self._is_over(sandbox):
+            return
+        async with self._ending[host.name]:
             if sandbox.id in self._torn:
                 await self.discard(sandbox)
-            elif sandbox.expires_at and sandbox.expires_at <= now():
+                self._torn.discard(sandbox.id)
+            else:
                 log.info("%s outlived its %s s", sandbox.id, sandbox.ttl_seconds)
                 await self.destroy(Identity.system(), sandbox.id)
 
     # --- after a crash --------------------------------------------------------------------------------
 
     async def reconcile_all(self) -> None:
-        """What a start begins with, on each host that answers; the others follow when they do."""
+        """What a start begins with, on each host that answers; the others follow when they do. One where it
+        fails is followed, and so reconciled again."""
+        await self._lose_unlisted()
         up = [host for host in self._hosts if host.up]
         await asyncio.gather(*(self._first(host) for host in up))
 
     async def _first(self, host: Host) -> None:
-        await self._recovered(host, await self.clear_templates(host))
-        await self.reconcile(host)
+        with self._parts.background.turn(f"reconcile {host.name}"):
+            for words in await self.clear_templates(host):
+                await self._recovered(host, words)
+            await self.reconcile(host)
 
     async def reconcile(self, host: Host) -> None:
         """Make a host's rows and domains agree, after a start and whenever its libvirt is back."""
-        await self._recovered(host, await self.agree(host))
-
-    async def _recovered(self, host: Host, said: Sequence[str]) -> None:
-        """The log and the audit say what was done."""
-        for words in said:
-            log.info("recovered on %s: %s", host.name, words)
-            await self._audit.note(Identity.system(), "fleet.reconcile", "host", host.name, data_said=words)
+        for words in await self.agree(host):
+            await self._recovered(host, words)
 
     # --- one host, as long as the backend runs ----------------------------------------------------------
 
     async def follow(self, host: Host) -> None:
         """libvirt's own events drive the state. While libvirt or the database is away they wait; a host that
-        is silent holds up no other. Runs until cancelled."""
-        if not host.up:
+        is silent holds up no other. Runs until cancelled; begun again, it misses nothing."""
+        was_up = host.up
+        if not was_up:
             self._miss(host)
             await host.appear()
-            await self._follow(host, DomainEvent("", "connected"))
-        self.warm_soon(host)
-        async for event in host.events():
-            await self._follow(host, event)
+        async with host.listening() as events:
+            if host.up:
+                await self._insist(host, partial(self._rejoin, host, tell=not was_up))
+            self.warm_soon(host)
+            async for event in events:
+                await self._follow(host, event)
 
     async def _follow(self, host: Host, event: DomainEvent) -> None:
-        if event.kind == "lost":
+        if event.domain:
+            self._look_soon(host, event.domain)
+        elif event.kind == "lost":
             self._miss(host)
-        while not await self._followed(host, event):  # noqa: ASYNC110 - nothing tells that all parts are back
-            await asyncio.sleep(FOLLOW_AGAIN_S)
+            await self._insist(host, host.revive)
+        elif event.kind == "connected":
+            await self._insist(host, partial(self._rejoin, host, tell=True))
 
-    async def _followed(self, host: Host, event: DomainEvent) -> bool:
-        try:
-            if not host.up:
-                await host.revive()
-            if event.domain:
-                await self._follow_domain(host, event)
-            elif event.kind == "connected":
-                host.since = now()
-                await self.reconcile(host)
-                await self._tell_of(host)
-        except (FluidError, OSError) as error:
-            log.warning("%s %s is not followed yet: %s", event.domain or host.name, event.kind, error)
-            return False
-        return True
+    async def _rejoin(self, host: Host, *, tell: bool) -> None:
+        if not host.up:
+            await host.revive()
+        await self.reconcile(host)
+        if tell:
+            host.since = now()
+            await self._tell_of(host)
 
-    async def _follow_domain(self, host: Host, event: DomainEvent) -> None:
-        state = DOMAIN_STATES.get(event.kind)
-        if state is None or not host.is_sandbox(event.domain):
+    async def _insist(self, host: Host, work: Callable[[], Awaitable[None]]) -> None:
+        """Nothing tells that all parts are back: they are asked again."""
+        while True:
+            try:
+                await work()
+            except (FluidError, OSError) as error:
+                log.warning("%s is not followed yet: %s", host.name, error)
+                await asyncio.sleep(FOLLOW_AGAIN_S)
+            else:
+                return
+
+    # --- one domain -------------------------------------------------------------------------------------
+
+    def _look_soon(self, host: Host, domain: str) -> None:
+        """By itself, and once more for what happens meanwhile: no domain holds up another."""
+        self._unseen.add((host.name, domain))
+        self._parts.background.keep(f"look at {domain}", partial(self._look, host, domain))
+
+    async def _look(self, host: Host, domain: str) -> None:
+        what = (host.name, domain)
+        while what in self._unseen and host.up:  # one that is away is reconciled when it is back
+            self._unseen.discard(what)
+            try:
+                await self._look_at(host, domain)
+            except BaseException:
+                self._unseen.add(what)
+                raise
+        self._unseen.discard(what)
+
+    async def _look_at(self, host: Host, domain: str) -> None:
+        if not host.is_sandbox(domain):
             return
-        sandbox = await self._store.sandboxes.find({"id": host.sandbox_id(event.domain)})
+        sandbox = await self._store.sandboxes.find({"id": host.sandbox_id(domain)})
+        info: DomainInfo | None = None
         if sandbox is None or sandbox.phase is Phase.DESTROYED:
-            if state in ("running", "paused"):
-                # What a backend that died had asked for and libvirt did afterwards.
-                await host.require().destroy(event.domain)
-        elif sandbox.phase is not Phase.CREATING and not self.exclusive(sandbox.id).locked():
-            await self.see(sandbox, state)
+            with suppress(NotFound, Conflict):  # Conflict: it is not ours, whatever its name
+                info = await host.require().info(domain)
+            if info is None or info.metadata.get("role") not in OURS:
+                return
+            # Somebody renamed it, or copied it; else a backend that died had asked for it.
+            sandbox = await self._store.sandboxes.find({"id": info.metadata.get("sandbox", "")})
+        if sandbox is None or sandbox.phase is Phase.DESTROYED:
+            await host.require().destroy(domain)
+            return
+        if sandbox.phase is Phase.CREATING:
+            return
+        async with self.exclusive(sandbox.id):  # whoever holds it keeps what it does itself
+            stood_still = before(await self.load(sandbox.id)).phase is Phase.PAUSED
+            news = await self._look_again(sandbox.id)
+        if news:
+            self._reach(await self.load(sandbox.id), woken=stood_still)
+
+    # --- hosts that are away ----------------------------------------------------------------------------
 
     def _miss(self, host: Host) -> None:
         host.since = now()
@@ -122,10 +179,31 @@ class Following(Recovery):
             return
         for sandbox in await self.on(host):
             if sandbox.phase in (Phase.RUNNING, Phase.PAUSED, Phase.STOPPED):
-                was, sandbox.phase = sandbox.phase, Phase.LOST
-                sandbox.reason = f"{host.name} is silent since {host.since:%H:%M:%S} UTC; it was {was}"
-                await self.save(sandbox)
+                since = f"{host.name} is silent since {host.since:%H:%M:%S} UTC"
+                await self._lost(sandbox, f"{since}; it was {_was(sandbox)}")
         await self._tell_of(host)
+
+    async def _lose_unlisted(self) -> None:
+        """Rows of hosts that the config no longer lists. They are found again when it does."""
+        for sandbox in await self.all_live():
+            if self._hosts.find(sandbox.host_name) is None:
+                name = sandbox.host_name
+                await self._lost(
+                    sandbox,
+                    f"{name} is not among the hosts any more; it was {_was(sandbox)}. List {name} in "
+                    f"config.yaml again and restart, or give it up: fluid sandboxes destroy {sandbox.id}",
+                )
+
+    async def _lost(self, sandbox: Sandbox, reason: str) -> None:
+        with self._parts.background.turn(f"mark {sandbox.id} as lost"):
+            if reason != sandbox.reason:
+                await self._believe(sandbox, Verdict(Phase.LOST, reason))
 
     async def _tell_of(self, host: Host) -> None:
         await self._events.publish("host.changed", "host", host.name, data={"up": host.up})
+
+
+def _was(sandbox: Sandbox) -> str:
+    """``paused (why)``."""
+    was = before(sandbox)
+    return f"{was.phase} ({was.reason})" if was.reason else str(was.phase)

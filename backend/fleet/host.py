@@ -7,7 +7,9 @@ import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from datetime import datetime, timedelta
 from ipaddress import IPv4Network
 
 from backend.config import Config, HostConfig
@@ -34,6 +36,7 @@ RETRY_MAX_S = 15.0
 LOOK_TIMEOUT_S = 5.0  # a host that hangs holds up nobody for longer; libvirt's first answer may take 3
 FRESH_S = 1.0
 CLOCK_FRESH_S = 60.0
+BOOTED_FRESH_S = 10.0  # shorter than any host takes to come back
 
 
 class Host:
@@ -58,6 +61,8 @@ class Host:
         self._looked_at = 0.0  # time.monotonic()
         self._clock_skew_s: float | None = None
         self._clock_due = 0.0  # time.monotonic()
+        self._booted_at: datetime | None = None
+        self._booted_due = 0.0  # time.monotonic()
         self.network: NetworkSpec | ForeignNetwork
         self.virt_type = ""
         self.draining = False
@@ -99,17 +104,19 @@ class Host:
         return False
 
     async def appear(self) -> None:
-        """Return once libvirt answers; asked again and again, with growing pauses."""
+        """Return once libvirt has answered; asked again and again, with growing pauses. A connection that
+        stood once comes back by itself."""
         pause_s = RETRY_FIRST_S
-        while not await self.open():
+        while self._hypervisor is None and not await self.open():
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, RETRY_MAX_S)
 
-    async def events(self) -> AsyncIterator[DomainEvent]:
-        """See :meth:`backend.hypervisor.Hypervisor.events`; none before the host was up once."""
-        if self._hypervisor:
-            async for event in self._hypervisor.events():
-                yield event
+    def listening(self) -> AbstractAsyncContextManager[AsyncIterator[DomainEvent]]:
+        """See :meth:`backend.hypervisor.Hypervisor.listening`. Raises HypervisorDown before the host was up
+        once."""
+        if self._hypervisor is None:
+            raise HypervisorDown(self._down.message, remedy=self._down.remedy)
+        return self._hypervisor.listening()
 
     async def revive(self) -> None:
         """The connection is lost: what is ours to do for its return is done."""
@@ -237,6 +244,18 @@ class Host:
         except (FluidError, TimeoutError) as error:
             self._clock_skew_s = None
             log.info("the clock of %s is not known: %s", self.name, error or "no answer")
+
+    async def booted_at(self) -> datetime | None:
+        """When the host itself started; None where it does not say."""
+        if time.monotonic() >= self._booted_due:
+            self._booted_due = time.monotonic() + BOOTED_FRESH_S
+            try:
+                async with asyncio.timeout(LOOK_TIMEOUT_S):
+                    self._booted_at = now() - timedelta(seconds=await self.way.uptime())
+            except (FluidError, OSError, ValueError, TimeoutError) as error:
+                self._booted_at = None
+                log.info("since when %s runs is not known: %s", self.name, error or "no answer")
+        return self._booted_at
 
     async def room(self, image: str, max_age_s: float = FRESH_S) -> Room:
         """What placement weighs; ``image`` is a SHA-256."""

@@ -63,6 +63,10 @@ class Hosts:
     async def close(self) -> None:
         await asyncio.gather(*(host.close() for host in self))
 
+    def find(self, name: str) -> Host | None:
+        """None: it is not listed (any more)."""
+        return self._hosts.get(name)
+
     def named(self, name: str) -> Host:
         """Raises HostNotFound: the config does not list it (any more)."""
         host = self._hosts.get(name)

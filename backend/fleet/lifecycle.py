@@ -190,10 +190,11 @@ class Lifecycle(Sizes):
         """Destroy without a question: twins, and what failed half-way."""
         self._young.discard(sandbox.id)
         try:
-            host = self.host_of(sandbox)
             await self.hang_up(sandbox)
-            await host.require().destroy(host.domain_name(sandbox.id))
-            host.give_back(sandbox.ip_address)
+            # On a host that is not listed any more it stays, and goes when that one is listed again.
+            if host := self._hosts.find(sandbox.host_name):
+                await host.require().destroy(host.domain_name(sandbox.id), uuid=sandbox.uuid)
+                host.give_back(sandbox.ip_address)
             await self._store.snapshots.forget(sandbox.id)
             sandbox.phase, sandbox.deleted_at = Phase.DESTROYED, now()
             await self.save(sandbox)
@@ -424,6 +425,7 @@ class Lifecycle(Sizes):
         self.must_be(sandbox, Phase.STOPPED, Phase.ERROR)
         async with self.step(actor, "sandbox.start", sandbox):
             keys = self._parts.authority.trusted
+            await self.domain_of(self.host_of(sandbox), sandbox)  # it has its name again
             await self.machine(sandbox).start(sandbox.domain, ca_public=keys.text)
             sandbox.ca = keys.mark
             await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
@@ -472,7 +474,8 @@ class Lifecycle(Sizes):
     async def destroy(self, actor: Identity, sandbox_id: str) -> Sandbox:
         """Domain, disks, memory files, snapshots: nothing is left but the record."""
         sandbox = await self.get(actor, sandbox_id)
-        self.machine(sandbox)  # a host that is lost is told at once, and nothing is promised
+        if self._hosts.find(sandbox.host_name):
+            self.machine(sandbox)  # a host that is lost is told at once, and nothing is promised
         async with (
             self.step(actor, "sandbox.destroy", sandbox) as step,
             self.ahead(sandbox, "destroy", step=step),

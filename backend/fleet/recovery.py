@@ -6,14 +6,19 @@ a restore, a deletion and a destruction are finished: they had begun to replace 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from functools import partial
 
+from backend.errors import DatabaseDown, HypervisorDown
 from backend.fleet.host import Host
 from backend.fleet.lifecycle import Lifecycle
 from backend.fleet.snapshots import Snapshots
+from backend.fleet.states import before
 from backend.hypervisor import DomainInfo, Hypervisor
-from backend.models import Phase, Sandbox
+from backend.models import Identity, Phase, Sandbox
+
+log = logging.getLogger(__name__)
 
 OURS = ("sandbox", "rehearsal", "stock")  # roles of domains that a row must name
 TEMPLATE = "template"
@@ -37,31 +42,77 @@ class Recovery(Lifecycle, Snapshots):
         hypervisor = host.require()
         said: list[str] = []
         domains = {info.name: info for info in await hypervisor.list_ours()}
-        for sandbox in await self.on(host):
+        rows = await self.all_live()
+        for sandbox in rows:
+            if not self._is_here(host, sandbox, domains):
+                continue
             info = domains.pop(host.domain_name(sandbox.id), None)
+            if sandbox.host_name != host.name:
+                said.append(await self._adopt(host, sandbox))
             if sandbox.id not in self._young and not self.exclusive(sandbox.id).locked():
-                said += await self._agree_on(sandbox, info)
+                said += await self._settled(host, sandbox, info)
+        living = {sandbox.id for sandbox in rows}
         for info in domains.values():
-            if info.metadata.get("role") in OURS:
-                await hypervisor.destroy(info.name)
-                said.append(f"destroyed {info.name}: no row names it")
+            # One that names a row's sandbox was renamed, or is somebody's copy of it.
+            if info.metadata.get("role") in OURS and info.metadata.get("sandbox") not in living:
+                with self._parts.background.turn(f"destroy {info.name}, which no row names"):
+                    await hypervisor.destroy(info.name)
+                    said.append(f"destroyed {info.name}: no row names it")
         return said + await self._clear_files(host, hypervisor)
+
+    def _is_here(self, host: Host, sandbox: Sandbox, domains: Mapping[str, DomainInfo]) -> bool:
+        """Also one of a host that is not listed, when its machine is found here: the host has a new name."""
+        if sandbox.host_name == host.name:
+            return True
+        info = domains.get(host.domain_name(sandbox.id))
+        unlisted = self._hosts.find(sandbox.host_name) is None
+        return unlisted and info is not None and info.uuid == sandbox.uuid
+
+    async def _adopt(self, host: Host, sandbox: Sandbox) -> str:
+        was, sandbox.host_name, sandbox.host_address = sandbox.host_name, host.name, host.address
+        await self.save(sandbox)
+        return f"found {sandbox.sandbox_name} of {was}, which is not listed, on {host.name}"
+
+    async def _settled(self, host: Host, sandbox: Sandbox, info: DomainInfo | None) -> Sequence[str]:
+        """One row that cannot be settled holds up no other: it is tried again by itself."""
+        try:
+            return await self._agree_on(host, sandbox, info)
+        except (HypervisorDown, DatabaseDown):
+            raise
+        except Exception as error:
+            log.warning("%s is not settled yet: %r", sandbox.id, error)
+            self._parts.background.keep(f"settle {sandbox.id}", partial(self._settle_later, sandbox.id))
+            return []
+
+    async def _settle_later(self, sandbox_id: str) -> None:
+        sandbox = await self.load(sandbox_id)
+        host = self._hosts.find(sandbox.host_name)
+        if sandbox.phase is Phase.DESTROYED or host is None or not host.up:  # its host's return settles it
+            return
+        for words in await self._agree_on(host, sandbox, await self.domain_of(host, sandbox)):
+            await self._recovered(host, words)
+
+    async def _recovered(self, host: Host, words: str) -> None:
+        """The log and the audit say what was done."""
+        log.info("recovered on %s: %s", host.name, words)
+        await self._audit.note(Identity.system(), "fleet.reconcile", "host", host.name, data_said=words)
 
     async def on(self, host: Host) -> list[Sandbox]:
         """The live rows of a host."""
         return [sandbox for sandbox in await self.all_live() if sandbox.host_name == host.name]
 
     async def _clear_files(self, host: Host, hypervisor: Hypervisor) -> list[str]:
-        named = {host.domain_name(sandbox.id) for sandbox in await self.on(host)}
+        named = {host.domain_name(sandbox.id) for sandbox in await self.all_live()}
         said = []
         for name in await hypervisor.leftovers():
             if host.is_sandbox(name) and name not in named:
-                await hypervisor.destroy(name)
-                said.append(f"removed the files of {name}: no row names it")
+                with self._parts.background.turn(f"remove the files of {name}, which no row names"):
+                    await hypervisor.destroy(name)
+                    said.append(f"removed the files of {name}: no row names it")
         return said
 
-    async def _agree_on(self, sandbox: Sandbox, info: DomainInfo | None) -> Sequence[str]:
-        name, was = sandbox.sandbox_name, sandbox.phase
+    async def _agree_on(self, host: Host, sandbox: Sandbox, info: DomainInfo | None) -> Sequence[str]:
+        name, was = sandbox.sandbox_name, before(sandbox).phase
         unfit_stock = sandbox.purpose == "stock" and (info is None or info.state != "paused")
         if sandbox.purpose == "rehearsal" or was is Phase.CREATING or unfit_stock:
             doing = "it was being made" if was is Phase.CREATING else "the rehearsal ran"
@@ -69,15 +120,33 @@ class Recovery(Lifecycle, Snapshots):
             return [f"discarded {name}: the backend died while {doing}"]
         if sandbox.doing:
             return [await self._end(sandbox)]
-        said = []
-        if await self.see(sandbox, info.state if info else None):
-            said = [f"{name} was {was}, is {sandbox.phase} {sandbox.reason}".rstrip()]
-        self._reach(sandbox)
+        stood_still, shown, said = was is Phase.PAUSED, sandbox.phase, []
+        async with self.exclusive(sandbox.id):
+            if info is None or not info.persistent:
+                info = await self.domain_of(host, sandbox)
+            if await self.see(sandbox, info):
+                said = [f"{name} was {shown}, is {sandbox.phase} {sandbox.reason}".rstrip()]
+        self._reach(sandbox, woken=stood_still)
         return said
 
-    def _reach(self, sandbox: Sandbox) -> None:
-        if sandbox.phase is Phase.RUNNING and not self._parts.forwards.keeps(sandbox.id):
-            self._parts.background.start(f"egress {sandbox.id}", partial(self.open_egress, sandbox))
+    def _reach(self, sandbox: Sandbox, *, woken: bool = False) -> None:
+        """Hold the connection to one that runs; ``woken``: it stood still, and nobody set its clock."""
+        if sandbox.phase is not Phase.RUNNING:
+            return
+        if woken or not self._parts.forwards.keeps(sandbox.id):
+            work = partial(self._hold, sandbox.id, woken)
+            self._parts.background.keep(f"reach {sandbox.id}", work)
+
+    async def _hold(self, sandbox_id: str, woken: bool) -> None:
+        """As long as it runs, this is tried again."""
+        sandbox = await self.load(sandbox_id)
+        if sandbox.phase is not Phase.RUNNING or self._hosts.find(sandbox.host_name) is None:
+            return
+        if woken:
+            self._guests.release(sandbox.id)
+            await self.machine(sandbox).trust(sandbox.domain, self._parts.authority.trusted.text)
+        if not self._parts.forwards.keeps(sandbox.id):
+            await self.open_egress(sandbox)
 
     async def _end(self, sandbox: Sandbox) -> str:
         """Finish or undo what the row says was under way."""

@@ -4,6 +4,7 @@ login, whose one connection leads to its libvirt and to its guests; or at a libv
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from ipaddress import IPv4Network
@@ -24,6 +25,7 @@ from backend.places import LIBVIRT_SOCKET, Here, OverNetwork, OverSsh, SshDestin
 log = logging.getLogger(__name__)
 
 CLOCK_TIMEOUT_S = 2.0
+UPTIME = Path("/proc/uptime")
 LIBVIRT_IMAGES = Path("/var/lib/libvirt/images")
 
 
@@ -57,6 +59,13 @@ class Way(Protocol):
 
     async def reserved_mb(self) -> int:
         """What of the host's free space, as its libvirt tells it, only root there may fill."""
+
+    async def uptime(self) -> float:
+        """Seconds since the host's kernel was started.
+
+        Raises:
+            FluidError, OSError, ValueError: it cannot be told.
+        """
 
     async def revive(self) -> None:
         """The connection to libvirt is lost: do what is ours to do."""
@@ -113,6 +122,9 @@ class LocalWay:
     async def reserved_mb(self) -> int:
         """It is not counted as free here."""
         return 0
+
+    async def uptime(self) -> float:
+        return _uptime(await asyncio.to_thread(UPTIME.read_bytes))
 
     async def revive(self) -> None:
         """Start a libvirtd of ours again. Another's is its keeper's business."""
@@ -182,8 +194,16 @@ class RemoteWay:
             return 0
         return max(free - available, 0) * block_bytes >> 20
 
+    async def uptime(self) -> float:
+        return _uptime(await self._link.run(["cat", str(UPTIME)], timeout_s=CLOCK_TIMEOUT_S))
+
     async def revive(self) -> None:
         """The link tries by itself."""
 
     async def leave(self, *, idle: bool) -> None:
         await self._link.close()
+
+
+def _uptime(told: bytes) -> float:
+    """proc(5): the first number of /proc/uptime."""
+    return float(told.partition(b" ")[0])

@@ -40,6 +40,7 @@ _events_thread: threading.Thread | None = None
 LIFECYCLE: dict[int, EventKind] = {
     libvirt.VIR_DOMAIN_EVENT_STARTED: "started",
     libvirt.VIR_DOMAIN_EVENT_SUSPENDED: "paused",
+    libvirt.VIR_DOMAIN_EVENT_PMSUSPENDED: "paused",
     libvirt.VIR_DOMAIN_EVENT_RESUMED: "resumed",
     libvirt.VIR_DOMAIN_EVENT_STOPPED: "stopped",
     libvirt.VIR_DOMAIN_EVENT_CRASHED: "crashed",
@@ -199,16 +200,6 @@ class Connection:
                 remedy="see that libvirtd runs on the host; it is tried again",
             )
         return self._connection
-
-    async def events(self) -> AsyncIterator[DomainEvent]:
-        """What happens to domains and to this host, from now on."""
-        queue: asyncio.Queue[DomainEvent] = asyncio.Queue()
-        self._listeners.add(queue)
-        try:
-            while True:
-                yield await queue.get()
-        finally:
-            self._listeners.discard(queue)
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[asyncio.Queue[DomainEvent]]:

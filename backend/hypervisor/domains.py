@@ -17,7 +17,8 @@ from backend.hypervisor import channel
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domain_xml import NAMESPACE, disk_of, parse_metadata
 from backend.hypervisor.machines import machine_for
-from backend.hypervisor.nouns import DomainInfo, Machine, State
+from backend.hypervisor.nouns import DomainInfo, Machine
+from backend.hypervisor.states import state_of
 from backend.hypervisor.storage import HostFiles
 from backend.models.base import check_name
 from backend.steps import reached
@@ -28,16 +29,7 @@ BOOT_TIMEOUT_S = 240.0  # under emulation, with other guests beside it
 ANSWER_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 60.0
 SEED_BYTES = 32
-
-STATES: dict[int, State] = {
-    libvirt.VIR_DOMAIN_RUNNING: "running",
-    libvirt.VIR_DOMAIN_BLOCKED: "running",
-    libvirt.VIR_DOMAIN_PAUSED: "paused",
-    libvirt.VIR_DOMAIN_SHUTDOWN: "running",
-    libvirt.VIR_DOMAIN_SHUTOFF: "shutoff",
-    libvirt.VIR_DOMAIN_CRASHED: "crashed",
-    libvirt.VIR_DOMAIN_PMSUSPENDED: "paused",
-}
+SECURE_XML = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 
 
 def fresh_moment() -> dict[str, Any]:
@@ -109,14 +101,37 @@ class Domains:
 
         def work(connection: libvirt.virConnect) -> list[DomainInfo]:
             found = []
+            fleeting = connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_TRANSIENT)
+            transient = {domain.UUIDString() for domain in fleeting}
             for domain in connection.listAllDomains(0):
                 # A domain may vanish between the list and the look.
                 with contextlib.suppress(libvirt.libvirtError):
                     if domain.name().startswith(start) and _metadata(domain) is not None:
-                        found.append(info_of(domain))
+                        found.append(info_of(domain, persistent=domain.UUIDString() not in transient))
             return found
 
         return await self.connection.call(work, what="list domains")
+
+    async def take_back(self, name: str, uuid: str) -> DomainInfo | None:
+        """The domain of ours with this UUID, whatever somebody called it; None when there is none.
+
+        One that is off gets its name again, and one that runs without a definition is defined again. One that
+        runs under another name keeps that: libvirt renames none that runs.
+        """
+        self.check_name(name)
+
+        def work(connection: libvirt.virConnect) -> DomainInfo | None:
+            if (domain := _by_uuid(connection, uuid)) is None:
+                return None
+            if domain.isActive() and not domain.isPersistent():
+                connection.defineXML(domain.XMLDesc(SECURE_XML))
+            if domain.name() != name and not domain.isActive():
+                with contextlib.suppress(libvirt.libvirtError):  # somebody else's has the name now
+                    domain.rename(name)
+                domain = connection.lookupByUUIDString(uuid)
+            return info_of(domain)
+
+        return await self.connection.call(work, what=f"take back {name}", limit_s=START_TIMEOUT_S)
 
     async def leftovers(self) -> list[str]:
         """Names of domains that have files and do not exist: what a crash in the middle leaves."""
@@ -176,10 +191,19 @@ class Domains:
         the CA keys of now (as a guest's identity has them; none: those that it has)."""
         await self.ask(name, "wake", **fresh_moment(), ca_public=ca_public, **values)
 
-    async def destroy(self, name: str) -> None:
-        """Remove the domain and every file of it, also of one that was half made or is gone already."""
+    async def destroy(self, name: str, uuid: str = "") -> None:
+        """Remove the domain and every file of it, also of one that was half made or is gone already. With a
+        ``uuid`` it goes also if somebody gave it another name."""
+
+        def under_any_name(connection: libvirt.virConnect) -> None:
+            if domain := _by_uuid(connection, uuid):
+                _remove(domain)
+
         with contextlib.suppress(NotFound):
             await self.call(name, _remove, what="destroy", limit_s=START_TIMEOUT_S)
+        if uuid:
+            with contextlib.suppress(NotFound):
+                await self.connection.call(under_any_name, what=f"destroy {name}", limit_s=START_TIMEOUT_S)
         reached("domain gone")
         await self.files.drop(name)
         reached("files gone")
@@ -201,10 +225,23 @@ def role_of(domain: libvirt.virDomain) -> str | None:
     return None if marks is None else marks.get("role", "")
 
 
-def info_of(domain: libvirt.virDomain) -> DomainInfo:
+def info_of(domain: libvirt.virDomain, *, persistent: bool | None = None) -> DomainInfo:
     """A domain of ours as a plain value."""
-    state = STATES.get(domain.state()[0], "crashed")
-    return DomainInfo(domain.name(), domain.UUIDString(), state, _metadata(domain) or {})
+    state, why = state_of(domain)
+    if persistent is None:
+        persistent = bool(domain.isPersistent())
+    return DomainInfo(domain.name(), domain.UUIDString(), state, _metadata(domain) or {}, why, persistent)
+
+
+def _by_uuid(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain | None:
+    """None also for one without our mark: a UUID may be anybody's."""
+    try:
+        domain = connection.lookupByUUIDString(uuid)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
+    return None if _metadata(domain) is None else domain
 
 
 def _remove(domain: libvirt.virDomain) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from backend.hypervisor import (
     branches,
     far_sources,
     forks,
+    kernel_log,
     networks,
     preparations,
     shutdown,
@@ -344,9 +347,10 @@ class Hypervisor:
         """See :func:`backend.hypervisor.shutdown.stop`."""
         return await shutdown.stop(self._domains, domain, timeout_s)
 
-    async def destroy(self, domain: str) -> None:
-        """The domain and all its files, snapshots included; nothing is wrong when there is nothing."""
-        await self._domains.destroy(domain)
+    async def destroy(self, domain: str, *, uuid: str = "") -> None:
+        """The domain and all its files, snapshots included; nothing is wrong when there is nothing. See
+        :meth:`backend.hypervisor.domains.Domains.destroy` for ``uuid``."""
+        await self._domains.destroy(domain, uuid)
 
     async def pause(self, domain: str) -> None:
         await self._domains.pause(domain)
@@ -409,6 +413,16 @@ class Hypervisor:
         """One domain of ours, or NotFound."""
         return await self._domains.info(domain)
 
+    async def take_back(self, domain: str, uuid: str) -> DomainInfo | None:
+        """See :meth:`backend.hypervisor.domains.Domains.take_back`."""
+        return await self._domains.take_back(domain, uuid)
+
+    async def why_died(self, domain: str) -> kernel_log.Verdict:
+        """What this machine's kernel knows of a domain that just died; another's log is not read."""
+        if not self.is_local:
+            return "unknown"
+        return await asyncio.to_thread(kernel_log.verdict, domain)
+
     async def list_ours(self) -> list[DomainInfo]:
         """Every domain with our mark and prefix."""
         return await self._domains.list_ours()
@@ -429,10 +443,26 @@ class Hypervisor:
         """The names of domains that are ours and no sandbox: templates that are being built."""
         return set(self._domains.unnamed)
 
+    @contextlib.asynccontextmanager
+    async def listening(self) -> AsyncIterator[AsyncIterator[DomainEvent]]:
+        """As :meth:`events`, from the moment of entering."""
+        async with self._connection.listening() as queue:
+
+            async def told() -> AsyncIterator[DomainEvent]:
+                while True:
+                    yield await queue.get()
+
+            yield self._of_ours(told())
+
+    async def _of_ours(self, events: AsyncIterator[DomainEvent]) -> AsyncIterator[DomainEvent]:
+        async for event in events:
+            if not event.domain or event.domain.startswith(f"{self._prefix}-"):
+                yield event
+
     async def events(self) -> AsyncIterator[DomainEvent]:
         """What happens to our domains, and ``lost``/``connected`` of the host (with an empty domain)."""
-        async for event in self._connection.events():
-            if not event.domain or event.domain.startswith(f"{self._prefix}-"):
+        async with self.listening() as events:
+            async for event in events:
                 yield event
 
 

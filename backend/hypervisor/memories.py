@@ -8,10 +8,8 @@ from pathlib import Path
 import libvirt
 
 from backend.hypervisor.domain_xml import Rebase, rebased_xml
-from backend.hypervisor.domains import START_TIMEOUT_S, Domains
+from backend.hypervisor.domains import SECURE_XML, START_TIMEOUT_S, Domains
 from backend.steps import reached
-
-SECURE_XML = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 
 
 async def restore_memory(domains: Domains, source: Path, to: Rebase) -> None:

@@ -16,6 +16,24 @@ HEX_32 = re.compile(r"[0-9a-f]{32}")
 INTERFACE_NAME_MAX = 15  # IFNAMSIZ minus the NUL
 
 State = Literal["running", "paused", "shutoff", "crashed"]
+Why = Literal[
+    "",  # libvirt does not know, or nothing is to be said
+    "shut down",  # by itself, or asked to
+    "switched off",
+    "died",
+    "migrated",
+    "saved",
+    "did not start",
+    "reverted",
+    "asked",  # paused by whoever asked libvirt for it, us included
+    "disk error",
+    "disk full",
+    "watchdog",
+    "guest crashed",
+    "at work",  # libvirt saves, dumps or migrates it, and goes on by itself
+    "asleep",
+]
+"""Why a domain is in its state."""
 EventKind = Literal["started", "stopped", "paused", "resumed", "crashed", "removed", "connected", "lost"]
 
 
@@ -184,6 +202,8 @@ class DomainInfo:
     uuid: str
     state: State
     metadata: dict[str, str]
+    why: Why = ""
+    persistent: bool = True  # its definition stays when it goes off
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from backend.hypervisor.domain_xml import (
     rebased_xml,
     snapshot_xml,
 )
-from backend.hypervisor.domains import START_TIMEOUT_S, Domains, info_of
-from backend.hypervisor.memories import SECURE_XML, restore_memory
+from backend.hypervisor.domains import SECURE_XML, START_TIMEOUT_S, Domains, info_of
+from backend.hypervisor.memories import restore_memory
 from backend.hypervisor.nouns import DomainInfo, SnapshotFiles
 from backend.hypervisor.storage import MEMORY_SUFFIX, HostFiles
 from backend.models.base import check_name

@@ -20,8 +20,9 @@ import libvirt
 
 from backend.errors import FluidError, HypervisorFailed, NoSpace, TimedOut, TooLarge, WrongState
 from backend.hypervisor.connection import Connection
-from backend.hypervisor.domains import STATES, role_of
+from backend.hypervisor.domains import role_of
 from backend.hypervisor.source_xml import SourceDomain, backup_xml, source_domain
+from backend.hypervisor.states import state_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -147,7 +148,7 @@ async def _on(
 
 
 def _told(domain: libvirt.virDomain) -> SourceDomain:
-    state = STATES.get(domain.state()[0], "crashed")
+    state, _ = state_of(domain)
     return source_domain(domain.XMLDesc(0), state, role_of(domain))
 
 

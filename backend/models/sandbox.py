@@ -74,9 +74,11 @@ class Sandbox(Answer):
     deleted_at: datetime | None = None
 
     phase: Phase = Phase.CREATING
-    # Why it is in `error` or `lost`, or was paused or stopped by us, and what to do; in `creating`, its place
-    # in the queue, in words.
+    # Why it is in `error` or `lost`, or was paused or stopped by anybody but its users, and what to do; in
+    # `creating`, its place in the queue, in words.
     reason: str = ""
+    lost_phase: Phase | None = None  # of one that is lost: what it was, and why
+    lost_reason: str = ""
     queue: QueuePlace | None = None
     doing: str = ""  # written ahead of what changes its disk: "destroy", "snapshot NAME", "restore NAME" …
     purpose: str = "agent"  # agent | rehearsal | stock

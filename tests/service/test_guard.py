@@ -18,7 +18,7 @@ from backend.config import Config
 from backend.errors import NoSpace, PolicyDenied, WrongState
 from backend.fleet import Fleet, FleetParts, Guard
 from backend.guests import CertificateAuthority
-from backend.hypervisor import DiskUse
+from backend.hypervisor import DiskUse, DomainInfo
 from backend.models import CreateSandbox, Identity, Phase, Role, Sandbox, SnapshotRequest, now
 from backend.policy import Policy
 from backend.store import EventBus, Store, Subscription
@@ -187,7 +187,8 @@ async def test_at_the_reserve_the_one_that_wrote_most_is_paused_and_says_why(lab
 async def test_what_libvirt_says_of_the_pause_later_does_not_take_the_reason_away(lab: Lab) -> None:
     row = await lab.runs(1)
     await lab.fleet.pause(OPERATOR, row.id, reason="the disk is full")
-    assert not await lab.fleet.see(await lab.fleet.load(row.id), "paused")
+    shown = DomainInfo(row.domain, "", "paused", {}, "asked")
+    assert not await lab.fleet.see(await lab.fleet.load(row.id), shown)
     assert (await lab.phases())["box-1"] == (Phase.PAUSED, "the disk is full")
 
 
