@@ -276,6 +276,7 @@ class FleetCore:
             return False
         sandbox.phase, sandbox.reason, sandbox.updated_at = row.phase, row.reason, row.updated_at
         sandbox.lost_phase, sandbox.lost_reason = row.lost_phase, row.lost_reason
+        sandbox.last_activity_at = row.last_activity_at
         await self._changed(sandbox)
         if sandbox.reason:
             log.info("%s (%s): %s", sandbox.id, sandbox.sandbox_name, sandbox.reason)
@@ -349,10 +350,17 @@ def _as_seen(judged: Sandbox, verdict: Verdict, row: Sandbox) -> Sandbox:
     """Under the row's lock: what was judged is what is there, and it is nobody's work."""
     if row.phase is Phase.DESTROYED or (row.phase, row.reason) != (judged.phase, judged.reason):
         raise WrongState(f"{row.id} is {row.phase} by now", remedy="look again")
-    update = {"phase": verdict.phase, "reason": verdict.reason, "updated_at": now()}
-    was = before(row) if verdict.phase is Phase.LOST else None
-    lost = {"lost_phase": was and was.phase, "lost_reason": was.reason if was else ""}
-    return row.model_copy(update={**update, **lost})
+    was, is_lost = before(row), verdict.phase is Phase.LOST
+    update = {
+        "phase": verdict.phase,
+        "reason": verdict.reason,
+        "lost_phase": was.phase if is_lost else None,
+        "lost_reason": was.reason if is_lost else "",
+        "updated_at": now(),
+    }
+    if verdict.phase is Phase.RUNNING and was.phase is not Phase.RUNNING:
+        update["last_activity_at"] = now()  # somebody started it
+    return row.model_copy(update=update)
 
 
 def _doing(what: str, row: Sandbox) -> Sandbox:

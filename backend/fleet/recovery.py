@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
-from backend.errors import DatabaseDown, HypervisorDown
+from backend.errors import Conflict, DatabaseDown, HypervisorDown, NotFound
 from backend.fleet.host import Host
 from backend.fleet.lifecycle import Lifecycle
 from backend.fleet.snapshots import Snapshots
@@ -86,10 +87,16 @@ class Recovery(Lifecycle, Snapshots):
 
     async def _settle_later(self, sandbox_id: str) -> None:
         sandbox = await self.load(sandbox_id)
-        host = self._hosts.find(sandbox.host_name)
+        host, info = self._hosts.find(sandbox.host_name), None
         if sandbox.phase is Phase.DESTROYED or host is None or not host.up:  # its host's return settles it
             return
-        for words in await self._agree_on(host, sandbox, await self.domain_of(host, sandbox)):
+        if (
+            sandbox.id in self._young or self.exclusive(sandbox.id).locked()
+        ):  # somebody is at work on it again
+            return
+        with suppress(NotFound, Conflict):
+            info = await host.require().info(host.domain_name(sandbox.id))
+        for words in await self._agree_on(host, sandbox, info):
             await self._recovered(host, words)
 
     async def _recovered(self, host: Host, words: str) -> None:

@@ -85,7 +85,8 @@ def judge(
     if info.state == "paused" and info.why != "guest crashed":
         return _kept(was, Verdict(Phase.PAUSED, PAUSED.get(info.why, "").format(**names)))
     last_ran = sandbox.last_activity_at or sandbox.created_at
-    if was.phase in (Phase.RUNNING, Phase.PAUSED) and booted_at and last_ran < booted_at:
+    is_known = was.phase not in (Phase.RUNNING, Phase.PAUSED) or info.why not in ("", "died")
+    if not is_known and booted_at and last_ran < booted_at:
         return Verdict(
             Phase.STOPPED,
             f"{sandbox.host_name} was restarted at {booted_at:%H:%M:%S} UTC; its disk is kept, start it: "
