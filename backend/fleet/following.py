@@ -56,7 +56,6 @@ class Following(Recovery):
         async with self._ending[host.name]:
             if sandbox.id in self._torn:
                 await self.discard(sandbox)
-                self._torn.discard(sandbox.id)
             else:
                 log.info("%s outlived its %s s", sandbox.id, sandbox.ttl_seconds)
                 await self.destroy(Identity.system(), sandbox.id)

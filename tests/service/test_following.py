@@ -63,6 +63,9 @@ class Way:
     async def uptime(self) -> float:
         return self.up_s
 
+    async def reserved_mb(self) -> int:
+        return 0
+
     async def revive(self) -> None: ...
 
     async def leave(self, *, idle: bool) -> None: ...
