@@ -26,6 +26,7 @@ from backend.errors import BackendDown
 from backend.fleet import object_prefix
 from backend.hypervisor import GuestImage, Hypervisor, PrivateLibvirt
 from backend.hypervisor.domain_xml import DomainSpec, domain_xml, loose_nic
+from backend.hypervisor.nouns import Machine
 from backend.models import Phase, Sandbox, now
 from backend.paths import Paths
 from backend.store import Database, EmbeddedPostgres, Store, migrate
@@ -231,7 +232,7 @@ class Stage:
                 spec = DomainSpec(
                     name=sandbox.domain,
                     uuid=sandbox.uuid,
-                    virt_type="qemu",
+                    machine=Machine("qemu"),
                     cpu=2,
                     memory_mb=1024,
                     disk=folder / "disk-0.qcow2",
