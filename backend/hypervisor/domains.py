@@ -250,8 +250,13 @@ def _remove(domain: libvirt.virDomain) -> None:
     if domain.isActive():
         domain.destroy()
     if persistent:
-        domain.undefineFlags(
-            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-        )
+        flags = libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        if _has_checkpoints(domain):  # not every driver knows the flag
+            flags |= libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        domain.undefineFlags(flags)
+
+
+def _has_checkpoints(domain: libvirt.virDomain) -> bool:
+    with contextlib.suppress(libvirt.libvirtError):
+        return bool(domain.listAllCheckpoints(0))
+    return False
