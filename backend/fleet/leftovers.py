@@ -107,6 +107,9 @@ class Leftovers(Ageing):
         kept = {f"{COPY}{name}" for name in self._parts.images.file_names()}
         # Rows come last: what was made meanwhile has one by now.
         named |= {host.domain_name(sandbox.id) for sandbox in await self.on(host)} | hypervisor.unnamed()
+        # One that names a row's sandbox was renamed, or is somebody's copy of it.
+        living = {sandbox.id for sandbox in await self.all_live()}
+        named |= {one.name for one in domains if one.metadata.get("sandbox") in living}
         return LeftoverReport(
             domains=len(domains),
             files=len(domains) + len(folders),

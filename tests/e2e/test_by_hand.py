@@ -23,6 +23,7 @@ from tests.fix_demo import Demo
 LIMIT_S = 60
 LOOK_S = 0.05
 CLOCK_S = 5.0
+CUT_OFF_AFTER_S = 1.0  # its identity is written back by then, emulated and on two busy processors
 
 
 class Hands:
@@ -111,3 +112,13 @@ async def test_one_that_is_switched_off_renamed_and_removed_by_hand_is_told_each
     assert reason == "its virtual machine is gone: somebody removed it on local, not by Fluid"
     await hands.fluid.destroy(hands.box.id)
     assert (await hands.fluid.leftovers()).found == []
+
+
+@pytest.mark.full
+async def test_one_that_is_cut_off_just_after_it_was_made_comes_back_as_itself(hands: Hands) -> None:
+    await asyncio.sleep(CUT_OFF_AFTER_S)
+    await hands.told("sandbox.stopped", lambda: hands.domain.destroy())
+    await hands.fluid.start(hands.box.id)
+    await hands.is_running()
+    done = await hands.fluid.run(hands.box.id, "hostname; cat /etc/machine-id")
+    assert done.stdout.split() == [hands.box.sandbox_name, hands.box.machine_id]

@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import libvirt
 import pytest
 
 from backend.errors import HypervisorFailed, ImageInUse, ImageNotFound, WrongState
@@ -273,3 +275,25 @@ async def test_an_image_whose_template_is_stood_on_is_not_released(both: Machine
     with pytest.raises(ImageInUse, match="stands on template 0123456789abcdef"):
         await release_image(both.hosts, Doomed(frozenset({image.disk}), image.sha256))
     assert folder.exists()
+
+
+async def test_a_copy_of_a_living_sandbox_under_another_name_is_no_leftover(both: Machines) -> None:
+    kept = await both.runs(both.build(), 17)
+    connection = both.connect()
+    try:
+        domain, copy = connection.lookupByName(kept.domain), f"{both.prefix}-sbx-0000beef"
+        xml = domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+        mark = f'<fluid:item key="sandbox">{kept.id}</fluid:item></fluid:domain>'
+        for old, new in (
+            (kept.domain, copy),
+            (domain.UUIDString(), str(uuid.uuid4())),
+            ("</fluid:domain>", mark),
+        ):
+            xml = xml.replace(old, new)
+        connection.defineXML(xml)
+        try:
+            assert (await both.fleet.leftovers(OPERATOR)).found == []
+        finally:
+            connection.lookupByName(copy).undefine()
+    finally:
+        connection.close()
