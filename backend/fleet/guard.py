@@ -27,6 +27,7 @@ from backend.store import EventBus, Store
 log = logging.getLogger(__name__)
 
 LOOK_S = 2.0
+WROTE_BYTES = 1 << 20  # who wrote less within the window did not fill the disk
 WINDOW_S = 60.0  # who wrote most: within this time
 SYSTEM = Identity.system()
 PaneOutput = Callable[[], Awaitable[Mapping[str, datetime]]]
@@ -110,7 +111,7 @@ class Guard:
 
     async def keep_reserve(self, host: Host) -> None:
         """Where a host's disk is at its reserve, pause the one that wrote most; the next look sees whether
-        that was enough. Who wrote nothing is left alone."""
+        that was enough. Who wrote next to nothing is left alone."""
         if not host.up:
             return
         writers, reserve_mb = self._writers[host.name], self._config.limits.disk_reserve_mb
@@ -122,7 +123,7 @@ class Guard:
         running = [row for row in await self._fleet.all_live() if row.phase is Phase.RUNNING]
         wrote = [(grown.get(row.domain, 0), row) for row in running if row.host_name == host.name]
         written, most = max(wrote, key=lambda pair: pair[0], default=(0, None))
-        if most is None or not written:
+        if most is None or written < WROTE_BYTES:
             return
         reason = (
             f"{host.name} has {free_mb} MB of disk left, {reserve_mb} are kept back, and it wrote "

@@ -147,13 +147,17 @@ def test_a_full_disk_is_seen_before_anything_is_written(
 
 
 def _wake_all(operator: Fluid) -> None:
-    """Those that the guard paused go on; its last look may have been while the disk was full."""
+    """Those that the guard paused go on; its last look may have been while the disk was full, and be under
+    way."""
     deadline = time.monotonic() + WAIT_S
-    while held := [row for row in operator.sandboxes() if row.phase == "paused"]:
+    while True:
+        time.sleep(GUARD_LOOKS_S)
+        held = [row for row in operator.sandboxes() if row.phase == "paused"]
+        if not held:
+            return
         for row in held:
             assert "of disk left" in row.reason, row
             operator.resume(row.id)
-        time.sleep(GUARD_LOOKS_S)
         assert time.monotonic() < deadline, held
 
 

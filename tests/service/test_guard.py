@@ -195,7 +195,7 @@ async def test_what_libvirt_says_of_the_pause_later_does_not_take_the_reason_awa
 async def test_it_goes_on_once_there_is_room_and_not_before(lab: Lab) -> None:
     row = await lab.runs(1)
     await lab.reserve()
-    lab.machine.sizes[row.domain], lab.machine.free_mb = MIB, RESERVE_MB - 1
+    lab.machine.sizes[row.domain], lab.machine.free_mb = MIB, RESERVE_MB - 1  # the least that counts
     await lab.reserve()
     with pytest.raises(NoSpace, match="2047 MB are free"):
         await lab.fleet.resume(AGENT, row.id)
@@ -206,10 +206,11 @@ async def test_it_goes_on_once_there_is_room_and_not_before(lab: Lab) -> None:
     assert (await lab.phases())["box-1"] == (Phase.RUNNING, "")
 
 
-async def test_who_wrote_nothing_or_is_nobodys_is_left_alone(lab: Lab) -> None:
+async def test_who_wrote_next_to_nothing_or_is_nobodys_is_left_alone(lab: Lab) -> None:
     still, parked = await lab.runs(1), await lab.runs(2, purpose="stock", phase=Phase.PAUSED)
     await lab.reserve()
     lab.machine.sizes[parked.domain], lab.machine.free_mb = 500 * MIB, 1
+    lab.machine.sizes[still.domain] = MIB - 1
     await lab.reserve()
     assert (await lab.phases())[still.sandbox_name] == (Phase.RUNNING, "")
     assert lab.machine.states == {}
