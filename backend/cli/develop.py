@@ -8,6 +8,7 @@ import secrets
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from backend.errors import BadRequest
 CHECKOUT = Path(__file__).resolve().parents[2]
 GROUPS = ("unit", "service", "console", "security", "e2e", "faults")
 """Folders under tests/, the quick ones first."""
+BESIDE = ("unit", "console")
+"""They start no machine: when everything runs they run beside the others, which mostly wait for guests."""
 
 CHECKS = (
     ("ruff check", ("-m", "ruff", "check", "--quiet")),
@@ -30,6 +33,7 @@ ARM64 = ("-m", "arm64", "-rP", "tests/e2e/test_arm64.py")
 """What was measured is shown, too: nobody runs this but to read it."""
 SEED_VARIABLE = "FLUID_TEST_SEED"
 INTERRUPTED = 130
+NO_TESTS = 5  # pytest's exit status
 
 
 def check() -> int:
@@ -62,19 +66,42 @@ def test(args: list[str]) -> int:
     """Run pytest. ``args`` are groups, ``--full`` for the long ones too, ``--arm64`` for the emulated arm64
     guest alone, and anything that pytest takes.
 
-    The closing line is pytest's own. The end-to-end tests' seed is random unless ``FLUID_TEST_SEED`` is set.
+    Every part's closing line is pytest's own. The end-to-end tests' seed is random unless ``FLUID_TEST_SEED``
+    is set.
     """
     _need_checkout()
     seed = os.environ.get(SEED_VARIABLE) or str(secrets.randbelow(10**6))
     again = shlex.join(["./fluid", "test", *args])
     print(f"seed {seed}; {SEED_VARIABLE}={seed} {again} repeats this run", flush=True)
-    command = [sys.executable, "-P", "-m", "pytest", *pytest_words(args)]
+    environment = {**os.environ, SEED_VARIABLE: seed}
     try:
-        return subprocess.run(
-            command, cwd=CHECKOUT, env={**os.environ, SEED_VARIABLE: seed}, check=False
-        ).returncode
+        if "--arm64" in args or any(word in GROUPS or word.startswith("tests/") for word in args):
+            return subprocess.run(_pytest(args), cwd=CHECKOUT, env=environment, check=False).returncode
+        return _test_all(args, environment)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _test_all(args: list[str], environment: dict[str, str]) -> int:
+    """In two processes; what the quick one says follows what the other one said."""
+    others = [group for group in GROUPS if group not in BESIDE]
+    print(f"{' and '.join(BESIDE)} run beside {', '.join(others)}; what they say comes last", flush=True)
+    with tempfile.TemporaryFile() as said:
+        beside = subprocess.Popen(
+            ["nice", *_pytest([*args, *BESIDE])], cwd=CHECKOUT, env=environment, stdout=said, stderr=said
+        )
+        try:
+            done = subprocess.run(_pytest([*args, *others]), cwd=CHECKOUT, env=environment, check=False)
+        finally:
+            quick = beside.wait()
+            said.seek(0)
+            print(said.read().decode("utf-8", "replace"), end="", flush=True)
+        codes = {done.returncode, quick} - {NO_TESTS}  # `-k` may leave one of them without
+        return max(codes, default=NO_TESTS)
+
+
+def _pytest(args: list[str]) -> list[str]:
+    return [sys.executable, "-P", "-m", "pytest", *pytest_words(args)]
 
 
 def pytest_words(args: list[str]) -> list[str]:
