@@ -53,7 +53,8 @@ class Ageing(Recovery):
                     host.warm.discard(sha256)
             elif not await machine.has_template(usual[sha256]):  # the host was upgraded
                 host.warm.discard(sha256)
-                self.warm_soon(host)
+        if usual.keys() - host.warm - host.cannot.keys():  # as after a template that could not be made
+            self.warm_soon(host)
 
     async def _age_images(self) -> None:
         idle_s, catalog = self._config.guests.template_idle_s, self._parts.images

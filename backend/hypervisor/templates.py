@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import math
 import time
 import uuid
 from collections.abc import Iterable
@@ -75,7 +76,7 @@ class Templates:
 
     async def leftovers(self, wanted: Iterable[Wanted]) -> list[str]:
         """The keys of those that are neither wanted nor stood on, nor made for a fork that is under way."""
-        return [key for key in await self._needless(wanted) if self._idle_s(key, 0.0) > UNDER_WAY_S]
+        return [key for key in await self._needless(wanted) if self._idle_s(key, -math.inf) > UNDER_WAY_S]
 
     def _idle_s(self, key: str, since: float) -> float:
         return time.monotonic() - self._used.get(key, since)

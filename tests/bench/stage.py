@@ -142,7 +142,7 @@ class Stage:
             try:
                 await asyncio.wait({ready, died}, timeout=READY_S, return_when=asyncio.FIRST_COMPLETED)
                 if not ready.done():
-                    raise BackendDown(f"the backend did not start: {self._last_words()}")
+                    raise BackendDown(f"the backend did not start: {self.last_words()}")
             finally:
                 ready.cancel()
                 died.cancel()
@@ -171,8 +171,9 @@ class Stage:
     def _log(self) -> Path:
         return self.paths.log / "backend.log"
 
-    def _last_words(self) -> str:
-        return " / ".join(self._log.read_text(errors="replace").splitlines()[-3:])
+    def last_words(self, lines: int = 3) -> str:
+        """The end of the backend's log."""
+        return " / ".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
     # --- what it finds --------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@ system. The images' folder is the installation's own here."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 import libvirt
 import pytest
 
-from backend.errors import HypervisorFailed, ImageInUse, ImageNotFound, WrongState
+from backend.errors import ArchitectureUnsupported, HypervisorFailed, ImageInUse, ImageNotFound, WrongState
 from backend.fleet.ageing import release_image
 from backend.fleet.host import guest_image
 from backend.hypervisor import PrivateLibvirt
@@ -205,9 +206,33 @@ async def test_what_another_installation_holds_stays(both: Machines, open_folder
     assert not first.disk.exists() and not held.is_symlink()
 
 
-async def age(both: Machines) -> None:
+async def age(both: Machines, *, boots: bool = False) -> None:
+    """``boots``: hosts that want a template make one."""
+    for host in () if boots else both.hosts:
+        for image in both.images.list():
+            host.cannot[image.sha256] = ArchitectureUnsupported("machines without a system")
     both.fleet._aged_at = float("-inf")
     await both.fleet.age_templates()
+
+
+async def test_a_template_that_could_not_be_made_is_tried_again(
+    both: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, here = both.build(), both.hosts.named("local")
+    both.hosts.named(FAR).cannot[image.sha256] = ArchitectureUnsupported("another machine's")
+    ends: list[Exception | None] = [HypervisorFailed("it did not boot"), None]
+
+    async def ensure(*_: object, **__: object) -> None:
+        if error := ends.pop(0):
+            raise error
+
+    monkeypatch.setattr(both.local, "ensure_template", ensure)
+    await both.fleet.warm(here)
+    assert here.warm == set()
+    await age(both, boots=True)
+    while both.fleet.is_warming():
+        await asyncio.sleep(0)
+    assert here.warm == {image.sha256} and ends == []
 
 
 async def test_a_template_that_a_disk_stands_on_is_nobodys_to_remove(both: Machines) -> None:
