@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from backend.fleet.ways import way_to
 from backend.guests import HostLink, hosts
 from backend.paths import Paths
 from tests.fix_hosts import USER, RealHost, real_hosts
+from tests.fix_tls import write_pki
 
 LIMIT_S = 30.0
 POOL = "<pool type='dir'><name>probe</name><target><path>/var/lib/libvirt/images</path></target></pool>"
@@ -126,13 +128,46 @@ async def test_a_libvirt_at_a_uri_of_its_own_is_dialled_there_and_its_guests_are
     uri = f"qemu+tcp://{far.address}/system"
     with pytest.raises(ValidationError, match="allow_plaintext"):
         HostConfig.model_validate({**far.settings, "uri": uri})
-    settings = HostConfig.model_validate({**far.settings, "uri": uri, "allow_plaintext": True})
-    paths = Paths.under(open_folder)
-    paths.make()
-    way = way_to(settings, paths, "fluid-tcp")
+    with listening(far):
+        await must_answer(far, open_folder, uri, allow_plaintext=True)
+
+
+async def test_over_tls_both_sides_show_certificates_of_one_authority(
+    far: RealHost, open_folder: Path, tmp_path: Path
+) -> None:
+    write_pki(ours := far.folder / "libvirt" / "pki", far.address)
+    write_pki(strange := tmp_path / "strange", far.address)
+    names = {"ca": "cacert", "cert": "servercert", "key": "serverkey"}
+    files = "".join(f'{word}_file = "/etc/libvirt/pki/{name}.pem"\n' for word, name in names.items())
+    with listening(far, f"listen_tls = 1\n{files}"):
+        await must_answer(far, open_folder, f"qemu+tls://{far.address}/system?pkipath={ours}")
+        with pytest.raises(HypervisorDown, match="certificate"):
+            await must_answer(far, open_folder, f"qemu+tls://{far.address}/system?pkipath={strange}")
+
+
+@contextmanager
+def listening(far: RealHost, config: str = "listen_tls = 0\n") -> Iterator[None]:
+    """Its libvirtd answers on the network too."""
+    file = far.folder / "libvirt" / "libvirtd.conf"
+    text = file.read_text()
     far.stop_libvirtd()
     try:
+        file.write_text(text.replace("listen_tls = 0\n", config))
         far.start_libvirtd("--listen")
+        yield
+    finally:
+        far.stop_libvirtd()
+        file.write_text(text)
+        far.start_libvirtd()
+
+
+async def must_answer(far: RealHost, folder: Path, uri: str, **settings: bool) -> None:
+    """libvirt by its URI, the way to its guests by SSH."""
+    config = HostConfig.model_validate({**far.settings, "uri": uri, **settings})
+    paths = Paths.under(folder)
+    paths.make()
+    way = way_to(config, paths, "fluid-uri")
+    try:
         hypervisor = await way.hypervisor()
         try:
             facts = await hypervisor.facts()
@@ -142,5 +177,3 @@ async def test_a_libvirt_at_a_uri_of_its_own_is_dialled_there_and_its_guests_are
         assert way.link is not None and way.link.up
     finally:
         await way.leave(idle=True)
-        far.stop_libvirtd()
-        far.start_libvirtd()
