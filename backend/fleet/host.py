@@ -269,6 +269,7 @@ class Host:
             self.name,
             draining=self.draining,
             has_template=image in self.warm,
+            has_kvm=facts.virt_type == "kvm",
             memory_free_mb=facts.memory_free_mb,
             promised_mb=sum(self.promised.values()),
             disk_free_mb=facts.disk_free_mb,

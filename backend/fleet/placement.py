@@ -27,6 +27,7 @@ class Room:
     down: FluidError | None = None
     draining: bool = False
     has_template: bool = False
+    has_kvm: bool = False
     memory_free_mb: int = 0
     promised_mb: int = 0
     disk_free_mb: int = 0
@@ -42,7 +43,7 @@ class Placement:
 
 
 def place(rooms: Sequence[Room], need: Need) -> Placement:
-    """The host whose template is ready, then the one that is least busy, then the one with most memory.
+    """A host whose template is ready, then one with KVM, then the least busy, then the one with most memory.
 
     Raises:
         NoRoom: no host takes it, with each one's reason; with one host only, that reason's own error.
@@ -54,8 +55,12 @@ def place(rooms: Sequence[Room], need: Need) -> Placement:
             raise next(iter(refused.values()))
         words = "; ".join(f"{name}: {why.message}" for name, why in refused.items())
         raise NoRoom(f"no host takes it: {words}", remedy="`fluid hosts list` shows them; try again later")
-    best = max(fit, key=lambda room: (room.has_template, -room.load, room.memory_free_mb - room.promised_mb))
+    best = max(fit, key=_rank)
     return Placement(best.name, _reason(best, refused))
+
+
+def _rank(room: Room) -> tuple[bool, bool, float, int]:
+    return room.has_template, room.has_kvm, -room.load, room.memory_free_mb - room.promised_mb
 
 
 def refusal(room: Room, need: Need) -> FluidError | None:

@@ -21,6 +21,11 @@ def test_a_ready_template_beats_more_memory_and_less_load() -> None:
     assert chosen.reason == "its template is ready, 4096 MB of memory free"
 
 
+def test_a_host_with_kvm_beats_an_emulated_one_that_is_less_busy() -> None:
+    assert place([ROOMY, replace(OTHER, has_kvm=True, load=1.0)], NEED).name == "kvm-02"
+    assert place([replace(ROOMY, has_template=True), replace(OTHER, has_kvm=True)], NEED).name == "kvm-01"
+
+
 def test_the_least_busy_host_comes_before_the_one_with_most_memory() -> None:
     assert place([replace(ROOMY, load=1.0, memory_free_mb=64_000), OTHER], NEED).name == "kvm-02"
     assert place([ROOMY, replace(OTHER, memory_free_mb=9000)], NEED).name == "kvm-02"
