@@ -193,6 +193,7 @@ async def assert_the_disk_reads_the_same_here(far: Far, layers: tuple[Path, ...]
     assert read.digest == expected.digest and len(read.entries) > 1000
 
 
+@pytest.mark.full
 async def test_a_create_that_is_cancelled_leaves_nothing(far: Far, image: GuestImage) -> None:
     """At moments over the whole of a fork, that of the copy of the memory among them."""
     template = await far.host.ensure_template(image, cpu=2, memory_mb=512)
