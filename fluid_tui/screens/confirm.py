@@ -1,9 +1,11 @@
 """Dialogs that ask before something happens. All default to No; escape is No; keys typed before the dialog
-stood there are dropped."""
+stood there are dropped, also those that wait in a queue meanwhile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
+from time import monotonic
 from typing import ClassVar, Generic, TypeVar
 
 from textual import events, on
@@ -22,6 +24,24 @@ ARMING_S = 0.4
 REASON_CHARS = 2000
 
 
+class ArmedInput(Input):
+    """A field that takes nothing typed or pasted before it was armed."""
+
+    armed_at = inf
+
+    def arm(self) -> None:
+        """What is typed from now on counts."""
+        self.armed_at = monotonic()
+        self.disabled = False
+        self.focus()
+
+    async def on_event(self, event: events.Event) -> None:
+        """A terminal's events carry the moment when they were read (:func:`time.monotonic`)."""
+        if isinstance(event, events.Key | events.Paste) and event.time < self.armed_at:
+            return
+        await super().on_event(event)
+
+
 class Dialog(ModalScreen[T | None], Generic[T]):
     """Words, one field, and an answer of type ``T``; ``None`` is No."""
 
@@ -38,23 +58,24 @@ class Dialog(ModalScreen[T | None], Generic[T]):
             box.border_title = self._title
             yield TextView(id="what")
             yield Label(self._prompt, id="prompt", markup=False)
-            yield Input(id="answer", max_length=REASON_CHARS, disabled=True)
+            yield ArmedInput(id="answer", max_length=REASON_CHARS, disabled=True)
             yield Label("", id="problem", markup=False)
             yield Label("enter confirms · escape is No", id="hint", markup=False)
 
     def on_mount(self) -> None:
-        self.query_one(Input).cursor_blink = False
+        self.query_one(ArmedInput).cursor_blink = False
         what = self.query_one("#what", TextView)
         what.can_focus = False
         what.set_lines(self._lines)
+        self.call_after_refresh(self._drawn)
+
+    def _drawn(self) -> None:
+        """The delay begins when the words stand on the screen, however long that took."""
         self.set_timer(ARMING_S, self._arm)
 
     def _arm(self) -> None:
-        """A field that is off takes no key: what was typed ahead is gone."""
         self.query_one("#dialog").add_class("-armed")
-        field = self.query_one(Input)
-        field.disabled = False
-        field.focus()
+        self.query_one(ArmedInput).arm()
 
     def on_key(self, event: events.Key) -> None:
         if event.key in ("pageup", "pagedown"):

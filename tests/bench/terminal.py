@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -20,11 +22,22 @@ FORGOTTEN = ("COLORTERM", "NO_COLOR", "TMUX", "COLUMNS", "LINES")
 class Terminal:
     """``with Terminal(argv, environment, 80, 24) as seen:`` of 16 colours, deaf to a program's questions.
 
-    ``written`` counts bytes from the start on. Methods raise TimeoutError with the last bytes seen.
+    ``written`` counts bytes from the start on, ``output`` is all of them if it ``keeps`` them. Methods raise
+    TimeoutError with the last bytes seen.
     """
 
-    def __init__(self, argv: Sequence[str], environment: Mapping[str, str], width: int, height: int) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        width: int,
+        height: int,
+        *,
+        keeps: bool = False,
+    ) -> None:
         self.written = 0
+        self.output = bytearray()
+        self._keeps = keeps
         self._tail = b""
         self._ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", height, width, 0, 0))
@@ -47,6 +60,24 @@ class Terminal:
         self._program.kill()
         self._program.wait(END_S)
         os.close(self._ours)
+
+    def wait(self, limit_s: float = END_S) -> int:
+        """Read until the program ends; its exit code."""
+        until = perf_counter() + limit_s
+        while self._program.poll() is None and perf_counter() < until:
+            self._read(0.05)
+        while self._read(0):
+            pass
+        return self._program.wait(0)
+
+    def signal(self, number: int) -> None:
+        """To the program, and to what it started."""
+        os.killpg(self._program.pid, number)
+
+    def resize(self, width: int, height: int) -> None:
+        """A window of another size; the kernel tells the program."""
+        fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("4H", height, width, 0, 0))
+        self.signal(signal.SIGWINCH)
 
     def press(self, key: bytes) -> float:
         """Type a key; when."""
@@ -82,7 +113,14 @@ class Terminal:
         """Whether anything came within ``limit_s``."""
         if not select.select([self._ours], [], [], max(limit_s, 0))[0]:
             return False
-        data = os.read(self._ours, CHUNK_BYTES)
+        try:
+            data = os.read(self._ours, CHUNK_BYTES)
+        except OSError as error:
+            if error.errno != errno.EIO:  # a terminal that no program holds any more
+                raise
+            return False
         self.written += len(data)
+        if self._keeps:
+            self.output += data
         self._tail = (self._tail + data)[-2 * CHUNK_BYTES :]
         return True

@@ -11,6 +11,7 @@ from time import monotonic, sleep
 
 import pytest
 
+from fluid_tui.screens.confirm import ARMING_S
 from tests.bench.terminal import Terminal as RawTerminal
 
 ROOT = Path(__file__).parents[2]
@@ -117,3 +118,14 @@ def test_an_old_terminal_shows_the_fleet_and_answers_keys(tmp_path: Path, term: 
         assert "\n".join(made.lines()).isascii() is ascii
     finally:
         made.close()
+
+
+def test_what_was_typed_before_the_confirm_step_stood_there_does_not_answer_it() -> None:
+    command = [sys.executable, "-m", "tests.console.demo_app"]
+    with RawTerminal(command, {**os.environ, "PYTHONPATH": str(ROOT)}, 120, 36) as seen:
+        seen.until(b"kernel-cve")
+        seen.since(seen.press(b"\r"), b"Ready:")
+        seen.since(seen.press(b"a4f2a\r"), b"Type 4f2a to approve")  # all of it in one write
+        seen.settle(quiet_s=2 * ARMING_S)
+        seen.since(seen.press(b"\r"), b"Nothing was typed")
+        seen.since(seen.press(b"4f2a\r"), b"applying")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from time import monotonic
 
 import pytest
+from textual import events
 from textual.widgets import Input
 
 from backend.models import ApprovalState
@@ -85,6 +87,24 @@ async def test_approving_by_keys_sends_the_digest_shown(console, width: int, hei
             "✓ applied", "applied to 2 targets", "checked again after the apply: changed=0", "ok=9"
         )
         await seen.until(lambda: "a approve" not in seen.text(), "no decision is offered any more")
+
+
+async def test_keys_that_waited_in_a_queue_while_the_dialog_was_armed_are_dropped(console) -> None:
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        await seen.press("a")
+        before = monotonic()
+        await armed(seen)
+        for key in (*"4f2a", "enter"):
+            event = events.Key(key, None if key == "enter" else key)
+            event.time = before  # read from the terminal before the field was armed
+            seen.app.post_message(event)
+        await seen.pilot.pause()
+        assert seen.app.screen.focused.value == ""
+        await seen.press("enter")
+        await seen.sees("Nothing was typed")
+        assert decisions(seen.backend) == []
 
 
 @pytest.mark.parametrize("typed", ["4f2b", "", "4f2", "4F2A", "yes"])
