@@ -1,4 +1,5 @@
-"""Where a hypervisor is: on this machine, behind an SSH login, or at a libvirt URI of its own. Pure.
+"""Where a hypervisor is: on this machine, behind an SSH login, or at a libvirt URI of its own; and where the
+operator door of another machine is. Pure.
 
 A ``qemu+ssh://`` URI becomes an SSH destination of ours: libvirt's own transport would start a process per
 host, and its ``known_hosts=`` has no effect there.
@@ -15,6 +16,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 T = TypeVar("T")
 
 LIBVIRT_SOCKET = "/run/libvirt/libvirt-sock"
+OPERATOR_SOCKET = "/run/fluid/operator.sock"
 LOCAL_ADDRESSES = ("localhost", "127.0.0.1", "::1")
 TEST_DRIVER = "test"
 QEMU_DRIVER = "qemu"
@@ -25,6 +27,9 @@ TLS_TRANSPORT, TCP_TRANSPORT, UNIX_TRANSPORT = "tls", "tcp", "unix"
 _USER = re.compile(r"[^\s'\"`;&<>|(){}$%\x00-\x1f\x7f-][^\s'\"`;&<>|(){}$%\x00-\x1f\x7f]*(?<!\\)")
 _ADDRESS = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:%-]{0,252}", re.ASCII)
 _UNSAFE_PATH = re.compile(r"[\x00-\x1f\x7f]|\$\{")
+_FAR_DOOR = re.compile(r"(?:([^@]*)@)?(\[[^\]]*\]|[^:/]*)(?::(/.*))?", re.DOTALL)
+# What OpenSSH's -L takes as it stands: no colon, token, variable or blank.
+_FAR_SOCKET = re.compile(r"/[A-Za-z0-9_./@+,=-]{1,100}")
 # What a libvirt URI may say and what would come of it here.
 _SAID_ANYWAY = {"no_tty": "1", "known_hosts_verify": "normal", "sshauth": "privkey,agent"}
 
@@ -66,6 +71,41 @@ class OverNetwork:
 
 
 HostPlace = Here | OverSsh | OverNetwork
+
+
+@dataclass(frozen=True)
+class FarDoor:
+    """The operator door of another machine, behind an SSH login there."""
+
+    ssh: SshDestination
+    socket: str = OPERATOR_SOCKET
+
+    def __str__(self) -> str:
+        user = f"{self.ssh.user}@" if self.ssh.user else ""
+        door = "" if self.socket == OPERATOR_SOCKET else f":{self.socket}"
+        return f"{user}{self.ssh.address}{door}"
+
+
+def far_door(text: str) -> FarDoor:
+    """What ``[USER@]HOST[:/SOCKET]`` or ``ssh://[USER@]HOST[:PORT][/SOCKET]`` names.
+
+    Raises:
+        ValueError: what cannot be meant, in words for whoever wrote it.
+    """
+    if text.startswith("ssh://"):
+        uri = _split(text)
+        user = None if uri.username is None else unquote(uri.username)
+        ssh, path = SshDestination(uri.hostname or "", user, uri.port), uri.path
+    else:
+        found = _FAR_DOOR.fullmatch(text)
+        if found is None:
+            raise ValueError(f"{text!r} is not USER@HOST")
+        ssh, path = SshDestination(found[2].strip("[]"), found[1]), found[3] or ""
+    _check_login(ssh)
+    socket = path if path not in ("", "/") else OPERATOR_SOCKET
+    if not _FAR_SOCKET.fullmatch(socket):
+        raise ValueError(f"{socket!r} is not a socket's path as ssh takes it")
+    return FarDoor(ssh, socket)
 
 
 def place_of(uri: str | None, ssh: SshDestination, *, allow_plaintext: bool = False) -> HostPlace:

@@ -45,6 +45,8 @@ ACTIONS: tuple[Action, ...] = (
     Action(
         "app.panic", "exclamation_mark", "", "Pressed twice: pause every sandbox, block applies", changes=True
     ),
+    Action("app.copy", "C", "", "Copy the row, the marked rows or the text under the cursor"),
+    Action("app.save", "W", "", "Write the same to a file"),
     Action("app.theme", "T", "", "Switch to the next theme"),
     Action("app.back", "q,escape", "", "Go back one screen; on the fleet: leave the console"),
     Action("move.down", "j,down", "", "One line down"),

@@ -9,20 +9,24 @@ from pathlib import Path, PurePath
 from time import monotonic
 from typing import TYPE_CHECKING, ClassVar
 
+from textual import events
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
 
+from backend.client.door import DoorAddress
 from backend.models import Event
 from fluid_tui import keymap, memory
 from fluid_tui.actions import of
 from fluid_tui.attention import Attention, Notify, surroundings
+from fluid_tui.copying import clipboard_sequence
 from fluid_tui.fleet_rows import Sorting
 from fluid_tui.mirror import Contact, Mirror
 from fluid_tui.plain_text import AsciiFilter, wants_ascii
 from fluid_tui.screens.base import EventArrived, FleetChanged, FluidScreen
 from fluid_tui.screens.fleet import FleetScreen
 from fluid_tui.themes import DARK, THEMES
+from fluid_tui.turns import Turns
 
 if TYPE_CHECKING:
     from fluid_tui.backend_port import BackendPort
@@ -57,11 +61,14 @@ class FluidApp(App[int], inherit_bindings=False):
         read_only: bool = False,
         keys: dict[str, str] | None = None,
         layout_file: Path | None = None,
+        where: str = "",
     ) -> None:
         super().__init__()
+        self.where = where  # the machine whose backend this is, if it is another
         self._layout_file = layout_file
         self._attention = Attention(self._to_terminal, self._notify, *surroundings())
         self.layout_kept = memory.load(layout_file)
+        self._turns = Turns(self)
         self._panic_at = -PANIC_S
         self.left: FluidScreen | None = None  # the view that was left last
         self.client = client
@@ -78,6 +85,13 @@ class FluidApp(App[int], inherit_bindings=False):
             self.register_theme(theme)
         known = [theme.name for theme in THEMES]
         self.theme = self.layout_kept.theme if self.layout_kept.theme in known else DARK.name
+
+    async def on_event(self, event: events.Event) -> None:
+        """Keys and pastes have turns."""
+        if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
+            await self._turns.take(event, super().on_event)
+        else:
+            await super().on_event(event)
 
     def on_mount(self) -> None:
         self.set_keymap(self._overrides)
@@ -109,9 +123,17 @@ class FluidApp(App[int], inherit_bindings=False):
         return Notify(kept) if kept in list(Notify) else Notify.BELL
 
     def _to_terminal(self, sequence: str) -> None:
-        if self._driver is not None:
+        if self._driver is not None and sequence:
             self._driver.write(sequence)
             self._driver.flush()
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """As Textual's, through tmux and screen; a terminal that has no clipboard is sent nothing."""
+        self._clipboard = text
+        self._to_terminal(clipboard_sequence(text))
+
+    def _set_pointer_shape(self, shape: str) -> None:
+        """Textual 8.2.8 would send OSC 22, which old terminals print: the mouse's pointer stays as it is."""
 
     def _event_arrived(self, event: Event) -> None:
         for screen in self.screen_stack:
@@ -163,8 +185,14 @@ class FluidApp(App[int], inherit_bindings=False):
             yield SystemCommand(action.words, action.id, getattr(screen, f"action_{action.name}"))
 
 
-def run_console(socket: str | Path, *, read_only: bool = False, keymap_file: Path | None = None) -> int:
-    """Run the console on the operator door at ``socket`` until the operator leaves; an exit code.
+def run_console(
+    door: str | Path | DoorAddress,
+    *,
+    read_only: bool = False,
+    keymap_file: Path | None = None,
+    where: str = "",
+) -> int:
+    """Run the console on this operator door until the operator leaves; an exit code.
 
     The backend may be down: the console shows it and connects when it is there. Raises
     :class:`backend.errors.ConfigError` for a keymap file that cannot be used.
@@ -172,7 +200,13 @@ def run_console(socket: str | Path, *, read_only: bool = False, keymap_file: Pat
     from backend.client import AsyncFluid
 
     overrides = keymap.load(keymap_file or keymap.default_path())
-    app = FluidApp(AsyncFluid(socket), read_only=read_only, keys=overrides, layout_file=memory.default_path())
+    app = FluidApp(
+        AsyncFluid(door),
+        read_only=read_only,
+        keys=overrides,
+        layout_file=memory.default_path(),
+        where=where,
+    )
     gc.freeze()  # what the imports made lives as long as we do: no collection looks through it again
     code = app.run()
     return code if code is not None else app.return_code or 0

@@ -1,7 +1,7 @@
 """Calls the operator when somebody newly waits: the bell, the terminal's title, and where wanted OSC 9.
 
-What is sent holds counts only, never a word of an agent. It is the only module that writes to the terminal
-beside the drawing.
+What is sent holds counts only, never a word of an agent. Beside the drawing and :mod:`fluid_tui.copying` it
+is the only module that writes to the terminal.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from backend import __version__
+from backend.cli.common import behind
 from backend.cli.console import open_console
 from backend.cli.guard import guarded
 from backend.cli.plain import print_plain
@@ -43,6 +44,8 @@ NOUNS = {
     "bench": ("developing", "The benchmarks of a checkout."),
     "help": ("manual", "A page of the manual."),
 }
+
+ABOUT_THIS_MACHINE = frozenset({"serve", "doctor", "config", "demo", "check", "test", "bench", "help"})
 
 
 class Nouns(TyperGroup):
@@ -88,6 +91,9 @@ def root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
     read_only: bool = typer.Option(False, "--read-only", help="A console that looks and cannot touch."),
     plain: bool = typer.Option(False, "--plain", help="What the console shows, as sentences."),
+    connect: str | None = typer.Option(
+        None, "--connect", metavar="[USER@]HOST", help="The backend of that machine, through SSH."
+    ),
 ) -> int:
     """Options of the program itself."""
     if context.invoked_subcommand is not None:
@@ -95,11 +101,21 @@ def root(
             raise BadRequest(
                 "--read-only and --plain go without a command", remedy="they are the console's own"
             )
+        if connect is not None:
+            _connect(context, connect)
         return 0
     if plain:
+        if connect is not None:
+            _connect(context, connect)
         print_plain()
         return 0
-    return open_console(read_only=read_only)
+    return open_console(read_only=read_only, connect=connect)
+
+
+def _connect(context: typer.Context, login: str) -> None:
+    if (noun := context.invoked_subcommand) in ABOUT_THIS_MACHINE:
+        raise BadRequest(f"`fluid {noun}` is about this machine", remedy="run it there, without --connect")
+    context.with_resource(behind(login))
 
 
 def run(words: list[str]) -> int:

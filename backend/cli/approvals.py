@@ -14,6 +14,7 @@ from backend.cli.common import (
     approval_id,
     door,
     door_path,
+    drop_typed_ahead,
     left,
     show_fields,
     show_json,
@@ -143,9 +144,9 @@ def _judged(id: str) -> tuple[str, list[str]]:
             f"{id} cannot be approved: it is {told['state']}",
             remedy="`fluid approvals show` says what is missing",
         )
-    typed = typer.prompt(
-        f"Type {told['short_id']} to run this on {', '.join(told['targets'])}", default="", show_default=False
-    )
+    targets = ", ".join(visible(name) for name in told["targets"])
+    drop_typed_ahead()
+    typed = typer.prompt(f"Type {told['short_id']} to run this on {targets}", default="", show_default=False)
     if typed != told["short_id"]:
         raise typer.Abort
     return told["digest"], playbook["secrets"]

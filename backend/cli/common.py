@@ -10,14 +10,18 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+import termios
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from backend.client import Fluid, calls
-from backend.errors import ApprovalNotFound, SandboxNotFound
+from backend.client.door import DoorAddress
+from backend.errors import ApprovalNotFound, BadRequest, SandboxNotFound
 from backend.paths import Paths
 from backend.text import visible
 
@@ -26,6 +30,8 @@ UNCUT = frozenset({"id", "short", "name", "state"})
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 
+_far: ContextVar[DoorAddress | None] = ContextVar("far", default=None)
+
 
 @cache
 def door() -> Fluid:
@@ -33,15 +39,51 @@ def door() -> Fluid:
     return Fluid(door_path())
 
 
-def door_path() -> Path | None:
-    """``FLUID_SOCKET`` (none here: the client looks there itself), else the operator door, else (for an
-    agent) the agent door."""
+def door_path() -> Path | DoorAddress | None:
+    """The other machine's (:func:`behind`), else ``FLUID_SOCKET`` (none here: the client looks there itself),
+    else the operator door, else (for an agent) the agent door."""
+    if (far := _far.get()) is not None:
+        return far
     if os.environ.get("FLUID_SOCKET"):
         return None
     paths = Paths.default()
     operator, agent = paths.operator_socket, paths.agent_socket
     use_agent = os.access(agent, os.W_OK) and not os.access(operator, os.W_OK)
     return agent if use_agent else operator
+
+
+@contextmanager
+def behind(login: str) -> Iterator[DoorAddress]:
+    """Meanwhile all commands knock at the operator door of another machine (``--connect``).
+
+    Raises:
+        BadRequest: no such login can be meant.
+        BackendDown: ssh did not get there; the message has its words.
+    """
+    from backend.client.tunnel import Tunnel
+    from backend.places import far_door
+
+    try:
+        far = far_door(login)
+    except ValueError as error:
+        raise BadRequest(
+            str(error), remedy="--connect USER@HOST, with :/PATH of the operator socket if it lies elsewhere"
+        ) from error
+    with Tunnel(far) as tunnel:
+        before = _far.set(DoorAddress.through(tunnel))
+        door.cache_clear()
+        try:
+            yield DoorAddress.through(tunnel)
+        finally:
+            door().close()
+            _far.reset(before)
+            door.cache_clear()
+
+
+def drop_typed_ahead() -> None:
+    """What was typed before a question stood there does not answer it."""
+    if sys.stdin.isatty():
+        termios.tcflush(sys.stdin.fileno(), termios.TCIFLUSH)
 
 
 def sandbox_id(name: str) -> str:

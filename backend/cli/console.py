@@ -1,4 +1,4 @@
-"""``fluid`` without a command: the console, on a backend of one's own if none runs."""
+"""``fluid`` without a command: the console, on a backend of one's own if none runs, or another machine's."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ LOOK_S = 0.2
 """How often we look whether a starting backend has died or answers without having said that it is ready."""
 
 
-def open_console(*, read_only: bool = False) -> int:
-    """Run the console until the operator leaves it.
+def open_console(*, read_only: bool = False, connect: str | None = None) -> int:
+    """Run the console until the operator leaves it; with ``connect`` on the backend behind that login.
 
     Raises:
         BadRequest: there is no terminal to draw on; nothing was started.
     """
     need_terminal("use `fluid status` and the other commands in a script")
+    if connect is not None:
+        return _open_far_console(connect, read_only=read_only)
     paths = Paths.default()
     door = os.environ.get("FLUID_SOCKET")
     if door is None and not answers(paths.operator_socket):
@@ -32,6 +34,15 @@ def open_console(*, read_only: bool = False) -> int:
     from fluid_tui.app import run_console
 
     return run_console(door or paths.operator_socket, read_only=read_only)
+
+
+def _open_far_console(login: str, *, read_only: bool) -> int:
+    from backend.cli.common import behind
+
+    with behind(login) as door:
+        from fluid_tui.app import run_console
+
+        return run_console(door, read_only=read_only, where=str(door))
 
 
 def need_terminal(remedy: str) -> None:

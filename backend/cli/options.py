@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from backend.cli.common import drop_typed_ahead
 from backend.errors import BadRequest
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -36,4 +37,5 @@ def confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise BadRequest(f"{question} nobody is there to answer", remedy="add --yes")
+    drop_typed_ahead()
     typer.confirm(question, abort=True)

@@ -14,6 +14,7 @@ import tty
 from collections.abc import Iterator, Sequence
 
 from backend.client import AsyncFluid
+from backend.client.door import DoorAddress
 from backend.errors import BadRequest
 from backend.text import PLAIN, Style, screen
 
@@ -40,7 +41,7 @@ _KEYS = {
 }
 
 
-def attach(address: str, sandbox_id: str) -> int:
+def attach(address: str | DoorAddress, sandbox_id: str) -> int:
     """Type into a new pane of the sandbox until ctrl+]; then the pane is closed."""
     if not sys.stdin.isatty() or not sys.stdout.isatty():
         raise BadRequest("a terminal needs a terminal", remedy="use `fluid sandboxes exec` in a script")
@@ -68,7 +69,7 @@ def split_keys(typed: bytes) -> list[tuple[str, str]]:
     return parts
 
 
-async def _attach(address: str, sandbox_id: str) -> None:
+async def _attach(address: str | DoorAddress, sandbox_id: str) -> None:
     async with AsyncFluid(address) as fluid:
         pane = await fluid.open_pane(sandbox_id)
         try:

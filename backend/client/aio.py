@@ -54,7 +54,10 @@ class AsyncFluid(AgentMethods, OperatorMethods):
     """A pool of connections. Errors are :mod:`backend.errors`."""
 
     def __init__(
-        self, at: str | Path | None = None, *, transport: httpx2.AsyncBaseTransport | None = None
+        self,
+        at: str | Path | DoorAddress | None = None,
+        *,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._address = door_address(at)
         self._http = _client(self._address, transport)
@@ -167,7 +170,7 @@ class AsyncFluid(AgentMethods, OperatorMethods):
             cause = cause.__cause__ or cause.__context__
         if isinstance(error, (httpx2.ReadTimeout, httpx2.WriteTimeout)):
             return too_slow(str(self._address), call)
-        return down(str(self._address), str(error) or type(error).__name__)
+        return down(self._address, str(error) or type(error).__name__)
 
 
 def _client(address: DoorAddress, transport: httpx2.AsyncBaseTransport | None) -> httpx2.AsyncClient:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from backend import errors
 from backend.client.call import Call
+from backend.client.door import DoorAddress
 from backend.client.sse import Frame
 
 T = TypeVar("T")
@@ -77,8 +78,10 @@ def cut_off() -> errors.BackendDown:
     )
 
 
-def down(where: str, why: str) -> errors.BackendDown:
-    """Nobody answers there."""
+def down(where: DoorAddress, why: str, *, patience_s: float = 0.0) -> errors.BackendDown:
+    """Nobody answers there. Who may block waits so long for a tunnel's words."""
+    if where.tunnel is not None:
+        return where.tunnel.down(patience_s)
     return errors.BackendDown(
         f"no backend answers at {where}: {why}",
         remedy="start it with `fluid serve`, or check the door's address",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 READ_BYTES = 65_536
+WORDS_S = 0.3
 IDLE_S = 30.0
 """An older connection may have been closed by the backend: a new one costs less than a lost POST."""
 
@@ -46,14 +47,16 @@ class FluidSandbox(SandboxMethods):
 class Fluid(AgentMethods, OperatorMethods):
     """One connection per thread, kept open. Errors are :mod:`backend.errors`."""
 
-    def __init__(self, at: str | Path | None = None) -> None:
+    def __init__(self, at: str | Path | DoorAddress | None = None) -> None:
         self._address = door_address(at)
         self._local = threading.local()
 
     @property
-    def address(self) -> str:
+    def address(self) -> str | DoorAddress:
         """Where it knocks, as another client takes it."""
         door = self._address
+        if door.tunnel is not None:
+            return door
         return str(door.socket) if door.socket else f"http://{door.authority}{door.base}"
 
     def __enter__(self) -> Self:
@@ -108,7 +111,7 @@ class Fluid(AgentMethods, OperatorMethods):
             raise denied(str(self._address)) from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise down(str(self._address), _why(error)) from error
+            raise down(self._address, _why(error), patience_s=WORDS_S) from error
 
     def json(self, call: Call[Any]) -> Any:
         """The parsed JSON of an answer, without making nouns of it."""

@@ -1,14 +1,20 @@
-"""Where a client knocks: a Unix socket by default, ``http://host:port`` (with a token's base path) by TCP."""
+"""Where a client knocks: a Unix socket by default, ``http://host:port`` (with a token's base path) by TCP, or
+the door that a tunnel leads to.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from backend.errors import InvalidValue
 from backend.paths import Paths
+
+if TYPE_CHECKING:
+    from backend.client.tunnel import Tunnel
 
 DEFAULT_HTTP_PORT = 80
 
@@ -21,8 +27,16 @@ class DoorAddress:
     host: str = "fluid"
     port: int = DEFAULT_HTTP_PORT
     base: str = ""
+    tunnel: Tunnel | None = None
+
+    @classmethod
+    def through(cls, tunnel: Tunnel) -> DoorAddress:
+        """The door behind an open tunnel."""
+        return cls(tunnel.socket, tunnel=tunnel)
 
     def __str__(self) -> str:
+        if self.tunnel is not None:
+            return str(self.tunnel)
         return str(self.socket) if self.socket else self.authority
 
     @property
@@ -31,12 +45,14 @@ class DoorAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def door_address(at: str | Path | None) -> DoorAddress:
+def door_address(at: str | Path | DoorAddress | None) -> DoorAddress:
     """The door of a path or URL; None: ``FLUID_SOCKET``, else this machine's agent door.
 
     Raises:
         InvalidValue: a URL that is not ``http://…``.
     """
+    if isinstance(at, DoorAddress):
+        return at
     chosen = at if at is not None else os.environ.get("FLUID_SOCKET") or Paths.default().agent_socket
     if isinstance(chosen, Path) or "://" not in chosen:
         return DoorAddress(Path(chosen))

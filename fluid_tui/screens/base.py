@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import events, on
@@ -18,12 +19,14 @@ from backend.models import Event, now
 from backend.text import visible
 from fluid_tui.actions import BY_ID, bindings, changing_names, shown_keys
 from fluid_tui.commands import complete
+from fluid_tui.copying import clipboard_sequence, write_new
 from fluid_tui.fleet_rows import headline, open_guests
 from fluid_tui.jump import Jump
 from fluid_tui.mirror import Contact
-from fluid_tui.paint import Line, Role, Run
+from fluid_tui.paint import Line, Role, Run, line, said
 from fluid_tui.widgets.bars import KeyBar, TopBar
 from fluid_tui.widgets.command_bar import CommandBar
+from fluid_tui.widgets.painted import Painted
 from fluid_tui.words import clock
 
 if TYPE_CHECKING:
@@ -88,12 +91,17 @@ class FluidScreen(Screen[None]):
         """What this screen is about: the last of the crumbs in its top line."""
         return ()
 
+    def name_line(self) -> Line:
+        """``fluid``, and the machine whose backend it shows if it is another."""
+        where = self.fluid.where
+        return line(("fluid", Role.TITLE), *([said(f" {where}", Role.ACCENT)] if where else []))
+
     def title_line(self) -> Line:
         """The way here: ``fluid › nginx-tls › review 4f2a``, the oldest crumbs left out."""
         stack = self.app.screen_stack
         at = stack.index(self) + 1 if self in stack else len(stack)
         crumbs = [each.crumb() for each in stack[:at] if isinstance(each, FluidScreen) and each.crumb()]
-        runs: list[Run] = [("fluid", Role.TITLE)]
+        runs: list[Run] = [*self.name_line()]
         if len(crumbs) > CRUMBS_SHOWN:
             runs.append((" › …", Role.MUTED))
         for crumb in crumbs[-CRUMBS_SHOWN:]:
@@ -178,13 +186,13 @@ class FluidScreen(Screen[None]):
 
     # --- the command line and jump mode -----------------------------------------------------------------
 
-    def action_command(self, start: str = "") -> None:
-        """Open the command line at the foot of this screen."""
+    async def action_command(self, start: str = "") -> None:
+        """Open the command line at the foot of this screen; it has the next key."""
         if self.query("#command"):
             return
         self._focus_before = self.focused
         mirror, history = self.fluid.mirror, self.fluid.layout_kept.history
-        self.mount(CommandBar(lambda text: complete(text, mirror.fleet), history, start))
+        await self.mount(CommandBar(lambda text: complete(text, mirror.fleet), history, start))
 
     @on(CommandBar.Left)
     def _command_left(self, message: CommandBar.Left) -> None:
@@ -193,10 +201,10 @@ class FluidScreen(Screen[None]):
 
     def _close_command(self) -> None:
         """The cursor goes back to where it was, unless the command has led it elsewhere."""
-        bar = self.query_one(CommandBar)
-        if self._focus_before is not None and self.focused in bar.walk_children():
-            self._focus_before.focus()
-        bar.remove()
+        for bar in self.query(CommandBar):
+            if self._focus_before is not None and self.focused in bar.walk_children():
+                self.set_focus(self._focus_before)
+            bar.remove()
 
     @on(CommandBar.Ran)
     def _command_ran(self, message: CommandBar.Ran) -> None:
@@ -255,6 +263,39 @@ class FluidScreen(Screen[None]):
             self.app.push_screen(PanicScreen())
         else:
             self.say("Press ! again: every sandbox pauses, every apply is blocked.", bad=True)
+
+    def _taken(self) -> tuple[str, str]:
+        """What is under the cursor, or else the first text of this screen."""
+        shown = [each for each in self.query(Painted) if each.can_focus and each.display]
+        held = self.focused if isinstance(self.focused, Painted) else next(iter(shown), None)
+        return held.taken() if held is not None else ("", "")
+
+    def action_copy(self) -> None:
+        what, text = self._taken()
+        if not text:
+            self.say("There is nothing to copy.")
+        elif clipboard_sequence(text):
+            self.app.copy_to_clipboard(text)
+            save = shown_keys(self.fluid.keys["app.save"])
+            self.say(f"Sent {what} to the terminal's clipboard (OSC 52); {save} writes a file.")
+        else:
+            self._save(what, text, "No clipboard here takes it: ")
+
+    def action_save(self) -> None:
+        what, text = self._taken()
+        if text:
+            self._save(what, text)
+        else:
+            self.say("There is nothing to write.")
+
+    def _save(self, what: str, text: str, because: str = "Written: ") -> None:
+        path = Path.cwd() / f"fluid-{self.PLACE}-{now().astimezone():%Y%m%d-%H%M%S}.txt"
+        try:
+            write_new(path, text + "\n")
+        except OSError as error:
+            self.say(f"Could not write {path}: {error.strerror}", bad=True)
+        else:
+            self.say(f"{because}{what} is in {path}")
 
     def action_palette(self) -> None:
         self.app.action_command_palette()

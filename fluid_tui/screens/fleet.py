@@ -20,7 +20,7 @@ from fluid_tui.fleet_rows import (
     waiting,
 )
 from fluid_tui.mirror import Contact
-from fluid_tui.paint import Line, Role, line, said
+from fluid_tui.paint import Line, Role, said
 from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.base import NARROW_BELOW, FluidScreen
 from fluid_tui.screens.diff import DiffScreen
@@ -96,7 +96,7 @@ class FleetScreen(FluidScreen):
             if fleet
             else []
         )
-        return line(("fluid", Role.TITLE), *hosts)
+        return (*self.name_line(), *hosts)
 
     def _tick(self) -> None:
         self.draw_bars()

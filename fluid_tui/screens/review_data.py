@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -15,6 +14,7 @@ from backend.errors import FluidError
 from backend.models import Approval, ApprovalState, Changes, Command, Event, Playbook, Run
 from backend.models.playbook import RUN_OVER
 from fluid_tui.backend_port import BackendPort
+from fluid_tui.copying import write_new
 from fluid_tui.diff_rows import DiffDocument, DiffRow, document, summary
 from fluid_tui.paint import Role, line, said
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 GATHER_S = 0.25
 """Events of one burst lead to one reading."""
-FILE_MODE = 0o600
 
 
 class ReviewRead(Message):
@@ -183,6 +182,4 @@ class ReviewData:
             name: part.model_dump(mode="json") for name, part in parts.items() if part is not None
         }
         body["commands"] = [command.model_dump(mode="json") for command in self.commands or []]
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(body, file, indent=1, ensure_ascii=True)
+        write_new(path, json.dumps(body, indent=1, ensure_ascii=True))

@@ -56,7 +56,7 @@ class CommandBar(Vertical):
 
     def on_mount(self) -> None:
         self.query_one(Painted).can_focus = False
-        self.query_one(Input).focus()
+        self.screen.set_focus(self.query_one(Input))  # at once: the next key may wait already
         self._offer()
 
     def refuse(self, problem: str) -> None:

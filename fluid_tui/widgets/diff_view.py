@@ -6,7 +6,7 @@ from textual.geometry import Size
 
 from fluid_tui.actions import bindings
 from fluid_tui.diff_rows import DiffDocument, DiffRow, Side, unified
-from fluid_tui.paint import Line, Role, clip, width_of
+from fluid_tui.paint import Line, Role, clip, plain, width_of
 from fluid_tui.widgets.painted import Painted
 
 SIDE_BY_SIDE_FROM = 88
@@ -62,6 +62,10 @@ class DiffView(Painted):
         if beyond:
             self.scroll_to(y=beyond[0] if direction > 0 else beyond[-1], animate=False)
 
+    def taken(self) -> tuple[str, str]:
+        """All of it, one side under the other."""
+        return "the diff", "\n".join(_as_text(row) for row in unified(self._document.rows)[0])
+
     def line_at(self, y: int, width: int) -> Line:
         if y >= len(self._rows):
             return ()
@@ -94,6 +98,13 @@ class DiffView(Painted):
 
     def action_bottom(self) -> None:
         self.scroll_to(y=len(self._rows), animate=False)
+
+
+def _as_text(row: DiffRow) -> str:
+    side = row.left or row.right
+    if row.whole is not None or side is None:
+        return plain(row.whole or ()).rstrip()
+    return f"{' ' if not side.changed else '-' if row.left else '+'} {plain(side.text).rstrip()}"
 
 
 def _side(side: Side | None, width: int, role: Role) -> Line:

@@ -33,7 +33,7 @@ class FilterField(Input):
     def open(self) -> None:
         """Take the keys."""
         self.display = True
-        self.focus()
+        self.screen.set_focus(self)  # at once: the next key may wait already
 
     def clear_words(self) -> None:
         """Closed, and nothing is filtered."""

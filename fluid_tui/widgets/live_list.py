@@ -14,8 +14,9 @@ from textual.message import Message
 from textual.strip import Strip
 
 from fluid_tui.actions import bindings
-from fluid_tui.paint import Line, Role, Run, clip, fit, width_of
+from fluid_tui.paint import Line, Role, Run, clip, fit, line, plain, said, width_of, wrap
 from fluid_tui.widgets.painted import Painted
+from fluid_tui.words import plural
 
 GUTTER = 2
 CURSOR_GLYPH = "▌"
@@ -94,7 +95,7 @@ class LiveList(Painted):
         if words != self._empty:
             self._empty = words
             if not self._rows:
-                self._refresh_row(0)
+                self.refresh()
 
     @property
     def rows(self) -> Sequence[Row]:
@@ -139,6 +140,12 @@ class LiveList(Painted):
         keys = {row.key for row in self._rows}
         self.marked = set() if self.marked >= keys else keys
         self.refresh()
+
+    def taken(self) -> tuple[str, str]:
+        """The marked rows, or the one under the cursor; tabs between the cells."""
+        rows = [row for row in self._rows if row.key in self.marked] or self._rows[self._at : self._at + 1]
+        words = plural(len(rows), "marked row") if self.marked else "the row"
+        return words, "\n".join("\t".join(_cell_text(cell) for cell in row.cells).strip() for row in rows)
 
     def unmark(self) -> None:
         """No mark is left."""
@@ -197,8 +204,7 @@ class LiveList(Painted):
             return self._strip((("  ", Role.MUTED), *self._cells(cells)), Role.TEXT)
         at = self.scroll_offset.y + y - self._heading
         if not self._rows:
-            text = f"  {self._empty}" if y == self._heading else ""
-            return self._strip(((text, Role.MUTED),), Role.TEXT)
+            return self._strip(self._empty_line(y - self._heading), Role.TEXT)
         if at >= len(self._rows):
             return self._strip((), Role.TEXT)
         row = self._rows[at]
@@ -210,6 +216,12 @@ class LiveList(Painted):
         lead = (f"{label:<{GUTTER}}", Role.WARN) if label else (gutter, Role.ACCENT)
         runs = (lead, *self._cells(row.cells))
         return self._strip(runs, Role.CURSOR if here and self.has_focus else Role.TEXT)
+
+    def _empty_line(self, at: int) -> Line:
+        """The words of an empty list, wrapped: they may say why it is empty, and what to do."""
+        room = self.size.width - GUTTER
+        words = wrap(line(said(self._empty, Role.MUTED)), room) if self._empty and room > 0 else []
+        return (("  ", Role.TEXT), *words[at]) if 0 <= at < len(words) else ()
 
     def _strip(self, runs: Line, base: Role) -> Strip:
         below = self.rich_style + self.role_style(base)
@@ -266,6 +278,11 @@ class LiveList(Painted):
 
     def action_bottom(self) -> None:
         self._move(len(self._rows) - 1)
+
+
+def _cell_text(cell: Run | Line) -> str:
+    runs = ((cell[0], Role.TEXT),) if cell and isinstance(cell[0], str) else cell
+    return plain(runs).strip()
 
 
 def _cell(cell: Run | Line, width: int, right: bool) -> Line:

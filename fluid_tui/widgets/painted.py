@@ -13,7 +13,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from backend.text import Colour, Style
-from fluid_tui.paint import Line, Role, wrap
+from fluid_tui.paint import Line, Role, plain, wrap
 
 LABEL_CELLS = 12
 """A first run up to this length that ends in a space is a label."""
@@ -40,6 +40,10 @@ class Painted(ScrollView, can_focus=True, inherit_bindings=False):
         """Show these lines; with ``wraps`` they are broken at the widget's width."""
         self._source = list(lines)
         self._lay_out()
+
+    def taken(self) -> tuple[str, str]:
+        """What is copied from here: what it is, and the text as it is before wrapping."""
+        return "the text", "\n".join(plain(each).rstrip() for each in self._source).strip("\n")
 
     def on_resize(self) -> None:
         self._lay_out()

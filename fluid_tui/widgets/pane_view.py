@@ -92,6 +92,9 @@ class PaneView(Painted):
         # Always as many lines as fit: a change of their number would lay out and repaint the whole widget.
         self.set_lines([*drawn[-room:], *[()] * (room - len(drawn))] if room else [])
 
+    def taken(self) -> tuple[str, str]:
+        return ("the screen" if self.following else "the history"), super().taken()[1]
+
     def on_resize(self) -> None:
         self._paint()
 
