@@ -1,0 +1,177 @@
+"""What the real console, and the commands, write to a real terminal holds no sequence but their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+from time import perf_counter
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.bench.terminal import Terminal
+from tests.console.attacks import CORPUS, LONG_LINE, copied, foreign
+from tests.console.door import sample_door
+from tests.console.hostile_app import poisoned
+from tests.console.sample import fleet
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
+QUIET_S = 0.06
+LIMIT_S = 30.0
+EXAMPLES = 8
+HOME = (b"q", b"Needs you")
+ESCAPE = (b"\x1b[27u", b"")  # as kitty sends it: a bare one could begin a sequence
+WALK = (
+    (b"h", b"Creates"),
+    HOME,
+    (b"l", b"chain holds"),
+    (b"jj\r", b""),
+    (b"a", b""),
+    HOME,
+    (b"w", b"live terminal"),
+    HOME,
+    (b"v", b"Request and evidence"),
+    (b"1", b"Diff"),
+    (b"ni", b""),
+    (b"2", b"Playbook"),
+    (b"3", b"Rehearsal"),
+    (b"4", b"Dry run"),
+    (b"5", b"Commands"),
+    (b"C", b"clipboard (OSC 52)"),
+    (b"a", b"for production"),
+    ESCAPE,
+    (b"r", b"the agent reads it"),
+    ESCAPE,
+    HOME,
+    (b"j\r", b"The agent asks"),
+    (b"y", b"enter confirms"),
+    ESCAPE,
+    HOME,
+    (b"j", b""),
+    (b"d", b"Changes"),
+    (b"ni", b""),
+    HOME,
+    (b"t", b"last output"),
+    (b"\x1b[5~", b"reading back"),
+    HOME,
+    (b"p", b""),
+    (b"s", b"Take a snapshot"),
+    ESCAPE,
+    (b"D", b"cannot be undone"),
+    ESCAPE,
+    (b":sandbox ", b""),
+    ESCAPE,
+    (b"f", b""),
+    ESCAPE,
+    (b"?", b"Everywhere"),
+    HOME,
+    (b"!!", b"No apply starts"),
+    HOME,
+)
+
+
+class Hostile:
+    """A console that runs, and the pipe that gives its backend other words."""
+
+    def __init__(self, folder: Path) -> None:
+        self._told = 0
+        self._pipe = folder / "words"
+        os.mkfifo(self._pipe)
+        argv = [sys.executable, "-m", "tests.console.hostile_app", str(self._pipe)]
+        self.terminal = Terminal(argv, ENVIRONMENT, 120, 36, keeps=True)
+        self.terminal.until(b"Needs you")
+
+    def tell(self, words: list[str], rows: list[str]) -> None:
+        """Others from now on; wait until a pane shows them."""
+        self._told += 1
+        last, at = f"told {self._told}.", perf_counter()
+        self._pipe.write_text(json.dumps({"words": words, "rows": [*rows, last]}) + "\n")
+        self.terminal.since(at, last.encode(), LIMIT_S)
+
+    def walk(self, *steps: tuple[bytes, bytes]) -> None:
+        for keys, marker in steps:
+            at = self.terminal.press(keys)
+            if marker:
+                self.terminal.since(at, marker, LIMIT_S)
+            self.terminal.settle(QUIET_S)
+
+    def wrote_its_own(self) -> bytes:
+        """What was written since the last look: its own and nothing else."""
+        self.terminal.settle(QUIET_S)
+        output = bytes(self.terminal.output)
+        self.terminal.output.clear()
+        assert foreign(output) == []
+        return output
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
+    made = Hostile(tmp_path_factory.mktemp("hostile"))
+    with made.terminal:
+        yield made
+
+
+def test_no_screen_lets_an_attack_through(hostile: Hostile) -> None:
+    hostile.walk(*WALK)
+    output = hostile.wrote_its_own()
+    assert copied(output) == 1, "the one that the operator asked for"
+    assert "␛]52;c;".encode() in output, "attacks were drawn"
+    hostile.walk((b"w", b"live terminal"))
+    hostile.tell(list(CORPUS), [*CORPUS, LONG_LINE, f"\x1b[31m{LONG_LINE}\x1b]0;"])
+    hostile.walk(HOME)
+    assert copied(hostile.wrote_its_own()) == 0
+
+
+fragments = st.one_of(
+    st.sampled_from(
+        [*"\x1b\x9b\x9d\x90\x9c\x07\x08\r\n\t\x00\x7f[]P_^X;?$0123456789mhHJKcq\\", "52;c;", "8;;", "\u202e"]
+    ),
+    st.sampled_from(CORPUS),
+    st.characters(),
+)
+lines = st.lists(st.lists(fragments, min_size=1, max_size=30).map("".join), min_size=2, max_size=20)
+
+
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
+@given(words=lines)
+def test_no_words_and_no_rows_let_an_attack_through(hostile: Hostile, words: list[str]) -> None:
+    hostile.tell(words, words)
+    hostile.wrote_its_own()
+
+
+def test_leaving_gives_the_terminal_back(hostile: Hostile) -> None:
+    hostile.terminal.press(b"q")
+    assert hostile.terminal.wait() == 0
+    output = bytes(hostile.terminal.output)
+    assert foreign(output) == []
+    assert all(end in output for end in (b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?2004l", b"\x1b[23;2t"))
+
+
+@pytest.mark.parametrize(
+    "words", ["status", "status --line", "--plain", "sandboxes list", "approvals watch --once"]
+)
+def test_no_command_lets_an_attack_through(tmp_path: Path, words: str) -> None:
+    attacks = cycle(CORPUS)
+    with sample_door(tmp_path / "operator.sock", poisoned(fleet(), attacks)) as door:
+        door.status["hosts"] = [{"name": next(attacks), "status": next(attacks), "virt": next(attacks)}]
+        door.status["components"] = [
+            {"name": next(attacks), "status": next(attacks), "message": next(attacks)}
+        ]
+        environment = ENVIRONMENT | {"FLUID_SOCKET": str(tmp_path / "operator.sock")}
+        argv = [sys.executable, "-m", "backend.cli", *words.split()]
+        with Terminal(argv, environment, 120, 36, keeps=True) as seen:
+            assert seen.wait(30.0) == 0
+            assert b"\xe2\x90\x9b" in seen.output, "attacks were printed"
+            assert foreign(bytes(seen.output)) == []
