@@ -30,7 +30,7 @@ NEED_COLUMNS = (
     Column("", 0),
     Column("", 26, from_width=100),
     Column("", 14, from_width=120),
-    Column("", 9, right=True),
+    Column("", 9, right=True, from_width=46),
 )
 SANDBOX_COLUMNS = (
     Column("name", 0, share=2),

@@ -96,7 +96,7 @@ def wrap(runs: Line, width: int, indent: int = 0) -> list[Line]:
             piece = chop_cells(word, width - used)[0] if used < width else ""
             lines.append((*current, (piece, role)) if piece else tuple(current))
             current, used = [(" " * indent, Role.TEXT)], indent
-            word = word[len(piece) :] if piece else word.lstrip()
+            word = word[len(piece) :].lstrip()  # a space that did not fit begins no line
             size = cell_len(word)
         current.append((word, role))
         used += size

@@ -85,7 +85,7 @@ class AskScreen(FluidScreen):
 
             word = short_id(ask.request_id)
             self.app.push_screen(
-                TypedConfirm(f"Yes to a {ask.action_type} action", question, word, "say yes", bad=True), sure
+                TypedConfirm(f"Yes, and it is {ask.action_type}", question, word, "say yes", bad=True), sure
             )
         else:
             self._with_note("Yes", question, True)

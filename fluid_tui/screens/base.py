@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from fluid_tui.app import FluidApp
 
 NARROW_BELOW = 100
+SHORT_BELOW = 16
 CRUMBS_SHOWN = 3
 
 
@@ -55,6 +56,7 @@ class FluidScreen(Screen[None]):
     PLACE: ClassVar[str] = ""
     FOOTER: ClassVar[Sequence[tuple[str, str]]] = ()
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (NARROW_BELOW, "-wide")]  # noqa: RUF012  Textual declares it so
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (SHORT_BELOW, "-tall")]  # noqa: RUF012
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,6 +126,13 @@ class FluidScreen(Screen[None]):
             self._repaint_required = False
             self._dirty_widgets.add(self)
         super()._refresh_layout(size, scroll)
+
+    def why_nothing(self) -> str:
+        """What stands in place of a copy that was never read: nothing is claimed of what is not known."""
+        link = self.fluid.mirror.link
+        if link.contact is not Contact.LOST:
+            return "Connecting …"
+        return f"Not known: {link.problem}. {link.remedy}".rstrip(" .")
 
     def draw_bars(self) -> None:
         """Both bars; they paint only what differs."""

@@ -12,9 +12,11 @@ from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Input, Label
 
+from backend.text import visible
 from fluid_tui.paint import Line, Role, line
 from fluid_tui.widgets.text_view import TextView
 
@@ -22,6 +24,10 @@ T = TypeVar("T")
 ARMING_S = 0.4
 """Keys that were typed ahead must not answer a question that nobody has read."""
 REASON_CHARS = 2000
+HINT = "enter confirms · escape is No"
+LEAST_LINES, MOST_LINES = 2, 14
+BESIDE_LINES = 8
+"""Frame, prompt, field, problem, hint and the lines between."""
 
 
 class ArmedInput(Input):
@@ -55,12 +61,12 @@ class Dialog(ModalScreen[T | None], Generic[T]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="dialog") as box:
-            box.border_title = self._title
+            box.border_title = Content(visible(self._title))
             yield TextView(id="what")
             yield Label(self._prompt, id="prompt", markup=False)
             yield ArmedInput(id="answer", max_length=REASON_CHARS, disabled=True)
             yield Label("", id="problem", markup=False)
-            yield Label("enter confirms · escape is No", id="hint", markup=False)
+            yield Label(HINT, id="hint", markup=False)
 
     def on_mount(self) -> None:
         self.query_one(ArmedInput).cursor_blink = False
@@ -69,8 +75,16 @@ class Dialog(ModalScreen[T | None], Generic[T]):
         what.set_lines(self._lines)
         self.call_after_refresh(self._drawn)
 
+    def on_resize(self) -> None:
+        """The field is in sight in every window; what does not fit above it is read by pages."""
+        what = self.query_one("#what", TextView)
+        room = max(LEAST_LINES, min(MOST_LINES, self.size.height - BESIDE_LINES))
+        what.styles.max_height = room
+        self.query_one("#hint", Label).update(f"pgdn reads on · {HINT}" if len(what.lines) > room else HINT)
+
     def _drawn(self) -> None:
         """The delay begins when the words stand on the screen, however long that took."""
+        self.on_resize()  # the lines are wrapped now
         self.set_timer(ARMING_S, self._arm)
 
     def _arm(self) -> None:

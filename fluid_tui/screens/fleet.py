@@ -40,6 +40,7 @@ TICK_S = 10.0
 PREVIEW_DELAY_S = 0.15
 """A cursor that runs through the list opens no stream for every row it passes."""
 NEED_ROWS_SHOWN = 7
+NO_SANDBOX = "No sandbox yet. Agents make theirs; by hand: fluid sandboxes create SOURCE"
 PREVIEW_STEP, PREVIEW_MIN, PREVIEW_MAX = 5, 20, 80  # percent
 
 
@@ -72,7 +73,7 @@ class FleetScreen(FluidScreen):
         self._needs_height = 0
 
     def body(self) -> ComposeResult:
-        yield LiveList(NEED_COLUMNS, id="needs", heading=False, empty="Nobody needs you.")
+        yield LiveList(NEED_COLUMNS, id="needs", heading=False, empty="Not known yet.")
         with Horizontal(id="middle"):
             yield LiveList(SANDBOX_COLUMNS, id="sandboxes", empty="Connecting …")
             yield PaneView(id="preview")
@@ -106,9 +107,11 @@ class FleetScreen(FluidScreen):
         mirror = self.fluid.mirror
         needs, sandboxes = self.query_one("#needs", LiveList), self.query_one("#sandboxes", LiveList)
         if mirror.fleet is None:
-            problem = mirror.link.contact is Contact.LOST
-            sandboxes.empty = f"{mirror.link.problem}. {mirror.link.remedy}" if problem else "Connecting …"
+            sandboxes.empty = self.why_nothing()
+            needs.empty = "Not known yet."
             return
+        live = mirror.link.contact is Contact.LIVE
+        needs.empty = "Nobody needs you." if live else "Nobody needed you when the backend was last heard."
         at = now()
         rows = need_rows(mirror.fleet, at)
         needs.set_rows(rows)
@@ -117,7 +120,7 @@ class FleetScreen(FluidScreen):
             needs.styles.height = height
         approvals, asks = waiting(mirror.fleet)
         needs.set_class(bool(approvals or asks), "-needed")
-        sandboxes.empty = "No sandbox matches." if self._words else "No sandbox yet."
+        sandboxes.empty = "No sandbox matches: escape clears the filter." if self._words else NO_SANDBOX
         kept = self.fluid.layout_kept
         sandboxes.set_rows(sandbox_rows(mirror.fleet, at, self._words, self.sorting, reverse=kept.reverse))
         sandboxes.show_sorting(

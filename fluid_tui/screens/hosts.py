@@ -52,20 +52,22 @@ class HostsScreen(FluidScreen):
         return line(("hosts", Role.TITLE))
 
     def body(self) -> ComposeResult:
-        yield LiveList(HOST_COLUMNS, id="hosts", empty="No host. Add one: fluid hosts add")
+        yield LiveList(HOST_COLUMNS, id="hosts")
         with Horizontal(id="middle"):
             yield TextView(id="host")
-            yield LiveList(QUEUE_COLUMNS, id="queue", heading=False, empty="No create is on its way.")
+            yield LiveList(QUEUE_COLUMNS, id="queue", heading=False, empty="Not known yet.")
 
     def on_mount(self) -> None:
         self.query_one("#hosts").focus()
         self.refresh_data()
 
     def refresh_data(self) -> None:
-        fleet = self.fluid.mirror.fleet
+        fleet, hosts = self.fluid.mirror.fleet, self.query_one("#hosts", LiveList)
         if fleet is None:
+            hosts.empty = self.why_nothing()
             return
-        hosts = self.query_one("#hosts", LiveList)
+        hosts.empty = "No host. Add one: fluid hosts add NAME ADDRESS"
+        self.query_one("#queue", LiveList).empty = "No create is on its way."
         hosts.set_rows(host_rows(fleet.hosts))
         hosts.styles.height = min(max(1, len(fleet.hosts)), ROWS_SHOWN) + FRAME
         if self._wanted:

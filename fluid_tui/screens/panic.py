@@ -34,6 +34,7 @@ class PanicScreen(FluidScreen):
     def on_mount(self) -> None:
         view = self.query_one(TextView)
         view.focus()
+        self.app.clear_notifications()  # the word that it must be pressed again
         self.titled(view, "Release" if self._release else "Panic")
         if self._release:
             what = consequences("Applies may start again; the sandboxes that the panic paused go on.")

@@ -168,7 +168,10 @@ class ReviewScreen(FluidScreen):
     def _draw_titles(self, approval: Approval) -> None:
         right, current = self.query_one("#right"), self.query_one("#switch", ContentSwitcher).current
         words = next((tab.words for tab in TABS if tab.id == current), "")
-        self.titled(right, words, self.data.how() if current == "diff" else "")
+        if current == "diff":
+            self.titled(right, f"{words}{self.data.hidden()}", self.data.how())
+        else:
+            self.titled(right, words)
 
     # --- tabs -------------------------------------------------------------------------------------------
 

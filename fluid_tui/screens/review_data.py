@@ -165,8 +165,12 @@ class ReviewData:
         if self.changes is None:
             return ""
         how = "read from the disk" if self.changes.read_from == "disk" else "read by asking the guest"
-        hidden = sum(self.changes.hidden.values())
-        return f"{summary(self.changes)} · {how}" + (f" · {hidden} hidden, i shows them" if hidden else "")
+        return f"{summary(self.changes)} · {how}"
+
+    def hidden(self) -> str:
+        """How much of the diff the noise profile hides, for its title."""
+        count = sum(self.changes.hidden.values()) if self.changes else 0
+        return f" · {count} hidden: i shows" if count else ""
 
     # --- a file ---------------------------------------------------------------------------------------------
 

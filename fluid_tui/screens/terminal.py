@@ -16,6 +16,8 @@ from fluid_tui.screens.timeline import TimelineScreen
 from fluid_tui.widgets.pane_view import PaneView
 from fluid_tui.words import ago
 
+NO_TERMINAL = "Its agent has opened none. One of yours: fluid sandboxes ssh NAME"
+
 
 class TerminalScreen(FluidScreen):
     """The pane of one sandbox."""
@@ -63,7 +65,9 @@ class TerminalScreen(FluidScreen):
         sandbox = self.fluid.mirror.sandbox(self._sandbox_id)
         pane = self.fluid.mirror.pane_of(self._sandbox_id)
         if pane is None:
-            self.titled(view, "No terminal", "its agent has opened none")
+            self.titled(view, "No terminal")
+            known = self.fluid.mirror.fleet is not None
+            view.set_lines([line(said(NO_TERMINAL if known else self.why_nothing(), Role.MUTED))])
             return
         who = f"{sandbox.sandbox_name} · {sandbox.agent_id}" if sandbox else self._sandbox_id
         state = "live" if view.following else "history"
@@ -95,10 +99,12 @@ class TerminalScreen(FluidScreen):
         ids = [
             row.key for row in sandbox_rows(mirror.fleet, now(), "", Sorting.NEED) if mirror.pane_of(row.key)
         ]
-        if len(ids) < 2 or self._sandbox_id not in ids:
+        others = [id for id in ids if id != self._sandbox_id]
+        if not others:
             self.say("There is no other terminal.")
             return
-        self._sandbox_id = ids[(ids.index(self._sandbox_id) + by) % len(ids)]
+        at = ids.index(self._sandbox_id) + by if self._sandbox_id in ids else min(by, 0)
+        self._sandbox_id = ids[at % len(ids)]
         self._problem = ""
         pane = mirror.pane_of(self._sandbox_id)
         self.query_one(PaneView).watch_pane(self.fluid.client, pane.pane_id if pane else "")

@@ -133,12 +133,14 @@ class WallScreen(FluidScreen):
         shown = panes[self._page * room : (self._page + 1) * room]
         self.call_later(self._build, [pane.pane_id for pane in shown], columns, rows)
         pages = -(-len(panes) // room) if panes else 1
-        self._told = f" · {plural(len(panes), 'live terminal')}"
+        known = self.fluid.mirror.fleet is not None
+        self._told = f" · {plural(len(panes), 'live terminal')}" if known else ""
         self._told += f" · page {self._page + 1} of {pages}" if pages > 1 else ""
         nothing = self.query_one("#nothing", TextView)
         nothing.display, grid.display = not panes, bool(panes)
         matching = " that matches" if self._words else ""
-        nothing.set_lines([line((f"No agent has a terminal open{matching}.", Role.MUTED))])
+        words = f"No agent has a terminal open{matching}. One of yours: fluid sandboxes ssh NAME"
+        nothing.set_lines([line(said(words if known else self.why_nothing(), Role.MUTED))])
         self.draw_bars()
 
     async def _build(self, ids: list[str], columns: int, rows: int) -> None:

@@ -15,7 +15,7 @@ from textual.strip import Strip
 from backend.text import Colour, Style
 from fluid_tui.paint import Line, Role, plain, wrap
 
-LABEL_CELLS = 12
+LABEL_CELLS = 16
 """A first run up to this length that ends in a space is a label."""
 
 
