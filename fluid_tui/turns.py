@@ -31,6 +31,11 @@ class Turns:
         self._number = 0
         self._busy = False
 
+    @property
+    def busy(self) -> bool:
+        """Whether what a key set off may still go on."""
+        return self._busy
+
     async def take(self, event: events.Event, handle: Handle) -> None:
         """``handle`` this key now, or when it is its turn."""
         self._waiting.append((event, handle))

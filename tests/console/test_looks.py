@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from fluid_tui.screens.base import NARROW_BELOW
 from fluid_tui.themes import THEMES
 from fluid_tui.widgets.command_bar import CommandBar
 from fluid_tui.widgets.live_list import LiveList
@@ -48,6 +49,8 @@ async def opened(seen, name: str) -> None:
     needs = seen.app.screen.query_one("#needs", LiveList)
     seen.app.screen.set_focus(needs)
     needs.action_top()
+    if seen.app.size.width >= NARROW_BELOW:
+        await seen.sees("systemctl reload nginx")  # in the pane beside the list
     keys, words = SCREENS[name]
     for key in keys:
         if key == "a" and name == "approve":

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from textual import events
-from textual.keys import _character_to_key
 
 from fluid_tui import turns
 from fluid_tui.screens.diff import DiffScreen
+from tests.console.conftest import key_event
 
 
 def burst(seen, text: str) -> None:
     """All of it before anybody has looked at the first; a newline is enter, ``~`` is escape."""
-    named = {"\n": "enter", "~": "escape"}
     for character in text:
-        key = named.get(character) or _character_to_key(character)
-        seen.app.post_message(events.Key(key, None if character in named else character))
+        seen.app.post_message(key_event({"\n": "enter", "~": "escape"}.get(character, character)))
 
 
 @pytest.mark.parametrize("text", [":sandbox dns-audit diff\n", "/dns\njjd", "?q~:x~~:\x15"])
