@@ -11,6 +11,7 @@ from backend.models import UnitChange
 from backend.playbooks.builders.context import Context
 
 SYSCTL = ("/etc/sysctl.d/", "/etc/sysctl.conf")
+FSTAB = "/etc/fstab"  # its lines are units once systemd has read them
 UNIT_FOLDER = "/etc/systemd/system/"
 
 # Where a file is, unit, how. A reload that does not open new ports is no reload here.
@@ -29,6 +30,9 @@ READERS: tuple[tuple[str, str, str], ...] = (
     ("/etc/unbound/", "unbound", "restarted"),
     ("/etc/dnsmasq.", "dnsmasq", "restarted"),
     ("/etc/nftables.", "nftables", "reloaded"),
+    ("/etc/ufw/", "ufw", "restarted"),
+    ("/etc/firewalld/", "firewalld", "reloaded"),
+    ("/etc/iptables/", "netfilter-persistent", "restarted"),
     ("/etc/exports", "nfs-server", "reloaded"),
     ("/etc/samba/", "smbd", "reloaded"),
     ("/etc/redis/", "redis-server", "restarted"),
@@ -59,6 +63,8 @@ def notified(context: Context, path: str) -> list[str]:
     """The handlers that make a change of ``path`` count."""
     if path.startswith(SYSCTL):
         return [context.handler("Apply kernel settings", name="systemd-sysctl.service", state="restarted")]
+    if path == FSTAB:
+        return [context.handler("Reload systemd", daemon_reload=True)]
     unit, state = _reader(context, path)
     if not unit or _is_off(context, f"{unit}.service"):
         return []
