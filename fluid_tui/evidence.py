@@ -312,7 +312,7 @@ def apply_lines(approval: Approval, run: Run | None) -> list[Line]:
     return [*lines, BLANK, *run_lines("Apply", run)]
 
 
-def what_will_run(approval: Approval, playbook: Playbook | None) -> list[Line]:
+def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:
     """Exactly what an approval starts, and where: for the confirm dialog."""
     lines: list[Line] = []
     for target in approval.targets:
@@ -327,14 +327,12 @@ def what_will_run(approval: Approval, playbook: Playbook | None) -> list[Line]:
                 (would, Role.TEXT),
             )
         )
-    for task in playbook.tasks if playbook else []:
+    for task in playbook.tasks:
         flag = ("  opaque", Role.WARN) if task.opaque else ("", Role.TEXT)
         path = next((path for path in task.paths[:1] if path not in task.name), "")
         where = f"  {task.module} {path}".rstrip()
         lines.append(line(("run  ", Role.MUTED), said(task.name), said(where, Role.MUTED), flag))
-    if playbook is None:
-        lines.append(line(("run  ", Role.MUTED), ("the playbook could not be read", Role.BAD)))
-    elif playbook.secrets:
+    if playbook.secrets:
         asked = ", ".join(playbook.secrets)
         lines.append(line(("asks ", Role.MUTED), said(f"for the secrets {asked}, once this is confirmed")))
     lines += [line(("risk ", Role.WARN), said(words, Role.WARN)) for words in approval.evidence.risk]

@@ -115,7 +115,8 @@ class ReviewScreen(FluidScreen):
                 self._show("apply")
             self._shown_state = approval.state
         self._draw()
-        if approval and self._begin:
+        known = self.data.playbook is not None or "playbook" in self.data.problems
+        if approval and self._begin and (known or self._begin != "approve"):
             begin, self._begin = self._begin, ""
             self.action_approve() if begin == "approve" else self.action_reject()
 
@@ -242,7 +243,7 @@ class ReviewScreen(FluidScreen):
             return
         playbook = self.data.playbook
         if playbook is None:
-            self.say("The playbook is still being read.")
+            self.say(self.data.problems.get("playbook", "The playbook is still being read."))
             return
         digest, client, short_id = approval.digest, self.fluid.client, visible(approval.short_id)
 
