@@ -231,9 +231,9 @@ def _inside(row: dict[str, Any], words: bool) -> str:
         return ""
     sides = [(row[side] or {}) for side in ("before", "after")]
     texts = [side.get("text") or side.get("decoded") for side in sides]
-    if secret := next((side["secret"] for side in sides if side.get("secret")), ""):
-        if texts[0] == texts[1] or not any(texts):
-            return f"    withheld: {secret}, changed" if all(sides) else f"    withheld: {secret}"
+    secret = next((side["secret"] for side in sides if side.get("secret")), "")
+    if secret and (texts[0] == texts[1] or not any(texts)):
+        return f"    withheld: {secret}, changed" if all(sides) else f"    withheld: {secret}"
     if not any(texts):
         return _sizes(sides)
     encodings = [side.get("encoding", "") for side in sides if side]
