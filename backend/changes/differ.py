@@ -57,8 +57,10 @@ class Differ:
         *,
         quiesced: bool,
         commands: Sequence[Command] = (),
+        made_before: bool = False,
     ) -> Changes:
-        """What changed from ``before`` to ``after`` (layers, base first). Raises
+        """What changed from ``before`` to ``after`` (layers, base first). ``made_before``: the machine had
+        its own name at the first point, so that whatever names change was meant. Raises
         :class:`~backend.errors.DiskUnreadable`."""
         started = time.monotonic()
         comparison = await self._reader.compare(before, after, contents=LIMITS)
@@ -78,7 +80,7 @@ class Differ:
                 read = await self._reader.read(after, paths, settings.MAX_FILE_BYTES)
             rpms = await rpm.read(self._reader, comparison, before, after)
             work = _Interpretation(comparison, read, rpms, self._noise, self._blobs, self._key, commands)
-            await asyncio.to_thread(work.fill, changes)
+            await asyncio.to_thread(work.fill, changes, made_before=made_before)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
 
@@ -119,7 +121,7 @@ class _Interpretation:
             written.mtime_ns / 1e9 if written else None,
         )
 
-    def fill(self, changes: Changes) -> None:
+    def fill(self, changes: Changes, *, made_before: bool) -> None:
         """Everything but the head of ``changes``. Blocking: it writes blobs."""
         changes.files = [self._file(pair) for pair in self._comparison.pairs]
         self._renames({change.path: change for change in changes.files})
@@ -128,7 +130,7 @@ class _Interpretation:
         makers = attribution.scripts(self._comparison) | {one.name: one.scripts for one in self._rpms.after}
         changes.users = accounts.user_changes(self._before, self._after, makers)
         changes.groups = accounts.group_changes(self._before, self._after, makers)
-        self._settings(changes)
+        self._settings(changes, None if made_before else self._hostnames())
         changes.hidden = dict(Counter(change.hidden for change in changes.files if change.hidden))
         changes.notes += self._notes[:MAX_NOTES]
         if len(self._notes) > MAX_NOTES:
@@ -139,12 +141,13 @@ class _Interpretation:
             to, of = wire_path(new), wire_path(old)
             files[to].renamed_from, files[of].renamed_to = of, to
 
-    def _settings(self, changes: Changes) -> None:
-        """What the files mean, and who did all that is told."""
+    def _settings(self, changes: Changes, own: set[str] | None) -> None:
+        """What the files mean, and who did all that is told. ``own``: names that the machine may have got
+        when it was made."""
         notes: list[str] = []
         semantics = Semantics(self._comparison.pairs, changes.files, self._commands)
         found = settings.find(self._comparison, self._read, notes)
-        changes.settings = semantics.settings(found, self._teller, self._hostnames())
+        changes.settings = semantics.settings(found, self._teller, own)
         changes.settings += dpkg.hold_changes(self._status_before, self._status)
         changes.settings += semantics.keys(self._rpms, self._teller)
         self._show_meant(changes)

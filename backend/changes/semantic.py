@@ -77,10 +77,13 @@ class Semantics:
                 found |= dict.fromkeys(attribution.running(self._commands, pair.after.ctime_ns))
         return list(found)[: attribution.MAX_COMMANDS]
 
-    def settings(self, found: Iterable[Found], teller: Teller, hostnames: set[str]) -> list[SettingChange]:
-        """Each difference with the files that state it. ``hostnames``: the machine's, before and after."""
+    def settings(
+        self, found: Iterable[Found], teller: Teller, hostnames: set[str] | None
+    ) -> list[SettingChange]:
+        """Each difference with the files that state it. ``hostnames``: the machine's, before and after; None
+        when it had its own before."""
         changes = []
-        own = set(hostnames)
+        own = None if hostnames is None else set(hostnames)
         for kind, one in ((each.kind, each.difference) for each in found):
             sides = [side for side in (one.before, one.after) if side is not None]
             paths = list(dict.fromkeys(side.path for side in sides))
@@ -99,18 +102,20 @@ class Semantics:
             )
             if change.hidden and kind in _OWN_KINDS and self._meant(change, own):
                 change.hidden = ""
-                if kind is SettingKind.HOSTNAME:  # somebody chose it: /etc/hosts may say it too
+                if own and kind is SettingKind.HOSTNAME:  # somebody chose it: /etc/hosts may say it too
                     own -= short_and_whole(change.after.get("value", ""))
             changes.append(change)
         return changes
 
-    def _meant(self, change: SettingChange, own: set[str]) -> bool:
+    def _meant(self, change: SettingChange, own: set[str] | None) -> bool:
         """Whether somebody did it, and not the making of the machine."""
-        if change.kind is SettingKind.HOSTS:
-            return _without_own_name(change, own)
         if change.kind is SettingKind.DPKG:
             # What packages' scripts write there comes with the packages.
             return any(word in self._texts.get(id, "") for id in change.commands for word in _DPKG_WORDS)
+        if own is None:
+            return True
+        if change.kind is SettingKind.HOSTS:
+            return _without_own_name(change, own)
         if change.kind is SettingKind.HOSTNAME:
             return any("hostname" in self._texts.get(id, "") for id in change.commands)
         return bool(change.commands)

@@ -14,10 +14,11 @@ MASK = "‹secret›".encode()
 MAX_BYTES = 256 << 10
 MAX_LINE = 4 << 10  # longer ones are data, and a pattern may take its time with them
 
-_HINT = re.compile(
-    rb"(?i)pass|pwd|pw\b|secret|token|api.?key|access.?key|private.?key|shared.?key|psk|credential|authtok"
-    rb"|masterauth|identified|authorization|curl|://[^\s/:@]{0,100}:[^\s/@]+@|eyJ|sk_live_|hvs\."
-)
+_HINTS = (
+    b"pass", b"pw", b"secret", b"token", b"key", b"psk", b"credential", b"authtok", b"masterauth",
+    b"identified", b"authorization", b"curl", b"://", b"eyj", b"sk_live_", b"hvs.",
+)  # fmt: skip
+"""In lower case: a line without any of them is not looked into."""
 _FOREIGN = (
     b"/site-packages/", b"/dist-packages/", b"/node_modules/", b"/vendor/", b"/.git/", b"/share/doc/",
     b"/locale/", b"/i18n/", b"/examples/", b"/testdata/", b"/tests/", b"/.cargo/", b"/pkg/mod/",
@@ -28,6 +29,7 @@ _SUFFIXES = (
     b".properties", b".service", b".timer", b".sh", b".sql", b".rc", b".repo", b".netdev",
     b".nmconnection", b".config", b"config.php", b"settings.php", b"settings.py", b"config.py", b"config.js",
 )  # fmt: skip
+CODE, SCRIPT = "code", "script"
 _CODE = (b".py", b".php", b".js", b".rb", b".pl")
 _PLACES = (b"/etc/", b"/var/spool/cron/")
 _SHIPPED = (b"/usr/", b"/lib", b"/boot/", b"/var/lib/dpkg/")
@@ -100,9 +102,9 @@ _STAND_IN = re.compile(rb"(?i)your[_ -]?.*|[*x.-]+|<.*|.*\.\.\.|.* pass(?:word|p
 
 def masked(path: bytes, data: bytes) -> bytes | None:
     """The content with ``‹secret›`` for each password; None where there is none, or it is not looked at."""
-    if len(data) > MAX_BYTES or not _is_configuration(path, data) or not _HINT.search(data):
+    if len(data) > MAX_BYTES or not _is_configuration(path, data) or not _hinted(data):
         return None
-    spans = sorted(set(_spans(data, quoted_only=path.endswith(_CODE))))
+    spans = sorted(set(_spans(data, form=_form(path, data))))
     if not spans:
         return None
     parts: list[bytes] = []
@@ -128,23 +130,37 @@ def _is_configuration(path: bytes, data: bytes) -> bool:
     return name.endswith(_SUFFIXES) or name.startswith(b".") or data.startswith(b"#!")
 
 
-def _spans(data: bytes, *, quoted_only: bool) -> Iterator[tuple[int, int]]:
+def _form(path: bytes, data: bytes) -> str:
+    """In a program's text only what stands in quotes is a value; in a shell's a value ends at a space."""
+    if path.endswith(_CODE):
+        return CODE
+    return SCRIPT if data.startswith(b"#!") else ""
+
+
+def _hinted(data: bytes) -> bool:
+    lower = data.lower()
+    return any(word in lower for word in _HINTS)
+
+
+def _spans(data: bytes, *, form: str) -> Iterator[tuple[int, int]]:
     """Where the values are, quotes not included. Comments are nobody's configuration."""
     at = 0
     for line in data.split(b"\n"):
         if len(line) <= MAX_LINE and not line.lstrip().startswith(_COMMENTS):
-            for start, end in _in_line(line, quoted_only=quoted_only):
+            for start, end in _in_line(line, form):
                 yield at + start, at + end
         at += len(line) + 1
+    if b"value" not in data and b"VALUE" not in data:
+        return
     for match in _NAMED_VALUE.finditer(data):
         if match.end() - match.start() <= MAX_LINE and _is_secret(match[1], match[2]):
             yield _inside(data, *match.span(2))
 
 
-def _in_line(line: bytes, *, quoted_only: bool) -> Iterator[tuple[int, int]]:
-    if not _HINT.search(line):
+def _in_line(line: bytes, form: str) -> Iterator[tuple[int, int]]:
+    if not _hinted(line):
         return
-    yield from _assigned(line, quoted_only=quoted_only)
+    yield from _assigned(line, form)
     for pattern in (_ELEMENT, _DEFINED, _SPACED, _OPTION):
         for match in pattern.finditer(line):
             if _is_secret(match[1], match[2]):
@@ -155,29 +171,29 @@ def _in_line(line: bytes, *, quoted_only: bool) -> Iterator[tuple[int, int]]:
                 yield match.span(1)
 
 
-def _assigned(line: bytes, *, quoted_only: bool, inside: bool = False) -> Iterator[tuple[int, int]]:
+def _assigned(line: bytes, form: str, *, inside: bool = False) -> Iterator[tuple[int, int]]:
     """``inside``: of quotes, as in ``Environment="A=b"``."""
     for match in _ASSIGNED.finditer(line):
         start, end = match.span(5)
         quoted = line[start : start + 1] in (b'"', b"'")
         if not quoted:
-            end = -1 if quoted_only else _unquoted_end(line, match)
+            end = -1 if form == CODE else _unquoted_end(line, match, form)
         if end > start and _is_secret(match[1], line[start:end]):
             yield _inside(line, start, end)
         elif quoted and not inside:
             within = line[start + 1 : end - 1]
-            for first, last in _assigned(within, quoted_only=quoted_only, inside=True):
+            for first, last in _assigned(within, form, inside=True):
                 yield start + 1 + first, start + 1 + last
 
 
-def _unquoted_end(line: bytes, match: re.Match[bytes]) -> int:
+def _unquoted_end(line: bytes, match: re.Match[bytes], form: str) -> int:
     """Where a value without quotes ends; -1 for words of a sentence.
 
     ``A = two words`` is one value, ``A=b command`` is a shell's, and ``word: more words`` is prose."""
     end = match.end(5)
     rest = _REST.match(line, end)
     whole = rest.end() if rest else end
-    if match[3] == b"=" and match[2] and match[4]:
+    if match[3] == b"=" and match[2] and match[4] and form != SCRIPT:
         return whole
     if match[3] == b":" and line[end:whole].strip(b" \t\r,}]\"'"):
         return -1

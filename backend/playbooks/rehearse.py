@@ -101,7 +101,9 @@ class Rehearser:
         evidence.rehearsal_run, evidence.rehearsal = first.id, _recap(first)
         evidence.unrehearsed = [event.task for event in first.events if event.status == "skipped"]
         after = await self._fleet.freeze(twin)
-        done = await self._differ.diff(twin.id, "before", "first run", before, after, quiesced=True)
+        done = await self._differ.diff(
+            twin.id, "before", "first run", before, after, quiesced=True, made_before=True
+        )
         await self._store.changes.insert(done)
         evidence.changes_id = done.id
         evidence.residual = compare(wanted, done, checked)
@@ -120,7 +122,13 @@ class Rehearser:
     async def _repeat(self, evidence: Evidence, twin: Sandbox, after: list[Path]) -> None:
         """What the second run changed, by the disk and not by Ansible's word."""
         again = await self._differ.diff(
-            twin.id, "first run", "second run", after, await self._fleet.freeze(twin), quiesced=True
+            twin.id,
+            "first run",
+            "second run",
+            after,
+            await self._fleet.freeze(twin),
+            quiesced=True,
+            made_before=True,
         )
         moved = [change.path for change in again.shown()]
         moved += [f"package {package.name}" for package in again.packages]

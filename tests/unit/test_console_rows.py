@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend import alignment
-from backend.models import Phase, SettingKind, now
+from backend.models import Phase, Playbook, PlaybookTask, SettingKind, now
 from fluid_tui.diff_rows import document, summary
+from fluid_tui.evidence import checklist, what_will_run
 from fluid_tui.fleet_rows import Sorting, matches, sandbox_filter, sandbox_rows
 from fluid_tui.paint import Role, chop, line, plain, width_of, wrap
 from fluid_tui.side_rows import SHOWN_LINES, DiffRow, Side, folded, text_rows, unified, value_rows
@@ -107,6 +108,21 @@ def test_a_document_shows_settings_by_kind_and_a_rename_once() -> None:
     assert len({item.key for item in made.items}) == len(made.items)
     assert summary(access_changes(now())) == "1 file, 5 settings"
     assert "Hosts file" in {item.kind for item in document(access_changes(now()), noise=True).items}
+
+
+def test_a_review_counts_settings_by_kind_and_a_task_s_path_stands_beside_its_name() -> None:
+    approval = fleet(now()).approvals[0]
+    approval.evidence.counts = {"files": 3, "sudo rule": 2, "ssh daemon": 1, "hosts entry": 1}
+    told = plain(checklist(approval)[0])
+    assert told == "✓ changes  3 files, 2 sudo rules, 1 sshd setting, 1 hosts line"
+    tasks = [
+        PlaybookTask(name="Let d run a as root", module="ansible.builtin.copy", paths=["/etc/sudoers.d/d"]),
+        PlaybookTask(name="Remove /etc/x", module="ansible.builtin.file", paths=["/etc/x"]),
+    ]
+    made = Playbook(id="PBK-1", name="p", sandbox_id="S", yaml="", tasks=tasks, digest="d", created_at=now())
+    shown = [plain(each) for each in what_will_run(approval, made)]
+    assert "run  Let d run a as root  ansible.builtin.copy /etc/sudoers.d/d" in shown
+    assert "run  Remove /etc/x  ansible.builtin.file" in shown
 
 
 def test_every_kind_of_setting_has_its_heading() -> None:

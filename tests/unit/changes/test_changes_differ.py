@@ -117,10 +117,17 @@ class Work:
         return tops[0], tops[1]
 
     async def diff(
-        self, before: Sequence[Path], after: Sequence[Path], commands: Sequence[Command] = ()
+        self,
+        before: Sequence[Path],
+        after: Sequence[Path],
+        commands: Sequence[Command] = (),
+        *,
+        made_before: bool = False,
     ) -> Changes:
         differ = Differ(DiskReader(), self.blobs, b"k" * 32, NoiseProfile.default())
-        return await differ.diff("SBX-1", "pre", "post", before, after, quiesced=True, commands=commands)
+        return await differ.diff(
+            "SBX-1", "pre", "post", before, after, quiesced=True, commands=commands, made_before=made_before
+        )
 
 
 @pytest.fixture
@@ -340,6 +347,17 @@ async def test_of_a_hosts_file_all_counts_but_the_machine_s_own_name_at_its_own_
     (resolver,) = [one for one in changes.shown() if one.path == "/etc/resolv.conf"]
     assert resolver.after.text == "nameserver 9.9.9.9\n"
     assert [one.path for one in (await work.diff(*points)).shown()] == []
+
+
+async def test_of_a_machine_that_was_made_before_every_name_was_meant(work):
+    before = {"etc/hostname": "twin\n", "etc/hosts": HOSTS.format("twin")}
+    after = {"etc/hostname": "web\n", "etc/hosts": HOSTS.format("twin") + "127.0.1.1 web.lan web\n"}
+    points = work.layers(work.image("before", before, {}), work.image("after", after, {}))
+    changes = await work.diff(*points, made_before=True)
+    assert [(one.name, one.after) for one in changes.stated()] == [
+        ("host name", {"value": "web"}),
+        ("127.0.1.1", {"names": "web.lan web"}),
+    ]
 
 
 INI = "[db]\nuser = shop\npassword = {}\n"
