@@ -327,6 +327,7 @@ def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:
                 (would, Role.TEXT),
             )
         )
+    lines += [line(("risk ", Role.WARN), said(words, Role.WARN)) for words in approval.evidence.risk]
     for task in playbook.tasks:
         flag = ("  opaque", Role.WARN) if task.opaque else ("", Role.TEXT)
         path = next((path for path in task.paths[:1] if path not in task.name), "")
@@ -335,6 +336,5 @@ def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:
     if playbook.secrets:
         asked = ", ".join(playbook.secrets)
         lines.append(line(("asks ", Role.MUTED), said(f"for the secrets {asked}, once this is confirmed")))
-    lines += [line(("risk ", Role.WARN), said(words, Role.WARN)) for words in approval.evidence.risk]
     lines.append(line(("digest ", Role.MUTED), (visible(approval.digest[:32]), Role.MUTED)))
     return lines
