@@ -456,7 +456,7 @@ def test_removing_a_folder_is_one_task() -> None:
         ("/etc/php/8.2/fpm/pool.d/www.conf", "Reload php8.2-fpm"),
         ("/etc/postgresql/15/main/pg_hba.conf", "Reload postgresql"),
         ("/etc/postgresql/15/main/conf.d/site.conf", "Restart postgresql"),
-        ("/etc/wireguard/wg0.conf", "Restart wg-quick@wg0"),
+        ("/etc/wireguard/wg0.conf", None),
         ("/etc/exports.d/data.exports", "Reload nfs-server"),
         ("/etc/sysctl.d/60-site.conf", "Apply kernel settings"),
         ("/etc/nftables.conf", "Reload nftables"),
@@ -474,6 +474,15 @@ def test_a_file_wakes_the_service_that_reads_it_and_no_other(path: str, handler:
     sample = Sample()
     sample.add(path, b"x\n")
     assert [one.name for one in checked(drafted(sample)).handlers] == ([handler] if handler else [])
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_tunnel_is_restarted_only_where_it_was_started(enabled: bool) -> None:
+    unit = UnitChange(name="wg-quick@wg0.service", verb=ChangeVerb.ADDED, after=ON)
+    sample = sample_with(units=[unit] if enabled else [])
+    sample.commands = [] if enabled else said("systemctl start wg-quick@wg0")
+    sample.add("/etc/wireguard/wg0.conf", b"x\n")
+    assert [one.name for one in checked(drafted(sample)).handlers] == ["Restart wg-quick@wg0"]
 
 
 def test_a_service_that_is_switched_off_is_not_woken_by_a_change_of_its_files() -> None:

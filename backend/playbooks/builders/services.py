@@ -66,7 +66,7 @@ def notified(context: Context, path: str) -> list[str]:
     if path == FSTAB:
         return [context.handler("Reload systemd", daemon_reload=True)]
     unit, state = _reader(context, path)
-    if not unit or _is_off(context, f"{unit}.service"):
+    if not unit or _is_off(context, f"{unit}.service") or _is_idle(context, f"{unit}.service"):
         return []
     verb = "Reload" if state == "reloaded" else "Restart"
     return [context.handler(f"{verb} {unit}", name=f"{unit}.service", state=state)]
@@ -133,3 +133,9 @@ def _is_off(context: Context, name: str) -> bool:
         return False
     after = change.after
     return after.masked or not after.defined or (change.before.enabled and not after.enabled)
+
+
+def _is_idle(context: Context, name: str) -> bool:
+    """An instance that nobody started: its file alone brings up no tunnel."""
+    started = any(one.name == name and one.after.enabled for one in context.changes.units)
+    return "@" in name and not started and not woken(context, name)
