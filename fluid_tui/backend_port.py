@@ -5,7 +5,7 @@ Every method raises the classes of :mod:`backend.errors`; tests put a fake in it
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Protocol
 
 from backend.models import (
@@ -43,7 +43,9 @@ class BackendPort(Protocol):
 
     def approval(self, id: str, /) -> Awaitable[Approval]: ...
     def dry_run(self, approval_id: str, /) -> Awaitable[Approval]: ...
-    def approve(self, approval_id: str, digest: str, comment: str = "", /) -> Awaitable[Approval]: ...
+    def approve(
+        self, approval_id: str, digest: str, comment: str = "", secrets: Mapping[str, str] | None = None, /
+    ) -> Awaitable[Approval]: ...
     def reject(
         self, approval_id: str, reason: str, changes_requested: bool = False, /
     ) -> Awaitable[Approval]: ...

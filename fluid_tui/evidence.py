@@ -12,7 +12,7 @@ from backend.models import Approval, ApprovalState, Evidence, Playbook, Run, Tar
 from backend.text import visible
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.paint import Run as Piece
-from fluid_tui.words import RUNS, TASKS, ago, approval_mark, elapsed, left, plural, requester
+from fluid_tui.words import RUNS, SETTINGS, TASKS, ago, approval_mark, elapsed, left, plural, requester
 
 RESIDUAL_SHOWN = 12
 FULFILLED: Piece = ("✓ ", Role.GOOD)
@@ -111,6 +111,7 @@ def _changes(evidence: Evidence) -> Iterator[Line]:
         yield line(OPEN, ("changes  ", Role.TITLE), ("not read yet", Role.MUTED))
         return
     nouns = {"files": "file", "packages": "package", "units": "service", "users": "user", "groups": "group"}
+    nouns |= {kind.value: noun for kind, (_, noun) in SETTINGS.items()}
     words = [plural(evidence.counts[key], noun) for key, noun in nouns.items() if evidence.counts.get(key)]
     hidden = evidence.counts.get("hidden", 0)
     yield line(
@@ -311,7 +312,7 @@ def apply_lines(approval: Approval, run: Run | None) -> list[Line]:
     return [*lines, BLANK, *run_lines("Apply", run)]
 
 
-def what_will_run(approval: Approval, playbook: Playbook | None) -> list[Line]:
+def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:
     """Exactly what an approval starts, and where: for the confirm dialog."""
     lines: list[Line] = []
     for target in approval.targets:
@@ -326,11 +327,14 @@ def what_will_run(approval: Approval, playbook: Playbook | None) -> list[Line]:
                 (would, Role.TEXT),
             )
         )
-    for task in playbook.tasks if playbook else []:
-        flag = ("  opaque", Role.WARN) if task.opaque else ("", Role.TEXT)
-        lines.append(line(("run  ", Role.MUTED), said(task.name), said(f"  {task.module}", Role.MUTED), flag))
-    if playbook is None:
-        lines.append(line(("run  ", Role.MUTED), ("the playbook could not be read", Role.BAD)))
     lines += [line(("risk ", Role.WARN), said(words, Role.WARN)) for words in approval.evidence.risk]
+    for task in playbook.tasks:
+        flag = ("  opaque", Role.WARN) if task.opaque else ("", Role.TEXT)
+        path = next((path for path in task.paths[:1] if path not in task.name), "")
+        where = f"  {task.module} {path}".rstrip()
+        lines.append(line(("run  ", Role.MUTED), said(task.name), said(where, Role.MUTED), flag))
+    if playbook.secrets:
+        asked = ", ".join(playbook.secrets)
+        lines.append(line(("asks ", Role.MUTED), said(f"for the secrets {asked}, once this is confirmed")))
     lines.append(line(("digest ", Role.MUTED), (visible(approval.digest[:32]), Role.MUTED)))
     return lines

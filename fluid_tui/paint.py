@@ -104,6 +104,25 @@ def wrap(runs: Line, width: int, indent: int = 0) -> list[Line]:
     return lines
 
 
+def chop(runs: Line, width: int) -> list[Line]:
+    """A line as several of at most ``width`` cells (2 or more), broken wherever that is: no space is lost."""
+    lines: list[Line] = []
+    current: list[Run] = []
+    left = width = max(width, 2)
+    for text, role in runs:
+        if cell_len(text) > left:
+            fills = left > 1 or cell_len(text[:1]) <= left
+            piece = chop_cells(text, left)[0] if fills else ""
+            lines.append((*current, (piece, role)) if piece else tuple(current))
+            *whole, text = chop_cells(text[len(piece) :], width)
+            lines += [((each, role),) for each in whole]
+            current, left = [], width
+        if text:
+            current.append((text, role))
+            left -= cell_len(text)
+    return [*lines, tuple(current)] if current or not lines else lines
+
+
 def _words(runs: Line) -> Iterable[Run]:
     for text, role in runs:
         start = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from backend.models import Approval, ApprovalState, Phase, RunState, Sandbox
+from backend.models import Approval, ApprovalState, Phase, RunState, Sandbox, SettingKind
 from backend.text import visible
 from fluid_tui.paint import Role, Run
 
@@ -82,6 +82,33 @@ TASKS: dict[str, Mark] = {
     "unreachable": Mark("✗", "unreachable", Role.BAD),
     "note": Mark("i", "note", Role.ACCENT),
 }
+
+SETTINGS: dict[SettingKind, tuple[str, str]] = {
+    SettingKind.SUDO: ("Sudo rules", "sudo rule"),
+    SettingKind.LOGIN_KEY: ("Login keys", "login key"),
+    SettingKind.SSHD: ("SSH daemon", "sshd setting"),
+    SettingKind.FIREWALL: ("Firewall", "firewall rule"),
+    SettingKind.SOURCE: ("Package sources", "package source"),
+    SettingKind.SOURCE_KEY: ("Package keys", "package key"),
+    SettingKind.APT: ("apt", "apt setting"),
+    SettingKind.DPKG: ("dpkg", "dpkg override"),
+    SettingKind.UNIT: ("Unit files", "unit file"),
+    SettingKind.DROP_IN: ("Drop-ins", "drop-in"),
+    SettingKind.TIMER: ("Timers", "timer"),
+    SettingKind.CRON: ("Cron jobs", "cron job"),
+    SettingKind.SYSCTL: ("Kernel parameters", "kernel parameter"),
+    SettingKind.MODULE: ("Kernel modules", "kernel module"),
+    SettingKind.MOUNT: ("Mounts", "mount"),
+    SettingKind.HOSTNAME: ("Host name", "host name"),
+    SettingKind.HOSTS: ("Hosts file", "hosts line"),
+    SettingKind.RESOLVER: ("Resolver", "resolver setting"),
+    SettingKind.CERTIFICATE: ("Certificates", "certificate"),
+    SettingKind.PRIVATE_KEY: ("Private keys", "private key"),
+    SettingKind.ALTERNATIVE: ("Alternatives", "alternative"),
+    SettingKind.LOCALE: ("Locale", "locale setting"),
+    SettingKind.TIME_ZONE: ("Time zone", "time zone"),
+}
+"""What files state, in the order in which it is judged: a heading, and the noun to count with."""
 
 
 def sandbox_mark(sandbox: Sandbox, asks: bool) -> Mark:

@@ -14,7 +14,8 @@ from typing import Any
 
 from backend.approvals.book import ApprovalBook
 from backend.approvals.digest import digest_of
-from backend.approvals.evidence import blockers, counts, risks
+from backend.approvals.evidence import blockers, counts
+from backend.approvals.risks import risks
 from backend.audit import Audit
 from backend.background import Background
 from backend.config import Config

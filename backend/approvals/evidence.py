@@ -1,32 +1,10 @@
-"""When evidence suffices, and what a reader must be warned of. Pure functions over the nouns."""
+"""When evidence suffices, and its figures. Pure functions over the nouns."""
 
 from __future__ import annotations
 
-from backend.models import Approval, Changes, ChangeVerb, Evidence, FileKind, FileState
+from collections import Counter
 
-_RISKS: tuple[tuple[str, str], ...] = (
-    ("/etc/ssh/", "touches the SSH daemon's configuration"),
-    ("/etc/sudoers", "touches sudoers"),
-    ("/etc/pam.d/", "touches authentication (PAM)"),
-    ("/etc/nftables", "touches the firewall"),
-    ("/etc/iptables", "touches the firewall"),
-    ("/etc/ufw", "touches the firewall"),
-    ("/etc/fstab", "touches mounts"),
-    ("/etc/crypttab", "touches encrypted disks"),
-    ("/etc/sysctl", "changes kernel settings"),
-    ("/etc/apt/sources", "changes where packages come from"),
-    ("/etc/network", "touches the network configuration"),
-    ("/etc/systemd/network", "touches the network configuration"),
-    ("/boot/", "touches the boot files"),
-    ("/etc/cron", "schedules commands"),
-    ("/var/spool/cron", "schedules commands"),
-    ("/etc/ld.so.preload", "loads code into every program"),
-    ("/etc/profile", "runs code at every login"),
-)
-_KEYS_FILE = "/.ssh/authorized_keys"
-_SET_ID = 0o6000
-_CAPABILITY = "security.capability"
-_ADMINS = frozenset({"sudo", "wheel", "docker", "libvirt", "lxd", "disk", "shadow"})
+from backend.models import Approval, Changes, ChangeVerb, Evidence
 
 
 def blockers(evidence: Evidence, targets: list[str], *, allow_unrehearsed: bool = False) -> list[str]:
@@ -52,50 +30,23 @@ def blockers(evidence: Evidence, targets: list[str], *, allow_unrehearsed: bool 
 
 
 def counts(changes: Changes) -> dict[str, int]:
-    """The figures of the checklist."""
-    shown = [change for change in changes.shown() if not change.package]
-    by_verb = {verb: sum(change.verb is verb for change in shown) for verb in ChangeVerb}
+    """The figures of the checklist; of what files state, one a kind that there is."""
+    files = [change for change in changes.listed() if not change.package]
+    renamed = sum(bool(change.renamed_from) for change in files)
+    by_verb = Counter(change.verb for change in files)
     return {
-        "files": len(shown),
-        "files_added": by_verb[ChangeVerb.ADDED],
+        "files": len(files),
+        "files_added": by_verb[ChangeVerb.ADDED] - renamed,
         "files_modified": by_verb[ChangeVerb.MODIFIED] + by_verb[ChangeVerb.METADATA],
+        "files_renamed": renamed,
         "files_removed": by_verb[ChangeVerb.REMOVED],
         "packages": len(changes.packages),
         "units": len(changes.units),
         "users": len(changes.users),
         "groups": len(changes.groups),
         "hidden": sum(changes.hidden.values()),
+        **Counter(one.kind.value for one in changes.settings if not one.hidden and not one.package),
     }
-
-
-def risks(changes: Changes) -> list[str]:
-    """What a careful reader looks at first, in words, each once."""
-    found: list[str] = []
-    for change in changes.shown():
-        if not change.package:
-            found += [words for prefix, words in _RISKS if change.path.startswith(prefix)]
-        if change.verb is ChangeVerb.REMOVED and not change.package:
-            found.append("removes files")
-        if _KEYS_FILE in change.path:
-            found.append("changes which keys may log in")
-        if not change.package and _gives_rights(change.after):
-            found.append("a program gets more rights than its caller (setuid, capabilities)")
-    for user in changes.users:
-        if user.after.get("uid") == "0" or _ADMINS.intersection(user.after.get("groups", "").split(",")):
-            found.append("makes an administrator")
-    if changes.units:
-        found.append("enables or disables services")
-    if any(package.verb is ChangeVerb.REMOVED for package in changes.packages):
-        found.append("removes packages")
-    return list(dict.fromkeys(found))
-
-
-def _gives_rights(state: FileState | None) -> bool:
-    return (
-        state is not None
-        and state.kind is FileKind.FILE
-        and bool(state.mode & _SET_ID or _CAPABILITY in state.xattrs)
-    )
 
 
 def for_agent(approval: Approval) -> Approval:

@@ -12,7 +12,7 @@ from backend.changes import accounts, attribution, dpkg, rpm, settings, units
 from backend.changes.blobs import BlobStore
 from backend.changes.noise import SERVICE_STATE, NoiseProfile, gives_rights
 from backend.changes.renames import renames
-from backend.changes.semantic import Semantics
+from backend.changes.semantic import Semantics, short_and_whole
 from backend.changes.states import StateMaker, verb
 from backend.disks import Comparison, ContentLimits, DiskReader, Pair, Side
 from backend.models import (
@@ -21,6 +21,7 @@ from backend.models import (
     FileChange,
     FileKind,
     PackageChange,
+    SettingKind,
     UnitChange,
     new_id,
     now,
@@ -56,8 +57,10 @@ class Differ:
         *,
         quiesced: bool,
         commands: Sequence[Command] = (),
+        made_before: bool = False,
     ) -> Changes:
-        """What changed from ``before`` to ``after`` (layers, base first). Raises
+        """What changed from ``before`` to ``after`` (layers, base first). ``made_before``: the machine had
+        its own name at the first point, so that whatever names change was meant. Raises
         :class:`~backend.errors.DiskUnreadable`."""
         started = time.monotonic()
         comparison = await self._reader.compare(before, after, contents=LIMITS)
@@ -77,7 +80,7 @@ class Differ:
                 read = await self._reader.read(after, paths, settings.MAX_FILE_BYTES)
             rpms = await rpm.read(self._reader, comparison, before, after)
             work = _Interpretation(comparison, read, rpms, self._noise, self._blobs, self._key, commands)
-            await asyncio.to_thread(work.fill, changes)
+            await asyncio.to_thread(work.fill, changes, made_before=made_before)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
 
@@ -118,7 +121,7 @@ class _Interpretation:
             written.mtime_ns / 1e9 if written else None,
         )
 
-    def fill(self, changes: Changes) -> None:
+    def fill(self, changes: Changes, *, made_before: bool) -> None:
         """Everything but the head of ``changes``. Blocking: it writes blobs."""
         changes.files = [self._file(pair) for pair in self._comparison.pairs]
         self._renames({change.path: change for change in changes.files})
@@ -127,7 +130,7 @@ class _Interpretation:
         makers = attribution.scripts(self._comparison) | {one.name: one.scripts for one in self._rpms.after}
         changes.users = accounts.user_changes(self._before, self._after, makers)
         changes.groups = accounts.group_changes(self._before, self._after, makers)
-        self._settings(changes)
+        self._settings(changes, None if made_before else self._hostnames())
         changes.hidden = dict(Counter(change.hidden for change in changes.files if change.hidden))
         changes.notes += self._notes[:MAX_NOTES]
         if len(self._notes) > MAX_NOTES:
@@ -138,25 +141,40 @@ class _Interpretation:
             to, of = wire_path(new), wire_path(old)
             files[to].renamed_from, files[of].renamed_to = of, to
 
-    def _settings(self, changes: Changes) -> None:
-        """What the files mean, and who did all that is told."""
+    def _settings(self, changes: Changes, own: set[str] | None) -> None:
+        """What the files mean, and who did all that is told. ``own``: names that the machine may have got
+        when it was made."""
         notes: list[str] = []
         semantics = Semantics(self._comparison.pairs, changes.files, self._commands)
         found = settings.find(self._comparison, self._read, notes)
-        changes.settings = semantics.settings(found, self._teller, self._hostnames())
+        changes.settings = semantics.settings(found, self._teller, own)
         changes.settings += dpkg.hold_changes(self._status_before, self._status)
         changes.settings += semantics.keys(self._rpms, self._teller)
+        self._show_meant(changes)
         semantics.attribute(changes, {one.name: one.installed_at for one in self._rpms.after})
         for note in notes:
             self._note(self._teller.tell(note))
 
     def _hostnames(self) -> set[str]:
-        """The machine's names before and after, whole and short, and localhost's."""
-        found = {"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"}
+        """The machine's names before and after, whole and short."""
+        found: set[str] = set()
         for side in (self._comparison.before, self._comparison.after):
             for line in (side.whole.get(HOSTNAME) or b"").decode("utf-8", "surrogateescape").split():
-                found |= {line, line.partition(".")[0]}
+                found |= short_and_whole(line)
         return found
+
+    def _show_meant(self, changes: Changes) -> None:
+        """The whole of a file that noise hides, and in which all that changed was meant."""
+        paths = {
+            path
+            for one in changes.settings
+            if one.kind is SettingKind.RESOLVER and not one.hidden
+            for path in one.paths
+        }
+        for pair, change in zip(self._comparison.pairs, changes.files, strict=True):
+            if change.hidden and change.path in paths:
+                change.hidden = ""
+                self._keep(pair, change)
 
     def _file(self, pair: Pair) -> FileChange:
         before = self._old.state(pair.before, pair.before_content)
@@ -172,14 +190,18 @@ class _Interpretation:
                 change.hidden = SERVICE_STATE
                 return change
             change.package = self._scripts.made(pair.after) if pair.after is not None else ""
+        self._keep(pair, change)
+        return change
+
+    def _keep(self, pair: Pair, change: FileChange) -> None:
+        """The contents, and who was running."""
         if pair.after is not None:
             change.commands = attribution.running(self._commands, pair.after.ctime_ns)
-        self._old.keep(before, pair.before_content)
-        self._new.keep(after, pair.after_content)
+        self._old.keep(change.before, pair.before_content)
+        self._new.keep(change.after, pair.after_content)
         for content in (pair.before_content, pair.after_content):
             if content is not None and content.withheld.startswith(("over ", "too many")):
                 self._note(f"{change.path}: its content is not kept ({content.withheld})")
-        return change
 
     def _package(self, pair: Pair, change: FileChange) -> tuple[str, bool]:
         """The package whose own content stands at the path, empty for none; does a package list the path?"""

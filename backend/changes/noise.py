@@ -187,6 +187,7 @@ _RULES: tuple[Rule, ...] = (
         ("/etc/machine-id", "/etc/hostname", "/etc/hosts", "/var/lib/dbus/machine-id"),
         Attribute.METADATA,
     ),
+    Rule("identity", ("/etc/machine-info",)),  # Ansible writes the host name there too
     Rule(
         "host keys",
         ("/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub", "/etc/ssh/fluid_ca.pub"),

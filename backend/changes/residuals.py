@@ -195,12 +195,13 @@ def _settings(sandbox: Changes, rehearsal: Changes) -> list[ResidualRow]:
     sides = [
         [one for one in changes.settings if hidden.issuperset(one.paths)] for changes in (sandbox, rehearsal)
     ]
-    shown = {(one.kind, one.name) for side in sides for one in side if not one.hidden}
     rows: list[ResidualRow] = []
-    for kind, name in sorted(shown):
-        ends = [
-            sorted(_stated(one) for one in side if (one.kind, one.name) == (kind, name)) for side in sides
-        ]
+    for kind, name in sorted({(one.kind, one.name) for side in sides for one in side if not one.hidden}):
+        alike = [[one for one in side if (one.kind, one.name) == (kind, name)] for side in sides]
+        shown = [[_stated(one) for one in side if not one.hidden] for side in alike]
+        # What one side takes for the machine's own counts where the other side means it.
+        quiet = [{_stated(one) for one in side if one.hidden} for side in alike]
+        ends = [sorted([*shown[at], *(quiet[at].intersection(shown[1 - at]))]) for at in (0, 1)]
         if ends[0] != ends[1]:
             one, other = ("; ".join(end) or _NOTHING for end in ends)
             rows += _rows(kind.value, name, one, other)

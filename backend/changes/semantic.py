@@ -6,6 +6,7 @@ set, an address in ``/etc/hosts``. Such a setting is shown, and the residual com
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from backend.changes import attribution
@@ -28,6 +29,32 @@ _HALF_NS = _NS // 2  # rpm knows whole seconds
 _ACCOUNT_FILES = (b"/etc/passwd", b"/etc/shadow", b"/etc/group", b"/etc/gshadow")
 _DPKG_WORDS = ("statoverride", "divert")
 _OWN_KINDS = (SettingKind.HOSTNAME, SettingKind.HOSTS, SettingKind.RESOLVER, SettingKind.DPKG)
+_LOOPBACK = re.compile(r"127\.[0-9.]+|::1")
+_LOCALHOST = frozenset({"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"})
+
+
+def short_and_whole(name: str) -> set[str]:
+    """A machine's name, and its part before the first dot."""
+    return {name, name.partition(".")[0]} - {""}
+
+
+def _without_own_name(change: SettingChange, own: set[str]) -> bool:
+    """Take the machine's own names out of a line of ``/etc/hosts``; whether more of a change is left.
+
+    Only at the machine's own addresses is its name its identity: at another it leads elsewhere.
+    """
+    if not _LOOPBACK.fullmatch(change.name):
+        return True
+    before, after = (side.get("names", "").split() for side in (change.before, change.after))
+    if own.union(_LOCALHOST).issuperset((*before, *after)):
+        return False
+    old, new = ([name for name in names if name not in own] for names in (before, after))
+    if old == new:
+        return False
+    change.before, change.after = ({"names": " ".join(names)} if names else {} for names in (old, new))
+    if not old or not new:
+        change.verb = ChangeVerb.REMOVED if old else ChangeVerb.ADDED
+    return True
 
 
 class Semantics:
@@ -50,9 +77,13 @@ class Semantics:
                 found |= dict.fromkeys(attribution.running(self._commands, pair.after.ctime_ns))
         return list(found)[: attribution.MAX_COMMANDS]
 
-    def settings(self, found: Iterable[Found], teller: Teller, hostnames: set[str]) -> list[SettingChange]:
-        """Each difference with the files that state it. ``hostnames``: the machine's, before and after."""
+    def settings(
+        self, found: Iterable[Found], teller: Teller, hostnames: set[str] | None
+    ) -> list[SettingChange]:
+        """Each difference with the files that state it. ``hostnames``: the machine's, before and after; None
+        when it had its own before."""
         changes = []
+        own = None if hostnames is None else set(hostnames)
         for kind, one in ((each.kind, each.difference) for each in found):
             sides = [side for side in (one.before, one.after) if side is not None]
             paths = list(dict.fromkeys(side.path for side in sides))
@@ -69,19 +100,22 @@ class Semantics:
                 hidden=files[0].hidden if files else "",
                 commands=self.ran(paths),
             )
-            if change.hidden and kind in _OWN_KINDS and self._meant(change, hostnames):
+            if change.hidden and kind in _OWN_KINDS and self._meant(change, own):
                 change.hidden = ""
+                if own and kind is SettingKind.HOSTNAME:  # somebody chose it: /etc/hosts may say it too
+                    own -= short_and_whole(change.after.get("value", ""))
             changes.append(change)
         return changes
 
-    def _meant(self, change: SettingChange, hostnames: set[str]) -> bool:
+    def _meant(self, change: SettingChange, own: set[str] | None) -> bool:
         """Whether somebody did it, and not the making of the machine."""
-        if change.kind is SettingKind.HOSTS:
-            names = {name for side in (change.before, change.after) for name in side.get("names", "").split()}
-            return not names <= hostnames
         if change.kind is SettingKind.DPKG:
             # What packages' scripts write there comes with the packages.
             return any(word in self._texts.get(id, "") for id in change.commands for word in _DPKG_WORDS)
+        if own is None:
+            return True
+        if change.kind is SettingKind.HOSTS:
+            return _without_own_name(change, own)
         if change.kind is SettingKind.HOSTNAME:
             return any("hostname" in self._texts.get(id, "") for id in change.commands)
         return bool(change.commands)

@@ -28,7 +28,8 @@ _MARKS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-SECRETS = ("private key", "password hashes", "credentials")
+PASSWORDS, CREDENTIALS = "password hashes", "credentials"
+SECRETS = ("private key", PASSWORDS, CREDENTIALS)
 
 
 class StateMaker:
@@ -62,8 +63,13 @@ class StateMaker:
         )
 
     def keep(self, state: FileState | None, content: Content | None) -> None:
-        """Add the content to a state: as text where it is text, as a blob where it is not."""
-        if state is None or content is None or content.data is None or state.secret:
+        """Add the content to a state: as text where it is text, as a blob where it is not. Of a file with
+        passwords it is the text around them, and never a blob."""
+        if state is None or content is None or content.data is None:
+            return
+        if state.secret:
+            if content.withheld == CREDENTIALS and not _HASH.search(content.data):
+                state.text = as_text(content.data)
             return
         state.text = as_text(content.data)
         if state.text is None:
@@ -82,9 +88,9 @@ def _secret(content: Content | None) -> str:
     """Why a content is withheld: by the disk reader's word, or for a password's hash in it."""
     if content is None:
         return ""
-    if content.data is not None:
-        return SECRETS[1] if _HASH.search(content.data, 0, TEXT_BYTES) else ""
-    return content.withheld if content.withheld in SECRETS else ""
+    if content.withheld in SECRETS:
+        return content.withheld
+    return PASSWORDS if content.data is not None and _HASH.search(content.data, 0, TEXT_BYTES) else ""
 
 
 def decoded(data: bytes) -> tuple[str, str] | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +9,8 @@ from pathlib import Path
 import typer
 import yaml
 
+from backend.client.secret_file import read_private
 from backend.errors import BadRequest
-
-MAX_BYTES = 1024**2
 
 
 def secret_values(names: Sequence[str], file: Path | None) -> dict[str, str]:
@@ -38,16 +35,9 @@ def _typed(name: str) -> str:
 
 
 def _from_file(file: Path) -> dict[str, str]:
+    data = read_private(file)
     try:
-        with file.open("rb") as source:
-            mode = stat.S_IMODE(os.fstat(source.fileno()).st_mode)
-            data = source.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise BadRequest(f"cannot read {file}: {error.strerror}", remedy="name another file") from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise BadRequest(f"others can read {file}", remedy=f"chmod 600 {file}")
-    try:
-        values = yaml.safe_load(data) if len(data) <= MAX_BYTES else None
+        values = yaml.safe_load(data)
     except yaml.YAMLError:
         values = None  # its words would repeat the text
     if not isinstance(values, dict) or not all(

@@ -230,9 +230,10 @@ def _inside(row: dict[str, Any], words: bool) -> str:
     if row["verb"] == "metadata":
         return ""
     sides = [(row[side] or {}) for side in ("before", "after")]
-    if secret := next((side["secret"] for side in sides if side.get("secret")), ""):
-        return f"    withheld: {secret}, changed" if all(sides) else f"    withheld: {secret}"
     texts = [side.get("text") or side.get("decoded") for side in sides]
+    secret = next((side["secret"] for side in sides if side.get("secret")), "")
+    if secret and (texts[0] == texts[1] or not any(texts)):
+        return f"    withheld: {secret}, changed" if all(sides) else f"    withheld: {secret}"
     if not any(texts):
         return _sizes(sides)
     encodings = [side.get("encoding", "") for side in sides if side]

@@ -1,6 +1,7 @@
 """Contents of changed files: fingerprints, and the bytes themselves when nobody must be kept from them.
 
-A secret's bytes do not leave the worker: only that it is one, and its SHA-256.
+A secret's bytes do not leave the worker: only that it is one, its SHA-256, and of configuration what stands
+around its passwords.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fnmatch import fnmatchcase
 from backend.disks.compare import Comparer
 from backend.disks.ext4 import S_IFMT, S_IFREG, Ext4, Inode
 from backend.disks.files import chunks
+from backend.disks.passwords import masked
 from backend.disks.tree import find
 
 PRIVATE_KEY = "private key"
@@ -34,7 +36,8 @@ _KEY_MARKS = (
 _CREDENTIAL_NAMES = (
     ".netrc", ".pgpass", ".my.cnf", ".git-credentials", "credentials", "credentials.*", ".htpasswd", "*.key",
     "*.p12", "*.pfx", "*.jks", "*.keytab", "*.kdbx", ".vault_pass*", "id_rsa", "id_dsa", "id_ecdsa",
-    "id_ed25519", ".dockercfg", "*_token", "*.token", ".env",
+    "id_ed25519", ".dockercfg", "*_token", "*.token", ".env", "*-secrets", "*.secrets", "sasl_passwd",
+    ".msmtprc", "msmtprc", ".fetchmailrc", "chrony.keys", "ntp.keys",
 )  # fmt: skip
 _TOKEN = re.compile(
     rb"(?:gh[pousr]_[A-Za-z0-9]{36}|AKIA[0-9A-Z]{16}|xox[abpr]-[0-9A-Za-z-]{20}|glpat-[\w-]{20})"
@@ -45,7 +48,8 @@ _MERGED = (b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/")
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A file's content. ``data`` is None when it is withheld or over a limit; ``withheld`` says why."""
+    """A file's content. ``data`` is None when it is withheld or over a limit; ``withheld`` says why. With
+    ``credentials`` there may be ``data`` without them."""
 
     size: int
     sha256: str | None
@@ -94,18 +98,23 @@ def fingerprint(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerpr
         if held < budget.file_bytes:
             kept.append(piece)
             held += len(piece)
-    data = b"".join(kept)
-    withheld = secret_kind(path, data)
-    if not withheld:
-        withheld = _over(inode.size, md5.hexdigest(), path, budget)
-    if not withheld:
+    data: bytes | None = b"".join(kept)
+    withheld = _withheld(path, data or b"", inode.size, md5.hexdigest(), budget)
+    if withheld:
+        data = None
+    elif (shown := masked(path, data or b"")) is not None:
+        data, withheld = shown, CREDENTIALS
+    if data is not None:
         budget.total_bytes -= len(data)
-    return Fingerprint(inode.size, sha256.hexdigest(), md5.hexdigest(), None if withheld else data, withheld)
+    return Fingerprint(inode.size, sha256.hexdigest(), md5.hexdigest(), data, withheld)
 
 
-def _over(size: int, md5: str, path: bytes, budget: Budget) -> str:
+def _withheld(path: bytes, data: bytes, size: int, md5: str, budget: Budget) -> str:
+    """Why nothing of a content is handed over; empty where it is."""
     if budget.vouched.get(path) == md5:
         return "the package's own"
+    if kind := secret_kind(path, data):
+        return kind
     if size > budget.file_bytes:
         return f"over {budget.file_bytes} bytes"
     return "too many changed bytes" if size > budget.total_bytes else ""

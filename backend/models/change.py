@@ -50,7 +50,8 @@ class FileKind(StrEnum):
 
 
 class FileState(Answer):
-    """One side of a change. ``text`` only for UTF-8 files under the limit that hold no secret."""
+    """One side of a change. ``text`` only for UTF-8 files under the limit that hold no secret, or none but
+    passwords among other words: ``‹secret›`` stands for each."""
 
     kind: FileKind
     mode: int  # permission bits, 0o7777
@@ -199,6 +200,12 @@ class Changes(Answer):
     def shown(self) -> list[FileChange]:
         """The files that no noise rule hides."""
         return [change for change in self.files if not change.hidden]
+
+    def listed(self) -> list[FileChange]:
+        """The shown files as a reader counts them: a renamed one once, where it is now."""
+        shown = self.shown()
+        paths = {change.path for change in shown}
+        return [change for change in shown if change.renamed_to not in paths]
 
     def stated(self) -> list[SettingChange]:
         """The settings that count although noise hides the files that state them: no row of ``shown`` tells

@@ -68,6 +68,7 @@ def generate(
         *builders.packages(context),
         *builders.certificates(context),
         *builders.units(context),
+        *builders.identity(context),
         *builders.files(context),
     ]
     tasks.sort(key=lambda task: _PHASES_BACK.index(task.phase) if undo else task.phase)

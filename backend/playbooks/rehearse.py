@@ -14,7 +14,7 @@ from backend.fleet import Fleet
 from backend.models import Changes, Evidence, Playbook, Run, RunKind, RunState, Sandbox, TargetResult
 from backend.playbooks.grammar import check
 from backend.playbooks.runs import Runs
-from backend.playbooks.secrets import compare, placeholders
+from backend.playbooks.secrets import compare, stand_ins
 from backend.store import Store
 
 Progress = Callable[[str], Awaitable[None]]
@@ -55,7 +55,7 @@ class Rehearser:
         await progress("forking a pristine twin")
         twin = await self._fleet.fork_twin(sandbox, purpose="rehearsal")
         try:
-            if applied and (failed := await self._apply_first(twin, *applied, approval_id, progress)):
+            if applied and (failed := await self._apply_first(twin, *applied, wanted, approval_id, progress)):
                 return Rehearsed(Evidence(sandbox_changes_id=wanted.id, failure=failed), None)
             return await self._on_twin(twin, playbook, files, wanted, approval_id, progress)
         finally:
@@ -66,13 +66,15 @@ class Rehearser:
         twin: Sandbox,
         playbook: Playbook,
         files: dict[str, bytes],
+        wanted: Changes,
         approval_id: str,
         progress: Progress,
     ) -> str:
         """Why the twin could not be brought to where the target is; empty when it was."""
         await progress("applying what is to be rolled back")
-        stand_ins = placeholders(playbook.secrets)
-        run = await self._run(RunKind.REHEARSAL, twin, playbook, files, approval_id, stand_ins)
+        checked = check(playbook.yaml.encode(), playbook.files, secrets=playbook.secrets)
+        values = stand_ins(checked, wanted)
+        run = await self._run(RunKind.REHEARSAL, twin, playbook, files, approval_id, values)
         if run.state is RunState.SUCCESSFUL:
             return ""
         return f"the playbook to be rolled back {run.state} on the twin: {_why(run)}"
@@ -92,14 +94,16 @@ class Rehearser:
             opaque=[task.name for task in playbook.tasks if task.opaque],
         )
         checked = check(playbook.yaml.encode(), playbook.files, secrets=playbook.secrets)
-        stand_ins = placeholders(playbook.secrets)
+        values = stand_ins(checked, wanted)
         before = await self._fleet.freeze(twin)
         await progress("rehearsing: first run")
-        first = await self._run(RunKind.REHEARSAL, twin, playbook, files, approval_id, stand_ins)
+        first = await self._run(RunKind.REHEARSAL, twin, playbook, files, approval_id, values)
         evidence.rehearsal_run, evidence.rehearsal = first.id, _recap(first)
         evidence.unrehearsed = [event.task for event in first.events if event.status == "skipped"]
         after = await self._fleet.freeze(twin)
-        done = await self._differ.diff(twin.id, "before", "first run", before, after, quiesced=True)
+        done = await self._differ.diff(
+            twin.id, "before", "first run", before, after, quiesced=True, made_before=True
+        )
         await self._store.changes.insert(done)
         evidence.changes_id = done.id
         evidence.residual = compare(wanted, done, checked)
@@ -107,7 +111,7 @@ class Rehearser:
             evidence.failure = f"the rehearsal {first.state}: {_why(first)}"
             return Rehearsed(evidence, first)
         await progress("rehearsing: second run, must change nothing")
-        second = await self._run(RunKind.REPEAT, twin, playbook, files, approval_id, stand_ins)
+        second = await self._run(RunKind.REPEAT, twin, playbook, files, approval_id, values)
         evidence.repeat_run, evidence.again = second.id, _recap(second)
         await progress("comparing the disks")
         await self._repeat(evidence, twin, after)
@@ -118,7 +122,13 @@ class Rehearser:
     async def _repeat(self, evidence: Evidence, twin: Sandbox, after: list[Path]) -> None:
         """What the second run changed, by the disk and not by Ansible's word."""
         again = await self._differ.diff(
-            twin.id, "first run", "second run", after, await self._fleet.freeze(twin), quiesced=True
+            twin.id,
+            "first run",
+            "second run",
+            after,
+            await self._fleet.freeze(twin),
+            quiesced=True,
+            made_before=True,
         )
         moved = [change.path for change in again.shown()]
         moved += [f"package {package.name}" for package in again.packages]

@@ -14,6 +14,8 @@ from backend.models import (
     FileChange,
     GroupChange,
     PackageChange,
+    SettingChange,
+    SettingKind,
     UnitChange,
     UserChange,
     new_id,
@@ -24,7 +26,7 @@ from backend.playbooks.generate import Draft, generate
 
 _TURNED = {ChangeVerb.ADDED: ChangeVerb.REMOVED, ChangeVerb.REMOVED: ChangeVerb.ADDED}
 
-Sided = TypeVar("Sided", FileChange, UnitChange, UserChange, GroupChange)
+Sided = TypeVar("Sided", FileChange, UnitChange, UserChange, GroupChange, SettingChange)
 
 
 def turned_round(changes: Changes) -> Changes:
@@ -40,6 +42,7 @@ def turned_round(changes: Changes) -> Changes:
             "units": [_sides(change) for change in changes.units],
             "users": [_sides(change) for change in changes.users],
             "groups": [_sides(change) for change in changes.groups],
+            "settings": [_sides(change) for change in changes.settings],
         }
     )
 
@@ -54,6 +57,8 @@ def roll_back(changes: Changes, blobs: Blobs, *, name: str) -> Draft:
     kernel = [change.path for change in changes.shown() if change.path.startswith("/etc/sysctl")]
     if kernel:
         draft.notes.append(f"{', '.join(kernel)}: the kernel keeps the values until it is started again")
+    if any(one.kind is SettingKind.HOSTNAME for one in changes.settings):
+        draft.notes.append("the host name stays: what the target was called before is not known")
     return draft
 
 

@@ -19,12 +19,25 @@ from backend.playbooks.tasks import paths_of
 
 MAX_VALUE = 256 * 1024
 _MASK = "masked"
+MASK = "‹secret›"  # as the disk reader leaves it in a text
 _CRYPT = re.compile(r"\$[0-9a-z]+\$[A-Za-z0-9./$=,+-]{8,500}")  # crypt(5)
 
 
 def placeholders(names: Iterable[str]) -> dict[str, str]:
     """Random text for each name."""
     return {name: secrets.token_hex(16) for name in names}
+
+
+def stand_ins(playbook: CheckedPlaybook, changes: Changes) -> dict[str, str]:
+    """Random text for each secret; for a file's content with what is known to stand around its passwords, so
+    that the service which reads it can start."""
+    found = placeholders(playbook.secrets)
+    named = masked_paths(playbook)
+    for change in changes.files:
+        for state in (change.before, change.after):
+            if state is not None and state.secret and state.text and change.path in named:
+                found[named[change.path]] = state.text.replace(MASK, secrets.token_hex(16))
+    return found
 
 
 def check_values(playbook: CheckedPlaybook, given: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import inf
+from pathlib import Path
 from time import monotonic
 from typing import ClassVar, Generic, TypeVar
 
@@ -24,6 +25,7 @@ T = TypeVar("T")
 ARMING_S = 0.4
 """Keys that were typed ahead must not answer a question that nobody has read."""
 REASON_CHARS = 2000
+SECRET_CHARS = 64 * 1024
 HINT = "enter confirms · escape is No"
 LEAST_LINES, MOST_LINES = 2, 14
 BESIDE_LINES = 8
@@ -53,6 +55,9 @@ class Dialog(ModalScreen[T | None], Generic[T]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "refuse", "No", priority=True)]
 
+    ECHO: ClassVar[bool] = True
+    LONGEST: ClassVar[int] = REASON_CHARS
+
     def __init__(self, title: str, lines: Sequence[Line], prompt: str, *, bad: bool = False) -> None:
         super().__init__(classes="-bad" if bad else "")
         self._title = title
@@ -64,7 +69,7 @@ class Dialog(ModalScreen[T | None], Generic[T]):
             box.border_title = Content(visible(self._title))
             yield TextView(id="what")
             yield Label(self._prompt, id="prompt", markup=False)
-            yield ArmedInput(id="answer", max_length=REASON_CHARS, disabled=True)
+            yield ArmedInput(id="answer", max_length=self.LONGEST, password=not self.ECHO, disabled=True)
             yield Label("", id="problem", markup=False)
             yield Label(HINT, id="hint", markup=False)
 
@@ -98,7 +103,7 @@ class Dialog(ModalScreen[T | None], Generic[T]):
     @on(Input.Submitted)
     def _submitted(self, message: Input.Submitted) -> None:
         message.stop()
-        answer, problem = self.judge(message.value.strip())
+        answer, problem = self.judge(message.value.strip() if self.ECHO else message.value)
         if problem:
             self.query_one("#problem", Label).update(problem)
         else:
@@ -149,6 +154,28 @@ class NameDialog(Dialog[str]):
             return check_name(typed), ""
         except InvalidName as error:
             return None, f"{error.message}: {error.remedy}"
+
+
+class SecretDialog(Dialog[str]):
+    """The value of a secret: never drawn, never in a message, kept nowhere. ``@/FILE``: what a file holds."""
+
+    ECHO = False
+    LONGEST = SECRET_CHARS
+
+    def judge(self, typed: str) -> tuple[str | None, str]:
+        from backend.client.secret_file import read_private
+        from backend.errors import BadRequest
+
+        if not typed:
+            return None, "Nothing was typed."
+        if not typed.startswith("@/"):
+            return typed, ""
+        try:
+            return read_private(Path(typed[1:])).decode(), ""
+        except BadRequest as error:
+            return None, f"{visible(error.message)}: {visible(error.remedy)}"
+        except UnicodeDecodeError:
+            return None, f"{visible(typed[1:])} is no UTF-8 text."
 
 
 def consequences(*sentences: str, role: Role = Role.TEXT) -> list[Line]:

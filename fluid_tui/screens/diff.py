@@ -10,7 +10,7 @@ from backend.errors import FluidError
 from backend.models import Changes
 from backend.text import visible
 from fluid_tui.actions import bindings
-from fluid_tui.diff_rows import KINDS, DiffDocument, Item, document, folder_of, header_line
+from fluid_tui.diff_rows import KINDS, SIGNS, DiffDocument, Item, document, folder_of, header_line
 from fluid_tui.paint import Line, Role, line, said
 from fluid_tui.points import Points, points
 from fluid_tui.screens.base import FluidScreen
@@ -179,21 +179,22 @@ def tree_rows(made: DiffDocument) -> list[Row]:
             if kind == "Files":
                 if folder_of(item.name) != folder:
                     folder = folder_of(item.name)
-                    rows.append(
-                        Row(
-                            f"folder {folder}",
-                            (
-                                line(
-                                    (f" {visible(folder)}/", Role.MUTED),
-                                ),
-                            ),
-                        )
-                    )
-                name = item.name.rpartition("/")[2]
+                    rows.append(Row(f"folder {folder}", (line((f" {visible(folder)}/", Role.MUTED)),)))
+                name = _in_folder(item)
             rows.append(Row(item.key, (line((f"  {item.sign} ", item.role), said(name)),)))
     return rows
 
 
+def _in_folder(item: Item) -> str:
+    """A file under its folder; a renamed one with its path before, or only its name if that is all that
+    changed."""
+    name = item.name.rpartition("/")[2]
+    if not item.was:
+        return name
+    same = folder_of(item.was) == folder_of(item.name)
+    return f"{item.was.rpartition('/')[2] if same else item.was} → {name}"
+
+
 def _signs(items: list[Item]) -> str:
-    counts = {sign: sum(item.sign == sign for item in items) for sign in "+~-"}
+    counts = {sign: sum(item.sign == sign for item in items) for sign in SIGNS}
     return " ".join(f"{sign}{count}" for sign, count in counts.items() if count)

@@ -6,7 +6,7 @@ meanwhile, the backend refuses.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from textual import on
@@ -21,7 +21,7 @@ from fluid_tui.actions import bindings
 from fluid_tui.evidence import checklist, obstacles, request_lines, what_will_run
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.screens.base import NARROW_BELOW, EventArrived, FluidScreen
-from fluid_tui.screens.confirm import ReasonDialog, TypedConfirm, consequences
+from fluid_tui.screens.confirm import ReasonDialog, SecretDialog, TypedConfirm, consequences
 from fluid_tui.screens.review_data import ReviewData, ReviewRead
 from fluid_tui.screens.review_tabs import TABS, draw_tab
 from fluid_tui.screens.terminal import TerminalScreen
@@ -115,7 +115,8 @@ class ReviewScreen(FluidScreen):
                 self._show("apply")
             self._shown_state = approval.state
         self._draw()
-        if approval and self._begin:
+        known = self.data.playbook is not None or "playbook" in self.data.problems
+        if approval and self._begin and (known or self._begin != "approve"):
             begin, self._begin = self._begin, ""
             self.action_approve() if begin == "approve" else self.action_reject()
 
@@ -243,19 +244,55 @@ class ReviewScreen(FluidScreen):
         if missing := obstacles(approval):
             self.say("This cannot be approved: " + "; ".join(missing), bad=True)
             return
-        digest, client = approval.digest, self.fluid.client
+        playbook = self.data.playbook
+        if playbook is None:
+            self.say(self.data.problems.get("playbook", "The playbook is still being read."))
+            return
+        digest, client, short_id = approval.digest, self.fluid.client, visible(approval.short_id)
 
-        def approve(yes: bool | None) -> None:
+        def approve(secrets: dict[str, str]) -> None:
+            self.do(
+                lambda: client.approve(self._approval_id, digest, "", secrets), f"{short_id} is approved."
+            )
+            self._show("apply")
+
+        def confirmed(yes: bool | None) -> None:
             if yes:
-                self.do(
-                    lambda: client.approve(self._approval_id, digest),
-                    f"{visible(approval.short_id)} is approved.",
-                )
-                self._show("apply")
+                self._ask_secrets(short_id, playbook.secrets, {}, approve)
 
-        what = what_will_run(approval, self.data.playbook)
-        title = f"Approve {visible(approval.short_id)} for production"
-        self.app.push_screen(TypedConfirm(title, what, visible(approval.short_id), "approve"), approve)
+        what = what_will_run(approval, playbook)
+        title = f"Approve {short_id} for production"
+        self.app.push_screen(TypedConfirm(title, what, short_id, "approve"), confirmed)
+
+    def _ask_secrets(
+        self,
+        short_id: str,
+        names: Sequence[str],
+        given: dict[str, str],
+        then: Callable[[dict[str, str]], None],
+    ) -> None:
+        """A value for each name, one dialog each; refusing one refuses all."""
+        if len(given) == len(names):
+            then(given)
+            return
+        name = names[len(given)]
+
+        def typed(value: str | None) -> None:
+            if value is None:
+                self.say(f"{short_id} is not approved: {visible(name)} was not given.")
+            else:
+                self._ask_secrets(short_id, names, {**given, name: value}, then)
+
+        place = f"{len(given) + 1} of {len(names)}"
+        what = [
+            line(("secret ", Role.MUTED), said(name, Role.TITLE), (f"  {place}", Role.MUTED)),
+            *consequences(
+                "It goes to the run and is kept nowhere. @/FILE takes what a file of yours holds.",
+                role=Role.MUTED,
+            ),
+        ]
+        prompt = f"{visible(name)} (not shown):"
+        self.app.push_screen(SecretDialog(f"Approve {short_id}: secret {place}", what, prompt), typed)
 
     def action_reject(self) -> None:
         self._reject("Reject", "Why (the agent reads it):", changes_requested=False)

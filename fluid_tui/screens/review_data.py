@@ -15,8 +15,9 @@ from backend.models import Approval, ApprovalState, Changes, Command, Event, Pla
 from backend.models.playbook import RUN_OVER
 from fluid_tui.backend_port import BackendPort
 from fluid_tui.copying import write_new
-from fluid_tui.diff_rows import DiffDocument, DiffRow, document, summary
+from fluid_tui.diff_rows import DiffDocument, document, summary
 from fluid_tui.paint import Role, line, said
+from fluid_tui.side_rows import DiffRow
 
 if TYPE_CHECKING:
     from textual.screen import Screen

@@ -5,13 +5,13 @@ from __future__ import annotations
 from textual.geometry import Size
 
 from fluid_tui.actions import bindings
-from fluid_tui.diff_rows import DiffDocument, DiffRow, Side, unified
+from fluid_tui.diff_rows import DiffDocument
 from fluid_tui.paint import Line, Role, clip, plain, width_of
+from fluid_tui.side_rows import NUMBER_CELLS, SIDE_CELLS, DiffRow, Side, folded, unified
 from fluid_tui.widgets.painted import Painted
 
 SIDE_BY_SIDE_FROM = 88
 """Cells of this view: below, half a line of a file would not fit on a side."""
-NUMBER_WIDTH = 5
 DIVIDER = "│"
 
 
@@ -38,13 +38,18 @@ class DiffView(Painted):
         self.scroll_to(y=0, animate=False)
 
     def _lay_out(self) -> None:
-        self._beside = self.size.width >= SIDE_BY_SIDE_FROM
-        starts = [item.row for item in self._document.items]
-        if self._beside:
-            self._rows, self._anchors = self._document.rows, starts
-        else:
-            self._rows, moved = unified(self._document.rows)
-            self._anchors = [moved[start] for start in starts]
+        width = self.scrollable_content_region.width
+        self._beside = width >= SIDE_BY_SIDE_FROM
+        rows, starts = self._document.rows, [item.row for item in self._document.items]
+        if not self._beside:
+            rows, moved = unified(rows)
+            starts = [moved[start] for start in starts]
+        places: list[int] = []
+        self._rows = []
+        for row in rows:
+            places.append(len(self._rows))
+            self._rows += folded(row, width, beside=self._beside) if width else [row]
+        self._anchors = [places[start] for start in starts]
         self.virtual_size = Size(0, len(self._rows))
         self.refresh()
 
@@ -69,7 +74,7 @@ class DiffView(Painted):
     def line_at(self, y: int, width: int) -> Line:
         if y >= len(self._rows):
             return ()
-        row = self._rows[y]
+        row, width = self._rows[y], self.scrollable_content_region.width
         if row.whole is not None:
             return row.whole
         if not self._beside or row.alone:
@@ -111,15 +116,7 @@ def _side(side: Side | None, width: int, role: Role) -> Line:
     if side is None:
         return ((" " * width, Role.VOID),)
     sign = ("-" if role is Role.REMOVED else "+") if side.changed else " "
-    ground = role if side.changed else Role.TEXT
-    text = clip(side.text, width - NUMBER_WIDTH - 3)
-    pad = width - NUMBER_WIDTH - 3 - width_of(text)
-    return (
-        (f"{side.number:>{NUMBER_WIDTH}} ", Role.NUMBER),
-        (f"{sign} ", ground),
-        *text,
-        (" " * pad, ground),
-    )
+    return _numbered(side, sign, width, role if side.changed else Role.TEXT)
 
 
 def _one(row: DiffRow, width: int) -> Line:
@@ -129,6 +126,11 @@ def _one(row: DiffRow, width: int) -> Line:
     sign, role = (
         (" ", Role.TEXT) if not side.changed else ("-", Role.REMOVED) if row.left else ("+", Role.ADDED)
     )
-    text = clip(side.text, width - NUMBER_WIDTH - 3)
-    pad = " " * (width - NUMBER_WIDTH - 3 - width_of(text))
-    return ((f"{side.number:>{NUMBER_WIDTH}} ", Role.NUMBER), (f"{sign} ", role), *text, (pad, role))
+    return _numbered(side, sign, width, role)
+
+
+def _numbered(side: Side, sign: str, width: int, ground: Role) -> Line:
+    text = clip(side.text, width - SIDE_CELLS)
+    pad = " " * (width - SIDE_CELLS - width_of(text))
+    number = f"{side.number or '':>{NUMBER_CELLS}} "
+    return ((number, Role.NUMBER), (f"{sign} ", ground), *text, (pad, ground))

@@ -16,7 +16,7 @@ from unittest.mock import patch
 from backend.changes import BlobStore, Differ, NoiseProfile
 from backend.disks import DiskReader
 from backend.models import Changes
-from fluid_tui.diff_rows import text_rows
+from fluid_tui.side_rows import text_rows
 from tests.bench.figures import Bar, Figure, figure
 
 FILES, FOLDERS, LINKS, PACKAGES = 100_000, 8_000, 4_000, 300

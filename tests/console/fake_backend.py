@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -58,6 +58,8 @@ class FakeBackend:
             "%4": ["root@pg-upgrade:~# pg_lsclusters", "13  main 5432 down", "15  main 5433 online"],
         }
         self.painted = asyncio.Event()
+        self.changed = changes(self.at)
+        self.secrets: list[str] = []  # names of the playbook's
         self._runs = runs(self.at)
         self.rows = audit_rows(self.at)
 
@@ -133,8 +135,10 @@ class FakeBackend:
         self.asked.append(("dry_run", approval_id))
         return await self.approval(approval_id)
 
-    async def approve(self, approval_id: str, digest: str, comment: str = "") -> Approval:
-        self.asked.append(("approve", approval_id, digest))
+    async def approve(
+        self, approval_id: str, digest: str, comment: str = "", secrets: Mapping[str, str] | None = None
+    ) -> Approval:
+        self.asked.append(("approve", approval_id, digest, *([dict(secrets)] if secrets else [])))
         at = now()
         self._runs[APPLY_RUN] = Run(
             id=APPLY_RUN,
@@ -183,11 +187,11 @@ class FakeBackend:
 
     async def changes(self, id: str) -> Changes:
         self._here()
-        return changes(self.at)
+        return self.changed
 
     async def diff(self, id: str, from_: str, to: str = "now") -> Changes:
         self.asked.append(("diff", id, from_, to))
-        return changes(self.at).model_copy(update={"from_snapshot": from_, "to_snapshot": to})
+        return self.changed.model_copy(update={"from_snapshot": from_, "to_snapshot": to})
 
     async def playbook(self, id: str) -> Playbook:
         self._here()
@@ -199,6 +203,7 @@ class FakeBackend:
             yaml=YAML,
             tasks=[PlaybookTask(name=name, module=f"ansible.builtin.{module}") for name, module in names],
             notes=["/var/log is not managed"],
+            secrets=self.secrets,
             digest="aa" * 32,
             created_at=self.at,
         )

@@ -27,6 +27,8 @@ from backend.models import (
     RunKind,
     RunState,
     Sandbox,
+    SettingChange,
+    SettingKind,
     TargetEvidence,
     TargetResult,
     UnitChange,
@@ -37,6 +39,8 @@ from backend.models import (
 
 HOSTILE = "\x1b]52;c;cm0gLXJmIC8=\x07\x1b[2J\x1b[1;1Hfluid · approved ✓\x9b31m\u202egpj.exe"
 DIGEST = "9f3c1de2" * 8
+SSHD = "/etc/ssh/sshd_config.d/10-root.conf"
+KEYS = "/root/.ssh/authorized_keys"
 APPROVAL_ID = "APR-4f2a19c3"
 APPLY_RUN = "RUN-00000004"
 
@@ -148,6 +152,52 @@ def changes(at: datetime) -> Changes:
         ],
         hidden={"logs": 1},
     )
+
+
+def access_changes(at: datetime) -> Changes:
+    """Who may what: a sudo rule, sshd, a key, a cron job, a file that was renamed; a long value."""
+
+    def setting(kind: SettingKind, name: str, path: str, **sides: dict[str, str]) -> SettingChange:
+        verb = ChangeVerb.MODIFIED if len(sides) == 2 else ChangeVerb.ADDED
+        verb = ChangeVerb.REMOVED if list(sides) == ["before"] else verb
+        return SettingChange(kind=kind, name=name, verb=verb, paths=[path], **sides)
+
+    unit = "/etc/systemd/system/shop.service"
+    found = changes(at)
+    found.packages, found.units, found.users = [], [], []
+    found.settings = [
+        setting(
+            SettingKind.UNIT,
+            "shop.service",
+            unit,
+            after={"Service.ExecStart": "/srv/shop/run " + "--word " * 30 + "END"},
+        ),
+        setting(
+            SettingKind.CRON, "/bin/job", "/etc/cron.d/job", before={"schedule": "0 1 * * *", "user": "root"}
+        ),
+        setting(
+            SettingKind.SUDO,
+            "deploy",
+            "/etc/sudoers.d/deploy",
+            before={"may": "ALL=(root) /usr/bin/systemctl restart nginx"},
+            after={"may": "ALL=(root) NOPASSWD: /usr/bin/systemctl restart nginx"},
+        ),
+        setting(SettingKind.SSHD, "PermitRootLogin", SSHD, before={"value": "no"}, after={"value": "yes"}),
+        setting(
+            SettingKind.LOGIN_KEY, "root SHA256:abc", KEYS, after={"type": "ssh-ed25519", "comment": HOSTILE}
+        ),
+        setting(SettingKind.HOSTS, "127.0.1.1", "/etc/hosts", after={"names": "fork"}).model_copy(
+            update={"hidden": "identity"}
+        ),
+    ]
+    site = _file(SITE)
+    old, new = "/etc/nginx/sites-available/shop.off", "/etc/nginx/sites-available/shop.conf"
+    found.files = [
+        FileChange(path=new, verb=ChangeVerb.ADDED, after=_file(SITE, 0o640), renamed_from=old),
+        FileChange(path=old, verb=ChangeVerb.REMOVED, before=site, renamed_to=new),
+    ]
+    found.hidden = {}
+    return found
 
 
 def evidence(at: datetime) -> Evidence:

@@ -34,6 +34,7 @@ SCREENS: dict[str, tuple[list[str], str]] = {
 COLOURED = ("fleet", "review")
 THEMES_DRAWN = ("fluid-dark", "fluid-light", "fluid-contrast")
 READ = ("fleet", "review", "timeline", "help", "fleet")
+SETTLED_S = 0.1
 READABLE = 4.5
 """WCAG 2, level AA."""
 
@@ -57,7 +58,12 @@ async def opened(seen, name: str) -> None:
             await seen.sees("Site with TLS")  # the request and its playbook are read
         await seen.press(key)
     await seen.sees(words)
-    await seen.pilot.pause()
+    if name == "panic" and seen.app.size.width >= NARROW_BELOW:
+        await seen.sees("panic ON")  # in the headline, too
+    before = ""
+    while (now := text_of(seen)) != before:  # whatever else was on its way
+        before = now
+        await seen.pilot.pause(SETTLED_S)
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

@@ -107,6 +107,61 @@ async def test_keys_that_waited_in_a_queue_while_the_dialog_was_armed_are_droppe
         assert decisions(seen.backend) == []
 
 
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_secrets_are_asked_for_and_never_drawn(console, tmp_path, width: int, height: int) -> None:
+    backend = FakeBackend()
+    backend.secrets = ["password_hash_of_deploy", "content_of_etc_shop_ini"]
+    file = tmp_path / "shop.ini"
+    file.write_text("user = shop\npassword = hunter2\n")
+    file.chmod(0o644)
+    async with console(width, height, backend=backend) as seen:
+        await seen.press("enter")
+        await seen.sees("review 4f2a", "Ready:" if width > 80 else "4f2a")
+        await seen.press("a")
+        await seen.sees("asks for the secrets password_hash_of_deploy")
+        await armed(seen)
+        await seen.press(*"4f2a", "enter")
+        await seen.sees("secret 1 of 2", "password_hash_of_deploy (not shown):")
+        await armed(seen)
+        await seen.press("enter")
+        await seen.sees("Nothing was typed.")
+        await seen.press(*" $y$x ")
+        await seen.sees("••••••")
+        await seen.press("enter")
+        await seen.sees("secret 2 of 2", "content_of_etc_shop_ini (not shown):")
+        assert "$y$" not in seen.text()
+        await armed(seen)
+        seen.app.screen.query_one(Input).value = f"@{file}"
+        await seen.press("enter")
+        await seen.sees("others can read")
+        assert decisions(backend) == []
+        file.chmod(0o600)
+        await seen.press("enter")
+        given = {"password_hash_of_deploy": " $y$x ", "content_of_etc_shop_ini": file.read_text()}
+        await seen.until(
+            lambda: decisions(backend) == [("approve", APPROVAL_ID, DIGEST, given)], "approved with both"
+        )
+        assert "hunter2" not in seen.text()
+
+
+async def test_a_secret_that_is_not_given_approves_nothing(console) -> None:
+    backend = FakeBackend()
+    backend.secrets = ["one", "two"]
+    async with console(backend=backend) as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        await seen.press("a")
+        await armed(seen)
+        await seen.press(*"4f2a", "enter")
+        await seen.sees("secret 1 of 2")
+        await armed(seen)
+        await seen.press("x", "enter")
+        await seen.sees("secret 2 of 2")
+        await seen.press("escape")
+        await seen.sees("4f2a is not approved: two was not given.")
+        assert decisions(backend) == []
+
+
 @pytest.mark.parametrize("typed", ["4f2b", "", "4f2", "4F2A", "yes"])
 async def test_a_wrong_id_approves_nothing(console, typed: str) -> None:
     async with console() as seen:

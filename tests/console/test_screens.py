@@ -23,6 +23,8 @@ from fluid_tui.screens.terminal import TerminalScreen
 from fluid_tui.screens.timeline import TimelineScreen
 from fluid_tui.screens.wall import WallScreen
 from fluid_tui.widgets.live_list import LiveList
+from tests.console.fake_backend import FakeBackend
+from tests.console.sample import access_changes
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 SIZES = [(80, 24), (160, 48)]
@@ -65,6 +67,43 @@ async def test_diff_goes_where_the_tree_points_and_withholds_secrets(console) ->
         await seen.sees("+ site.key")
         await seen.press("end", "k", "k")
         await seen.sees("content withheld: private key")
+
+
+def access() -> FakeBackend:
+    backend = FakeBackend()
+    backend.changed = access_changes(backend.at)
+    return backend
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_diff_shows_what_files_state_by_kind_and_renames(console, width: int, height: int) -> None:
+    async with console(width, height, backend=access()) as seen:
+        await seen.press("d")
+        await seen.sees("Sudo rules 1  ~1", "~ deploy", "Login keys 1  +1", "+ root SHA256:abc")
+        await seen.sees("SSH daemon 1  ~1", "~ PermitRootLogin", "Unit files 1  +1", "Cron jobs 1  -1")
+        await seen.sees("Files 1  >1")
+        await seen.sees("1 file, 5 settings")
+        assert "127.0.1.1" not in seen.text()
+        both = max(line.count("may: ALL=(root)") for line in seen.lines())
+        assert both == (2 if width > 80 else 1), seen.shown()
+        assert all(line.isprintable() for line in seen.lines())
+        await seen.press("end")
+        await seen.sees("> shop.off → shop")
+        await seen.sees("shop.conf  renamed", "- mode: 0644", "+ mode: 0640")
+        await seen.press("i")
+        await seen.sees("Hosts file 1  +1")
+        await seen.press("k", "k", "k")
+        await seen.sees("hidden as identity")
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_nothing_of_a_value_is_cut_off(console, width: int, height: int) -> None:
+    async with console(width, height, backend=access()) as seen:
+        await seen.press("d")
+        await seen.sees("+ shop.service")
+        await seen.press(*["n"] * 3)
+        await seen.sees("Service.ExecStart", "--word", "END")
+        assert seen.text().count("--w") + seen.text().count("-word") >= 30
 
 
 async def test_diff_chooses_snapshots_and_shows_noise(console) -> None:

@@ -581,6 +581,8 @@ def test_the_content_of_a_diff_is_shown_as_what_it_is(backend: FakeBackend, caps
     files = [
         changed("/bin", {}, {"sha256": "b" * 64, "size": 5}),
         changed("/key", {"secret": "private key"}, {"secret": "private key"}),
+        changed("/ini", *({"secret": "credentials", "text": f"{n}\npw=‹secret›\n"} for n in "ab")),
+        changed("/pw", *({"secret": "credentials", "text": "pw=‹secret›\n"} for _ in "ab")),
         changed("/latin", {"text": "a\n"}, {"decoded": "ü\x1b\n", "encoding": "iso-8859-1"}),
     ]
     none: dict[str, Any] = {"packages": [], "units": [], "users": [], "groups": [], "hidden": {}}
@@ -592,6 +594,13 @@ def test_the_content_of_a_diff_is_shown_as_what_it_is(backend: FakeBackend, caps
         f"    binary or too large: 4 bytes, SHA-256 {'a' * 64} → 5 bytes, SHA-256 {'b' * 64}",
         "~ file     /key",
         "    withheld: private key, changed",
+        "~ file     /ini",
+        "    @@ -1,2 +1,2 @@",
+        "    -a",
+        "    +b",
+        "     pw=‹secret›",
+        "~ file     /pw",
+        "    withheld: credentials, changed",
         "~ file     /latin",
         "    iso-8859-1, shown as UTF-8",
         "    @@ -1,1 +1,1 @@",

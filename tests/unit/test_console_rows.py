@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend import alignment
-from backend.models import Phase, now
-from fluid_tui.diff_rows import SHOWN_LINES, Side, document, text_rows, unified
+from backend.models import Phase, Playbook, PlaybookTask, SettingKind, now
+from fluid_tui.diff_rows import document, summary
+from fluid_tui.evidence import checklist, what_will_run
 from fluid_tui.fleet_rows import Sorting, matches, sandbox_filter, sandbox_rows
-from fluid_tui.paint import Role, line, plain, width_of, wrap
-from fluid_tui.words import ago, left, span
-from tests.console.sample import changes, fleet
+from fluid_tui.paint import Role, chop, line, plain, width_of, wrap
+from fluid_tui.side_rows import SHOWN_LINES, DiffRow, Side, folded, text_rows, unified, value_rows
+from fluid_tui.words import SETTINGS, ago, left, span
+from tests.console.sample import access_changes, changes, fleet
 
 NO_SIDE = Side(0, (), changed=False)
 TEXTS = st.lists(st.sampled_from(["a", "b", "  c", "d e f", ""]), max_size=30).map("\n".join)
@@ -90,6 +92,73 @@ def test_a_document_names_every_change_once() -> None:
     assert "/var/log/dpkg.log" in [item.name for item in document(changes(now()), noise=True).items]
     text = "\n".join(plain(row.whole) for row in made.rows if row.whole)
     assert "content withheld: private key" in text
+
+
+def test_a_document_shows_settings_by_kind_and_a_rename_once() -> None:
+    made = document(access_changes(now()))
+    assert [(item.kind, item.sign, item.name) for item in made.items] == [
+        ("Sudo rules", "~", "deploy"),
+        ("Login keys", "+", "root SHA256:abc"),
+        ("SSH daemon", "~", "PermitRootLogin"),
+        ("Unit files", "+", "shop.service"),
+        ("Cron jobs", "-", "/bin/job"),
+        ("Files", ">", "/etc/nginx/sites-available/shop.conf"),
+    ]
+    assert made.items[-1].was == "/etc/nginx/sites-available/shop.off"
+    assert len({item.key for item in made.items}) == len(made.items)
+    assert summary(access_changes(now())) == "1 file, 5 settings"
+    assert "Hosts file" in {item.kind for item in document(access_changes(now()), noise=True).items}
+
+
+def test_a_review_counts_settings_by_kind_and_a_task_s_path_stands_beside_its_name() -> None:
+    approval = fleet(now()).approvals[0]
+    approval.evidence.counts = {"files": 3, "sudo rule": 2, "ssh daemon": 1, "hosts entry": 1}
+    told = plain(checklist(approval)[0])
+    assert told == "✓ changes  3 files, 2 sudo rules, 1 sshd setting, 1 hosts line"
+    tasks = [
+        PlaybookTask(name="Let d run a as root", module="ansible.builtin.copy", paths=["/etc/sudoers.d/d"]),
+        PlaybookTask(name="Remove /etc/x", module="ansible.builtin.file", paths=["/etc/x"]),
+    ]
+    made = Playbook(id="PBK-1", name="p", sandbox_id="S", yaml="", tasks=tasks, digest="d", created_at=now())
+    shown = [plain(each) for each in what_will_run(approval, made)]
+    assert "run  Let d run a as root  ansible.builtin.copy /etc/sudoers.d/d" in shown
+    assert "run  Remove /etc/x  ansible.builtin.file" in shown
+
+
+def test_every_kind_of_setting_has_its_heading() -> None:
+    assert set(SETTINGS) == set(SettingKind)
+
+
+def test_values_stand_beside_one_another_with_the_equal_ones() -> None:
+    rows = list(value_rows({"a": "1", "b": "2", "gone": "x"}, {"a": "1", "b": "3", "new": "y"}))
+    told = [
+        tuple(side and (plain(side.text), side.changed) for side in (row.left, row.right)) for row in rows
+    ]
+    assert told == [
+        (("a: 1", False), ("a: 1", False)),
+        (("b: 2", True), ("b: 3", True)),
+        (("gone: x", True), None),
+        (None, ("new: y", True)),
+    ]
+
+
+@given(st.lists(st.text("a漢 b\u0301", max_size=30), max_size=4), st.integers(2, 12))
+def test_chopping_loses_nothing_and_keeps_the_width(texts: list[str], width: int) -> None:
+    runs = line(*texts)
+    lines = chop(runs, width)
+    assert "".join(plain(each) for each in lines) == plain(runs)
+    assert all(width_of(each) <= width for each in lines)
+
+
+@given(st.text("ab 漢", max_size=200), st.text("ab 漢", max_size=200), st.integers(20, 90), st.booleans())
+def test_a_row_that_is_too_wide_becomes_several(left: str, right: str, width: int, beside: bool) -> None:
+    row = DiffRow(left=Side(1, line(left), True), right=Side(2, line(right), True))
+    parts = folded(row, width, beside=beside)
+    assert "".join(plain(part.left.text) for part in parts if part.left) == left
+    assert "".join(plain(part.right.text) for part in parts if part.right) == right
+    assert [part.left.number for part in parts if part.left][1:] == [0] * (
+        sum(bool(p.left) for p in parts) - 1
+    )
 
 
 @pytest.mark.parametrize(

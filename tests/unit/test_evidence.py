@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from backend.approvals.digest import digest_of
-from backend.approvals.evidence import blockers, for_agent, risks
+from backend.approvals.evidence import blockers, counts, for_agent
 from backend.models import (
     Approval,
     ApprovalState,
@@ -15,13 +15,12 @@ from backend.models import (
     ChangeVerb,
     Evidence,
     FileChange,
-    FileKind,
-    FileState,
     Playbook,
     ResidualRow,
+    SettingChange,
+    SettingKind,
     TargetEvidence,
     TargetResult,
-    UserChange,
     now,
 )
 
@@ -117,36 +116,29 @@ def test_an_agent_sees_counts_and_no_word_of_production() -> None:
     assert whole.evidence.dry_run["web-01"].differs == ["secret words"]
 
 
-def changed(path: str, mode: int, **more: object) -> FileChange:
-    return FileChange(
-        path=path,
-        verb=ChangeVerb.METADATA,
-        after=FileState(kind=FileKind.FILE, mode=mode, uid=0, gid=0, **more),
-    )
+def test_the_figures_count_a_rename_once_and_settings_by_kind() -> None:
+    def file(path: str, verb: ChangeVerb, **more: str) -> FileChange:
+        return FileChange(path=path, verb=verb, **more)
 
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (changed("/usr/bin/cut", 0o4755), "more rights than its caller"),
-        (changed("/usr/bin/cut", 0o755, xattrs={"security.capability": "01"}), "more rights than its caller"),
-        (changed("/etc/cron.d/job", 0o644), "schedules commands"),
-        (changed("/root/.ssh/authorized_keys", 0o600), "which keys may log in"),
-    ],
-    ids=["setuid", "capability", "cron", "authorized keys"],
-)
-def test_what_gives_root_away_is_named_as_a_risk(change: FileChange, words: str) -> None:
+    sudo = SettingChange(kind=SettingKind.SUDO, name="x", verb=ChangeVerb.ADDED)
     found = Changes(
-        id="CHG-1", sandbox_id="SBX-1", from_snapshot="a", to_snapshot="b", created_at=now(), files=[change]
+        id="CHG-1",
+        sandbox_id="SBX-1",
+        from_snapshot="a",
+        to_snapshot="b",
+        created_at=now(),
+        files=[
+            file("/new", ChangeVerb.ADDED, renamed_from="/old"),
+            file("/old", ChangeVerb.REMOVED, renamed_to="/new"),
+            file("/etc/x", ChangeVerb.ADDED),
+            file("/usr/x", ChangeVerb.ADDED, package="p"),
+        ],
+        settings=[
+            sudo,
+            sudo,
+            sudo.model_copy(update={"package": "p"}),
+            sudo.model_copy(update={"hidden": "identity"}),
+        ],
     )
-    assert [risk for risk in risks(found) if words in risk]
-    found.files = [changed("/usr/bin/cut", 0o755)]
-    assert risks(found) == []
-
-
-def test_a_new_administrator_is_named_as_a_risk() -> None:
-    user = UserChange(name="eve", verb=ChangeVerb.ADDED, after={"uid": "1001", "groups": "sudo,users"})
-    found = Changes(
-        id="CHG-1", sandbox_id="SBX-1", from_snapshot="a", to_snapshot="b", created_at=now(), users=[user]
-    )
-    assert risks(found) == ["makes an administrator"]
+    told = {name: count for name, count in counts(found).items() if count}
+    assert told == {"files": 2, "files_added": 1, "files_renamed": 1, "sudo rule": 2}

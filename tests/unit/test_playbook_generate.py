@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import subprocess
@@ -38,6 +39,7 @@ from backend.playbooks import (
 )
 from backend.playbooks.rollback import roll_back, turned_round
 from tests.unit.playbooks_sample import STRANGE, Sample, plain_web_server, web_server
+from tests.unit.settings_sample import File, stated
 
 BIN = Path(sys.executable).parent
 ON = UnitState(enabled=True, defined=True)
@@ -72,6 +74,18 @@ def sample_with(*lines: str, **parts: Any) -> Sample:
 def user(**after: str) -> UserChange:
     values = {"uid": "998", "gid": "998", "home": "/srv/u", "shell": "/bin/sh", "comment": "", "groups": ""}
     return UserChange(name="u", verb=ChangeVerb.ADDED, after={**values, "password": "locked", **after})
+
+
+def settings_sample(*files: File, commands: tuple[str, ...] = ()) -> Sample:
+    """The files as they are after the change, and what they state."""
+    sample = sample_with(*commands, settings=stated(*files))
+    for path, before, after in files:
+        verb = ChangeVerb.ADDED if before is None else ChangeVerb.MODIFIED
+        if after is not None and after.startswith("→ "):
+            sample.add(path, kind=FileKind.LINK, target=after[2:], verb=verb)
+        elif after is not None:
+            sample.add(path, after.encode(), verb=verb)
+    return sample
 
 
 # --- the whole ---------------------------------------------------------------------------------------------
@@ -123,6 +137,107 @@ def test_a_web_server_is_about_thirty_lines_of_tasks_whatever_its_packages_bring
     ], draft.yaml
     assert len(lines) <= 40, draft.yaml
     assert draft.notes == []
+
+
+KEY = "ssh-ed25519 " + base64.b64encode(b"key").decode()
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "name"),
+    [
+        ("/etc/sudoers.d/d", "d ALL=(root) NOPASSWD: /usr/bin/systemctl\n", "Let d run systemctl as root"),
+        ("/etc/sudoers.d/d", "d ALL=(www) /bin/a x, /bin/b\n", "Let d run a x and b as www"),
+        ("/etc/sudoers.d/d", "%ops ALL=(ALL:ALL) ALL\n", "Let group ops become root by sudo"),
+        ("/etc/sudoers.d/d", "a ALL=/bin/a\nb ALL=/bin/b\n", "Let a and b run commands by sudo"),
+        ("/home/d/.ssh/authorized_keys", f"{KEY} ops@x\n", "Let the key 'ops@x' log in as d"),
+        ("/etc/ssh/sshd_config.d/a.conf", "PermitRootLogin no\n", None),
+        ("/etc/sysctl.d/a.conf", "vm.swappiness=10\n", "Set vm.swappiness to 10"),
+        ("/etc/sysctl.d/a.conf", "a.b=1\nc.d=2\n", "Set a.b and c.d"),
+        ("/etc/modules-load.d/a.conf", "br_netfilter\n", "Load br_netfilter at boot"),
+        ("/etc/fstab", "/dev/vdb /srv ext4 rw 0 0\n", "Mount /srv at boot"),
+        ("/etc/fstab", "/swapfile none swap sw 0 0\n", "Swap to /swapfile"),
+        ("/etc/cron.d/j", "0 1 * * * root /bin/j\n", "Run /bin/j by cron as root"),
+        ("/etc/systemd/system/a.timer", "[Timer]\nOnCalendar=daily\n", "Define a.timer"),
+        ("/etc/systemd/system/a.service.d/x.conf", "[Service]\nUser=a\n", "Change a.service by x.conf"),
+        ("/etc/nftables.conf", 'table ip a {\n}\ninclude "x"\n', "Set the firewall in nftables.conf"),
+        ("/etc/apt/sources.list.d/x.list", "deb https://x/ s main\n", "Take packages from https://x/ s"),
+        ("/etc/localtime", "→ /usr/share/zoneinfo/Europe/Berlin", "Set the time zone to Europe/Berlin"),
+        ("/etc/alternatives/editor", "→ /usr/bin/vim.basic", "Let editor be /usr/bin/vim.basic"),
+        ("/etc/default/locale", "LANG=C.UTF-8\n", "Set LANG=C.UTF-8"),
+        ("/etc/app.conf", "a = b\n", None),
+    ],
+)
+def test_a_task_is_named_for_what_its_file_states(path: str, text: str, name: str | None) -> None:
+    draft = drafted(settings_sample((path, None, text)))
+    (task,) = checked(draft).tasks
+    assert task.name == (name or f"Write {path}")
+    assert task.args.get("dest") or task.args.get("path") == path
+
+
+def test_what_sshd_gets_is_named_and_of_many_words_a_comment_has_the_values() -> None:
+    main = ("/etc/ssh/sshd_config", "", "PermitRootLogin no\n")
+    assert "name: Set PermitRootLogin no for sshd" in drafted(settings_sample(main)).yaml
+    many = ("/etc/sysctl.d/a.conf", None, "".join(f"a.b{n}={n}\n" for n in range(6)))
+    text = drafted(settings_sample(many)).yaml
+    assert "    # a.b0 0, a.b1 1, a.b2 2, a.b3 3 and 2 more\n    - name: Set 6 kernel parameters\n" in text
+
+
+def test_two_files_that_say_the_same_have_names_of_their_own() -> None:
+    zone = "Europe/Berlin"
+    files = [("/etc/localtime", None, f"→ /usr/share/zoneinfo/{zone}"), ("/etc/timezone", None, f"{zone}\n")]
+    names = [task.name for task in checked(drafted(settings_sample(*files))).tasks]
+    assert sorted(names) == [
+        "Set the time zone to Europe/Berlin",
+        "Set the time zone to Europe/Berlin (/etc/timezone)",
+    ]
+
+
+def test_a_line_of_the_hosts_file_is_added_changed_and_taken_away_and_no_other_is_touched(
+    tmp_path: Path,
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.1.1 twin\n10.0.0.6  a b # x\n10.0.0.7 gone\n")
+    before = "127.0.1.1 base\n10.0.0.6 a b\n10.0.0.7 gone\n"
+    after = "127.0.1.1 base\n10.0.0.5 db {{ x }}\n10.0.0.5 db db.lan\n10.0.0.6 a c\n"
+    sample = sample_with(settings=stated(("/etc/hosts", before, after)))
+    sample.add("/etc/hosts", after.encode(), verb=ChangeVerb.MODIFIED, hidden="identity")
+    draft = drafted(sample)
+    assert [(task.name, task.module.rpartition(".")[2]) for task in checked(draft).tasks] == [
+        ("Let db db.lan be 10.0.0.5", "lineinfile"),
+        ("Let a c be 10.0.0.6", "lineinfile"),
+        ("Let gone no longer be 10.0.0.7", "lineinfile"),
+    ]
+    assert draft.notes == ["/etc/hosts: the line of 10.0.0.5 cannot be expressed"]
+    assert draft.tasks[0].paths == ["/etc/hosts"]
+    head, tasks = draft.yaml.replace("/etc/hosts", str(hosts)).split("  tasks:\n")
+    play = tmp_path / "playbook.yml"
+    play.write_text(f"{head}  tasks:\n{tasks}\n{tasks}".replace("become: true", "become: false"))
+    interpreter = f"ansible_python_interpreter={sys.executable}"
+    done = ansible(
+        "ansible-playbook", "-i", "localhost,", "-c", "local", "-e", interpreter, play.name, folder=tmp_path
+    )
+    assert "ok=6    changed=3 " in done.stdout, done.stdout + done.stderr  # the second time nothing
+    assert hosts.read_text() == "127.0.1.1 twin\n10.0.0.6 a c\n10.0.0.5 db db.lan\n"
+
+
+def test_a_name_that_the_agent_chose_is_given_to_each_target_and_said() -> None:
+    sample = sample_with(settings=stated(("/etc/hostname", "base\n", "web\n")))
+    draft = drafted(sample)
+    (task,) = checked(draft).tasks
+    assert (task.name, task.args) == ("Name the machine web", {"name": "web"})
+    assert draft.notes == ["every target gets the host name web"]
+    for one in sample.parts["settings"]:
+        one.hidden = "identity"
+    with pytest.raises(PlaybookRefused):
+        drafted(sample)
+
+
+def test_going_back_takes_away_the_hosts_line_and_leaves_the_name() -> None:
+    found = stated(("/etc/hosts", "", "10.0.0.5 db\n"), ("/etc/hostname", "twin\n", "web\n"))
+    sample = sample_with(settings=found)
+    draft = roll_back(turned_round(sample.changes()), sample.blobs, name="back")
+    assert [task.name for task in checked(draft).tasks] == ["Let db no longer be 10.0.0.5"]
+    assert any("the host name stays" in note for note in draft.notes)
 
 
 def test_generation_is_deterministic() -> None:
@@ -341,9 +456,16 @@ def test_removing_a_folder_is_one_task() -> None:
         ("/etc/php/8.2/fpm/pool.d/www.conf", "Reload php8.2-fpm"),
         ("/etc/postgresql/15/main/pg_hba.conf", "Reload postgresql"),
         ("/etc/postgresql/15/main/conf.d/site.conf", "Restart postgresql"),
-        ("/etc/wireguard/wg0.conf", "Restart wg-quick@wg0"),
+        ("/etc/wireguard/wg0.conf", None),
         ("/etc/exports.d/data.exports", "Reload nfs-server"),
         ("/etc/sysctl.d/60-site.conf", "Apply kernel settings"),
+        ("/etc/nftables.conf", "Reload nftables"),
+        ("/etc/ufw/user.rules", "Restart ufw"),
+        ("/etc/firewalld/zones/public.xml", "Reload firewalld"),
+        ("/etc/iptables/rules.v4", "Restart netfilter-persistent"),
+        ("/etc/ssh/sshd_config.d/10-a.conf", "Reload ssh"),
+        ("/etc/fstab", "Reload systemd"),
+        ("/etc/sudoers.d/d", None),
         ("/etc/logrotate.d/site", None),
         ("/etc/motd", None),
     ],
@@ -352,6 +474,15 @@ def test_a_file_wakes_the_service_that_reads_it_and_no_other(path: str, handler:
     sample = Sample()
     sample.add(path, b"x\n")
     assert [one.name for one in checked(drafted(sample)).handlers] == ([handler] if handler else [])
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_tunnel_is_restarted_only_where_it_was_started(enabled: bool) -> None:
+    unit = UnitChange(name="wg-quick@wg0.service", verb=ChangeVerb.ADDED, after=ON)
+    sample = sample_with(units=[unit] if enabled else [])
+    sample.commands = [] if enabled else said("systemctl start wg-quick@wg0")
+    sample.add("/etc/wireguard/wg0.conf", b"x\n")
+    assert [one.name for one in checked(drafted(sample)).handlers] == ["Restart wg-quick@wg0"]
 
 
 def test_a_service_that_is_switched_off_is_not_woken_by_a_change_of_its_files() -> None:

@@ -8,7 +8,7 @@ from backend.errors import InvalidValue
 from backend.models import ChangeVerb, UserChange
 from backend.playbooks import CheckedPlaybook, check, generate
 from backend.playbooks.builders.context import GuestFacts
-from backend.playbooks.secrets import check_values, compare, placeholders
+from backend.playbooks.secrets import check_values, compare, placeholders, stand_ins
 from tests.unit.playbooks_sample import Sample
 
 HASH = "$6$abcdefgh$" + "x" * 86
@@ -73,3 +73,16 @@ def test_the_mask_hides_the_content_and_nothing_else() -> None:
     rows = compare(sandbox().changes(), nothing.changes(), playbook())
     assert ("missing", "/root/.pgpass") in [(row.kind, row.name) for row in rows]
     assert "regenerated" not in {row.kind for row in rows}
+
+
+def test_the_rehearsal_of_a_configuration_keeps_what_stands_around_its_password() -> None:
+    sample = Sample()
+    sample.commands = []
+    text = "[db]\nuser = shop\npassword = ‹secret›\n"
+    sample.add("/etc/shop.ini", secret="credentials", sha256="a" * 64, size=40, text=text)
+    draft = generate(sample.changes(), [], sample.blobs, name="test", facts=GuestFacts())
+    assert draft.secrets == ["content_of_etc_shop_ini"]
+    found = check(draft.yaml.encode(), draft.files, secrets=draft.secrets)
+    one, other = (stand_ins(found, sample.changes())["content_of_etc_shop_ini"] for _ in range(2))
+    assert one != other
+    assert one.startswith("[db]\nuser = shop\npassword = ") and "‹" not in one

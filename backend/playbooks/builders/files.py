@@ -14,6 +14,7 @@ from backend.playbooks.builders.context import Context, Phase, Task, gone, link_
 from backend.playbooks.builders.packages import INSTALLERS
 from backend.playbooks.builders.services import notified
 from backend.playbooks.builders.units import unit_handlers
+from backend.playbooks.builders.wording import named, remark
 
 _SOURCES = ("/etc/apt/", "/usr/share/keyrings/")
 _INSTALL_WORDS = (*INSTALLERS, "dpkg", "apt-mark")
@@ -33,7 +34,17 @@ def files(context: Context) -> list[Task]:
         task = _removed(context, change, path) if gone(change) else _present(context, change, path)
         if task is not None:
             tasks.append(_finished(context, task, change, path))
-    return _without_nested_removals(_merged(tasks))
+    return _without_nested_removals(_merged(_apart(tasks)))
+
+
+def _apart(tasks: list[Task]) -> list[Task]:
+    """No two tasks of one name: the later ones say their path."""
+    seen: set[str] = set()
+    for task in tasks:
+        if task.name in seen:
+            task.name = title(f"{task.name} ({task.args.get('dest') or task.args.get('path')})")
+        seen.add(task.name)
+    return tasks
 
 
 def _explained(context: Context, change: FileChange) -> bool:
@@ -129,10 +140,12 @@ def _content(context: Context, state: FileState) -> bytes | None:
 def _finished(context: Context, task: Task, change: FileChange, path: str) -> Task:
     """Name, handlers, origin, and the early place of package sources."""
     early = path.startswith(_SOURCES) and task.phase is not Phase.REMOVED
+    writes = task.phase in (Phase.FILES, Phase.LINKS) and change.verb is not ChangeVerb.METADATA
     return replace(
         task,
         phase=Phase.SOURCES if early else task.phase,
-        name=title(task.name),
+        name=title((named(context, change) if writes else "") or task.name),
+        remark=remark(context, change) if writes else "",
         notify=[]
         if task.phase is Phase.DIRECTORIES
         else notified(context, path) or unit_handlers(context, path),

@@ -11,6 +11,7 @@ from backend.models import UnitChange
 from backend.playbooks.builders.context import Context
 
 SYSCTL = ("/etc/sysctl.d/", "/etc/sysctl.conf")
+FSTAB = "/etc/fstab"  # its lines are units once systemd has read them
 UNIT_FOLDER = "/etc/systemd/system/"
 
 # Where a file is, unit, how. A reload that does not open new ports is no reload here.
@@ -29,6 +30,9 @@ READERS: tuple[tuple[str, str, str], ...] = (
     ("/etc/unbound/", "unbound", "restarted"),
     ("/etc/dnsmasq.", "dnsmasq", "restarted"),
     ("/etc/nftables.", "nftables", "reloaded"),
+    ("/etc/ufw/", "ufw", "restarted"),
+    ("/etc/firewalld/", "firewalld", "reloaded"),
+    ("/etc/iptables/", "netfilter-persistent", "restarted"),
     ("/etc/exports", "nfs-server", "reloaded"),
     ("/etc/samba/", "smbd", "reloaded"),
     ("/etc/redis/", "redis-server", "restarted"),
@@ -59,8 +63,10 @@ def notified(context: Context, path: str) -> list[str]:
     """The handlers that make a change of ``path`` count."""
     if path.startswith(SYSCTL):
         return [context.handler("Apply kernel settings", name="systemd-sysctl.service", state="restarted")]
+    if path == FSTAB:
+        return [context.handler("Reload systemd", daemon_reload=True)]
     unit, state = _reader(context, path)
-    if not unit or _is_off(context, f"{unit}.service"):
+    if not unit or _is_off(context, f"{unit}.service") or _is_idle(context, f"{unit}.service"):
         return []
     verb = "Reload" if state == "reloaded" else "Restart"
     return [context.handler(f"{verb} {unit}", name=f"{unit}.service", state=state)]
@@ -127,3 +133,9 @@ def _is_off(context: Context, name: str) -> bool:
         return False
     after = change.after
     return after.masked or not after.defined or (change.before.enabled and not after.enabled)
+
+
+def _is_idle(context: Context, name: str) -> bool:
+    """An instance that nobody started: its file alone brings up no tunnel."""
+    started = any(one.name == name and one.after.enabled for one in context.changes.units)
+    return "@" in name and not started and not woken(context, name)

@@ -117,10 +117,17 @@ class Work:
         return tops[0], tops[1]
 
     async def diff(
-        self, before: Sequence[Path], after: Sequence[Path], commands: Sequence[Command] = ()
+        self,
+        before: Sequence[Path],
+        after: Sequence[Path],
+        commands: Sequence[Command] = (),
+        *,
+        made_before: bool = False,
     ) -> Changes:
         differ = Differ(DiskReader(), self.blobs, b"k" * 32, NoiseProfile.default())
-        return await differ.diff("SBX-1", "pre", "post", before, after, quiesced=True, commands=commands)
+        return await differ.diff(
+            "SBX-1", "pre", "post", before, after, quiesced=True, commands=commands, made_before=made_before
+        )
 
 
 @pytest.fixture
@@ -298,11 +305,75 @@ async def test_what_files_state_is_told_and_a_machine_s_own_name_only_if_it_was_
         ("kernel parameter", "vm.swappiness", {"value": "60"}, {"value": "10"}, ""),
         ("host name", "host name", {"value": "old"}, {"value": "new"}, "" if named else "identity"),
         ("hosts entry", "10.0.0.5", {}, {"names": "db"}, ""),
-        ("hosts entry", "127.0.1.1", {"names": "old"}, {"names": "new"}, "identity"),
+        ("hosts entry", "127.0.1.1", {} if named else {"names": "old"}, {"names": "new"},
+         "" if named else "identity"),
     ]  # fmt: skip
     assert {tuple(one.commands) for one in changes.settings} == {("CMD-1",)}
-    assert [one.name for one in changes.stated()] == ["host name"] * named + ["10.0.0.5"]
+    assert [one.name for one in changes.stated()] == ["host name"] * named + ["10.0.0.5"] + [
+        "127.0.1.1"
+    ] * named
     assert changes.settings[1].paths == ["/etc/sysctl.d/10-a.conf", "/etc/sysctl.d/90-b.conf"]
+
+
+HOSTS = "127.0.0.1 localhost\n127.0.1.1 {}\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ("127.0.0.1 localhost\n127.0.1.1 mine\n", []),
+        ("127.0.0.1 localhost\n127.0.1.1 mine shop.lan\n", [("127.0.1.1", {}, {"names": "shop.lan"})]),
+        (HOSTS.format("mine") + "10.0.0.5 mine\n", [("10.0.0.5", {}, {"names": "mine"})]),
+        (HOSTS.format("mine") + "10.0.0.5 localhost\n", [("10.0.0.5", {}, {"names": "localhost"})]),
+        ("127.0.0.1 localhost api\n127.0.1.1 mine\n",
+         [("127.0.0.1", {"names": "localhost"}, {"names": "localhost api"})]),
+    ],
+    ids=["its own name", "beside its own name", "its name elsewhere", "localhost elsewhere", "localhost"],
+)  # fmt: skip
+async def test_of_a_hosts_file_all_counts_but_the_machine_s_own_name_at_its_own_address(
+    work, lines: str, told: list
+):
+    before = {"etc/hostname": "base\n", "etc/hosts": HOSTS.format("base"), "etc/resolv.conf": "# none\n"}
+    after = {"etc/hostname": "mine\n", "etc/hosts": lines, "etc/resolv.conf": "nameserver 9.9.9.9\n"}
+    now = datetime.now(UTC)
+    ran = Command(
+        id="CMD-1", sandbox_id="SBX-1", command="x", started_at=now - timedelta(hours=1), ended_at=now
+    )
+    points = work.layers(work.image("before", before, {}), work.image("after", after, {}))
+    changes = await work.diff(*points, commands=[ran])
+    shown = [(one.name, one.before, one.after) for one in changes.stated()]
+    assert shown == told
+    # Nothing in it is a machine's own: it is shown, and copied, as a whole.
+    (resolver,) = [one for one in changes.shown() if one.path == "/etc/resolv.conf"]
+    assert resolver.after.text == "nameserver 9.9.9.9\n"
+    assert [one.path for one in (await work.diff(*points)).shown()] == []
+
+
+async def test_of_a_machine_that_was_made_before_every_name_was_meant(work):
+    before = {"etc/hostname": "twin\n", "etc/hosts": HOSTS.format("twin")}
+    after = {"etc/hostname": "web\n", "etc/hosts": HOSTS.format("twin") + "127.0.1.1 web.lan web\n"}
+    points = work.layers(work.image("before", before, {}), work.image("after", after, {}))
+    changes = await work.diff(*points, made_before=True)
+    assert [(one.name, one.after) for one in changes.stated()] == [
+        ("host name", {"value": "web"}),
+        ("127.0.1.1", {"names": "web.lan web"}),
+    ]
+
+
+INI = "[db]\nuser = shop\npassword = {}\n"
+
+
+async def test_a_password_in_a_configuration_is_never_handed_over_but_its_change_is(work):
+    one, other = {"etc/shop.ini": INI.format("Hx7pq9Zt4")}, {"etc/shop.ini": INI.format("Kw2mm8Lp0")}
+    points = work.layers(work.image("before", one, {}), work.image("after", other, {}))
+    changes = await work.diff(*points)
+    (file,) = changes.files
+    assert (file.before.secret, file.after.secret) == ("credentials", "credentials")
+    assert file.before.text == file.after.text == INI.format("‹secret›")
+    assert file.before.sha256 != file.after.sha256
+    assert not file.after.blob
+    for word in ("Hx7pq9Zt4", "Kw2mm8Lp0"):
+        assert word not in changes.model_dump_json()
 
 
 async def test_a_diff_with_itself_is_empty_and_its_residual_too(work, points):

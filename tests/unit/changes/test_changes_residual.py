@@ -185,3 +185,34 @@ def test_of_a_hidden_file_what_it_states_is_compared(changes, change):
         ("missing", "hosts entry", "10.0.0.5"),
         ("extra", "hosts entry", "10.0.0.6"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("rehearsed", "missing"),
+    [([("web", "identity")], []), ([("twin", "identity")], ["host name"]), ([], ["host name"])],
+    ids=["set there too", "another name there", "not set"],
+)
+def test_what_one_side_takes_for_its_own_counts_where_the_other_means_it(
+    changes, change, rehearsed: list[tuple[str, str]], missing: list[str]
+):
+    def machine(names: list[tuple[str, str]]):
+        file = change("/etc/hostname", ChangeVerb.MODIFIED)
+        file.hidden = "identity"
+        return changes(
+            files=[file],
+            settings=[
+                SettingChange(
+                    kind=SettingKind.HOSTNAME,
+                    name="host name",
+                    verb=ChangeVerb.MODIFIED,
+                    after={"value": name},
+                    paths=["/etc/hostname"],
+                    hidden=hidden,
+                )
+                for name, hidden in names
+            ],
+        )
+
+    rows = residual(machine([("web", "")]), machine(rehearsed))
+    assert [row.name for row in rows] == missing
+    assert {row.kind for row in rows} <= {"missing"}

@@ -1,0 +1,153 @@
+"""What a careful reader looks at first, a sentence each, with the value that makes it one.
+
+Who gains rights comes before what is opened, and that before what runs. A sentence says what is so once the
+change is applied. Pure, bounded: of many alike the first are told and the rest counted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from backend.approvals.setting_risks import USUAL, Told, of_setting
+from backend.models import Changes, ChangeVerb, FileChange, FileKind, FileState, SettingKind, UserChange
+
+TOLD_OF_ALIKE = 5
+MAX_CHARS = 300
+_FILES: tuple[tuple[str, str], ...] = (
+    ("/etc/ssh/", "touches the SSH daemon's configuration"),
+    ("/etc/sudoers", "touches sudoers"),
+    ("/etc/pam.d/", "touches authentication (PAM)"),
+    ("/etc/nftables", "touches the firewall"),
+    ("/etc/iptables", "touches the firewall"),
+    ("/etc/ufw", "touches the firewall"),
+    ("/etc/fstab", "touches mounts"),
+    ("/etc/crypttab", "touches encrypted disks"),
+    ("/etc/sysctl", "changes kernel settings"),
+    ("/etc/apt/sources", "changes where packages come from"),
+    ("/etc/network", "touches the network configuration"),
+    ("/etc/systemd/network", "touches the network configuration"),
+    ("/boot/", "touches the boot files"),
+    ("/etc/cron", "schedules commands"),
+    ("/var/spool/cron", "schedules commands"),
+    ("/etc/ld.so.preload", "loads code into every program"),
+    ("/etc/profile", "runs code at every login"),
+)
+"""Of a file whose meaning no setting tells: a comment, a mode, what cannot be parsed."""
+_KEYS_FILE = "/.ssh/authorized_keys"
+_SET_ID = 0o6000
+_READ_BY_ALL = 0o004
+_CAPABILITY = "security.capability"
+_ADMINS = frozenset({"sudo", "wheel", "docker", "libvirt", "lxd", "disk", "shadow"})
+_ALSO_OF_PACKAGES = (SettingKind.SUDO, SettingKind.LOGIN_KEY, SettingKind.SOURCE)
+_ORDER = (
+    SettingKind.SUDO,
+    SettingKind.LOGIN_KEY,
+    SettingKind.SSHD,
+    SettingKind.FIREWALL,
+    SettingKind.SOURCE,
+    SettingKind.SOURCE_KEY,
+    SettingKind.APT,
+    SettingKind.PRIVATE_KEY,
+    SettingKind.CERTIFICATE,
+    SettingKind.CRON,
+    SettingKind.UNIT,
+    SettingKind.DROP_IN,
+    SettingKind.TIMER,
+    SettingKind.MOUNT,
+    SettingKind.MODULE,
+    SettingKind.SYSCTL,
+    SettingKind.HOSTNAME,
+    SettingKind.HOSTS,
+    SettingKind.RESOLVER,
+    SettingKind.TIME_ZONE,
+)
+
+
+def risks(changes: Changes) -> list[str]:
+    """The sentences, each once."""
+    settings = [
+        one
+        for one in changes.settings
+        if not one.hidden and (not one.package or one.kind in _ALSO_OF_PACKAGES)
+    ]
+    by_kind: dict[SettingKind, list[Told]] = defaultdict(list)
+    for one in settings:
+        by_kind[one.kind] += of_setting(one)
+    found = [*_cut((USUAL, words) for words in _administrators(changes.users)), *_rights(changes.shown())]
+    for kind in _ORDER:
+        found += _cut(by_kind[kind])
+    told = {path for one in settings for path in one.paths}
+    found += _files([change for change in changes.listed() if not change.package], told)
+    found += _units(changes)
+    if removed := [package.name for package in changes.packages if package.verb is ChangeVerb.REMOVED]:
+        found.append(f"removes packages: {_named(removed)}")
+    return [one if len(one) <= MAX_CHARS else one[: MAX_CHARS - 1] + "…" for one in dict.fromkeys(found)]
+
+
+def _cut(told: Iterable[Told]) -> Iterator[str]:
+    """The gravest of them, and how many there are besides."""
+    sentences = list(dict.fromkeys(words for _, words in sorted(told, key=lambda one: one[0])))
+    yield from sentences[:TOLD_OF_ALIKE]
+    more = len(sentences) - TOLD_OF_ALIKE
+    if more > 0:
+        yield f"and {more} more, as: {sentences[TOLD_OF_ALIKE]}"
+
+
+def _named(names: list[str]) -> str:
+    more = len(names) - TOLD_OF_ALIKE
+    return ", ".join(names[:TOLD_OF_ALIKE]) + (f" and {more} more" if more > 0 else "")
+
+
+def _administrators(users: Iterable[UserChange]) -> Iterator[str]:
+    for user in users:
+        if user.after.get("uid") == "0":
+            yield f"makes {user.name} an administrator (uid 0)"
+            continue
+        before, after = (
+            _ADMINS.intersection(side.get("groups", "").split(",")) for side in (user.before, user.after)
+        )
+        if gained := sorted(after - before):
+            yield f"makes {user.name} an administrator (group {', '.join(gained)})"
+
+
+def _rights(files: Iterable[FileChange]) -> Iterator[str]:
+    own = [change for change in files if not change.package]
+    if gaining := [change.path for change in own if _gives_rights(change.after)]:
+        yield f"a program gets more rights than its caller (setuid, capabilities): {_named(gaining)}"
+    if bare := [change.path for change in own if _is_bare_key(change.after)]:
+        yield f"anybody can read a private key: {_named(bare)}"
+
+
+def _gives_rights(state: FileState | None) -> bool:
+    return (
+        state is not None
+        and state.kind is FileKind.FILE
+        and bool(state.mode & _SET_ID or _CAPABILITY in state.xattrs)
+    )
+
+
+def _is_bare_key(state: FileState | None) -> bool:
+    return state is not None and "private" in state.secret and bool(state.mode & _READ_BY_ALL)
+
+
+def _files(files: list[FileChange], told: set[str]) -> Iterator[str]:
+    for change in files:
+        if change.path in told:
+            continue
+        yield from (words for prefix, words in _FILES if change.path.startswith(prefix))
+        if _KEYS_FILE in change.path:
+            yield "changes which keys may log in"
+    if removed := [change.path for change in files if change.verb is ChangeVerb.REMOVED]:
+        yield f"removes files: {_named(removed)}"
+
+
+def _units(changes: Changes) -> Iterator[str]:
+    """What starts with the machine from now on, and what no longer does."""
+    for words, names in (
+        ("enables", [one.name for one in changes.units if one.after.enabled and not one.before.enabled]),
+        ("disables", [one.name for one in changes.units if one.before.enabled and not one.after.enabled]),
+        ("masks", [one.name for one in changes.units if one.after.masked and not one.before.masked]),
+    ):
+        if names:
+            yield f"{words} {_named(names)}"
