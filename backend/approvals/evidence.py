@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from backend.models import Approval, Changes, ChangeVerb, Evidence, FileKind, FileState
+from backend.models import (
+    FROM_GUEST,
+    Approval,
+    Changes,
+    ChangeVerb,
+    Evidence,
+    FileKind,
+    FileState,
+    how_read,
+)
 
 _RISKS: tuple[tuple[str, str], ...] = (
     ("/etc/ssh/", "touches the SSH daemon's configuration"),
@@ -70,7 +79,7 @@ def counts(changes: Changes) -> dict[str, int]:
 
 def risks(changes: Changes) -> list[str]:
     """What a careful reader looks at first, in words, each once."""
-    found: list[str] = []
+    found = [f"the change was {how_read(changes.read_from)}"] if changes.read_from == FROM_GUEST else []
     for change in changes.shown():
         if not change.package:
             found += [words for prefix, words in _RISKS if change.path.startswith(prefix)]

@@ -7,15 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
-from backend.changes import accounts, attribution, dpkg, rpm, settings, units
+from backend.changes import accounts, attribution, dpkg, rpm, settings, told, units
 from backend.changes.blobs import BlobStore
 from backend.changes.noise import SERVICE_STATE, NoiseProfile, gives_rights
 from backend.changes.renames import renames
 from backend.changes.semantic import Semantics
 from backend.changes.states import StateMaker, verb
+from backend.changes.told import Told
 from backend.disks import Comparison, ContentLimits, DiskReader, Pair, Side
+from backend.errors import DiskUnreadable
 from backend.models import (
+    FROM_GUEST,
     Changes,
     Command,
     FileChange,
@@ -37,9 +41,12 @@ LIMITS = ContentLimits(
 )
 _USUAL_STATE = "installed"
 
+Point: TypeAlias = "Sequence[Path] | Told"
+"""A moment: frozen layers, base first; or what the guest told where they cannot be read."""
+
 
 class Differ:
-    """Makes :class:`Changes` from two chains of frozen layers."""
+    """Makes :class:`Changes` from two points."""
 
     def __init__(
         self, reader: DiskReader, blobs: BlobStore, fingerprint_key: bytes, noise: NoiseProfile
@@ -51,16 +58,18 @@ class Differ:
         sandbox_id: str,
         from_snapshot: str,
         to_snapshot: str,
-        before: Sequence[Path],
-        after: Sequence[Path],
+        before: Point,
+        after: Point,
         *,
         quiesced: bool,
         commands: Sequence[Command] = (),
     ) -> Changes:
-        """What changed from ``before`` to ``after`` (layers, base first). Raises
-        :class:`~backend.errors.DiskUnreadable`."""
+        """What changed from ``before`` to ``after``. What a guest told was never frozen, whatever is said.
+
+        Raises:
+            DiskUnreadable: also when one of the two was read from the disk and the other told by the guest.
+        """
         started = time.monotonic()
-        comparison = await self._reader.compare(before, after, contents=LIMITS)
         changes = Changes(
             id=new_id("CHG"),
             sandbox_id=sandbox_id,
@@ -69,17 +78,51 @@ class Differ:
             created_at=now(),
             quiesced=quiesced,
         )
-        if not quiesced:
+        if isinstance(before, Told) and isinstance(after, Told):
+            await self._told(changes, before, after, commands)
+        elif isinstance(before, Told) or isinstance(after, Told):
+            raise DiskUnreadable(
+                "one point was read from the disk and the other told by the guest, which are not compared: "
+                "what the guest leaves out would look like a change",
+                remedy="make a new snapshot, and compare from there",
+            )
+        else:
+            await self._read(changes, before, after, commands)
+        changes.took_s = round(time.monotonic() - started, 3)
+        return changes
+
+    async def _read(
+        self, changes: Changes, before: Sequence[Path], after: Sequence[Path], commands: Sequence[Command]
+    ) -> None:
+        comparison = await self._reader.compare(before, after, contents=LIMITS)
+        if not changes.quiesced:
             changes.notes.append("not quiesced: read as after a power cut, unwritten data is missing")
         if comparison.pairs:
             read: dict[bytes, bytes | None] = {}
             if paths := settings.context(comparison):
                 read = await self._reader.read(after, paths, settings.MAX_FILE_BYTES)
             rpms = await rpm.read(self._reader, comparison, before, after)
-            work = _Interpretation(comparison, read, rpms, self._noise, self._blobs, self._key, commands)
-            await asyncio.to_thread(work.fill, changes)
-        changes.took_s = round(time.monotonic() - started, 3)
-        return changes
+            await self._fill(changes, comparison, read, rpms, commands)
+
+    async def _told(self, changes: Changes, before: Told, after: Told, commands: Sequence[Command]) -> None:
+        changes.read_from, changes.quiesced = FROM_GUEST, False
+        changes.notes.append("told by the guest while it ran: root there could lie, and hide anything")
+        comparison, notes = await asyncio.to_thread(told.compare, before, after, LIMITS)
+        changes.notes += notes
+        if comparison.pairs:
+            read = after.read(settings.context(comparison))
+            await self._fill(changes, comparison, read, rpm.untold(comparison), commands)
+
+    async def _fill(
+        self,
+        changes: Changes,
+        comparison: Comparison,
+        read: dict[bytes, bytes | None],
+        rpms: rpm.Rpms,
+        commands: Sequence[Command],
+    ) -> None:
+        work = _Interpretation(comparison, read, rpms, self._noise, self._blobs, self._key, commands)
+        await asyncio.to_thread(work.fill, changes)
 
 
 class _Interpretation:

@@ -17,6 +17,8 @@ from backend.models.approval import (
 )
 from backend.models.base import Answer, Request, check_name, new_id, now
 from backend.models.change import (
+    FROM_DISK,
+    FROM_GUEST,
     Changes,
     ChangeVerb,
     FileChange,
@@ -30,6 +32,7 @@ from backend.models.change import (
     UnitState,
     UserChange,
     guest_path,
+    how_read,
     wire_path,
 )
 from backend.models.command import Command, CommandRequest
@@ -66,6 +69,8 @@ from backend.models.sandbox import (
 )
 
 __all__ = [
+    "FROM_DISK",
+    "FROM_GUEST",
     "Answer",
     "Approval",
     "ApprovalRequest",
@@ -130,6 +135,7 @@ __all__ = [
     "UserChange",
     "check_name",
     "guest_path",
+    "how_read",
     "new_id",
     "now",
     "wire_path",
