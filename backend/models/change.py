@@ -43,6 +43,11 @@ def how_read(read_from: str) -> str:
     return _HOW[read_from]
 
 
+def by_whom(read_from: str) -> str:
+    """After a figure: ``on the disk``, or that it is the guest's word."""
+    return "on the disk" if read_from == FROM_DISK else "by the guest's own word"
+
+
 class ChangeVerb(StrEnum):
     ADDED = "added"
     REMOVED = "removed"

@@ -134,7 +134,7 @@ class Rehearser:
         return await self._fleet.freeze(twin)
 
     async def _repeat(self, evidence: Evidence, twin: Sandbox, after: Point) -> None:
-        """What the second run changed, by the disk and not by Ansible's word."""
+        """What the second run changed, by the disk, or the guest, and not by Ansible's word."""
         last = await self._point(twin, evidence, after)
         again = await self._differ.diff(twin.id, "first run", "second run", after, last, quiesced=True)
         moved = [change.path for change in again.shown()]

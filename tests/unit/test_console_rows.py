@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backend import alignment
 from backend.models import Phase, now
-from fluid_tui.diff_rows import SHOWN_LINES, Side, document, text_rows, unified
+from fluid_tui.diff_rows import SHOWN_LINES, Side, document, header_line, text_rows, unified
 from fluid_tui.fleet_rows import Sorting, matches, sandbox_filter, sandbox_rows
 from fluid_tui.paint import Role, line, plain, width_of, wrap
 from fluid_tui.words import ago, left, span
@@ -90,6 +90,14 @@ def test_a_document_names_every_change_once() -> None:
     assert "/var/log/dpkg.log" in [item.name for item in document(changes(now()), noise=True).items]
     text = "\n".join(plain(row.whole) for row in made.rows if row.whole)
     assert "content withheld: private key" in text
+
+
+def test_a_header_says_how_the_change_was_read_and_warns_of_a_guests_word() -> None:
+    read = changes(now())
+    told = read.model_copy(update={"read_from": "guest", "quiesced": False})
+    assert "read from the disk" in plain(header_line(read))
+    words = next(piece for piece in header_line(told) if "read by asking the guest" in piece[0])
+    assert "root there could lie" in words[0] and words[1] is Role.WARN
 
 
 @pytest.mark.parametrize(

@@ -150,3 +150,16 @@ def test_a_new_administrator_is_named_as_a_risk() -> None:
         id="CHG-1", sandbox_id="SBX-1", from_snapshot="a", to_snapshot="b", created_at=now(), users=[user]
     )
     assert risks(found) == ["makes an administrator"]
+
+
+def test_a_change_that_the_guest_told_is_a_risk_and_part_of_what_is_approved() -> None:
+    found = Changes(id="CHG-1", sandbox_id="SBX-1", from_snapshot="a", to_snapshot="b", created_at=now())
+    assert risks(found) == []
+    found.read_from = "guest"
+    assert risks(found) == ["the change was read by asking the guest: root there could lie"]
+    told = complete().model_copy(update={"read_from": "guest"})
+    told.again_changed = 2
+    assert "not idempotent: the second run changed 2 things by the guest's own word" in blockers(told, [])
+    told.again_changed = 0
+    digests = {digest_of(approval(one), PLAYBOOK, WIRE, "p") for one in (complete(), told)}
+    assert len(digests) == 2
