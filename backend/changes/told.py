@@ -167,11 +167,9 @@ class Asker:
         self, packed: bytes, since: Told | None, same: list[bytes], keep: dict[bytes, bool], data: bytes
     ) -> Told:
         told = parse_contents(keep, data)
-        shadow = told.get(SHADOW)
-        masked = since.shadow if since else None
-        if SHADOW in keep:
-            bytes_told = shadow.data if shadow is not None else None
-            masked = None if bytes_told is None else ShadowMask(self._key).mask(bytes_told)
+        masked = since.shadow if since and SHADOW in same else None
+        if SHADOW in told and (clear := told[SHADOW].data) is not None:
+            masked = ShadowMask(self._key).mask(clear)
         contents = {path: since.contents[path] for path in same} if since else {}
         for path, one in told.items():
             contents[path] = self._without_secret(path, one)

@@ -247,7 +247,7 @@ class Snapshots(FleetCore):
                     f"{refused.message}; {point.name} was read from the disk, and what the guest says is not "
                     "compared with that",
                     remedy="make a new snapshot, and compare from there",
-                )
+                ) from refused
         earlier = await self._kept(before)
         later = await self._kept(after) if after else await self._ask(sandbox, refused, earlier)
         return earlier, later
