@@ -28,7 +28,7 @@ from backend.api import Services, bind_tcp, refuse_served, serve_doors
 from backend.approvals import ApprovalBook, Approvals, Asks, Panic, Pipeline
 from backend.audit import Audit, AuditReport
 from backend.background import COMPONENT, Background
-from backend.changes import BlobStore, Differ, NoiseProfile
+from backend.changes import LIMITS, Asker, BlobStore, Differ, NoiseProfile
 from backend.config import LOCAL, Config, ListenAddress, listen_address
 from backend.disks import DiskReader
 from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow
@@ -40,6 +40,7 @@ from backend.guests import (
     GuestConnections,
     GuestFiles,
     GuestForwards,
+    GuestTelling,
     shell_argv,
     sweep_keys,
 )
@@ -285,6 +286,7 @@ class _Backend:
                 reader=reader,
                 blobs=blobs,
                 differ=Differ(reader, blobs, key, NoiseProfile.load(paths.noise_file)),
+                asker=Asker(GuestTelling(commands), blobs, key, LIMITS),
                 background=background,
                 strategy=partial(self._strategy, hosts),
                 versions=_versions(),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from backend.models import (
+    FROM_DISK,
     Changes,
     ChangeVerb,
     FileChange,
@@ -19,6 +20,7 @@ from backend.models import (
     UnitChange,
     UnitState,
     UserChange,
+    how_read,
 )
 from backend.text import visible
 from fluid_tui.paint import BLANK, Line, Role, line, said
@@ -246,7 +248,7 @@ def summary(changes: Changes) -> str:
 
 def header_line(changes: Changes) -> Line:
     """What is compared, and how it was read."""
-    how = "read from the disk" if changes.read_from == "disk" else "read by asking the guest, which may lie"
+    how = how_read(changes.read_from)
     quiet = "file systems frozen" if changes.quiesced else "not frozen: files may be half written"
     hidden = sum(changes.hidden.values())
     return line(
@@ -256,7 +258,7 @@ def header_line(changes: Changes) -> Line:
         (f"  {summary(changes)}", Role.TEXT),
         (
             f"  · {how}, {quiet}",
-            Role.MUTED if changes.read_from == "disk" and changes.quiesced else Role.WARN,
+            Role.MUTED if changes.read_from == FROM_DISK and changes.quiesced else Role.WARN,
         ),
         (f"  · {hidden} hidden as noise" if hidden else "", Role.MUTED),
     )

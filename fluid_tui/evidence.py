@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import datetime
 
-from backend.models import Approval, ApprovalState, Evidence, Playbook, Run, TargetEvidence, TargetResult
+from backend.models import (
+    FROM_DISK,
+    Approval,
+    ApprovalState,
+    Evidence,
+    Playbook,
+    Run,
+    TargetEvidence,
+    TargetResult,
+    by_whom,
+)
 from backend.text import visible
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.paint import Run as Piece
@@ -137,8 +147,9 @@ def _again(evidence: Evidence) -> Iterator[Line]:
     if changed is None:
         yield line(OPEN, ("again  ", Role.TITLE), ("not measured yet", Role.MUTED))
         return
-    words = "changed=0 on the disk: idempotent" if changed == 0 else f"changed={changed} on the disk"
-    yield line(FULFILLED if changed == 0 else BROKEN, ("again  ", Role.TITLE), (words, Role.TEXT))
+    words = f"changed={changed} {by_whom(evidence.read_from)}" + (": idempotent" if changed == 0 else "")
+    good = FULFILLED if evidence.read_from == FROM_DISK else WARNING
+    yield line(good if changed == 0 else BROKEN, ("again  ", Role.TITLE), (words, Role.TEXT))
     for path in evidence.again_paths[:RESIDUAL_SHOWN]:
         yield line(("    ~ ", Role.WARN), said(path))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from backend.models import Approval, Changes, ChangeVerb, Evidence
+from backend.models import Approval, Changes, ChangeVerb, Evidence, by_whom
 
 
 def blockers(evidence: Evidence, targets: list[str], *, allow_unrehearsed: bool = False) -> list[str]:
@@ -15,7 +15,8 @@ def blockers(evidence: Evidence, targets: list[str], *, allow_unrehearsed: bool 
     if evidence.rehearsal is None or evidence.again_changed is None:
         found.append("the rehearsal is not finished")
     elif evidence.again_changed:
-        found.append(f"not idempotent: the second run changed {evidence.again_changed} things on the disk")
+        where = by_whom(evidence.read_from)
+        found.append(f"not idempotent: the second run changed {evidence.again_changed} things {where}")
     if rows := evidence.rows("missing") + evidence.rows("extra"):
         found.append(f"the residual is not empty: {len(rows)} differences between sandbox and rehearsal")
     if evidence.unrehearsed and not allow_unrehearsed:

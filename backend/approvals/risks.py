@@ -10,7 +10,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from backend.approvals.setting_risks import USUAL, Told, of_setting
-from backend.models import Changes, ChangeVerb, FileChange, FileKind, FileState, SettingKind, UserChange
+from backend.models import (
+    FROM_GUEST,
+    Changes,
+    ChangeVerb,
+    FileChange,
+    FileKind,
+    FileState,
+    SettingKind,
+    UserChange,
+    how_read,
+)
 
 TOLD_OF_ALIKE = 5
 MAX_CHARS = 300
@@ -74,7 +84,8 @@ def risks(changes: Changes) -> list[str]:
     by_kind: dict[SettingKind, list[Told]] = defaultdict(list)
     for one in settings:
         by_kind[one.kind] += of_setting(one)
-    found = [*_cut((USUAL, words) for words in _administrators(changes.users)), *_rights(changes.shown())]
+    found = [f"the change was {how_read(changes.read_from)}"] if changes.read_from == FROM_GUEST else []
+    found += [*_cut((USUAL, words) for words in _administrators(changes.users)), *_rights(changes.shown())]
     for kind in _ORDER:
         found += _cut(by_kind[kind])
     told = {path for one in settings for path in one.paths}

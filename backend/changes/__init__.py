@@ -10,17 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backend.changes.blobs import BlobStore
-    from backend.changes.differ import Differ
+    from backend.changes.differ import LIMITS, Differ, Point
     from backend.changes.noise import NoiseProfile, Rule
     from backend.changes.residuals import residual
+    from backend.changes.told import Asker, Told
 
-__all__ = ["BlobStore", "Differ", "NoiseProfile", "Rule", "residual"]
+__all__ = ["LIMITS", "Asker", "BlobStore", "Differ", "NoiseProfile", "Point", "Rule", "Told", "residual"]
 
 _HOMES = {
+    "LIMITS": "differ",
+    "Asker": "told",
     "BlobStore": "blobs",
     "Differ": "differ",
     "NoiseProfile": "noise",
+    "Point": "differ",
     "Rule": "noise",
+    "Told": "told",
     "residual": "residuals",
 }
 

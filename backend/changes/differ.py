@@ -7,15 +7,19 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
-from backend.changes import accounts, attribution, dpkg, rpm, settings, units
+from backend.changes import accounts, attribution, dpkg, rpm, settings, told, units
 from backend.changes.blobs import BlobStore
 from backend.changes.noise import SERVICE_STATE, NoiseProfile, gives_rights
 from backend.changes.renames import renames
 from backend.changes.semantic import Semantics, short_and_whole
 from backend.changes.states import StateMaker, verb
+from backend.changes.told import Told
 from backend.disks import Comparison, ContentLimits, DiskReader, Pair, Side
+from backend.errors import DiskUnreadable
 from backend.models import (
+    FROM_GUEST,
     Changes,
     Command,
     FileChange,
@@ -38,9 +42,15 @@ LIMITS = ContentLimits(
 )
 _USUAL_STATE = "installed"
 
+Point: TypeAlias = "Sequence[Path] | Told"
+"""A moment: frozen layers, base first; or what the guest told where they cannot be read."""
+
+Found: TypeAlias = tuple[Comparison, dict[bytes, bytes | None], rpm.Rpms]
+"""What differs, the whole files that it is understood with, and what rpm knows."""
+
 
 class Differ:
-    """Makes :class:`Changes` from two chains of frozen layers."""
+    """Makes :class:`Changes` from two points."""
 
     def __init__(
         self, reader: DiskReader, blobs: BlobStore, fingerprint_key: bytes, noise: NoiseProfile
@@ -52,18 +62,21 @@ class Differ:
         sandbox_id: str,
         from_snapshot: str,
         to_snapshot: str,
-        before: Sequence[Path],
-        after: Sequence[Path],
+        before: Point,
+        after: Point,
         *,
         quiesced: bool,
         commands: Sequence[Command] = (),
         made_before: bool = False,
     ) -> Changes:
-        """What changed from ``before`` to ``after`` (layers, base first). ``made_before``: the machine had
-        its own name at the first point, so that whatever names change was meant. Raises
-        :class:`~backend.errors.DiskUnreadable`."""
+        """What changed from ``before`` to ``after``. ``made_before``: the machine had its own name at the
+        first point, so that whatever names change was meant. What a guest told was never frozen, whatever is
+        said.
+
+        Raises:
+            DiskUnreadable: also when one of the two was read from the disk and the other told by the guest.
+        """
         started = time.monotonic()
-        comparison = await self._reader.compare(before, after, contents=LIMITS)
         changes = Changes(
             id=new_id("CHG"),
             sandbox_id=sandbox_id,
@@ -72,17 +85,41 @@ class Differ:
             created_at=now(),
             quiesced=quiesced,
         )
-        if not quiesced:
-            changes.notes.append("not quiesced: read as after a power cut, unwritten data is missing")
-        if comparison.pairs:
-            read: dict[bytes, bytes | None] = {}
-            if paths := settings.context(comparison):
-                read = await self._reader.read(after, paths, settings.MAX_FILE_BYTES)
-            rpms = await rpm.read(self._reader, comparison, before, after)
-            work = _Interpretation(comparison, read, rpms, self._noise, self._blobs, self._key, commands)
+        if isinstance(before, Told) and isinstance(after, Told):
+            found = await self._told(changes, before, after)
+        elif isinstance(before, Told) or isinstance(after, Told):
+            raise DiskUnreadable(
+                "one point was read from the disk and the other told by the guest, which are not compared: "
+                "what the guest leaves out would look like a change",
+                remedy="make a new snapshot, and compare from there",
+            )
+        else:
+            found = await self._read(changes, before, after)
+        if found:
+            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands)
             await asyncio.to_thread(work.fill, changes, made_before=made_before)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
+
+    async def _read(self, changes: Changes, before: Sequence[Path], after: Sequence[Path]) -> Found | None:
+        comparison = await self._reader.compare(before, after, contents=LIMITS)
+        if not changes.quiesced:
+            changes.notes.append("not quiesced: read as after a power cut, unwritten data is missing")
+        if not comparison.pairs:
+            return None
+        read: dict[bytes, bytes | None] = {}
+        if paths := settings.context(comparison):
+            read = await self._reader.read(after, paths, settings.MAX_FILE_BYTES)
+        return comparison, read, await rpm.read(self._reader, comparison, before, after)
+
+    async def _told(self, changes: Changes, before: Told, after: Told) -> Found | None:
+        changes.read_from, changes.quiesced = FROM_GUEST, False
+        changes.notes.append("told by the guest while it ran: root there could lie, and hide anything")
+        comparison, notes = await asyncio.to_thread(told.compare, before, after, LIMITS)
+        changes.notes += notes
+        if not comparison.pairs:
+            return None
+        return comparison, after.read(settings.context(comparison)), rpm.untold(comparison)
 
 
 class _Interpretation:

@@ -82,6 +82,16 @@ async def read(
     )
 
 
+def untold(comparison: Comparison) -> Rpms:
+    """A guest is not asked for its database: a note says so where one changed."""
+    changed = sorted({pair.path for pair in comparison.pairs}.intersection((*DATABASES, *OLDER, HISTORY)))
+    return (
+        Rpms(note=f"{changed[0].decode()}: packages are not told, a guest is not asked for it")
+        if changed
+        else Rpms()
+    )
+
+
 def _files(database: bytes) -> list[tuple[str, bytes]]:
     files = (("database", database), ("log", database + _LOG))
     return [*files, ("history", HISTORY), ("history_log", HISTORY + _LOG)]

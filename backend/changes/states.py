@@ -42,7 +42,7 @@ class StateMaker:
         """What stands at a path, without its content."""
         if entry is None:
             return None
-        secret = _secret(content)
+        secret = secret_of(content)
         sha256 = content.sha256 if content is not None else None
         return FileState(
             kind=entry.kind,
@@ -84,8 +84,8 @@ class StateMaker:
         return hmac.new(self._key, sha256.encode(), hashlib.sha256).hexdigest()
 
 
-def _secret(content: Content | None) -> str:
-    """Why a content is withheld: by the disk reader's word, or for a password's hash in it."""
+def secret_of(content: Content | None) -> str:
+    """Why a content is withheld: by its reader's word, or for a password's hash in it."""
     if content is None:
         return ""
     if content.withheld in SECRETS:

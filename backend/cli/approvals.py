@@ -192,7 +192,7 @@ def _show(told: dict[str, Any]) -> None:
             ("left", left(told["expires_at"]) if told["state"] == "pending" else ""),
             ("changes", ", ".join(f"{count} {noun}" for noun, count in evidence["counts"].items() if count)),
             ("rehearsal", _recap(evidence["rehearsal"])),
-            ("again", _again(evidence["again_changed"])),
+            ("again", _again(evidence)),
             ("residual", ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"),
             *((row["kind"], f"{row['noun']} {row['name']}: {row['reason']}") for row in residual),
             ("opaque", ", ".join(evidence["opaque"])),
@@ -215,7 +215,10 @@ def _recap(result: dict[str, int] | None) -> str:
     return " ".join(f"{word}={count}" for word, count in result.items() if count) if result else ""
 
 
-def _again(changed: int | None) -> str:
+def _again(evidence: dict[str, Any]) -> str:
+    from backend.models import by_whom
+
+    changed, where = evidence["again_changed"], by_whom(evidence["read_from"])
     if changed is None:
         return ""
-    return "changed nothing on the disk" if changed == 0 else f"changed {changed} paths on the disk"
+    return f"changed nothing {where}" if changed == 0 else f"changed {changed} paths {where}"

@@ -80,7 +80,7 @@ def create(sandbox: SandboxName, name: SnapshotName, note: str = "", as_json: As
     if as_json:
         return show_json(told)
     taken = told["snapshot"]
-    print(visible(f"{taken['name']}: {taken['files']} files, {taken['took_s']:.1f} s"))
+    print(visible(f"{taken['name']}: {taken['files']} files, {taken['took_s']:.1f} s, {_how(taken)}"))
     return None
 
 
@@ -145,11 +145,7 @@ def diff(
     if as_json:
         return show_json(told)
     changes = told["diff"]["changes"]
-    print(
-        visible(
-            f"{changes['from_snapshot']} → {changes['to_snapshot']}, read from the {changes['read_from']}"
-        )
-    )
+    print(visible(f"{changes['from_snapshot']} → {changes['to_snapshot']}, {_how(changes)}"))
     for title, key, name in _KINDS:
         for row in changes[key]:
             print(
@@ -175,6 +171,13 @@ def diff(
         total = sum(changes["hidden"].values())
         print(visible(f"{total} more hidden as noise: {', '.join(changes['hidden'])} (--all)"))
     return None
+
+
+def _how(row: dict[str, Any]) -> str:
+    """Read from the disk, or by asking the guest."""
+    from backend.models import how_read
+
+    return how_read(row["read_from"])
 
 
 def _version(row: dict[str, Any]) -> str:

@@ -23,6 +23,7 @@ PRIVATE_KEY = "private key"
 PASSWORDS = "password hashes"
 CREDENTIALS = "credentials"
 OPAQUE = "not looked into"
+VOUCHED = "the package's own"
 
 TOKEN_BYTES = 256 << 10  # where a token is looked for
 
@@ -112,7 +113,7 @@ def fingerprint(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerpr
 def _withheld(path: bytes, data: bytes, size: int, md5: str, budget: Budget) -> str:
     """Why nothing of a content is handed over; empty where it is."""
     if budget.vouched.get(path) == md5:
-        return "the package's own"
+        return VOUCHED
     if kind := secret_kind(path, data):
         return kind
     if size > budget.file_bytes:
@@ -158,11 +159,11 @@ def fingerprints(
 
 
 class ShadowMask:
-    """Password fields as ``none``, ``locked`` or ``set~TOKEN``; tokens are equal only for equal fields of one
-    comparison, and useless outside it."""
+    """Password fields as ``none``, ``locked`` or ``set~TOKEN``; tokens are equal only for equal fields under
+    one key, which without another is that of one comparison, and useless without it."""
 
-    def __init__(self) -> None:
-        self._key = secrets.token_bytes(32)
+    def __init__(self, key: bytes = b"") -> None:
+        self._key = key or secrets.token_bytes(32)
 
     def mask(self, data: bytes) -> bytes:
         """An ``/etc/shadow`` without its hashes."""

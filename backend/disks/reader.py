@@ -66,7 +66,7 @@ class Entries(Collection[Entry]):
         return count(self._packed)
 
     def __iter__(self) -> Iterator[Entry]:
-        return (_entry(node, None) for node in unpack(self._packed))
+        return (entry_of(node) for node in unpack(self._packed))
 
     def __contains__(self, entry: object) -> bool:
         return any(entry == one for one in self)
@@ -306,7 +306,8 @@ def _open(layer: Path) -> int:
         raise DiskUnreadable(f"layer {layer.name}: {error.strerror}") from error
 
 
-def _entry(node: Node, sha256: str | None) -> Entry:
+def entry_of(node: Node, sha256: str | None = None) -> Entry:
+    """A name as others see it. Raises :class:`DiskUnreadable` for a kind that Linux does not know."""
     kind = _KINDS.get(node.mode & 0xF000)
     if kind is None:
         raise DiskUnreadable(f"inode {node.inode} is of an unknown kind {node.mode:#o}")
@@ -337,7 +338,7 @@ def _pair(row: list[Any], blobs: list[bytes], facts: dict[str, dict[str, dict[st
     for at, side in enumerate(("before", "after")):
         node = _node(row[at], blobs) if row[at] is not None else None
         content = _content(row[at + 2], blobs, facts[side].get(wire.text(node.path)) if node else None)
-        entries.append(_entry(node, content.sha256 if content else None) if node else None)
+        entries.append(entry_of(node, content.sha256 if content else None) if node else None)
         contents.append(content)
     return Pair(entries[0], entries[1], contents[0], contents[1])
 

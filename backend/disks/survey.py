@@ -52,9 +52,13 @@ def survey(fs: Ext4, paths: list[bytes]) -> Surveyed:
 
 def _small_files(fs: Ext4) -> Iterator[Node]:
     for node in unpack(packed_manifest(fs)):
-        shipped = node.path.startswith(_SHIPPED) and not node.path.startswith(_OWN)
-        if node.mode & S_IFMT == S_IFREG and 0 < node.size <= SECRET_BYTES and not shipped:
+        if node.mode & S_IFMT == S_IFREG and 0 < node.size <= SECRET_BYTES and not is_shipped(node.path):
             yield node
+
+
+def is_shipped(path: bytes) -> bool:
+    """Whether packages bring it, or it is no file of anybody's."""
+    return path.startswith(_SHIPPED) and not path.startswith(_OWN)
 
 
 def _has_hash(data: bytes) -> bool:

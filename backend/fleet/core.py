@@ -14,7 +14,7 @@ from functools import partial
 from backend.ansible import SshKey, TargetHost
 from backend.audit import Audit, Step
 from backend.background import Background
-from backend.changes import BlobStore, Differ
+from backend.changes import Asker, BlobStore, Differ
 from backend.config import Config
 from backend.disks import DiskReader
 from backend.egress import EgressProxy
@@ -74,6 +74,7 @@ class FleetParts:
     reader: DiskReader
     blobs: BlobStore
     differ: Differ
+    asker: Asker
     background: Background
     strategy: Callable[[], str]
     versions: dict[str, str]

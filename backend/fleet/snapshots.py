@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 
-from backend.errors import DuplicateName, SnapshotNotFound, WrongState
+from backend.changes import Point, Told
+from backend.errors import (
+    DiskUnreadable,
+    DuplicateName,
+    FluidError,
+    HypervisorFailed,
+    SnapshotNotFound,
+    WrongState,
+)
 from backend.fleet.core import FleetCore
 from backend.hypervisor import SnapshotFiles
 from backend.models import (
+    FROM_DISK,
+    FROM_GUEST,
     Changes,
     Identity,
     Phase,
@@ -26,6 +37,8 @@ from backend.steps import reached
 
 NOW = "now"
 RESTORE_TIMEOUT_S = 60
+UNREADABLE = (DiskUnreadable, HypervisorFailed)
+"""A disk that is refused, and a layer that does not come."""
 
 
 class Snapshots(FleetCore):
@@ -51,7 +64,7 @@ class Snapshots(FleetCore):
         ):
             files = await self.machine(sandbox).snapshot(sandbox.domain, name, memory=True)
             layers = _base_first(files)
-            manifest = await self._parts.reader.manifest(await self._readable(sandbox, layers))
+            read_from, manifest, names = await self._manifest(sandbox, layers, earlier)
             reached("manifest")
             snapshot = Snapshot(
                 id=new_id("SNP"),
@@ -66,19 +79,48 @@ class Snapshots(FleetCore):
                 has_memory=files.memory_file is not None,
                 disk_layers=[str(layer) for layer in layers],
                 memory_file=str(files.memory_file or ""),
-                manifest_sha256=manifest.digest,
-                files=len(manifest.entries),
+                read_from=read_from,
+                manifest_sha256=manifest,
+                files=names,
                 took_s=round(time.monotonic() - started, 3),
                 meta_json=json.dumps({"stood_still_s": files.stood_still_s}),
             )
             await self._store.snapshots.insert(snapshot)
             reached("row")
-            step.data.update(manifest=manifest.digest, quiesced=files.quiesced)
+            step.data.update(manifest=manifest, quiesced=files.quiesced, read_from=read_from)
         await self._standing_on(sandbox, name)
         await self._events.publish(
             "snapshot.created", "snapshot", snapshot.id, sandbox_id=sandbox.id, data={"name": name}
         )
         return snapshot
+
+    async def _manifest(
+        self, sandbox: Sandbox, layers: list[Path], earlier: list[Snapshot]
+    ) -> tuple[str, str, int]:
+        """Where it was read, its digest, how many names. The guest is asked where its disk cannot be read."""
+        try:
+            manifest = await self._parts.reader.manifest(await self._readable(sandbox, layers))
+            return FROM_DISK, manifest.digest, len(manifest.entries)
+        except UNREADABLE as refused:
+            parent = next((one for one in earlier if one.name == sandbox.stands_on), None)
+            since = await self._kept(parent) if parent and parent.read_from == FROM_GUEST else None
+            told = await self._ask(sandbox, refused, since)
+            return FROM_GUEST, await self._parts.asker.keep(told), len(told.nodes)
+
+    async def _ask(self, sandbox: Sandbox, refused: FluidError, since: Told | None = None) -> Told:
+        """What the guest says of its files. Raises ``refused`` when it does not say it either."""
+        try:
+            return await self._parts.asker.ask(self.guest(sandbox), since)
+        except FluidError as error:
+            raise DiskUnreadable(f"{refused.message}; {error.message}", remedy=refused.remedy) from error
+
+    async def _kept(self, snapshot: Snapshot) -> Told:
+        return await self._parts.asker.kept(snapshot.manifest_sha256)
+
+    async def told(self, sandbox: Sandbox, since: Point | None = None) -> Told:
+        """As :meth:`freeze`, of one whose disk cannot be read: what the guest says, with the contents of what
+        is another than ``since``."""
+        return await self._parts.asker.ask(self.guest(sandbox), since if isinstance(since, Told) else None)
 
     async def snapshots(self, actor: Identity, sandbox_id: str) -> list[Snapshot]:
         """Oldest first; ``parent`` makes them a tree."""
@@ -154,10 +196,11 @@ class Snapshots(FleetCore):
         return freed
 
     async def diff(self, actor: Identity, sandbox_id: str, from_snapshot: str, to_snapshot: str) -> Changes:
-        """What changed from one point to another (or to ``now``), read from the disk. Between two named
-        points the answer is kept and is the same the second time."""
+        """What changed from one point to another (or to ``now``), read from the disk; where that cannot be
+        read, by asking the guest. Between two named points the answer is kept and is the same the second
+        time."""
         sandbox = await self.get(actor, sandbox_id)
-        before = await self._named(sandbox, from_snapshot)
+        before, after = await self._named(sandbox, from_snapshot), None
         if to_snapshot == NOW:
             layers, quiesced = await self.frozen(sandbox)
         else:
@@ -167,20 +210,47 @@ class Snapshots(FleetCore):
                 return kept
             layers, quiesced = [Path(layer) for layer in after.disk_layers], after.quiesced
         commands, _ = await self._store.commands.headers({"sandbox_id": sandbox.id}, limit=10_000)
-        changes = await self._parts.differ.diff(
+        make = partial(
+            self._parts.differ.diff,
             sandbox.id,
             from_snapshot,
             to_snapshot,
-            await self._readable(sandbox, [Path(layer) for layer in before.disk_layers]),
-            await self._readable(sandbox, layers),
             quiesced=quiesced and before.quiesced,
             commands=commands,
         )
+        try:
+            earlier = await self._readable(sandbox, [Path(layer) for layer in before.disk_layers])
+            changes = await make(earlier, await self._readable(sandbox, layers))
+        except UNREADABLE as refused:
+            changes = await make(*await self._told_points(sandbox, before, after, refused))
         await self._store.changes.insert(changes)
         await self._audit.note(
-            actor, "sandbox.diff", "changes", changes.id, sandbox_id=sandbox.id, files=len(changes.files)
+            actor,
+            "sandbox.diff",
+            "changes",
+            changes.id,
+            sandbox_id=sandbox.id,
+            files=len(changes.files),
+            read_from=changes.read_from,
         )
         return changes
+
+    async def _told_points(
+        self, sandbox: Sandbox, before: Snapshot, after: Snapshot | None, refused: FluidError
+    ) -> tuple[Told, Told]:
+        """Both points by the guest's word (``after`` None: now). Raises ``refused`` unless both can be."""
+        if after is None and sandbox.phase is not Phase.RUNNING:
+            raise refused
+        for point in filter(None, (before, after)):
+            if point.read_from != FROM_GUEST:
+                raise DiskUnreadable(
+                    f"{refused.message}; {point.name} was read from the disk, and what the guest says is not "
+                    "compared with that",
+                    remedy="make a new snapshot, and compare from there",
+                ) from refused
+        earlier = await self._kept(before)
+        later = await self._kept(after) if after else await self._ask(sandbox, refused, earlier)
+        return earlier, later
 
     async def changes(self, actor: Identity, changes_id: str) -> Changes:
         """A diff made before."""

@@ -17,6 +17,7 @@ from backend.guests.files import GuestFiles
 from backend.guests.forwards import PROXY_PORT, GuestForwards
 from backend.guests.hosts import HostLink
 from backend.guests.shell import shell_argv, sweep_keys
+from backend.guests.telling import GuestTelling
 from backend.guests.trust import HostKey, fetch_host_key
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "GuestConnections",
     "GuestFiles",
     "GuestForwards",
+    "GuestTelling",
     "HostKey",
     "HostLink",
     "Outcome",

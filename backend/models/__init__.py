@@ -17,6 +17,8 @@ from backend.models.approval import (
 )
 from backend.models.base import Answer, Request, check_name, new_id, now
 from backend.models.change import (
+    FROM_DISK,
+    FROM_GUEST,
     Changes,
     ChangeVerb,
     FileChange,
@@ -29,7 +31,9 @@ from backend.models.change import (
     UnitChange,
     UnitState,
     UserChange,
+    by_whom,
     guest_path,
+    how_read,
     wire_path,
 )
 from backend.models.command import Command, CommandRequest
@@ -66,6 +70,8 @@ from backend.models.sandbox import (
 )
 
 __all__ = [
+    "FROM_DISK",
+    "FROM_GUEST",
     "Answer",
     "Approval",
     "ApprovalRequest",
@@ -128,8 +134,10 @@ __all__ = [
     "UnitChange",
     "UnitState",
     "UserChange",
+    "by_whom",
     "check_name",
     "guest_path",
+    "how_read",
     "new_id",
     "now",
     "wire_path",

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pydantic import Field, computed_field
 
 from backend.models.base import Answer, Request
+from backend.models.change import FROM_DISK
 from backend.models.playbook import TargetResult
 
 
@@ -77,6 +78,7 @@ class Evidence(Answer):
 
     changes_id: str = ""  # the rehearsal's change: this is what is approved
     sandbox_changes_id: str = ""
+    read_from: str = FROM_DISK  # or FROM_GUEST: of both changes, the sandbox's and the rehearsal's
     counts: dict[str, int] = Field(default_factory=dict)  # files, packages, units, users, groups, hidden
     rehearsal_run: str = ""
     repeat_run: str = ""

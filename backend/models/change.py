@@ -32,6 +32,22 @@ def guest_path(wire: str) -> bytes:
     return unquote_to_bytes(wire)
 
 
+FROM_DISK, FROM_GUEST = "disk", "guest"
+"""Where a manifest or a difference was read: outside the guest, or by its own word."""
+
+_HOW = {FROM_DISK: "read from the disk", FROM_GUEST: "read by asking the guest: root there could lie"}
+
+
+def how_read(read_from: str) -> str:
+    """In the words that every reader is shown."""
+    return _HOW[read_from]
+
+
+def by_whom(read_from: str) -> str:
+    """After a figure: ``on the disk``, or that it is the guest's word."""
+    return "on the disk" if read_from == FROM_DISK else "by the guest's own word"
+
+
 class ChangeVerb(StrEnum):
     ADDED = "added"
     REMOVED = "removed"
@@ -185,7 +201,7 @@ class Changes(Answer):
     from_snapshot: str
     to_snapshot: str
     created_at: datetime
-    read_from: str = "disk"  # disk | guest
+    read_from: str = FROM_DISK  # or FROM_GUEST: nothing vouches for it
     quiesced: bool = True
     files: list[FileChange] = Field(default_factory=list)
     packages: list[PackageChange] = Field(default_factory=list)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pydantic import Field, computed_field
 
 from backend.models.base import Answer, Request
+from backend.models.change import FROM_DISK
 
 
 class Phase(StrEnum):
@@ -170,6 +171,7 @@ class Snapshot(Answer):
     has_memory: bool = True
     disk_layers: list[str] = Field(default_factory=list)  # image files on the host, base first
     memory_file: str = ""
-    manifest_sha256: str = ""
+    read_from: str = FROM_DISK  # or FROM_GUEST: where its disk could not be read, the guest told the manifest
+    manifest_sha256: str = ""  # of one that the guest told: the blob that holds it
     files: int = 0  # entries of the manifest
     took_s: float = 0.0

@@ -1,17 +1,28 @@
 """The rehearsal: the playbook on a pristine fork that its author never touched, judged by the disk.
 
 Three frozen layers tell everything: before, after the first run, after the second. First against before is
-what will be approved; second against first must be nothing; sandbox against first is the residual.
+what will be approved; second against first must be nothing; sandbox against first is the residual. Where the
+sandbox's disk could not be read, the twin is asked as the sandbox was, and the evidence says so.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from backend.changes import Point
 from backend.fleet import Fleet
-from backend.models import Changes, Evidence, Playbook, Run, RunKind, RunState, Sandbox, TargetResult
+from backend.models import (
+    FROM_GUEST,
+    Changes,
+    Evidence,
+    Playbook,
+    Run,
+    RunKind,
+    RunState,
+    Sandbox,
+    TargetResult,
+)
 from backend.playbooks.grammar import check
 from backend.playbooks.runs import Runs
 from backend.playbooks.secrets import compare, stand_ins
@@ -90,17 +101,18 @@ class Rehearser:
     ) -> Rehearsed:
         evidence = Evidence(
             sandbox_changes_id=wanted.id,
+            read_from=wanted.read_from,
             strategy=self._fleet.strategy(),
             opaque=[task.name for task in playbook.tasks if task.opaque],
         )
         checked = check(playbook.yaml.encode(), playbook.files, secrets=playbook.secrets)
         values = stand_ins(checked, wanted)
-        before = await self._fleet.freeze(twin)
+        before = await self._point(twin, evidence)
         await progress("rehearsing: first run")
         first = await self._run(RunKind.REHEARSAL, twin, playbook, files, approval_id, values)
         evidence.rehearsal_run, evidence.rehearsal = first.id, _recap(first)
         evidence.unrehearsed = [event.task for event in first.events if event.status == "skipped"]
-        after = await self._fleet.freeze(twin)
+        after = await self._point(twin, evidence, before)
         done = await self._differ.diff(
             twin.id, "before", "first run", before, after, quiesced=True, made_before=True
         )
@@ -119,16 +131,17 @@ class Rehearser:
             evidence.failure = f"the second run {second.state}: {_why(second)}"
         return Rehearsed(evidence, first)
 
-    async def _repeat(self, evidence: Evidence, twin: Sandbox, after: list[Path]) -> None:
-        """What the second run changed, by the disk and not by Ansible's word."""
+    async def _point(self, twin: Sandbox, evidence: Evidence, since: Point | None = None) -> Point:
+        """The twin as it is now, by the way in which the sandbox was read."""
+        if evidence.read_from == FROM_GUEST:
+            return await self._fleet.told(twin, since)
+        return await self._fleet.freeze(twin)
+
+    async def _repeat(self, evidence: Evidence, twin: Sandbox, after: Point) -> None:
+        """What the second run changed, by the disk, or the guest, and not by Ansible's word."""
+        last = await self._point(twin, evidence, after)
         again = await self._differ.diff(
-            twin.id,
-            "first run",
-            "second run",
-            after,
-            await self._fleet.freeze(twin),
-            quiesced=True,
-            made_before=True,
+            twin.id, "first run", "second run", after, last, quiesced=True, made_before=True
         )
         moved = [change.path for change in again.shown()]
         moved += [f"package {package.name}" for package in again.packages]

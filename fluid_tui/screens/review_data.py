@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from textual.message import Message
 
 from backend.errors import FluidError
-from backend.models import Approval, ApprovalState, Changes, Command, Event, Playbook, Run
+from backend.models import Approval, ApprovalState, Changes, Command, Event, Playbook, Run, how_read
 from backend.models.playbook import RUN_OVER
 from fluid_tui.backend_port import BackendPort
 from fluid_tui.copying import write_new
@@ -165,8 +165,7 @@ class ReviewData:
         """What the diff shows and how it was read, for its border."""
         if self.changes is None:
             return ""
-        how = "read from the disk" if self.changes.read_from == "disk" else "read by asking the guest"
-        return f"{summary(self.changes)} · {how}"
+        return f"{summary(self.changes)} · {how_read(self.changes.read_from)}"
 
     def hidden(self) -> str:
         """How much of the diff the noise profile hides, for its title."""

@@ -532,7 +532,8 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
     changes |= {"settings": settings, "notes": ["/etc/x\x1b: not read"]}
     backend.answers["POST /v1/sandboxes/SBX-0000000a/diff"] = (200, {"diff": {"changes": changes}})
     assert run(["snapshots", "diff", "SBX-0000000a", "a", "b"]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == [
+    assert capsys.readouterr().out.splitlines() == [
+        "a → b, read from the disk",
         "~ cron job /bin/b␛  schedule 0 1 * * * → 0 2 * * *  by CMD-1",
         "+ link     /etc/lnk  owner root:root  to /etc/passwd",
         "~ file     /usr/bin/cut  mode 0755 → 4755",
@@ -586,10 +587,11 @@ def test_the_content_of_a_diff_is_shown_as_what_it_is(backend: FakeBackend, caps
         changed("/latin", {"text": "a\n"}, {"decoded": "ü\x1b\n", "encoding": "iso-8859-1"}),
     ]
     none: dict[str, Any] = {"packages": [], "units": [], "users": [], "groups": [], "hidden": {}}
-    changes = {"from_snapshot": "a", "to_snapshot": "b", "read_from": "disk", "files": files, **none}
+    changes = {"from_snapshot": "a", "to_snapshot": "b", "read_from": "guest", "files": files, **none}
     backend.answers["POST /v1/sandboxes/SBX-0000000a/diff"] = (200, {"diff": {"changes": changes}})
     assert run(["snapshots", "diff", "SBX-0000000a", "a", "b", "--content"]) == 0
-    assert capsys.readouterr().out.splitlines()[1:] == [
+    assert capsys.readouterr().out.splitlines() == [
+        "a → b, read by asking the guest: root there could lie",
         "~ file     /bin",
         f"    binary or too large: 4 bytes, SHA-256 {'a' * 64} → 5 bytes, SHA-256 {'b' * 64}",
         "~ file     /key",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from backend import alignment
 from backend.models import Phase, Playbook, PlaybookTask, SettingKind, now
-from fluid_tui.diff_rows import document, summary
+from fluid_tui.diff_rows import document, header_line, summary
 from fluid_tui.evidence import checklist, what_will_run
 from fluid_tui.fleet_rows import Sorting, matches, sandbox_filter, sandbox_rows
 from fluid_tui.paint import Role, chop, line, plain, width_of, wrap
@@ -159,6 +159,14 @@ def test_a_row_that_is_too_wide_becomes_several(left: str, right: str, width: in
     assert [part.left.number for part in parts if part.left][1:] == [0] * (
         sum(bool(p.left) for p in parts) - 1
     )
+
+
+def test_a_header_says_how_the_change_was_read_and_warns_of_a_guests_word() -> None:
+    read = changes(now())
+    told = read.model_copy(update={"read_from": "guest", "quiesced": False})
+    assert "read from the disk" in plain(header_line(read))
+    words = next(piece for piece in header_line(told) if "read by asking the guest" in piece[0])
+    assert "root there could lie" in words[0] and words[1] is Role.WARN
 
 
 @pytest.mark.parametrize(

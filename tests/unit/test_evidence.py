@@ -8,6 +8,7 @@ import pytest
 
 from backend.approvals.digest import digest_of
 from backend.approvals.evidence import blockers, counts, for_agent
+from backend.approvals.risks import risks
 from backend.models import (
     Approval,
     ApprovalState,
@@ -142,3 +143,16 @@ def test_the_figures_count_a_rename_once_and_settings_by_kind() -> None:
     )
     told = {name: count for name, count in counts(found).items() if count}
     assert told == {"files": 2, "files_added": 1, "files_renamed": 1, "sudo rule": 2}
+
+
+def test_a_change_that_the_guest_told_is_a_risk_and_part_of_what_is_approved() -> None:
+    found = Changes(id="CHG-1", sandbox_id="SBX-1", from_snapshot="a", to_snapshot="b", created_at=now())
+    assert risks(found) == []
+    found.read_from = "guest"
+    assert risks(found) == ["the change was read by asking the guest: root there could lie"]
+    told = complete().model_copy(update={"read_from": "guest"})
+    told.again_changed = 2
+    assert "not idempotent: the second run changed 2 things by the guest's own word" in blockers(told, [])
+    told.again_changed = 0
+    digests = {digest_of(approval(one), PLAYBOOK, WIRE, "p") for one in (complete(), told)}
+    assert len(digests) == 2

@@ -1,0 +1,169 @@
+"""Told inside a guest whose disk cannot be read from outside: its names, and the contents that are asked for.
+
+The text of this module is sent to the guest's own python3 (3.7 or newer): it imports nothing of ours. It
+reads one JSON job from standard input, writes one answer and leaves nothing behind. Paths are bytes, as
+Latin-1 in JSON. Nobody believes the answer: root in the guest may have changed the interpreter.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+import struct
+import sys
+
+# The form of a record is that of backend.disks.records.
+HEAD = struct.Struct("<HIIIIQQQIIIHH")
+XATTR = struct.Struct("<HI")
+LENGTH = struct.Struct(">I")
+NS_BIAS = 1 << 61
+WORD = 0xFFFF_FFFF
+PIECE_BYTES = 1 << 20
+IMAGES = (b"squashfs", b"iso9660")  # on a device of their own, and nobody writes to them
+NO_XATTRS = (errno.ENOTSUP, errno.ENOENT, errno.ENODATA, errno.EPERM)
+
+
+def attributes(path: bytes) -> bytes:
+    """Packed, sorted by name; a link's own."""
+    found = []
+    try:
+        for name in os.listxattr(path, follow_symlinks=False):
+            found.append((os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)))
+    except OSError as error:
+        if error.errno not in NO_XATTRS:
+            raise
+    return b"".join(XATTR.pack(len(name), len(value)) + name + value for name, value in sorted(found))
+
+
+def nanoseconds(time: int) -> int:
+    return min(max(time + NS_BIAS, 0), 2 * NS_BIAS)
+
+
+def record(full: bytes, path: bytes, found: os.stat_result) -> bytes:
+    """One name."""
+    target, device = b"", (0, 0)
+    if stat.S_ISLNK(found.st_mode):
+        target = os.readlink(full)
+    elif stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
+        device = (os.major(found.st_rdev), os.minor(found.st_rdev))
+    xattrs = attributes(full)
+    head = HEAD.pack(
+        found.st_mode & 0xFFFF, found.st_uid, found.st_gid, found.st_nlink, found.st_ino & WORD,
+        found.st_size, nanoseconds(found.st_mtime_ns), nanoseconds(found.st_ctime_ns), *device,
+        len(xattrs), len(path), len(target),
+    )  # fmt: skip
+    return head + path + target + xattrs
+
+
+def elsewhere() -> set[bytes]:
+    """Mount points of what is on no disk (proc_pid_mountinfo(5)): told themselves, not what is in them."""
+    found = set()
+    with open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            fields, _, source = line.partition(b" - ")
+            kind, device = source.split()[:2]
+            if not device.startswith(b"/dev/") or kind in IMAGES:
+                point = fields.split()[4].decode("unicode_escape").encode("latin-1")
+                found.add(point)
+    return found
+
+
+def rows(base: bytes, prefix: bytes) -> list[tuple[bytes, bytes, tuple[int, int] | None]]:
+    """What a folder holds, last first: path, record, None; and for a folder in it also its path with a slash,
+    no record, which one it is."""
+    try:
+        names = os.listdir(base + prefix)
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # gone since
+    found: list[tuple[bytes, bytes, tuple[int, int] | None]] = []
+    for name in names:
+        path = prefix + name
+        try:
+            seen = os.lstat(base + path)
+            found.append((path, record(base + path, path, seen), None))
+        except FileNotFoundError:
+            continue
+        if stat.S_ISDIR(seen.st_mode):
+            found.append((path + b"/", b"", (seen.st_dev, seen.st_ino)))
+    found.sort(key=lambda row: row[0], reverse=True)
+    return found
+
+
+def tree(base: bytes) -> None:
+    """The records of all names on disks, sorted by path."""
+    left_out, out = elsewhere(), sys.stdout.buffer
+    top = os.lstat(base or b"/")
+    out.write(record(base or b"/", b"/", top))
+    visited = {(top.st_dev, top.st_ino)}
+    open_folders = [rows(base, b"/")]
+    while open_folders:
+        if not open_folders[-1]:
+            open_folders.pop()
+            continue
+        path, told, folder = open_folders[-1].pop()
+        out.write(told)
+        if folder is not None and folder not in visited and (base + path).rstrip(b"/") not in left_out:
+            visited.add(folder)
+            open_folders.append(rows(base, path))
+
+
+def content(
+    path: bytes, hash_bytes: int, keep_bytes: int
+) -> tuple[int, str | None, str | None, bytes | None]:
+    """A regular file's size, sums and bytes, what is over a limit left out. Raises OSError where is none."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOATIME)
+    with open(fd, "rb", buffering=0) as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "no regular file")
+        sha256, md5, size = hashlib.sha256(), hashlib.md5(), 0
+        kept = bytearray()
+        while size <= hash_bytes and found.st_size <= hash_bytes:
+            piece = file.read(PIECE_BYTES)
+            if not piece:
+                data = bytes(kept) if size <= keep_bytes else None
+                return size, sha256.hexdigest(), md5.hexdigest(), data
+            size += len(piece)
+            sha256.update(piece)
+            md5.update(piece)
+            kept += piece if size <= keep_bytes else b""
+    return max(size, found.st_size), None, None, None
+
+
+def contents(base: bytes, paths: list[str], keep: list[bool], limits: dict[str, int]) -> None:
+    """A framed answer as backend.disks.wire has it: for each path size, sums and the number of its bytes."""
+    files: list[list[object] | None] = []
+    blobs: list[bytes] = []
+    left = limits["total_bytes"]
+    for path, wanted in zip(paths, keep):
+        room = min(limits["file_bytes"], left) if wanted else -1
+        try:
+            size, sha256, md5, data = content(base + path.encode("latin-1"), limits["hash_bytes"], room)
+        except OSError:
+            files.append(None)
+            continue
+        at = None
+        if data is not None:
+            at, left = len(blobs), left - len(data)
+            blobs.append(data)
+        files.append([size, sha256, md5, at])
+    body = json.dumps({"files": files, "blobs": [len(blob) for blob in blobs]}).encode()
+    for part in (LENGTH.pack(len(body)), body, *blobs):
+        sys.stdout.buffer.write(part)
+
+
+def main() -> None:
+    job = json.loads(sys.stdin.buffer.read())
+    base = job["root"].encode("latin-1").rstrip(b"/")
+    if "paths" in job:
+        contents(base, job["paths"], job["keep"], job["limits"])
+    else:
+        tree(base)
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

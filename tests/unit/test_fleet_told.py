@@ -1,0 +1,144 @@
+"""Which way a difference is read: the disk first; the guest's word where both points are its word."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import AsyncMock
+
+import pytest
+
+from backend.changes import Point, Told
+from backend.disks.records import Node, pack
+from backend.errors import CommandLost, DiskUnreadable, GuestDown, HypervisorFailed
+from backend.fleet.snapshots import NOW, Snapshots
+from backend.models import Changes, Identity, Phase, Role, Sandbox, Snapshot, now
+from backend.models.sandbox import STANDING_ON
+
+ROOT = pack(Node(b"/", 0o040755, 0, 0, 2, 2, 4096, 0, 0, None, None, ()))
+TOLD = Told(ROOT, {})
+ACTOR = Identity(uid=0, role=Role.OPERATOR, name="root")
+REFUSED = DiskUnreadable("the file system uses compression", remedy="the usual")
+
+
+def point(name: str, read_from: str) -> Snapshot:
+    return Snapshot(
+        id=f"SNP-{name}", sandbox_id="SBX-1", name=name, created_at=now(), read_from=read_from,
+        disk_layers=[f"/layers/{name}"], manifest_sha256=f"sum of {name}", quiesced=True,
+    )  # fmt: skip
+
+
+class Fleet(Snapshots):
+    """One sandbox whose disk is refused; its points; and who is asked."""
+
+    def __init__(self, *points: Snapshot, phase: Phase = Phase.RUNNING) -> None:
+        self.points, self.disk, self.layers = list(points), REFUSED, None
+        self.sandbox = Sandbox(
+            id="SBX-1", sandbox_name="box", base_image="i", phase=phase, created_at=now(), updated_at=now()
+        )
+        self.asked = AsyncMock(return_value=TOLD)
+        asker = SimpleNamespace(
+            ask=self.asked, keep=AsyncMock(return_value="told"), kept=AsyncMock(return_value=TOLD)
+        )
+        reader = SimpleNamespace(manifest=AsyncMock(side_effect=lambda _layers: self._refuse()))
+        parts = SimpleNamespace(asker=asker, reader=reader, differ=SimpleNamespace(diff=self._differ))
+        self._parts = cast("Any", parts)
+        self._store = cast("Any", SimpleNamespace(changes=AsyncMock(), commands=AsyncMock()))
+        self._store.changes.find.return_value = None
+        self._store.commands.headers.return_value = ([], 0)
+        self._audit = AsyncMock()
+
+    def _refuse(self) -> None:
+        raise self.disk
+
+    async def _differ(self, id: str, from_: str, to: str, before: Point, after: Point, **_: Any) -> Changes:
+        if not isinstance(before, Told):
+            self._refuse()
+        assert isinstance(before, Told) and isinstance(after, Told)
+        return Changes(
+            id="CHG-1",
+            sandbox_id=id,
+            from_snapshot=from_,
+            to_snapshot=to,
+            created_at=now(),
+            read_from="guest",
+        )
+
+    async def get(self, actor: Identity, sandbox_id: str) -> Sandbox:
+        return self.sandbox
+
+    async def _points(self, sandbox: Sandbox) -> list[Snapshot]:
+        return self.points
+
+    async def frozen(self, sandbox: Sandbox) -> tuple[list[Path], bool]:
+        return [Path("/layers/now")], True
+
+    async def _readable(self, sandbox: Sandbox, layers: list[Path]) -> list[Path]:
+        if self.layers is not None:
+            raise self.layers
+        return layers
+
+    def guest(self, sandbox: Sandbox) -> Any:
+        return sandbox.id
+
+    async def manifest(self) -> tuple[str, str, int]:
+        return await self._manifest(self.sandbox, [Path("/layers/now")], self.points)
+
+
+async def test_the_guest_tells_the_manifest_where_its_disk_is_refused_or_does_not_come() -> None:
+    fleet = Fleet()
+    assert await fleet.manifest() == ("guest", "told", 1)
+    fleet.layers = HypervisorFailed("volume gone")
+    assert await fleet.manifest() == ("guest", "told", 1)
+    assert [call.args for call in fleet.asked.await_args_list] == [("SBX-1", None)] * 2
+
+
+async def test_a_point_that_stands_on_a_told_one_asks_for_what_is_another_since() -> None:
+    fleet = Fleet(point("a", "guest"))
+    fleet.sandbox.labels[STANDING_ON] = "a"
+    await fleet.manifest()
+    assert fleet.asked.await_args_list[0].args == ("SBX-1", TOLD)
+
+
+@pytest.mark.parametrize("lost", [GuestDown("no answer"), CommandLost("gone"), DiskUnreadable("cut off")])
+async def test_without_disk_and_guest_both_reasons_are_told(lost: Exception) -> None:
+    fleet = Fleet()
+    fleet.asked.side_effect = lost
+    with pytest.raises(DiskUnreadable, match=f"uses compression; {lost}") as refused:
+        await fleet.manifest()
+    assert refused.value.remedy == "the usual"
+
+
+async def test_now_is_asked_for_when_the_first_point_was_told() -> None:
+    fleet = Fleet(point("a", "guest"), point("b", "guest"))
+    assert (await fleet.diff(ACTOR, "SBX-1", "a", NOW)).read_from == "guest"
+    assert fleet.asked.await_count == 1
+    assert fleet._audit.note.await_args.kwargs["read_from"] == "guest"
+    assert (await fleet.diff(ACTOR, "SBX-1", "a", "b")).read_from == "guest"
+    assert fleet.asked.await_count == 1  # both are kept
+
+
+@pytest.mark.parametrize(
+    ("points", "to", "words"),
+    [
+        ((point("a", "disk"),), NOW, "a was read from the disk"),
+        ((point("a", "disk"), point("b", "guest")), "b", "a was read from the disk"),
+        ((point("a", "guest"), point("b", "disk")), "b", "b was read from the disk"),
+    ],
+)
+async def test_a_disk_and_a_guests_word_are_not_compared(
+    points: tuple[Snapshot, ...], to: str, words: str
+) -> None:
+    fleet = Fleet(*points)
+    with pytest.raises(DiskUnreadable, match=words) as refused:
+        await fleet.diff(ACTOR, "SBX-1", "a", to)
+    assert "compression" in refused.value.message and "make a new snapshot" in refused.value.remedy
+    assert fleet.asked.await_count == 0
+
+
+async def test_one_that_does_not_run_is_not_asked() -> None:
+    fleet = Fleet(point("a", "guest"), phase=Phase.STOPPED)
+    with pytest.raises(DiskUnreadable) as refused:
+        await fleet.diff(ACTOR, "SBX-1", "a", NOW)
+    assert refused.value is REFUSED and fleet.asked.await_count == 0
