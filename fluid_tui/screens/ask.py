@@ -27,6 +27,10 @@ class AskScreen(FluidScreen):
         super().__init__()
         self._request_id = request_id
 
+    @property
+    def looks_at(self) -> tuple[str, str]:
+        return self.PLACE, self._request_id
+
     def again(self) -> FluidScreen:
         return AskScreen(self._request_id)
 

@@ -58,6 +58,10 @@ class ReviewScreen(FluidScreen):
         """The request: as read for this screen, or as the fleet tells it."""
         return self.data.approval or self.fluid.mirror.approval(self._approval_id)
 
+    @property
+    def looks_at(self) -> tuple[str, str]:
+        return self.PLACE, self._approval_id
+
     def again(self) -> FluidScreen:
         return ReviewScreen(self._approval_id)
 
