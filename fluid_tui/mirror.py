@@ -74,7 +74,7 @@ class Mirror:
         self.fleet: FleetView | None = None
         self.link = Link()
         self.me = ""  # the operator's own name, once the backend has told it
-        self._uid: int | None = None
+        self.uid: int | None = None
         self._here: list[Presence] = []
         self._console = secrets.token_hex(8)
         self._looks_at = ("", "")
@@ -188,7 +188,7 @@ class Mirror:
                 except RoleDenied:  # an auditor says nothing, not even this
                     await self._client.whoami()
                     continue
-            self._uid, self.me = told.uid, told.name
+            self.uid, self.me = told.uid, told.name
             self._see(told.here)
 
     def _see(self, here: list[Presence]) -> None:
@@ -205,7 +205,7 @@ class Mirror:
     def also_at(self, place: str, id: str) -> list[str]:
         """The names of the other operators who look there."""
         return sorted(
-            {one.name for one in self._here if (one.place, one.id) == (place, id) and one.uid != self._uid}
+            {one.name for one in self._here if (one.place, one.id) == (place, id) and one.uid != self.uid}
         )
 
     def _lose(self, problem: str, remedy: str) -> None:

@@ -24,6 +24,7 @@ from fluid_tui.fleet_rows import headline, open_guests
 from fluid_tui.jump import Jump
 from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, Run, line, said
+from fluid_tui.screens.confirm import Dialog
 from fluid_tui.widgets.bars import KeyBar, TopBar
 from fluid_tui.widgets.command_bar import CommandBar
 from fluid_tui.widgets.painted import Painted
@@ -189,6 +190,12 @@ class FluidScreen(Screen[None]):
     def say(self, words: str, *, bad: bool = False) -> None:
         """A word to the operator, made harmless."""
         self.app.notify(visible(words), severity="error" if bad else "information", markup=False)
+
+    def say_decided(self, words: str) -> None:
+        """Somebody else was first: also in the dialog that asks the same."""
+        self.say(words, bad=True)
+        if isinstance(self.app.screen, Dialog):
+            self.app.screen.tell(visible(words))
 
     def do(self, work: Callable[[], Awaitable[Any]], done: str = "") -> None:
         """Send something to the backend in the background; say how it went, then read the fleet anew."""

@@ -174,7 +174,8 @@ class PaneView(Painted):
             self.post_message(self.FollowingChanged(self, f"no history: {error}"))
             return
         self.set_lines([tuple(spans) for spans in screen(rows)])
-        self.scroll_to(y=max(0, len(rows) - 2 * self.size.height) if at is None else at, animate=False)
+        to = max(0, len(rows) - 2 * self.size.height) if at is None else at
+        self.scroll_to(y=to, animate=False, force=True)  # its scrollbar does not show yet
 
     def _stop_following(self, at: int | None = None) -> bool:
         """True if it was following until now; the history is then on its way, from its end or from ``at``."""
