@@ -18,7 +18,7 @@ from typing import Any
 from backend.client import AsyncFluid
 from backend.client.door import DoorAddress
 from backend.client.taking import TakenPane
-from backend.errors import EXIT_OK, BadRequest, Conflict, PaneNotFound
+from backend.errors import EXIT_OK, BackendDown, BadRequest, Conflict, PaneNotFound
 from backend.models import Pane, PaneScreen, TakeOverEnd
 from backend.text import PLAIN, Spans, Style, in_sight, screen, visible
 
@@ -125,7 +125,7 @@ async def _take_over(address: str | DoorAddress, sandbox_id: str, pane_id: str, 
                 with _raw_terminal():
                     drawing = _draw(fluid, pane.pane_id, words)
                     await _until_first(drawing, _pass_on(hands), _ended(over))
-                    if not over.done():
+                    with contextlib.suppress(BackendDown):  # it may have ended by itself: then it says why
                         await hands.hand_back()
                     end = await over
             finally:

@@ -36,6 +36,7 @@ _WORDS = {
     Why.DESTROYED: "the sandbox of {pane} is destroyed",
     Why.STOPPING: "the backend stops: {pane} is its agent's again",
 }
+NAME_BYTES = 48
 GIVEN_BACK = "you may type into {pane} again"
 REMEDY_AGENT = (
     "GET /v1/sandboxes/{sandbox}/stream tells when it is yours again; "
@@ -46,14 +47,14 @@ REMEDY_OPERATOR = "take it over with ?force=true: {name} is told"
 
 @dataclass(frozen=True)
 class Mark:
-    """What tmux remembers of whoever types: ``uid.seconds.name``."""
+    """What tmux remembers of whoever types: ``uid.seconds.name``, the name in hexadecimal."""
 
     uid: int
     since: datetime
     name: str
 
     def __str__(self) -> str:
-        return f"{self.uid}.{int(self.since.timestamp())}.{self.name}"
+        return f"{self.uid}.{int(self.since.timestamp())}.{self.name.encode()[:NAME_BYTES].hex()}"
 
     @classmethod
     def of(cls, text: str) -> Mark | None:
@@ -62,7 +63,8 @@ class Mark:
         since, _, name = rest.partition(".")
         if not (uid.isdigit() and since.isdigit()):
             return None
-        return cls(int(uid), datetime.fromtimestamp(int(since), UTC), name)
+        shown = bytes.fromhex(name).decode("utf-8", "replace")
+        return cls(int(uid), datetime.fromtimestamp(int(since), UTC), shown)
 
 
 class TakeOver:

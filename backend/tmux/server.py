@@ -15,7 +15,6 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -29,84 +28,21 @@ from backend.tmux.client import COMMAND_TIMEOUT_S, REMEDY, CommandFailed, Contro
 from backend.tmux.control import Notice, Reply
 from backend.tmux.keyboard import Keyboard
 from backend.tmux.keys import check_key
+from backend.tmux.pane import FORMAT, LOOKED_AT, TAGS, TmuxPane, TmuxScreen, parse_pane
+from backend.tmux.settings import HISTORY_LINES, TERM, set_words
 
 log = logging.getLogger(__name__)
 
 SESSION = "fluid"
 TYPING = "typing-"  # how the sessions of keyboards begin
 ATTACHED_LOOK_S = 0.02
-HISTORY_LINES = 10_000
 PROGRAM_TIMEOUT_S = 10.0
 RESTART_PAUSE_S = 1.0
 MAX_COLUMNS, MAX_ROWS = 500, 200
 SEND_BYTES = 512  # a command: hexadecimal makes it three times as long
-TERM = "screen-256color"  # in the guests' ncurses-base
 
 _PANE_ID = re.compile(r"%[0-9]{1,9}")
 _TAG = re.compile(r"[A-Za-z0-9._-]{0,128}")
-_TAGS = ("owner", "sandbox", "session")
-_FIELDS = (
-    "pane_id",
-    "window_id",
-    "pane_width",
-    "pane_height",
-    "pane_dead",
-    "window_activity",
-    *(f"@fluid_{tag}" for tag in _TAGS),
-    "@fluid_created",
-    "@fluid_taken",
-)
-_LOOKED_AT = ("history_size", "pane_height", "cursor_flag", "cursor_x", "cursor_y")
-_FORMAT = " ".join(f"#{{{name}}}," for name in _FIELDS)
-
-_SETTINGS: tuple[tuple[str, ...], ...] = (
-    ("-s", "exit-empty", "off"),
-    ("-s", "set-clipboard", "off"),
-    ("-s", "escape-time", "20"),  # a key comes in one piece
-    ("-s", "default-terminal", TERM),
-    ("-g", "status", "off"),
-    ("-g", "prefix", "None"),
-    ("-g", "prefix2", "None"),
-    ("-g", "mouse", "off"),
-    ("-g", "detach-on-destroy", "on"),  # whose pane is gone must not type into another's
-    ("-g", "history-limit", str(HISTORY_LINES)),
-    ("-g", "remain-on-exit", "on"),
-    ("-g", "allow-rename", "off"),
-    ("-g", "automatic-rename", "off"),
-    ("-g", "allow-passthrough", "off"),
-    ("-g", "set-titles", "off"),
-    ("-g", "update-environment", ""),
-    ("-g", "default-command", "exec false"),  # a window without a command must not be a shell of ours
-)
-_KEY_TABLES = ("prefix", "root", "copy-mode", "copy-mode-vi")
-"""Emptied: whoever types into a pane reaches nothing of tmux, which could run programs here."""
-
-
-@dataclass(frozen=True)
-class TmuxScreen:
-    """Rows with SGR sequences, the last ones the screen. ``cursor`` is column and row of it among ``rows``;
-    None: hidden."""
-
-    rows: list[str]
-    cursor: tuple[int, int] | None
-
-
-@dataclass(frozen=True)
-class TmuxPane:
-    """A pane as tmux tells it; ``owner``, ``sandbox`` and ``session`` are the tags it was made with,
-    ``taken`` is who types into it instead of its owner."""
-
-    pane_id: str
-    window_id: str
-    width: int
-    height: int
-    alive: bool
-    last_output_at: datetime
-    owner: str
-    sandbox: str
-    session: str
-    created_at: datetime
-    taken: str = ""
 
 
 class TmuxServer:
@@ -132,13 +68,10 @@ class TmuxServer:
             TmuxDown: it does not start; its words are in the message.
         """
         self.socket.parent.mkdir(parents=True, exist_ok=True)
-        settings = [word for setting in _SETTINGS for word in ("set-option", *setting, ";")]
-        settings += [word for table in _KEY_TABLES for word in ("unbind-key", "-aqT", table, ";")]
-        if await self._run("has-session", "-t", f"={SESSION}", check=False):
-            await self._run(*settings[:-1])  # an older backend may have begun it
-        else:
-            keeper = ["new-session", "-d", "-s", SESSION, "-n", "keeper", "env", "true"]
-            await self._run("start-server", ";", *settings, *keeper)
+        begin: list[str] = []  # a server that an older backend began gets our settings too
+        if not await self._run("has-session", "-t", f"={SESSION}", check=False):
+            begin = [";", "new-session", "-d", "-s", SESSION, "-n", "keeper", "env", "true"]
+        await self._run("start-server", *set_words(), *begin)
         client = ControlClient(self._notice)
         attach = ["-C", "attach-session", "-t", f"={SESSION}", "-f", "ignore-size"]
         await client.attach([*self._argv(), *attach], _environment(), self.socket.parent)
@@ -208,7 +141,7 @@ class TmuxServer:
         """
         if not (1 <= width <= MAX_COLUMNS and 1 <= height <= MAX_ROWS):
             raise InvalidValue(f"{width}x{height} is no size", remedy=f"at most {MAX_COLUMNS}x{MAX_ROWS}")
-        tags = dict(zip(_TAGS, (owner, sandbox, session), strict=True))
+        tags = dict(zip(TAGS, (owner, sandbox, session), strict=True))
         for value in tags.values():
             if not _TAG.fullmatch(value):
                 raise InvalidValue(f"{value!r} cannot be kept with a pane", remedy="use A-Z a-z 0-9 . _ -")
@@ -241,8 +174,8 @@ class TmuxServer:
 
     async def list_panes(self) -> list[TmuxPane]:
         """Every pane but the keeper, which only holds the session."""
-        lines = await self._command(f"list-panes -s -t ={SESSION} -F '{_FORMAT}'")
-        return [pane for pane in map(_parse_pane, lines) if pane is not None]
+        lines = await self._command(f"list-panes -s -t ={SESSION} -F '{FORMAT}'")
+        return [pane for pane in map(parse_pane, lines) if pane is not None]
 
     async def send_text(self, pane_id: str, text: str) -> None:
         """Type text as it is: every byte goes to the pane, none is a key's name or a command."""
@@ -269,14 +202,14 @@ class TmuxServer:
         def numbers() -> list[int]:
             """History, height, whether the cursor shows, its column and row."""
             words = size.lines[0].split() if size.lines else []
-            return [int(word) for word in words] if len(words) == len(_LOOKED_AT) else []
+            return [int(word) for word in words] if len(words) == len(LOOKED_AT) else []
 
         def rows_if_there() -> int | None:
             found = numbers()
             return min(history, found[0]) + found[1] if found else None
 
         target = _checked(pane_id)
-        asked = " ".join(f"#{{{name}}}" for name in _LOOKED_AT)
+        asked = " ".join(f"#{{{name}}}" for name in LOOKED_AT)
         batch = [
             (f"display-message -p -t {target} '{asked}'", size),
             (f"capture-pane -p -e -t {target} -S -{history}", Reply(lines_of_text=rows_if_there)),
@@ -286,7 +219,7 @@ class TmuxServer:
         except CommandFailed as error:
             raise _no_pane(pane_id) from error
         rows = [line.decode("utf-8", "replace") for line in lines]
-        kept, _, shows, column, row = numbers() or [0] * len(_LOOKED_AT)
+        kept, _, shows, column, row = numbers() or [0] * len(LOOKED_AT)
         return TmuxScreen(rows, (column, min(history, kept) + row) if shows else None)
 
     async def mark_taken(self, pane_id: str, who: str) -> None:
@@ -470,23 +403,3 @@ def _checked(pane_id: str) -> str:
 
 def _no_pane(pane_id: str) -> PaneNotFound:
     return PaneNotFound(f"there is no pane {pane_id!r}", remedy="list yours with GET /v1/tmux/panes")
-
-
-def _parse_pane(line: str) -> TmuxPane | None:
-    words = [word.strip() for word in line.split(",")][: len(_FIELDS)]
-    pane_id, window_id, width, height, dead, activity, owner, sandbox, session, created, taken = words
-    if not created:  # the keeper, or a pane whose making was cut short
-        return None
-    return TmuxPane(
-        pane_id,
-        window_id,
-        int(width),
-        int(height),
-        dead != "1",
-        datetime.fromtimestamp(int(activity or created), UTC),
-        owner,
-        sandbox,
-        session,
-        datetime.fromtimestamp(int(created), UTC),
-        taken,
-    )

@@ -286,9 +286,6 @@ class FakeBackend:
         finally:
             pane.taken_by, self.hands = "", None
 
-    async def hand_back(self, pane_id: str) -> Pane:
-        return self.pane(pane_id)
-
     def pane(self, pane_id: str) -> Pane:
         return next(one for one in self.view.panes if one.pane_id == pane_id)
 

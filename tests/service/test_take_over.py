@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -21,11 +23,14 @@ from backend.client import AsyncFluid
 from backend.client.call import Call, nothing, path
 from backend.config import Config, ServerConfig
 from backend.errors import AlreadyDecided, NoRoute, PaneNotFound, PaneTaken, RoleDenied, WrongState
-from backend.models import AskRequest, Event, Identity, Role, Sandbox, TakeOverEnd
+from backend.models import AskRequest, Event, Identity, Role, Sandbox, TakeOverEnd, now
 from backend.panes import Panes, TakeOver
+from backend.panes.taking import Mark
 from backend.paths import Paths
 from backend.store import EventBus, Store
 from backend.tmux import TmuxServer
+from tests.bench.terminal import Terminal
+from tests.fix_demo import CHECKOUT
 from tests.fix_doors import NOBODY_UID, SYSTEM_PYTHON, call_as
 from tests.fix_panes import ANN, BOB, LIMIT_S, OPERATOR, OneSandbox, shell, until_shown
 
@@ -195,7 +200,7 @@ async def test_a_backend_that_was_killed_gives_the_pane_back_and_says_so(
     panes: Panes, tmux: TmuxServer, bus: EventBus, audit: Audit, fleet: OneSandbox
 ) -> None:
     pane = await panes.open(ANN, "SBX-1")
-    await tmux.mark_taken(pane.pane_id, "1000.1764400000.op")  # as a backend leaves it that is killed
+    await tmux.mark_taken(pane.pane_id, str(Mark(1000, now(), "op")))  # as a backend that is killed leaves it
     assert (await panes.list(ANN))[0].taken_by == "op"
     again = TmuxServer(tmux.socket)
     await again.start()
@@ -464,3 +469,45 @@ async def test_a_question_that_the_other_has_just_answered_says_so_at_once(
         with pytest.raises(AlreadyDecided, match=r"rejected by nobody at \d\d:\d\d"):
             await fluid.answer(ask.request_id, True)
         await feed.aclose()  # type: ignore[attr-defined]
+
+
+ATTACH = [sys.executable, "-m", "backend.cli", "sandboxes"]
+OURS = re.compile(rb"\x1b\[[0-9;?]*[HJhlm]")
+HOSTILE = (
+    rb"printf '\033]52;c;AAAA\007\033]0;mine\007\033[?1049h\033P1;2q\033\134\303\233'; echo d$((40+2))ne"
+)
+
+
+async def test_the_command_line_types_with_the_same_safety(
+    doors: Doors, panes: Panes, fleet: OneSandbox
+) -> None:
+    assert fleet.sandbox is not None
+    fleet.sandbox = fleet.sandbox.model_copy(update={"id": "SBX-00000001"})
+    pane = await panes.open(ANN, "SBX-00000001")
+    environment = {
+        **os.environ,
+        "FLUID_SOCKET": str(doors.paths.operator_socket),
+        "PYTHONPATH": str(CHECKOUT),
+    }
+
+    def type_and_leave() -> bytes:
+        with Terminal([*ATTACH, "attach", "SBX-00000001"], environment, 90, 12) as seen:
+            seen.until(b"its agent waits: ctrl+] hands it back")
+            seen.press(HOSTILE + b"\r")
+            seen.until(b"d42ne")
+            drawn = seen.tail
+            seen.press(b"echo half\x1d")
+            seen.until(b"its agent's again")
+            return drawn
+
+    async with doors.serving():
+        drawn = await asyncio.to_thread(type_and_leave)
+        assert b"\x1b" not in OURS.sub(b"", drawn)
+        await until_shown(panes, pane.pane_id, "$ echo half")
+        assert (await panes.list(ANN))[0].taken_by == ""
+        async with panes.take_over(SECOND, pane.pane_id) as hands:
+            refused = await asyncio.to_thread(
+                subprocess.run, [*ATTACH, "hand-back", "SBX-00000001"], env=environment, capture_output=True
+            )
+            assert refused.stdout.decode() == f"{pane.pane_id} is its agent's again; berta is told\n"
+            assert (await over(hands)).why == "handed_back"

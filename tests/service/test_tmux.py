@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -216,6 +217,19 @@ async def test_a_pane_nobody_watches_is_silent_and_runs_on(tmux: TmuxServer) -> 
     assert told.count("Output") == 0
 
 
+HOLD = """
+import asyncio, pathlib, sys
+from backend.tmux import TmuxServer
+async def hold():
+    tmux = TmuxServer(pathlib.Path(sys.argv[1]))
+    await tmux.start()
+    async with tmux.keyboard(sys.argv[2]):
+        print("holding", flush=True)
+        await asyncio.Event().wait()
+asyncio.run(hold())
+"""
+
+
 @pytest.fixture
 async def quiet_pane(tmux: TmuxServer) -> str:
     """Shows every byte that comes, and echoes none."""
@@ -290,6 +304,17 @@ async def test_a_keyboard_leaves_no_session_behind_and_a_killed_backends_are_swe
         assert not await alone()
     async with asyncio.timeout(LIMIT_S):
         while not await alone():  # tmux sees the end of the terminal by itself
+            await asyncio.sleep(0.01)
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLD, str(tmux.socket), quiet_pane, stdout=asyncio.subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert await asyncio.wait_for(holder.stdout.readline(), LIMIT_S) == b"holding\n"
+    assert not await alone()
+    holder.kill()  # what becomes of the keyboard of a backend that is killed
+    await holder.wait()
+    async with asyncio.timeout(LIMIT_S):
+        while not await alone():
             await asyncio.sleep(0.01)
     await tmux._command("new-session -d -s typing-left 'env true'")
     again = TmuxServer(tmux.socket)

@@ -45,7 +45,7 @@ def test_a_paste_without_end_takes_no_more_than_its_room() -> None:
     assert len(paste.data) == MAX_PASTE_BYTES
 
 
-@pytest.mark.parametrize("name", ["ops", "anna.b", ""])
+@pytest.mark.parametrize("name", ["ops", "CORP\\\\änna.b@x", ""])
 def test_who_types_is_read_back_from_the_mark(name: str) -> None:
     mark = Mark(1000, datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), name)
     assert Mark.of(str(mark)) == mark
