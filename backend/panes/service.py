@@ -28,6 +28,7 @@ from backend.tmux import TmuxPane, TmuxScreen, TmuxServer
 log = logging.getLogger(__name__)
 
 PAINT_EVERY_S = 0.25
+RELEASE_S = 5.0
 BACK_AGAIN = {"snapshot.restored", "sandbox.started"}
 """Events after which a guest's old connections are dead, and its panes get a new shell."""
 FLOOD_QUIET_S = 0.05  # after the first output of a burst: a whole screen is worth more than its first byte
@@ -173,7 +174,9 @@ class Panes:
         await self._find(actor, pane_id)
         if hands := self._hands.of(pane_id):
             hands.end(Why.HANDED_BACK, "" if actor.uid == hands.actor.uid else actor.name)
-            await hands.released.wait()
+            with contextlib.suppress(TimeoutError):  # whoever hangs types nothing any more
+                async with asyncio.timeout(RELEASE_S):
+                    await hands.released.wait()
         return _pane(await self._find(actor, pane_id))
 
     async def run(self) -> None:

@@ -269,10 +269,11 @@ class Doors:
             serve_doors(cast("Services", self.services), config, self.paths, self.stop)
         )
         try:
-            async with AsyncFluid(self.paths.operator_socket) as fluid, asyncio.timeout(LIMIT_S):
-                while not self.paths.operator_socket.exists():
-                    await asyncio.sleep(0.01)
-                await fluid.whoami()
+            async with AsyncFluid(self.paths.operator_socket) as fluid:
+                async with asyncio.timeout(LIMIT_S):
+                    while not self.paths.operator_socket.exists():
+                        await asyncio.sleep(0.01)
+                    await fluid.whoami()
                 yield fluid
         finally:
             self.stop.set()
@@ -317,17 +318,18 @@ async def test_bytes_go_one_way_and_words_the_other_over_the_operator_door(
 
 
 async def test_a_long_session_is_not_held_to_the_size_of_a_body(
-    doors: Doors, panes: Panes, bus: EventBus
+    doors: Doors, panes: Panes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("backend.api.gate.BODY_LIMIT_BYTES", 2048)
     pane = await panes.open(ANN, "SBX-1")
     await panes.send(ANN, pane.pane_id, text="exec cat > /dev/null\n")
     async with doors.serving() as fluid, fluid.take_over(pane.pane_id) as hands:
-        for _ in range(24):
-            await hands.type((b"x" * 63 + b"\r") * 1024)
+        for _ in range(6):
+            await hands.type((b"x" * 63 + b"\r") * 8)
         await hands.hand_back()
         assert (await hands.over()).why == "handed_back"
     rows, _ = await doors.services.audit.list(action="pane.hand_back")
-    assert rows[0].data["typed_bytes"] == 24 * 64 * 1024
+    assert rows[0].data["typed_bytes"] == 6 * 64 * 8
 
 
 async def test_a_connection_that_breaks_gives_the_pane_back(
@@ -505,9 +507,17 @@ async def test_the_command_line_types_with_the_same_safety(
         assert b"\x1b" not in OURS.sub(b"", drawn)
         await until_shown(panes, pane.pane_id, "$ echo half")
         assert (await panes.list(ANN))[0].taken_by == ""
-        async with panes.take_over(SECOND, pane.pane_id) as hands:
-            refused = await asyncio.to_thread(
-                subprocess.run, [*ATTACH, "hand-back", "SBX-00000001"], env=environment, capture_output=True
-            )
-            assert refused.stdout.decode() == f"{pane.pane_id} is its agent's again; berta is told\n"
-            assert (await over(hands)).why == "handed_back"
+
+        async def hold() -> TakeOverEnd:
+            async with panes.take_over(SECOND, pane.pane_id) as hands:
+                holding.set()
+                return await hands.over()
+
+        holding = asyncio.Event()
+        held = asyncio.create_task(hold())
+        await asyncio.wait_for(holding.wait(), LIMIT_S)
+        freed = await asyncio.to_thread(
+            subprocess.run, [*ATTACH, "hand-back", "SBX-00000001"], env=environment, capture_output=True
+        )
+        assert freed.stdout.decode() == f"{pane.pane_id} is its agent's again; berta is told\n"
+        assert (await asyncio.wait_for(held, LIMIT_S)).by == "root"
