@@ -29,8 +29,10 @@ OK = 200
 class TakenPane:
     """``type`` bytes as a terminal sends them; ``hand_back``; ``over`` waits for the end."""
 
-    def __init__(self, where: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._where = where
+    def __init__(
+        self, address: DoorAddress, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self._address = address
         self._reader = reader
         self._writer = writer
         self._events = self._read()
@@ -87,7 +89,7 @@ class TakenPane:
             self._writer.write(data)
             await self._writer.drain()
         except OSError as error:
-            raise down(self._where, str(error)) from error
+            raise down(self._address, str(error)) from error
 
 
 @asynccontextmanager
@@ -98,7 +100,7 @@ async def taken_pane(address: DoorAddress, call: Call[None]) -> AsyncIterator[Ta
         BackendDown, and what the backend answers: PaneTaken, PaneNotFound, RoleDenied …
     """
     reader, writer = await _connect(address)
-    pane = TakenPane(str(address), reader, writer)
+    pane = TakenPane(address, reader, writer)
     try:
         head = [
             f"{call.method} {address.base}{call.target} HTTP/1.1",
@@ -125,7 +127,7 @@ async def _connect(address: DoorAddress) -> tuple[asyncio.StreamReader, asyncio.
     except PermissionError as error:
         raise denied(str(address)) from error
     except (OSError, TimeoutError) as error:
-        raise down(str(address), str(error) or type(error).__name__) from error
+        raise down(address, str(error) or type(error).__name__) from error
 
 
 async def _accepted(reader: asyncio.StreamReader) -> None:

@@ -36,6 +36,7 @@ class HandsOff(Message):
         super().__init__()
         self.words, self.meant = words, meant
 
+
 NO_TERMINAL = "Its agent has opened none. One of yours: fluid sandboxes ssh NAME"
 
 
