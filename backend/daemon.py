@@ -25,7 +25,7 @@ from pathlib import Path
 from backend import __version__
 from backend.ansible import Runner
 from backend.api import Services, bind_tcp, refuse_served, serve_doors
-from backend.approvals import ApprovalBook, Approvals, Asks, Panic, Pipeline
+from backend.approvals import ApprovalBook, Approvals, Asks, Onlookers, Panic, Pipeline
 from backend.audit import Audit, AuditReport
 from backend.background import COMPONENT, Background
 from backend.changes import LIMITS, Asker, BlobStore, Differ, NoiseProfile
@@ -239,6 +239,7 @@ class _Backend:
             asks=Asks(store, events, audit),
             runs=runs,
             panes=panes,
+            onlookers=Onlookers(events),
             panic=panic,
             audit=audit,
             events=events,

@@ -248,6 +248,12 @@ class PortBusy(Conflict):
     code = "port_busy"
 
 
+class PaneTaken(Conflict):
+    """An operator types into the terminal now; ``details`` name the pane, who, and since when."""
+
+    code = "pane_taken"
+
+
 # --- what is down -----------------------------------------------------------------------------------------
 
 

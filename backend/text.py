@@ -8,7 +8,7 @@ keep the colours of a whitelist of SGR sequences, as values that the caller draw
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 MAX_LINE_CHARS = 4096
@@ -101,6 +101,16 @@ def screen(rows: Iterable[str], *, limit: int = MAX_LINE_CHARS) -> list[Spans]:
         runs, style = _scan(row, style, limit)
         drawn.append(runs)
     return drawn
+
+
+def in_sight(rows: Sequence[Spans], height: int, cursor_row: int | None = None) -> slice:
+    """The ``height`` rows of a screen that tell most: down to its last text, the cursor's row among them."""
+    ends = [at + 1 for at, runs in enumerate(rows) if any(text.strip() for text, _ in runs)]
+    if cursor_row is not None:
+        ends.append(cursor_row + 1)
+    first = max(0, max(ends, default=0) - height)
+    first = first if cursor_row is None else min(first, cursor_row)
+    return slice(first, first + height)
 
 
 def _scan(line: str, style: Style, limit: int) -> tuple[Spans, Style]:

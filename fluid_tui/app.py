@@ -99,6 +99,10 @@ class FluidApp(App[int], inherit_bindings=False):
         self.set_timer(FIRST_PAINT_S, self._paint)
         self.run_worker(self.mirror.run(), name="mirror")
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Where every key is a terminal's, the palette has none."""
+        return not (action == "command_palette" and getattr(self.screen, "keys_elsewhere", False))
+
     def get_default_screen(self) -> Screen[None]:
         return FleetScreen()
 

@@ -6,6 +6,7 @@ Every method raises the classes of :mod:`backend.errors`; tests put a fake in it
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from backend.models import (
@@ -18,12 +19,23 @@ from backend.models import (
     FleetView,
     HostView,
     Identity,
+    PaneScreen,
     PanicView,
     Playbook,
+    PresenceView,
     Run,
     Sandbox,
     Snapshot,
+    TakeOverEnd,
 )
+
+
+class Hands(Protocol):
+    """An agent's terminal that is ours to type into."""
+
+    async def type(self, data: bytes, /) -> None: ...
+    async def hand_back(self) -> None: ...
+    async def over(self) -> TakeOverEnd: ...
 
 
 class BackendPort(Protocol):
@@ -59,7 +71,9 @@ class BackendPort(Protocol):
     def commands(self, id: str, /) -> Awaitable[list[Command]]: ...
     def snapshots(self, id: str, /) -> Awaitable[list[Snapshot]]: ...
 
-    def pane_stream(self, pane_id: str, /) -> AsyncIterator[list[str]]: ...
+    def pane_screens(self, pane_id: str, /) -> AsyncIterator[PaneScreen]: ...
+    def take_over(self, pane_id: str, /, *, force: bool = False) -> AbstractAsyncContextManager[Hands]: ...
+    def look(self, console: str, place: str, id: str = "", /) -> Awaitable[PresenceView]: ...
     def read_pane(self, pane_id: str, last_n_lines: int = 0, /) -> Awaitable[list[str]]: ...
 
     def pause(self, id: str, /) -> Awaitable[Sandbox]: ...

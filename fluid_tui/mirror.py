@@ -7,14 +7,16 @@ its last sign of life, until a fresh one is read.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from backend.errors import FluidError, SandboxNotFound
-from backend.models import Approval, Ask, Event, FleetView, Pane, Sandbox, now
+from backend.errors import FluidError, RoleDenied, SandboxNotFound
+from backend.models import Approval, Ask, Event, FleetView, Pane, Presence, Sandbox, now
 from fluid_tui.backend_port import BackendPort
 
 HEARTBEAT_S = 5.0
@@ -34,6 +36,7 @@ NOUNS = frozenset(
     {"sandbox", "approval", "ask", "host", "pane", "component", "run", "bus", "events", "audit"}
 )
 MOVED = "sandbox.changed"
+PRESENCE = "presence.changed"
 BESIDE = frozenset({"run.event", "pane.changed"})
 """Kinds that change nothing on the fleet's screen."""
 
@@ -70,6 +73,12 @@ class Mirror:
         self._moved: set[str] = set()
         self.fleet: FleetView | None = None
         self.link = Link()
+        self.me = ""  # the operator's own name, once the backend has told it
+        self.uid: int | None = None
+        self._here: list[Presence] = []
+        self._console = secrets.token_hex(8)
+        self._looks_at = ("", "")
+        self._looked = asyncio.Event()
         self.recent: deque[Event] = deque(maxlen=RECENT_EVENTS)
 
     async def run(self) -> None:
@@ -126,6 +135,7 @@ class Mirror:
         """Events and heartbeat until one of them fails."""
         after = self.fleet.seq if self.fleet else None
         stream = self._client.events(after)
+        self._looked.set()
         tasks = [
             asyncio.create_task(self._listen(stream), name="mirror: events"),
             asyncio.create_task(self._gather(), name="mirror: reading"),
@@ -142,6 +152,9 @@ class Mirror:
 
     async def _listen(self, stream: AsyncIterator[Event]) -> None:
         async for event in stream:
+            if event.kind == PRESENCE:
+                self._see([Presence.model_validate(one) for one in event.data.get("here", [])])
+                continue
             self.recent.append(event)
             self._on_event(event)
             if event.kind == MOVED:
@@ -163,10 +176,37 @@ class Mirror:
             await asyncio.sleep(REST_S)
 
     async def _beat(self) -> None:
+        """Say where this console is, at once when it moves: who answers is there."""
         while True:
-            await asyncio.sleep(HEARTBEAT_S)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_S):
+                    await self._looked.wait()
+            self._looked.clear()
             async with asyncio.timeout(ANSWER_S):
-                await self._client.whoami()
+                try:
+                    told = await self._client.look(self._console, *self._looks_at)
+                except RoleDenied:  # an auditor says nothing, not even this
+                    await self._client.whoami()
+                    continue
+            self.uid, self.me = told.uid, told.name
+            self._see(told.here)
+
+    def _see(self, here: list[Presence]) -> None:
+        before, self._here = self._here, here
+        if [(one.uid, one.place, one.id) for one in before] != [(one.uid, one.place, one.id) for one in here]:
+            self._on_change()
+
+    def look_at(self, place: str, id: str) -> None:
+        """Where the operator looks now; others see it."""
+        if (place, id) != self._looks_at:
+            self._looks_at = place, id
+            self._looked.set()
+
+    def also_at(self, place: str, id: str) -> list[str]:
+        """The names of the other operators who look there."""
+        return sorted(
+            {one.name for one in self._here if (one.place, one.id) == (place, id) and one.uid != self.uid}
+        )
 
     def _lose(self, problem: str, remedy: str) -> None:
         since = self.link.since if self.link.contact is not Contact.CONNECTING else None

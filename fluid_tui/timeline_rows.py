@@ -41,6 +41,8 @@ MARKS: tuple[tuple[str, Mark], ...] = (
     ("panic", Mark("‼", "", Role.BAD)),
     ("snapshot", Mark("◆", "", Role.ACCENT)),
     ("command", Mark("$", "", Role.TEXT)),
+    ("pane.take_over", Mark("●", "", Role.WARN)),
+    ("pane.hand_back", Mark("○", "", Role.MUTED)),
     ("run", Mark("▸", "", Role.ACCENT)),
     ("sandbox", Mark("●", "", Role.GOOD)),
     ("host", Mark("■", "", Role.MUTED)),

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 import subprocess
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +27,7 @@ from backend.models import (
     Event,
     FleetView,
     Identity,
+    PaneScreen,
     Phase,
     Sandbox,
     now,
@@ -150,9 +151,9 @@ class StubEvents:
 
 
 class StubPanes:
-    async def follow(self, actor: Identity, pane_id: str) -> AsyncIterator[Sequence[str]]:
-        yield ["$ id", "uid=0(root)"]
-        yield ["$ "]
+    async def screens(self, actor: Identity, pane_id: str) -> AsyncIterator[PaneScreen]:
+        yield PaneScreen(rows=["$ id", "uid=0(root)"])
+        yield PaneScreen(rows=["$ "], cursor=(2, 0))
 
 
 class Backend:

@@ -84,6 +84,14 @@ class ReadPaneBody(Request):
     last_n_lines: int = Field(default=0, ge=0, le=100_000)
 
 
+class PresenceBody(Request):
+    """``console``: a random name of one running console."""
+
+    console: str = Field(pattern=r"^[0-9a-f]{8,32}$")
+    place: str = Field(default="", max_length=32, pattern=r"^[a-z]*$")
+    id: str = Field(default="", max_length=64, pattern=r"^[A-Za-z0-9-]*$")
+
+
 class StatusBody(Request):
     status: Literal["planning", "working", "testing", "blocked", "done", "error"]
     note: str = Field(default="", max_length=500)

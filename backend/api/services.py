@@ -7,6 +7,7 @@ the service's, which is why each method takes the actor. Methods raise :mod:`bac
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,16 +32,20 @@ from backend.models import (
     ImageView,
     LeftoverReport,
     Pane,
+    PaneScreen,
     PanicView,
     Playbook,
+    Presence,
     Run,
     Sandbox,
     Snapshot,
     SnapshotRequest,
     SourceCheck,
     SourceView,
+    TakeOverEnd,
     TargetView,
 )
+from backend.panes import Why
 from backend.store import EventBus, Keys
 
 OnOutput = Callable[[str, bytes], None]
@@ -237,9 +242,32 @@ class Panes(Protocol):
     ) -> None: ...
     async def read(self, actor: Identity, pane_id: str, last_n_lines: int = 0, /) -> Sequence[str]: ...
     async def close(self, actor: Identity, pane_id: str, /) -> None: ...
-    def follow(self, actor: Identity, pane_id: str, /) -> AsyncIterator[Sequence[str]]:
-        """All rows, sanitised, now and after each change (at most 4 a second)."""
+    def screens(self, actor: Identity, pane_id: str, /) -> AsyncIterator[PaneScreen]:
+        """The screen now and after each change: at most 4 a second, more often where an operator types."""
         ...
+
+    def take_over(
+        self, actor: Identity, pane_id: str, force: bool, /
+    ) -> AbstractAsyncContextManager[TakeOver]:
+        """The operator's hands on the pane until the block ends."""
+        ...
+
+    async def hand_back(self, actor: Identity, pane_id: str, /) -> Pane: ...
+
+
+class TakeOver(Protocol):
+    """An operator types into a pane."""
+
+    async def type(self, data: bytes, /) -> None: ...
+    def end(self, why: Why, /) -> None: ...
+    async def over(self) -> TakeOverEnd: ...
+
+
+class Onlookers(Protocol):
+    """Which operators look at what."""
+
+    def here(self) -> Sequence[Presence]: ...
+    async def look(self, actor: Identity, console: str, place: str, id: str, /) -> Sequence[Presence]: ...
 
 
 class Panic(Protocol):
@@ -312,6 +340,7 @@ class Services:
     asks: Asks
     runs: Runs
     panes: Panes
+    onlookers: Onlookers
     panic: Panic
     audit: Audit
     events: EventBus

@@ -3,7 +3,8 @@
 from backend.approvals.apply import Pipeline
 from backend.approvals.asks import Asks
 from backend.approvals.book import ApprovalBook
+from backend.approvals.onlookers import Onlookers
 from backend.approvals.panic import Panic
 from backend.approvals.service import Approvals
 
-__all__ = ["ApprovalBook", "Approvals", "Asks", "Panic", "Pipeline"]
+__all__ = ["ApprovalBook", "Approvals", "Asks", "Onlookers", "Panic", "Pipeline"]

@@ -127,5 +127,5 @@ class Asks:
             "ask",
             ask.request_id,
             sandbox_id=ask.sandbox_id or "",
-            data={"status": ask.status, "prompt": ask.prompt},
+            data={"status": ask.status, "prompt": ask.prompt, "by": ask.approved_by or ""},
         )

@@ -20,7 +20,10 @@ NOUNS = {
     "status": ("status", "What runs, who waits, and how each part is."),
     "serve": ("serve", "Run the backend in the foreground."),
     "doctor": ("doctor", "Look for what is wrong here, with the command that mends it."),
-    "sandboxes": ("sandboxes", "Agents' machines: list, create, show, exec, ssh, stop, start, destroy."),
+    "sandboxes": (
+        "sandboxes",
+        "Agents' machines: list, create, show, exec, ssh, attach, stop, start, destroy.",
+    ),
     "snapshots": ("snapshots", "Points in time of a sandbox: list, create, restore, diff."),
     "playbooks": ("playbooks", "Generated playbooks: generate, show, export."),
     "approvals": (

@@ -15,7 +15,7 @@ import typer
 from backend.cli.common import ago, door, left, sandbox_id, show_fields, show_json, show_rows
 from backend.cli.options import AsJson, SandboxName, Yes, confirm, examples, noun_app
 from backend.cli.piped import piped
-from backend.client import calls
+from backend.client import calls, operator_calls
 from backend.client.call import Call
 from backend.errors import FluidError
 from backend.text import visible
@@ -150,6 +150,35 @@ def ssh(sandbox: SandboxName) -> int:
     from backend.cli.terminal import attach
 
     return attach(door().address, sandbox_id(sandbox))
+
+
+@app.command(epilog=examples("fluid sandboxes attach web", "fluid sandboxes attach web --take"))
+def attach(
+    sandbox: SandboxName,
+    pane: Annotated[str, typer.Option(help="Which of its terminals; else the one that printed last.")] = "",
+    take: Annotated[bool, typer.Option("--take", help="Also from another operator, who is told.")] = False,
+) -> int:
+    """Type into the agent's own terminal, whose agent waits meanwhile; ctrl+] hands it back."""
+    from backend.cli.terminal import take_over
+
+    return take_over(door().address, sandbox_id(sandbox), pane, force=take)
+
+
+@app.command("hand-back", epilog=examples("fluid sandboxes hand-back web"))
+def hand_back(sandbox: SandboxName, as_json: AsJson = False) -> None:
+    """The agent may type again, whichever operator holds its terminals."""
+    id = sandbox_id(sandbox)
+    taken = [
+        row for row in door().json(calls.panes())["panes"] if row["sandbox_id"] == id and row["taken_by"]
+    ]
+    told = [door().json(operator_calls.hand_back(row["pane_id"])) for row in taken]
+    if as_json:
+        return show_json(told)
+    for row in taken:
+        print(visible(f"{row['pane_id']} is its agent's again; {row['taken_by']} is told"))
+    if not taken:
+        print("nobody types there")
+    return None
 
 
 @app.command(epilog=examples("fluid sandboxes stop web"))

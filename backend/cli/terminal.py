@@ -1,4 +1,5 @@
-"""A sandbox's terminal on this one: rows as the backend draws them, keys as they are typed.
+"""A sandbox's terminal on this one: rows as the backend draws them, keys as they are typed. It is one of our
+own, or an agent's that an operator takes over.
 
 Rows are sanitised by the backend and again here; nothing that the guest sends reaches this terminal raw.
 """
@@ -11,17 +12,24 @@ import os
 import sys
 import termios
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from typing import Any
 
 from backend.client import AsyncFluid
 from backend.client.door import DoorAddress
-from backend.errors import BadRequest
-from backend.text import PLAIN, Style, screen
+from backend.client.taking import TakenPane
+from backend.errors import EXIT_OK, BackendDown, BadRequest, Conflict, PaneNotFound
+from backend.models import Pane, PaneScreen, TakeOverEnd
+from backend.text import PLAIN, Spans, Style, in_sight, screen, visible
 
-LEAVE = 0x1D  # ctrl+]
+LEAVE = b"\x1d"  # ctrl+]
 READ_BYTES = 4096
 HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 RESET = "\x1b[0m"
+REVERSE = "\x1b[7m"
+CUT_LINES, WRAP_LINES = "\x1b[?7l", "\x1b[?7h"
+MARK_PASTES, LEAVE_PASTES = "\x1b[?2004h", "\x1b[?2004l"
+HIDE, SHOW = "\x1b[?25l", "\x1b[?25h"
 _SWITCHED_ON = {"bold": "1", "dim": "2", "italic": "3", "underline": "4", "reverse": "7", "strike": "9"}
 _KEYS = {
     b"\r": "Enter",
@@ -43,10 +51,36 @@ _KEYS = {
 
 def attach(address: str | DoorAddress, sandbox_id: str) -> int:
     """Type into a new pane of the sandbox until ctrl+]; then the pane is closed."""
+    _needs_terminal()
+    asyncio.run(_attach(address, sandbox_id))
+    return EXIT_OK
+
+
+def take_over(address: str | DoorAddress, sandbox_id: str, pane_id: str, *, force: bool) -> int:
+    """Type instead of the agent until ctrl+]; an exit code.
+
+    Raises:
+        PaneNotFound: the agent has no terminal open.
+        PaneTaken: another operator types there, and ``force`` is not set.
+    """
+    _needs_terminal()
+    return asyncio.run(_take_over(address, sandbox_id, pane_id, force))
+
+
+def newest_pane(panes: Sequence[Pane], sandbox_id: str, pane_id: str = "") -> Pane:
+    """The live terminal of the sandbox that printed last, or the one asked for. Raises PaneNotFound."""
+    found = [one for one in panes if one.sandbox_id == sandbox_id and pane_id in ("", one.pane_id)]
+    if not found:
+        raise PaneNotFound(
+            f"{sandbox_id} has no terminal {pane_id}".rstrip(),
+            remedy="its agent has opened none; `fluid sandboxes ssh` opens one of your own",
+        )
+    return max(found, key=lambda one: (one.alive, one.last_output_at or one.created_at))
+
+
+def _needs_terminal() -> None:
     if not sys.stdin.isatty() or not sys.stdout.isatty():
         raise BadRequest("a terminal needs a terminal", remedy="use `fluid sandboxes exec` in a script")
-    asyncio.run(_attach(address, sandbox_id))
-    return 0
 
 
 def split_keys(typed: bytes) -> list[tuple[str, str]]:
@@ -74,35 +108,74 @@ async def _attach(address: str | DoorAddress, sandbox_id: str) -> None:
         pane = await fluid.open_pane(sandbox_id)
         try:
             with _raw_terminal():
-                drawing = asyncio.create_task(_draw(fluid, pane.pane_id))
-                typing = asyncio.create_task(_type(fluid, pane.pane_id))
-                await asyncio.wait({drawing, typing}, return_when=asyncio.FIRST_COMPLETED)
-                for task in (drawing, typing):
-                    task.cancel()
-                ended = await asyncio.gather(drawing, typing, return_exceptions=True)
+                await _until_first(_draw(fluid, pane.pane_id, ""), _type(fluid, pane.pane_id))
         finally:
             await fluid.close_pane(pane.pane_id)
-    for error in ended:
+
+
+async def _take_over(address: str | DoorAddress, sandbox_id: str, pane_id: str, force: bool) -> int:
+    async with AsyncFluid(address) as fluid:
+        pane = newest_pane(await fluid.panes(), sandbox_id, pane_id)
+        async with fluid.take_over(pane.pane_id, force=force) as hands:
+            words = (
+                f" you type into {pane.sandbox_name} {pane.pane_id}, its agent waits: ctrl+] hands it back "
+            )
+            over = asyncio.create_task(hands.over())
+            try:
+                with _raw_terminal():
+                    drawing = _draw(fluid, pane.pane_id, words)
+                    await _until_first(drawing, _pass_on(hands), _ended(over))
+                    with contextlib.suppress(BackendDown):  # it may have ended by itself: then it says why
+                        await hands.hand_back()
+                    end = await over
+            finally:
+                over.cancel()
+    print(visible(end.words))
+    return EXIT_OK if end.why == "handed_back" and not end.by else Conflict.exit_code
+
+
+async def _ended(over: asyncio.Task[TakeOverEnd]) -> None:
+    await asyncio.shield(over)
+
+
+async def _until_first(*works: Coroutine[Any, Any, None]) -> None:
+    """Until one of these has ended; raises what one of them failed of."""
+    tasks = [asyncio.create_task(work) for work in works]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    for error in await asyncio.gather(*tasks, return_exceptions=True):
         if isinstance(error, Exception):
             raise error
 
 
-async def _draw(fluid: AsyncFluid, pane_id: str) -> None:
-    async for rows in fluid.pane_stream(pane_id):
-        height = os.get_terminal_size().lines
-        sys.stdout.write(HOME_AND_CLEAR + "\r\n".join(painted(rows)[-height:]))
+async def _draw(fluid: AsyncFluid, pane_id: str, foot: str) -> None:
+    async for shown in fluid.pane_screens(pane_id):
+        width, height = os.get_terminal_size()
+        sys.stdout.write(painted_screen(shown, width, height, foot))
         sys.stdout.flush()
 
 
-def painted(rows: Sequence[str]) -> list[str]:
-    """The rows of a screen down to its last text: their words made visible, their colours written by us."""
-    lines = [
+def painted_screen(shown: PaneScreen, width: int, height: int, foot: str = "") -> str:
+    """What to write for a screen and its cursor; ``foot``: words of ours in the last line."""
+    rows = screen(shown.rows)
+    room = max(1, height - bool(foot))
+    cursor_row = shown.cursor[1] if shown.cursor else None
+    seen = in_sight(rows, room, cursor_row)
+    drawn = HIDE + HOME_AND_CLEAR + "\r\n".join(painted(rows[seen]))
+    if foot:
+        drawn += f"\x1b[{height};1H{REVERSE}{visible(foot)[:width]}{RESET}"
+    if shown.cursor:
+        drawn += f"\x1b[{shown.cursor[1] - seen.start + 1};{shown.cursor[0] + 1}H{SHOW}"
+    return drawn
+
+
+def painted(rows: Sequence[Spans]) -> list[str]:
+    """The rows as text: their words made visible already, their colours written by us."""
+    return [
         "".join(f"{_sgr(style)}{text}{RESET}" if style != PLAIN else text for text, style in runs)
-        for runs in screen(rows)
+        for runs in rows
     ]
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return lines
 
 
 def _sgr(style: Style) -> str:
@@ -116,17 +189,35 @@ def _sgr(style: Style) -> str:
 
 
 async def _type(fluid: AsyncFluid, pane_id: str) -> None:
-    typed: asyncio.Queue[bytes] = asyncio.Queue()
-    loop = asyncio.get_running_loop()
-    stdin = sys.stdin.fileno()
-    loop.add_reader(stdin, lambda: typed.put_nowait(os.read(stdin, READ_BYTES)))
-    try:
-        while LEAVE not in (keys := await typed.get()):
+    async with contextlib.aclosing(_typed()) as typed:
+        async for keys in typed:
             for kind, what in split_keys(keys):
                 if kind == "key":
                     await fluid.send_keys(pane_id, key=what)
                 else:
                     await fluid.send_keys(pane_id, what)
+
+
+async def _pass_on(hands: TakenPane) -> None:
+    """What is typed, as it is."""
+    async with contextlib.aclosing(_typed()) as typed:
+        async for keys in typed:
+            await hands.type(keys)
+
+
+async def _typed() -> AsyncGenerator[bytes]:
+    """What comes from this terminal, up to the leaving key or its end."""
+    typed: asyncio.Queue[bytes] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    stdin = sys.stdin.fileno()
+    loop.add_reader(stdin, lambda: typed.put_nowait(os.read(stdin, READ_BYTES)))
+    try:
+        while keys := await typed.get():
+            before, leave, _ = keys.partition(LEAVE)
+            if before:
+                yield before
+            if leave:
+                return
     finally:
         loop.remove_reader(stdin)
 
@@ -137,7 +228,9 @@ def _raw_terminal() -> Iterator[None]:
     before = termios.tcgetattr(stdin)
     try:
         tty.setraw(stdin)
+        sys.stdout.write(CUT_LINES + MARK_PASTES)
         yield
     finally:
         termios.tcsetattr(stdin, termios.TCSADRAIN, before)
-        sys.stdout.write(HOME_AND_CLEAR)
+        sys.stdout.write(HOME_AND_CLEAR + WRAP_LINES + LEAVE_PASTES + SHOW)
+        sys.stdout.flush()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx2
 
+from backend.client import operator_calls
 from backend.client.answers import (
     cut_off,
     denied,
@@ -24,10 +26,11 @@ from backend.client.call import Call, Flow, Pause, nothing, noun, path
 from backend.client.door import DoorAddress, door_address
 from backend.client.methods import AgentMethods, OperatorMethods, SandboxMethods
 from backend.client.sse import Frame, Parser
+from backend.client.taking import TakenPane, taken_pane
 from backend.errors import BackendDown, FluidError
 
 if TYPE_CHECKING:
-    from backend.models import Event, Sandbox
+    from backend.models import Event, PaneScreen, Sandbox
 
 T = TypeVar("T")
 
@@ -126,9 +129,20 @@ class AsyncFluid(AgentMethods, OperatorMethods):
             await asyncio.sleep(wait_s)
 
     async def pane_stream(self, pane_id: str) -> AsyncIterator[list[str]]:
-        """The pane's rows, now and after each change, until the pane or the backend ends."""
+        """The rows of :meth:`pane_screens`."""
+        async for shown in self.pane_screens(pane_id):
+            yield shown.rows
+
+    async def pane_screens(self, pane_id: str) -> AsyncIterator[PaneScreen]:
+        """The pane's rows and its cursor, now and after each change, until the pane or the backend ends."""
+        one = noun("PaneScreen")
         async for frame in self._frames(Call("GET", path("panes", pane_id, "stream"), nothing)):
-            yield frame.json()["rows"]
+            yield one(frame.json())
+
+    def take_over(self, pane_id: str, *, force: bool = False) -> AbstractAsyncContextManager[TakenPane]:
+        """Type into an agent's pane instead of it: ``async with fluid.take_over("%3") as pane: …``. With
+        ``force`` also where another operator types, who is told. Raises PaneTaken."""
+        return taken_pane(self._address, operator_calls.take_over(pane_id, force))
 
     async def _frames(self, call: Call[Any], headers: dict[str, str] | None = None) -> AsyncIterator[Frame]:
         request = self._request(call, {"Accept": "text/event-stream", **(headers or {})})

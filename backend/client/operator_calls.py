@@ -19,7 +19,9 @@ if TYPE_CHECKING:
         HostView,
         ImageView,
         LeftoverReport,
+        Pane,
         PanicView,
+        PresenceView,
         Run,
         SourceCheck,
         TargetView,
@@ -142,6 +144,28 @@ def roll_back(id: str) -> Call[Approval]:
 def cancel_run(id: str) -> Call[Run]:
     """End it cleanly; it says what was done where."""
     return Call("POST", path("runs", id, "cancel"), noun("Run"), timeout_s=WORK_S)
+
+
+def take_over(pane_id: str, force: bool = False) -> Call[None]:
+    """Its body is what is typed: :func:`backend.client.taking.taken_pane` sends it."""
+    query = {"force": True} if force else {}
+    return Call("POST", path("panes", pane_id, "take-over"), nothing, query=query)
+
+
+def hand_back(pane_id: str) -> Call[Pane]:
+    """An agent's terminal is its own again, whoever typed there."""
+    return Call("POST", path("panes", pane_id, "hand-back"), noun("Pane"))
+
+
+def presence() -> Call[PresenceView]:
+    """Which operators look at what."""
+    return Call("GET", path("presence"), noun("PresenceView"))
+
+
+def look(console: str, place: str, id: str = "") -> Call[PresenceView]:
+    """Say what this console shows; who else looks at what."""
+    body = {"console": console, "place": place, "id": id}
+    return Call("POST", path("presence"), noun("PresenceView"), body=body)
 
 
 def audit(

@@ -184,7 +184,8 @@ class TargetView(Answer):
 
 
 class Pane(Answer):
-    """A terminal of an agent, a shell in its guest. ``rows`` are sanitised lines."""
+    """A terminal of an agent, a shell in its guest. ``taken_by`` is the operator who types into it now: its
+    agent's keys are refused meanwhile."""
 
     pane_id: str
     session: str
@@ -198,6 +199,44 @@ class Pane(Answer):
     created_at: datetime
     last_output_at: datetime | None = None
     alive: bool = True
+    taken_by: str = ""
+    taken_at: datetime | None = None
+
+
+class PaneScreen(Answer):
+    """What a pane shows: rows of a guest's text with SGR sequences, which only the sanitiser may draw.
+    ``cursor`` is its column and row; None: hidden."""
+
+    rows: list[str]
+    cursor: tuple[int, int] | None = None
+
+
+class TakeOverEnd(Answer):
+    """Why an operator no longer types into a pane. ``why``: handed_back | taken | cut | closed | destroyed |
+    stopping; ``by``: who else did it; ``words`` are for the operator."""
+
+    why: str
+    by: str = ""
+    words: str = ""
+
+
+class Presence(Answer):
+    """An operator's console looks at a ``place`` (review, ask, terminal …), of this ``id``."""
+
+    uid: int
+    name: str
+    console: str
+    place: str
+    id: str = ""
+    since: datetime
+
+
+class PresenceView(Answer):
+    """Who asks, and where everybody looks now."""
+
+    uid: int
+    name: str
+    here: list[Presence] = Field(default_factory=list)
 
 
 class PanicView(Answer):

@@ -1,4 +1,5 @@
-"""Agents' terminals: each a shell in a guest of its owner, never on the control node.
+"""Agents' terminals: each a shell in a guest of its owner, never on the control node. An operator may type
+into one instead of its agent.
 
 tmux remembers whose a pane is, so a restarted backend adopts them. A pane that nobody follows costs nothing;
 one that is followed is looked at when it printed, at most four times a second, however many follow it.
@@ -9,21 +10,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 from backend.audit import Audit
-from backend.errors import FluidError, NotFound, PaneNotFound, TmuxDown
-from backend.models import Identity, Pane, Role, Sandbox
+from backend.errors import FluidError, NotFound, PaneNotFound, RoleDenied, TmuxDown
+from backend.models import Identity, Pane, PaneScreen, Phase, Role, Sandbox
+from backend.panes.hands import Hands
+from backend.panes.taking import Mark, TakeOver, Why
 from backend.store import EventBus
 from backend.text import screen
-from backend.tmux import TmuxPane, TmuxServer
+from backend.tmux import TmuxPane, TmuxScreen, TmuxServer
 
 log = logging.getLogger(__name__)
 
 PAINT_EVERY_S = 0.25
+RELEASE_S = 5.0
 BACK_AGAIN = {"snapshot.restored", "sandbox.started"}
 """Events after which a guest's old connections are dead, and its panes get a new shell."""
 FLOOD_QUIET_S = 0.05  # after the first output of a burst: a whole screen is worth more than its first byte
@@ -56,6 +61,7 @@ class Panes:
         self._sandboxes = sandboxes
         self._shell = shell
         self._pumps: dict[str, _Pump] = {}
+        self._hands = Hands(tmux, events, audit)
 
     async def open(self, actor: Identity, sandbox_id: str, width: int = 80, height: int = 24) -> Pane:
         """A new shell in the caller's sandbox.
@@ -94,10 +100,14 @@ class Panes:
         self, actor: Identity, pane_id: str, *, text: str | None = None, key: str | None = None
     ) -> None:
         """Type ``text`` to the byte, then press ``key``; either may be None. The audit holds how much was
-        typed, not what: it may be the answer to a password prompt."""
+        typed, not what: it may be the answer to a password prompt. PaneTaken while an operator types."""
         pane = await self._find(actor, pane_id)
         typed = {"characters": len(text or ""), "key": key or ""}
-        async with self._audit.step(actor, "pane.type", "pane", pane_id, pane.sandbox, **typed):
+        async with (
+            self._hands.typing[pane_id],  # what is typed is typed whole before an operator takes the pane
+            self._audit.step(actor, "pane.type", "pane", pane_id, pane.sandbox, **typed),
+        ):
+            self._hands.refuse(actor, pane)
             if text is not None:
                 await self._tmux.send_text(pane_id, text)
             if key is not None:
@@ -116,24 +126,58 @@ class Panes:
         return plain[-last_n_lines:] if last_n_lines else plain
 
     async def close(self, actor: Identity, pane_id: str) -> None:
-        """End the pane and its shell."""
+        """End the pane and its shell. An agent waits until an operator who types there has handed it back."""
         pane = await self._find(actor, pane_id)
         async with self._audit.step(actor, "pane.close", "pane", pane_id, pane.sandbox):
+            if actor.role is Role.AGENT:
+                self._hands.refuse(actor, pane)
             await self._tmux.kill_pane(pane_id)
 
     async def follow(self, actor: Identity, pane_id: str) -> AsyncIterator[Rows]:
-        """The screen now and after each change, rows with SGR sequences; ends when the pane does.
+        """The rows of :meth:`screens`."""
+        async with contextlib.aclosing(self.screens(actor, pane_id)) as screens:
+            async for shown in screens:
+                yield shown.rows
+
+    async def screens(self, actor: Identity, pane_id: str) -> AsyncGenerator[PaneScreen]:
+        """The screen now and after each change; ends when the pane does.
 
         Slow readers miss screens, never the last one. The rows are a guest's: only the sanitiser draws them.
         """
         await self._find(actor, pane_id)
         async with self._pumping(pane_id) as pump:
             seen = -1
-            while (rows := await pump.newer_than(seen)) is not None:
+            while (shown := await pump.newer_than(seen)) is not None:
                 seen = pump.version
-                yield rows
+                yield PaneScreen(rows=shown.rows, cursor=shown.cursor)
 
-    stream = follow
+    # --- an operator types ----------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def take_over(self, actor: Identity, pane_id: str, force: bool = False) -> AsyncIterator[TakeOver]:
+        """The operator's hands on the pane until the block ends; its agent is told, and its keys are refused.
+
+        Raises:
+            RoleDenied: no operator.
+            PaneTaken: somebody types there; with ``force`` it is taken from them, and they are told.
+            PaneNotFound, WrongState, TmuxDown: there is no shell to type into.
+            DatabaseDown: what is not recorded does not begin.
+        """
+        _operators_only(actor)
+        async with self._hands.take(actor, await self._find(actor, pane_id), force) as hands:
+            hands.on_typed = partial(self._hurry, pane_id)
+            yield hands
+
+    async def hand_back(self, actor: Identity, pane_id: str) -> Pane:
+        """The agent's again, whoever types there; the pane as it is then."""
+        _operators_only(actor)
+        await self._find(actor, pane_id)
+        if hands := self._hands.of(pane_id):
+            hands.end(Why.HANDED_BACK, "" if actor.uid == hands.actor.uid else actor.name)
+            with contextlib.suppress(TimeoutError):  # whoever hangs types nothing any more
+                async with asyncio.timeout(RELEASE_S):
+                    await hands.released.wait()
+        return _pane(await self._find(actor, pane_id))
 
     async def run(self) -> None:
         """Until cancelled: keep tmux up, tell of panes that come, end and go, attach those of a guest that is
@@ -141,7 +185,9 @@ class Panes:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._tmux.keep())
             tasks.create_task(self._tell())
-            tasks.create_task(self._reattach())
+            tasks.create_task(self._follow_sandboxes())
+            with contextlib.suppress(TmuxDown):
+                await self._hands.give_back_what_was_cut()
 
     # --- below ----------------------------------------------------------------------------------------------
 
@@ -167,9 +213,16 @@ class Panes:
                     del self._pumps[pane_id]
                 await pump.stop()
 
-    async def _reattach(self) -> None:
+    def _hurry(self, pane_id: str) -> None:
+        """Somebody types: who follows the pane sees the echo soon."""
+        if pump := self._pumps.get(pane_id):
+            pump.hurry()
+
+    async def _follow_sandboxes(self) -> None:
         with self._events.subscribe() as events:
             async for event in events:
+                if event.kind == "sandbox.changed" and event.data.get("phase") == Phase.DESTROYED:
+                    self._hands.end(Why.DESTROYED, sandbox_id=event.sandbox_id)
                 if event.kind in BACK_AGAIN:
                     try:
                         await self._reattach_all(event.sandbox_id)
@@ -203,6 +256,10 @@ class Panes:
         if pane is None or (before and after and before.alive == after.alive):
             return
         word = "closed" if after is None else "opened" if before is None or after.alive else "ended"
+        if word != "opened":
+            self._hands.end(Why.CLOSED, pane_id=pane.pane_id)
+        if word == "closed":
+            self._hands.typing.pop(pane.pane_id, None)
         await self._events.publish(f"pane.{word}", "pane", pane.pane_id, pane.sandbox, {"alive": pane.alive})
         if after and not after.alive and await self._destroyed(after):
             with contextlib.suppress(FluidError):
@@ -229,15 +286,20 @@ class _Pump:
         self._tmux = tmux
         self._events = events
         self._pane_id = pane_id
-        self._rows: Rows = []
+        self._shown = TmuxScreen([], None)
         self._changed = asyncio.Condition()
+        self._typed = asyncio.Event()
         self._task = asyncio.create_task(self._work())
 
-    async def newer_than(self, version: int) -> Rows | None:
+    async def newer_than(self, version: int) -> TmuxScreen | None:
         """The newest screen once it is newer than ``version``; None when the pane is gone."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.over or (self.version > version and self.version > 0))
-            return self._rows if self.version > version and self.version > 0 else None
+            return self._shown if self.version > version and self.version > 0 else None
+
+    def hurry(self) -> None:
+        """An operator types: the next look does not wait for its turn."""
+        self._typed.set()
 
     async def stop(self) -> None:
         """The last follower left."""
@@ -252,7 +314,7 @@ class _Pump:
                     await asyncio.sleep(FLOOD_QUIET_S)
                     watch.drain()
                     await self._show()
-                    await asyncio.sleep(PAINT_EVERY_S - FLOOD_QUIET_S)
+                    await self._rest()
         except (PaneNotFound, TmuxDown):
             pass  # that is the end of the stream, and its followers see it end
         finally:
@@ -260,15 +322,26 @@ class _Pump:
             async with self._changed:
                 self._changed.notify_all()
 
+    async def _rest(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PAINT_EVERY_S - FLOOD_QUIET_S):
+                await self._typed.wait()
+        self._typed.clear()
+
     async def _show(self) -> None:
-        rows = await self._tmux.capture(self._pane_id)
-        if rows == self._rows and self.version:
+        shown = await self._tmux.look(self._pane_id)
+        if shown == self._shown and self.version:
             return
         async with self._changed:
-            self._rows = rows
+            self._shown = shown
             self.version += 1
             self._changed.notify_all()
         await self._events.publish("pane.changed", "pane", self._pane_id, persist=False)
+
+
+def _operators_only(actor: Identity) -> None:
+    if actor.role is not Role.OPERATOR:
+        raise RoleDenied("only operators type into an agent's terminal", remedy="use send-keys on your own")
 
 
 def _may_see(actor: Identity, pane: TmuxPane) -> bool:
@@ -276,6 +349,7 @@ def _may_see(actor: Identity, pane: TmuxPane) -> bool:
 
 
 def _pane(pane: TmuxPane) -> Pane:
+    mark = Mark.of(pane.taken)
     return Pane(
         pane_id=pane.pane_id,
         session=pane.session,
@@ -288,4 +362,6 @@ def _pane(pane: TmuxPane) -> Pane:
         created_at=pane.created_at,
         last_output_at=pane.last_output_at,
         alive=pane.alive,
+        taken_by=mark.name if mark else "",
+        taken_at=mark.since if mark else None,
     )

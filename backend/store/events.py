@@ -22,9 +22,8 @@ log = logging.getLogger(__name__)
 RESYNC = "events.gap"
 QUEUE_EVENTS = 1_000
 REPLAY_EVENTS = 5_000  # a listener that missed more than this reads the state anew instead
-COLLAPSING = frozenset(
-    {"pane.changed"}
-)  # carries the whole state: only the newest of one pane is worth sending
+COLLAPSING = frozenset({"pane.changed", "presence.changed"})
+"""They carry the whole state: only the newest of one thing is worth sending."""
 
 
 class Events:

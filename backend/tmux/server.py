@@ -11,11 +11,12 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import libtmux
@@ -23,66 +24,25 @@ from libtmux.exc import LibTmuxException
 
 from backend.errors import InvalidValue, MissingProgram, PaneNotFound, TmuxDown, Unavailable
 from backend.models import Component
-from backend.tmux.client import REMEDY, CommandFailed, ControlClient, Watch
+from backend.tmux.client import COMMAND_TIMEOUT_S, REMEDY, CommandFailed, ControlClient, Watch
 from backend.tmux.control import Notice, Reply
+from backend.tmux.keyboard import Keyboard
 from backend.tmux.keys import check_key
+from backend.tmux.pane import FORMAT, LOOKED_AT, TAGS, TmuxPane, TmuxScreen, parse_pane
+from backend.tmux.settings import HISTORY_LINES, TERM, set_words
 
 log = logging.getLogger(__name__)
 
 SESSION = "fluid"
-HISTORY_LINES = 10_000
+TYPING = "typing-"  # how the sessions of keyboards begin
+ATTACHED_LOOK_S = 0.02
 PROGRAM_TIMEOUT_S = 10.0
 RESTART_PAUSE_S = 1.0
 MAX_COLUMNS, MAX_ROWS = 500, 200
 SEND_BYTES = 512  # a command: hexadecimal makes it three times as long
-TERM = "screen-256color"  # in the guests' ncurses-base
 
 _PANE_ID = re.compile(r"%[0-9]{1,9}")
 _TAG = re.compile(r"[A-Za-z0-9._-]{0,128}")
-_TAGS = ("owner", "sandbox", "session")
-_FIELDS = (
-    "pane_id",
-    "window_id",
-    "pane_width",
-    "pane_height",
-    "pane_dead",
-    "window_activity",
-    *(f"@fluid_{tag}" for tag in _TAGS),
-    "@fluid_created",
-)
-_FORMAT = " ".join(f"#{{{name}}}," for name in _FIELDS)
-
-_SETTINGS: tuple[tuple[str, ...], ...] = (
-    ("-s", "exit-empty", "off"),
-    ("-s", "set-clipboard", "off"),
-    ("-s", "default-terminal", TERM),
-    ("-g", "status", "off"),
-    ("-g", "prefix", "None"),
-    ("-g", "history-limit", str(HISTORY_LINES)),
-    ("-g", "remain-on-exit", "on"),
-    ("-g", "allow-rename", "off"),
-    ("-g", "automatic-rename", "off"),
-    ("-g", "allow-passthrough", "off"),
-    ("-g", "set-titles", "off"),
-    ("-g", "update-environment", ""),
-    ("-g", "default-command", "exec false"),  # a window without a command must not be a shell of ours
-)
-
-
-@dataclass(frozen=True)
-class TmuxPane:
-    """A pane as tmux tells it; ``owner``, ``sandbox`` and ``session`` are the tags it was made with."""
-
-    pane_id: str
-    window_id: str
-    width: int
-    height: int
-    alive: bool
-    last_output_at: datetime
-    owner: str
-    sandbox: str
-    session: str
-    created_at: datetime
 
 
 class TmuxServer:
@@ -108,10 +68,10 @@ class TmuxServer:
             TmuxDown: it does not start; its words are in the message.
         """
         self.socket.parent.mkdir(parents=True, exist_ok=True)
+        begin: list[str] = []  # a server that an older backend began gets our settings too
         if not await self._run("has-session", "-t", f"={SESSION}", check=False):
-            settings = [word for setting in _SETTINGS for word in ("set-option", *setting, ";")]
-            keeper = ["new-session", "-d", "-s", SESSION, "-n", "keeper", "env", "true"]
-            await self._run("start-server", ";", *settings, *keeper)
+            begin = [";", "new-session", "-d", "-s", SESSION, "-n", "keeper", "env", "true"]
+        await self._run("start-server", *set_words(), *begin)
         client = ControlClient(self._notice)
         attach = ["-C", "attach-session", "-t", f"={SESSION}", "-f", "ignore-size"]
         await client.attach([*self._argv(), *attach], _environment(), self.socket.parent)
@@ -119,6 +79,9 @@ class TmuxServer:
         await self._command("refresh-client -B 'dead:%*:#{pane_dead}'")
         for pane in await self.list_panes():
             await self._quiet(pane.pane_id)
+        for name in await self._command("list-sessions -F '#{session_name}'"):
+            if name.startswith(TYPING):  # of a backend that was killed
+                await self._command(f"kill-session -t ={name}")
 
     async def keep(self) -> None:
         """Start again whatever ends, until cancelled: the server, or only our client of it."""
@@ -178,7 +141,7 @@ class TmuxServer:
         """
         if not (1 <= width <= MAX_COLUMNS and 1 <= height <= MAX_ROWS):
             raise InvalidValue(f"{width}x{height} is no size", remedy=f"at most {MAX_COLUMNS}x{MAX_ROWS}")
-        tags = dict(zip(_TAGS, (owner, sandbox, session), strict=True))
+        tags = dict(zip(TAGS, (owner, sandbox, session), strict=True))
         for value in tags.values():
             if not _TAG.fullmatch(value):
                 raise InvalidValue(f"{value!r} cannot be kept with a pane", remedy="use A-Z a-z 0-9 . _ -")
@@ -211,8 +174,8 @@ class TmuxServer:
 
     async def list_panes(self) -> list[TmuxPane]:
         """Every pane but the keeper, which only holds the session."""
-        lines = await self._command(f"list-panes -s -t ={SESSION} -F '{_FORMAT}'")
-        return [pane for pane in map(_parse_pane, lines) if pane is not None]
+        lines = await self._command(f"list-panes -s -t ={SESSION} -F '{FORMAT}'")
+        return [pane for pane in map(parse_pane, lines) if pane is not None]
 
     async def send_text(self, pane_id: str, text: str) -> None:
         """Type text as it is: every byte goes to the pane, none is a key's name or a command."""
@@ -225,30 +188,92 @@ class TmuxServer:
         await self._pane_command("send-keys", pane_id, check_key(key))
 
     async def capture(self, pane_id: str, last_n_lines: int = 0) -> list[str]:
-        """The screen, and ``last_n_lines`` of history above it, a string a row, with SGR sequences.
+        """The rows of :meth:`look`."""
+        return (await self.look(pane_id, last_n_lines)).rows
+
+    async def look(self, pane_id: str, last_n_lines: int = 0) -> TmuxScreen:
+        """The screen, and ``last_n_lines`` of history above it.
 
         The rows are a guest's text: nothing but the sanitiser may put them on a terminal.
         """
         history = max(0, min(last_n_lines, HISTORY_LINES))
         size = Reply()
 
-        def rows() -> int | None:
-            kept, height = (int(word) for word in size.lines[0].split())
-            return min(history, kept) + height
+        def numbers() -> list[int]:
+            """History, height, whether the cursor shows, its column and row."""
+            words = size.lines[0].split() if size.lines else []
+            return [int(word) for word in words] if len(words) == len(LOOKED_AT) else []
 
         def rows_if_there() -> int | None:
-            return rows() if size.lines and len(size.lines[0].split()) == 2 else None
+            found = numbers()
+            return min(history, found[0]) + found[1] if found else None
 
         target = _checked(pane_id)
+        asked = " ".join(f"#{{{name}}}" for name in LOOKED_AT)
         batch = [
-            (f"display-message -p -t {target} '#{{history_size}} #{{pane_height}}'", size),
+            (f"display-message -p -t {target} '{asked}'", size),
             (f"capture-pane -p -e -t {target} -S -{history}", Reply(lines_of_text=rows_if_there)),
         ]
         try:
             _, lines = await self._attached().commands(batch)
         except CommandFailed as error:
             raise _no_pane(pane_id) from error
-        return [line.decode("utf-8", "replace") for line in lines]
+        rows = [line.decode("utf-8", "replace") for line in lines]
+        kept, _, shows, column, row = numbers() or [0] * len(LOOKED_AT)
+        return TmuxScreen(rows, (column, min(history, kept) + row) if shows else None)
+
+    async def mark_taken(self, pane_id: str, who: str) -> None:
+        """Remember with the pane who types into it; empty: its owner."""
+        if not _TAG.fullmatch(who):
+            raise InvalidValue(f"{who!r} cannot be kept with a pane", remedy="use A-Z a-z 0-9 . _ -")
+        await self._pane_command("set-option -w", pane_id, f"@fluid_taken '{who}'")
+
+    @asynccontextmanager
+    async def keyboard(self, pane_id: str) -> AsyncIterator[Keyboard]:
+        """A client of our own in a pty of ours, whose bytes become keys of this pane.
+
+        Its session holds the pane's window alone: when that goes, the client ends, and is never led to
+        another's. The window keeps its size.
+        """
+        pane = next((one for one in await self.list_panes() if one.pane_id == _checked(pane_id)), None)
+        if pane is None:
+            raise _no_pane(pane_id)
+        session = TYPING + secrets.token_hex(4)
+        begin = ["new-session", "-s", session, "-f", "ignore-size", "env", "true"]
+        link = ["link-window", "-k", "-s", pane.window_id, "-t", f"={session}:0"]
+        end_with_client = ["set-option", "-t", f"={session}:", "destroy-unattached", "on"]
+        argv = [*self._argv(), "-u", *begin, ";", *link, ";", *end_with_client]
+        environment = {**_environment(), "TERM": TERM}
+        keyboard = Keyboard(pane_id, partial(self._paste, pane_id))
+        try:
+            await keyboard.start(argv, environment, self.socket.parent, pane.width, pane.height)
+            await self._until_attached(keyboard, session, pane.window_id)
+            yield keyboard
+        finally:
+            await asyncio.shield(asyncio.ensure_future(keyboard.close()))
+
+    async def _paste(self, pane_id: str, data: bytes) -> None:
+        """One paste, in brackets if the pane's program asked for them."""
+        await self.list_panes()  # its answer comes after the keys that were typed before
+        name = TYPING + secrets.token_hex(4)
+        put = ["paste-buffer", "-d", "-p", "-r", "-b", name, "-t", _checked(pane_id)]
+        await self._run("load-buffer", "-b", name, "-", ";", *put, sent=data)
+
+    async def _until_attached(self, keyboard: Keyboard, session: str, window_id: str) -> None:
+        """Until the client shows this window and no other: what is typed before would go astray."""
+        asked = "#{session_attached} #{window_id} #{session_windows}"
+        look = f"display-message -p -t ={session}: '{asked}'"
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                await keyboard.drawn.wait()
+                while not keyboard.ended.is_set():
+                    with contextlib.suppress(TmuxDown):
+                        if await self._command(look) == [f"1 {window_id} 1"]:
+                            return
+                    await asyncio.sleep(ATTACHED_LOOK_S)
+        except TimeoutError:
+            pass
+        raise TmuxDown("tmux did not let a keyboard in", remedy="see `fluid doctor`")
 
     async def kill_pane(self, pane_id: str) -> None:
         """End the pane and what runs in it."""
@@ -324,12 +349,12 @@ class TmuxServer:
             raise TmuxDown(f"tmux {words[0]}: {' '.join(done.stderr)}", remedy="see `fluid doctor`")
         return str(done.stdout[0])
 
-    async def _run(self, *words: str, check: bool = True) -> bool:
+    async def _run(self, *words: str, check: bool = True, sent: bytes | None = None) -> bool:
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._argv(),
                 *words,
-                stdin=asyncio.subprocess.DEVNULL,
+                stdin=asyncio.subprocess.DEVNULL if sent is None else asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.STDOUT,
                 env=_environment(),
@@ -341,7 +366,7 @@ class TmuxServer:
             raise _no_tmux() from error
         try:
             async with asyncio.timeout(PROGRAM_TIMEOUT_S):
-                output, _ = await process.communicate()
+                output, _ = await process.communicate(sent)
         except TimeoutError as error:
             process.kill()
             await process.wait()
@@ -378,22 +403,3 @@ def _checked(pane_id: str) -> str:
 
 def _no_pane(pane_id: str) -> PaneNotFound:
     return PaneNotFound(f"there is no pane {pane_id!r}", remedy="list yours with GET /v1/tmux/panes")
-
-
-def _parse_pane(line: str) -> TmuxPane | None:
-    words = [word.strip() for word in line.split(",")][: len(_FIELDS)]
-    pane_id, window_id, width, height, dead, activity, owner, sandbox, session, created = words
-    if not created:  # the keeper, or a pane whose making was cut short
-        return None
-    return TmuxPane(
-        pane_id,
-        window_id,
-        int(width),
-        int(height),
-        dead != "1",
-        datetime.fromtimestamp(int(activity or created), UTC),
-        owner,
-        sandbox,
-        session,
-        datetime.fromtimestamp(int(created), UTC),
-    )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from textual import on
 from textual.app import ComposeResult
 
 from backend.models import Ask, AskState, now
 from fluid_tui.actions import bindings
 from fluid_tui.fleet_rows import short_id
 from fluid_tui.paint import BLANK, Line, Role, line, said
-from fluid_tui.screens.base import FluidScreen
+from fluid_tui.screens.base import EventArrived, FluidScreen
 from fluid_tui.screens.confirm import ReasonDialog, TypedConfirm
 from fluid_tui.widgets.text_view import TextView
 from fluid_tui.words import ago, left
@@ -26,6 +27,12 @@ class AskScreen(FluidScreen):
     def __init__(self, request_id: str) -> None:
         super().__init__()
         self._request_id = request_id
+        self._last: Ask | None = None
+        self._over = ""
+
+    @property
+    def looks_at(self) -> tuple[str, str]:
+        return self.PLACE, self._request_id
 
     def again(self) -> FluidScreen:
         return AskScreen(self._request_id)
@@ -45,7 +52,7 @@ class AskScreen(FluidScreen):
         return self.fluid.mirror.ask(self._request_id)
 
     def refresh_data(self) -> None:
-        ask = self._ask()
+        ask = self._last = self._ask() or self._last
         if ask is None:
             self.query_one(TextView).set_lines([line(("This question is no longer there.", Role.MUTED))])
             return
@@ -70,7 +77,22 @@ class AskScreen(FluidScreen):
         if ask.status is not AskState.PENDING:
             words = f"{ask.status} {ask.approved_by or ''} {ask.comment}".strip()
             lines += [BLANK, line(said(words, Role.GOOD if ask.approved else Role.WARN))]
+        elif self._over or self._ask() is None:
+            lines += [BLANK, line(said(self._over or "This question is no longer there.", Role.WARN))]
         self.query_one(TextView).set_lines(lines)
+
+    @on(EventArrived)
+    def _event(self, message: EventArrived) -> None:
+        """Answered elsewhere: said at once, with who it was."""
+        event = message.event
+        status = str(event.data.get("status", ""))
+        if event.kind != "ask.changed" or event.id != self._request_id or status == AskState.PENDING:
+            return
+        by = str(event.data.get("by", ""))
+        self._over = f"{by} {status} it just now" if by else f"it is {status}"
+        if by != self.fluid.mirror.me:
+            self.say_decided(f"{self._over}: nothing is left to decide")
+        self.refresh_data()
 
     def action_yes(self) -> None:
         ask = self._pending()

@@ -24,6 +24,7 @@ from fluid_tui.fleet_rows import headline, open_guests
 from fluid_tui.jump import Jump
 from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, Run, line, said
+from fluid_tui.screens.confirm import Dialog
 from fluid_tui.widgets.bars import KeyBar, TopBar
 from fluid_tui.widgets.command_bar import CommandBar
 from fluid_tui.widgets.painted import Painted
@@ -85,6 +86,19 @@ class FluidScreen(Screen[None]):
         """Whether the widgets are there: words of the mirror may come before."""
         return bool(self.query("#keys"))
 
+    @property
+    def looks_at(self) -> tuple[str, str]:
+        """The place, and the id of what is looked at there: other operators see it."""
+        return self.PLACE, ""
+
+    @property
+    def keys_elsewhere(self) -> bool:
+        """Whether keys are not the console's now."""
+        return False
+
+    def on_screen_resume(self) -> None:
+        self.fluid.mirror.look_at(*self.looks_at)
+
     def footer(self) -> Sequence[tuple[str, str]]:
         """The actions named at the foot, as they stand now."""
         return self.FOOTER
@@ -139,15 +153,22 @@ class FluidScreen(Screen[None]):
         if not self.composed:
             return
         fleet = self.fluid.mirror.fleet
-        self.query_one(TopBar).show(self.title_line(), self._facts(), open_guests(fleet) if fleet else [])
+        warnings = [*self._also_here(), *(open_guests(fleet) if fleet else [])]
+        self.query_one(TopBar).show(self.title_line(), self._facts(), warnings)
         self.set_class(self.fluid.mirror.link.contact is not Contact.LIVE, "-stale")
         effective = self.fluid.keys
+        help = () if self.keys_elsewhere else (("app.help", BY_ID["app.help"].label),)
         pairs = [
             (shown_keys(effective[id].split(",")[0]), label)
-            for id, label in (*self.footer(), ("app.help", BY_ID["app.help"].label))
+            for id, label in (*self.footer(), *help)
             if not (self.fluid.read_only and BY_ID[id].changes)
         ]
         self.query_one(KeyBar).show(pairs)
+
+    def _also_here(self) -> list[Run]:
+        """The other operators who look at the same."""
+        names = self.fluid.mirror.also_at(*self.looks_at) if self.looks_at[1] else []
+        return [(f"also here: {visible(', '.join(names))}", Role.WARN)] if names else []
 
     def _facts(self) -> list[Run]:
         mirror = self.fluid.mirror
@@ -169,6 +190,12 @@ class FluidScreen(Screen[None]):
     def say(self, words: str, *, bad: bool = False) -> None:
         """A word to the operator, made harmless."""
         self.app.notify(visible(words), severity="error" if bad else "information", markup=False)
+
+    def say_decided(self, words: str) -> None:
+        """Somebody else was first: also in the dialog that asks the same."""
+        self.say(words, bad=True)
+        if isinstance(self.app.screen, Dialog):
+            self.app.screen.tell(visible(words))
 
     def do(self, work: Callable[[], Awaitable[Any]], done: str = "") -> None:
         """Send something to the backend in the background; say how it went, then read the fleet anew."""

@@ -113,6 +113,10 @@ class Dialog(ModalScreen[T | None], Generic[T]):
         """The answer that these words are, or what is wrong with them."""
         raise TypeError(f"{type(self).__name__} has no judge")
 
+    def tell(self, words: str) -> None:
+        """What has changed about the question while it stands."""
+        self.query_one("#problem", Label).update(words)
+
     def action_refuse(self) -> None:
         self.dismiss(None)
 

@@ -52,11 +52,16 @@ class ReviewScreen(FluidScreen):
         self._approval_id = approval_id
         self._noise = False
         self._shown_state: ApprovalState | None = None
+        self._shown_decisions = 0
 
     @property
     def approval(self) -> Approval | None:
         """The request: as read for this screen, or as the fleet tells it."""
         return self.data.approval or self.fluid.mirror.approval(self._approval_id)
+
+    @property
+    def looks_at(self) -> tuple[str, str]:
+        return self.PLACE, self._approval_id
 
     def again(self) -> FluidScreen:
         return ReviewScreen(self._approval_id)
@@ -110,6 +115,10 @@ class ReviewScreen(FluidScreen):
         approval = self.data.approval
         if approval and self.data.wants_dry_run(self.fluid.read_only):
             self.data.start_dry_run()
+        if approval and self._shown_state in DECIDABLE and (words := self._news(approval)):
+            self.say_decided(words)
+        if approval:
+            self._shown_decisions = len(approval.decisions)
         if approval and approval.state is not self._shown_state:
             if approval.state in MOVING:
                 self._show("apply")
@@ -119,6 +128,20 @@ class ReviewScreen(FluidScreen):
         if approval and self._begin and (known or self._begin != "approve"):
             begin, self._begin = self._begin, ""
             self.action_approve() if begin == "approve" else self.action_reject()
+
+    def _news(self, approval: Approval) -> str:
+        """What somebody else has decided since it was drawn last, or that it is over without them."""
+        left = "" if approval.state in DECIDABLE else ": nothing is left to decide"
+        if len(approval.decisions) > self._shown_decisions:
+            last = approval.decisions[-1]
+            done = "approved" if last.verb == "approve" else "rejected"
+            return (
+                ""
+                if last.uid == self.fluid.mirror.uid
+                else f"{last.name} {done} {approval.short_id} just now{left}"
+            )
+        ended = approval.state in (ApprovalState.EXPIRED, ApprovalState.WITHDRAWN, ApprovalState.VOIDED)
+        return f"{approval.short_id} is {approval_mark(approval).word}{left}" if ended else ""
 
     def _draw(self) -> None:
         approval = self.approval

@@ -171,7 +171,8 @@ class WallScreen(FluidScreen):
             return
         asks = mirror.fleet is not None and sandbox.id in asking_sandboxes(mirror.fleet)
         view.set_class(asks, "-needed")
-        self.titled(view, f"{'! ' if asks else ''}{sandbox.sandbox_name} · {sandbox.agent_id}", pane_id)
+        below = f"{pane_id} · {pane.taken_by} types" if pane and pane.taken_by else pane_id
+        self.titled(view, f"{'! ' if asks else ''}{sandbox.sandbox_name} · {sandbox.agent_id}", below)
 
     def _chosen(self) -> str:
         """The sandbox of the pane that has the focus."""

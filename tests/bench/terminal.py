@@ -97,6 +97,11 @@ class Terminal:
                 raise TimeoutError(f"never written: {marker!r}, last {self._tail[-300:]!r}")
         return perf_counter() - began
 
+    @property
+    def tail(self) -> bytes:
+        """The last that was written, since something was waited for."""
+        return self._tail
+
     def settle(self, quiet_s: float) -> None:
         """Return once nothing was written for so long."""
         while self._read(quiet_s):

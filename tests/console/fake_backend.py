@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
-from backend.errors import BackendDown, FluidError, SandboxNotFound
+from backend.errors import BackendDown, FluidError, PaneTaken, SandboxNotFound
 from backend.models import (
     Approval,
     ApprovalState,
@@ -22,20 +23,45 @@ from backend.models import (
     FleetView,
     HostView,
     Identity,
+    Pane,
+    PaneScreen,
     PanicView,
     Playbook,
     PlaybookTask,
+    Presence,
+    PresenceView,
     Run,
     RunEvent,
     RunKind,
     RunState,
     Sandbox,
     Snapshot,
+    TakeOverEnd,
     TargetResult,
     now,
 )
 from backend.models.sandbox import STANDING_ON
 from tests.console.sample import APPLY_RUN, APPROVAL_ID, HOSTILE, YAML, audit_rows, changes, fleet, runs
+
+
+class FakeHands:
+    """A pane that is typed into: ``typed`` holds the bytes, :meth:`end` is the backend's word."""
+
+    def __init__(self) -> None:
+        self.typed = b""
+        self._end: asyncio.Future[TakeOverEnd] = asyncio.get_running_loop().create_future()
+
+    async def type(self, data: bytes) -> None:
+        self.typed += data
+
+    async def hand_back(self) -> None:
+        self.end("handed_back", words="%3 is its agent's again")
+
+    def end(self, why: str, by: str = "", words: str = "") -> None:
+        self._end.set_result(TakeOverEnd(why=why, by=by, words=words))
+
+    async def over(self) -> TakeOverEnd:
+        return await self._end
 
 
 class FakeBackend:
@@ -60,6 +86,12 @@ class FakeBackend:
         self.painted = asyncio.Event()
         self.changed = changes(self.at)
         self.secrets: list[str] = []  # names of the playbook's
+        self.cursor: tuple[int, int] | None = None
+        self.hands: FakeHands | None = None
+        self.may_take = asyncio.Event()  # not set: the backend takes its time
+        self.may_take.set()
+        self.others: list[Presence] = []
+        self.looked: list[tuple[str, str]] = []
         self._runs = runs(self.at)
         self.rows = audit_rows(self.at)
 
@@ -237,12 +269,38 @@ class FakeBackend:
             for i, name in enumerate(("clean", "before", "after"))
         ]
 
-    async def pane_stream(self, pane_id: str) -> AsyncIterator[list[str]]:
+    async def pane_screens(self, pane_id: str) -> AsyncIterator[PaneScreen]:
         self.asked.append(("pane_stream", pane_id))
         while True:
-            yield list(self.panes[pane_id])
+            yield PaneScreen(rows=list(self.panes[pane_id]), cursor=self.cursor)
             self.painted.clear()
             await self.painted.wait()
+
+    @asynccontextmanager
+    async def take_over(self, pane_id: str, *, force: bool = False) -> AsyncIterator[FakeHands]:
+        self.asked.append(("take_over", pane_id, force))
+        await self.may_take.wait()
+        self._here()
+        pane = self.pane(pane_id)
+        if pane.taken_by and not force:
+            raise PaneTaken(f"{pane.taken_by} types into {pane_id}", remedy="press i again")
+        pane.taken_by, pane.taken_at = "ops", now()
+        self.hands = FakeHands()
+        try:
+            yield self.hands
+        finally:
+            pane.taken_by, self.hands = "", None
+
+    def pane(self, pane_id: str) -> Pane:
+        return next(one for one in self.view.panes if one.pane_id == pane_id)
+
+    async def look(self, console: str, place: str, id: str = "") -> PresenceView:
+        self._here()
+        self.looked.append((place, id))
+        return PresenceView(uid=1000, name="ops", here=list(self.others))
+
+    def other(self, name: str, place: str, id: str) -> Presence:
+        return Presence(uid=1001, name=name, console="ff" * 8, place=place, id=id, since=self.at)
 
     async def read_pane(self, pane_id: str, last_n_lines: int = 0) -> list[str]:
         return [f"history line {number}" for number in range(200)] + self.panes[pane_id]

@@ -89,6 +89,21 @@ def test_from_the_alert_to_the_apply_by_keys(terminal: Terminal) -> None:
     terminal.sees("applying", "Install nginx")
 
 
+def test_a_terminals_keys_are_the_agents_until_ctrl_bracket(tmp_path: Path) -> None:
+    made = Terminal(tmp_path / "tmux.sock", 80, 24, {})
+    try:
+        made.sees("Needs you", "nginx-tls")
+        made.press("t")
+        made.sees("live", "take over")
+        made.press("i")
+        made.sees("YOU TYPE", "ctrl+] hand back")
+        made.press("q", "C-p", "Escape")
+        made.press("C-]")
+        made.sees("is its agent's again", "· live")
+    finally:
+        made.close()
+
+
 def test_a_slow_line_carries_the_first_screen_in_a_moment() -> None:
     command = [sys.executable, "-m", "tests.console.demo_app"]
     with RawTerminal(command, {**os.environ, "PYTHONPATH": str(ROOT)}, 80, 24) as seen:

@@ -17,8 +17,9 @@ from backend.store import Database, EmbeddedPostgres, EventBus, Store, migrate
 from tests.fix_database import RUN_AS
 from tests.fix_doors import backend
 from tests.fix_machines import daemons
+from tests.fix_panes import audit, fleet, panes, tmux
 
-__all__ = ["backend", "daemons"]
+__all__ = ["audit", "backend", "daemons", "fleet", "panes", "tmux"]
 
 
 @pytest.fixture

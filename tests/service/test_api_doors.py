@@ -130,7 +130,9 @@ async def test_events_go_on_where_a_restart_cut_them(backend: Backend) -> None:
 async def test_a_pane_stream_brings_rows_and_ends_with_the_pane(backend: Backend) -> None:
     async with backend.serving(Config()), AsyncFluid(backend.paths.operator_socket) as fluid:
         screens = [rows async for rows in fluid.pane_stream("%1")]
+        cursors = [shown.cursor async for shown in fluid.pane_screens("%1")]
     assert screens == [["$ id", "uid=0(root)"], ["$ "]]
+    assert cursors == [None, (2, 0)]
 
 
 async def test_it_stops_within_two_seconds_though_streams_are_open(backend: Backend) -> None:

@@ -4,82 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from backend.audit import Audit
 from backend.errors import InvalidValue, PaneNotFound, SandboxNotFound
-from backend.models import Identity, Role, Sandbox, now
 from backend.panes import Panes
-from backend.store import EventBus, Store, Subscription
+from backend.store import EventBus, Subscription
 from backend.tmux import TmuxServer
-
-ANN = Identity(uid=1001, name="ann")
-BOB = Identity(uid=1002, name="bob")
-OPERATOR = Identity(uid=1000, name="op", role=Role.OPERATOR)
-LIMIT_S = 20
-
-
-class OneSandbox:
-    """A fleet of one sandbox, Ann's, until it is destroyed."""
-
-    def __init__(self) -> None:
-        self.sandbox: Sandbox | None = Sandbox(
-            id="SBX-1",
-            sandbox_name="nginx-tls",
-            base_image="debian-12",
-            owner_uid=ANN.uid,
-            created_at=now(),
-            updated_at=now(),
-        )
-
-    async def get(self, actor: Identity, sandbox_id: str) -> Sandbox:
-        if self.sandbox is None or (actor.role is Role.AGENT and actor.uid != ANN.uid):
-            raise SandboxNotFound(sandbox_id)
-        return self.sandbox
-
-    running = get
-
-
-async def shell(_: Sandbox) -> list[str]:
-    return ["env", "PS1=$ ", "bash", "--norc", "--noprofile", "-i"]
-
-
-@pytest.fixture
-async def tmux(open_folder: Path) -> AsyncIterator[TmuxServer]:
-    server = TmuxServer(open_folder / "tmux.sock")
-    await server.start()
-    yield server
-    await server.kill_server()
-
-
-@pytest.fixture
-def fleet() -> OneSandbox:
-    return OneSandbox()
-
-
-@pytest.fixture
-def audit(store: Store, tmp_path: Path) -> Audit:
-    return Audit(store, tmp_path / "spool", tmp_path / "key", tmp_path / "head")
-
-
-@pytest.fixture
-async def panes(tmux: TmuxServer, bus: EventBus, audit: Audit, fleet: OneSandbox) -> AsyncIterator[Panes]:
-    panes = Panes(tmux, bus, audit, fleet, shell)
-    running = asyncio.create_task(panes.run())
-    yield panes
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-
-
-async def until_shown(panes: Panes, pane_id: str, row: str) -> list[str]:
-    async with asyncio.timeout(LIMIT_S):
-        async for rows in panes.follow(OPERATOR, pane_id):
-            if any(one.startswith(row) for one in rows):
-                return rows
-    raise AssertionError("the pane ended")
+from tests.fix_panes import ANN, BOB, LIMIT_S, OPERATOR, OneSandbox, shell, until_shown
 
 
 async def told(events: Subscription, kind: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -214,3 +215,147 @@ async def test_a_pane_nobody_watches_is_silent_and_runs_on(tmux: TmuxServer) -> 
         while not await done():  # there is no event by design: that is what is tested
             pass
     assert told.count("Output") == 0
+
+
+HOLD = """
+import asyncio, pathlib, sys
+from backend.tmux import TmuxServer
+async def hold():
+    tmux = TmuxServer(pathlib.Path(sys.argv[1]))
+    await tmux.start()
+    async with tmux.keyboard(sys.argv[2]):
+        print("holding", flush=True)
+        await asyncio.Event().wait()
+asyncio.run(hold())
+"""
+
+
+@pytest.fixture
+async def quiet_pane(tmux: TmuxServer) -> str:
+    """Shows every byte that comes, and echoes none."""
+    pane = await tmux.create_pane(["sh", "-c", "stty raw -echo; echo ready; cat -v"], width=60, height=10)
+    await seen(tmux, pane, lambda rows: "ready" in rows)
+    return pane
+
+
+def joined(rows: list[str]) -> str:
+    return "".join(row.strip() for row in rows)
+
+
+async def test_a_keyboard_types_as_a_terminal_does_and_reaches_nothing_of_tmux(
+    tmux: TmuxServer, quiet_pane: str
+) -> None:
+    typed = b"\x02:kill-server\r\x01\x1b[<0;5;5Mh\xc3\xa9\x1b[A"
+    async with tmux.keyboard(quiet_pane) as keyboard:
+        await keyboard.type(typed)
+        rows = await seen(tmux, quiet_pane, lambda rows: joined(rows).endswith("^[[A"))
+        (pane,) = await tmux.list_panes()
+        assert (pane.width, pane.height) == (60, 10)
+    assert joined(rows) == "ready^B:kill-server^M^AhM-CM-)^[[A", "the click of a mouse went nowhere"
+    assert await tmux._command("list-keys") == []
+
+
+async def test_arrows_are_typed_as_the_pane_wants_them(tmux: TmuxServer) -> None:
+    script = "stty raw -echo; printf '\\033[?1hready'; cat -v"
+    pane = await tmux.create_pane(["sh", "-c", script])
+    await seen(tmux, pane, lambda rows: "ready" in rows)
+    async with tmux.keyboard(pane) as keyboard:
+        await keyboard.type(b"\x1b[A")
+        await seen(tmux, pane, lambda rows: "ready^[OA" in rows)
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"), [("", "readya^Mb!"), ("\\033[?2004h", "ready^[[200~a^Mb^[[201~!")]
+)
+async def test_a_paste_is_in_brackets_only_where_they_were_asked_for(
+    tmux: TmuxServer, asked: str, shown: str
+) -> None:
+    pane = await tmux.create_pane(["sh", "-c", f"stty raw -echo; printf '{asked}ready'; cat -v"])
+    await seen(tmux, pane, lambda rows: "ready" in rows)
+    async with tmux.keyboard(pane) as keyboard:
+        await keyboard.type(b"\x1b[200~a\rb\x1b[201~!")
+        rows = await seen(tmux, pane, lambda rows: joined(rows).endswith("!"))
+    assert joined(rows) == shown
+
+
+async def test_a_keyboard_ends_with_its_pane_and_is_never_led_to_another(
+    tmux: TmuxServer, quiet_pane: str
+) -> None:
+    mine = await tmux.create_pane(SHELL)
+    async with tmux.keyboard(mine) as keyboard:
+        await tmux.kill_pane(mine)
+        async with asyncio.timeout(LIMIT_S):
+            await keyboard.ended.wait()
+        with pytest.raises(PaneNotFound):
+            await keyboard.type(b"rm -rf /\r")
+    assert joined(await tmux.capture(quiet_pane)) == "ready"
+    with pytest.raises(PaneNotFound):
+        async with tmux.keyboard(mine):
+            pass
+
+
+async def test_a_keyboard_leaves_no_session_behind_and_a_killed_backends_are_swept(
+    tmux: TmuxServer, quiet_pane: str
+) -> None:
+    async def alone() -> bool:
+        return await tmux._command("list-sessions -F '#{session_name}'") == ["fluid"]
+
+    async with tmux.keyboard(quiet_pane):
+        assert not await alone()
+    async with asyncio.timeout(LIMIT_S):
+        while not await alone():  # tmux sees the end of the terminal by itself
+            await asyncio.sleep(0.01)
+    holder = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", HOLD, str(tmux.socket), quiet_pane, stdout=asyncio.subprocess.PIPE
+    )
+    assert holder.stdout is not None
+    assert await asyncio.wait_for(holder.stdout.readline(), LIMIT_S) == b"holding\n"
+    assert not await alone()
+    holder.kill()  # what becomes of the keyboard of a backend that is killed
+    await holder.wait()
+    async with asyncio.timeout(LIMIT_S):
+        while not await alone():
+            await asyncio.sleep(0.01)
+    await tmux._command("new-session -d -s typing-left 'env true'")
+    again = TmuxServer(tmux.socket)
+    await again.start()
+    try:
+        assert await alone()
+        assert [pane.pane_id for pane in await again.list_panes()] == [quiet_pane]
+    finally:
+        await again.close()
+
+
+async def test_a_terminal_that_takes_nothing_holds_its_typist_and_frees_them_when_it_ends(
+    tmux: TmuxServer,
+) -> None:
+    pane = await tmux.create_pane(SHELL)
+    (server_pid,) = await tmux._command("display-message -p '#{pid}'")
+    async with tmux.keyboard(pane) as keyboard:
+        os.kill(int(server_pid), signal.SIGSTOP)
+        try:
+            typing = asyncio.create_task(keyboard.type(b"x" * 200_000))
+            await asyncio.sleep(0.1)
+            assert not typing.done()
+            keyboard.ended.set()
+            with pytest.raises(PaneNotFound):
+                await asyncio.wait_for(typing, LIMIT_S)
+        finally:
+            os.kill(int(server_pid), signal.SIGCONT)
+
+
+async def test_the_cursor_is_seen_with_its_screen(tmux: TmuxServer) -> None:
+    pane = await tmux.create_pane(
+        ["sh", "-c", "seq 40; printf '\\033[2;5Hx'; read end; printf '\\033[?25l'; read end"]
+    )
+    await seen(tmux, pane, lambda rows: any("x" in row for row in rows))
+    assert (await tmux.look(pane)).cursor == (5, 1)
+    looked = await tmux.look(pane, last_n_lines=7)
+    assert looked.cursor == (5, 8)
+    assert "x" in looked.rows[8]
+    await tmux.send_key(pane, "Enter")
+    async with asyncio.timeout(LIMIT_S), tmux.watch(pane) as watch:
+        watch.wake()
+        async for _ in watch:
+            if (await tmux.look(pane)).cursor is None:
+                return

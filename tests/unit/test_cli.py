@@ -24,9 +24,10 @@ from backend.cli import app as program
 from backend.cli import console, doctor, main, piped, sandboxes, snapshots
 from backend.cli.app import NOUNS, run
 from backend.cli.common import door
-from backend.cli.terminal import painted, split_keys
+from backend.cli.terminal import painted_screen, split_keys
 from backend.client.calls import STDIN_LIMIT_BYTES
 from backend.errors import BackendDown, all_errors
+from backend.models import PaneScreen
 from backend.paths import Paths
 
 SANDBOX = {
@@ -663,7 +664,7 @@ def test_every_command_explains_itself_with_an_example(words: list[str], capsys:
     assert f"fluid {' '.join(words)}" in told.partition("Examples:")[2]
 
 
-SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "pack"}
+SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "attach", "pack"}
 
 
 @pytest.mark.parametrize(
@@ -827,7 +828,11 @@ def test_keys_reach_the_pane_as_text_or_names(typed: bytes, sent: list[tuple[str
 
 def test_a_terminals_colours_are_ours_and_nothing_else_of_it_acts() -> None:
     rows = ["\x1b[31mred\x1b[39m \x1b]0;title\x07", "\x1b[1mbold", "", ""]
-    assert painted(rows) == ["\x1b[38;5;1mred\x1b[0m ␛]0;title␇", "\x1b[1mbold\x1b[0m"]
+    drawn = painted_screen(PaneScreen(rows=rows, cursor=(4, 1)), 40, 3, "you \x1b[2J type")
+    assert drawn == (
+        "\x1b[?25l\x1b[H\x1b[2J\x1b[38;5;1mred\x1b[0m ␛]0;title␇\r\n\x1b[1mbold\x1b[0m"
+        "\x1b[3;1H\x1b[7myou ␛[2J type\x1b[0m\x1b[2;5H\x1b[?25h"
+    )
 
 
 def test_status_in_one_line_says_who_waits_and_what_is_wrong(backend: FakeBackend, capsys: Capture) -> None:

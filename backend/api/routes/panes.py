@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 from fastapi import APIRouter, Request, Response
 
 from backend.api import sse
 from backend.api.bodies import PaneBody, ReadPaneBody, SendKeysBody
 from backend.api.common import Caller, Served, answer, check_pane, router
+from backend.api.typing_stream import TypingStream
 from backend.errors import BadRequest
-from backend.models import Pane
+from backend.models import Pane, PaneScreen
 
 operator = router("panes")
+_streaming = APIRouter(tags=["panes"])  # its body has no end that an Idempotency-Key could wait for
 _tmux = router("panes")
 
 
@@ -50,14 +52,33 @@ async def read(caller: Caller, services: Served, body: ReadPaneBody) -> Response
 
 @operator.get("/v1/panes/{pane_id}/stream")
 async def stream(request: Request, caller: Caller, services: Served, pane_id: str) -> Response:
-    """The pane's rows, now and after each change, as server-sent events."""
-    rows = services.panes.follow(caller, check_pane(pane_id))
-    return sse.stream(request, _frames(rows))
+    """The pane's rows and its cursor, now and after each change, as server-sent events."""
+    screens = services.panes.screens(caller, check_pane(pane_id))
+    return sse.stream(request, _frames(screens))
 
 
-async def _frames(screens: AsyncIterator[Sequence[str]]) -> AsyncIterator[bytes]:
-    async for rows in screens:
-        yield sse.frame({"rows": rows}, event="rows")
+async def _frames(screens: AsyncIterator[PaneScreen]) -> AsyncIterator[bytes]:
+    async for screen in screens:
+        yield sse.frame(screen, event="rows")
+
+
+@_streaming.post("/v1/panes/{pane_id}/take-over")
+async def take_over(
+    request: Request, caller: Caller, services: Served, pane_id: str, force: bool = False
+) -> Response:
+    """Type instead of the agent: the body's bytes, sent in chunks for as long as it lasts, as they come. The
+    answer begins at once with an event ``taken``; ``ended`` says why it is over. The end of the body hands
+    the pane back, and so does a connection that breaks. ``force`` takes it from another operator."""
+    return TypingStream(request, services.panes.take_over(caller, check_pane(pane_id), force))
+
+
+operator.include_router(_streaming)
+
+
+@operator.post("/v1/panes/{pane_id}/hand-back", response_model=Pane)
+async def hand_back(caller: Caller, services: Served, pane_id: str) -> Response:
+    """The pane is its agent's again, whoever typed there."""
+    return answer(await services.panes.hand_back(caller, check_pane(pane_id)))
 
 
 agent = APIRouter()

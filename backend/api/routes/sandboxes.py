@@ -123,7 +123,8 @@ async def watch(
     accept: Annotated[str, Header()] = "",
     after: Annotated[int | None, Query(ge=0)] = None,
 ) -> Response:
-    """What happens in the sandbox as server-sent events; resumes from ``Last-Event-ID``."""
+    """What happens in the sandbox as server-sent events, also that an operator types into a terminal of the
+    caller's (``pane``: ``taken``, ``by``, ``words``); resumes from ``Last-Event-ID``."""
     await services.fleet.get(caller, id)
     if "text/event-stream" not in accept:
         raise UpgradeRequired(
@@ -137,6 +138,8 @@ _FRAME_TYPES = {
     "command.started": "command_start",
     "command.output": "command_output",
     "command.ended": "command_end",
+    "pane.taken": "pane",
+    "pane.handed_back": "pane",
 }
 _NOUN_TYPES = {"snapshot": "snapshot", "sandbox": "state"}
 
