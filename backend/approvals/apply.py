@@ -108,7 +108,7 @@ class Pipeline:
             evidence.versions = self._fleet.versions()
             if evidence.changes_id:
                 changes = await self._store.changes.get(evidence.changes_id)
-                evidence.counts, evidence.risk = counts(changes), risks(changes)
+                evidence.counts, evidence.risk = counts(changes), risks(changes) + evidence.risk
             step.data.update(failure=evidence.failure, again_changed=evidence.again_changed)
 
         def finish(row: Approval) -> None:

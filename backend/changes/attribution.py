@@ -92,6 +92,14 @@ def ownership(comparison: Comparison, status: Mapping[str, Package], *, after: b
     return found
 
 
+def unlinked(path: bytes, owned: Ownership) -> str:
+    """The package whose unit or script a link led to that went with it."""
+    if match := _RC_LINK.fullmatch(path):
+        return owned.owner.get(b"/etc/init.d/" + match[1], "")
+    match = _WANTS.fullmatch(path)
+    return owned.owner.get(b"/usr/lib/systemd/system/" + match[1], "") if match and match[1] else ""
+
+
 def scripts(comparison: Comparison) -> dict[str, str]:
     """Install scripts and sysusers files of changed packages, by package."""
     found: dict[str, str] = {}
@@ -136,15 +144,17 @@ class Scripts:
     def made(self, entry: Entry) -> str:
         """The package whose script made what stands at a path; empty when none did."""
         path = merged(entry.path)
-        if found := self._link(path, entry):
+        running = self._running(entry.ctime_ns / _NS)
+        # An alternative that somebody chose leads to a package's program, too.
+        if (running or not path.startswith(_ALTERNATIVES)) and (found := self._link(path, entry)):
             return found
-        window = self._window(entry.ctime_ns / _NS)
-        if window is None:
+        if not running:
             return ""
         if folder := self._folder(path):
             return folder
-        named = path.decode("utf-8", "replace") in self._texts.get(window.package, "")
-        return window.package if named or path.startswith(_SCRIPTED) else ""
+        text = path.decode("utf-8", "replace")
+        named = next((package for package in running if text in self._texts.get(package, "")), "")
+        return named or (running[0] if path.startswith(_SCRIPTED) else "")
 
     def service_state(self, path: bytes, entry: Entry | None) -> str:
         """The package whose service keeps its data at a path; empty where a command put it there by name."""
@@ -187,16 +197,18 @@ class Scripts:
             return owner.get(merged(entry.target), "")
         return owner.get(merged(self._alternatives.get(entry.target, b"")), "")
 
-    def _window(self, at: float) -> Window | None:
-        """The script that ran at ``at``, unless a later command of the agent had begun by then."""
+    def _running(self, at: float) -> list[str]:
+        """The packages whose scripts may have run at ``at``, several as dpkg's log knows whole seconds; none
+        where a later command of the agent had begun by then."""
+        found = []
         for window in self._windows:
             if not window.start <= at <= window.end:
                 continue
             begun = bisect.bisect_right(self._starts, at + COMMAND_SLACK_S)
             if begun and self._starts[begun - 1] - COMMAND_SLACK_S > window.start:
                 continue
-            return window
-        return None
+            found.append(window.package)
+        return found
 
 
 def running(commands: Sequence[Command], at_ns: int) -> list[str]:

@@ -245,6 +245,7 @@ class _Interpretation:
         if pair.after is None:
             gone = pair.before
             package = self._owned_before.own(gone, pair.before_content) if gone is not None else ""
+            package = package or attribution.unlinked(pair.path, self._owned_before)
             return package, bool(package)
         if package := self._owned.own(pair.after, pair.after_content):
             return package, True

@@ -6,7 +6,9 @@ other answers for even where it hides it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import posixpath
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import TypeVar
 
@@ -24,7 +26,18 @@ from backend.models import (
 )
 
 MISSING, EXTRA, REGENERATED = "missing", "extra", "regenerated"
-_DECLARED = ("subject", "names", "key", "private_key", "public_key", "request", "self_signed", "certificates")
+_DECLARED = (
+    "subject",
+    "issuer",
+    "names",
+    "key",
+    "private_key",
+    "public_key",
+    "request",
+    "self_signed",
+    "certificates",
+)
+_REHASHED = re.compile(r"[0-9a-f]{8}(\.[0-9]+)?")
 _NOTHING = "as in the source"
 _GONE = "not there"
 
@@ -92,6 +105,8 @@ def _files(sandbox: Changes, rehearsal: Changes, other_version: set[str]) -> lis
     mine = _by_name(sandbox.files, lambda change: change.path)
     theirs = _by_name(rehearsal.files, lambda change: change.path)
     shown = {change.path for changes in (sandbox, rehearsal) for change in changes.shown()}
+    keys = _keys(sandbox), _keys(rehearsal)
+    anew = {path for path in mine.keys() & theirs.keys() if _made_anew(mine[path], theirs[path], keys)}
     rows: list[ResidualRow] = []
     for path in sorted(shown):
         one, other = mine.get(path), theirs.get(path)
@@ -99,16 +114,26 @@ def _files(sandbox: Changes, rehearsal: Changes, other_version: set[str]) -> lis
         if packages <= other_version:
             continue  # the package's own row says it
         if one is None or other is None:
-            rows += _rows("file", path, _file_words(one), _file_words(other))
-            continue
-        if (same := _made_anew(one.after, other.after)) is not None:
-            if same:
+            if not _named_for(path, one or other, anew):
+                rows += _rows("file", path, _file_words(one), _file_words(other))
+        elif _file(one.after) != _file(other.after) or _unhashed(one.after):
+            if path in anew:
                 rows.append(_anew_row(path, one.after, other.after))
-                continue
-        elif _file(one.after) == _file(other.after) and not _unhashed(one.after):
-            continue
-        rows += _rows("file", path, _file_words(one), _file_words(other))
+            else:
+                rows += _rows("file", path, _file_words(one), _file_words(other))
     return rows
+
+
+def _named_for(path: str, change: FileChange | None, anew: Collection[str]) -> bool:
+    """A link that openssl-rehash(1) names for the subject of a certificate that is told as made anew."""
+    state = change.after if change is not None else None
+    folder, _, name = path.rpartition("/")
+    return (
+        state is not None
+        and state.kind is FileKind.LINK
+        and _REHASHED.fullmatch(name) is not None
+        and posixpath.normpath(posixpath.join(folder, state.target or "")) in anew
+    )
 
 
 def _file(state: FileState | None) -> tuple[object, ...]:
@@ -128,18 +153,34 @@ def _unhashed(state: FileState | None) -> bool:
     return state is not None and state.kind is FileKind.FILE and state.sha256 is None
 
 
-def _made_anew(one: FileState | None, other: FileState | None) -> bool | None:
-    """Whether two keys or certificates declare the same; None when they are not made anew on each machine."""
-    if one is None or other is None or not _is_anew(one) or not _is_anew(other):
-        return None
-    return (_declared(one), _placed(one)) == (_declared(other), _placed(other))
+def _keys(changes: Changes) -> set[str]:
+    """The public halves of the private keys among what changed."""
+    states = (change.after for change in changes.files)
+    return {_half(state) for state in states if state is not None and _is_key(state)} - {""}
 
 
-def _is_anew(state: FileState) -> bool:
-    facts = state.certificate or {}
-    if "key" in state.secret or "public_key" in facts or "request" in facts:
-        return bool(facts)
-    return facts.get("self_signed") == "yes" and facts.get("certificates") == "1"
+def _made_anew(one: FileChange, other: FileChange, keys: tuple[set[str], set[str]]) -> bool:
+    """Whether two keys, or two that belong to a key made anew on their own machine, declare the same. A key
+    that somebody may log in with, and a certificate that is trusted, belong to none: their content counts.
+    What one package's script makes on each machine may name the machine."""
+    mine, theirs = one.after, other.after
+    if mine is None or theirs is None or _placed(mine) != _placed(theirs):
+        return False
+    ours = all(
+        bool(state.certificate) and (_is_key(state) or _half(state) in side)
+        for state, side in zip((mine, theirs), keys, strict=True)
+    )
+    if one.package and one.package == other.package:
+        return ours or mine.secret == theirs.secret != ""
+    return ours and _declared(mine) == _declared(theirs)
+
+
+def _is_key(state: FileState) -> bool:
+    return "key" in state.secret
+
+
+def _half(state: FileState) -> str:
+    return (state.certificate or {}).get("public", "")
 
 
 def _declared(state: FileState) -> dict[str, str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from backend.errors import BadRequest
@@ -64,12 +65,15 @@ def check() -> int:
 
 def test(args: list[str]) -> int:
     """Run pytest. ``args`` are groups, ``--full`` for the long ones too, ``--arm64`` for the emulated arm64
-    guest alone, and anything that pytest takes.
+    guest alone, and anything that pytest takes. ``--tasks`` runs the corpus of real tasks instead, or those
+    that are named.
 
     Every part's closing line is pytest's own. The end-to-end tests' seed is random unless ``FLUID_TEST_SEED``
     is set.
     """
     _need_checkout()
+    if "--tasks" in args:
+        return _module("tests.e2e.tasks", [word for word in args if word != "--tasks"])
     seed = os.environ.get(SEED_VARIABLE) or str(secrets.randbelow(10**6))
     again = shlex.join(["./fluid", "test", *args])
     print(f"seed {seed}; {SEED_VARIABLE}={seed} {again} repeats this run", flush=True)
@@ -122,9 +126,14 @@ def bench(names: list[str], json: Path | None, readme: Path | None) -> int:
     file, made into the README's table instead."""
     _need_checkout()
     files = [(word, file) for word, file in (("--json", json), ("--readme", readme)) if file]
-    command = [sys.executable, "-P", "-m", "tests.bench", *names]
-    for word, file in files:
-        command += [word, str(file.absolute())]
+    return _module(
+        "tests.bench", [*names, *(part for word, file in files for part in (word, str(file.absolute())))]
+    )
+
+
+def _module(name: str, args: Sequence[str]) -> int:
+    """The exit status of a program of the checkout."""
+    command = [sys.executable, "-P", "-m", name, *args]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     try:
         return subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode

@@ -26,6 +26,8 @@ def check() -> int:
         "fluid test unit service",
         "fluid test --full",
         "fluid test --arm64",
+        "fluid test --tasks",
+        "fluid test --tasks web-tls swap-file",
         "fluid test -k tmux",
     ),
     context_settings={"ignore_unknown_options": True},

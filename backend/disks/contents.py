@@ -41,7 +41,8 @@ _CREDENTIAL_NAMES = (
     ".msmtprc", "msmtprc", ".fetchmailrc", "chrony.keys", "ntp.keys",
 )  # fmt: skip
 _TOKEN = re.compile(
-    rb"(?:gh[pousr]_[A-Za-z0-9]{36}|AKIA[0-9A-Z]{16}|xox[abpr]-[0-9A-Za-z-]{20}|glpat-[\w-]{20})"
+    rb"gh[pousr]_[A-Za-z0-9]{36}|AKIA[0-9A-Z]{16}|xox[abpr]-[0-9A-Za-z-]{20}|glpat-[\w-]{20}"
+    rb"|(?:PrivateKey|PresharedKey)[ \t]{0,9}=[ \t]{0,9}[A-Za-z0-9+/]{43}="  # wg(8), systemd.netdev(5)
 )
 _SUMS = re.compile(rb"^/var/lib/dpkg/info/[^/]+\.md5sums$")
 _MERGED = (b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/")

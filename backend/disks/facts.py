@@ -27,11 +27,11 @@ def facts(data: bytes) -> dict[str, str] | None:
 
     ``subject, issuer, names, not_before, not_after, self_signed, certificates`` of a certificate; ``key`` of
     it or of a private key; ``private_key`` (``yes`` or ``encrypted``), ``public_key``, ``request``;
-    ``public`` of a certificate or a private key, equal where the two belong together.
+    ``public`` of each, equal where two belong together.
     """
     found: dict[str, str] = {}
     if _PUBLIC_LINE.match(data):
-        return _attempt(lambda: {"public_key": describe(serialization.load_ssh_public_key(data))})
+        return _attempt(lambda: _told(serialization.load_ssh_public_key(data)))
     certificates = 0
     for match in _PEM.finditer(data[:MAX_PEM_BYTES]):
         label, block = match[1], match[0]
@@ -96,7 +96,11 @@ def _private(block: bytes, label: bytes) -> dict[str, str]:
 
 
 def _public(block: bytes) -> dict[str, str]:
-    return {"public_key": describe(serialization.load_pem_public_key(block))}
+    return _told(serialization.load_pem_public_key(block))
+
+
+def _told(key: object) -> dict[str, str]:
+    return {"public_key": describe(key), "public": _half(key)}
 
 
 def _names(extensions: x509.Extensions) -> str:
@@ -133,4 +137,5 @@ def _request(block: bytes) -> dict[str, str]:
         "subject": request.subject.rfc4514_string(),
         "names": _names(request.extensions),
         "key": describe(request.public_key()),
+        "public": _half(request.public_key()),
     }

@@ -37,6 +37,7 @@ from backend.playbooks._values import (
 
 PREFIX = "ansible.builtin."
 DAY_S = 86_400
+MAX_AGE_DAYS = 99_999
 
 SOURCE = Kind("files/<sha256> of this playbook", lambda value: False)  # the grammar knows the files
 ARGV = Kind("a list of arguments", lambda value: False)  # the grammar reads the list itself
@@ -134,6 +135,9 @@ MODULES: dict[str, Module] = {
         password=LOCKED,
         password_lock=FLAG,
         update_password=choice("always", "on_create"),
+        password_expire_min=whole(0, MAX_AGE_DAYS),
+        password_expire_max=whole(0, MAX_AGE_DAYS),
+        password_expire_warn=whole(0, MAX_AGE_DAYS),
     ),
     "group": _module("name", name=OWNER, gid=ID, system=FLAG, state=_PRESENT),
     "file": _module(

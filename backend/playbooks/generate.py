@@ -62,14 +62,18 @@ def generate(
         PlaybookRefused: rule P3, when nothing in the diff can be expressed.
     """
     context = Context(changes, commands, blobs, facts or GuestFacts(), undo)
+    builders.data(context)
     tasks = [
         *builders.groups(context),
         *builders.users(context),
+        *builders.answers(context),
         *builders.packages(context),
         *builders.certificates(context),
         *builders.units(context),
         *builders.identity(context),
-        *builders.files(context),
+        *builders.venvs(context),
+        *builders.swap_files(context),
+        *_rest(context),
     ]
     tasks.sort(key=lambda task: _PHASES_BACK.index(task.phase) if undo else task.phase)
     if not tasks:
@@ -88,6 +92,11 @@ def generate(
         secrets=context.secrets,
         notes=context.notes,
     )
+
+
+def _rest(context: Context) -> list[Task]:
+    builders.derived(context)
+    return builders.files(context)
 
 
 def digest(yaml: str, files: Mapping[str, bytes] | Sequence[str]) -> str:

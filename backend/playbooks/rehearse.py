@@ -7,22 +7,25 @@ sandbox's disk could not be read, the twin is asked as the sandbox was, and the 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from backend.changes import Point
+from backend.changes.residuals import MISSING
 from backend.fleet import Fleet
 from backend.models import (
     FROM_GUEST,
     Changes,
     Evidence,
     Playbook,
+    ResidualRow,
     Run,
     RunKind,
     RunState,
     Sandbox,
     TargetResult,
 )
+from backend.playbooks.builders import DATA
 from backend.playbooks.grammar import check
 from backend.playbooks.runs import Runs
 from backend.playbooks.secrets import compare, stand_ins
@@ -118,7 +121,8 @@ class Rehearser:
         )
         await self._store.changes.insert(done)
         evidence.changes_id = done.id
-        evidence.residual = compare(wanted, done, checked)
+        evidence.residual = reasoned(compare(wanted, done, checked), playbook.notes)
+        evidence.risk = [note for note in playbook.notes if note.startswith(DATA)]
         if first.state is not RunState.SUCCESSFUL:
             evidence.failure = f"the rehearsal {first.state}: {_why(first)}"
             return Rehearsed(evidence, first)
@@ -171,6 +175,15 @@ class Rehearser:
                 approval_id=approval_id,
                 secrets=secrets,
             )
+
+
+def reasoned(rows: Sequence[ResidualRow], notes: Sequence[str]) -> list[ResidualRow]:
+    """The rows, of what is missing with the reason that was noted when the playbook was made."""
+    why = dict(note.partition(": ")[::2] for note in notes)
+    return [
+        row.model_copy(update={"reason": why[row.name]}) if row.kind == MISSING and row.name in why else row
+        for row in rows
+    ]
 
 
 def _recap(run: Run) -> TargetResult:

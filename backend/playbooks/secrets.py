@@ -14,12 +14,20 @@ from backend.changes.residuals import REGENERATED, residual
 from backend.errors import InvalidValue
 from backend.models import Changes, FileChange, FileKind, ResidualRow, wire_path
 from backend.playbooks._scope import Reference
-from backend.playbooks.grammar import CheckedPlaybook
+from backend.playbooks.builders import formatted
+from backend.playbooks.grammar import CheckedPlaybook, CheckedTask
 from backend.playbooks.tasks import paths_of
 
 MAX_VALUE = 256 * 1024
 _MASK = "masked"
 MASK = "‹secret›"  # as the disk reader leaves it in a text
+_DRAWN = re.compile(
+    r"[0-9A-F]{2,64}\n"
+    r"|-----BEGIN (DH|EC) PARAMETERS-----\n[A-Za-z0-9+/=\n]{1,4096}-----END \1 PARAMETERS-----\n"
+)
+_WRITERS = tuple(
+    f"ansible.builtin.{name}" for name in ("copy", "blockinfile", "lineinfile", "replace", "cron")
+)
 _CRYPT = re.compile(r"\$[0-9a-z]+\$[A-Za-z0-9./$=,+-]{8,500}")  # crypt(5)
 
 
@@ -67,20 +75,42 @@ def check_values(playbook: CheckedPlaybook, given: Mapping[str, str]) -> None:
 
 
 def compare(sandbox: Changes, rehearsal: Changes, playbook: CheckedPlaybook) -> list[ResidualRow]:
-    """The residual, with the contents that are secrets masked; each of them is a row of its own."""
-    named = masked_paths(playbook)
-    both = _files(sandbox, named) & _files(rehearsal, named)
-    rows = residual(_masked(sandbox, both), _masked(rehearsal, both))
-    rows += [
-        ResidualRow(
-            kind=REGENERATED,
-            noun="file",
-            name=path,
-            reason=f"its content is the secret {named[path]}, which the approval gives",
-        )
-        for path in sorted(both)
-    ]
+    """The residual, with the contents masked that are secrets or made by formatting; each is a row."""
+    why = {
+        path: f"its content is the secret {name}, which the approval gives"
+        for path, name in masked_paths(playbook).items()
+    }
+    drawn = _made(playbook) & _drawn(sandbox) & _drawn(rehearsal)
+    why |= dict.fromkeys(drawn, "drawn anew on each machine")
+    sized = _formatted(playbook)
+    why |= dict.fromkeys(sized, "formatted anew on each machine")
+    both = _files(sandbox, why) & _files(rehearsal, why)
+    rows = residual(_masked(sandbox, both, sized), _masked(rehearsal, both, sized))
+    rows += [ResidualRow(kind=REGENERATED, noun="file", name=path, reason=why[path]) for path in sorted(both)]
     return rows
+
+
+def _made(playbook: CheckedPlaybook) -> set[str]:
+    """What guarded commands make."""
+    return _paths(playbook, [task for task in playbook.tasks if task.opaque])
+
+
+def _drawn(changes: Changes) -> set[str]:
+    """Files of random numbers that are no key: parameters of Diffie and Hellman, serial numbers."""
+    states = ((change.path, change.after) for change in changes.files)
+    return {path for path, state in states if state is not None and _DRAWN.fullmatch(state.text or "")}
+
+
+def _formatted(playbook: CheckedPlaybook) -> set[str]:
+    """What handlers format and no task writes."""
+    argvs = [task.args["argv"] for task in playbook.handlers if task.opaque]
+    found = (formatted([str(word) for word in argv]) for argv in argvs if isinstance(argv, list))
+    written = [task for task in (*playbook.tasks, *playbook.handlers) if task.module in _WRITERS]
+    return {wire_path(path.encode()) for path in found if path} - _paths(playbook, written)
+
+
+def _paths(playbook: CheckedPlaybook, tasks: Iterable[CheckedTask]) -> set[str]:
+    return {wire_path(path.encode()) for task in tasks for path in paths_of(task, playbook)}
 
 
 def masked_paths(playbook: CheckedPlaybook) -> dict[str, str]:
@@ -107,11 +137,20 @@ def _files(changes: Changes, paths: Collection[str]) -> set[str]:
     }
 
 
-def _masked(changes: Changes, paths: Collection[str]) -> Changes:
+def _masked(changes: Changes, paths: Collection[str], sized: Collection[str]) -> Changes:
+    """``sized``: paths whose size counts though their content does not."""
+
     def mask(change: FileChange) -> FileChange:
         if change.path not in paths or change.after is None:
             return change
-        blank = {"sha256": _MASK, "size": 0, "secret": "", "certificate": None, "text": None, "blob": False}
+        blank: dict[str, object] = {
+            "sha256": _MASK,
+            "secret": "",
+            "certificate": None,
+            "text": None,
+            "blob": False,
+        }
+        blank |= {} if change.path in sized else {"size": 0}
         return change.model_copy(update={"after": change.after.model_copy(update=blank)})
 
     return changes.model_copy(update={"files": [mask(change) for change in changes.files]})

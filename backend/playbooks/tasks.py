@@ -13,6 +13,7 @@ from backend.playbooks._scope import ITEM, Reference, Value
 from backend.playbooks.grammar import CheckedPlaybook, CheckedTask
 
 _PATHS = ("path", "dest")
+_CRON_FOLDER = "/etc/cron.d/"
 
 
 def told(playbook: CheckedPlaybook, before: Sequence[PlaybookTask] = ()) -> list[PlaybookTask]:
@@ -36,6 +37,8 @@ def paths_of(task: CheckedTask, playbook: CheckedPlaybook) -> Iterator[str]:
         argv = task.args["argv"]
         words = [str(word) for word in argv] if isinstance(argv, list) else []
         yield from builders.made_by(words, str(task.args.get("chdir", "")))
+    if file := task.args.get("cron_file"):
+        yield f"{_CRON_FOLDER}{file}"
     for name in _PATHS:
         value = task.args.get(name, "")
         if not isinstance(value, list):

@@ -24,6 +24,7 @@ from backend.models import (
     TargetResult,
     now,
 )
+from backend.playbooks.rehearse import reasoned
 
 
 def complete() -> Evidence:
@@ -156,3 +157,15 @@ def test_a_change_that_the_guest_told_is_a_risk_and_part_of_what_is_approved() -
     told.again_changed = 0
     digests = {digest_of(approval(one), PLAYBOOK, WIRE, "p") for one in (complete(), told)}
     assert len(digests) == 2
+
+
+def test_a_missing_row_has_the_reason_that_the_playbook_was_made_with() -> None:
+    rows = [
+        ResidualRow(kind=kind, noun="file", name="/srv/a", reason="as usual") for kind in ("missing", "extra")
+    ]
+    notes = ["/srv/a: a fifo cannot be expressed", "words"]
+    found = [(row.kind, row.noun, row.name, row.reason) for row in reasoned(rows, notes)]
+    assert found == [
+        ("missing", "file", "/srv/a", "a fifo cannot be expressed"),
+        ("extra", "file", "/srv/a", "as usual"),
+    ]

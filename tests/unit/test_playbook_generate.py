@@ -319,12 +319,43 @@ def test_removed_packages_are_removed_and_their_files_need_no_task() -> None:
     assert task.args == {"name": "nano", "state": "absent"}
 
 
+def test_a_package_whose_settings_went_too_is_purged() -> None:
+    names = ("cron", "nano")
+    sample = sample_with(
+        packages=[PackageChange(name=name, verb=ChangeVerb.REMOVED, before_version="1") for name in names]
+    )
+    sample.add("/etc/default/cron", b"x", verb=ChangeVerb.REMOVED, package="cron")
+    removed, purged = checked(drafted(sample)).tasks
+    assert removed.args == {"name": "nano", "state": "absent"}
+    assert purged.args == {"name": "cron", "state": "absent", "purge": True}
+
+
 def test_a_default_that_a_fresh_package_brings_and_the_agent_removed_is_removed() -> None:
     sample = sample_with(
         "a2dissite 000-default && rm -rf /tmp/x /etc/apache2/conf-enabled/y.conf", packages=[added("apache2")]
     )
     removed = [task.args["path"] for task in of(drafted(sample), "file")]
     assert removed == ["/etc/apache2/conf-enabled/y.conf", "/etc/apache2/sites-enabled/000-default.conf"]
+
+
+PRESEED = """debconf-set-selections <<'EOF'
+postfix postfix/mailname string mail.example {{ x }}
+postfix postfix/relayhost string $RELAY
+EOF
+echo 'postfix postfix/secret password hunter2' | debconf-set-selections
+echo 'mysql mysql/x string y' | debconf-set-selections
+"""
+
+
+def test_what_a_package_asks_is_answered_before_it_is_installed() -> None:
+    draft = drafted(sample_with(PRESEED, packages=[added("postfix")]))
+    plain, secret, install = checked(draft).tasks
+    assert plain.args == {
+        "name": "postfix", "question": "postfix/mailname", "vtype": "string", "value": "mail.example {{ x }}"
+    }  # fmt: skip
+    assert secret.secrets == ("answer_to_postfix_secret",) == tuple(draft.secrets)
+    assert install.module.endswith(".apt") and "hunter2" not in draft.yaml
+    assert draft.notes == ["debconf postfix/relayhost: its answer is no plain text in the command log"]
 
 
 def test_an_upgrade_is_a_note() -> None:
@@ -366,6 +397,24 @@ def test_a_password_is_never_copied_and_its_hash_is_a_secret_of_the_operator() -
     assert password.secrets == ("password_hash_of_u",)
     assert draft.secrets == ["password_hash_of_u"] and draft.notes == []
     assert draft.yaml.startswith("---\n# needs these variables, as from -e @FILE:\n# password_hash_of_u\n")
+
+
+def test_how_long_a_password_holds_is_set_where_it_changed() -> None:
+    made = user(ageing="at most 90, warned 14, inactive 30")
+    draft = drafted(sample_with(users=[made]))
+    args = of(draft, "user")[0].args
+    assert (args["password_expire_max"], args["password_expire_warn"]) == (90, 14)
+    assert "password_expire_min" not in args
+    assert draft.notes == ["user u: no module of ansible.builtin sets inactive"]
+    back = UserChange(name="u", verb=ChangeVerb.MODIFIED, before={"ageing": "at most 90"}, after={})
+    assert of(drafted(sample_with(users=[back])), "user")[0].args["password_expire_max"] == 99_999
+
+
+def test_a_password_that_was_locked_is_locked() -> None:
+    locked = UserChange(
+        name="u", verb=ChangeVerb.MODIFIED, before={"password": "set"}, after={"password": "locked"}
+    )
+    assert of(drafted(sample_with(users=[locked])), "user")[0].args == {"name": "u", "password_lock": True}
 
 
 def test_an_account_without_a_password_asks_for_none() -> None:
@@ -518,6 +567,12 @@ def test_a_service_that_the_agent_restarted_after_its_settings_is_restarted() ->
     assert notify["/etc/other/daemon.json"] == ()
 
 
+def test_a_service_that_the_agent_only_reloaded_is_reloaded() -> None:
+    sample = sample_with("systemctl reload ssh")
+    sample.add("/etc/ssh/banner", b"x")
+    assert [one.name for one in checked(drafted(sample)).handlers] == ["Reload ssh"]
+
+
 def test_a_restart_takes_the_place_of_a_reload() -> None:
     sample = Sample()
     sample.add("/etc/apache2/sites-available/a.conf", b"x")
@@ -646,6 +701,14 @@ def test_a_key_that_no_plain_command_made_is_a_note_and_never_copied(line: str) 
     assert "hunter2" not in draft.yaml
 
 
+def test_a_key_that_a_packages_script_makes_comes_with_the_package() -> None:
+    sample = sample_with("apt-get install -y ssl-cert", packages=[added("ssl-cert")])
+    sample.add(
+        "/etc/ssl/private/a.key", mode=0o640, secret="private key", sha256="0" * 64, package="ssl-cert"
+    )
+    assert drafted(sample).notes == []
+
+
 def test_a_failed_command_made_nothing() -> None:
     sample = with_key("openssl genrsa -out /etc/k/a.key 2048")
     sample.commands[0].exit_code = 1
@@ -662,6 +725,132 @@ def test_the_sandboxes_own_name_is_no_value_for_a_target() -> None:
     assert draft.variables == {"machine_hostname": "ansible_facts['hostname']"}
     assert of(draft, "command")[0].args["argv"][-1] == "machine_hostname"  # type: ignore[index]
     assert "names the sandbox itself (sbx-1)" in draft.notes[0]
+
+
+def test_a_copy_of_what_is_made_anew_is_a_note_and_not_the_sandboxes_own() -> None:
+    sample = with_key("openssl req -x509 -nodes -keyout /etc/k/a.key -out /etc/k/a.crt")
+    for path in ("/etc/k/a.crt", "/srv/copy.crt"):
+        sample.add(path, b"-----BEGIN CERTIFICATE-----\n")
+    draft = drafted(sample)
+    assert of(draft, "copy") == []
+    assert draft.notes == ["/srv/copy.crt: a copy of /etc/k/a.crt, which each machine makes anew"]
+
+
+# --- what programs make ------------------------------------------------------------------------------------
+
+
+def venv(line: str, *later: str) -> Sample:
+    sample = sample_with(line, *later)
+    for path in ("/opt/a/venv", "/opt/a/venv/bin"):
+        sample.add(path, kind=FileKind.DIRECTORY, mode=0o755)
+    for path in ("/opt/a/venv/pyvenv.cfg", "/opt/a/venv/bin/activate", "/opt/a/app.py"):
+        sample.add(path, b"x")
+    for change in sample.files:
+        change.commands = ["CMD-0"]
+    return sample
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "python3 -m venv --prompt a /opt/a/venv",
+        "mkdir -p /opt/a && cd /opt/a && python3 -m venv --prompt a venv",
+    ],
+)
+def test_a_virtual_environment_is_made_by_the_agents_own_command(line: str) -> None:
+    draft = drafted(venv(line))
+    (task,) = of(draft, "command")
+    assert (task.args["creates"], task.opaque) == ("/opt/a/venv/pyvenv.cfg", True)
+    assert [one.args["dest"] for one in of(draft, "copy")] == ["/opt/a/app.py"]
+    assert draft.tasks[0].paths == told(checked(draft))[0].paths == ["/opt/a/venv"]
+
+
+def test_what_a_later_command_put_into_a_virtual_environment_is_written() -> None:
+    sample = venv("python3 -m venv /opt/a/venv", "echo x >/opt/a/venv/bin/activate")
+    changed = next(one for one in sample.files if one.path == "/opt/a/venv/bin/activate")
+    changed.commands = ["CMD-1"]
+    names = [one.args["dest"] for one in of(drafted(sample), "copy")]
+    assert names == ["/opt/a/app.py", "/opt/a/venv/bin/activate"]
+
+
+def test_a_virtual_environment_that_was_given_away_has_its_owner() -> None:
+    sample = venv("python3 -m venv /opt/a/venv", "chown -R app: /opt/a")
+    for one in sample.files:
+        one.commands = ["CMD-1"]
+        assert one.after is not None
+        one.after.uid, one.after.owner = 990, "app"
+    (task,) = [one for one in of(drafted(sample), "file") if one.args.get("recurse")]
+    assert (task.args["path"], task.args["owner"], task.args["group"]) == ("/opt/a/venv", "app", "root")
+
+
+@pytest.mark.parametrize(
+    "line", ["python3 -m venv $HOME/venv", "python3 -m venv /a /b", "virtualenv /opt/a/venv"]
+)
+def test_a_virtual_environment_of_another_command_is_written_file_by_file(line: str) -> None:
+    draft = drafted(venv(line))
+    assert of(draft, "command") == [] and len(of(draft, "copy")) == 3
+
+
+@pytest.mark.parametrize(
+    ("source", "result", "program"),
+    [
+        ("/etc/locale.gen", "/usr/lib/locale/locale-archive", "locale-gen"),
+        ("/etc/aliases", "/etc/aliases.db", "newaliases"),
+        (
+            "/usr/local/share/ca-certificates/a.crt",
+            "/etc/ssl/certs/ca-certificates.crt",
+            "update-ca-certificates",
+        ),
+    ],
+)
+def test_what_a_program_makes_of_settings_is_made_by_a_handler(
+    source: str, result: str, program: str
+) -> None:
+    sample = Sample()
+    sample.add(source, b"x\n")
+    sample.add(result, b"y\n")
+    if program == "update-ca-certificates":
+        sample.add("/etc/ssl/certs/a.pem", kind=FileKind.LINK, mode=0o777, target=source)
+    draft = drafted(sample)
+    (task,), (handler,) = checked(draft).tasks, checked(draft).handlers
+    assert (task.args["dest"], task.notify) == (source, (handler.name,))
+    assert (handler.args["argv"], handler.opaque) == ([program], True)
+
+
+def test_what_stands_there_without_its_source_is_written() -> None:
+    sample = Sample()
+    sample.add("/etc/aliases.db", b"y\n")
+    draft = drafted(sample)
+    assert checked(draft).tasks[0].args["dest"] == "/etc/aliases.db" and checked(draft).handlers == []
+
+
+@pytest.mark.parametrize(
+    ("line", "keeper"),
+    [
+        ("su - postgres -c 'createuser app'", "postgresql"),
+        ("psql -c 'alter role app login'", "postgresql"),
+        ("mariadb <schema.sql", "mariadb"),
+        ("psql -c 'SHOW shared_buffers'", ""),
+        ("apt-get install -y mariadb-server", ""),
+    ],
+)
+def test_what_a_database_keeps_is_noted_for_no_diff_shows_it(line: str, keeper: str) -> None:
+    sample = sample_with(line)
+    sample.add("/srv/a", b"x")
+    notes = drafted(sample).notes
+    assert [note.partition(":")[0] for note in notes] == ([f"data of {keeper}"] if keeper else [])
+
+
+def test_a_swap_file_is_made_and_formatted_and_used_on_each_machine() -> None:
+    sample = sample_with("fallocate -l 1M /swap", "mkswap -L x /swap && swapon /swap")
+    sample.add("/swap", mode=0o600, sha256="0" * 64, size=1 << 20)
+    draft = drafted(sample)
+    room, owner = checked(draft).tasks
+    assert room.args == {"argv": ["fallocate", "-l", str(1 << 20), "/swap"], "creates": "/swap"}
+    assert (owner.args["path"], owner.args["mode"]) == ("/swap", "0600")
+    assert [one.args["argv"] for one in checked(draft).handlers] == [["mkswap", "/swap"], ["swapon", "/swap"]]
+    assert room.notify == tuple(one.name for one in checked(draft).handlers)
+    assert draft.files == {} and draft.notes == []
 
 
 # --- units -------------------------------------------------------------------------------------------------
@@ -689,8 +878,15 @@ def test_a_masked_unit_is_masked_and_its_link_explained() -> None:
     masked = unit("cron.service", before=ON, after=UnitState(defined=True, masked=True))
     sample = sample_with("systemctl mask --now cron", units=[masked])
     sample.add("/etc/systemd/system/cron.service", kind=FileKind.LINK, mode=0o777, target="/dev/null")
-    (task,) = checked(drafted(sample)).tasks
-    assert (task.args["masked"], task.args["state"]) == (True, "stopped")
+    off, mask = checked(drafted(sample)).tasks
+    assert off.args == {"name": "cron.service", "enabled": False, "state": "stopped"}
+    assert (mask.args["masked"], mask.args["state"]) == (True, "stopped")
+
+
+def test_a_name_that_nothing_bears_is_masked_and_not_stopped() -> None:
+    masked = UnitChange(name="x.service", verb=ChangeVerb.MODIFIED, after=UnitState(masked=True))
+    (task,) = checked(drafted(sample_with("systemctl mask x", units=[masked]))).tasks
+    assert task.args == {"name": "x.service", "masked": True}
 
 
 def test_a_oneshot_is_enabled_and_not_started() -> None:

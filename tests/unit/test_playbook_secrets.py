@@ -86,3 +86,73 @@ def test_the_rehearsal_of_a_configuration_keeps_what_stands_around_its_password(
     one, other = (stand_ins(found, sample.changes())["content_of_etc_shop_ini"] for _ in range(2))
     assert one != other
     assert one.startswith("[db]\nuser = shop\npassword = ") and "‹" not in one
+
+
+def swap(sha256: str, size: int) -> Sample:
+    sample = Sample()
+    sample.commands = [sample.commands[0].model_copy(update={"command": "mkswap /swap"})]
+    sample.add("/swap", mode=0o600, sha256=sha256 * 64, size=size)
+    return sample
+
+
+def test_what_is_formatted_on_each_machine_is_compared_by_its_size() -> None:
+    mine = swap("a", 4096)
+    draft = generate(mine.changes(), mine.commands, mine.blobs, name="test", facts=GuestFacts())
+    playbook = check(draft.yaml.encode(), draft.files)
+    rows = compare(mine.changes(), swap("b", 4096).changes(), playbook)
+    assert [(row.kind, row.name, row.reason) for row in rows] == [
+        ("regenerated", "/swap", "formatted anew on each machine")
+    ]
+    rows = compare(mine.changes(), swap("b", 8192).changes(), playbook)
+    assert {row.kind for row in rows} == {"missing", "extra", "regenerated"}
+
+
+DRAWN = {
+    "/srv/ca.srl": (b"5F3A\n", b"19C2\n"),
+    "/srv/dh.pem": tuple(
+        b"-----BEGIN DH PARAMETERS-----\n%s\n-----END DH PARAMETERS-----\n" % word
+        for word in (b"AAAA", b"BBBB")
+    ),
+    "/srv/motd": (b"welcome\n", b"go away\n"),
+}
+
+
+def made(side: int) -> Sample:
+    sample = Sample()
+    commands = ("x509 -req -in /srv/a.csr -CA /srv/ca.crt -CAcreateserial", "dhparam", "req -new")
+    sample.commands = [
+        sample.commands[0].model_copy(update={"id": f"CMD-{n}", "command": f"openssl {words} -out {out}"})
+        for n, (words, out) in enumerate(
+            zip(commands, ("/srv/a.crt", "/srv/dh.pem", "/srv/motd"), strict=True)
+        )
+    ]
+    sample.add(
+        "/srv/a.crt", mode=0o600, secret="private key", sha256=f"{side}" * 64, certificate={"key": "rsa"}
+    )
+    for path, contents in DRAWN.items():
+        sample.add(path, contents[side])
+    return sample
+
+
+def test_numbers_drawn_by_a_command_of_the_playbook_are_told_and_nothing_else_it_claims_to_make() -> None:
+    mine = made(0)
+    draft = generate(mine.changes(), mine.commands, mine.blobs, name="test", facts=GuestFacts())
+    rows = compare(mine.changes(), made(1).changes(), check(draft.yaml.encode(), draft.files))
+    found = {(row.kind, row.name) for row in rows}
+    assert {("regenerated", "/srv/ca.srl"), ("regenerated", "/srv/dh.pem")} <= found
+    assert {("missing", "/srv/motd"), ("extra", "/srv/motd")} <= found
+
+
+def test_a_file_that_a_task_writes_is_compared_whatever_a_handler_formats() -> None:
+    mine = swap("a", 4096)
+    draft = generate(mine.changes(), mine.commands, mine.blobs, name="test", facts=GuestFacts())
+    sha256 = "c" * 64
+    task = f"""
+    - name: Write /swap
+      ansible.builtin.copy:
+        dest: /swap
+        src: files/{sha256}
+"""
+    text = draft.yaml.replace("\n  handlers:", task + "\n  handlers:")
+    rows = compare(mine.changes(), swap("b", 4096).changes(), check(text.encode(), {sha256}))
+    assert {row.kind for row in rows} == {"missing", "extra"}

@@ -1,10 +1,31 @@
 """From a disk diff to tasks, one noun a file. Each builder claims the paths that it explains."""
 
 from backend.playbooks.builders.accounts import groups, users
+from backend.playbooks.builders.answers import answers
 from backend.playbooks.builders.certificates import certificates, made_by
+from backend.playbooks.builders.data import DATA, data
+from backend.playbooks.builders.derived import derived
 from backend.playbooks.builders.files import files
 from backend.playbooks.builders.identity import identity
 from backend.playbooks.builders.packages import packages
+from backend.playbooks.builders.swap import formatted, swap_files
 from backend.playbooks.builders.units import units
+from backend.playbooks.builders.venvs import venvs
 
-__all__ = ["certificates", "files", "groups", "identity", "made_by", "packages", "units", "users"]
+__all__ = [
+    "DATA",
+    "answers",
+    "certificates",
+    "data",
+    "derived",
+    "files",
+    "formatted",
+    "groups",
+    "identity",
+    "made_by",
+    "packages",
+    "swap_files",
+    "units",
+    "users",
+    "venvs",
+]

@@ -12,6 +12,13 @@ from backend.playbooks.builders.context import Context, Phase, Task, title
 FIRST_REGULAR_ID = 1000
 _DATABASES = re.compile(r"/etc/(passwd|shadow|group|gshadow|subuid|subgid)-?")
 _SKELETON = (".bashrc", ".profile", ".bash_logout")
+_AGEING = {
+    "at least": ("password_expire_min", 0),
+    "at most": ("password_expire_max", 99_999),
+    "warned": ("password_expire_warn", 7),
+}
+"""In the words of :mod:`backend.changes.accounts`, with what is usual (login.defs(5))."""
+_SET = ("set", "set, changed")
 _UNSET = ("", "!", "*", "!!", "!*", "locked", "none", "x")
 
 
@@ -57,6 +64,7 @@ def users(context: Context) -> list[Task]:
             tasks.append(_user(context, user, "Remove the user", {"state": "absent"}))
             continue
         args = _new(context, user) if user.verb is ChangeVerb.ADDED else _modified(user)
+        args |= _ageing(context, user)
         if args:
             words = "Create the user" if user.verb is ChangeVerb.ADDED else "Change the user"
             tasks.append(_user(context, user, words, args))
@@ -124,11 +132,28 @@ def _modified(user: UserChange) -> dict[str, object]:
     }
     if user.after.get("uid") != user.before.get("uid") and user.after.get("uid"):
         args["uid"] = int(user.after["uid"])
+    if user.before.get("password") in _SET and user.after.get("password") == "locked":
+        args["password_lock"] = True
     before, after = _names(user.before.get("groups", "")), _names(user.after.get("groups", ""))
     if set(after) != set(before):
         kept = set(before) <= set(after)
         args |= {"groups": [name for name in after if not kept or name not in before], "append": kept}
     return args
+
+
+def _ageing(context: Context, user: UserChange) -> dict[str, object]:
+    """How long a password holds, where that changed."""
+    before, after = (
+        dict(part.rpartition(" ")[::2] for part in side.get("ageing", "").split(", ") if part)
+        for side in (user.before, user.after)
+    )
+    if rest := sorted(words for words in after if words not in _AGEING and after[words] != before.get(words)):
+        context.note(f"user {user.name}: no module of ansible.builtin sets {', '.join(rest)}")
+    return {
+        name: int(after.get(words, usual))
+        for words, (name, usual) in _AGEING.items()
+        if before.get(words) != after.get(words)
+    }
 
 
 def _names(listing: str) -> list[str]:

@@ -12,6 +12,7 @@ from backend.models import Command, FileChange, FileKind, wire_path
 from backend.playbooks._shell import SimpleCommand
 from backend.playbooks.builders.context import Context, Phase, Task, owned, title
 from backend.playbooks.builders.services import readers_of
+from backend.playbooks.builders.venvs import venv_of
 
 _OPENSSL = frozenset({"req", "genrsa", "genpkey", "x509", "rsa", "ec", "ecparam", "dhparam", "pkey"})
 _OUTPUTS = ("-out", "-keyout")
@@ -38,7 +39,7 @@ def certificates(context: Context) -> list[Task]:
         context.claimed.update(made)
         context.anew.update(made)
     for change in context.pending():
-        if change.after and change.after.secret not in ("", CREDENTIALS):
+        if change.after and change.after.secret not in ("", CREDENTIALS) and not change.package:
             context.claimed.add(change.path)
             context.note(
                 f"{change.path}: holds a secret ({change.after.secret}) and no plain openssl or ssh-keygen"
@@ -49,7 +50,8 @@ def certificates(context: Context) -> list[Task]:
 
 def made_by(argv: Sequence[str], folder: str = "") -> list[str]:
     """The paths that a guarded command of a playbook makes anew; none for another program."""
-    return _outputs(SimpleCommand(list(argv), folder=folder)) if argv else []
+    call = SimpleCommand(list(argv), folder=folder)
+    return (_outputs(call) or list(filter(None, [venv_of(call)]))) if argv else []
 
 
 def _is_key(change: FileChange) -> bool:
@@ -64,6 +66,8 @@ def _outputs(call: SimpleCommand) -> list[str]:
         names += [f"{name}.pub" for name in names]
     elif program == "openssl" and len(argv) > 1 and argv[1] in _OPENSSL:
         names = [argv[i + 1] for option in _OUTPUTS for i in range(len(argv) - 1) if argv[i] == option]
+        if "-CAcreateserial" in argv:
+            names += [posixpath.splitext(authority)[0] + ".srl" for authority in _after(call, "-CA")]
     else:
         return []
     return [posixpath.normpath(posixpath.join(call.folder or "/", name)) for name in names]

@@ -33,10 +33,11 @@ class Phase(IntEnum):
     USERS = 5
     LEFT = 6  # groups, once nobody is in them
     DIRECTORIES = 7
-    FILES = 8
-    LINKS = 9
-    CERTIFICATES = 10
-    UNITS = 11
+    TREES = 8  # folders that a program fills
+    FILES = 9
+    LINKS = 10
+    CERTIFICATES = 11
+    UNITS = 12
 
 
 @dataclass(frozen=True)
@@ -151,9 +152,9 @@ class Context:
         self.secrets.append(name)
         return Reference(name)
 
-    def handler(self, called: str, **args: Any) -> str:
+    def handler(self, called: str, module: str = "systemd_service", **args: Any) -> str:
         """The name of a handler, made on its first use; later uses may add to what it does."""
-        self.handlers.setdefault(called, Task(Phase.UNITS, called, "systemd_service", {})).args.update(args)
+        self.handlers.setdefault(called, Task(Phase.UNITS, called, module, {})).args.update(args)
         return called
 
 

@@ -116,6 +116,9 @@ def _copy(context: Context, change: FileChange, path: str, state: FileState) -> 
     if content is None:
         context.note(f"{change.path}: its content was not kept (over the limit, or withheld)")
         return None
+    if original := _copied_from(context, state):
+        context.note(f"{change.path}: a copy of {original}, which each machine makes anew")
+        return None
     sha256 = hashlib.sha256(content).hexdigest()
     context.contents[sha256] = content
     args: dict[str, object] = {"src": f"files/{sha256}", "dest": path, **owned(state)}
@@ -124,6 +127,12 @@ def _copy(context: Context, change: FileChange, path: str, state: FileState) -> 
     if (command := validator(path)) and not _names_a_key(context, content):
         args["validate"] = command
     return Task(Phase.FILES, f"Write {path}", "copy", args)
+
+
+def _copied_from(context: Context, state: FileState) -> str:
+    """The path made anew that holds the same; the sandbox's own would be wrong anywhere else."""
+    made = ((wire, context.by_path[wire].after) for wire in sorted(context.anew))
+    return next((wire for wire, one in made if one is not None and one.sha256 == state.sha256), "")
 
 
 def _names_a_key(context: Context, content: bytes) -> bool:

@@ -78,16 +78,29 @@ def _installed_bare(context: Context) -> set[str]:
 
 
 def _remove(context: Context) -> list[Task]:
+    """A package whose settings went with it is purged, any other is removed."""
     removed = sorted(one.name for one in context.changes.packages if one.verb is ChangeVerb.REMOVED)
-    if not removed:
-        return []
     commands = [
-        c.id for c, call in context.calls(*INSTALLERS, "dpkg") if {"remove", "purge"} & set(call.argv)
+        c.id
+        for c, call in context.calls(*INSTALLERS, "dpkg")
+        if {"remove", "purge", "autoremove"} & set(call.argv)
     ]
-    args: dict[str, object] = {"name": _one_or_list(removed), "state": "absent"}
-    if context.undo:
-        args["purge"] = True
-    return [Task(Phase.PACKAGES, "Remove " + _listing(removed), "apt", args, commands=commands)]
+    settings_of = {
+        change.package
+        for change in context.changes.files
+        if change.after is None and change.path.startswith("/etc/")
+    }
+    tasks = []
+    for purge in (False, True):
+        chosen = [name for name in removed if (context.undo or name in settings_of) is purge]
+        if not chosen:
+            continue
+        args: dict[str, object] = {"name": _one_or_list(chosen), "state": "absent"}
+        if purge:
+            args["purge"] = True
+        words = "Purge " if purge and not context.undo else "Remove "
+        tasks.append(Task(Phase.PACKAGES, words + _listing(chosen), "apt", args, commands=commands))
+    return tasks
 
 
 def _dropped_defaults(context: Context) -> list[Task]:

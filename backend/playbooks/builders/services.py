@@ -9,6 +9,7 @@ import re
 
 from backend.models import UnitChange
 from backend.playbooks.builders.context import Context
+from backend.playbooks.builders.derived import made_again
 
 SYSCTL = ("/etc/sysctl.d/", "/etc/sysctl.conf")
 FSTAB = "/etc/fstab"  # its lines are units once systemd has read them
@@ -56,11 +57,16 @@ _NAMED: tuple[tuple[str, str, str], ...] = (
 )
 _ONESHOT = re.compile(r"^\s*Type\s*=\s*oneshot\s*$", re.MULTILINE)
 _STARTABLE = (".timer", ".socket", ".path", ".mount", ".automount", ".swap", ".target")
-_WAKING = frozenset({"start", "restart", "reload", "try-restart", "reload-or-restart", "force-reload"})
+_RELOADING = frozenset({"reload", "force-reload"})
+_WAKING = _RELOADING | {"start", "restart", "try-restart", "reload-or-restart"}
 
 
 def notified(context: Context, path: str) -> list[str]:
     """The handlers that make a change of ``path`` count."""
+    return made_again(context, path) + _woken(context, path)
+
+
+def _woken(context: Context, path: str) -> list[str]:
     if path.startswith(SYSCTL):
         return [context.handler("Apply kernel settings", name="systemd-sysctl.service", state="restarted")]
     if path == FSTAB:
@@ -84,11 +90,14 @@ def readers_of(context: Context, path: str) -> list[str]:
 
 def woken(context: Context, unit: str) -> bool:
     """True when the agent itself started, restarted or reloaded the unit."""
-    names = (unit, unit.removesuffix(".service"))
-    return any(
-        _WAKING.intersection(call.argv) and any(name in call.argv for name in names)
-        for _, call in context.calls("systemctl", "service")
-    )
+    return bool(_verbs(context, unit))
+
+
+def _verbs(context: Context, unit: str) -> frozenset[str]:
+    """How the agent woke the unit."""
+    names = {unit, unit.removesuffix(".service")}
+    calls = (set(call.argv) for _, call in context.calls("systemctl", "service"))
+    return frozenset(verb for argv in calls if names & argv for verb in _WAKING & argv)
 
 
 def stays_up(context: Context, name: str) -> bool:
@@ -106,7 +115,10 @@ def _reader(context: Context, path: str) -> tuple[str, str]:
     for pattern, unit, state in _NAMED:
         if found := re.fullmatch(pattern, path):
             return found.expand(unit), state
-    return _own_unit(context, path) or _named_like(context, path), "restarted"
+    if unit := _own_unit(context, path):
+        return unit, "restarted"
+    unit = _named_like(context, path)
+    return unit, "reloaded" if _verbs(context, unit) <= _RELOADING else "restarted"
 
 
 def _own_unit(context: Context, path: str) -> str:

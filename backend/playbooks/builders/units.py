@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from backend.models import ChangeVerb, FileChange, FileKind, UnitChange
+from backend.models import ChangeVerb, FileChange, FileKind, UnitChange, UnitState
 from backend.playbooks.builders.context import Context, Phase, Task, gone, title
 from backend.playbooks.builders.services import UNIT_FOLDER, stays_up, woken
 
@@ -23,8 +23,7 @@ def units(context: Context) -> list[Task]:
             continue
         if _as_packaged(context, unit):
             continue
-        if task := _task(context, unit):
-            tasks.append(task)
+        tasks += [task for step in _steps(unit) if (task := _task(context, step)) is not None]
     _claim_links(context)
     return tasks
 
@@ -67,6 +66,15 @@ def _as_packaged(context: Context, unit: UnitChange) -> bool:
     )
 
 
+def _steps(unit: UnitChange) -> list[UnitChange]:
+    """Off, then masked: a masked unit cannot be disabled any more."""
+    before, after = unit.before, unit.after
+    if not (after.masked and not before.masked and before.enabled and not after.enabled):
+        return [unit]
+    off = UnitState(defined=True)
+    return [unit.model_copy(update={"after": off}), unit.model_copy(update={"before": off})]
+
+
 def _task(context: Context, unit: UnitChange) -> Task | None:
     before, after = unit.before, unit.after
     args: dict[str, object] = {"name": unit.name}
@@ -80,7 +88,7 @@ def _task(context: Context, unit: UnitChange) -> Task | None:
     if after.enabled and not after.masked and stays_up(context, unit.name):
         args["state"] = "started"
         words.append("start")
-    elif (after.masked or (before.enabled and not after.enabled)) or _stopped(context, unit.name):
+    elif _off_now(unit) or _stopped(context, unit.name):
         args["state"] = "stopped"
         words.append("stop")
     if not words:
@@ -90,6 +98,13 @@ def _task(context: Context, unit: UnitChange) -> Task | None:
     commands = [c.id for c, call in context.calls("systemctl") if _named(unit.name, call.argv)]
     name = title(" and ".join(words).capitalize() + f" {unit.name}")
     return Task(Phase.UNITS, name, "systemd_service", args, commands=commands)
+
+
+def _off_now(unit: UnitChange) -> bool:
+    """Switched off or masked, and there to be stopped: a name may be masked before anything bears it."""
+    before, after = unit.before, unit.after
+    there = before.defined or after.defined
+    return there and (after.masked or (before.enabled and not after.enabled))
 
 
 def _named(name: str, argv: list[str]) -> bool:

@@ -16,7 +16,8 @@ from backend.models import Changes, Command
 
 TIMEOUT_S = 60
 FOLDERS = (
-    "etc/cron.d", "etc/nginx/sites-enabled", "etc/sysctl.d", "etc/systemd/system/multi-user.target.wants",
+    "etc/alternatives", "etc/cron.d", "etc/nginx/sites-enabled", "etc/sysctl.d",
+    "etc/systemd/system/multi-user.target.wants",
     "etc/systemd/system/timers.target.wants", "usr/lib/systemd/system", "usr/sbin", "var/lib/dpkg/info",
     "var/lib/apt", "var/lib/nginx", "var/log", "srv", "root",
 )  # fmt: skip
@@ -188,6 +189,55 @@ async def test_a_state_folder_hides_what_a_service_keeps_whenever_it_was_made_an
     changes = {change.path: change for change in (await work.diff(*points)).files}
     assert changes["/var/lib/nginx/body"].hidden == "service state"
     assert changes[f"/var/lib/nginx/shell{SETUID}"].hidden == ""
+
+
+async def test_a_path_that_a_script_names_is_its_packages_whoever_else_was_at_work_in_that_second(
+    work, installed
+):
+    minute_ago = datetime.now(UTC) - timedelta(minutes=1)
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    lines = (
+        f"{minute_ago:%F %T} configure libx:amd64 1 <none>",
+        f"{soon:%F %T} status installed libx:amd64 1",
+        f"{minute_ago:%F %T} configure nginx:amd64 1.22 <none>",
+        f"{soon:%F %T} status installed nginx:amd64 1.22",
+        f"{soon:%F %T} status unpacked last:amd64 1",
+    )
+    script = "#!/bin/sh\ncp /usr/share/nginx/index.html /srv/index.html\n"
+    installed |= {"srv/index.html": "<h1>It works</h1>", "var/log/dpkg.log": "\n".join(lines)}
+    installed |= {"var/lib/dpkg/info/nginx.postinst": script}
+    points = work.layers(work.image("before", {}, {}), work.image("after", installed, {}))
+    owners = {change.path: change.package for change in (await work.diff(*points)).files}
+    assert owners["/srv/index.html"] == "nginx"
+    assert owners["/srv/page {{ x }} ü.html"] == ""
+
+
+async def test_a_link_that_goes_with_its_package_is_the_packages(work, installed):
+    links = {
+        "etc/systemd/system/multi-user.target.wants/nginx.service": "/lib/systemd/system/nginx.service",
+        "etc/systemd/system/multi-user.target.wants/x.service": "/etc/systemd/system/x.service",
+    }
+    points = work.layers(work.image("before", installed, links), work.image("after", {}, {}))
+    owners = {change.path: change.package for change in (await work.diff(*points)).files}
+    assert [owners[f"/{link}"] for link in links] == ["nginx", ""]
+
+
+@pytest.mark.parametrize(("minutes_ago", "owner"), [(0, "nginx"), (5, "")])
+async def test_an_alternative_that_was_chosen_after_its_package_came_is_somebodys(
+    work, installed, minutes_ago: int, owner: str
+):
+    end = datetime.now(UTC) - timedelta(minutes=minutes_ago) + timedelta(seconds=1)
+    begin = end - timedelta(minutes=1)
+    lines = (
+        f"{begin:%F %T} configure nginx:amd64 1.22 <none>",
+        f"{end:%F %T} status installed nginx:amd64 1.22",
+        f"{end:%F %T} status unpacked last:amd64 1",
+    )
+    installed |= {"var/log/dpkg.log": "\n".join(lines)}
+    links = {"etc/alternatives/httpd": "/usr/sbin/nginx"}
+    points = work.layers(work.image("before", {}, {}), work.image("after", installed, links))
+    owners = {change.path: change.package for change in (await work.diff(*points)).files}
+    assert owners["/etc/alternatives/httpd"] == owner
 
 
 @pytest.mark.parametrize(

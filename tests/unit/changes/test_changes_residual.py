@@ -17,10 +17,10 @@ from backend.models import (
     UserChange,
 )
 
-KEY = {"key": "rsa 2048", "private_key": "yes"}
+KEY = {"key": "rsa 2048", "private_key": "yes", "public": "1" * 16}
 CERTIFICATE = {
     "subject": "CN=web-01", "issuer": "CN=web-01", "names": "DNS:web-01", "key": "rsa 2048",
-    "self_signed": "yes", "certificates": "1",
+    "self_signed": "yes", "certificates": "1", "public": "1" * 16,
     "not_before": "2026-01-01T00:00:00+00:00", "not_after": "2027-01-01T00:00:00+00:00",
 }  # fmt: skip
 
@@ -55,10 +55,51 @@ def names(rows, kind):
     return {row.name for row in rows if row.kind == kind}
 
 
+def twin(work):
+    """The same work on another machine, which makes a key and a certificate of its own."""
+    other = work.model_copy(deep=True)
+    for at, sha256, facts in ((3, "3" * 64, CERTIFICATE), (4, "4" * 64, KEY)):
+        other.files[at].after.sha256 = sha256
+        other.files[at].after.certificate = {**facts, "public": "2" * 16}
+    return other
+
+
 def test_the_same_work_leaves_only_what_is_made_anew(work):
-    rows = residual(work, work)
+    rows = residual(work, twin(work))
     assert {row.kind for row in rows} == {"regenerated"}
     assert names(rows, "regenerated") == ANEW
+
+
+def test_what_is_the_same_is_not_made_anew(work):
+    assert residual(work, work) == []
+
+
+@pytest.mark.parametrize("path", ["/root/.ssh/authorized_keys", "/usr/local/share/ca-certificates/a.crt"])
+@pytest.mark.parametrize("facts", [{"public_key": "ed25519 256"}, CERTIFICATE])
+def test_a_key_and_a_certificate_of_somebody_else_are_compared_by_their_content(work, change, path, facts):
+    """They declare the same, and let somebody else in."""
+    one, other = work, twin(work)
+    for side, sign in ((one, "a"), (other, "b")):
+        side.files.append(change(path, certificate={**facts, "public": sign * 16}, sha256=sign * 64))
+    rows = residual(one, other)
+    assert names(rows, "missing") == names(rows, "extra") == {path}
+
+
+def test_what_belongs_to_a_key_made_anew_is_made_anew_with_it(work, change):
+    one, other = work, twin(work)
+    for path, facts in (
+        ("/srv/id.pub", {"public_key": "rsa 2048"}),
+        ("/srv/site.csr", {"request": "yes", "subject": "CN=web-01"}),
+        ("/srv/signed.crt", {**CERTIFICATE, "self_signed": "no", "issuer": "CN=ca"}),
+    ):
+        for side, sign in ((one, "1"), (other, "2")):
+            side.files.append(change(path, certificate={**facts, "public": sign * 16}, sha256=sign * 64))
+    assert names(residual(one, other), "regenerated") == {
+        *ANEW,
+        "/srv/id.pub",
+        "/srv/site.csr",
+        "/srv/signed.crt",
+    }
 
 
 @pytest.mark.parametrize(
@@ -88,13 +129,14 @@ def test_each_thing_left_out_is_missing_and_each_thing_added_is_extra(work, noun
         (5, "target", "/elsewhere"),
         (6, "xattrs", {}),
         (4, "mode", 0o644),
-        (4, "certificate", {"key": "rsa 1024", "private_key": "yes"}),
-        (3, "certificate", {**CERTIFICATE, "names": "DNS:other"}),
-        (3, "certificate", {**CERTIFICATE, "not_after": "2036-01-01T00:00:00+00:00"}),
+        (4, "certificate", {"key": "rsa 1024", "private_key": "yes", "public": "2" * 16}),
+        (3, "certificate", {**CERTIFICATE, "names": "DNS:other", "public": "2" * 16}),
+        (3, "certificate", {**CERTIFICATE, "not_after": "2036-01-01T00:00:00+00:00", "public": "2" * 16}),
+        (3, "certificate", {**CERTIFICATE, "issuer": "CN=other", "public": "2" * 16}),
     ],
 )
 def test_a_difference_is_both_missing_and_extra(work, at, field, value):
-    other = work.model_copy(deep=True)
+    other = twin(work)
     setattr(other.files[at].after, field, value)
     rows = residual(work, other)
     path = work.files[at].path
@@ -103,13 +145,40 @@ def test_a_difference_is_both_missing_and_extra(work, at, field, value):
 
 
 def test_what_is_made_anew_may_differ_in_content_and_dates(work):
-    other = work.model_copy(deep=True)
-    other.files[4].after.sha256 = "9" * 64
+    other = twin(work)
     later = {"not_before": "2026-02-01T00:00:00+00:00", "not_after": "2027-02-01T00:00:00+00:00"}
-    other.files[3].after.certificate = {**CERTIFICATE, **later}
+    other.files[3].after.certificate |= later
     rows = residual(work, other)
     assert {row.kind for row in rows} == {"regenerated"}
     assert "subject CN=web-01" in next(row.sandbox for row in rows if row.name == "/etc/site.crt")
+
+
+def test_a_secret_that_a_packages_script_makes_is_made_anew(work, change):
+    one, other = work.model_copy(deep=True), work.model_copy(deep=True)
+    for side, sign in ((one, "c"), (other, "d")):
+        made = change("/etc/bind/rndc.key", secret="credentials", sha256=sign * 64)
+        side.files.append(made.model_copy(update={"package": "bind9"}))
+    assert [(row.kind, row.name) for row in residual(one, other)] == [("regenerated", "/etc/bind/rndc.key")]
+    other.files[-1].after.mode = 0o600
+    assert names(residual(one, other), "missing") == {"/etc/bind/rndc.key"}
+
+
+def test_a_packages_script_may_name_the_machine_in_a_certificate_and_in_the_link_to_it(work, change):
+    one, other = twin(work), twin(work)
+    for side, sign, link in ((one, "5", "0a1b2c3d"), (other, "6", "4e5f6a7b.0")):
+        half = {"public": sign * 16}
+        key = change(
+            "/etc/ssl/private/a.key", secret="private key", certificate={**KEY, **half}, sha256=sign * 64
+        )
+        own = {**CERTIFICATE, **half, "subject": f"CN={sign}", "issuer": f"CN={sign}"}
+        made = change("/etc/ssl/certs/a.pem", certificate=own, sha256=sign * 64)
+        named = change(f"/etc/ssl/certs/{link}", kind=FileKind.LINK, target="a.pem", sha256=None)
+        side.files += [each.model_copy(update={"package": "ssl-cert"}) for each in (key, made, named)]
+    assert {row.kind for row in residual(one, other)} == {"regenerated"}
+    for side in (one, other):
+        for each in side.files[-3:]:
+            each.package = ""
+    assert names(residual(one, other), "missing") == {"/etc/ssl/certs/a.pem", "/etc/ssl/certs/0a1b2c3d"}
 
 
 def test_a_secret_that_is_no_key_is_compared_by_fingerprint_and_never_shown(work, change):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.disks import ContentLimits
+from backend.disks.contents import secret_kind
 from backend.errors import DiskUnreadable
 
 
@@ -150,3 +151,18 @@ async def test_content_over_the_limits_is_withheld_and_said_so(reader, points):
     assert edited.before_content.data == b"before\n"
     assert (edited.after_content.data, edited.after_content.withheld) == (None, "over 10 bytes")
     assert edited.after_content.sha256
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"[Interface]\nPrivateKey = " + b"a" * 43 + b"=\n", "credentials"),
+        (b"PresharedKey=" + b"a" * 43 + b"=\n", "credentials"),
+        (b"[Peer]\nPublicKey = " + b"a" * 43 + b"=\n", ""),
+        (b"PrivateKey = /etc/wireguard/private.key\n", ""),
+    ],
+)
+def test_a_private_key_of_wireguard_stays_in_the_worker_whatever_its_file_is_called(
+    content: bytes, kind: str
+) -> None:
+    assert secret_kind(b"/etc/wireguard/wg0.conf", content) == kind

@@ -1,0 +1,72 @@
+"""What a program makes of settings, such as the archive of locales: made again by a handler, never copied."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from backend.models import FileChange, FileKind
+from backend.playbooks.builders.context import Context, gone
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """``argv`` reads ``sources`` and writes ``results``, on a machine that has ``needs``."""
+
+    sources: str
+    results: str
+    handler: str
+    argv: tuple[str, ...]
+    needs: str
+    links: bool = False  # of the results, all links too
+
+
+_MAKERS = (
+    _Maker(
+        r"/etc/locale\.gen",
+        r"/usr/lib/locale/(locale-archive|[^/]+(/.*)?)",
+        "Make the locales",
+        ("locale-gen",),
+        "/etc/locale.gen",
+    ),
+    _Maker(
+        r"/usr/local/share/ca-certificates/.+\.crt|/etc/ca-certificates\.conf",
+        r"/etc/ssl/certs/ca-certificates\.crt",
+        "Collect the trusted certificates",
+        ("update-ca-certificates",),
+        "/etc/ca-certificates.conf",
+        links=True,
+    ),
+    _Maker(
+        r"/etc/aliases",
+        r"/etc/aliases\.db",
+        "Make the table of mail aliases",
+        ("newaliases",),
+        "/etc/aliases",
+    ),
+)
+
+
+def derived(context: Context) -> None:
+    """Claim the results of each program whose sources are part of the change."""
+    for maker in _MAKERS:
+        pending = list(context.pending())
+        if any(re.fullmatch(maker.sources, change.path) and not gone(change) for change in pending):
+            context.claimed.update(change.path for change in pending if _is_result(maker, change))
+
+
+def made_again(context: Context, path: str) -> list[str]:
+    """The handlers of programs that read ``path``."""
+    return [
+        context.handler(maker.handler, "command", argv=list(maker.argv), removes=maker.needs)
+        for maker in _MAKERS
+        if re.fullmatch(maker.sources, path)
+    ]
+
+
+def _is_result(maker: _Maker, change: FileChange) -> bool:
+    if re.fullmatch(maker.results, change.path):
+        return True
+    folder = maker.results.rpartition("/")[0]
+    is_link = change.after is not None and change.after.kind is FileKind.LINK
+    return maker.links and is_link and change.path.startswith(f"{folder}/")
