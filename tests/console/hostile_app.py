@@ -13,7 +13,7 @@ from typing import Any, Literal, get_origin
 from pydantic import BaseModel
 
 from backend.errors import FluidError
-from backend.models import Event, now
+from backend.models import Event, PaneScreen, now
 from fluid_tui.app import FluidApp
 from tests.console.attacks import CORPUS
 from tests.console.fake_backend import FakeBackend
@@ -83,9 +83,9 @@ class HostileBackend:
                 seq=self._fake.view.seq, at=now(), kind="host.changed", noun="host", id="kvm-01", data={}
             )
 
-    async def pane_stream(self, pane_id: str) -> AsyncIterator[list[str]]:
+    async def pane_screens(self, pane_id: str) -> AsyncIterator[PaneScreen]:
         while True:
-            yield list(self.rows)
+            yield PaneScreen(rows=list(self.rows), cursor=None)
             self._fake.painted.clear()
             await self._fake.painted.wait()
 

@@ -91,7 +91,10 @@ class Hostile:
         """Others from now on; wait until a pane shows them."""
         self._told += 1
         last, at = f"told {self._told}.", perf_counter()
-        self._pipe.write_text(json.dumps({"words": words, "rows": [*rows, last]}) + "\n")
+        pipe = os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK)  # an error, not a wait, when nobody reads
+        os.set_blocking(pipe, True)
+        with open(pipe, "w") as file:
+            file.write(json.dumps({"words": words, "rows": [*rows, last]}) + "\n")
         self.terminal.since(at, last.encode(), LIMIT_S)
 
     def walk(self, *steps: tuple[bytes, bytes]) -> None:
