@@ -93,7 +93,7 @@ class Hostile:
         last, at = f"told {self._told}.", perf_counter()
         pipe = os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK)  # an error, not a wait, when nobody reads
         os.set_blocking(pipe, True)
-        with open(pipe, "w") as file:
+        with os.fdopen(pipe, "w") as file:
             file.write(json.dumps({"words": words, "rows": [*rows, last]}) + "\n")
         self.terminal.since(at, last.encode(), LIMIT_S)
 
