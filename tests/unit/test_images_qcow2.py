@@ -60,6 +60,7 @@ def test_a_sound_image_is_taken_with_its_size(put: Put) -> None:
     assert look(put()) == DISK_BYTES
 
 
+TRIES = 5  # for a key, qemu-img measures the processor first, and gives up on a busy machine
 REFUSED = [
     ([(BACKING, 300)], {300: b"/etc/shadow"}, "stands on a backing file"),
     ([(CRYPT, 1)], {}, "is encrypted"),
@@ -158,7 +159,11 @@ def test_what_qemu_img_makes_of_more_than_one_file_is_refused(
 ) -> None:
     create = ["qemu-img", "create", "-q", "-f", "qcow2"]
     subprocess.run([*create, "base.qcow2", "2M"], check=True, cwd=tmp_path)
-    subprocess.run([*create, *options, "made.qcow2", "2M"], check=True, cwd=tmp_path)
+    tries = (
+        subprocess.run([*create, *options, "made.qcow2", "2M"], check=False, cwd=tmp_path).returncode
+        for _ in range(TRIES)
+    )
+    assert 0 in tries
     with pytest.raises(ImageRefused, match=words):
         look(tmp_path / "made.qcow2")
 
