@@ -2,6 +2,6 @@
 
 from backend.tmux.client import Watch
 from backend.tmux.keys import ALLOWED, check_key
-from backend.tmux.server import HISTORY_LINES, TmuxPane, TmuxServer
+from backend.tmux.server import HISTORY_LINES, Drawn, TmuxPane, TmuxServer
 
-__all__ = ["ALLOWED", "HISTORY_LINES", "TmuxPane", "TmuxServer", "Watch", "check_key"]
+__all__ = ["ALLOWED", "HISTORY_LINES", "Drawn", "TmuxPane", "TmuxServer", "Watch", "check_key"]
