@@ -8,7 +8,7 @@ from fastapi import APIRouter, FastAPI
 
 from backend.api.agent import ROUTERS as AGENT_ROUTERS
 from backend.api.agent import assemble
-from backend.api.routes import approvals, asks, ca, catalog, operations, panes
+from backend.api.routes import approvals, asks, ca, catalog, operations, panes, recordings
 from backend.api.services import Services
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -16,6 +16,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     approvals.operator,
     asks.operator,
     panes.operator,
+    recordings.operator,
     catalog.operator,
     ca.operator,
     operations.operator,

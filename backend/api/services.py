@@ -29,10 +29,12 @@ from backend.models import (
     HostView,
     Identity,
     ImageView,
+    Leftover,
     LeftoverReport,
     Pane,
     PanicView,
     Playbook,
+    Recording,
     Run,
     Sandbox,
     Snapshot,
@@ -242,6 +244,24 @@ class Panes(Protocol):
         ...
 
 
+class Recordings(Protocol):
+    """What agents' terminals showed. For operators alone, its secrets withheld."""
+
+    async def list(self, actor: Identity, sandbox_id: str | None = None, /) -> Sequence[Recording]: ...
+    async def get(self, actor: Identity, id: str, /) -> Recording: ...
+    async def cast(self, actor: Identity, id: str, /) -> str:
+        """The whole as an asciicast of version 2: a guest's bytes, escape sequences included."""
+        ...
+
+    async def leftovers(self, actor: Identity, /) -> Sequence[Leftover]:
+        """Those past their time."""
+        ...
+
+    async def clear(self, actor: Identity, /) -> Sequence[Leftover]:
+        """Remove them; what was removed."""
+        ...
+
+
 class Panic(Protocol):
     """Stop everything, and release it."""
 
@@ -312,6 +332,7 @@ class Services:
     asks: Asks
     runs: Runs
     panes: Panes
+    recordings: Recordings
     panic: Panic
     audit: Audit
     events: EventBus

@@ -54,6 +54,7 @@ from backend.models.fleet import (
     TargetView,
 )
 from backend.models.playbook import Playbook, PlaybookTask, Run, RunEvent, RunKind, RunState, TargetResult
+from backend.models.recording import Recording
 from backend.models.sandbox import (
     BranchSandbox,
     CreateSandbox,
@@ -106,6 +107,7 @@ __all__ = [
     "PlaybookTask",
     "PublicState",
     "QueuePlace",
+    "Recording",
     "Request",
     "ResidualRow",
     "Role",

@@ -17,6 +17,7 @@ from typing import Protocol
 from backend.audit import Audit
 from backend.errors import FluidError, NotFound, PaneNotFound, TmuxDown
 from backend.models import Identity, Pane, Role, Sandbox
+from backend.panes.recorder import Recorder
 from backend.store import EventBus
 from backend.text import screen
 from backend.tmux import TmuxPane, TmuxServer
@@ -49,12 +50,14 @@ class Panes:
         audit: Audit,
         sandboxes: Sandboxes,
         shell: Callable[[Sandbox], Awaitable[list[str]]],
+        recorder: Recorder | None = None,
     ) -> None:
         self._tmux = tmux
         self._events = events
         self._audit = audit
         self._sandboxes = sandboxes
         self._shell = shell
+        self._recorder = recorder
         self._pumps: dict[str, _Pump] = {}
 
     async def open(self, actor: Identity, sandbox_id: str, width: int = 80, height: int = 24) -> Pane:
@@ -142,6 +145,8 @@ class Panes:
             tasks.create_task(self._tmux.keep())
             tasks.create_task(self._tell())
             tasks.create_task(self._reattach())
+            if self._recorder is not None:
+                tasks.create_task(self._recorder.run())
 
     # --- below ----------------------------------------------------------------------------------------------
 
@@ -192,6 +197,8 @@ class Panes:
                 panes = {pane.pane_id: pane for pane in await self._tmux.list_panes()}
             except TmuxDown:
                 panes = {}
+            if self._recorder is not None:
+                await self._recorder.look(panes)
             for pane_id in known.keys() | panes.keys():
                 await self._tell_one(known.get(pane_id), panes.get(pane_id))
             known = panes
