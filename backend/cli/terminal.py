@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 from backend.client import AsyncFluid
 from backend.errors import BadRequest
-from backend.text import PLAIN, Style, screen
+from backend.text import PLAIN, Spans, Style, screen
 
 LEAVE = 0x1D  # ctrl+]
 READ_BYTES = 4096
@@ -72,7 +72,7 @@ async def _attach(address: str, sandbox_id: str) -> None:
     async with AsyncFluid(address) as fluid:
         pane = await fluid.open_pane(sandbox_id)
         try:
-            with _raw_terminal():
+            with raw_terminal():
                 drawing = asyncio.create_task(_draw(fluid, pane.pane_id))
                 typing = asyncio.create_task(_type(fluid, pane.pane_id))
                 await asyncio.wait({drawing, typing}, return_when=asyncio.FIRST_COMPLETED)
@@ -89,15 +89,15 @@ async def _attach(address: str, sandbox_id: str) -> None:
 async def _draw(fluid: AsyncFluid, pane_id: str) -> None:
     async for rows in fluid.pane_stream(pane_id):
         height = os.get_terminal_size().lines
-        sys.stdout.write(HOME_AND_CLEAR + "\r\n".join(painted(rows)[-height:]))
+        sys.stdout.write(HOME_AND_CLEAR + "\r\n".join(painted(screen(rows))[-height:]))
         sys.stdout.flush()
 
 
-def painted(rows: Sequence[str]) -> list[str]:
+def painted(rows: Sequence[Spans]) -> list[str]:
     """The rows of a screen down to its last text: their words made visible, their colours written by us."""
     lines = [
         "".join(f"{_sgr(style)}{text}{RESET}" if style != PLAIN else text for text, style in runs)
-        for runs in screen(rows)
+        for runs in rows
     ]
     while lines and not lines[-1].strip():
         lines.pop()
@@ -131,7 +131,8 @@ async def _type(fluid: AsyncFluid, pane_id: str) -> None:
 
 
 @contextlib.contextmanager
-def _raw_terminal() -> Iterator[None]:
+def raw_terminal() -> Iterator[None]:
+    """Each key as it is pressed; the terminal as it was afterwards, and empty."""
     stdin = sys.stdin.fileno()
     before = termios.tcgetattr(stdin)
     try:

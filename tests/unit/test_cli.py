@@ -28,6 +28,7 @@ from backend.cli.terminal import painted, split_keys
 from backend.client.calls import STDIN_LIMIT_BYTES
 from backend.errors import BackendDown, all_errors
 from backend.paths import Paths
+from backend.text import screen
 
 SANDBOX = {
     "id": "SBX-0000000a",
@@ -652,7 +653,7 @@ def test_every_command_explains_itself_with_an_example(words: list[str], capsys:
     assert f"fluid {' '.join(words)}" in told.partition("Examples:")[2]
 
 
-SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "pack"}
+SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "pack", "replay"}
 
 
 @pytest.mark.parametrize(
@@ -816,7 +817,7 @@ def test_keys_reach_the_pane_as_text_or_names(typed: bytes, sent: list[tuple[str
 
 def test_a_terminals_colours_are_ours_and_nothing_else_of_it_acts() -> None:
     rows = ["\x1b[31mred\x1b[39m \x1b]0;title\x07", "\x1b[1mbold", "", ""]
-    assert painted(rows) == ["\x1b[38;5;1mred\x1b[0m ␛]0;title␇", "\x1b[1mbold\x1b[0m"]
+    assert painted(screen(rows)) == ["\x1b[38;5;1mred\x1b[0m ␛]0;title␇", "\x1b[1mbold\x1b[0m"]
 
 
 def test_status_in_one_line_says_who_waits_and_what_is_wrong(backend: FakeBackend, capsys: Capture) -> None:
