@@ -41,6 +41,7 @@ MARKS: tuple[tuple[str, Mark], ...] = (
     ("panic", Mark("‼", "", Role.BAD)),
     ("snapshot", Mark("◆", "", Role.ACCENT)),
     ("command", Mark("$", "", Role.TEXT)),
+    ("recording", Mark("▶", "", Role.ACCENT)),
     ("run", Mark("▸", "", Role.ACCENT)),
     ("sandbox", Mark("●", "", Role.GOOD)),
     ("host", Mark("■", "", Role.MUTED)),
