@@ -14,13 +14,10 @@ from backend.secret_marks import KEY_HEADER, PASSWORD_HASH, TOKEN
 HIDDEN = "*"
 KEY_CHARS = 20_000
 
-_KEY_END = r"-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----|Private-MAC: *[0-9a-f]+"
-_SECRETS = (
-    # A key without an end was cut off: what looks like its body goes.
-    re.compile(
-        rf"(?:{KEY_HEADER.pattern.decode()})"
-        rf"(?:[\s\S]{{0,{KEY_CHARS}}}?(?:{_KEY_END})|[A-Za-z0-9+/=\s]{{0,{KEY_CHARS}}})"
-    ),
+_KEY_HEADER = re.compile(KEY_HEADER.pattern.decode())
+_KEY_BODY = re.compile(rf"[A-Za-z0-9+/=\s]{{0,{KEY_CHARS}}}")
+_KEY_END = re.compile(r"-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----|Private-MAC: *[0-9a-f]+")
+_OTHERS = (
     re.compile(TOKEN.pattern.decode(), re.ASCII),
     re.compile(PASSWORD_HASH.pattern.decode(), re.ASCII),
 )
@@ -37,7 +34,8 @@ def redacted(events: list[CastEvent]) -> list[CastEvent]:
     outputs = [event.data for event in events if event.code == OUTPUT]
     text = "".join(outputs)
     plain = _Plain(text)
-    found = [each.span() for pattern in _SECRETS for each in pattern.finditer(plain.text)]
+    found = [each.span() for pattern in _OTHERS for each in pattern.finditer(plain.text)]
+    found += _keys(plain.text)
     if not found:
         return events
     hidden = _hide(text, [piece for span in found for piece in plain.pieces(*span)])
@@ -47,6 +45,26 @@ def redacted(events: list[CastEvent]) -> list[CastEvent]:
             event, at = replace(event, data=hidden[at : at + len(event.data)]), at + len(event.data)
         made.append(event)
     return made
+
+
+def _keys(text: str) -> list[tuple[int, int]]:
+    """Private keys from header to end. One whose end does not come was cut off: its body goes.
+
+    Every character is looked at a bounded number of times, whatever a guest prints.
+    """
+    ends = [found.end() for found in _KEY_END.finditer(text)]
+    keys: list[tuple[int, int]] = []
+    for header in _KEY_HEADER.finditer(text):
+        start, end = header.span()
+        if keys and start < keys[-1][1]:
+            continue
+        after = bisect_right(ends, end)
+        if after < len(ends) and ends[after] - end <= KEY_CHARS:
+            end = ends[after]
+        elif body := _KEY_BODY.match(text, end):
+            end = body.end()
+        keys.append((start, end))
+    return keys
 
 
 def _hide(text: str, pieces: list[slice]) -> str:

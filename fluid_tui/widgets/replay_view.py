@@ -172,11 +172,11 @@ class ReplayView(Painted):
 
     def _seek(self, at: float) -> None:
         if self._film is not None and not self._seeking:
+            self._seeking = True
             self.run_worker(self._go(self._film, at), group="seek", exclusive=True)
 
     async def _go(self, film: Replay, at: float) -> None:
         """A long way may be seconds of drawing: a thread goes it."""
-        self._seeking = True
         try:
             await asyncio.to_thread(film.go, at)
         finally:
@@ -193,7 +193,7 @@ class ReplayView(Painted):
 
     def action_pause(self) -> None:
         """Stop and go on; at the end, from the start again."""
-        if self._film is not None and self._film.over:
+        if self._film is not None and self._film.over and not self._seeking:
             self.paused = False
             self._seek(0)
         else:

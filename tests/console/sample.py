@@ -386,8 +386,9 @@ CASTS = {
     "REC-0000000b": _cast(
         (0.0, OUTPUT, "first words\r\n"),
         (0.2, OUTPUT, f"{HOSTILE}\r\n\x1b[32mgreen words\x1b[0m\r\n"),
-        (300.0, OUTPUT, "\x1b[H\x1b[Jlast words"),
-        (300.1, MARK, "not recorded for a moment"),
+        *((300.0 * number, OUTPUT, f"\x1b[5;1Hlater {number}") for number in range(1, 31)),
+        (9300.0, OUTPUT, "\x1b[5;1Hlast words"),
+        (9300.1, MARK, "not recorded for a moment"),
     ),
     "REC-0000000a": _cast((0.0, OUTPUT, "the older one")),
 }

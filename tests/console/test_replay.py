@@ -39,14 +39,14 @@ async def test_enter_on_a_mark_of_the_timeline_plays_that_recording(console, wid
 async def test_keys_pause_seek_skip_and_change_the_speed(console, width: int, height: int) -> None:
     async with console(width, height) as seen:
         await seen.app.push_screen(ReplayScreen("SBX-00000001"))
-        await seen.sees("green words", "of 2.3 s", "pauses cut to 2 s")
+        await seen.sees("green words", "of 1 m 02 s", "pauses cut to 2 s")
         await seen.press("end")
         await seen.sees("last words", "end · ", "not recorded for a moment")
         await seen.press("home", "space")
         await seen.sees("paused · ", "first words")
         assert "last words" not in seen.text()
         await seen.press("home", "s", "plus", "plus")
-        await seen.sees("of 5 m 00 s", "pauses as they were")
+        await seen.sees("of 155 m 00 s", "pauses as they were")
         await seen.press("right")
         await seen.sees("paused · 5.0 s", "green words")
         await seen.press("space")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend import replay
 from backend.asciicast import (
     MARK,
     OUTPUT,
@@ -26,7 +28,7 @@ from backend.models import Recording, now
 from backend.panes.redaction import redacted
 from backend.panes.shelf import Shelf
 from backend.panes.tape import BURST_BYTES, RATE_BYTES_S, Tape, redraw
-from backend.replay import KEYFRAME_CHARS, Replay
+from backend.replay import Replay
 from backend.tmux import Drawn
 
 KEY = (
@@ -189,6 +191,13 @@ def test_a_key_that_is_cut_off_is_withheld_and_what_is_no_secret_stays() -> None
     assert redacted(events) is events
 
 
+@pytest.mark.parametrize("unit", ["-----BEGIN PRIVATE KEY-----", "-----END ", "ghp_", "$6$a$", "\x1b]", "A "])
+def test_a_megabyte_of_almost_secrets_is_looked_through_in_linear_time(unit: str) -> None:
+    began = time.perf_counter()
+    redacted([CastEvent(0, OUTPUT, unit * (1_000_000 // len(unit)))])
+    assert time.perf_counter() - began < 20, "quadratic work takes minutes"
+
+
 # --- on the disk --------------------------------------------------------------------------------------------
 
 
@@ -290,8 +299,9 @@ def test_pauses_are_cut_and_left_as_they_were() -> None:
     assert film.over and film.rows()[0][0][0] == "abc"
 
 
-def test_going_back_shows_what_stood_there() -> None:
-    chunk = "x" * (KEYFRAME_CHARS // 4)
+def test_going_back_shows_what_stood_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "KEYFRAME_CHARS", 400)
+    chunk = "x" * 100
     film = film_of(*((at, f"\x1b[H\x1b[J{chunk}\x1b[H\x1b[Jscreen {at}") for at in range(40)))
     for at in (39, 3, 20, 19, 0, 38):
         film.go(at)
