@@ -217,6 +217,17 @@ class SnapshotConfig(Section):
     keep: int = Field(default=5, ge=1, le=100)  # of one sandbox; the oldest go
 
 
+class RecordingConfig(Section):
+    """What agents' terminals show, kept for replay."""
+
+    enabled: bool = True
+    keep_days: int = Field(default=30, ge=1, le=3660)  # after a terminal's end
+    terminal_mb: int = Field(
+        default=8, ge=3, le=64
+    )  # of one terminal, uncompressed; beyond it the middle goes
+    total_mb: int = Field(default=2048, ge=16)  # of all, on the disk; beyond it the oldest go
+
+
 class LimitConfig(Section):
     """Guard rails for agents."""
 
@@ -252,6 +263,7 @@ class Config(Section):
     ansible: AnsibleConfig = Field(default_factory=AnsibleConfig)
     approvals: ApprovalConfig = Field(default_factory=ApprovalConfig)
     snapshots: SnapshotConfig = Field(default_factory=SnapshotConfig)
+    recordings: RecordingConfig = Field(default_factory=RecordingConfig)
     limits: LimitConfig = Field(default_factory=LimitConfig)
 
     @field_validator("hosts")

@@ -46,7 +46,7 @@ from backend.guests import (
 )
 from backend.images import Images
 from backend.models import Component, Identity, Sandbox
-from backend.panes import Panes
+from backend.panes import Panes, Recorder, Recordings, Shelf
 from backend.paths import Paths
 from backend.playbooks import Playbooks, Rehearser, Runs
 from backend.policy import Policy
@@ -203,7 +203,7 @@ class _Backend:
         await hosts.open()
         authority = CertificateAuthority(paths.secrets)
         fleet = self._fleet(stack, store, events, audit, background, hosts, authority)
-        panes = await self._panes(stack, events, audit, fleet, authority)
+        panes, recordings = await self._panes(stack, events, audit, fleet, authority)
         panic = Panic(paths.state / "panic.json", fleet, audit, events)
         self.parts["panic"] = panic.component
         playbooks, runs, targets, approvals = self._approvals(store, events, audit, background, fleet, panic)
@@ -227,7 +227,7 @@ class _Backend:
             ("keep the stock", fleet.keep_stock),
             ("guard the hosts", guard.run),
             ("keep the CA's keys", trust.run),
-            ("housekeeping", partial(self._housekeeping, background, store, fleet, approvals)),
+            ("housekeeping", partial(self._housekeeping, background, store, fleet, approvals, recordings)),
         ):
             background.keep(name, work)
         self.parts[COMPONENT] = background.component
@@ -240,6 +240,7 @@ class _Backend:
             runs=runs,
             panes=panes,
             onlookers=Onlookers(events),
+            recordings=recordings,
             panic=panic,
             audit=audit,
             events=events,
@@ -319,8 +320,8 @@ class _Backend:
         audit: Audit,
         fleet: Fleet,
         authority: CertificateAuthority,
-    ) -> Panes:
-        """Terminals on a tmux server of our own, which outlives us."""
+    ) -> tuple[Panes, Recordings]:
+        """Terminals on a tmux server of our own, which outlives us, and what they show."""
         tmux = TmuxServer(self.paths.tmux_socket)
         await tmux.start()
         stack.push_async_callback(tmux.leave)
@@ -333,7 +334,11 @@ class _Backend:
                 authority, fleet.guest(sandbox), folder / secrets.token_hex(8), through=through
             )
 
-        return Panes(tmux, events, audit, fleet, shell)
+        config, shelf = self.config.recordings, Shelf(self.paths.recordings)
+        recorder = Recorder(tmux, shelf, audit, config, self.config.limits.disk_reserve_mb)
+        self.parts["recordings"] = recorder.component
+        panes = Panes(tmux, events, audit, fleet, shell, recorder)
+        return panes, Recordings(shelf, recorder, audit, config)
 
     def _egress_policy(self) -> EgressPolicy:
         egress = self.config.egress
@@ -353,12 +358,18 @@ class _Backend:
     # --- keeping house --------------------------------------------------------------------------------
 
     async def _housekeeping(
-        self, background: Background, store: Store, fleet: Fleet, approvals: Approvals
+        self,
+        background: Background,
+        store: Store,
+        fleet: Fleet,
+        approvals: Approvals,
+        recordings: Recordings,
     ) -> None:
         duties: dict[str, Callable[[], Awaitable[object]]] = {
             "end what outlived its time": fleet.expire,
             "age the templates": fleet.age_templates,
             "expire approvals": approvals.expire,
+            "age the recordings": recordings.age,
             "prune the events": partial(store.events.prune, EVENTS_KEPT),
             "prune the answers": partial(store.keys.prune, ANSWERS_KEPT_S),
         }

@@ -176,6 +176,10 @@ class PaneNotFound(NotFound):
     code = "pane_not_found"
 
 
+class RecordingNotFound(NotFound):
+    code = "recording_not_found"
+
+
 class FileNotFoundInGuest(NotFound):
     code = "file_not_found"
 

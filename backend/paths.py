@@ -109,6 +109,11 @@ class Paths:
         return self.state / "blobs"
 
     @property
+    def recordings(self) -> Path:
+        """What agents' terminals showed, one folder each: 0700."""
+        return self.state / "recordings"
+
+    @property
     def runs(self) -> Path:
         """One folder per Ansible run: readable by the runner's uid, nothing else of ours is."""
         return self.state / "runs"
@@ -132,6 +137,7 @@ class Paths:
             (self.secrets, 0o700),
             (self.links, 0o700),
             (self.blobs, 0o700),
+            (self.recordings, 0o700),
             (self.domains, 0o711),
             (self.images, 0o755),
         ):

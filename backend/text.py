@@ -123,7 +123,7 @@ def _scan(line: str, style: Style, limit: int) -> tuple[Spans, Style]:
         room = _put(runs, line[at : found.start()], style, room)
         if room <= 0:
             break
-        style = _apply(style, found[1])
+        style = restyled(style, found[1])
         at = found.end()
     else:
         _put(runs, line[at:], style, room)
@@ -157,7 +157,7 @@ def _mark_character(code: int) -> str:
     return f"⟨U+{code:04X}⟩"
 
 
-def _apply(style: Style, parameters: str) -> Style:
+def restyled(style: Style, parameters: str) -> Style:
     """``style`` after one SGR sequence (ECMA-48 8.3.117); what is not on the whitelist changes nothing."""
     fields = [_numbers(field) for field in parameters.split(";")]
     at = 0

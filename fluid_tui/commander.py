@@ -12,6 +12,7 @@ from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.diff import DiffScreen
 from fluid_tui.screens.hosts import HostsScreen
 from fluid_tui.screens.panic import PanicScreen
+from fluid_tui.screens.replay import ReplayScreen
 from fluid_tui.screens.review import ReviewScreen
 from fluid_tui.screens.sandbox_actions import SandboxActions
 from fluid_tui.screens.terminal import TerminalScreen
@@ -130,6 +131,8 @@ class _Commander:
             self._fluid.push_screen(TerminalScreen(sandbox.id))
         elif verb == "timeline":
             return self._timeline(sandbox.id)
+        elif verb == "replay":
+            self._fluid.push_screen(ReplayScreen(sandbox.id))
         elif verb == "diff":
             self._fluid.push_screen(DiffScreen(sandbox.id))
         elif verb == "review":

@@ -20,6 +20,7 @@ SANDBOX_VERBS = {
     "terminal": "watch its agent's terminal",
     "diff": "show what changed in it",
     "timeline": "show what happened in it",
+    "replay": "play what its terminal showed",
     "review": "review its request",
     "pause": "freeze it as it is",
     "resume": "thaw it",

@@ -43,6 +43,7 @@ MARKS: tuple[tuple[str, Mark], ...] = (
     ("command", Mark("$", "", Role.TEXT)),
     ("pane.take_over", Mark("●", "", Role.WARN)),
     ("pane.hand_back", Mark("○", "", Role.MUTED)),
+    ("recording", Mark("▶", "", Role.ACCENT)),
     ("run", Mark("▸", "", Role.ACCENT)),
     ("sandbox", Mark("●", "", Role.GOOD)),
     ("host", Mark("■", "", Role.MUTED)),

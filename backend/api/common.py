@@ -20,6 +20,7 @@ from backend.errors import (
     NotFound,
     PaneNotFound,
     PlaybookNotFound,
+    RecordingNotFound,
     RunNotFound,
     SandboxNotFound,
 )
@@ -63,6 +64,7 @@ ChangesId = Annotated[str, _id_of("change", NotFound, "POST /v1/sandboxes/{id}/d
 PlaybookId = Annotated[str, _id_of("playbook", PlaybookNotFound, "GET /v1/playbooks lists yours")]
 ApprovalId = Annotated[str, _id_of("approval", ApprovalNotFound, "GET /v1/approvals lists yours")]
 AskId = Annotated[str, _id_of("question", ApprovalNotFound, "GET /v1/human/pending lists yours")]
+RecordingId = Annotated[str, _id_of("recording", RecordingNotFound, "GET /v1/recordings lists them")]
 RunId = Annotated[str, _id_of("run", RunNotFound, "an approval names its runs")]
 
 Limit = Annotated[int, Query(ge=1, le=10_000)]

@@ -8,7 +8,16 @@ from fastapi import APIRouter, FastAPI
 
 from backend.api.agent import ROUTERS as AGENT_ROUTERS
 from backend.api.agent import assemble
-from backend.api.routes import approvals, asks, ca, catalog, operations, panes, presence
+from backend.api.routes import (
+    approvals,
+    asks,
+    ca,
+    catalog,
+    operations,
+    panes,
+    presence,
+    recordings,
+)
 from backend.api.services import Services
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -17,6 +26,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     asks.operator,
     panes.operator,
     presence.operator,
+    recordings.operator,
     catalog.operator,
     ca.operator,
     operations.operator,

@@ -30,12 +30,14 @@ from backend.models import (
     HostView,
     Identity,
     ImageView,
+    Leftover,
     LeftoverReport,
     Pane,
     PaneScreen,
     PanicView,
     Playbook,
     Presence,
+    Recording,
     Run,
     Sandbox,
     Snapshot,
@@ -270,6 +272,24 @@ class Onlookers(Protocol):
     async def look(self, actor: Identity, console: str, place: str, id: str, /) -> Sequence[Presence]: ...
 
 
+class Recordings(Protocol):
+    """What agents' terminals showed. For operators alone, its secrets withheld."""
+
+    async def list(self, actor: Identity, sandbox_id: str | None = None, /) -> Sequence[Recording]: ...
+    async def get(self, actor: Identity, id: str, /) -> Recording: ...
+    async def cast(self, actor: Identity, id: str, /) -> str:
+        """The whole as an asciicast of version 2: a guest's bytes, escape sequences included."""
+        ...
+
+    async def leftovers(self, actor: Identity, /) -> Sequence[Leftover]:
+        """Those past their time."""
+        ...
+
+    async def clear(self, actor: Identity, /) -> Sequence[Leftover]:
+        """Remove them; what was removed."""
+        ...
+
+
 class Panic(Protocol):
     """Stop everything, and release it."""
 
@@ -341,6 +361,7 @@ class Services:
     runs: Runs
     panes: Panes
     onlookers: Onlookers
+    recordings: Recordings
     panic: Panic
     audit: Audit
     events: EventBus

@@ -11,15 +11,9 @@ from backend.changes.accounts import Accounts
 from backend.changes.blobs import BlobStore
 from backend.disks import Content, Entry
 from backend.models import ChangeVerb, FileKind, FileState, wire_path
+from backend.secret_marks import PASSWORD_HASH
 
 TEXT_BYTES = 256 << 10
-# crypt(5) of at least the length that its method gives, and what databases keep of a password.
-_HASH = re.compile(
-    rb"\$(?:1|apr1)\$[./A-Za-z0-9]{1,8}\$[./A-Za-z0-9]{22}|\$2[abxy]\$\d\d\$[./A-Za-z0-9]{53}"
-    rb"|\$5\$[^$\s]{1,40}\$(?:[^$\s]{1,16}\$)?[./A-Za-z0-9]{43}|\$6\$[^$\s]{1,40}\$(?:[^$\s]{1,16}\$)?[./A-Za-z0-9]{86}"
-    rb"|\$(?:7|y|gy)\$[./A-Za-z0-9]{1,20}\$[./A-Za-z0-9]{1,86}\$[./A-Za-z0-9]{43}"
-    rb"|\$argon2i?d?\$v=\d{1,4}\$[a-z0-9=,]{1,60}\$[+/A-Za-z0-9]{11,}|SCRAM-SHA-256\$\d{1,9}:[+/=A-Za-z0-9]{8,}\$"
-)
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 _C1 = re.compile(rb"[\x80-\x9f]")
 _MARKS = (
@@ -68,7 +62,7 @@ class StateMaker:
         if state is None or content is None or content.data is None:
             return
         if state.secret:
-            if content.withheld == CREDENTIALS and not _HASH.search(content.data):
+            if content.withheld == CREDENTIALS and not PASSWORD_HASH.search(content.data):
                 state.text = as_text(content.data)
             return
         state.text = as_text(content.data)
@@ -90,7 +84,7 @@ def secret_of(content: Content | None) -> str:
         return ""
     if content.withheld in SECRETS:
         return content.withheld
-    return PASSWORDS if content.data is not None and _HASH.search(content.data, 0, TEXT_BYTES) else ""
+    return PASSWORDS if content.data is not None and PASSWORD_HASH.search(content.data, 0, TEXT_BYTES) else ""
 
 
 def decoded(data: bytes) -> tuple[str, str] | None:

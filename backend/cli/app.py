@@ -30,6 +30,8 @@ NOUNS = {
         "approvals",
         "Requests for production: list, watch, show, dry-run, approve, reject …",
     ),
+    "recordings": ("recordings", "What agents' terminals showed: list, export."),
+    "replay": ("replay", "Play what an agent's terminal showed."),
     "panic": ("panic", "Pause every sandbox and block every apply; release it."),
     "runs": ("runs", "Rehearsals, dry runs, applies: show, cancel, rollback."),
     "asks": ("asks", "Agents' questions: list, answer."),

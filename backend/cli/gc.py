@@ -20,7 +20,7 @@ def gc(
     as_json: AsJson = False,
 ) -> None:
     """Remove domains, files, networks, templates and former images of ours that no sandbox, stock or image
-    needs. Foreign ones are not looked at."""
+    needs, and recordings past their time. Foreign ones are not looked at."""
     told = door().json(operator_calls.leftovers() if dry_run else operator_calls.clear_leftovers())
     if as_json:
         return show_json(told)

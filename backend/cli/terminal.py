@@ -107,7 +107,7 @@ async def _attach(address: str | DoorAddress, sandbox_id: str) -> None:
     async with AsyncFluid(address) as fluid:
         pane = await fluid.open_pane(sandbox_id)
         try:
-            with _raw_terminal():
+            with raw_terminal():
                 await _until_first(_draw(fluid, pane.pane_id, ""), _type(fluid, pane.pane_id))
         finally:
             await fluid.close_pane(pane.pane_id)
@@ -122,7 +122,7 @@ async def _take_over(address: str | DoorAddress, sandbox_id: str, pane_id: str, 
             )
             over = asyncio.create_task(hands.over())
             try:
-                with _raw_terminal():
+                with raw_terminal():
                     drawing = _draw(fluid, pane.pane_id, words)
                     await _until_first(drawing, _pass_on(hands), _ended(over))
                     with contextlib.suppress(BackendDown):  # it may have ended by itself: then it says why
@@ -223,7 +223,8 @@ async def _typed() -> AsyncGenerator[bytes]:
 
 
 @contextlib.contextmanager
-def _raw_terminal() -> Iterator[None]:
+def raw_terminal() -> Iterator[None]:
+    """Each key as it is pressed; the terminal as it was afterwards, and empty."""
     stdin = sys.stdin.fileno()
     before = termios.tcgetattr(stdin)
     try:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Pane,
         PanicView,
         PresenceView,
+        Recording,
         Run,
         SourceCheck,
         TargetView,
@@ -183,6 +184,21 @@ def verify_audit() -> Call[dict[str, Any]]:
 def export_audit() -> Call[bytes]:
     """Every row, one JSON object a line."""
     return Call("GET", path("audit", "export"), bytes, binary=True, timeout_s=WORK_S)
+
+
+def recordings(sandbox_id: str | None = None) -> Call[list[Recording]]:
+    """What agents' terminals showed, newest first, of one sandbox or of all."""
+    return Call("GET", path("recordings"), nouns("Recording", "recordings"), query={"sandbox_id": sandbox_id})
+
+
+def recording(id: str) -> Call[Recording]:
+    return Call("GET", path("recordings", id), noun("Recording"))
+
+
+def recording_cast(id: str) -> Call[bytes]:
+    """The whole as an asciicast of version 2. Its events are a guest's raw output: only
+    :class:`backend.replay.Replay`, or a player, draws them."""
+    return Call("GET", path("recordings", id, "cast"), bytes, binary=True, timeout_s=WORK_S)
 
 
 def check_targets(name: str | None = None) -> Call[list[TargetView]]:

@@ -18,6 +18,7 @@ from backend.disks.ext4 import S_IFMT, S_IFREG, Ext4, Inode
 from backend.disks.files import chunks
 from backend.disks.passwords import masked
 from backend.disks.tree import find
+from backend.secret_marks import KEY_HEADER, KEY_MARKS, TOKEN
 
 PRIVATE_KEY = "private key"
 PASSWORDS = "password hashes"
@@ -28,21 +29,14 @@ VOUCHED = "the package's own"
 TOKEN_BYTES = 256 << 10  # where a token is looked for
 
 _SHADOW = (b"/etc/shadow", b"/etc/shadow-", b"/etc/gshadow", b"/etc/gshadow-", b"/etc/security/opasswd")
-_KEY_HEADER = re.compile(rb"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----|PuTTY-User-Key-File-|openssh-key-v1\0")
-_KEY_MARKS = (
-    b"PRIVATE KEY-----",
-    b"PuTTY-User-Key-File-",
-    b"openssh-key-v1",
-)  # looked for before the pattern
 _CREDENTIAL_NAMES = (
     ".netrc", ".pgpass", ".my.cnf", ".git-credentials", "credentials", "credentials.*", ".htpasswd", "*.key",
     "*.p12", "*.pfx", "*.jks", "*.keytab", "*.kdbx", ".vault_pass*", "id_rsa", "id_dsa", "id_ecdsa",
     "id_ed25519", ".dockercfg", "*_token", "*.token", ".env", "*-secrets", "*.secrets", "sasl_passwd",
     ".msmtprc", "msmtprc", ".fetchmailrc", "chrony.keys", "ntp.keys",
 )  # fmt: skip
-_TOKEN = re.compile(
-    rb"gh[pousr]_[A-Za-z0-9]{36}|AKIA[0-9A-Z]{16}|xox[abpr]-[0-9A-Za-z-]{20}|glpat-[\w-]{20}"
-    rb"|(?:PrivateKey|PresharedKey)[ \t]{0,9}=[ \t]{0,9}[A-Za-z0-9+/]{43}="  # wg(8), systemd.netdev(5)
+_TUNNEL_KEY = re.compile(  # wg(8), systemd.netdev(5)
+    rb"(?:PrivateKey|PresharedKey)[ \t]{0,9}=[ \t]{0,9}[A-Za-z0-9+/]{43}="
 )
 _SUMS = re.compile(rb"^/var/lib/dpkg/info/[^/]+\.md5sums$")
 _MERGED = (b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/")
@@ -75,12 +69,13 @@ def secret_kind(path: bytes, data: bytes) -> str:
     """Why a file's content is withheld; empty for an ordinary file."""
     if path in _SHADOW:
         return PASSWORDS
-    if any(mark in data for mark in _KEY_MARKS) and _KEY_HEADER.search(data):
+    if any(mark in data for mark in KEY_MARKS) and KEY_HEADER.search(data):
         return PRIVATE_KEY
     name = path.rpartition(b"/")[2].decode("utf-8", "replace")
     if any(fnmatchcase(name, pattern) for pattern in _CREDENTIAL_NAMES):
         return CREDENTIALS
-    return CREDENTIALS if _TOKEN.search(data, 0, TOKEN_BYTES) else ""
+    given_away = any(mark.search(data, 0, TOKEN_BYTES) for mark in (TOKEN, _TUNNEL_KEY))
+    return CREDENTIALS if given_away else ""
 
 
 def fingerprint(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerprint:

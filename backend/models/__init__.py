@@ -62,6 +62,7 @@ from backend.models.fleet import (
     TargetView,
 )
 from backend.models.playbook import Playbook, PlaybookTask, Run, RunEvent, RunKind, RunState, TargetResult
+from backend.models.recording import Recording
 from backend.models.sandbox import (
     BranchSandbox,
     CreateSandbox,
@@ -119,6 +120,7 @@ __all__ = [
     "PresenceView",
     "PublicState",
     "QueuePlace",
+    "Recording",
     "Request",
     "ResidualRow",
     "Role",

@@ -85,8 +85,8 @@ class CaView(Answer):
 
 
 class Leftover(Answer):
-    """A thing of ours that nothing needs. ``kind``: domain | files | network | template | image. ``host``:
-    where it lies, ``control node`` for files of images."""
+    """A thing of ours that nothing needs. ``kind``: domain | files | network | template | image | recording.
+    ``host``: where it lies, ``control node`` for files of images and recordings."""
 
     host: str
     kind: str

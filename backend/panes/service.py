@@ -20,6 +20,7 @@ from backend.audit import Audit
 from backend.errors import FluidError, NotFound, PaneNotFound, RoleDenied, TmuxDown
 from backend.models import Identity, Pane, PaneScreen, Phase, Role, Sandbox
 from backend.panes.hands import Hands
+from backend.panes.recorder import Recorder
 from backend.panes.taking import Mark, TakeOver, Why
 from backend.store import EventBus
 from backend.text import screen
@@ -54,12 +55,14 @@ class Panes:
         audit: Audit,
         sandboxes: Sandboxes,
         shell: Callable[[Sandbox], Awaitable[list[str]]],
+        recorder: Recorder | None = None,
     ) -> None:
         self._tmux = tmux
         self._events = events
         self._audit = audit
         self._sandboxes = sandboxes
         self._shell = shell
+        self._recorder = recorder
         self._pumps: dict[str, _Pump] = {}
         self._hands = Hands(tmux, events, audit)
 
@@ -186,6 +189,8 @@ class Panes:
             tasks.create_task(self._tmux.keep())
             tasks.create_task(self._tell())
             tasks.create_task(self._follow_sandboxes())
+            if self._recorder is not None:
+                tasks.create_task(self._recorder.run())
             with contextlib.suppress(TmuxDown):
                 await self._hands.give_back_what_was_cut()
 
@@ -245,6 +250,8 @@ class Panes:
                 panes = {pane.pane_id: pane for pane in await self._tmux.list_panes()}
             except TmuxDown:
                 panes = {}
+            if self._recorder is not None:
+                await self._recorder.look(panes)
             for pane_id in known.keys() | panes.keys():
                 await self._tell_one(known.get(pane_id), panes.get(pane_id))
             known = panes

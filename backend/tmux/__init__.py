@@ -4,12 +4,13 @@ from backend.tmux.client import Watch
 from backend.tmux.keyboard import Keyboard
 from backend.tmux.keys import ALLOWED, check_key
 from backend.tmux.pane import TmuxPane, TmuxScreen
-from backend.tmux.server import TmuxServer
+from backend.tmux.server import Drawn, TmuxServer
 from backend.tmux.settings import HISTORY_LINES
 
 __all__ = [
     "ALLOWED",
     "HISTORY_LINES",
+    "Drawn",
     "Keyboard",
     "TmuxPane",
     "TmuxScreen",

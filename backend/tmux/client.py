@@ -59,10 +59,12 @@ class Watch:
 
 
 class ControlClient:
-    """Attached to one session. ``on_notice`` gets what is neither output nor a reply."""
+    """Attached to one session. ``on_output`` gets what panes print, ``on_notice`` what is neither that nor a
+    reply."""
 
-    def __init__(self, on_notice: Callable[[Notice], None]) -> None:
+    def __init__(self, on_notice: Callable[[Notice], None], on_output: Callable[[Output], None]) -> None:
         self._on_notice = on_notice
+        self._on_output = on_output
         self._parser = ControlParser()
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
@@ -138,6 +140,7 @@ class ControlClient:
             while data := await process.stdout.read(READ_BYTES):
                 for one in self._parser.feed(data):
                     if isinstance(one, Output):
+                        self._on_output(one)
                         for watch in self.watches.get(one.pane_id, ()):
                             watch.put(one.data)
                     elif isinstance(one, Notice):
@@ -165,6 +168,7 @@ def _settle(future: asyncio.Future[Lines], line: str, ended: asyncio.Event) -> C
         if future.done():
             return
         if ok:
+            reply.then(reply.lines)
             future.set_result(reply.lines)
         elif ended.is_set():
             future.set_exception(TmuxDown("tmux ended", remedy=REMEDY))

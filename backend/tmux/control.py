@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 _OCTAL = re.compile(rb"\\([0-7]{3})")
@@ -48,10 +48,12 @@ class Reply:
     """The reply to one command.
 
     ``lines_of_text`` is asked when the reply begins: how many lines of a pane's text it carries, or None.
+    ``then`` hears of one that is no error, before anything that tmux says later.
     """
 
     lines_of_text: Callable[[], int | None] = lambda: None
     lines: Lines = field(default_factory=list)
+    then: Callable[[Lines], None] = lambda _lines: None
     done: Callable[[Reply, bool], None] = lambda _reply, _ok: None
 
 
@@ -69,13 +71,15 @@ class ControlParser:
         """A command goes out: its reply comes after those that are expected already."""
         self._expected.append(reply)
 
-    def feed(self, data: bytes) -> list[Notification]:
-        """Take bytes in any portion; the notifications they complete. Replies are done by their callback."""
+    def feed(self, data: bytes) -> Iterator[Notification]:
+        """Take bytes in any portion; the notifications they complete, to be read to the end. A reply is
+        done by its callback when its turn comes: after what was told before it, before what comes later."""
         self._buffer += data
         *lines, rest = self._buffer.split(b"\n")
         self._buffer = bytearray(rest)
-        found = [self._line(bytes(line)) for line in lines]
-        return [one for one in found if one is not None]
+        for line in lines:
+            if (one := self._line(bytes(line))) is not None:
+                yield one
 
     def abandon(self) -> None:
         """tmux is gone: every reply that is still expected fails."""

@@ -13,8 +13,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from libtmux.exc import LibTmuxException
 from backend.errors import InvalidValue, MissingProgram, PaneNotFound, TmuxDown, Unavailable
 from backend.models import Component
 from backend.tmux.client import COMMAND_TIMEOUT_S, REMEDY, CommandFailed, ControlClient, Watch
-from backend.tmux.control import Notice, Reply
+from backend.tmux.control import Lines, Notice, Output, Reply
 from backend.tmux.keyboard import Keyboard
 from backend.tmux.keys import check_key
 from backend.tmux.pane import FORMAT, LOOKED_AT, TAGS, TmuxPane, TmuxScreen, parse_pane
@@ -44,6 +45,30 @@ SEND_BYTES = 512  # a command: hexadecimal makes it three times as long
 _PANE_ID = re.compile(r"%[0-9]{1,9}")
 _TAG = re.compile(r"[A-Za-z0-9._-]{0,128}")
 
+_SCREEN = (
+    "pane_width",
+    "pane_height",
+    "cursor_x",
+    "cursor_y",
+    "scroll_region_upper",
+    "scroll_region_lower",
+    "alternate_on",
+)
+_SCREEN_FORMAT = " ".join(f"#{{{name}}}" for name in _SCREEN)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A pane's screen at one moment of its output: what comes after it was printed after it. ``region`` are
+    the first and the last row that scroll."""
+
+    width: int
+    height: int
+    cursor: tuple[int, int]
+    region: tuple[int, int]
+    is_alternate: bool
+    rows: list[str]
+
 
 class TmuxServer:
     """``await start()``; ``keep()`` is a task that restarts what ends. Methods raise :class:`TmuxDown`."""
@@ -51,6 +76,8 @@ class TmuxServer:
     def __init__(self, socket: Path) -> None:
         self.socket = socket
         self.changed = asyncio.Event()  # a pane came, went or died; whoever waits clears it
+        self.on_output: Callable[[str, bytes], None] = lambda _pane, _data: None
+        self._tapped: set[str] = set()
         self._client: ControlClient | None = None
         self._creating = asyncio.Lock()
         self._libtmux = libtmux.Server(socket_path=socket, config_file=os.devnull)
@@ -72,10 +99,11 @@ class TmuxServer:
         if not await self._run("has-session", "-t", f"={SESSION}", check=False):
             begin = [";", "new-session", "-d", "-s", SESSION, "-n", "keeper", "env", "true"]
         await self._run("start-server", *set_words(), *begin)
-        client = ControlClient(self._notice)
+        client = ControlClient(self._notice, self._printed)
         attach = ["-C", "attach-session", "-t", f"={SESSION}", "-f", "ignore-size"]
         await client.attach([*self._argv(), *attach], _environment(), self.socket.parent)
         self._client = client
+        self._tapped.clear()
         await self._command("refresh-client -B 'dead:%*:#{pane_dead}'")
         for pane in await self.list_panes():
             await self._quiet(pane.pane_id)
@@ -292,10 +320,48 @@ class TmuxServer:
             yield watch
         finally:
             watches.discard(watch)
-            if not watches and client is self._client:
+            if not watches and client is self._client and pane_id not in self._tapped:
                 client.watches.pop(pane_id, None)
                 with contextlib.suppress(TmuxDown, PaneNotFound):
                     await self._quiet(pane_id)
+
+    def is_tapped(self, pane_id: str) -> bool:
+        """Whether ``on_output`` gets all that this pane prints."""
+        return pane_id in self._tapped
+
+    async def tap(self, pane_id: str, drawn: Callable[[Drawn], None]) -> None:
+        """``drawn`` gets the screen as it is now, then ``on_output`` everything that changes it."""
+        size = Reply()
+
+        def take(lines: Lines) -> None:
+            if (screen := _drawn(size.lines, lines)) is not None:
+                self._tapped.add(pane_id)
+                drawn(screen)
+
+        def height() -> int | None:
+            return facts[1] if (facts := _numbers(size.lines)) else None
+
+        target = _checked(pane_id)
+        # One turn of tmux: it reads nothing from the pane between the commands of a batch.
+        batch = [
+            (f"refresh-client -A '{target}:pause'", Reply()),
+            (f"display-message -p -t {target} '{_SCREEN_FORMAT}'", size),
+            (f"capture-pane -p -e -t {target}", Reply(lines_of_text=height, then=take)),
+            (f"refresh-client -A '{target}:continue'", Reply()),
+        ]
+        try:
+            await self._attached().commands(batch)
+        except CommandFailed as error:
+            self._tapped.discard(pane_id)
+            raise _no_pane(pane_id) from error
+
+    async def untap(self, pane_id: str) -> None:
+        """The pane costs nothing again, unless it is watched."""
+        self._tapped.discard(pane_id)
+        client = self._client
+        if client is not None and not client.watches.get(pane_id):
+            with contextlib.suppress(TmuxDown, PaneNotFound):
+                await self._quiet(pane_id)
 
     async def outputs(self, pane_id: str) -> AsyncIterator[bytes]:
         """What the pane prints, as it prints it. Ends with the pane's server."""
@@ -326,6 +392,10 @@ class TmuxServer:
 
     async def _quiet(self, pane_id: str) -> None:
         await self._pane_command("refresh-client", pane_id, "", f"-A '{pane_id}:pause'")
+
+    def _printed(self, output: Output) -> None:
+        if output.pane_id in self._tapped:
+            self.on_output(output.pane_id, output.data)
 
     def _notice(self, notice: Notice) -> None:
         if notice.name in ("subscription-changed", "window-add", "window-close", "unlinked-window-close"):
@@ -403,3 +473,17 @@ def _checked(pane_id: str) -> str:
 
 def _no_pane(pane_id: str) -> PaneNotFound:
     return PaneNotFound(f"there is no pane {pane_id!r}", remedy="list yours with GET /v1/tmux/panes")
+
+
+def _numbers(told: Lines) -> list[int]:
+    """What ``_SCREEN`` is just now, empty when it is not all numbers."""
+    words = told[0].split() if told else []
+    return [int(word) for word in words] if all(word.isdigit() for word in words) else []
+
+
+def _drawn(told: Lines, lines: Lines) -> Drawn | None:
+    if len(facts := _numbers(told)) != len(_SCREEN):
+        return None
+    width, height, x, y, first, last, alternate = facts
+    rows = [line.decode("utf-8", "replace") for line in lines]
+    return Drawn(width, height, (x, y), (first, last), bool(alternate), rows)

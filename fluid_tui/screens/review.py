@@ -23,9 +23,10 @@ from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.screens.base import NARROW_BELOW, EventArrived, FluidScreen
 from fluid_tui.screens.confirm import ReasonDialog, SecretDialog, TypedConfirm, consequences
 from fluid_tui.screens.review_data import ReviewData, ReviewRead
-from fluid_tui.screens.review_tabs import TABS, draw_tab
+from fluid_tui.screens.review_tabs import TABS, TEXT_TABS, draw_tab
 from fluid_tui.screens.terminal import TerminalScreen
 from fluid_tui.widgets.diff_view import DiffView
+from fluid_tui.widgets.replay_view import ReplayView
 from fluid_tui.widgets.tab_bar import TabBar
 from fluid_tui.widgets.text_view import TextView
 from fluid_tui.words import approval_mark
@@ -91,7 +92,8 @@ class ReviewScreen(FluidScreen):
             yield TextView(id="evidence")
             with Vertical(id="right"), ContentSwitcher(initial="diff", id="switch"):
                 yield DiffView(id="diff")
-                for tab in TABS[2:]:
+                yield ReplayView(id="recording")
+                for tab in TEXT_TABS:
                     yield TextView(id=tab.id)
 
     def on_mount(self) -> None:
@@ -152,7 +154,7 @@ class ReviewScreen(FluidScreen):
             return
         self.query_one("#evidence", TextView).set_lines(self._evidence(approval))
         self.query_one("#tabs", TabBar).set_off({"apply"} if not approval.apply_run else set())
-        for tab in TABS[2:]:
+        for tab in TEXT_TABS:
             self.query_one(f"#{tab.id}", TextView).set_lines(draw_tab(tab.id, approval, self.data))
         document = self.data.document(noise=self._noise)
         view = self.query_one("#diff", DiffView)
@@ -192,10 +194,9 @@ class ReviewScreen(FluidScreen):
     def _draw_titles(self, approval: Approval) -> None:
         right, current = self.query_one("#right"), self.query_one("#switch", ContentSwitcher).current
         words = next((tab.words for tab in TABS if tab.id == current), "")
-        if current == "diff":
-            self.titled(right, f"{words}{self.data.hidden()}", self.data.how())
-        else:
-            self.titled(right, words)
+        below = {"diff": self.data.how, "recording": self.query_one(ReplayView).words}
+        hidden = self.data.hidden() if current == "diff" else ""
+        self.titled(right, f"{words}{hidden}", below[current]() if current in below else "")
 
     # --- tabs -------------------------------------------------------------------------------------------
 
@@ -206,6 +207,13 @@ class ReviewScreen(FluidScreen):
             self.query_one("#switch", ContentSwitcher).current = id
         self.query_one("#tabs", TabBar).choose(id if narrow or id != "evidence" else self._current())
         self.query_one(f"#{id}").focus()
+        if id == "recording" and self.approval:
+            self.query_one(ReplayView).show(self.fluid.client, self.approval.sandbox_id)
+        if approval := self.approval:
+            self._draw_titles(approval)
+
+    @on(ReplayView.Moved)
+    def _moved(self) -> None:
         if approval := self.approval:
             self._draw_titles(approval)
 
@@ -237,6 +245,9 @@ class ReviewScreen(FluidScreen):
 
     def action_tab_commands(self) -> None:
         self._show("commands")
+
+    def action_tab_recording(self) -> None:
+        self._show("recording")
 
     def action_tab_apply(self) -> None:
         self._show("apply")

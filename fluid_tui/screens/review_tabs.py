@@ -20,8 +20,10 @@ TABS = (
     Tab("3", "rehearsal", "Rehearsal"),
     Tab("4", "dry_run", "Dry run"),
     Tab("5", "commands", "Commands"),
-    Tab("6", "apply", "Apply"),
+    Tab("6", "recording", "Recording"),
+    Tab("7", "apply", "Apply"),
 )
+TEXT_TABS = tuple(tab for tab in TABS if tab.id not in ("evidence", "diff", "recording"))
 OUTPUT_LINES = 6
 
 

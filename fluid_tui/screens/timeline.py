@@ -14,6 +14,7 @@ from backend.text import visible
 from fluid_tui.actions import bindings
 from fluid_tui.paint import Line, Role, line, said
 from fluid_tui.screens.base import EventArrived, FluidScreen
+from fluid_tui.screens.replay import ReplayScreen
 from fluid_tui.timeline_rows import (
     TIMELINE_COLUMNS,
     Entry,
@@ -39,7 +40,8 @@ class TimelineScreen(FluidScreen):
     PLACE = "timeline"
     BINDINGS = bindings("timeline")
     FOOTER = (
-        ("timeline.output", "output"),
+        ("timeline.output", "open"),
+        ("timeline.replay", "replay"),
         ("timeline.filter", "filter"),
         ("timeline.older", "older"),
         ("timeline.all", "all sandboxes"),
@@ -138,7 +140,9 @@ class TimelineScreen(FluidScreen):
 
     def action_output(self) -> None:
         entry = self._made.get(self.query_one("#entries", LiveList).key)
-        if entry is None or not entry.of.startswith("CMD-"):
+        if entry is not None and entry.of.startswith("REC-"):
+            self.app.push_screen(ReplayScreen(entry.sandbox_id, entry.of))
+        elif entry is None or not entry.of.startswith("CMD-"):
             self.say("Only a command has an output.")
         elif entry.of not in self._outputs:
             self.run_worker(self._fetch(entry), group="output", exclusive=True)
@@ -157,6 +161,14 @@ class TimelineScreen(FluidScreen):
             return
         self._outputs[entry.of] = output_lines(found)
         self._draw_entry()
+
+    def action_replay(self) -> None:
+        entry = self._made.get(self.query_one("#entries", LiveList).key)
+        sandbox_id = entry.sandbox_id if entry is not None and entry.sandbox_id else self._only
+        if sandbox_id:
+            self.app.push_screen(ReplayScreen(sandbox_id))
+        else:
+            self.say("This entry is of no sandbox.")
 
     # --- the list ----------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from time import monotonic
 
 from rich.cells import cell_len
-from textual import events
+from textual import events, work
 from textual.message import Message
 from textual.timer import Timer
 
@@ -72,8 +72,9 @@ class PaneView(Painted):
         self.set_lines([])
         self.workers.cancel_node(self)
         if pane_id:
-            self.run_worker(self._follow(client, pane_id), group="pane", exclusive=True)
+            self._follow(client, pane_id)
 
+    @work(group="pane", exclusive=True)
     async def _follow(self, client: BackendPort, pane_id: str) -> None:
         problem = "the terminal has ended"
         try:

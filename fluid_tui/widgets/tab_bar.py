@@ -13,6 +13,7 @@ from fluid_tui.paint import Role, Run
 from fluid_tui.widgets.painted import Painted
 
 NARROW_BELOW = 100
+CUT_CELLS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +56,29 @@ class TabBar(Painted, can_focus=False):
         narrow = self.size.width < NARROW_BELOW
         return [tab for tab in self._tabs if tab.id not in self._off and (narrow or not tab.narrow_only)]
 
-    def _words(self) -> list[tuple[Tab, str]]:
-        """The tabs that are drawn and their words; where not all fit, only the chosen one has any."""
-        shown = self._visible()
-        fits = 1 + sum(cell_len(tab.key) + cell_len(tab.words) + 3 for tab in shown) <= self.size.width
-        return [(tab, f"{tab.words} " if fits or tab.id == self._current else "") for tab in shown]
+    def _named(self) -> list[tuple[Tab, str]]:
+        """Each tab's words; where not all fit, those that are not chosen are cut."""
+        tabs = self._visible()
+        whole = 1 + sum(cell_len(tab.key) + cell_len(tab.words) + 3 for tab in tabs)
+        fits = whole <= self.size.width
+        return [
+            (tab, tab.words if fits or tab.id == self._current else tab.words[:CUT_CELLS]) for tab in tabs
+        ]
 
     def _lay_out(self) -> None:
         runs: list[Run] = [(" ", Role.TEXT)]
-        for tab, words in self._words():
+        for tab, words in self._named():
             chosen = tab.id == self._current
             runs += [
                 (f"▸{tab.key} " if chosen else f" {tab.key} ", Role.ACCENT),
-                (words, Role.TITLE if chosen else Role.MUTED),
+                (f"{words} ", Role.TITLE if chosen else Role.MUTED),
             ]
         self._replace([tuple(runs)])
 
     def on_click(self, event: events.Click) -> None:
         at = 1
-        for tab, words in self._words():
-            at += cell_len(tab.key) + cell_len(words) + 2
+        for tab, words in self._named():
+            at += cell_len(tab.key) + cell_len(words) + 3
             if event.x < at:
                 self.post_message(self.Chosen(tab.id))
                 return

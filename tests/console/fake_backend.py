@@ -30,6 +30,7 @@ from backend.models import (
     PlaybookTask,
     Presence,
     PresenceView,
+    Recording,
     Run,
     RunEvent,
     RunKind,
@@ -41,7 +42,18 @@ from backend.models import (
     now,
 )
 from backend.models.sandbox import STANDING_ON
-from tests.console.sample import APPLY_RUN, APPROVAL_ID, HOSTILE, YAML, audit_rows, changes, fleet, runs
+from tests.console.sample import (
+    APPLY_RUN,
+    APPROVAL_ID,
+    CASTS,
+    HOSTILE,
+    YAML,
+    audit_rows,
+    changes,
+    fleet,
+    recordings,
+    runs,
+)
 
 
 class FakeHands:
@@ -94,6 +106,7 @@ class FakeBackend:
         self.looked: list[tuple[str, str]] = []
         self._runs = runs(self.at)
         self.rows = audit_rows(self.at)
+        self.recorded = recordings(self.at)
 
     def _here(self) -> None:
         if self.down:
@@ -304,6 +317,16 @@ class FakeBackend:
 
     async def read_pane(self, pane_id: str, last_n_lines: int = 0) -> list[str]:
         return [f"history line {number}" for number in range(200)] + self.panes[pane_id]
+
+    async def recordings(self, sandbox_id: str | None = None) -> list[Recording]:
+        self.asked.append(("recordings", sandbox_id))
+        self._here()
+        return [one for one in self.recorded if sandbox_id in (None, one.sandbox_id)]
+
+    async def recording_cast(self, id: str) -> bytes:
+        self.asked.append(("recording_cast", id))
+        self._here()
+        return CASTS[id].encode()
 
     async def _sandbox(self, verb: str, id: str, *more: Any) -> Sandbox:
         self.asked.append((verb, id, *more))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+from backend.asciicast import MARK, OUTPUT, CastEvent, event_line, header_line
 from backend.models import (
     Approval,
     ApprovalState,
@@ -21,6 +22,7 @@ from backend.models import (
     PackageChange,
     Pane,
     Phase,
+    Recording,
     ResidualRow,
     Run,
     RunEvent,
@@ -405,3 +407,38 @@ def audit_rows(at: datetime) -> list[AuditRow]:
         row(9, "approval.request", "note", APPROVAL_ID, targets=["web-01", "web-02"]),
         row(10, "sandbox.pause", "intent", one).model_copy(update={"at": at}),
     ]
+
+
+def recordings(at: datetime) -> list[Recording]:
+    """Two of the first sandbox, newest first; the older one has lost its middle."""
+    return [
+        Recording(
+            id=id,
+            sandbox_id="SBX-00000001",
+            sandbox_name="nginx-tls",
+            pane_id=pane,
+            width=60,
+            height=6,
+            started_at=at - timedelta(hours=hours),
+            ended_at=at if is_cut else None,
+            is_cut=is_cut,
+        )
+        for id, pane, hours, is_cut in (("REC-0000000b", "%3", 1, False), ("REC-0000000a", "%1", 2, True))
+    ]
+
+
+def _cast(*events: tuple[float, str, str]) -> str:
+    lines = [header_line(60, 6, 0, "nginx-tls", "screen-256color")]
+    return "".join([*lines, *(event_line(CastEvent(*event)) for event in events)])
+
+
+CASTS = {
+    "REC-0000000b": _cast(
+        (0.0, OUTPUT, "first words\r\n"),
+        (0.2, OUTPUT, f"{HOSTILE}\r\n\x1b[32mgreen words\x1b[0m\r\n"),
+        *((300.0 * number, OUTPUT, f"\x1b[5;1Hlater {number}") for number in range(1, 31)),
+        (9300.0, OUTPUT, "\x1b[5;1Hlast words"),
+        (9300.1, MARK, "not recorded for a moment"),
+    ),
+    "REC-0000000a": _cast((0.0, OUTPUT, "the older one")),
+}

@@ -66,6 +66,20 @@ async def test_tabs_show_what_it_stands_on(console, width: int, height: int) -> 
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
+async def test_a_tab_plays_what_the_terminal_showed(console, width: int, height: int) -> None:
+    async with console(width, height) as seen:
+        await seen.press("enter", "6")
+        await seen.sees("▸6 Recording", "fluid · approved ✓", "green words", "1x · ", "recording 2 of 2")
+        await seen.press("end")
+        await seen.sees("last words", "end · ")
+        await seen.press("1")
+        await seen.sees("+ nginx  added")
+        assert [call for call in seen.backend.asked if call[0] == "recordings"] == [
+            ("recordings", "SBX-00000001")
+        ]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
 async def test_approving_by_keys_sends_the_digest_shown(console, width: int, height: int) -> None:
     async with console(width, height) as seen:
         await seen.press("enter")
@@ -81,7 +95,7 @@ async def test_approving_by_keys_sends_the_digest_shown(console, width: int, hei
         await armed(seen)
         await seen.press(*"4f2a", "enter")
         await seen.until(lambda: decisions(seen.backend) == [("approve", APPROVAL_ID, DIGEST)], "approved")
-        await seen.sees("● applying", "✓ changed  web-01  Install nginx", "▸6 Apply")
+        await seen.sees("● applying", "✓ changed  web-01  Install nginx", "▸7 Apply")
         await seen.backend.finish_apply()
         await seen.sees(
             "✓ applied", "applied to 2 targets", "checked again after the apply: changed=0", "ok=9"

@@ -23,6 +23,7 @@ from fluid_tui.screens.terminal import TerminalScreen
 from fluid_tui.screens.timeline import TimelineScreen
 from fluid_tui.screens.wall import WallScreen
 from fluid_tui.widgets.live_list import LiveList
+from fluid_tui.widgets.replay_view import ReplayView
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import access_changes
 
@@ -253,7 +254,7 @@ def test_every_action_has_a_method_and_no_forbidden_key() -> None:
     keymap.check({}, "defaults")
     for action in ACTIONS:
         assert not FORBIDDEN_KEYS & set(action.key.split(",")), action.id
-        owners = {"app": (FluidScreen,), "move": (LiveList,)}.get(
+        owners = {"app": (FluidScreen,), "move": (LiveList,), "replay": (ReplayView,)}.get(
             action.where, tuple(screen for screen in SCREENS if action.where == screen.PLACE)
         )
         assert owners, action.id

@@ -664,7 +664,7 @@ def test_every_command_explains_itself_with_an_example(words: list[str], capsys:
     assert f"fluid {' '.join(words)}" in told.partition("Examples:")[2]
 
 
-SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "attach", "pack"}
+SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "attach", "pack", "replay"}
 
 
 @pytest.mark.parametrize(

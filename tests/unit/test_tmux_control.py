@@ -42,7 +42,8 @@ def test_text_of_a_known_length_is_never_taken_for_protocol(lines: list[bytes]) 
     results: list[tuple[list[bytes], bool]] = []
     parser.expect(Reply(lambda: len(lines), done=lambda reply, ok: results.append((reply.lines, ok))))
     body = b"".join(line + b"\n" for line in lines)
-    assert parser.feed(b"%begin 5 7 1\n" + body + b"%end 5 7 1\n%output %2 x\n") == [Output("%2", b"x")]
+    told = parser.feed(b"%begin 5 7 1\n" + body + b"%end 5 7 1\n%output %2 x\n")
+    assert list(told) == [Output("%2", b"x")]
     assert results == [(lines, True)]
 
 
@@ -50,9 +51,9 @@ def test_an_error_is_told_and_blocks_of_others_are_not_ours() -> None:
     parser = ControlParser()
     results: list[tuple[list[bytes], bool]] = []
     parser.expect(Reply(done=lambda reply, ok: results.append((reply.lines, ok))))
-    parser.feed(b"%begin 1 1 0\nhook\n%end 1 1 0\n")
+    list(parser.feed(b"%begin 1 1 0\nhook\n%end 1 1 0\n"))
     assert results == []
-    parser.feed(b"%begin 1 2 1\ncan't find pane: %9\n%error 1 2 1\n")
+    list(parser.feed(b"%begin 1 2 1\ncan't find pane: %9\n%error 1 2 1\n"))
     assert results == [([b"can't find pane: %9"], False)]
 
 
@@ -61,6 +62,17 @@ def test_when_tmux_goes_every_expected_reply_fails() -> None:
     results: list[bool] = []
     for _ in range(3):
         parser.expect(Reply(done=lambda _reply, ok: results.append(ok)))
-    parser.feed(b"%begin 1 2 1\nhalf")
+    list(parser.feed(b"%begin 1 2 1\nhalf"))
     parser.abandon()
     assert results == [False, False, False]
+
+
+def test_a_reply_is_done_between_what_was_told_before_and_after_it() -> None:
+    parser = ControlParser()
+    order: list[object] = []
+    parser.expect(Reply(done=lambda _reply, _ok: order.append("reply")))
+    told = parser.feed(b"%output %1 a\n%begin 1 2 1\n%end 1 2 1\n%output %1 b\n")
+    order.append(next(told))
+    assert order == [Output("%1", b"a")]
+    order += told
+    assert order == [Output("%1", b"a"), "reply", Output("%1", b"b")]

@@ -118,14 +118,18 @@ async def resume_host(caller: Caller, services: Served, name: str) -> Response:
 
 @operator.get("/v1/leftovers", response_model=LeftoverReport)
 async def leftovers(caller: Caller, services: Served) -> Response:
-    """Domains, files and networks of ours that nothing needs."""
-    return answer(await services.fleet.leftovers(caller))
+    """Domains, files and networks of ours that nothing needs, and recordings past their time."""
+    report = await services.fleet.leftovers(caller)
+    report.found += await services.recordings.leftovers(caller)
+    return answer(report)
 
 
 @operator.delete("/v1/leftovers", response_model=LeftoverReport)
 async def clear_leftovers(caller: Caller, services: Served) -> Response:
     """Remove them; the answer is what was removed."""
-    return answer(await services.fleet.clear(caller))
+    report = await services.fleet.clear(caller)
+    report.found += await services.recordings.clear(caller)
+    return answer(report)
 
 
 @operator.post("/v1/hosts/key", response_model=HostKeyView)
