@@ -140,7 +140,7 @@ class Background:
         while True:
             began = loop.time()
             try:
-                await work()
+                await asyncio.create_task(work())  # one of its own: see backend/together.py
             except (DatabaseDown, HypervisorDown) as error:  # one that is back is not made to wait
                 self._failed(name, error)
                 await asyncio.sleep(AWAY_PAUSE_S)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import libvirt
 
+from backend.errors import HypervisorFailed
 from backend.hypervisor.domain_xml import DomainSpec, Rebase, domain_xml, nic_element
 from backend.hypervisor.domains import BOOT_TIMEOUT_S, START_TIMEOUT_S, Domains, fresh_moment
 from backend.hypervisor.fork_ways import ForkWays, WayClosed
@@ -17,8 +18,10 @@ from backend.hypervisor.network_xml import FILTER_NAME
 from backend.hypervisor.nouns import DomainInfo, GuestImage, Identity, Template
 from backend.hypervisor.sizes import share_processors
 from backend.steps import reached
+from backend.together import together
 
 IDENTITY_TIMEOUT_S = 60.0
+FILTER_TRIES, FILTER_PAUSE_S = 4, 0.3
 
 Login = Callable[[], Awaitable[object]]
 
@@ -44,7 +47,7 @@ async def fork(
                 disk = await domains.files.next_disk(identity.name)
                 to = Rebase(identity.name, identity.uuid, disk, domains.console(identity.name), metadata, nic)
                 booted = await ways.run(template, to) == "cold boot"
-                await _together(
+                await together(
                     _introduce(domains, identity, booted=booted),
                     _put_filter(domains, identity, network),
                     share_processors(domains, identity.name, template.cpu),
@@ -121,11 +124,22 @@ async def _introduce(domains: Domains, identity: Identity, *, booted: bool) -> N
 
 
 async def _put_filter(domains: Domains, identity: Identity, network: str) -> None:
+    """Another program that changes the host's packet filter at that moment makes the kernel refuse ours: it
+    is tried again."""
     filtered = ET.tostring(nic_element(identity, network, FILTER_NAME), encoding="unicode")
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    await domains.call(
-        identity.name, lambda domain: domain.updateDeviceFlags(filtered, flags), what="put the filter on"
-    )
+    for left in reversed(range(FILTER_TRIES)):
+        try:
+            await domains.call(
+                identity.name,
+                lambda domain: domain.updateDeviceFlags(filtered, flags),
+                what="put the filter on",
+            )
+            break
+        except HypervisorFailed:
+            if not left:
+                raise
+            await asyncio.sleep(FILTER_PAUSE_S)
     reached("filter")
 
 
@@ -139,13 +153,3 @@ async def whole_or_nothing(domains: Domains, name: str) -> AsyncIterator[None]:
     except BaseException:
         await asyncio.shield(domains.destroy(name))
         raise
-
-
-async def _together(*work: Coroutine[Any, Any, Any]) -> None:
-    """Run all at once; the first failure ends the others and is the one that is raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for one in work:
-                group.create_task(one)
-    except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from None

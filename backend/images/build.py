@@ -7,17 +7,15 @@ setting or of the payload is cheap.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backend.errors import FluidError, RoleDenied
+from backend.errors import RoleDenied
 from backend.images import architectures, kernel, rootfs
 from backend.images.catalog import BuiltImage, Catalog, sha256_of
 from backend.images.customize import customize, payload_files
@@ -34,6 +32,7 @@ from backend.images.sources import (
     select,
 )
 from backend.models import now
+from backend.together import together
 
 NEEDED = (
     *("mmdebstrap", "mkfs.ext4", "qemu-img", "lz4", "dpkg-deb", "apt-get", "unshare", "setpriv"),
@@ -191,13 +190,10 @@ class _Build:
         place = temp / "foundation"
         place.mkdir(mode=0o700)
         root = place / "root"
-        with _first_error():
-            async with asyncio.TaskGroup() as group:
-                fetching = group.create_task(
-                    kernel.fetch(with_apt, temp / "kernel", release, arch, self.progress)
-                )
-                group.create_task(rootfs.install(self.inside, apt, release, root, self.progress))
-        unpacked = fetching.result()
+        unpacked, _ = await together(
+            kernel.fetch(with_apt, temp / "kernel", release, arch, self.progress),
+            rootfs.install(self.inside, apt, release, root, self.progress),
+        )
         self.progress("adding the kernel")
         modules = await rootfs.add_modules(self.inside, root, unpacked.modules)
         for name, data in (
@@ -258,16 +254,6 @@ class _Build:
         """Remove trees, never crossing into another file system that a dying build left mounted there."""
         if paths:
             await self.programs.run("rm", "-rf", "--one-file-system", "--", *paths, limit_s=IMAGE_LIMIT_S)
-
-
-@contextlib.contextmanager
-def _first_error() -> Iterator[None]:
-    """A task group's failure as the one error that a user can act on."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        known = next((error for error in group.exceptions if isinstance(error, FluidError)), None)
-        raise known or group from None
 
 
 def _installed(root: Path) -> int:

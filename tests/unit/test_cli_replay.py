@@ -47,7 +47,7 @@ ROW = {
     "size_bytes": 3 << 20,
     "is_cut": False,
 }
-OURS = re.compile(rb"\x1b\[(?:H|2J|\d+;1H|K|7m|0m|38;5;1m)|[\r\n]")
+OURS = re.compile(rb"\x1b\[(?:H|2J|\d+;1H|K|7m|0m|38;5;1m|\?7[lh]|\?2004[lh])|[\r\n]")
 Capture = pytest.CaptureFixture[str]
 
 
