@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,10 @@ LIMIT_S = 20
 class OneSandbox:
     """A fleet of one sandbox, Ann's, until it is destroyed."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "nginx-tls") -> None:
         self.sandbox: Sandbox | None = Sandbox(
             id="SBX-1",
-            sandbox_name="nginx-tls",
+            sandbox_name=name,
             base_image="debian-12",
             owner_uid=ANN.uid,
             created_at=now(),
@@ -40,6 +41,13 @@ class OneSandbox:
         return self.sandbox
 
     running = get
+
+
+async def follow(panes: Panes, actor: Identity, pane_id: str) -> AsyncIterator[list[str]]:
+    """The rows of the pane's screens."""
+    async with aclosing(panes.screens(actor, pane_id)) as screens:
+        async for shown in screens:
+            yield shown.rows
 
 
 async def shell(_: Sandbox) -> list[str]:
@@ -75,7 +83,7 @@ async def panes(tmux: TmuxServer, bus: EventBus, audit: Audit, fleet: OneSandbox
 
 async def until_shown(panes: Panes, pane_id: str, row: str) -> list[str]:
     async with asyncio.timeout(LIMIT_S):
-        async for rows in panes.follow(OPERATOR, pane_id):
+        async for rows in follow(panes, OPERATOR, pane_id):
             if any(one.startswith(row) for one in rows):
                 return rows
     raise AssertionError("the pane ended")

@@ -52,7 +52,8 @@ class Gate:
             task = asyncio.current_task()
             if task and not task.cancelling():  # nobody ends us: something below was cancelled by itself
                 log.exception("request %s: %s %a", request_id, scope["method"], scope["path"])
-            log.info("%s cut off by the end of the backend", request_id)
+            else:
+                log.info("%s cut off by the end of the backend", request_id)
             stopped = BackendDown(
                 "the backend is stopping", remedy="ask again: what was asked for is kept by its id"
             )

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from backend.changes.accounts import Accounts
 from backend.changes.blobs import BlobStore
 from backend.disks import Content, Entry
+from backend.disks.contents import CREDENTIALS, PASSWORDS, PRIVATE_KEY
 from backend.models import ChangeVerb, FileKind, FileState, wire_path
 from backend.secret_marks import PASSWORD_HASH
 
@@ -22,8 +23,7 @@ _MARKS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-PASSWORDS, CREDENTIALS = "password hashes", "credentials"
-SECRETS = ("private key", PASSWORDS, CREDENTIALS)
+SECRETS = (PRIVATE_KEY, PASSWORDS, CREDENTIALS)
 
 
 class StateMaker:

@@ -136,12 +136,6 @@ class Panes:
                 self._hands.refuse(actor, pane)
             await self._tmux.kill_pane(pane_id)
 
-    async def follow(self, actor: Identity, pane_id: str) -> AsyncIterator[Rows]:
-        """The rows of :meth:`screens`."""
-        async with contextlib.aclosing(self.screens(actor, pane_id)) as screens:
-            async for shown in screens:
-                yield shown.rows
-
     async def screens(self, actor: Identity, pane_id: str) -> AsyncGenerator[PaneScreen]:
         """The screen now and after each change; ends when the pane does.
 

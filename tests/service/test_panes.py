@@ -12,7 +12,7 @@ from backend.errors import InvalidValue, PaneNotFound, SandboxNotFound
 from backend.panes import Panes
 from backend.store import EventBus, Subscription
 from backend.tmux import TmuxServer
-from tests.fix_panes import ANN, BOB, LIMIT_S, OPERATOR, OneSandbox, shell, until_shown
+from tests.fix_panes import ANN, BOB, LIMIT_S, OPERATOR, OneSandbox, follow, shell, until_shown
 
 
 async def told(events: Subscription, kind: str) -> str:
@@ -59,7 +59,7 @@ async def test_an_agent_sees_and_touches_its_own_panes_only(panes: Panes) -> Non
         panes.read(BOB, pane.pane_id),
         panes.send(BOB, pane.pane_id, text="id\n"),
         panes.close(BOB, pane.pane_id),
-        anext(aiter(panes.follow(BOB, pane.pane_id))),
+        anext(aiter(follow(panes, BOB, pane.pane_id))),
     ):
         with pytest.raises(PaneNotFound):
             await attempt
@@ -79,7 +79,7 @@ async def test_a_flood_is_painted_at_most_four_times_a_second_and_ends_on_its_la
     paints = 0
     await panes.send(ANN, pane.pane_id, text="seq 300000; echo flood-over\n")
     async with asyncio.timeout(LIMIT_S):
-        async for rows in panes.follow(OPERATOR, pane.pane_id):
+        async for rows in follow(panes, OPERATOR, pane.pane_id):
             paints += 1
             if "flood-over" in rows:
                 break
@@ -89,10 +89,10 @@ async def test_a_flood_is_painted_at_most_four_times_a_second_and_ends_on_its_la
 async def test_many_followers_share_one_look_and_all_see_the_end(panes: Panes) -> None:
     pane = await panes.open(ANN, "SBX-1")
 
-    async def follow() -> list[str]:
-        return [rows async for rows in panes.follow(OPERATOR, pane.pane_id)][-1]
+    async def last() -> list[str]:
+        return [rows async for rows in follow(panes, OPERATOR, pane.pane_id)][-1]
 
-    followers = [asyncio.create_task(follow()) for _ in range(5)]
+    followers = [asyncio.create_task(last()) for _ in range(5)]
     await until_shown(panes, pane.pane_id, "$")
     assert len(panes._pumps) == 1
     await panes.close(ANN, pane.pane_id)

@@ -20,34 +20,13 @@ from backend.asciicast import MARK, Cast, read_cast
 from backend.audit import Audit
 from backend.config import RecordingConfig
 from backend.errors import RecordingNotFound, RoleDenied
-from backend.models import Identity, Recording, Role, Sandbox, now
+from backend.models import Identity, Recording, Role
 from backend.panes import Panes, Recorder, Recordings, Shelf
 from backend.panes import recorder as recorder_module
 from backend.replay import Replay
-from backend.store import EventBus, Store
+from backend.store import EventBus
 from backend.tmux import TmuxServer
-
-ANN = Identity(uid=1001, name="ann")
-OPERATOR = Identity(uid=1000, name="op", role=Role.OPERATOR)
-LIMIT_S = 20
-
-
-class OneSandbox:
-    async def get(self, actor: Identity, sandbox_id: str) -> Sandbox:
-        return Sandbox(
-            id="SBX-1",
-            sandbox_name="web",
-            base_image="debian-12",
-            owner_uid=ANN.uid,
-            created_at=now(),
-            updated_at=now(),
-        )
-
-    running = get
-
-
-async def shell(_: Sandbox) -> list[str]:
-    return ["env", "PS1=$ ", "bash", "--norc", "--noprofile", "-i"]
+from tests.fix_panes import ANN, LIMIT_S, OPERATOR, OneSandbox, follow, shell
 
 
 class Recorded:
@@ -69,11 +48,6 @@ class Recorded:
 
 
 @pytest.fixture
-def audit(store: Store, tmp_path: Path) -> Audit:
-    return Audit(store, tmp_path / "spool", tmp_path / "key", tmp_path / "head")
-
-
-@pytest.fixture
 def start(open_folder: Path, bus: EventBus, audit: Audit) -> Callable[..., object]:
     folder = open_folder / "recordings"
     folder.mkdir()
@@ -83,7 +57,7 @@ def start(open_folder: Path, bus: EventBus, audit: Audit) -> Callable[..., objec
         tmux, config = TmuxServer(open_folder / "tmux.sock"), RecordingConfig.model_validate(settings)
         await tmux.start()
         recorder = Recorder(tmux, Shelf(folder), audit, config, reserve_mb)
-        panes = Panes(tmux, bus, audit, OneSandbox(), shell, recorder)
+        panes = Panes(tmux, bus, audit, OneSandbox("web"), shell, recorder)
         running = asyncio.create_task(panes.run())
         try:
             yield Recorded(tmux, panes, Recordings(Shelf(folder), recorder, audit, config), recorder)
@@ -248,7 +222,7 @@ async def test_nobody_is_recorded_where_it_is_off_and_a_pane_that_nobody_follows
         await until(begun, "it is recorded")
     async with start(enabled=False) as seen:
         pane_id = (await seen.panes.open(ANN, "SBX-1")).pane_id
-        async for rows in seen.panes.follow(OPERATOR, pane_id):
+        async for rows in follow(seen.panes, OPERATOR, pane_id):
             if any(row.startswith("$") for row in rows):
                 break
         assert not seen.tmux.is_tapped(pane_id)
@@ -260,7 +234,7 @@ async def test_following_and_recording_do_not_disturb_each_other(start) -> None:
     async with start() as seen:
         pane_id = await opened(seen)
         for number in range(3):
-            async for rows in seen.panes.follow(OPERATOR, pane_id):
+            async for rows in follow(seen.panes, OPERATOR, pane_id):
                 if any(row.startswith("$") for row in rows):
                     break
             await typed(seen, pane_id, f"echo lo''ok {number}", f"look {number}")

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -17,14 +17,6 @@ from backend.tmux import TmuxServer
 
 SHELL = ["env", "PS1=$ ", "bash", "--norc", "--noprofile", "-i"]
 LIMIT_S = 20
-
-
-@pytest.fixture
-async def tmux(open_folder: Path) -> AsyncIterator[TmuxServer]:
-    server = TmuxServer(open_folder / "tmux.sock")
-    await server.start()
-    yield server
-    await server.kill_server()
 
 
 async def seen(tmux: TmuxServer, pane_id: str, wanted: Callable[[list[str]], bool]) -> list[str]:

@@ -12,7 +12,7 @@ from backend.egress._meter import Exhausted, Meter
 from backend.egress.policy import Grant, Refusal, clean_host, is_global, is_literal, split_authority
 from backend.errors import InvalidValue
 
-POLICY = EgressPolicy(allow=("mirror.example:80", "cache.local:3142", "10.0.0.5:8080", ".debian.org"))
+POLICY = EgressPolicy(allow=("mirror.example:80", "cache.local:3142", "10.0.0.5:8080", ".example.org"))
 
 
 @pytest.mark.parametrize(
@@ -21,13 +21,13 @@ POLICY = EgressPolicy(allow=("mirror.example:80", "cache.local:3142", "10.0.0.5:
         ("mirror.example", 80, None),
         ("cache.local", 3142, None),
         ("10.0.0.5", 8080, None),
-        ("deb.debian.org", 443, None),
-        ("a.b.debian.org", 80, None),
+        ("deb.example.org", 443, None),
+        ("a.b.example.org", 80, None),
         ("mirror.example", 443, "egress.allow"),
-        ("debian.org", 80, "egress.allow"),
-        ("evildebian.org", 80, "egress.allow"),
-        ("deb.debian.org.evil.example", 80, "egress.allow"),
-        ("deb.debian.org", 22, "egress.ports"),
+        ("example.org", 80, "egress.allow"),
+        ("evilexample.org", 80, "egress.allow"),
+        ("deb.example.org.evil.example", 80, "egress.allow"),
+        ("deb.example.org", 22, "egress.ports"),
         ("10.0.0.5", 80, "egress.literal"),
         ("169.254.169.254", 80, "egress.literal"),
         ("::1", 80, "egress.literal"),
@@ -54,19 +54,19 @@ def test_a_name_is_allowed_or_refused_by_a_named_rule(host: str, port: int, rule
 )  # fmt: skip
 def test_an_address_that_is_not_of_the_public_internet_is_known(address: str) -> None:
     assert not is_global(address)
-    refused = POLICY.admit(Grant(".debian.org", exact=False), "x.debian.org", [address])
+    refused = POLICY.admit(Grant(".example.org", exact=False), "x.example.org", [address])
     assert isinstance(refused, Refusal)
     assert refused.rule == "egress.address"
 
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2a00:1450::1", "::ffff:8.8.8.8", "64:ff9b::808:808"])
 def test_a_public_address_is_admitted_under_a_suffix(address: str) -> None:
-    assert POLICY.admit(Grant(".debian.org", exact=False), "x.debian.org", [address]) == [address]
+    assert POLICY.admit(Grant(".example.org", exact=False), "x.example.org", [address]) == [address]
 
 
 def test_of_mixed_answers_only_the_public_ones_are_used() -> None:
-    grant = Grant(".debian.org", exact=False)
-    assert POLICY.admit(grant, "x.debian.org", ["10.0.0.1", "8.8.8.8", "junk"]) == ["8.8.8.8"]
+    grant = Grant(".example.org", exact=False)
+    assert POLICY.admit(grant, "x.example.org", ["10.0.0.1", "8.8.8.8", "junk"]) == ["8.8.8.8"]
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_authorities(text: str, expected: tuple[str, int] | None) -> None:
 
 
 def test_hosts_are_told_from_addresses() -> None:
-    assert clean_host("Deb.Debian.ORG.") == "deb.debian.org"
-    assert not is_literal("deb.debian.org")
+    assert clean_host("Deb.Example.ORG.") == "deb.example.org"
+    assert not is_literal("deb.example.org")
     assert is_literal("1.2.3.4")
 
 

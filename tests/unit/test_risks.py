@@ -198,7 +198,10 @@ def changed(path: str, mode: int = 0o644, **more: Any) -> FileChange:
             ("/etc/sysctl.d/x.conf", None, "kernel.core_pattern=|/bin/x\n"),
             ["the kernel runs as root at each crash: /bin/x"],
         ),
-        (("/etc/hosts", "", "10.0.0.5 deb.debian.org\n"), ["/etc/hosts: 10.0.0.5 is deb.debian.org"]),
+        (
+            ("/etc/hosts", "", "10.0.0.5 packages.example.org\n"),
+            ["/etc/hosts: 10.0.0.5 is packages.example.org"],
+        ),
         (
             ("/etc/resolv.conf", "", "nameserver 9.9.9.9\n"),
             ["names are looked up otherwise: nameserver 9.9.9.9"],

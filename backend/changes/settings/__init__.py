@@ -32,6 +32,7 @@ from backend.changes.settings.fact import (
 )
 from backend.changes.settings.layered import FOLDERS, LAYERED, Layered
 from backend.disks import Comparison, Content, Entry, Pair
+from backend.disks.contents import VOUCHED
 from backend.models import SettingKind, wire_path
 
 __all__ = ["FOLDERS", "MAX_FILE_BYTES", "Found", "Teller", "context", "find", "states"]
@@ -49,7 +50,6 @@ _KNOWN = re.compile(
     b"|".join(b"(?:%s)" % reader.pattern.pattern for reader in (*_READERS, *(one.reader for one in LAYERED))),
     re.DOTALL,
 )
-_VOUCHED = "the package's own"
 
 Read = Mapping[bytes, bytes | None]
 
@@ -79,7 +79,7 @@ def context(comparison: Comparison) -> list[bytes]:
             for item in comparison.after.listed.get(folder, ()):
                 paths.add(folder + b"/" + item.path)
         for path in sorted(paths):
-            vouched = path in changed and _why_not(changed[path].after_content) == _VOUCHED
+            vouched = path in changed and _why_not(changed[path].after_content) == VOUCHED
             if one.reader.pattern.fullmatch(path) and (path not in changed or vouched):
                 found.append(path)
     return found
@@ -169,8 +169,8 @@ def _legible(pair: Pair, notes: list[str], *, vouched: bool = False) -> bool:
     not handed over, and its package's row says enough; ``vouched``: it was read apart."""
     reasons = {_why_not(pair.before_content), _why_not(pair.after_content)} - {""}
     if vouched:
-        reasons -= {_VOUCHED}
-    if reasons and reasons != {_VOUCHED}:
+        reasons -= {VOUCHED}
+    if reasons and reasons != {VOUCHED}:
         notes.append(f"{wire_path(pair.path)}: what it states is not told ({', '.join(sorted(reasons))})")
     return not reasons
 

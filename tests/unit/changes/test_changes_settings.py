@@ -333,15 +333,15 @@ def test_a_zone_of_firewalld_and_one_that_would_blow_up():
 
 
 def test_package_sources_in_both_forms_are_one_thing():
-    old = "deb [signed-by=/k.gpg] http://deb.debian.org/debian bookworm main # x\n"
+    old = "deb [signed-by=/k.gpg] http://packages.example.org/debian bookworm main # x\n"
     new = (
-        "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: bookworm\n"
+        "Types: deb\nURIs: http://packages.example.org/debian\nSuites: bookworm\n"
         "Components: main contrib\nSigned-By: /k.gpg\n"
     )
     assert told(
         pair("/etc/apt/sources.list", old, ""), pair("/etc/apt/sources.list.d/d.sources", None, new)
     ) == {
-        ("package source", "http://deb.debian.org/debian bookworm"): (
+        ("package source", "http://packages.example.org/debian bookworm"): (
             {"type": "deb", "components": "main", "signed-by": "/k.gpg"},
             {"types": "deb", "components": "main contrib", "signed-by": "/k.gpg"},
         )
