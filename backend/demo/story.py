@@ -39,6 +39,7 @@ class Story:
         self.scenario: Scenario = draw(seed)
         self.fluid: Fluid
         self.address = ""
+        self._former: set[str] = set()  # requests of runs before this one
 
     # --- setting up -----------------------------------------------------------------------------------
 
@@ -105,7 +106,9 @@ class Story:
         self.home.start_agent(image.name, self.scenario.seed)
 
     def _forget_former(self) -> None:
-        """The sandbox of a former run with this seed would hold the name that the agent asks for."""
+        """The sandbox of a former run with this seed would hold the name that the agent asks for, and its
+        request is not this run's."""
+        self._former = {approval.id for approval in self.fluid.approvals()}
         for box in self.fluid.fleet().sandboxes:
             if box.sandbox_name == self.scenario.sandbox_name:
                 self.progress.say(f"destroying {box.sandbox_name} of a former run")
@@ -134,7 +137,11 @@ class Story:
         raise TimedOut(f"no request within {limit_s} s", remedy=f"read {self.home.agent_log}")
 
     def _mine(self, approval: Approval) -> bool:
-        return approval.sandbox_name == self.scenario.sandbox_name and approval.state not in APPROVAL_OVER
+        return (
+            approval.sandbox_name == self.scenario.sandbox_name
+            and approval.id not in self._former
+            and approval.state not in APPROVAL_OVER
+        )
 
     def _relay(self, shown: int) -> int:
         if not self.home.agent_log.exists():

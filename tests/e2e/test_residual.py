@@ -64,7 +64,6 @@ def rehearsed(operator: Fluid, playbook: Playbook, text: str) -> Approval:
     return asked
 
 
-@pytest.mark.full
 def test_a_task_left_out_is_missing_and_a_cron_line_and_a_key_are_extra(
     operator: Fluid, playbook: Playbook
 ) -> None:
