@@ -103,11 +103,13 @@ class LocalWay:
             self._private = PrivateLibvirt(self._paths.state / "libvirt", hide_kvm=not probe.works)
             uri = await self._private.start()
         self.uri = uri
-        virt_type = "kvm" if probe.works else "qemu"
-        hypervisor = Hypervisor(uri, folder=self._paths.domains, virt_type=virt_type, prefix=self._prefix)
+        # What this process can do, libvirt may not: it is asked, too, before a machine is trusted to it.
+        undecided = None if probe.works else "qemu"
+        hypervisor = Hypervisor(uri, folder=self._paths.domains, virt_type=undecided, prefix=self._prefix)
         hypervisor.kvm = probe
         await hypervisor.open()
-        log.info("virtual machines run %s: %s", "on KVM" if probe.works else "emulated", probe.reason)
+        kvm = hypervisor.kvm
+        log.info("virtual machines run %s: %s", "on KVM" if kvm.works else "emulated", kvm.reason)
         return hypervisor
 
     async def routes(self) -> list[IPv4Network]:

@@ -19,14 +19,13 @@ from backend.hypervisor.domain_xml import WITH_BIOS, machine_of, metadata_elemen
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.machines import capabilities
 from backend.hypervisor.nouns import DomainEvent, EventKind, KvmProbe
-from backend.hypervisor.probe import KERNEL, PLAUSIBLE_S
+from backend.hypervisor.probe import KERNEL, PLAUSIBLE_S, boot_sector
 
 CREATE_TIMEOUT_S = 90.0  # a libvirtd that cannot use the KVM it sees asks its QEMU again and again
 MEMORY_MB = 64
-BOOTABLE = b"\x55\xaa"
-# mov dx, 0x604; mov ax, 0x2000; out dx, ax; hlt; jmp to hlt: the power-off bit of the PIIX4's PM1a control
-# register, where SeaBIOS puts it.
-SECTOR = b"\xba\x04\x06\xb8\x00\x20\xef\xf4\xeb\xfd".ljust(510, b"\0") + BOOTABLE
+# mov dx, 0x604; mov ax, 0x2000; out dx, ax: the power-off bit of the PIIX4's PM1a control register, where
+# SeaBIOS puts it.
+SECTOR = boot_sector(bytes.fromhex("66ba0406 66b80020 66ef"))
 PROGRAMS = {"x86_64": SECTOR, "aarch64": KERNEL}
 
 

@@ -17,14 +17,42 @@ DEVICE = Path("/dev/kvm")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 EXIT_PORT = 0xF4
 EXIT_VALUE = 0x2A
-QUESTION = 2  # what the probe asks: an answer to an older question is not kept
+QUESTION = 3  # what the probe asks: an answer to an older question is not kept
 VERSION_TIMEOUT_S = 20
 PLAUSIBLE_S = 1.5  # firmware and one sector take a tenth of it on KVM that is worth its name
 # The processor is the one that our domains ask for: where it cannot be had, they cannot run.
 KVM = ("-accel", "kvm", "-cpu", "host")
 EMULATION = ("-accel", "tcg", "-cpu", "max")
-# mov al, VALUE; out PORT, al; hlt; jmp to hlt
-BOOT_SECTOR = bytes([0xB0, EXIT_VALUE, 0xE6, EXIT_PORT, 0xF4, 0xEB, 0xFD]).ljust(510, b"\0") + b"\x55\xaa"
+# A kernel's own ways: long mode on a page table, and an exchange of 16 bytes. A KVM that lies under another
+# one may emulate a small real-mode program and yet run no kernel.
+LONG_MODE = bytes.fromhex(
+    "fa 31c0 8ed8 8ec0 8ed0"  # cli; ds, es and ss are 0
+    "66bf00100000 0f22df"  # mov edi, 0x1000; mov cr3, edi
+    "66b9000c0000 6631c0 fc 66f3ab"  # mov ecx, 0xc00; xor eax, eax; cld; rep stosd: three empty tables
+    "c70600100320 c70600200330 c70600308300"  # [0x1000] = 0x2003, [0x2000] = 0x3003, [0x3000]: 2 MiB at 0
+    "66b820000000 0f22e0"  # mov eax, 0x20; mov cr4, eax: physical address extension
+    "66b9800000c0 0f32 80cc01 0f30"  # mov ecx, 0xc0000080; rdmsr; or ah, 1; wrmsr: long mode enabled
+    "0f0116b07c 0f20c0 660d01000080 0f22c0"  # lgdt [0x7cb0]; cr0 |= 0x80000001: protected and paged
+    "ea5d7c0800"  # jmp 8:0x7c5d, what follows, which is of 64 bits
+    "b9a0860100"  # mov ecx, 100000
+    "31c0 99 bb01000000 51 31c9"  # xor eax, eax; cdq; mov ebx, 1; push rcx; xor ecx, ecx
+    "4889042500400000 4889042508400000"  # mov [0x4000], rax; mov [0x4008], rax
+    "f0480fc70c2500400000"  # lock cmpxchg16b [0x4000]
+    "59 e2d8"  # pop rcx; loop
+)
+HALT = bytes.fromhex("f4 ebfd")  # hlt; jmp to hlt
+SEGMENTS_AT = 0xA0
+SEGMENTS = struct.pack("<QQ", 0, 0x00209A0000000000)  # none, and code of 64 bits
+SEGMENTS_REGISTER = struct.pack("<HI", len(SEGMENTS) - 1, 0x7C00 + SEGMENTS_AT)
+
+
+def boot_sector(ending: bytes) -> bytes:
+    """Does what a kernel does, then ``ending``, 64-bit code of at most 19 bytes."""
+    code = (LONG_MODE + ending + HALT).ljust(SEGMENTS_AT, b"\0")
+    return (code + SEGMENTS + SEGMENTS_REGISTER).ljust(510, b"\0") + b"\x55\xaa"
+
+
+BOOT_SECTOR = boot_sector(bytes([0xB0, EXIT_VALUE, 0xE6, EXIT_PORT]))  # mov al, VALUE; out PORT, al
 # mov w0, #0x84000008; hvc #0; b .: SYSTEM_OFF of the Power State Coordination Interface (Arm DEN 0022).
 KERNEL = struct.pack("<4I", 0x52800100, 0x72B08000, 0xD4000002, 0x14000000)
 

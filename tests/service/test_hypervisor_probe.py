@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from backend.hypervisor import probe
+from backend.fleet import ways
+from backend.hypervisor import KvmProbe, probe
+from backend.hypervisor.private import PrivateLibvirt
 from backend.hypervisor.probe import EMULATION, HERE, kvm_works
+from backend.paths import Paths
 
 
 def program(folder: Path, body: str) -> str:
@@ -55,3 +58,29 @@ async def test_the_answer_is_kept_for_this_boot_and_this_qemu(
     assert counted.read_text() == "x\n"
     await kvm_works(program(tmp_path, body.replace("version-1", "version-2")), 10, cache=cache)
     assert counted.read_text() == "x\nx\n"
+
+
+async def test_kvm_that_libvirt_does_not_offer_is_not_used(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine asked of it all the same is refused by libvirt: no sandbox could ever be made."""
+
+    async def yes(**_: object) -> KvmProbe:
+        return KvmProbe(True, "a guest executed")
+
+    async def none() -> None:
+        return None
+
+    monkeypatch.setattr(ways, "kvm_works", yes)
+    monkeypatch.setattr(ways, "system_libvirt", none)
+    monkeypatch.setattr(
+        ways, "PrivateLibvirt", lambda folder, hide_kvm: PrivateLibvirt(folder, hide_kvm=True)
+    )
+    way = ways.LocalWay(None, Paths.under(open_folder), "fluid-test")
+    host = await way.hypervisor()
+    try:
+        assert host.virt_type == "qemu"
+        assert host.kvm and not host.kvm.works and "offers no KVM" in host.kvm.reason
+    finally:
+        await host.close()
+        await way.leave(idle=True)
