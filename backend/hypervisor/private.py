@@ -146,7 +146,7 @@ class PrivateLibvirt:
             async with asyncio.timeout(START_TIMEOUT_S):
                 status = await process.wait()
         except TimeoutError:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             status = await process.wait()
         if status:
             raise HypervisorDown(
