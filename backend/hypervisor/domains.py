@@ -106,8 +106,8 @@ class Domains:
             for domain in connection.listAllDomains(0):
                 # A domain may vanish between the list and the look.
                 with contextlib.suppress(libvirt.libvirtError):
-                    if domain.name().startswith(start) and _metadata(domain) is not None:
-                        found.append(info_of(domain, persistent=domain.UUIDString() not in transient))
+                    if domain.name().startswith(start) and (marks := _metadata(domain)) is not None:
+                        found.append(_info(domain, marks, domain.UUIDString() not in transient))
             return found
 
         return await self.connection.call(work, what="list domains")
@@ -225,12 +225,14 @@ def role_of(domain: libvirt.virDomain) -> str | None:
     return None if marks is None else marks.get("role", "")
 
 
-def info_of(domain: libvirt.virDomain, *, persistent: bool | None = None) -> DomainInfo:
+def info_of(domain: libvirt.virDomain) -> DomainInfo:
     """A domain of ours as a plain value."""
+    return _info(domain, _metadata(domain) or {}, bool(domain.isPersistent()))
+
+
+def _info(domain: libvirt.virDomain, marks: dict[str, str], persistent: bool) -> DomainInfo:
     state, why = state_of(domain)
-    if persistent is None:
-        persistent = bool(domain.isPersistent())
-    return DomainInfo(domain.name(), domain.UUIDString(), state, _metadata(domain) or {}, why, persistent)
+    return DomainInfo(domain.name(), domain.UUIDString(), state, marks, why, persistent)
 
 
 def _by_uuid(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain | None:

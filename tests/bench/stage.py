@@ -24,7 +24,7 @@ import yaml
 
 from backend.errors import BackendDown
 from backend.fleet import object_prefix
-from backend.hypervisor import GuestImage, Hypervisor, PrivateLibvirt
+from backend.hypervisor import GuestImage, Hypervisor, PrivateLibvirt, kvm_works
 from backend.hypervisor.domain_xml import DomainSpec, domain_xml, loose_nic
 from backend.hypervisor.nouns import Machine
 from backend.models import Phase, Sandbox, now
@@ -86,15 +86,16 @@ class Stage:
         await self._postgres.start()
 
     async def _open_libvirt(self, ends: AsyncExitStack) -> None:
-        daemon = PrivateLibvirt(self.paths.state / "libvirt", hide_kvm=True)
+        cache = Paths.default().cache
+        cache.mkdir(parents=True, exist_ok=True)
+        probed = cache / "kvm-probe.json"
+        probe = await kvm_works(cache=probed)
+        daemon = PrivateLibvirt(self.paths.state / "libvirt", hide_kvm=not probe.works)
         ends.push_async_callback(daemon.stop)
         self._libvirt = await daemon.start()
         ends.push_async_callback(self._remove_ours)
         self.configure(**self._config)
-        if self._cache:
-            return
-        probed = Paths.default().cache / "kvm-probe.json"
-        if probed.exists():  # the backend boots a probe otherwise, for ten seconds
+        if not self._cache and probed.exists():  # the backend boots a probe otherwise, for ten seconds
             shutil.copy(probed, self.environment["FLUID_CACHE"])
 
     def configure(self, **config: object) -> None:
