@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from backend.cli.options import examples, verb_app
 
 app = verb_app()
 
 
-@app.command(epilog=examples("fluid serve", "FLUID_HOME=~/fluid fluid serve"))
-def serve() -> int:
+@app.command(
+    epilog=examples(
+        "fluid serve",
+        "FLUID_HOME=~/fluid fluid serve",
+        "fluid serve --unit >/etc/systemd/system/fluid.service",
+    )
+)
+def serve(
+    unit: Annotated[bool, typer.Option("--unit", help="Print its systemd unit instead.")] = False,
+) -> int:
     """Run the backend in the foreground until it is told to stop."""
+    if unit:
+        from backend.cli import unit as service
+
+        print(service.unit(), end="")
+        return 0
     import gc
 
     from backend import config
