@@ -21,7 +21,7 @@ from backend.errors import (
     SnapshotNotFound,
     SourceNotFound,
 )
-from backend.fleet.core import undone
+from backend.fleet.core import LIVE, undone
 from backend.fleet.host import Host, guest_image
 from backend.fleet.placement import Need, Placement, refusal
 from backend.fleet.sizes import Sizes, allow
@@ -31,6 +31,7 @@ from backend.hypervisor import DomainInfo, make_identity
 from backend.hypervisor import Identity as DomainIdentity
 from backend.images import BuiltImage
 from backend.models import (
+    PUBLIC,
     BranchSandbox,
     CreateSandbox,
     Identity,
@@ -498,16 +499,15 @@ class Lifecycle(Sizes):
         self, actor: Identity, *, limit: int = 100, offset: int = 0, **filters: str | None
     ) -> tuple[Sequence[Sandbox], int]:
         """Live sandboxes, newest first; agents see their own. Filters: fields of the noun, ``vm_name``."""
-        rows = [row for row in await self.all_live() if row.purpose == "agent"]
+        wanted: dict[str, object] = {"purpose": "agent", "phase": LIVE}
         if actor.role is Role.AGENT:
-            rows = [row for row in rows if row.owner_uid == actor.uid]
-        if name := filters.pop("vm_name", None):
-            rows = [row for row in rows if row.sandbox_name == name]
-        for field, value in filters.items():
-            if value:
-                rows = [row for row in rows if str(getattr(row, field)) == value]
-        rows.sort(key=lambda row: row.created_at, reverse=True)
-        return rows[offset : offset + limit], len(rows)
+            wanted["owner_uid"] = actor.uid
+        given = {field: value for field, value in filters.items() if value}
+        if name := given.pop("vm_name", None):
+            wanted["name"] = name
+        if state := given.pop("state", None):
+            wanted["phase"] = [phase for phase in LIVE if PUBLIC[phase] == state]
+        return await self._store.sandboxes.seen(wanted | given, limit=limit, offset=offset)
 
     async def sources(self, actor: Identity) -> Sequence[SourceView]:
         """What may be forked. Sandboxes, stock and targets never are."""

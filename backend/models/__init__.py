@@ -64,6 +64,7 @@ from backend.models.fleet import (
 from backend.models.playbook import Playbook, PlaybookTask, Run, RunEvent, RunKind, RunState, TargetResult
 from backend.models.recording import Recording
 from backend.models.sandbox import (
+    PUBLIC,
     BranchSandbox,
     CreateSandbox,
     Phase,
@@ -77,6 +78,7 @@ from backend.models.sandbox import (
 __all__ = [
     "FROM_DISK",
     "FROM_GUEST",
+    "PUBLIC",
     "Answer",
     "Approval",
     "ApprovalRequest",

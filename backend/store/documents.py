@@ -25,6 +25,7 @@ Filters = Mapping[str, Any]
 Values = list[Any]
 SCHEMA = "fluid"
 LIST_LIMIT = 1000
+KEPT = 10_000  # nouns that were read and are told again
 
 
 class Documents(Generic[T]):
@@ -41,6 +42,7 @@ class Documents(Generic[T]):
     def __init__(self, database: Database) -> None:
         self._database = database
         self._name = sql.Identifier(SCHEMA, self.table)
+        self._kept: dict[str, tuple[str, T]] = {}  # id → version of its row, and the noun
 
     async def insert(self, noun: T) -> T:
         """Keep a new noun. Raises :class:`DuplicateName` if its id or its unique name is taken."""
@@ -110,19 +112,53 @@ class Documents(Generic[T]):
 
         ``filters``: column → value; a list, set or tuple of values means any of them; None means NULL.
         """
-        where, values = self._where(filters or {})
-        order = sql.SQL("ASC" if oldest_first else "DESC")
-        page = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY created_at {}, id {} LIMIT %s OFFSET %s").format(
-            self._selected(), self._name, where, order, order
+        async with self._database.transaction() as connection:
+            rows, total = await self._page(
+                connection, self._selected(), filters or {}, limit, offset, oldest_first=oldest_first
+            )
+        return [self._read(row) for row in rows], total
+
+    async def seen(
+        self, filters: Filters | None = None, *, limit: int = LIST_LIMIT, offset: int = 0
+    ) -> tuple[Sequence[T], int]:
+        """As :meth:`list`, for who only tells them on: a noun whose row did not change since the last time
+        is the same one again. Never change one."""
+        version = sql.SQL("id, xmin::text")
+        rest = sql.SQL("SELECT {}, {} FROM {} WHERE id = ANY(%s)").format(
+            version, self._selected(), self._name
         )
         async with self._database.transaction() as connection:
-            rows = await (await connection.execute(page, [*values, limit, offset])).fetchall()
-            total = offset + len(rows)
-            if len(rows) == limit or (offset and not rows):
-                count = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(self._name, where)
-                counted = await (await connection.execute(count, values)).fetchone()
-                total = counted[0] if counted else 0
-        return [self._read(row) for row in rows], total
+            rows, total = await self._page(connection, version, filters or {}, limit, offset)
+            if len(self._kept) + len(rows) > KEPT:
+                self._kept.clear()
+            changed = [id for id, at in rows if id not in self._kept or self._kept[id][0] != at]
+            if changed:
+                for id, at, *row in await (await connection.execute(rest, (changed,))).fetchall():
+                    self._kept[id] = at, self._read(tuple(row))
+        return [self._kept[id][1] for id, _ in rows if id in self._kept], total
+
+    async def _page(
+        self,
+        connection: Connection,
+        columns: sql.Composable,
+        filters: Filters,
+        limit: int,
+        offset: int,
+        *,
+        oldest_first: bool = False,
+    ) -> tuple[Sequence[TupleRow], int]:
+        where, values = self._where(filters)
+        order = sql.SQL("ASC" if oldest_first else "DESC")
+        page = sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY created_at {}, id {} LIMIT %s OFFSET %s").format(
+            columns, self._name, where, order, order
+        )
+        rows = await (await connection.execute(page, [*values, limit, offset])).fetchall()
+        total = offset + len(rows)
+        if len(rows) == limit or (offset and not rows):
+            count = sql.SQL("SELECT count(*) FROM {} WHERE {}").format(self._name, where)
+            counted = await (await connection.execute(count, values)).fetchone()
+            total = counted[0] if counted else 0
+        return rows, total
 
     # --- for subclasses -----------------------------------------------------------------------------------
 

@@ -67,6 +67,24 @@ async def test_a_list_filters_pages_and_tells_the_total(store: Store) -> None:
     assert (page, total) == ([], 7)
 
 
+async def test_what_is_seen_again_is_what_the_row_says_now(store: Store) -> None:
+    for number in range(3):
+        await store.sandboxes.insert(sandbox(f"SBX-{number}", f"n{number}"))
+    first, total = await store.sandboxes.seen({"purpose": "agent"})
+    assert {one.id: one for one in first} == {
+        id: await store.sandboxes.get(id) for id in ("SBX-0", "SBX-1", "SBX-2")
+    }
+    assert total == 3
+    kept = {one.id: one for one in first}
+    await store.sandboxes.change("SBX-1", lambda one: one.model_copy(update={"commands": 7}))
+    await store.sandboxes.delete("SBX-2")
+    again, total = await store.sandboxes.seen({"purpose": "agent"})
+    assert ({one.id: one.commands for one in again}, total) == ({"SBX-0": 0, "SBX-1": 7}, 2)
+    assert {one.id for one in again if one is kept[one.id]} == {"SBX-0"}  # the one that nobody touched
+    page, total = await store.sandboxes.seen({"name": ["n0", "n1"]}, limit=1, offset=1)
+    assert ([one.id for one in page], total) == (["SBX-0"], 2)
+
+
 async def test_of_two_racing_transitions_exactly_one_wins(store: Store) -> None:
     made = await store.sandboxes.insert(sandbox("SBX-1", "web", phase=Phase.RUNNING))
     stopped = made.model_copy(update={"phase": Phase.STOPPED})
