@@ -46,8 +46,9 @@ class Installation:
 
     def fluid(self, *words: str, user: str = USER, fails: bool = False) -> Any:
         """What the command says as JSON."""
+        own = ENVIRONMENT if user == USER else ENVIRONMENT | {"HOME": "/nonexistent", "USER": user}
         done = subprocess.run(
-            self.host.as_user([*FLUID, *words, "--json"], ENVIRONMENT, user),
+            self.host.as_user([*FLUID, *words, "--json"], own, user),
             cwd="/",
             stdin=subprocess.DEVNULL,
             capture_output=True,
