@@ -1,4 +1,4 @@
-"""The first process of a host that :mod:`tests.fix_hosts` makes: ``_inside_host.py FOLDER NAME``.
+"""The first process of a host that :mod:`tests.fix_hosts` makes: ``_inside_host.py FOLDER NAME SHOWN…``.
 
 Runs as root in new mount, UTS, network and process namespaces, lays the host's own folders over the
 machine's, says so, and ends when its standard input does: whatever runs on the host then ends with it.
@@ -6,6 +6,7 @@ machine's, says so, and ends when its standard input does: whatever runs on the 
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -34,7 +35,8 @@ def mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True)
 
 
-def main(folder: Path, name: str) -> None:
+def main(folder: Path, name: str, shown: list[Path]) -> None:
+    """``shown``: folders of this machine that the host has too, wherever they lie."""
     socket.sethostname(name)
     aside = folder / "cgroup"
     mount("--rbind", "/sys/fs/cgroup", str(aside))
@@ -47,13 +49,18 @@ def main(folder: Path, name: str) -> None:
         mount("--bind", str(folder / "no-kvm"), str(KVM))
         mount("-o", "remount,bind,ro", str(KVM))
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    held = {path: os.open(path, os.O_PATH) for path in shown}
     for hidden in HIDDEN:
         if Path(hidden).is_dir():
             mount("-t", "tmpfs", "-o", "mode=1777" if hidden.endswith("tmp") else "mode=755", "tmpfs", hidden)
+    for path, handle in held.items():
+        path.mkdir(parents=True, exist_ok=True)
+        mount("--no-canonicalize", "--bind", f"/proc/{os.getpid()}/fd/{handle}", str(path))
+        os.close(handle)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # whoever loses its parent here is reaped
     print("ready", flush=True)
     sys.stdin.read()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], [Path(word) for word in sys.argv[3:]])

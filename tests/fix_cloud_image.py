@@ -18,7 +18,7 @@ from backend.paths import Paths
 PACKAGES = (
     "systemd-sysv", "udev", "dbus", "linux-image-cloud-amd64", "cloud-init", "cloud-guest-utils",
     "openssh-server", "python3", "sudo", "iproute2", "netplan.io", "systemd-resolved",
-    "extlinux", "syslinux-common", "e2fsprogs", "ca-certificates",
+    "extlinux", "syslinux-common", "e2fsprogs", "ca-certificates", "qemu-guest-agent",
 )  # fmt: skip
 DISK_BYTES, PARTITION_AT = 3 << 30, 1 << 20
 SECTOR = 512

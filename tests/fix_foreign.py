@@ -83,13 +83,14 @@ def foreign_xml(
     role: str = "",
     agent: Path | None = None,
     floppy: Path | None = None,
+    memory_mb: int = 64,
 ) -> str:
-    """An emulated machine of 64 MiB that nobody of ours made. It boots from ``floppy`` if there is one."""
+    """An emulated machine that nobody of ours made. It boots from ``floppy`` if there is one."""
     root = ET.Element("domain", type="qemu")
     ET.SubElement(root, "name").text = name
     if role:
         root.append(ET.fromstring(MARK.format(role=role)))
-    ET.SubElement(root, "memory", unit="MiB").text = "64"
+    ET.SubElement(root, "memory", unit="MiB").text = str(memory_mb)
     ET.SubElement(root, "vcpu").text = "1"
     system = ET.SubElement(root, "os")
     ET.SubElement(system, "type", arch="x86_64", machine="pc").text = "hvm"

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -58,6 +58,7 @@ class RealHost:
     known_hosts: Path
     port: int = SSH_PORT
     user: str = USER
+    shown: Sequence[Path] = ()
     card: str = field(default_factory=lambda: f"flt{secrets.token_hex(3)}")
     _first: subprocess.Popen[str] | None = None
     _pid: int = 0
@@ -89,6 +90,14 @@ class RealHost:
         if check and done.returncode:
             raise AssertionError(f"{argv} on {self.name} ended with {done.returncode}: {done.stderr!r}")
         return done.stdout
+
+    def as_user(self, argv: Sequence[str], environment: Mapping[str, str], name: str = USER) -> list[str]:
+        """What runs ``argv`` there as that user with its own group alone, and with nothing of our
+        environment."""
+        login = ["setpriv", "--reuid", name, "--regid", name, "--clear-groups", "--"]
+        return self._entered(
+            [*login, "env", "-i", *(f"{key}={environment[key]}" for key in environment), *argv]
+        )
 
     def start_libvirtd(self, *options: str) -> None:
         """Start what does not run of virtlogd and libvirtd; return when libvirt answers. With ``--listen`` it
@@ -155,6 +164,7 @@ class RealHost:
             [
                 *("unshare", "--mount", "--uts", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"),
                 *(sys.executable, "-IS", str(INSIDE), str(self.folder), self.name),
+                *map(str, self.shown),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -249,8 +259,9 @@ class RealHost:
 
 
 @contextmanager
-def real_hosts(*names: str) -> Iterator[list[RealHost]]:
-    """Hosts of these names, with sshd and libvirtd; all of them end, also after a failure."""
+def real_hosts(*names: str, shown: Sequence[Path] = ()) -> Iterator[list[RealHost]]:
+    """Hosts of these names, with sshd and libvirtd; all of them end, also after a failure. ``shown``: folders
+    of this machine that they have, too."""
     assert os.geteuid() == 0, "only root makes hosts"
     folder = Path(tempfile.mkdtemp(prefix="fluid-hosts-"))
     with ExitStack() as stack:
@@ -266,6 +277,7 @@ def real_hosts(*names: str) -> Iterator[list[RealHost]]:
                 taken = thread.submit(asyncio.run, taken_networks()).result()
             network = IPv4Network(free_network(taken, POOL))
             host = RealHost(name, folder / name, str(network[2]), folder / "key", folder / "known_hosts")
+            host.shown = shown
             stack.callback(host.stop)
             host.start(network)
             made.append(host)

@@ -19,6 +19,7 @@ from backend.cli.options import AsJson, examples, verb_app
 from backend.client import Fluid, calls, operator_calls
 from backend.errors import BackendDown, FluidError, RoleDenied, Unavailable
 from backend.paths import Paths
+from backend.places import Here
 from backend.text import visible
 
 app = verb_app()
@@ -89,9 +90,13 @@ def modules(paths: Paths) -> Iterator[Finding]:
 
 
 def kvm(paths: Paths) -> Iterator[Finding]:
-    """Only a guest that executed proves KVM: /dev/kvm opens on machines where guests hang."""
+    """Only a guest that executed proves KVM: /dev/kvm opens on machines where guests hang. What libvirt's
+    QEMU may open and you may not is told by `hosts`."""
     try:
-        from backend.hypervisor.probe import kvm_works
+        from backend.hypervisor.probe import DEVICE, kvm_works
+
+        if DEVICE.exists() and not os.access(DEVICE, os.W_OK):
+            return
 
         cache = paths.cache / "kvm-probe.json" if os.access(paths.cache, os.W_OK) else None
         probe = asyncio.run(kvm_works(cache=cache))
@@ -103,6 +108,23 @@ def kvm(paths: Paths) -> Iterator[Finding]:
     else:
         remedy = "guests are emulated, ten times slower; enable (nested) virtualisation for this machine"
         yield Finding(NOTE, "kvm", f"does not work: {probe.reason}", remedy)
+
+
+def libvirt(paths: Paths) -> Iterator[Finding]:
+    """A backend that is not root needs the machine's libvirtd, and its group. Root's starts one."""
+    if os.geteuid() == 0:
+        return
+    from backend.hypervisor.private import DEFAULT_SOCKET, remedy_for_users
+
+    try:
+        if not any(isinstance(host.place(), Here) for host in settings.load(paths).hosts):
+            return
+    except FluidError:  # told by `config_file`
+        return
+    if remedy := remedy_for_users():
+        yield Finding(BAD, "libvirt", f"{DEFAULT_SOCKET} does not let you in", remedy)
+    else:
+        yield Finding(OK, "libvirt", f"{DEFAULT_SOCKET} lets you in")
 
 
 def disk_space(paths: Paths) -> Iterator[Finding]:
@@ -188,6 +210,7 @@ CHECKS: tuple[Callable[[Paths], Iterator[Finding]], ...] = (
     programs,
     modules,
     kvm,
+    libvirt,
     disk_space,
     sockets,
     tcp_door,

@@ -47,7 +47,7 @@ class Sources:
         )
         guests = config.guests
         self.preparation = Preparation(
-            self._machine_here, DiskReader(), cpu=guests.cpu, memory_mb=guests.memory_mb
+            self._machine, DiskReader(), cpu=guests.cpu, memory_mb=guests.memory_mb
         )
 
     async def recover(self) -> None:
@@ -126,15 +126,14 @@ class Sources:
         found = await asyncio.gather(*(_templates_on(host, sha256) for host in self._hosts))
         return sorted({key for keys in found for key in keys})
 
-    def _machine_here(self) -> Hypervisor:
-        """Images are prepared where their files are."""
-        for host in self._hosts:
-            if host.up and (machine := host.require()).is_local:
-                return machine
-        raise HypervisorDown(
-            "no libvirt of this machine answers, and an image is prepared where its file is",
-            remedy="list this machine under hosts: in config.yaml, and see `fluid hosts list`",
-        )
+    def _machine(self) -> Hypervisor:
+        """Images are prepared where their files are; else on any host, and the disk goes there and back."""
+        up = [host.require() for host in self._hosts if host.up]
+        if not up:
+            raise HypervisorDown(
+                "no host answers, and an image is prepared by a boot on one", remedy="fluid hosts list"
+            )
+        return next((machine for machine in up if machine.is_local), up[0])
 
 
 async def _templates_on(host: Host, sha256: str) -> Sequence[str]:

@@ -74,6 +74,7 @@ class Stock(Following):
         wanted = dict.fromkeys(images, 0 if host.draining else self._config.stock.per_source)
         for broken in await self._stock(host, Phase.STOPPED, Phase.ERROR):
             await self.discard(broken)
+        await self._give_way(host)
         for parked in await self._stock(host, Phase.PAUSED):
             if wanted.get(parked.image_sha256, 0) and self._is_usual(parked):
                 wanted[parked.image_sha256] -= 1
@@ -83,6 +84,16 @@ class Stock(Following):
             for _ in range(count):
                 if sha256 in host.warm and await self._has_room(host):
                     await self._park(host, images[sha256])
+
+    async def _give_way(self, host: Host) -> None:
+        """Where others took of the memory that stock never takes, parked forks go, the oldest first, until it
+        is there again. What a fork would be on the disk is its template, and that stays."""
+        for parked in await self._stock(host, Phase.PAUSED):
+            free_mb = (await host.look(max_age_s=0)).memory_free_mb
+            if free_mb >= self._config.stock.memory_reserve_mb:
+                return
+            if await self._withdraw(parked):
+                log.info("%s left the stock: %s has %d MB of memory free", parked.id, host.name, free_mb)
 
     async def _has_room(self, host: Host) -> bool:
         """Stock is for idle times: not while something is made or rehearsed, and not of memory that the host

@@ -1,23 +1,25 @@
-"""How a host is reached: on this machine, where a libvirtd of ours is started if none answers; behind an SSH
-login, whose one connection leads to its libvirt and to its guests; or at a libvirt URI of its own.
+"""How a host is reached: on this machine, where root's backend starts a libvirtd of its own if none answers
+and another user's has the machine's; behind an SSH login, whose one connection leads to its libvirt and to
+its guests; or at a libvirt URI of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
 
 from backend.config import HostConfig
-from backend.errors import HypervisorFailed
+from backend.errors import HypervisorDown, HypervisorFailed
 from backend.fleet.addresses import ROUTES, networks_of, taken_networks
 from backend.guests import HostLink
 from backend.hypervisor import Hypervisor, Pool
 from backend.hypervisor.networks import not_held, switches
-from backend.hypervisor.private import PrivateLibvirt, system_libvirt
+from backend.hypervisor.private import SYSTEM_URI, PrivateLibvirt, remedy_for_users, system_libvirt
 from backend.hypervisor.probe import kvm_works
 from backend.paths import Paths
 from backend.places import LIBVIRT_SOCKET, Here, OverNetwork, OverSsh, SshDestination
@@ -77,16 +79,72 @@ class Way(Protocol):
 def way_to(settings: HostConfig, paths: Paths, prefix: str) -> Way:
     """The way that the config means."""
     place = settings.place()
-    if isinstance(place, Here):
+    if not isinstance(place, Here):
+        return RemoteWay(settings, place, paths, prefix)
+    if os.geteuid() == 0:
         return LocalWay(place.uri, paths, prefix)
-    return RemoteWay(settings, place, paths, prefix)
+    return UsersWay(place.uri, _pool(settings, paths, prefix, paths.domains_placed))
 
 
-class LocalWay:
-    """This machine. Whether its guests run on KVM is decided by booting a probe."""
+def _pool(settings: HostConfig, paths: Paths, prefix: str, usual: Path | None = None) -> Pool:
+    """Where our files lie on a host whose folders are not ours."""
+    return Pool(
+        name=prefix,
+        path=settings.pool_path or usual or LIBVIRT_IMAGES / prefix,
+        cache=paths.cache / "layers" / settings.name,
+        images=paths.images,
+    )
+
+
+class OwnMachine:
+    """What every way to this machine has in common."""
 
     link: HostLink | None = None
     ssh: SshDestination | None = None
+
+    async def routes(self) -> list[IPv4Network]:
+        return await taken_networks()
+
+    async def must_hold(self, bridge: str) -> None:
+        """Whoever makes the network here sees to it."""
+
+    async def clock_skew(self) -> float | None:
+        return None
+
+    async def uptime(self) -> float:
+        return _uptime(await asyncio.to_thread(UPTIME.read_bytes))
+
+
+class UsersWay(OwnMachine):
+    """This machine for a backend that is not root but in libvirt's group, to which libvirtd gives a pool.
+    QEMU's files are not the user's, and whether the user may open /dev/kvm says nothing of QEMU."""
+
+    def __init__(self, uri: str | None, pool: Pool) -> None:
+        self.uri = uri or SYSTEM_URI
+        self._pool = pool
+
+    async def hypervisor(self) -> Hypervisor:
+        hypervisor = Hypervisor(self.uri, pool=self._pool, prefix=self._pool.name)
+        try:
+            await hypervisor.open()
+        except HypervisorDown as error:
+            remedy = remedy_for_users() if self.uri == SYSTEM_URI else ""
+            raise HypervisorDown(error.message, remedy=remedy or error.remedy) from error
+        return hypervisor
+
+    async def reserved_mb(self) -> int:
+        told = await asyncio.to_thread(os.statvfs, self._pool.path)
+        return (told.f_bfree - told.f_bavail) * told.f_frsize >> 20
+
+    async def revive(self) -> None:
+        """Its keeper's business."""
+
+    async def leave(self, *, idle: bool) -> None:
+        """There is nothing but the connection, and that is closed."""
+
+
+class LocalWay(OwnMachine):
+    """This machine for root. Whether its guests run on KVM is decided by booting a probe."""
 
     def __init__(self, uri: str | None, paths: Paths, prefix: str) -> None:
         self.uri = uri or ""
@@ -112,21 +170,9 @@ class LocalWay:
         log.info("virtual machines run %s: %s", "on KVM" if kvm.works else "emulated", kvm.reason)
         return hypervisor
 
-    async def routes(self) -> list[IPv4Network]:
-        return await taken_networks()
-
-    async def must_hold(self, bridge: str) -> None:
-        """Whoever makes the network here sees to it."""
-
-    async def clock_skew(self) -> float | None:
-        return None
-
     async def reserved_mb(self) -> int:
         """It is not counted as free here."""
         return 0
-
-    async def uptime(self) -> float:
-        return _uptime(await asyncio.to_thread(UPTIME.read_bytes))
 
     async def revive(self) -> None:
         """Start a libvirtd of ours again. Another's is its keeper's business."""
@@ -150,12 +196,7 @@ class RemoteWay:
         self._own_uri = place.uri if isinstance(place, OverNetwork) else None
         self.uri = self._own_uri or f"qemu+ssh://{place.ssh.address}/system"
         self._prefix = prefix
-        self._pool = Pool(
-            name=prefix,
-            path=settings.pool_path or LIBVIRT_IMAGES / prefix,
-            cache=paths.cache / "layers" / settings.name,
-            images=paths.images,
-        )
+        self._pool = _pool(settings, paths, prefix)
 
     async def hypervisor(self) -> Hypervisor:
         await self._link.open()

@@ -141,7 +141,7 @@ def not_held(bridge: str) -> HypervisorFailed:
     """Half of the guests' filter would be without effect."""
     return HypervisorFailed(
         f"iptables does not see the bridge {bridge}, so guests are not held",
-        remedy="sysctl -w net.bridge.bridge-nf-call-iptables=1, as root, on that host",
+        remedy="modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-iptables=1, as root, on that host",
     )
 
 

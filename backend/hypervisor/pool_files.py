@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from backend.errors import DuplicateName, HypervisorFailed, NoSpace
+from backend.errors import DuplicateName, HypervisorFailed, NoSpace, NotFound
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.local_files import DISK_NAME, file_lock
 from backend.hypervisor.nouns import GuestImage, Pool, Template
@@ -40,6 +40,7 @@ from backend.hypervisor.storage import (
 from backend.hypervisor.volumes import Volumes
 
 CLAIM, WHOLE = "claim", ".ok"
+LENT = "lent.qcow2"
 IMAGE = "image."
 CLUSTER_BYTES = 1 << 16
 SAVE_HEAD_BYTES = 1 << 17  # libvirt leaves 64 KiB of room behind the XML
@@ -360,6 +361,20 @@ class PoolFiles:
                 await self._volumes.send(name, file)
                 await self._volumes.create(f"{name}{WHOLE}")
         return self.root / name
+
+    async def lend(self, disk: Path, domain: str) -> Path:
+        lent = self.path(domain, LENT)
+        await self._volumes.send(lent.name, disk)
+        return lent
+
+    async def take_back(self, lent: Path, disk: Path) -> None:
+        await self.bring(lent, disk)
+
+    async def grown(self, path: Path, offset: int, length: int) -> bytes:
+        await self._volumes.refresh()
+        with contextlib.suppress(NotFound, HypervisorFailed):  # not there yet, or nothing new
+            return await self._volumes.part(self._name(path), offset, length)
+        return b""
 
     async def local_layers(self, layers: Sequence[Path]) -> list[Path]:
         return [await self._local(self._name(layer)) for layer in layers]

@@ -2,7 +2,7 @@
 
 The guest is hostile already: it has a card whose cable ends in the air, its console goes to a file, and all
 that is known of the outcome is what is on its disk afterwards. Nothing but the disk, a file of this machine,
-is left.
+is left. On a host whose folders are not ours the guest has a copy of it, which is fetched when it is off.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from backend.hypervisor.domain_xml import DomainSpec, domain_xml, loose_nic
 from backend.hypervisor.domains import START_TIMEOUT_S, Domains
 from backend.hypervisor.identity import new_mac
 from backend.hypervisor.nouns import GuestImage
+from backend.hypervisor.storage import HostFiles
 
 ROLE = "import"
 LOOK_EVERY_S = 1.0  # nothing tells that a file has grown
@@ -37,7 +38,8 @@ async def boot_once(
     limit_s: float,
     on_console: OnConsole,
 ) -> None:
-    """Boot ``image.disk`` itself, not an overlay, with the seed as a second disk; return when it is off.
+    """Boot ``image.disk`` itself, not an overlay (elsewhere: a whole copy of it), with the seed as a second
+    disk; return when it is off, and the file here holds what the guest left.
 
     ``on_console`` gets what the guest writes to its serial line. Raises TimedOut after ``limit_s``.
     """
@@ -53,13 +55,15 @@ async def boot_once(
             await domains.machine_for(image.arch),
             cpu,
             memory_mb,
-            image.disk,
+            await domains.files.lend(image.disk, name),
             console,
             {"role": ROLE, "image": image.sha256},
             loose_nic(new_mac()),
             seed_disk,
         )
-        await _run(domains, name, domain_xml(spec, image), _Console(console, on_console), limit_s)
+        heard = _Console(domains.files, console, on_console)
+        await _run(domains, name, domain_xml(spec, image), heard, limit_s)
+        await domains.files.take_back(spec.disk, image.disk)
     finally:
         await asyncio.shield(domains.destroy(name))
         domains.unnamed.discard(name)
@@ -93,27 +97,26 @@ async def _run(domains: Domains, name: str, xml: str, console: _Console, limit_s
                                 raise HypervisorDown(
                                     "libvirt went away while the image booted", remedy="fluid doctor"
                                 )
-                    await asyncio.to_thread(console.look)
+                    await console.look()
         except TimeoutError:
-            await asyncio.to_thread(console.look)
+            await console.look()
             raise TimedOut(
                 f"the image did not power off within {limit_s:g} s", remedy="look at the end of its console"
             ) from None
-        await asyncio.to_thread(console.look)
+        await console.look()
 
 
 class _Console:
     """A guest's serial line as a file that grows; a flood is cut at a limit."""
 
-    def __init__(self, path: Path, on_console: OnConsole) -> None:
+    def __init__(self, files: HostFiles, path: Path, on_console: OnConsole) -> None:
+        self._files = files
         self._path = path
         self._on_console = on_console
         self._at = 0
 
-    def look(self) -> None:
-        with contextlib.suppress(OSError), self._path.open("rb") as file:
-            file.seek(self._at)
-            new = file.read(CONSOLE_BYTES_MAX - self._at)
-            self._at += len(new)
-            if new:
-                self._on_console(new)
+    async def look(self) -> None:
+        new = await self._files.grown(self._path, self._at, CONSOLE_BYTES_MAX - self._at)
+        self._at += len(new)
+        if new:
+            self._on_console(new)

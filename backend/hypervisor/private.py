@@ -21,6 +21,7 @@ import libvirt
 from backend.errors import HypervisorDown, MissingProgram
 
 DEFAULT_SOCKET = Path("/run/libvirt/libvirt-sock")
+SYSTEM_URI = "qemu:///system"
 START_TIMEOUT_S = 30
 STOP_TIMEOUT_S = 10
 PROBE_TIMEOUT_S = 10
@@ -174,9 +175,22 @@ def qemu_user(folder: Path) -> str:
 
 async def system_libvirt() -> str | None:
     """The URI of the machine's own libvirtd if it answers, else None."""
-    if await asyncio.to_thread(DEFAULT_SOCKET.exists) and await _answers("qemu:///system"):
-        return "qemu:///system"
+    if await asyncio.to_thread(DEFAULT_SOCKET.exists) and await _answers(SYSTEM_URI):
+        return SYSTEM_URI
     return None
+
+
+def remedy_for_users(socket: Path = DEFAULT_SOCKET) -> str:
+    """What lets a user who is not root speak with the machine's libvirtd; empty: nothing is in the way."""
+    if not socket.exists():
+        return "apt-get install libvirt-daemon-system, as root; it starts libvirtd"
+    if os.access(socket, os.W_OK):
+        return ""
+    try:
+        group = socket.group()
+    except KeyError:
+        group = "libvirt"
+    return f"usermod -aG {group} {pwd.getpwuid(os.geteuid()).pw_name}, as root; then log in again"
 
 
 async def _answers(uri: str) -> bool:

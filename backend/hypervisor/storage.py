@@ -154,5 +154,16 @@ class HostFiles(Protocol):
         """The files of this machine of which :meth:`ensure_image` made copies, whether they are there or
         not; none where it makes none."""
 
+    async def lend(self, disk: Path, domain: str) -> Path:
+        """A disk of this machine where a guest of that host may write to it: the file itself, or a copy of it
+        among the domain's files."""
+
+    async def take_back(self, lent: Path, disk: Path) -> None:
+        """What a guest that is off has left there is what the file of this machine holds."""
+
+    async def grown(self, path: Path, offset: int, length: int) -> bytes:
+        """At most so much of what was written to a file that grows, from there on; nothing while that cannot
+        be seen."""
+
     async def local_layers(self, layers: Sequence[Path]) -> list[Path]:
         """Frozen layers as files of this machine, in the same order."""

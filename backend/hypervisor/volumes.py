@@ -184,11 +184,15 @@ class Volumes:
 
     async def head(self, name: str, length: int) -> bytes:
         """The first bytes of a volume, fewer where it is shorter."""
+        return await self.part(name, 0, length)
+
+    async def part(self, name: str, offset: int, length: int) -> bytes:
+        """Bytes of a volume, fewer where it is shorter."""
 
         def work(pool: libvirt.virStoragePool, given_up: threading.Event) -> bytes:
             received = bytearray()
             with _stream(pool) as stream:
-                pool.storageVolLookupByName(name).download(stream, 0, length, 0)
+                pool.storageVolLookupByName(name).download(stream, offset, length, 0)
                 stream.recvAll(_until(given_up, received.extend), None)
             return bytes(received)
 

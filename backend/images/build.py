@@ -114,7 +114,11 @@ class Images(Catalog):
         wanted, arch = architectures.split_name(name or host.image_name)
         release = release_named(wanted, host)
         if os.geteuid() != 0:
-            raise RoleDenied("building an image needs root", remedy="sudo fluid images build")
+            raise RoleDenied(
+                "building an image needs root",
+                remedy="import a cloud image (fluid images import), or name the images of a backend "
+                "of root's in config.yaml, as storage.images",
+            )
         require(NEEDED)
         self.folder.mkdir(parents=True, exist_ok=True)
         programs = Programs(self.folder / "build.log")

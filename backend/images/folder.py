@@ -36,7 +36,10 @@ async def locked(folder: Path, programs: Programs, progress: Progress) -> AsyncI
 
 @contextlib.contextmanager
 def is_free(folder: Path) -> Iterator[bool]:
-    """Hold the folder's lock if nobody has it; whether it is held."""
+    """Hold the folder's lock if nobody has it; whether it is held. One that is not ours to write never is."""
+    if not os.access(folder, os.W_OK):
+        yield False
+        return
     with (folder / ".lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,7 +62,9 @@ async def workspace(folder: Path, prefix: str) -> AsyncIterator[Path]:
 
 
 def sweep(folder: Path, prefix: str) -> int:
-    """Remove what dead processes left; how many folders. Blocking."""
+    """Remove what dead processes left, in a folder that is ours to write; how many folders. Blocking."""
+    if not os.access(folder, os.W_OK):
+        return 0
     with _gate(folder):
         return _sweep(folder, prefix)
 

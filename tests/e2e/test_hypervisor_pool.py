@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import shutil
+import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -33,6 +35,7 @@ from backend.hypervisor import (
 from backend.hypervisor.nouns import WayName
 from backend.images import Images
 from backend.paths import Paths
+from tests.fix_foreign import SECTOR, flat
 
 PREFIX = "fluid-far"
 PATH = Path("/var/lib/libvirt/images") / PREFIX  # in the daemon's eyes only
@@ -40,6 +43,14 @@ CIDR = free_network(asyncio.run(taken_networks()), IPv4Network("10.234.0.0/16"))
 # A run that was cut off may have left its bridge: the next one is not held up by it.
 NETWORK = NetworkSpec(f"{PREFIX}-net", f"flfar{os.getpid() % 100_000}", CIDR)
 SSH_LIMIT_S = 60
+DISK_BYTES, MEMORY_MB = 64 << 20, 128
+# int 0x13 writes the sector behind itself; then to the serial line; then off through QEMU's ACPI port.
+SAYS = b"written there\r\n"
+WRITING_SECTOR = (
+    bytes.fromhex("31c0 8ec0 b80103 bb007c b90200 b600 cd13")
+    + b"".join(b"\xba\xf8\x03\xb0" + bytes([byte]) + b"\xee" for byte in SAYS)
+    + bytes.fromhex("ba0406 b80020 ef f4")
+).ljust(510, b"\0") + b"\x55\xaa"
 HANGING_SECTOR = b"\xf4\xeb\xfd".ljust(510, b"\0") + b"\x55\xaa"
 
 
@@ -117,6 +128,27 @@ async def test_kvm_is_decided_there(far: Far) -> None:
     _, hung = await host_probe.boot(far.host._domains, "x86_64", "qemu", 5, HANGING_SECTOR)
     assert not hung.works and "within 5 s" in hung.reason
     assert await far.host.list_ours() == [] and far.files() == set()
+
+
+async def test_a_disk_of_this_machine_is_booted_there_and_comes_back_as_its_guest_left_it(
+    far: Far, tmp_path: Path
+) -> None:
+    """As the import of an image does where no host's folders are ours."""
+    raw, disk = tmp_path / "raw", tmp_path / "disk.qcow2"
+    raw.write_bytes(WRITING_SECTOR.ljust(DISK_BYTES, b"\0"))
+    subprocess.run(("qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, disk), check=True)
+    before, heard = far.files(), bytearray()
+    await far.host.boot_once(
+        GuestImage("lent", "", disk, None, None, "", platform.machine()),
+        bytes(SECTOR),
+        cpu=1,
+        memory_mb=MEMORY_MB,
+        limit_s=SSH_LIMIT_S,
+        on_console=heard.extend,
+    )
+    assert SAYS in heard
+    assert flat(disk, "qcow2")[SECTOR : 2 * SECTOR] == WRITING_SECTOR
+    assert far.files() == before and await far.host.list_ours() == []
 
 
 @pytest.mark.full

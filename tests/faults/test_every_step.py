@@ -87,9 +87,13 @@ def id_of(fluid: Fluid, name: str) -> str:
 @pytest.fixture(scope="module")
 async def world(empty_world: World) -> World:
     """With one sandbox that has a snapshot."""
-    await asyncio.to_thread(make_box, empty_world.fluid, BOX)
-    await asyncio.to_thread(empty_world.fluid.snapshot, id_of(empty_world.fluid, BOX), POINT)
+    await settle(empty_world)
     return empty_world
+
+
+async def settle(world: World) -> None:
+    await asyncio.to_thread(make_box, world.fluid, BOX)
+    await asyncio.to_thread(world.fluid.snapshot, id_of(world.fluid, BOX), POINT)
 
 
 def clear(world: World) -> None:
@@ -119,6 +123,11 @@ def test_each_step_that_the_program_marks_is_cut_off_here() -> None:
 async def test_a_kill_at_any_step_leaves_the_thing_whole_or_nothing(
     world: World, operation: str, step: str
 ) -> None:
+    await cut_off(world, operation, step)
+
+
+async def cut_off(world: World, operation: str, step: str) -> None:
+    """The backend dies there; what the next one makes of it."""
     before, act = ACTS[operation]
     await world.start()
     if before:

@@ -17,6 +17,7 @@ from backend.errors import FluidError
 from backend.fleet import object_prefix
 from backend.models import Phase, Sandbox
 from tests.bench.stage import Stage
+from tests.fix_hosts import RealHost
 
 AGREE_S = 60.0
 LIVE = [phase for phase in Phase if phase is not Phase.DESTROYED]
@@ -45,15 +46,20 @@ class World:
         """Domains that are not ours, one of them named as if it were."""
         await asyncio.to_thread(self._settle_foreign)
 
+    @property
+    def libvirt(self) -> str:
+        """The URI of the libvirtd that holds the sandboxes."""
+        return self.stage.libvirt
+
     def _settle_foreign(self) -> None:
-        connection = libvirt.open(self.stage.libvirt)
+        connection = libvirt.open(self.libvirt)
         for name in self.foreign:
             connection.defineXML(FOREIGN.format(name=name))
         self._foreign_xml = [connection.lookupByName(name).XMLDesc() for name in self.foreign]
         connection.close()
 
     def remove_foreign(self) -> None:
-        connection = libvirt.open(self.stage.libvirt)
+        connection = libvirt.open(self.libvirt)
         for name in self.foreign:
             connection.lookupByName(name).undefine()
         connection.close()
@@ -112,7 +118,7 @@ class World:
     _known_taps: set[str] = set()  # noqa: RUF012 - of all worlds: taps of others are not ours to judge
 
     def _domains(self) -> set[str]:
-        connection = libvirt.open(self.stage.libvirt)
+        connection = libvirt.open(self.libvirt)
         try:
             names = {domain.name() for domain in connection.listAllDomains()}
         finally:
@@ -120,7 +126,7 @@ class World:
         return {name for name in names if name.startswith(f"{self.prefix}-sbx-")} - set(self.foreign)
 
     def _foreign_now(self) -> list[str]:
-        connection = libvirt.open(self.stage.libvirt)
+        connection = libvirt.open(self.libvirt)
         try:
             return [connection.lookupByName(name).XMLDesc() for name in self.foreign if self._foreign_xml]
         finally:
@@ -150,6 +156,34 @@ class World:
 
     def _taps(self) -> set[str]:
         return {path.name for path in Path("/sys/class/net").iterdir()}
+
+
+class FarWorld(World):
+    """The same where the only host is behind SSH: its files are the volumes of a pool."""
+
+    def __init__(self, stage: Stage, far: RealHost) -> None:
+        super().__init__(stage)
+        self.far = far
+
+    @property
+    def libvirt(self) -> str:
+        return self.far.root_uri
+
+    def _volumes(self) -> list[list[str]]:
+        """What lies in our pool, each name as its parts: the domain, and what it is of it."""
+        pool = self.far.folder / "lib" / "images" / self.prefix
+        return [path.name.split(".") for path in pool.iterdir()]
+
+    def _folders(self) -> set[str]:
+        return {name[0] for name in self._volumes() if name[0].startswith(f"{self.prefix}-sbx-")}
+
+    def _files(self, domain: str, suffix: str) -> set[str]:
+        """``DOMAIN.NAME.memory``."""
+        mine = [name for name in self._volumes() if name[0] == domain]
+        return {name[1] for name in mine if suffix == f".{name[-1]}"}
+
+    def _taps(self) -> set[str]:
+        return set(self.far.exec(["ls", "/sys/class/net"]).decode().split())
 
 
 def _is_unwell(row: Sandbox) -> bool:

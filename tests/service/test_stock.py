@@ -61,6 +61,7 @@ class Lab:
         self.machine.memory_free_mb -= GUEST_MB
 
     async def _discard(self, row: Sandbox) -> None:
+        self.machine.memory_free_mb += row.memory_mb
         await self.store.sandboxes.save(row.model_copy(update={"phase": Phase.DESTROYED}))
 
     async def row(self, sha256: str, **other: Any) -> None:
@@ -99,6 +100,18 @@ async def test_memory_that_the_host_keeps_back_is_never_taken(lab: Lab) -> None:
     assert await lab.parked() == []
     lab.machine.memory_free_mb = LEAST_MB + 1
     assert await lab.parked() == [NEW], "there is room for one, and not for the second"
+
+
+async def test_stock_gives_way_where_memory_is_short_and_comes_back_with_it(lab: Lab) -> None:
+    assert await lab.parked() == [NEW, NEW]
+    lab.machine.memory_free_mb = MEMORY_RESERVE_MB - GUEST_MB
+    assert await lab.parked() == [NEW], "one is enough to have the reserve back"
+    lab.machine.memory_free_mb = 0
+    assert await lab.parked() == []
+    lab.machine.memory_free_mb = MEMORY_RESERVE_MB
+    assert await lab.parked() == [], "none is made of what it would have to give back at once"
+    lab.machine.memory_free_mb = 2 * GUEST_MB + LEAST_MB
+    assert await lab.parked() == [NEW, NEW]
 
 
 async def test_nothing_is_made_on_a_disk_at_its_reserve(lab: Lab) -> None:

@@ -1,4 +1,5 @@
-"""What a way to another host refuses, because guests there would not be held; what of its disk is root's."""
+"""Which way leads to a host; what a way to another one refuses, because guests there would not be held; what
+of its disk is root's."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ import pytest
 
 from backend.config import HostConfig
 from backend.errors import FluidError, HypervisorFailed
-from backend.fleet.ways import RemoteWay, way_to
+from backend.fleet import ways
+from backend.fleet.ways import LocalWay, RemoteWay, UsersWay, way_to
 from backend.paths import Paths
 
 
@@ -61,3 +63,24 @@ async def test_what_only_root_may_fill_is_asked_of_the_host(
     way, asked = far_way(tmp_path, said)
     assert await way.reserved_mb() == reserved_mb
     assert asked == [["stat", "-f", "-c", "%f %a %S", "/var/lib/libvirt/images/fluid-a"]]
+
+
+@pytest.mark.parametrize(
+    ("host", "placed", "pool"),
+    [
+        ({}, None, "/var/lib/libvirt/images/fluid-a"),
+        ({}, "/srv/domains", "/srv/domains"),
+        ({"pool_path": "/srv/pool"}, "/srv/domains", "/srv/pool"),
+    ],
+)
+def test_this_machine_has_a_pool_for_who_is_not_root_and_folders_for_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: dict[str, str], placed: str | None, pool: str
+) -> None:
+    settings = HostConfig.model_validate({"name": "local", **host})
+    paths = Paths.under(tmp_path).placed(images=None, domains=Path(placed) if placed else None)
+    for uid, kind in ((0, LocalWay), (1000, UsersWay)):
+        monkeypatch.setattr(ways.os, "geteuid", lambda uid=uid: uid)
+        way = way_to(settings, paths, "fluid-a")
+        assert isinstance(way, kind) and way.link is None
+    assert isinstance(way, UsersWay) and way.uri == "qemu:///system"
+    assert (way._pool.name, str(way._pool.path)) == ("fluid-a", pool)
