@@ -28,7 +28,7 @@ from backend.api import Services, bind_tcp, refuse_served, serve_doors
 from backend.approvals import ApprovalBook, Approvals, Asks, Onlookers, Panic, Pipeline
 from backend.audit import Audit, AuditReport
 from backend.background import COMPONENT, Background
-from backend.changes import LIMITS, Asker, BlobStore, Differ, NoiseProfile
+from backend.changes import LIMITS, Asker, BlobStore, Differ, Manifests, NoiseProfile
 from backend.config import LOCAL, Config, ListenAddress, listen_address
 from backend.disks import DiskReader
 from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow
@@ -62,6 +62,7 @@ HOUSEKEEPING_S = 5.0
 AUDIT_VERIFY_S = 60.0
 EVENTS_KEPT = 100_000
 ANSWERS_KEPT_S = 86_400
+MANIFESTS_KEPT_S = 3_600  # without a snapshot: its row comes within seconds, or never
 
 
 def serve(config: Config, paths: Paths) -> int:
@@ -269,6 +270,7 @@ class _Backend:
         stack.push_async_callback(connections.close)
         commands = GuestCommands(connections)
         reader, blobs = DiskReader(), BlobStore(paths.blobs)
+        manifests = Manifests(reader, store.manifests)
         key = _key(paths.secrets / "fingerprint.key")
         return Fleet(
             FleetParts(
@@ -288,7 +290,8 @@ class _Backend:
                 reader=reader,
                 blobs=blobs,
                 differ=Differ(reader, blobs, key, NoiseProfile.load(paths.noise_file)),
-                asker=Asker(GuestTelling(commands), blobs, key, LIMITS),
+                asker=Asker(GuestTelling(commands), manifests, blobs, key, LIMITS),
+                manifests=manifests,
                 background=background,
                 strategy=partial(self._strategy, hosts),
                 versions=_versions(),
@@ -370,6 +373,7 @@ class _Backend:
             "age the templates": fleet.age_templates,
             "expire approvals": approvals.expire,
             "age the recordings": recordings.age,
+            "prune the manifests": partial(store.manifests.prune, MANIFESTS_KEPT_S),
             "prune the events": partial(store.events.prune, EVENTS_KEPT),
             "prune the answers": partial(store.keys.prune, ANSWERS_KEPT_S),
         }

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
-from backend.alignment import opcodes
+from backend.alignment import coarse, opcodes
 from backend.text import visible
 from fluid_tui.paint import Line, Role, chop, line, width_of, wrap
 
@@ -71,10 +71,13 @@ def text_rows(old: str, new: str) -> Iterator[DiffRow]:
     left, right = _lines_of(old), _lines_of(new)
     hunks = opcodes(left, right)
     room = SHOWN_LINES
-    for at, (tag, l1, l2, r1, r2) in enumerate(hunks):
+    for at, run in enumerate(hunks):
+        tag, l1, l2, r1, r2 = run
         if tag == "equal":
             yield from _equal(left, l1, l2, r1, first=at == 0, last=at == len(hunks) - 1)
             continue
+        if coarse(run):
+            yield fact("⋯ compared coarsely: some of these lines may be equal", Role.MUTED)
         l3, r3 = min(l2, l1 + room), min(r2, r1 + room)
         yield from _replaced(left[l1:l3], right[r1:r3], l1, r1)
         if (l3, r3) != (l2, r2):

@@ -11,20 +11,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from backend.changes.blobs import BlobStore
     from backend.changes.differ import LIMITS, Differ, Point
+    from backend.changes.manifests import Earlier, Manifests, Taken
     from backend.changes.noise import NoiseProfile, Rule
     from backend.changes.residuals import residual
     from backend.changes.told import Asker, Told
 
-__all__ = ["LIMITS", "Asker", "BlobStore", "Differ", "NoiseProfile", "Point", "Rule", "Told", "residual"]
+__all__ = [
+    "LIMITS",
+    "Asker",
+    "BlobStore",
+    "Differ",
+    "Earlier",
+    "Manifests",
+    "NoiseProfile",
+    "Point",
+    "Rule",
+    "Taken",
+    "Told",
+    "residual",
+]
 
 _HOMES = {
     "LIMITS": "differ",
     "Asker": "told",
     "BlobStore": "blobs",
     "Differ": "differ",
+    "Earlier": "manifests",
+    "Manifests": "manifests",
     "NoiseProfile": "noise",
     "Point": "differ",
     "Rule": "noise",
+    "Taken": "manifests",
     "Told": "told",
     "residual": "residuals",
 }

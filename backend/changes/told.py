@@ -11,22 +11,24 @@ import hashlib
 import hmac
 import re
 import zlib
-from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from backend.changes import dpkg
+from backend.changes import dpkg, settings
 from backend.changes.blobs import BlobStore
+from backend.changes.manifests import Manifests
 from backend.changes.states import secret_of
 from backend.disks import Comparison, Content, ContentLimits, Listed, Pair, Side, wire
 from backend.disks.contents import CREDENTIALS, OPAQUE, VOUCHED, ShadowMask, secret_kind
 from backend.disks.passwords import masked
+from backend.disks.pieces import Part, Piece, cut, records, unshared
 from backend.disks.reader import entry_of
 from backend.disks.records import Node, pack, unpack
 from backend.disks.survey import is_shipped
-from backend.errors import DiskUnreadable
+from backend.errors import DiskUnreadable, NotFound
 from backend.guests import Guest, GuestTelling
 from backend.models import wire_path
 
@@ -45,6 +47,7 @@ _S_IFMT, _S_IFDIR, _S_IFREG = 0xF000, 0x4000, 0x8000
 _PATH = re.compile(rb"/|(?:/(?!\.{1,2}(?:/|\Z))[^/\0]{1,255})+", re.DOTALL)
 _PATH_BYTES = 4096
 _SHA256, _MD5 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{32}")
+_PAST = b"0"  # after a slash: all that is in a folder sorts before it
 _PACKAGES = b"/var/lib/dpkg/"
 _LISTED_KINDS = {_S_IFDIR: "d", 0xA000: "l", _S_IFREG: "f"}
 
@@ -79,25 +82,32 @@ class Told:
         found = {path: self.contents.get(path) for path in paths}
         return {path: one.data if one is not None else None for path, one in found.items()}
 
-    def dump(self) -> bytes:
-        """Compressed, for the blob store."""
-        blobs = wire.Blobs()
+    def pieces(self) -> list[Piece]:
+        """For the store, cut as a disk's manifest is: with each name's record goes its content."""
+        return [Piece(piece.first, self._framed(piece.data)) for piece in cut(records(self.packed))[0]]
+
+    def _framed(self, packed: bytes) -> bytes:
+        paths, blobs = [path for path, _ in records(packed)], wire.Blobs()
         rows = {
-            wire.text(path): {**asdict(one), "data": blobs.add(one.data)}
-            for path, one in self.contents.items()
+            wire.text(path): {**asdict(self.contents[path]), "data": blobs.add(self.contents[path].data)}
+            for path in paths
+            if path in self.contents
         }
-        head = {"packed": blobs.add(self.packed), "contents": rows, "shadow": blobs.add(self.shadow)}
-        return zlib.compress(b"".join(wire.frame(head, blobs.parts)), 1)
+        shadow = self.shadow if SHADOW in paths else None
+        head = {"packed": blobs.add(packed), "contents": rows, "shadow": blobs.add(shadow)}
+        return b"".join(wire.frame(head, blobs.parts))
 
     @classmethod
-    def load(cls, data: bytes) -> Told:
-        """What :meth:`dump` gave."""
-        head, blobs = wire.parse(zlib.decompressobj().decompress(data, MAX_STORED_BYTES))
-        contents = {
-            wire.raw(path): Content(**{**row, "data": _blob(row["data"], blobs)})
-            for path, row in head["contents"].items()
-        }
-        return cls(blobs[head["packed"]], contents, _blob(head["shadow"], blobs))
+    def of(cls, pieces: Iterable[bytes]) -> Told:
+        """What :meth:`pieces` gave, or some of them, in order."""
+        packed, contents, shadow = bytearray(), dict[bytes, Content](), None
+        for piece in pieces:
+            head, blobs = wire.parse(piece)
+            packed += blobs[head["packed"]]
+            shadow = shadow or _blob(head["shadow"], blobs)
+            for path, row in head["contents"].items():
+                contents[wire.raw(path)] = Content(**{**row, "data": _blob(row["data"], blobs)})
+        return cls(bytes(packed), contents, shadow)
 
 
 def _blob(at: int | None, blobs: list[bytes]) -> bytes | None:
@@ -108,10 +118,17 @@ class Asker:
     """Asks guests, and keeps what they told."""
 
     def __init__(
-        self, telling: GuestTelling, blobs: BlobStore, fingerprint_key: bytes, limits: ContentLimits
+        self,
+        telling: GuestTelling,
+        manifests: Manifests,
+        blobs: BlobStore,
+        fingerprint_key: bytes,
+        limits: ContentLimits,
     ) -> None:
-        """``limits``: which folders are opaque and which files are read whole, as of a disk."""
-        self._telling, self._blobs, self._key, self._limits = telling, blobs, fingerprint_key, limits
+        """``limits``: which folders are opaque and which files are read whole, as of a disk. ``blobs``: where
+        an older version kept whole what was told."""
+        self._telling, self._manifests, self._blobs = telling, manifests, blobs
+        self._key, self._limits = fingerprint_key, limits
 
     async def ask(self, guest: Guest, since: Told | None = None, *, root: bytes = b"/") -> Told:
         """What ``guest`` says that it holds now. Contents: of small files that nobody shipped, and of all
@@ -129,11 +146,48 @@ class Asker:
 
     async def keep(self, told: Told) -> str:
         """The name under which it is found again."""
-        return await asyncio.to_thread(lambda: self._blobs.put(told.dump()))
+        pieces = await asyncio.to_thread(told.pieces)
+        return (await self._manifests.keep(len(told.nodes), pieces)).sha256
 
     async def kept(self, name: str) -> Told:
         """Raises :class:`NotFound`."""
-        return await asyncio.to_thread(lambda: Told.load(self._blobs.get(name)))
+        parts = await self._parts(name)
+        if parts is None:
+            return await asyncio.to_thread(lambda: Told.of([self._whole(name)]))
+        return await self._some(parts)
+
+    async def kept_both(self, before: str, after: str) -> tuple[Told, Told]:
+        """Two of them for :func:`compare`: of each no more than the pieces that the other has not, and those
+        of what is read whole or listed. Raises :class:`NotFound`."""
+        old, new = await self._parts(before), await self._parts(after)
+        if old is None or new is None:
+            return await self.kept(before), await self.kept(after)
+        differing = {part for side in unshared(old, new) for part in side}
+        some = [[part for part in side if part in differing | self._needed(side)] for side in (old, new)]
+        return await self._some(some[0]), await self._some(some[1])
+
+    def _needed(self, parts: Sequence[Part]) -> set[Part]:
+        """The parts that hold what a comparison reads though it did not change."""
+        firsts, found = [part.first for part in parts], set[Part]()
+        spans = [(path, path) for path in (*self._limits.whole, *settings.MAINS)]
+        spans += [(folder, folder + _PAST) for folder in self._limits.listed]
+        for low, high in spans:
+            found.update(parts[max(bisect_right(firsts, low) - 1, 0) : bisect_right(firsts, high)])
+        return found
+
+    async def _parts(self, name: str) -> list[Part] | None:
+        """None for what an older version kept whole."""
+        try:
+            return (await self._manifests.parts(name))[1]
+        except NotFound:
+            return None
+
+    async def _some(self, parts: Sequence[Part]) -> Told:
+        pieces = await self._manifests.pieces([part.sha256 for part in parts])
+        return await asyncio.to_thread(Told.of, [pieces[part.sha256] for part in parts])
+
+    def _whole(self, name: str) -> bytes:
+        return zlib.decompressobj().decompress(self._blobs.get(name), MAX_STORED_BYTES)
 
     def _wanted(
         self, nodes: Mapping[bytes, Node], since: Told | None

@@ -11,7 +11,18 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from backend.disks.directories import list_directory
-from backend.disks.ext4 import FLAG_EXTENTS, ROOT_INODE, S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Ext4, Inode
+from backend.disks.ext4 import (
+    FLAG_EA_INODE,
+    FLAG_EXTENTS,
+    RECOVER,
+    ROOT_INODE,
+    S_IFDIR,
+    S_IFLNK,
+    S_IFMT,
+    S_IFREG,
+    Ext4,
+    Inode,
+)
 from backend.disks.layers import shared_layers
 from backend.disks.tree import enter, join
 from backend.errors import DiskUnreadable
@@ -21,6 +32,7 @@ _SAME_GEOMETRY = (
     "tables",
 )  # fmt: skip
 _INLINE_LINK_BYTES = 60
+_FLAGS = slice(32, 36)  # of an inode
 _ONE_EXTENT = struct.Struct(
     "<H2xI24xI4x2xHHH4x4xHHI"
 )  # mode, size, flags; entries, max, depth; the first extent
@@ -64,6 +76,16 @@ class Comparer:
             return False
         return self.blocks.isdisjoint(footprint(self.after, after))
 
+    def must_explain_records(self) -> None:
+        """Raises :class:`DiskUnreadable` where a record may be another and :meth:`pairs` need not know it: an
+        attribute that has an inode of its own, or features that say how inodes are read."""
+        if (self.before.incompat ^ self.after.incompat) & ~RECOVER:
+            raise DiskUnreadable("the two file systems differ in their features")
+        for number in self.inodes:
+            for fs in (self.before, self.after):
+                if int.from_bytes(fs.raw_inode(number)[_FLAGS], "little") & FLAG_EA_INODE:
+                    raise DiskUnreadable(f"inode {number}, which holds an attribute, is another")
+
     def _changed_inodes(self) -> set[int]:
         """Numbers of inodes whose bytes differ."""
         fs = self.after
@@ -90,7 +112,8 @@ class Comparer:
         if ROOT_INODE in self.inodes:
             found.append((b"/", self.before.inode(ROOT_INODE), self.after.inode(ROOT_INODE)))
         self._visited: tuple[set[int], set[int]] = (set(), set())
-        hot = self.inodes | directory_inodes(self.after)
+        folders = directory_inodes(self.after)
+        hot = self.inodes | folders
         stack: list[tuple[bytes, int, int]] = [(b"/", ROOT_INODE, ROOT_INODE)]
         while stack:
             folder, old, new = stack.pop()
@@ -100,8 +123,10 @@ class Comparer:
                 if hot.isdisjoint(names.values()):
                     continue
                 for name, number in names.items():
-                    if number in hot:
+                    if number in self.inodes:
                         self._step(join(folder, name), number, number, found, stack)
+                    elif number in folders:
+                        stack.append((join(folder, name), number, number))
                 continue
             earlier, _ = self._list(0, old) if old else ({}, True)
             for name in names.keys() | earlier.keys():

@@ -5,24 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import sys
 import sysconfig
-import zlib
 from collections.abc import Collection, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from backend.disks import wire
+from backend.disks.pieces import Piece, digest, records
 from backend.disks.records import Node, count, unpack
 from backend.errors import DiskUnreadable
 from backend.models.change import FileKind
 
 NOBODY_UID = 65534
-MAX_MANIFEST_BYTES = 2 << 30
 _START = "import sys; sys.path[:0] = sys.argv[1:]; from backend.disks.worker import main; main()"
 _PROGRAM_ROOT = str(Path(__file__).resolve().parents[2])
 _KINDS = {
@@ -59,14 +56,14 @@ class Entry:
 class Entries(Collection[Entry]):
     """The names of a manifest. Each is made when it is looked at: a snapshot only counts them."""
 
-    def __init__(self, packed: bytes) -> None:
-        self._packed = packed
+    def __init__(self, pieces: Sequence[Piece]) -> None:
+        self._pieces = pieces
 
     def __len__(self) -> int:
-        return count(self._packed)
+        return sum(count(piece.data) for piece in self._pieces)
 
     def __iter__(self) -> Iterator[Entry]:
-        return (entry_of(node) for node in unpack(self._packed))
+        return (entry_of(node) for piece in self._pieces for node in unpack(piece.data))
 
     def __contains__(self, entry: object) -> bool:
         return any(entry == one for one in self)
@@ -74,31 +71,20 @@ class Entries(Collection[Entry]):
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """All names of a disk at one point. ``packed`` is canonical: equal trees have equal bytes."""
+    """All names of a disk at one point, in pieces (:mod:`backend.disks.pieces`): equal trees have equal
+    ones."""
 
-    packed: bytes
+    pieces: tuple[Piece, ...]
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """SHA-256 of the canonical form."""
-        return hashlib.sha256(self.packed).hexdigest()
+        """SHA-256 over the names of the pieces: the name of the whole."""
+        return digest(piece.part for piece in self.pieces)
 
     @property
     def entries(self) -> Entries:
         """Sorted by path."""
-        return Entries(self.packed)
-
-    def dump(self) -> bytes:
-        """Compressed, for the blob store."""
-        return zlib.compress(self.packed, 1)
-
-    @classmethod
-    def load(cls, data: bytes) -> Manifest:
-        """What :meth:`dump` gave. Raises :class:`DiskUnreadable` on anything else."""
-        try:
-            return cls(zlib.decompressobj().decompress(data, MAX_MANIFEST_BYTES))
-        except zlib.error as error:
-            raise DiskUnreadable(f"a stored manifest is damaged: {error}") from error
+        return Entries(self.pieces)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -191,7 +177,15 @@ class DiskReader:
     async def manifest(self, layers: Sequence[Path]) -> Manifest:
         """All names of a disk. Raises :class:`DiskUnreadable`."""
         _, blobs = await self._ask({"task": "manifest"}, (), layers)
-        return Manifest(blobs[0])
+        return Manifest(tuple(map(Piece.of, blobs)))
+
+    async def edits(self, before: Sequence[Path], after: Sequence[Path]) -> dict[bytes, bytes | None]:
+        """What makes the manifest of ``before`` that of ``after``: path → its record now, None where the name
+        is gone. Found from the blocks that differ, so all that can have changed is there, and records that
+        did not may be too. Raises :class:`DiskUnreadable`, also when the two share no layer."""
+        head, blobs = await self._ask({"task": "edits"}, before, after)
+        gone: dict[bytes, bytes | None] = {wire.raw(path): None for path in head["gone"]}
+        return gone | dict(records(blobs[0]))
 
     async def read(
         self, layers: Sequence[Path], paths: Sequence[bytes], limit_bytes: int

@@ -14,7 +14,7 @@ from backend.errors import DiskUnreadable
 NS_BIAS = 1 << 61  # times before 1970 stay positive; ext4 reaches from 1901 to 2446
 
 HEAD = struct.Struct("<HIIIIQQQIIIHH")
-_LENGTHS = struct.Struct("<IHH")  # the end of a head: of attributes, path and target
+LENGTHS = struct.Struct("<IHH")  # the end of a head: of attributes, path and target
 _XATTR = struct.Struct("<HI")
 
 
@@ -76,7 +76,7 @@ def count(data: bytes) -> int:
     """How many nodes :func:`unpack` would give, without making them. Raises :class:`DiskUnreadable` too."""
     at, end, found = 0, len(data), 0
     while at + HEAD.size <= end:
-        at += HEAD.size + sum(_LENGTHS.unpack_from(data, at + HEAD.size - _LENGTHS.size))
+        at += HEAD.size + sum(LENGTHS.unpack_from(data, at + HEAD.size - LENGTHS.size))
         found += 1
     if at != end:
         raise DiskUnreadable("a manifest is cut off")

@@ -12,7 +12,7 @@ from backend.disks.contents import PASSWORDS, secret_kind
 from backend.disks.ext4 import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Ext4
 from backend.disks.files import chunks, link_target
 from backend.disks.records import Node, unpack
-from backend.disks.tree import find, packed_manifest
+from backend.disks.tree import find, manifest_pieces
 
 SECRET_BYTES = 256 << 10  # a key or a token lies in a small file
 SCANNED_BYTES = 512 << 20
@@ -51,7 +51,7 @@ def survey(fs: Ext4, paths: list[bytes]) -> Surveyed:
 
 
 def _small_files(fs: Ext4) -> Iterator[Node]:
-    for node in unpack(packed_manifest(fs)):
+    for node in unpack(b"".join(manifest_pieces(fs))):
         if node.mode & S_IFMT == S_IFREG and 0 < node.size <= SECRET_BYTES and not is_shipped(node.path):
             yield node
 

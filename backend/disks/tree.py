@@ -18,6 +18,7 @@ from backend.disks.ext4 import (
     Inode,
 )
 from backend.disks.files import device, extended_attributes, link_target
+from backend.disks.pieces import LEAST, begins
 from backend.disks.records import HEAD, NS_BIAS, Node, pack
 from backend.disks.sums import check_inode
 from backend.errors import DiskUnreadable
@@ -52,32 +53,39 @@ def join(folder: bytes, name: bytes) -> bytes:
     return path
 
 
-def packed_manifest(fs: Ext4) -> bytes:
-    """The records of all names, sorted by path; contents are not read.
+def manifest_pieces(fs: Ext4) -> list[bytes]:
+    """The records of all names, sorted by path and cut into pieces; contents are not read.
 
     A folder's names are in order when each folder among them is entered at its name with a slash: so records
     are written as they are found, and nothing but the open folders is held.
     """
     root = fs.inode(ROOT_INODE)
+    pieces: list[bytes] = []
     out = bytearray(pack(node(fs, root, b"/")))
     visited = {ROOT_INODE}
     open_folders = [_rows(fs, root, b"/")]
-    entries = 1
+    entries = held = 1
     while open_folders:
         rows = open_folders[-1]
         if not rows:
             open_folders.pop()
             continue
-        prefix, record, folder = rows.pop()
-        out += record
+        path, record, folder = rows.pop()
         if folder is None:
+            if held >= LEAST and begins(path, held):
+                pieces.append(bytes(out))
+                out.clear()
+                held = 0
+            out += record
+            held += 1
             entries += 1
         elif folder:
             enter(visited, folder)
-            open_folders.append(_rows(fs, fs.inode(folder), prefix))
+            open_folders.append(_rows(fs, fs.inode(folder), path))
         if entries > MAX_ENTRIES:
             raise DiskUnreadable(f"there are more than {MAX_ENTRIES} names")
-    return bytes(out)
+    pieces.append(bytes(out))
+    return pieces
 
 
 def _rows(fs: Ext4, parent: Inode, prefix: bytes) -> list[tuple[bytes, bytes, int | None]]:

@@ -32,7 +32,7 @@ from backend.disks.layers import open_chain
 from backend.disks.partitions import find_filesystem
 from backend.disks.records import Node, pack
 from backend.disks.survey import survey
-from backend.disks.tree import find, node, packed_manifest
+from backend.disks.tree import find, manifest_pieces, node
 from backend.errors import DiskUnreadable
 
 MAX_LISTED = 100_000
@@ -48,8 +48,24 @@ def open_one(chain: Sequence[Sequence[Any]]) -> Ext4:
 
 
 def manifest(job: dict[str, Any]) -> Answer:
-    """All names of one disk."""
-    return {}, [packed_manifest(open_one(job["after"]))]
+    """All names of one disk, in pieces."""
+    return {}, manifest_pieces(open_one(job["after"]))
+
+
+def edits(job: dict[str, Any]) -> Answer:
+    """The names whose records may differ between two disks: those that are there now, joined, and those that
+    are gone."""
+    comparer = Comparer(open_one(job["before"]), open_one(job["after"]))
+    now: list[bytes] = []
+    gone: list[str] = []
+    pairs = comparer.pairs()
+    comparer.must_explain_records()
+    for path, _old, new in pairs:
+        if new is None:
+            gone.append(wire.text(path))
+        else:
+            now.append(pack(node(comparer.after, new, path)))
+    return {"gone": gone}, [b"".join(now)]
 
 
 def read(job: dict[str, Any]) -> Answer:
@@ -161,6 +177,7 @@ def _listed(fs: Ext4, name: bytes, inode: Inode) -> list[str]:
 
 _TASKS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "manifest": manifest,
+    "edits": edits,
     "read": read,
     "survey": surveyed,
     "declared": declared,

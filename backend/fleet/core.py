@@ -14,7 +14,7 @@ from functools import partial
 from backend.ansible import SshKey, TargetHost
 from backend.audit import Audit, Step
 from backend.background import Background
-from backend.changes import Asker, BlobStore, Differ
+from backend.changes import Asker, BlobStore, Differ, Manifests
 from backend.config import Config
 from backend.disks import DiskReader
 from backend.egress import EgressProxy
@@ -75,6 +75,7 @@ class FleetParts:
     blobs: BlobStore
     differ: Differ
     asker: Asker
+    manifests: Manifests
     background: Background
     strategy: Callable[[], str]
     versions: dict[str, str]

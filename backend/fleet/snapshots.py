@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from backend.changes import Point, Told
+from backend.changes import Earlier, Point, Taken, Told
 from backend.errors import (
     DiskUnreadable,
     DuplicateName,
@@ -97,15 +98,25 @@ class Snapshots(FleetCore):
     async def _manifest(
         self, sandbox: Sandbox, layers: list[Path], earlier: list[Snapshot]
     ) -> tuple[str, str, int]:
-        """Where it was read, its digest, how many names. The guest is asked where its disk cannot be read."""
+        """Where it was read, its name, how many names it has. The guest is asked where its disk cannot be
+        read."""
+        parent = next((one for one in earlier if one.name == sandbox.stands_on), None)
         try:
-            manifest = await self._parts.reader.manifest(await self._readable(sandbox, layers))
-            return FROM_DISK, manifest.digest, len(manifest.entries)
+            taken = await self._take(sandbox, layers, parent)
+            return FROM_DISK, taken.sha256, taken.names
         except UNREADABLE as refused:
-            parent = next((one for one in earlier if one.name == sandbox.stands_on), None)
             since = await self._kept(parent) if parent and parent.read_from == FROM_GUEST else None
             told = await self._ask(sandbox, refused, since)
             return FROM_GUEST, await self._parts.asker.keep(told), len(told.nodes)
+
+    async def _take(self, sandbox: Sandbox, layers: list[Path], parent: Snapshot | None) -> Taken:
+        """From the disk, from what changed since ``parent`` where that was read from the disk too."""
+        local, since = await self._readable(sandbox, layers), None
+        if parent and parent.read_from == FROM_DISK:
+            with suppress(*UNREADABLE):
+                earlier = await self._readable(sandbox, [Path(layer) for layer in parent.disk_layers])
+                since = Earlier(parent.manifest_sha256, earlier)
+        return await self._parts.manifests.take(local, since)
 
     async def _ask(self, sandbox: Sandbox, refused: FluidError, since: Told | None = None) -> Told:
         """What the guest says of its files. Raises ``refused`` when it does not say it either."""
@@ -248,9 +259,10 @@ class Snapshots(FleetCore):
                     "compared with that",
                     remedy="make a new snapshot, and compare from there",
                 ) from refused
+        if after:
+            return await self._parts.asker.kept_both(before.manifest_sha256, after.manifest_sha256)
         earlier = await self._kept(before)
-        later = await self._kept(after) if after else await self._ask(sandbox, refused, earlier)
-        return earlier, later
+        return earlier, await self._ask(sandbox, refused, earlier)
 
     async def changes(self, actor: Identity, changes_id: str) -> Changes:
         """A diff made before."""

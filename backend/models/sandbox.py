@@ -172,6 +172,6 @@ class Snapshot(Answer):
     disk_layers: list[str] = Field(default_factory=list)  # image files on the host, base first
     memory_file: str = ""
     read_from: str = FROM_DISK  # or FROM_GUEST: where its disk could not be read, the guest told the manifest
-    manifest_sha256: str = ""  # of one that the guest told: the blob that holds it
+    manifest_sha256: str = ""  # its name in the store
     files: int = 0  # entries of the manifest
     took_s: float = 0.0

@@ -14,6 +14,7 @@ from backend.store.documents import Documents
 from backend.store.embedded import EmbeddedPostgres
 from backend.store.events import RESYNC, EventBus, Events, Subscription
 from backend.store.keys import KeptAnswer, Keys
+from backend.store.manifests import KeptManifest, Manifests
 from backend.store.migrate import migrate
 from backend.store.nouns import (
     Approvals,
@@ -37,6 +38,7 @@ class Store:
         self.sandboxes = Sandboxes(database)
         self.snapshots = Snapshots(database)
         self.commands = Commands(database)
+        self.manifests = Manifests(database)
         self.changes = ChangesTable(database)
         self.playbooks = Playbooks(database)
         self.approvals = Approvals(database)
@@ -62,8 +64,10 @@ __all__ = [
     "Events",
     "HostRecords",
     "KeptAnswer",
+    "KeptManifest",
     "Keys",
     "LinkedLine",
+    "Manifests",
     "Playbooks",
     "Runs",
     "Sandboxes",

@@ -65,14 +65,27 @@ def test_a_very_long_file_that_changed_throughout_is_cut_with_a_word() -> None:
     assert "10,000 and 30,000 more lines are not drawn" in plain(last.whole)
 
 
+def test_lines_that_were_not_all_compared_have_a_word_before_them() -> None:
+    old, new = ("\n".join("ab"[at * at * step % 11 % 2] for at in range(3_000)) for step in (5, 7))
+    rows = list(text_rows(old, new))
+    at = next(at for at, row in enumerate(rows) if row.whole)
+    assert "compared coarsely" in plain(rows[at].whole)
+    assert rows[at + 1].left and rows[at + 1].left.changed
+
+
 @given(
-    st.lists(st.integers(0, 40), max_size=60), st.lists(st.integers(0, 40), max_size=60), st.integers(0, 30)
+    st.lists(st.integers(0, 40), max_size=60),
+    st.lists(st.integers(0, 40), max_size=60),
+    st.integers(0, 30),
+    st.integers(0, 200),
 )
-def test_runs_cover_both_texts_and_equal_ones_are_equal(old: list[int], new: list[int], exact: int) -> None:
+def test_runs_cover_both_texts_and_equal_ones_are_equal(
+    old: list[int], new: list[int], exact: int, work: int
+) -> None:
     left, right = [f"line {one}" for one in old], [f"line {one}" for one in new]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alignment, "EXACT_LINES", exact)
-        patch.setattr(alignment, "EXACT_BETWEEN", exact // 2)
+        patch.setattr(alignment, "COMPARISONS", work)
         runs = alignment.opcodes(left, right)
     assert [at for _, l1, l2, _, _ in runs for at in range(l1, l2)] == list(range(len(left)))
     assert [at for _, _, _, r1, r2 in runs for at in range(r1, r2)] == list(range(len(right)))

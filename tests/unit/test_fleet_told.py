@@ -9,7 +9,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
-from backend.changes import Point, Told
+from backend.changes import Earlier, Point, Taken, Told
 from backend.disks.records import Node, pack
 from backend.errors import CommandLost, DiskUnreadable, GuestDown, HypervisorFailed
 from backend.fleet.snapshots import NOW, Snapshots
@@ -33,16 +33,23 @@ class Fleet(Snapshots):
     """One sandbox whose disk is refused; its points; and who is asked."""
 
     def __init__(self, *points: Snapshot, phase: Phase = Phase.RUNNING) -> None:
-        self.points, self.disk, self.layers = list(points), REFUSED, None
+        self.points, self.disk, self.layers, self.gone = list(points), REFUSED, None, None
         self.sandbox = Sandbox(
             id="SBX-1", sandbox_name="box", base_image="i", phase=phase, created_at=now(), updated_at=now()
         )
         self.asked = AsyncMock(return_value=TOLD)
         asker = SimpleNamespace(
-            ask=self.asked, keep=AsyncMock(return_value="told"), kept=AsyncMock(return_value=TOLD)
+            ask=self.asked,
+            keep=AsyncMock(return_value="told"),
+            kept=AsyncMock(return_value=TOLD),
+            kept_both=AsyncMock(return_value=(TOLD, TOLD)),
         )
-        reader = SimpleNamespace(manifest=AsyncMock(side_effect=lambda _layers: self._refuse()))
-        parts = SimpleNamespace(asker=asker, reader=reader, differ=SimpleNamespace(diff=self._differ))
+        self.taken = AsyncMock(side_effect=lambda *_: self._refuse())
+        parts = SimpleNamespace(
+            asker=asker,
+            manifests=SimpleNamespace(take=self.taken),
+            differ=SimpleNamespace(diff=self._differ),
+        )
         self._parts = cast("Any", parts)
         self._store = cast("Any", SimpleNamespace(changes=AsyncMock(), commands=AsyncMock()))
         self._store.changes.find.return_value = None
@@ -77,6 +84,8 @@ class Fleet(Snapshots):
     async def _readable(self, sandbox: Sandbox, layers: list[Path]) -> list[Path]:
         if self.layers is not None:
             raise self.layers
+        if self.gone in layers:
+            raise HypervisorFailed("volume gone")
         return layers
 
     def guest(self, sandbox: Sandbox) -> Any:
@@ -99,6 +108,21 @@ async def test_a_point_that_stands_on_a_told_one_asks_for_what_is_another_since(
     fleet.sandbox.labels[STANDING_ON] = "a"
     await fleet.manifest()
     assert fleet.asked.await_args_list[0].args == ("SBX-1", TOLD)
+
+
+async def test_a_point_of_a_disk_is_made_of_the_one_it_stands_on_if_that_can_be_read() -> None:
+    fleet = Fleet(point("a", "disk"), point("b", "disk"))
+    fleet.taken.side_effect = None
+    fleet.taken.return_value = Taken("sum of it", 7, 1)
+    fleet.sandbox.labels[STANDING_ON] = "b"
+    assert await fleet.manifest() == ("disk", "sum of it", 7)
+    assert fleet.taken.await_args.args == ([Path("/layers/now")], Earlier("sum of b", [Path("/layers/b")]))
+    fleet.gone = Path("/layers/b")
+    assert await fleet.manifest() == ("disk", "sum of it", 7)
+    assert fleet.taken.await_args.args == ([Path("/layers/now")], None)
+    fleet.sandbox.labels[STANDING_ON] = "nothing of that name"
+    await fleet.manifest()
+    assert fleet.taken.await_args.args == ([Path("/layers/now")], None)
 
 
 @pytest.mark.parametrize("lost", [GuestDown("no answer"), CommandLost("gone"), DiskUnreadable("cut off")])

@@ -6,9 +6,11 @@ import random
 import subprocess
 import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.alignment import coarse, opcodes
 from backend.cli.hunks import SHOWN_LINES, hunks
 
 TEXTS = st.lists(st.sampled_from(["a", "b", "c", "", "é"]), max_size=30).map("\n".join)
@@ -65,3 +67,22 @@ def test_fifty_thousand_lines_cost_little_and_what_is_coarse_says_so():
     assert time.process_time() - started < 2
     assert told[0].endswith("compared coarsely")
     assert told[-1] == f"… more than {SHOWN_LINES} lines, the rest is not shown"
+
+
+@pytest.mark.parametrize(("lines", "rough"), [(5_000, False), (50_000, True)])
+def test_texts_made_to_hurt_cost_a_moment_and_say_what_was_not_compared(lines: int, rough: bool):
+    rolled = random.Random(1)
+    before, after = (
+        [f"only {at}" if at % 120 == 1 else rolled.choice("ab") for at in range(lines)] for _ in range(2)
+    )
+    started = time.process_time()
+    runs = opcodes(before, after)
+    assert time.process_time() - started < 1
+    assert any(map(coarse, runs)) is rough
+
+
+def test_a_long_text_that_is_no_trouble_is_compared_exactly():
+    before = [f"line {number}" for number in range(50_000)]
+    after = [line for number, line in enumerate(before) if not 20_000 <= number < 21_000]
+    after[30_000:30_000] = ["}"] * 2_000
+    assert not any(map(coarse, opcodes(before, after)))

@@ -30,12 +30,12 @@ from backend.changes.settings.fact import (
     Teller,
     settle,
 )
-from backend.changes.settings.layered import FOLDERS, LAYERED, Layered
+from backend.changes.settings.layered import FOLDERS, LAYERED, MAINS, Layered
 from backend.disks import Comparison, Content, Entry, Pair
 from backend.disks.contents import VOUCHED
 from backend.models import SettingKind, wire_path
 
-__all__ = ["FOLDERS", "MAX_FILE_BYTES", "Found", "Teller", "context", "find", "states"]
+__all__ = ["FOLDERS", "MAINS", "MAX_FILE_BYTES", "Found", "Teller", "context", "find", "states"]
 
 MAX_FACTS = 5_000  # of one file
 MAX_TOTAL_BYTES = 8 << 20  # parsed in all: seconds, whatever a guest writes

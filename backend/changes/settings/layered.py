@@ -92,6 +92,7 @@ LAYERED = (
     Layered(access.SSHD, access.SSHD_MAIN, (_SSHD_FOLDER,), _sshd),
 )
 FOLDERS = tuple(folder for layered in LAYERED for folder in layered.folders)
+MAINS = tuple(layered.main for layered in LAYERED)
 
 
 def without_effect(layered: Layered, changed: Iterable[Place], effective: Iterable[Fact]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from backend.changes import LIMITS, Asker, BlobStore
 from backend.changes.told import checked
 from backend.errors import DiskUnreadable
 from backend.guests import Guest, GuestCommands, GuestConnections, GuestTelling, telling
+from tests.fix_manifests import Rows, kept_in
 from tests.service.guests.conftest import READY_TIMEOUT_S, SshServer
 
 STRANGE = [b"a", b"a-b", b"a b", "grüße".encode(), b"\xff\xfe not utf-8", b"new\nline", b"-rf", b"n" * 255]
@@ -76,7 +77,7 @@ async def test_a_guest_tells_all_that_lstat_knows(guest: Guest, commands: GuestC
 async def test_contents_come_with_their_sums_and_within_their_limits(
     guest: Guest, commands: GuestCommands, tree: bytes, tmp_path: Path
 ) -> None:
-    asker = Asker(GuestTelling(commands), BlobStore(tmp_path), b"k" * 32, LIMITS)
+    asker = Asker(GuestTelling(commands), kept_in(Rows()), BlobStore(tmp_path), b"k" * 32, LIMITS)
     told = await asker.ask(guest, root=tree)
     for path, node in told.nodes.items():
         if stat.S_ISREG(node.mode):
@@ -112,6 +113,7 @@ async def test_a_guest_whose_python_was_changed_is_cut_short_or_refused(
     program.chmod(0o755)
     (own_sshd.folder / ".bashrc").write_text(f"PATH={program.parent}:$PATH\n")
     await connections.ready(own_sshd.guest, timeout_s=READY_TIMEOUT_S)
-    asker = Asker(GuestTelling(commands, timeout_s=FLOOD_LIMIT_S), BlobStore(tmp_path), b"k", LIMITS)
+    telling_it = GuestTelling(commands, timeout_s=FLOOD_LIMIT_S)
+    asker = Asker(telling_it, kept_in(Rows()), BlobStore(tmp_path), b"k", LIMITS)
     with pytest.raises(DiskUnreadable, match=words):
         await asker.ask(own_sshd.guest)

@@ -9,7 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
+import zlib
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,10 @@ from backend.changes import LIMITS, Asker, BlobStore, Differ, NoiseProfile, Told
 from backend.changes.told import checked, parse_contents
 from backend.disks import DiskReader, wire
 from backend.disks.records import HEAD, Node, pack
-from backend.errors import DiskUnreadable
+from backend.errors import DiskUnreadable, NotFound
 from backend.guests import Guest
 from backend.models import ChangeVerb
+from tests.fix_manifests import Rows, kept_in
 
 GUEST = Guest(name="SBX-1", address="192.0.2.1", host_key_public="")
 PROGRAM = Path(told.__file__).parents[1] / "guests/_tell.py"
@@ -175,7 +178,8 @@ class World:
     def __init__(self, folder: Path) -> None:
         self.root, self.blobs = folder / "root", BlobStore(folder / "blobs")
         self.here = Here(self.root)
-        self.asker = Asker(self.here, self.blobs, KEY, LIMITS)  # type: ignore[arg-type]
+        self.rows = Rows()
+        self.asker = Asker(self.here, kept_in(self.rows), self.blobs, KEY, LIMITS)  # type: ignore[arg-type]
         self.differ = Differ(DiskReader(), self.blobs, KEY, NoiseProfile.default())
         self.write("etc/passwd", "root:x:0:0::/root:/bin/sh\n")
         self.write("etc/group", "root:x:0:\n")
@@ -246,6 +250,48 @@ async def test_a_difference_by_the_guests_word_says_what_it_means_and_who_said_i
     assert [(user.name, user.verb) for user in changes.users] == [("deploy", ChangeVerb.ADDED)]
     nothing = await world.differ.diff("SBX-1", "now", "now", after, await world.ask(after), quiesced=True)
     assert not nothing.files and world.here.asked == 0
+
+
+async def test_two_kept_ones_share_pieces_and_are_compared_by_those_they_do_not(world: World) -> None:
+    for number in range(2_500):
+        world.write(f"srv/{number:04}", f"{number}\n")
+    before = await world.ask()
+    old = await world.asker.keep(before)
+    pieces = len(world.rows.data)
+    world.write("srv/0700", "another\n")
+    world.write("etc/sysctl.d/10.conf", "vm.swappiness = 20\n")
+    after = await world.ask(before)
+    new = await world.asker.keep(after)
+    assert pieces > 4 and len(world.rows.data) == pieces + 2
+    world.rows.asked.clear()
+    both = await world.asker.kept_both(old, new)
+    assert all(asked < pieces - 1 for asked in world.rows.asked)
+    some, whole = [
+        await world.differ.diff("SBX-1", "a", "b", *points, quiesced=True)
+        for points in (both, (before, after))
+    ]
+    assert [change.path for change in some.files] == ["/etc/sysctl.d/10.conf", "/srv/0700"]
+    unlike = {"id", "created_at", "took_s"}
+    assert some.model_dump(exclude=unlike) == whole.model_dump(exclude=unlike)
+    same = await world.asker.kept_both(new, new)
+    assert not (await world.differ.diff("SBX-1", "a", "a", *same, quiesced=True)).files
+
+
+async def test_what_an_older_version_kept_whole_is_read_and_compared(world: World) -> None:
+    before = await world.ask()
+    contents = {wire.text(path): {**asdict(one), "data": None} for path, one in before.contents.items()}
+    head = {"packed": 0, "shadow": 1, "contents": contents}
+    framed = wire.frame(head, [before.packed, before.shadow or b""])
+    old = world.blobs.put(zlib.compress(b"".join(framed)))
+    kept = await world.asker.kept(old)
+    assert (kept.nodes, kept.shadow) == (before.nodes, before.shadow)
+    assert kept.contents.keys() == before.contents.keys()
+    world.write("srv/new", "new\n")
+    both = await world.asker.kept_both(old, await world.asker.keep(await world.ask(before)))
+    changes = await world.differ.diff("SBX-1", "a", "b", *both, quiesced=True)
+    assert "/srv/new" in {change.path for change in changes.files}
+    with pytest.raises(NotFound):
+        await world.asker.kept("0" * 64)
 
 
 async def test_a_file_that_states_much_and_is_told_by_half_states_nothing(world: World) -> None:

@@ -22,7 +22,7 @@ from backend.disks.files import chunks
 from backend.disks.journal import open_filesystem
 from backend.disks.partitions import find_filesystem
 from backend.disks.records import unpack
-from backend.disks.tree import packed_manifest
+from backend.disks.tree import manifest_pieces
 from backend.errors import DiskUnreadable
 
 CASE_LIMIT_S = 20
@@ -51,7 +51,7 @@ def opened(data: bytearray) -> Ext4:
 def everything(data: bytearray) -> str:
     """A digest of all entries and of the contents of all files that are not huge."""
     fs = opened(data)
-    packed = packed_manifest(fs)
+    packed = b"".join(manifest_pieces(fs))
     told = hashlib.sha256(packed)
     for node in unpack(packed):
         if node.mode & S_IFMT == S_IFREG and node.size <= READ_BYTES:
@@ -69,7 +69,7 @@ def regions(data: bytearray) -> dict[str, list[tuple[int, int]]]:
         return [(number * size, size) for number in sorted(numbers)]
 
     inodes, extents, folders, attributes = [], set(), set(), set()
-    for number in {node.inode for node in unpack(packed_manifest(fs))} | {fs.journal_inode or 2}:
+    for number in {node.inode for node in unpack(b"".join(manifest_pieces(fs)))} | {fs.journal_inode or 2}:
         group, index = divmod(number - 1, fs.inodes_per_group)
         inodes.append((fs.tables[group] * size + index * fs.inode_size, fs.inode_size))
         inode = fs.inode(number)

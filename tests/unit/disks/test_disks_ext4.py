@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backend.disks import DiskReader
+from backend.disks.pieces import Piece
 from backend.errors import DiskUnreadable
 from tests.unit.disks.opinion import opinion, ours
 
@@ -141,14 +142,13 @@ async def test_capabilities_access_lists_devices_and_owners(lab, reader, tmp_pat
     assert entries[b"/null"].kind == "character device"
 
 
-async def test_a_manifest_keeps_its_digest_through_the_store_and_tells_a_change(lab, reader, strange_tree):
+async def test_a_manifest_counts_its_names_and_its_digest_tells_a_change(lab, reader, strange_tree):
     image = lab.format(strange_tree)
     manifest = await reader.manifest([image])
-    kept = type(manifest).load(manifest.dump())
-    assert (kept.digest, list(kept.entries)) == (manifest.digest, list(manifest.entries))
-    assert len(kept.entries) == len(list(kept.entries))  # links and attributes are counted over
+    assert len(manifest.entries) == len(list(manifest.entries))  # links and attributes are counted over
+    *most, last = manifest.pieces
     with pytest.raises(DiskUnreadable, match="cut off"):
-        len(type(manifest)(manifest.packed[:-1]).entries)
+        len(type(manifest)((*most, Piece(last.first, last.data[:-1]))).entries)
     changed = await reader.manifest([lab.edit(image, "set_inode_field /tiny mode 0100644")])
     assert changed.digest != manifest.digest
 
