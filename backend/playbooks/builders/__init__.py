@@ -4,7 +4,7 @@ from backend.playbooks.builders.accounts import groups, users
 from backend.playbooks.builders.answers import answers
 from backend.playbooks.builders.certificates import certificates, made_by
 from backend.playbooks.builders.data import DATA, data
-from backend.playbooks.builders.derived import derived
+from backend.playbooks.builders.derived import derived, results
 from backend.playbooks.builders.files import files
 from backend.playbooks.builders.identity import identity
 from backend.playbooks.builders.packages import packages
@@ -24,6 +24,7 @@ __all__ = [
     "identity",
     "made_by",
     "packages",
+    "results",
     "swap_files",
     "units",
     "users",
