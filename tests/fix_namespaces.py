@@ -69,11 +69,9 @@ class Machine(HostSshd):
         """What a command of root prints there."""
         known = self.folder / "known_hosts"
         options = ["-o", f"UserKnownHostsFile={known}", "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"]
-        done = subprocess.run(
-            ["ssh", "-F", "none", *options, "-i", self.folder / "key", "-p", str(self.port), f"root@{LOOPBACK}",
-             command],
-            input=stdin, capture_output=True, check=False, timeout=RUN_S,
-        )  # fmt: skip
+        login = ["-i", str(self.folder / "key"), "-p", str(self.port), f"root@{LOOPBACK}"]
+        argv = ["ssh", "-F", "none", *options, *login, command]
+        done = subprocess.run(argv, input=stdin, capture_output=True, check=False, timeout=RUN_S)
         assert done.returncode == 0, (command, done.stderr)
         return done.stdout.decode()
 

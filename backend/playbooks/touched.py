@@ -16,6 +16,7 @@ from backend.targets import Wanted
 _PREFIX = "ansible.builtin."
 _PACKAGES = b"/var/lib/dpkg/info/"
 _SETTINGS = b"/etc/"
+_GUARDS = ("creates", "removes")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def touched(done: Changes, playbook: CheckedPlaybook) -> Touched:
     """``done``: what the rehearsal of ``playbook`` changed."""
     tasks = (*playbook.tasks, *playbook.handlers)
     names = set(LIMITS.whole) - {LOG}
-    sums, trees, made = set[bytes](), set[bytes](), set[bytes]()
+    sums, trees, made, written = set[bytes](), set[bytes](), set[bytes](), set[bytes]()
     for change in done.files:
         path = guest_path(change.path)
         if not change.hidden or path.startswith(_PACKAGES):
@@ -40,21 +41,25 @@ def touched(done: Changes, playbook: CheckedPlaybook) -> Touched:
         if change.package and not path.startswith(_SETTINGS):
             sums.add(path)
     for task in tasks:
-        paths = {path.encode("utf-8", "surrogateescape") for path in paths_of(task, playbook)}
-        names |= paths
+        paths = {_path(path) for path in paths_of(task, playbook)}
+        written |= paths
         if task.opaque:
             made |= paths
-        if task.module == f"{_PREFIX}file" and (
-            task.args.get("state") == "absent" or task.args.get("recurse")
-        ):
+            written |= {_path(path) for key in _GUARDS for path in _literals(task, key)}
+        whole = task.args.get("state") == "absent" or task.args.get("recurse")
+        if task.module == f"{_PREFIX}file" and whole:
             trees |= paths
     wanted = Wanted(
-        frozenset(names),
+        frozenset(names | written),
         frozenset(trees),
-        frozenset(sums - names_of(tasks, playbook)),
+        frozenset(sums - written),  # what a task writes itself counts by its content, whoever brings it too
         frozenset(LIMITS.listed),
     )
     return Touched(wanted, frozenset(made), _named(done, tasks))
+
+
+def _path(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def added_folders(done: Changes) -> frozenset[bytes]:
@@ -69,11 +74,6 @@ def added_folders(done: Changes) -> frozenset[bytes]:
         if not found or not path.startswith(f"{found[-1]}/"):
             found.append(path)
     return frozenset(guest_path(path) for path in found)
-
-
-def names_of(tasks: Iterable[CheckedTask], playbook: CheckedPlaybook) -> set[bytes]:
-    """The paths that tasks write themselves, whatever package brings them too."""
-    return {path.encode("utf-8", "surrogateescape") for task in tasks for path in paths_of(task, playbook)}
 
 
 def _named(done: Changes, tasks: Iterable[CheckedTask]) -> dict[str, set[str]]:
@@ -92,10 +92,11 @@ def _named(done: Changes, tasks: Iterable[CheckedTask]) -> dict[str, set[str]]:
     return found
 
 
-def _literals(task: CheckedTask) -> Iterator[str]:
-    name = task.args.get("name", "")
-    for value in name if isinstance(name, list) else [name]:
+def _literals(task: CheckedTask, key: str = "name") -> Iterator[str]:
+    """What an argument says, each item of a loop by itself; nothing where it names a variable."""
+    given = task.args.get(key, "")
+    for value in given if isinstance(given, list) else [given]:
         if value == ITEM and isinstance(value, Reference):
-            yield from (str(item) for item in task.loop)
-        elif not isinstance(value, Reference):
+            yield from (str(item) for item in task.loop if not isinstance(item, Reference))
+        elif value and not isinstance(value, Reference):
             yield str(value)

@@ -293,6 +293,20 @@ async def test_a_target_under_apply_is_locked_and_its_holder_named(
         await approvals.approve(ANNA, asked.id, asked.digest)
 
 
+async def test_of_requests_for_one_target_that_are_approved_at_once_one_begins(
+    approvals: Approvals, book: ApprovalBook, pipeline: Pipeline
+) -> None:
+    asked = [await pending(book) for _ in range(4)]
+    answers = await asyncio.gather(
+        *(approvals.approve(ANNA, row.id, row.digest) for row in asked), return_exceptions=True
+    )
+    (holder,) = pipeline.applied
+    refused = [answer for answer in answers if isinstance(answer, TargetLocked)]
+    assert len(refused) == 3 and all(holder in str(answer) for answer in refused)
+    states = sorted([(await book.load(row.id)).state.value for row in asked])
+    assert states == ["approved", "pending", "pending", "pending"]
+
+
 async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
     store: Store, book: ApprovalBook, audit: Audit
 ) -> None:

@@ -237,8 +237,8 @@ def test_going_back_takes_away_the_hosts_line_and_brings_the_name_again() -> Non
     sample = sample_with(settings=found)
     draft = roll_back(turned_round(sample.changes()), sample.blobs, name="back")
     assert [task.name for task in checked(draft).tasks] == [
-        "Let db no longer be 10.0.0.5",
         "Name the machine twin",
+        "Let db no longer be 10.0.0.5",
     ]
     assert draft.notes == []
 

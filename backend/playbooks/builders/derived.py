@@ -78,5 +78,6 @@ def _is_result(maker: _Maker, change: FileChange) -> bool:
     if re.fullmatch(maker.results, change.path):
         return True
     folder = maker.results.rpartition("/")[0]
-    is_link = change.after is not None and change.after.kind is FileKind.LINK
+    state = change.after or change.before
+    is_link = state is not None and state.kind is FileKind.LINK
     return maker.links and is_link and change.path.startswith(f"{folder}/")
