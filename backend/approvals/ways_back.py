@@ -9,7 +9,17 @@ from backend.audit import Audit
 from backend.errors import WrongState
 from backend.fleet import Fleet
 from backend.models import Approval, Changes, Identity, Playbook, Run, wire_path
-from backend.playbooks import Draft, Playbooks, WayBack, added_folders, digest, kept_values, touched, way_back
+from backend.playbooks import (
+    SWAPS,
+    Draft,
+    Playbooks,
+    WayBack,
+    added_folders,
+    digest,
+    kept_values,
+    touched,
+    way_back,
+)
 from backend.store import Store
 from backend.targets import Keeper, Kept
 from backend.together import together
@@ -76,7 +86,11 @@ class WaysBack:
         checked = self._playbooks.check(applied)
         reach = touched(done, checked)
         before = await self._keeper.kept(run_id, name)
-        looked = replace(before.wanted, folders=before.wanted.folders | added_folders(done))
+        looked = replace(
+            before.wanted,
+            names=before.wanted.names | {SWAPS},
+            folders=before.wanted.folders | added_folders(done),
+        )
         now = await self._keeper.look(name, looked)
         way = await way_back(self._fleet.differ, self._fleet.asker, name, run_id, done, reach, before, now)
         return way, self._playbooks.draft_back(applied, way)

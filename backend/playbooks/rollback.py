@@ -6,7 +6,7 @@ not kept, and what no playbook can bring back, stays and is said.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,6 +31,7 @@ from backend.playbooks.touched import Touched
 from backend.targets import Kept
 
 SHADOW = b"/etc/shadow"
+SWAPS = b"/proc/swaps"
 STAYS = "stays: "
 _ETC_SYSCTL, _ETC_MODULES = "/etc/sysctl", "/etc/modules"
 _LISTED = 5
@@ -44,6 +45,7 @@ class WayBack:
 
     changes: Changes
     notes: list[str]
+    swaps: frozenset[str] = frozenset()  # what the target swaps to now
 
 
 async def way_back(
@@ -90,7 +92,7 @@ async def way_back(
         )
     derived = results(changes.shown())  # by the target's own files, which a twin does not have
     changes.files = [change for change in changes.files if change.path not in derived]
-    return WayBack(changes, back.notes)
+    return WayBack(changes, back.notes, _swaps(now.told))
 
 
 class _Back:
@@ -172,13 +174,14 @@ class _Back:
             self.notes.append(note)
 
 
-def roll_back(changes: Changes, blobs: Blobs, *, name: str) -> Draft:
+def roll_back(changes: Changes, blobs: Blobs, *, name: str, swaps: Collection[str] = ()) -> Draft:
     """The playbook that takes back: ``changes`` lead from now to before. Its notes say what it cannot.
+    ``swaps``: the paths that the target swaps to now.
 
     Raises:
         PlaybookRefused: there is nothing to take back.
     """
-    draft = generate(changes, [], blobs, name=name, undo=True)
+    draft = generate(changes, [], blobs, name=name, undo=True, swaps=swaps)
     for folder, words in ((_ETC_SYSCTL, "values"), (_ETC_MODULES, "modules")):
         paths = [change.path for change in changes.shown() if change.path.startswith(folder)]
         if paths:
@@ -203,6 +206,12 @@ def kept_values(playbook: CheckedPlaybook, kept: Kept) -> dict[str, str]:
         if isinstance(password, Reference) and (value := shadow.get(str(task.args["name"]))):
             found[str(password)] = value
     return found
+
+
+def _swaps(told: Told) -> frozenset[str]:
+    """proc_swaps(5): the first word of each line, after a line of titles."""
+    lines = (_text(told, SWAPS) or "").splitlines()[1:]
+    return frozenset(words[0] for line in lines if (words := line.split()))
 
 
 def _text(told: Told, path: bytes) -> str | None:

@@ -75,7 +75,7 @@ class Playbooks:
         Raises:
             PlaybookRefused: nothing of it can be taken back.
         """
-        return roll_back(way.changes, self._blobs, name=f"Roll back {applied.name}")
+        return roll_back(way.changes, self._blobs, name=f"Roll back {applied.name}", swaps=way.swaps)
 
     async def roll_back(
         self, actor: Identity, applied: Playbook, run_id: str, way: WayBack, draft: Draft

@@ -125,3 +125,13 @@ def test_what_a_program_made_goes_with_the_settings_of_that_program() -> None:
         "Remove /etc/aliases",
         "Remove /etc/aliases.db",
     ]
+
+
+def test_a_swap_file_in_use_is_let_go_of_before_it_is_removed() -> None:
+    sample = Sample()
+    sample.commands = []
+    sample.add("/swapfile", mode=0o600, size=1 << 20)
+    back = turned_round(sample.changes())
+    for swaps, first in (({"/swapfile"}, "Stop using /swapfile as swap"), (set(), "Remove /swapfile")):
+        found = tasks(roll_back(back, sample.blobs, name="back", swaps=swaps))
+        assert found[0].name == first and found[-1].name == "Remove /swapfile"

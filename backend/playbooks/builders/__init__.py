@@ -8,7 +8,7 @@ from backend.playbooks.builders.derived import derived, results
 from backend.playbooks.builders.files import files
 from backend.playbooks.builders.identity import identity
 from backend.playbooks.builders.packages import packages
-from backend.playbooks.builders.swap import formatted, swap_files
+from backend.playbooks.builders.swap import formatted, swap_files, swap_off
 from backend.playbooks.builders.units import units
 from backend.playbooks.builders.venvs import venvs
 
@@ -26,6 +26,7 @@ __all__ = [
     "packages",
     "results",
     "swap_files",
+    "swap_off",
     "units",
     "users",
     "venvs",
