@@ -283,9 +283,9 @@ class Approvals:
                 check_values(checked, given)
                 row.state = ApprovalState.APPROVED
 
-        async with (
-            self._deciding,
-            self._audit.step(
+        async with self._deciding:  # of two requests for one target the second sees the first
+            await self._refuse_locked(approval)
+            async with self._audit.step(
                 actor,
                 "approval.approve",
                 "approval",
@@ -293,10 +293,8 @@ class Approvals:
                 sandbox_id=approval.sandbox_id,
                 digest=digest,
                 comment=comment,
-            ),
-        ):
-            await self._refuse_locked(approval)
-            approval = await self._book.change(approval_id, [ApprovalState.PENDING], decide)
+            ):
+                approval = await self._book.change(approval_id, [ApprovalState.PENDING], decide)
         if approval.state is ApprovalState.APPROVED:
             self._pipeline.apply(approval, given)
         return approval

@@ -30,6 +30,8 @@ from backend.models import (
     Identity,
     Playbook,
     Role,
+    RunKind,
+    RunState,
     Sandbox,
     new_id,
     now,
@@ -118,7 +120,7 @@ class Stage:
     ) -> None:
         self.store, self.folder = store, folder
         self.fleet = Fleet(make, BlobStore(folder / "blobs"))
-        targets = Targets(production)
+        self.targets = targets = Targets(production)
         fleet = cast("Any", self.fleet)
         audit = Audit(store, folder / "spool", folder / "signing", folder / "head")
         (folder / "kept").mkdir(mode=0o700, exist_ok=True)
@@ -225,6 +227,20 @@ class Stage:
         """The roll back of its apply, applied."""
         asked = await self.moved(await self.approvals.request_rollback(ANNA, approval.apply_run))
         return await self.applied(asked)
+
+    async def run(self, playbook: Playbook, secrets: dict[str, str]) -> None:
+        """Run a playbook on production, and nothing else of an apply."""
+        (target,) = self.targets.resolve(["web-01"])
+        done = await self.runs.execute(
+            RunKind.APPLY,
+            playbook,
+            self.playbooks.contents(playbook),
+            [target.host()],
+            self.targets.key("web-01"),
+            strategy=self.fleet.strategy(),
+            secrets=secrets,
+        )
+        assert done.state is RunState.SUCCESSFUL, done.reason
 
     async def moved(self, approval: Approval) -> Approval:
         await self.idle()
