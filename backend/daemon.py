@@ -25,7 +25,7 @@ from pathlib import Path
 from backend import __version__
 from backend.ansible import Runner
 from backend.api import Services, bind_tcp, refuse_served, serve_doors
-from backend.approvals import ApprovalBook, Approvals, Asks, Onlookers, Panic, Pipeline
+from backend.approvals import ApprovalBook, Approvals, Asks, Onlookers, Panic, Pipeline, WaysBack
 from backend.audit import Audit, AuditReport
 from backend.background import COMPONENT, Background
 from backend.changes import LIMITS, Asker, BlobStore, Differ, Manifests, NoiseProfile
@@ -51,7 +51,7 @@ from backend.paths import Paths
 from backend.playbooks import Playbooks, Rehearser, Runs
 from backend.policy import Policy
 from backend.store import Database, EmbeddedPostgres, EventBus, Store, dsn_of, migrate
-from backend.targets import Targets
+from backend.targets import Keeper, Targets
 from backend.tmux import TmuxServer
 
 log = logging.getLogger("fluid")
@@ -207,7 +207,9 @@ class _Backend:
         panes, recordings = await self._panes(stack, events, audit, fleet, authority)
         panic = Panic(paths.state / "panic.json", fleet, audit, events)
         self.parts["panic"] = panic.component
-        playbooks, runs, targets, approvals = self._approvals(store, events, audit, background, fleet, panic)
+        playbooks, runs, targets, approvals, keeper = self._approvals(
+            store, events, audit, background, fleet, panic
+        )
         trust = Trust(authority, audit, fleet.all_live, fleet.teach)
         guard = Guard(self.config, store, events, hosts, fleet, panes.last_output, background)
         await store.keys.forget_unfinished()
@@ -228,7 +230,10 @@ class _Backend:
             ("keep the stock", fleet.keep_stock),
             ("guard the hosts", guard.run),
             ("keep the CA's keys", trust.run),
-            ("housekeeping", partial(self._housekeeping, background, store, fleet, approvals, recordings)),
+            (
+                "housekeeping",
+                partial(self._housekeeping, background, store, fleet, approvals, recordings, keeper),
+            ),
         ):
             background.keep(name, work)
         self.parts[COMPONENT] = background.component
@@ -300,7 +305,7 @@ class _Backend:
 
     def _approvals(
         self, store: Store, events: EventBus, audit: Audit, background: Background, fleet: Fleet, panic: Panic
-    ) -> tuple[Playbooks, Runs, Targets, Approvals]:
+    ) -> tuple[Playbooks, Runs, Targets, Approvals, Keeper]:
         config = self.config
         runner = Runner(self.paths.runs, run_as=config.ansible.run_as)
         runs = Runs(store, events, runner, timeout_s=config.ansible.timeout_s)
@@ -308,13 +313,26 @@ class _Backend:
         targets = Targets(config.targets)
         book = ApprovalBook(store, events)
         rehearser = Rehearser(store, fleet, runs)
+        keeper = Keeper(targets, self.paths.kept, _key(self.paths.secrets / "kept.key"))
+        back = WaysBack(store, audit, fleet, playbooks, keeper)
         pipeline = Pipeline(
-            config, store, book, audit, fleet, playbooks, rehearser, runs, targets, background, panic.refuse
+            config,
+            store,
+            book,
+            audit,
+            fleet,
+            playbooks,
+            rehearser,
+            runs,
+            targets,
+            back,
+            background,
+            panic.refuse,
         )
         approvals = Approvals(
-            config, store, book, pipeline, audit, fleet, playbooks, runs, targets, panic.refuse
+            config, store, book, pipeline, audit, fleet, playbooks, runs, targets, back, panic.refuse
         )
-        return playbooks, runs, targets, approvals
+        return playbooks, runs, targets, approvals, keeper
 
     async def _panes(
         self,
@@ -367,6 +385,7 @@ class _Backend:
         fleet: Fleet,
         approvals: Approvals,
         recordings: Recordings,
+        keeper: Keeper,
     ) -> None:
         duties: dict[str, Callable[[], Awaitable[object]]] = {
             "end what outlived its time": fleet.expire,
@@ -374,6 +393,7 @@ class _Backend:
             "expire approvals": approvals.expire,
             "age the recordings": recordings.age,
             "prune the manifests": partial(store.manifests.prune, MANIFESTS_KEPT_S),
+            "age what was kept of targets": keeper.age,
             "prune the events": partial(store.events.prune, EVENTS_KEPT),
             "prune the answers": partial(store.keys.prune, ANSWERS_KEPT_S),
         }

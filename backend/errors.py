@@ -302,6 +302,12 @@ class GuestDown(Unavailable):
     code = "guest_down"
 
 
+class TargetDown(Unavailable):
+    """A target does not answer, or not as it must."""
+
+    code = "target_down"
+
+
 class CommandLost(GuestDown):
     """The guest went away under a running command; ``outcome`` (:class:`backend.guests.Outcome`) holds what
     had come, and is not sent on."""

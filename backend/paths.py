@@ -119,6 +119,11 @@ class Paths:
         return self.state / "runs"
 
     @property
+    def kept(self) -> Path:
+        """What targets had before an apply, sealed: 0700."""
+        return self.state / "kept"
+
+    @property
     def tmux_socket(self) -> Path:
         return self.run / "tmux.sock"
 
@@ -138,6 +143,7 @@ class Paths:
             (self.links, 0o700),
             (self.blobs, 0o700),
             (self.recordings, 0o700),
+            (self.kept, 0o700),
             (self.domains, 0o711),
             (self.images, 0o755),
         ):

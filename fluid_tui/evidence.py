@@ -344,8 +344,8 @@ def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:
         path = next((path for path in task.paths[:1] if path not in task.name), "")
         where = f"  {task.module} {path}".rstrip()
         lines.append(line(("run  ", Role.MUTED), said(task.name), said(where, Role.MUTED), flag))
-    if playbook.secrets:
-        asked = ", ".join(playbook.secrets)
+    if playbook.asked:
+        asked = ", ".join(playbook.asked)
         lines.append(line(("asks ", Role.MUTED), said(f"for the secrets {asked}, once this is confirmed")))
     lines.append(line(("digest ", Role.MUTED), (visible(approval.digest[:32]), Role.MUTED)))
     return lines

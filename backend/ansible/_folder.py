@@ -19,7 +19,14 @@ from backend.ansible.spec import RunSpec, TargetHost
 
 SUPERVISED = Path(__file__).parent / "supervised"
 SHORT = "/tmp"  # noqa: S108 - a socket's path may have 107 bytes; mkdtemp makes the folder the run's alone
-SCRIPTS = ("supervisor.py", "reports.py")
+_BACKEND = SUPERVISED.parents[1]
+# What finds secrets imports nothing of ours: it goes along, so that none leaves the runner in a diff.
+SCRIPTS = (
+    SUPERVISED / "supervisor.py",
+    SUPERVISED / "reports.py",
+    _BACKEND / "disks" / "passwords.py",
+    _BACKEND / "secret_marks.py",
+)
 _PLUGINS = (
     "action", "become", "cache", "cliconf", "connection", "doc_fragment", "filter", "httpapi", "inventory",
     "lookup", "netconf", "strategy", "terminal", "test", "vars",
@@ -45,8 +52,8 @@ def prepare(folder: Path, spec: RunSpec, *, python: str, owner: tuple[int, int] 
     _write(etc / "ansible.cfg", _settings(etc).encode())
     _write(etc / "spec.json", json.dumps(_for_supervisor(spec)).encode())
     for script in SCRIPTS:
-        shutil.copyfile(SUPERVISED / script, etc / script)
-        (etc / script).chmod(0o444)
+        shutil.copyfile(script, etc / script.name)
+        (etc / script.name).chmod(0o444)
     # Ansible itself must not outlive a supervisor that was killed: nobody would know what it did.
     program = shlex.join(["setpriv", "--pdeathsig", "KILL", "--", python, "-I", "-m", "ansible.cli.playbook"])
     wrapper = f'#!/bin/sh\nexec {program} "$@"\n'

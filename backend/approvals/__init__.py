@@ -6,5 +6,6 @@ from backend.approvals.book import ApprovalBook
 from backend.approvals.onlookers import Onlookers
 from backend.approvals.panic import Panic
 from backend.approvals.service import Approvals
+from backend.approvals.ways_back import WaysBack
 
-__all__ = ["ApprovalBook", "Approvals", "Asks", "Onlookers", "Panic", "Pipeline"]
+__all__ = ["ApprovalBook", "Approvals", "Asks", "Onlookers", "Panic", "Pipeline", "WaysBack"]

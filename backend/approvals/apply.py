@@ -16,6 +16,7 @@ from backend.approvals.book import ApprovalBook
 from backend.approvals.digest import digest_of
 from backend.approvals.evidence import blockers, counts
 from backend.approvals.risks import risks
+from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.background import Background
 from backend.config import Config
@@ -58,6 +59,7 @@ class Pipeline:
         rehearser: Rehearser,
         runs: Runs,
         targets: Targets,
+        ways_back: WaysBack,
         background: Background,
         refuse_in_panic: Callable[[], None],
     ) -> None:
@@ -71,6 +73,7 @@ class Pipeline:
         self._rehearser = rehearser
         self._runs = runs
         self._targets = targets
+        self._ways_back = ways_back
         self._background = background
         self._cut_off: set[str] = set()
         self._secrets: dict[str, Mapping[str, str]] = {}  # of approvals under apply; nowhere else
@@ -191,7 +194,8 @@ class Pipeline:
 
     async def _apply(self, approval: Approval) -> None:
         playbook = await self._playbooks.load(approval.playbook_id)
-        if set(playbook.secrets) - set(self._secrets.get(approval.id, {})):
+        given = await self._values(approval, playbook)
+        if set(playbook.secrets) - set(given):
             words = "its secrets were in the memory of a backend that is gone: ask again"
             await self._audit.note(Identity.system(), "approval.void", "approval", approval.id, because=words)
             await self._book.change(
@@ -212,8 +216,14 @@ class Pipeline:
                 _ended(ApprovalState.VOIDED, f"the target drifted after the approval: {moved}"),
             )
             return
-        self._refuse_in_panic()  # the last moment: what was approved before the panic fails here
+        self._refuse_in_panic()  # what was approved before the panic fails here
         run_id = new_id("RUN")
+        if not approval.rolls_back:
+            await self._book.change(
+                approval.id, [ApprovalState.APPROVED], _says("keeping what the targets have, for a roll back")
+            )
+            await self._ways_back.keep(approval, playbook, run_id)
+            self._refuse_in_panic()
 
         def applying(row: Approval) -> None:
             row.state, row.apply_run, row.progress = ApprovalState.APPLYING, run_id, "applying"
@@ -228,7 +238,6 @@ class Pipeline:
             targets=approval.targets,
             digest=approval.digest,
         ) as step:
-            given = self._secrets.get(approval.id)
             kind = RunKind.ROLLBACK if approval.rolls_back else RunKind.APPLY
             runs = await self._on_targets(kind, approval, playbook, run_id=run_id, secrets=given)
             step.data["state"] = runs[0].state
@@ -245,7 +254,7 @@ class Pipeline:
             )
             return
         playbook = await self._playbooks.load(approval.playbook_id)
-        given = self._secrets.get(approval.id)
+        given = await self._values(approval, playbook)
         if playbook.secrets and not given:
             words = (
                 f"applied to {', '.join(approval.targets)}; not verified: its secrets went with the backend"
@@ -267,6 +276,11 @@ class Pipeline:
         await self._audit.note(
             Identity.system(), "approval.applied", "approval", approval.id, verified_changed=changed
         )
+
+    async def _values(self, approval: Approval, playbook: Playbook) -> Mapping[str, str]:
+        """Of the playbook's secrets those that are known: given by operators, or kept of the target."""
+        given = self._secrets.get(approval.id, {})
+        return {**await self._ways_back.values(approval, playbook), **given} if approval.rolls_back else given
 
     async def _on_targets(
         self,

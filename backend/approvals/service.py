@@ -6,6 +6,7 @@ named by its digest; any other digest is stale.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -13,9 +14,18 @@ from typing import Any
 from backend.approvals.apply import Pipeline
 from backend.approvals.book import ApprovalBook, refusal
 from backend.approvals.evidence import for_agent
+from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.config import Config
-from backend.errors import EvidenceIncomplete, RoleDenied, SelfApproval, StaleDigest, TargetLocked, WrongState
+from backend.errors import (
+    EvidenceIncomplete,
+    RoleDenied,
+    SelfApproval,
+    StaleDigest,
+    TargetLocked,
+    TargetNotFound,
+    WrongState,
+)
 from backend.fleet import Fleet
 from backend.models import (
     Approval,
@@ -56,6 +66,7 @@ class Approvals:
         playbooks: Playbooks,
         runs: Runs,
         targets: Targets,
+        ways_back: WaysBack,
         refuse_in_panic: Callable[[], None],
     ) -> None:
         self._refuse_in_panic = refuse_in_panic
@@ -68,6 +79,8 @@ class Approvals:
         self._playbooks = playbooks
         self._runs = runs
         self._targets = targets
+        self._ways_back = ways_back
+        self._deciding = asyncio.Lock()
 
     async def request(self, actor: Identity, request: ApprovalRequest) -> Approval:
         """A new request; its rehearsal has begun when this returns.
@@ -86,11 +99,14 @@ class Approvals:
             )
         return await self._ask(actor, sandbox, playbook, request.targets, request.reason)
 
-    async def request_rollback(self, actor: Identity, run_id: str) -> Approval:
-        """A request to take an apply back, with a playbook of its own that is rehearsed like any other.
+    async def request_rollback(self, actor: Identity, run_id: str, target: str = "") -> Approval:
+        """A request to take an apply back, on all of its targets or on one, to what was kept of them: with a
+        playbook of its own that is rehearsed like any other.
 
         Raises:
-            WrongState: nothing to take back, or a target had something of its own, which was not saved.
+            NotFound: what a target had is not kept (any longer).
+            TargetDown: a target does not tell what it has now.
+            WrongState: nothing to take back, or the targets had different things before.
             PlaybookRefused: nothing of the change can be taken back.
         """
         _operators_only(actor)
@@ -101,19 +117,15 @@ class Approvals:
                 remedy="name the run of an apply that is over",
             )
         approval = await self._book.load(run.approval_id)
-        own = {seen.target: seen.differs for seen in approval.evidence.dry_run.values() if seen.differs}
-        if own:
-            target, sentences = next(iter(own.items()))
-            raise WrongState(
-                f"{target} was not as the rehearsal's machine before the apply: {'; '.join(sentences)[:300]}",
-                remedy="what it had of its own was not saved: take it back by hand",
+        if target and target not in approval.targets:
+            raise TargetNotFound(
+                f"{run_id} was no apply to {target!r}", remedy=f"it was to {', '.join(approval.targets)}"
             )
-        applied = await self._playbooks.load(run.playbook_id)
-        changes = await self._store.changes.get(approval.evidence.changes_id)
-        playbook = await self._playbooks.roll_back(actor, applied, changes)
+        targets = [target] if target else approval.targets
+        playbook = await self._ways_back.playbook(actor, run, approval, targets)
         sandbox = await self._fleet.load(approval.sandbox_id)
         reason = f"takes back {run_id} ({approval.id}: {approval.reason})"[:2000]
-        return await self._ask(actor, sandbox, playbook, approval.targets, reason, rolls_back=run_id)
+        return await self._ask(actor, sandbox, playbook, targets, reason, rolls_back=run_id)
 
     async def _ask(
         self,
@@ -250,9 +262,11 @@ class Approvals:
                 f"{digest[:12] or 'no digest'} is not {approval_id}'s digest",
                 remedy="the evidence is not what you saw: open the review again",
             )
-        await self._refuse_locked(approval)
-        checked = self._playbooks.check(await self._playbooks.load(approval.playbook_id))
+        playbook = await self._playbooks.load(approval.playbook_id)
+        checked = self._playbooks.check(playbook)
         given = dict(secrets or {})
+        if approval.rolls_back:
+            given = {**await self._ways_back.values(approval, playbook), **given}
         decision = Decision(
             verb="approve", uid=actor.uid, name=actor.name, at=now(), digest=digest, comment=comment
         )
@@ -269,16 +283,18 @@ class Approvals:
                 check_values(checked, given)
                 row.state = ApprovalState.APPROVED
 
-        async with self._audit.step(
-            actor,
-            "approval.approve",
-            "approval",
-            approval_id,
-            sandbox_id=approval.sandbox_id,
-            digest=digest,
-            comment=comment,
-        ):
-            approval = await self._book.change(approval_id, [ApprovalState.PENDING], decide)
+        async with self._deciding:  # of two requests for one target the second sees the first
+            await self._refuse_locked(approval)
+            async with self._audit.step(
+                actor,
+                "approval.approve",
+                "approval",
+                approval_id,
+                sandbox_id=approval.sandbox_id,
+                digest=digest,
+                comment=comment,
+            ):
+                approval = await self._book.change(approval_id, [ApprovalState.PENDING], decide)
         if approval.state is ApprovalState.APPROVED:
             self._pipeline.apply(approval, given)
         return approval

@@ -144,6 +144,15 @@ class Asker:
         data = await self._telling.contents(guest, keep, LIMITS, root=root)
         return await asyncio.to_thread(self._made, packed, since, same, keep, data)
 
+    def without_secrets(self, packed: bytes, clear: Mapping[bytes, Content]) -> Told:
+        """The same without a secret, to be compared and shown. ``packed``: records that were checked."""
+        shadow = clear[SHADOW].data if SHADOW in clear else None
+        return Told(
+            packed,
+            {path: self._without_secret(path, one) for path, one in clear.items()},
+            None if shadow is None else ShadowMask(self._key).mask(shadow),
+        )
+
     async def keep(self, told: Told) -> str:
         """The name under which it is found again."""
         pieces = await asyncio.to_thread(told.pieces)
@@ -221,14 +230,12 @@ class Asker:
     def _made(
         self, packed: bytes, since: Told | None, same: list[bytes], keep: dict[bytes, bool], data: bytes
     ) -> Told:
-        told = parse_contents(keep, data)
-        shadow = since.shadow if since and SHADOW in same else None
-        if SHADOW in told and (clear := told[SHADOW].data) is not None:
-            shadow = ShadowMask(self._key).mask(clear)
-        contents = {path: since.contents[path] for path in same} if since else {}
-        for path, one in told.items():
-            contents[path] = self._without_secret(path, one)
-        return Told(packed, contents, shadow)
+        told = self.without_secrets(packed, parse_contents(keep, data))
+        if since is None:
+            return told
+        contents = {path: since.contents[path] for path in same}
+        shadow = since.shadow if SHADOW in same else told.shadow
+        return Told(packed, contents | dict(told.contents), shadow)
 
     def _without_secret(self, path: bytes, one: Content) -> Content:
         """What may be kept of a content."""

@@ -149,7 +149,7 @@ def _judged(id: str) -> tuple[str, list[str]]:
     typed = typer.prompt(f"Type {told['short_id']} to run this on {targets}", default="", show_default=False)
     if typed != told["short_id"]:
         raise typer.Abort
-    return told["digest"], playbook["secrets"]
+    return told["digest"], [] if playbook["kept"] else playbook["secrets"]
 
 
 @app.command(epilog=examples("fluid approvals abort 4f2a --yes"))

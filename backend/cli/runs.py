@@ -30,10 +30,17 @@ def cancel(run: RunName, as_json: AsJson = False) -> None:
     return show_json(told) if as_json else _show(told)
 
 
-@app.command(epilog=examples("fluid runs rollback RUN-1f0c9a2b"))
-def rollback(run: RunName, as_json: AsJson = False) -> None:
-    """Ask to take an apply back: a request of its own, which another operator approves."""
-    told = door().json(operator_calls.roll_back(run))
+@app.command(
+    epilog=examples("fluid runs rollback RUN-1f0c9a2b", "fluid runs rollback RUN-1f0c9a2b --target web-01")
+)
+def rollback(
+    run: RunName,
+    target: Annotated[str, typer.Option(help="One of its targets; else all.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Ask to take an apply back, to what its targets had before: a request of its own, which another operator
+    approves."""
+    told = door().json(operator_calls.roll_back(run, target))
     if as_json:
         return show_json(told)
     return print(visible(f"{told['id']} is {told['state']}: fluid approvals show {told['short_id']}"))

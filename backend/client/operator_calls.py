@@ -137,9 +137,11 @@ def run_of(id: str) -> Call[Run]:
     return Call("GET", path("runs", id), noun("Run"))
 
 
-def roll_back(id: str) -> Call[Approval]:
-    """Ask to take an apply back: a request of its own, with a rehearsal of its own."""
-    return Call("POST", path("runs", id, "rollback"), noun("Approval"))
+def roll_back(id: str, target: str = "") -> Call[Approval]:
+    """Ask to take an apply back, on all of its targets or on one: a request of its own, with a rehearsal of
+    its own. Targets are asked what they have now."""
+    query = {"target": target or None}
+    return Call("POST", path("runs", id, "rollback"), noun("Approval"), query=query, timeout_s=WORK_S)
 
 
 def cancel_run(id: str) -> Call[Run]:

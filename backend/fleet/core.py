@@ -118,6 +118,11 @@ class FleetCore:
         return self._parts.differ
 
     @property
+    def asker(self) -> Asker:
+        """For what machines tell of themselves."""
+        return self._parts.asker
+
+    @property
     def blobs(self) -> BlobStore:
         """Contents of changed files."""
         return self._parts.blobs

@@ -17,7 +17,7 @@ from backend.guests.files import GuestFiles
 from backend.guests.forwards import PROXY_PORT, GuestForwards
 from backend.guests.hosts import HostLink
 from backend.guests.shell import shell_argv, sweep_keys
-from backend.guests.telling import GuestTelling
+from backend.guests.telling import GuestTelling, contents_job, names_job, program
 from backend.guests.trust import HostKey, fetch_host_key
 
 __all__ = [
@@ -34,9 +34,12 @@ __all__ = [
     "Outcome",
     "PublicCaKey",
     "TrustedKeys",
+    "contents_job",
     "fetch_host_key",
     "make_client_key",
     "make_host_key",
+    "names_job",
+    "program",
     "shell_argv",
     "sweep_keys",
 ]

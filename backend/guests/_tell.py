@@ -1,8 +1,9 @@
 """Told inside a guest whose disk cannot be read from outside: its names, and the contents that are asked for.
+Inside a target only the names that are asked for, with the folders that lead to them.
 
-The text of this module is sent to the guest's own python3 (3.7 or newer): it imports nothing of ours. It
+The text of this module is sent to the machine's own python3 (3.7 or newer): it imports nothing of ours. It
 reads one JSON job from standard input, writes one answer and leaves nothing behind. Paths are bytes, as
-Latin-1 in JSON. Nobody believes the answer: root in the guest may have changed the interpreter.
+Latin-1 in JSON. Nobody believes a guest's answer: root in it may have changed the interpreter.
 """
 
 from __future__ import annotations
@@ -110,6 +111,59 @@ def tree(base: bytes) -> None:
             open_folders.append(rows(base, path))
 
 
+def leading_to(paths: list[bytes]) -> list[bytes]:
+    """The paths with all folders above them, each once, sorted."""
+    found = {b"/"}
+    for path in paths:
+        while path not in found:
+            found.add(path)
+            path = path.rpartition(b"/")[0] or b"/"
+    return sorted(found)
+
+
+def below(base: bytes, top: bytes, most: int, left_out: set[bytes]) -> dict[bytes, bytes] | None:
+    """The records of all that is in a folder and its folders; None for more than ``most``."""
+    found: dict[bytes, bytes] = {}
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        for path, told, inner in rows(base, folder + b"/"):
+            if inner is None:
+                found[path] = told
+            elif (base + path).rstrip(b"/") not in left_out:
+                folders.append(path.rstrip(b"/"))
+        if len(found) > most:
+            return None
+    return found
+
+
+def some(base: bytes, names: list[bytes], trees: list[bytes], most: int) -> None:
+    """A framed answer: the records of ``names``, and of ``trees`` with all that is in them, sorted by path.
+    A tree of more than ``most`` names is told as ``cut``, and by its own name alone."""
+    found: dict[bytes, bytes] = {}
+    for path in leading_to(names + trees):
+        above = path.rpartition(b"/")[0] or b"/"
+        if path != b"/" and (above not in found or HEAD.unpack_from(found[above])[0] & 0xF000 != 0x4000):
+            continue  # behind a link it is another path, which is asked for by its own name or not at all
+        try:
+            found[path] = record(base + path, path, os.lstat(base + path))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    cut: list[str] = []
+    left_out = elsewhere()
+    for top in trees:
+        if top in found and HEAD.unpack_from(found[top])[0] & 0xF000 == 0x4000:
+            inner = below(base, top, most, left_out)
+            if inner is None:
+                cut.append(top.decode("latin-1"))
+            else:
+                found.update(inner)
+    records = b"".join(told for _, told in sorted(found.items()))
+    body = json.dumps({"cut": cut, "blobs": [len(records)]}).encode()
+    for part in (LENGTH.pack(len(body)), body, records):
+        sys.stdout.buffer.write(part)
+
+
 def content(
     path: bytes, hash_bytes: int, keep_bytes: int
 ) -> tuple[int, str | None, str | None, bytes | None]:
@@ -158,7 +212,10 @@ def contents(base: bytes, paths: list[str], keep: list[bool], limits: dict[str, 
 def main() -> None:
     job = json.loads(sys.stdin.buffer.read())
     base = job["root"].encode("latin-1").rstrip(b"/")
-    if "paths" in job:
+    if "names" in job:
+        names, trees = ([path.encode("latin-1") for path in job[key]] for key in ("names", "trees"))
+        some(base, names, trees, job["most"])
+    elif "paths" in job:
         contents(base, job["paths"], job["keep"], job["limits"])
     else:
         tree(base)

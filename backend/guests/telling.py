@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,31 @@ TIMEOUT_S = 120.0  # an emulated guest tells 10,000 names in 3 s
 ERROR_BYTES = 200
 
 _PROGRAM = Path(__file__).with_name("_tell.py")
+
+
+def program() -> list[str]:
+    """The argument list that tells, on any machine with a python3; the job comes on standard input."""
+    return ["python3", "-IS", "-c", _PROGRAM.read_text(encoding="utf-8")]
+
+
+def contents_job(root: bytes, keep: Mapping[bytes, bool], limits: Mapping[str, int]) -> dict[str, Any]:
+    """What asks for the contents of regular files: see :meth:`GuestTelling.contents`."""
+    return {
+        "root": root.decode("latin-1"),
+        "paths": [path.decode("latin-1") for path in keep],
+        "keep": list(keep.values()),
+        "limits": dict(limits),
+    }
+
+
+def names_job(names: Iterable[bytes], trees: Iterable[bytes], most: int) -> dict[str, Any]:
+    """What asks for some names, and for all below ``trees``, of which one may have ``most`` names."""
+    return {
+        "root": "/",
+        "names": [path.decode("latin-1") for path in names],
+        "trees": [path.decode("latin-1") for path in trees],
+        "most": most,
+    }
 
 
 class GuestTelling:
@@ -46,16 +71,11 @@ class GuestTelling:
 
         Raises as :meth:`tree` does.
         """
-        job = {
-            "root": root.decode("latin-1"),
-            "paths": [path.decode("latin-1") for path in keep],
-            "keep": list(keep.values()),
-            "limits": dict(limits),
-        }
+        job = contents_job(root, keep, limits)
         return await self._ask(guest, job, limits["total_bytes"] + HEAD_BYTES)
 
     async def _ask(self, guest: Guest, job: Mapping[str, Any], limit_bytes: int) -> bytes:
-        command = "exec " + shlex.join(("python3", "-IS", "-c", _PROGRAM.read_text(encoding="utf-8")))
+        command = "exec " + shlex.join(program())
         done = await self._commands.run(
             guest,
             command,

@@ -36,10 +36,16 @@ class Playbook(Answer):
     tasks: list[PlaybookTask] = Field(default_factory=list)
     variables: dict[str, str] = Field(default_factory=dict)
     secrets: list[str] = Field(default_factory=list)  # names of the variables the operator must give
+    kept: str = ""  # of a roll-back: the run before which the values of its secrets were kept
     notes: list[str] = Field(default_factory=list)  # what was left out, with the reason
     digest: str = ""
     edited: bool = False
     created_at: datetime
+
+    @property
+    def asked(self) -> list[str]:
+        """The secrets whose values an operator gives; those of a roll-back are the target's own."""
+        return [] if self.kept else self.secrets
 
 
 class RunKind(StrEnum):

@@ -5,11 +5,14 @@ from backend.playbooks.builders.context import GuestFacts
 from backend.playbooks.generate import Draft, digest, export, generate
 from backend.playbooks.grammar import CheckedPlaybook, CheckedTask, check
 from backend.playbooks.rehearse import Rehearser
+from backend.playbooks.rollback import SWAPS, WayBack, kept_values, way_back
 from backend.playbooks.runs import Runs
 from backend.playbooks.service import Playbooks
 from backend.playbooks.tasks import told
+from backend.playbooks.touched import added_folders, touched
 
 __all__ = [
+    "SWAPS",
     "CheckedPlaybook",
     "CheckedTask",
     "Draft",
@@ -18,9 +21,14 @@ __all__ = [
     "Reference",
     "Rehearser",
     "Runs",
+    "WayBack",
+    "added_folders",
     "check",
     "digest",
     "export",
     "generate",
+    "kept_values",
     "told",
+    "touched",
+    "way_back",
 ]

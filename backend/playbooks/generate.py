@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,16 +54,19 @@ def generate(
     name: str,
     facts: GuestFacts | None = None,
     undo: bool = False,
+    swaps: Collection[str] = (),
 ) -> Draft:
     """The playbook that does to another machine what ``changes`` show. ``undo``: they take back what a
-    playbook did, so that packages go with their settings, and after what was put beside these.
+    playbook did, so that packages go with their settings, and after what was put beside these. ``swaps``: the
+    paths that the machine swaps to now.
 
     Raises:
         PlaybookRefused: rule P3, when nothing in the diff can be expressed.
     """
-    context = Context(changes, commands, blobs, facts or GuestFacts(), undo)
+    context = Context(changes, commands, blobs, facts or GuestFacts(), undo, swaps)
     builders.data(context)
     tasks = [
+        *builders.swap_off(context),
         *builders.groups(context),
         *builders.users(context),
         *builders.answers(context),

@@ -26,7 +26,8 @@ from backend.models import (
     TargetResult,
 )
 from backend.playbooks.builders import DATA
-from backend.playbooks.grammar import check
+from backend.playbooks.grammar import CheckedPlaybook, check
+from backend.playbooks.rollback import STAYS
 from backend.playbooks.runs import Runs
 from backend.playbooks.secrets import compare, stand_ins
 from backend.store import Store
@@ -114,7 +115,7 @@ class Rehearser:
         await progress("rehearsing: first run")
         first = await self._run(RunKind.REHEARSAL, twin, playbook, files, approval_id, values)
         evidence.rehearsal_run, evidence.rehearsal = first.id, _recap(first)
-        evidence.unrehearsed = [event.task for event in first.events if event.status == "skipped"]
+        evidence.unrehearsed = unrehearsed(checked, first)
         after = await self._point(twin, evidence, before)
         done = await self._differ.diff(
             twin.id, "before", "first run", before, after, quiesced=True, made_before=True
@@ -122,7 +123,7 @@ class Rehearser:
         await self._store.changes.insert(done)
         evidence.changes_id = done.id
         evidence.residual = reasoned(compare(wanted, done, checked), playbook.notes)
-        evidence.risk = [note for note in playbook.notes if note.startswith(DATA)]
+        evidence.risk = [note for note in playbook.notes if note.startswith((DATA, STAYS))]
         if first.state is not RunState.SUCCESSFUL:
             evidence.failure = f"the rehearsal {first.state}: {_why(first)}"
             return Rehearsed(evidence, first)
@@ -175,6 +176,22 @@ class Rehearser:
                 approval_id=approval_id,
                 secrets=secrets,
             )
+
+
+def unrehearsed(playbook: CheckedPlaybook, first: Run) -> list[str]:
+    """The tasks and handlers that the first run did not try: skipped, not notified, or a command whose guard
+    kept it from running. In a loop nobody sees for which items a command ran."""
+    seen: dict[int, set[str]] = {}
+    for event in first.events:
+        seen.setdefault(event.task_index, set()).add(event.status)
+    whole = first.state is RunState.SUCCESSFUL
+    found = []
+    for task in (*playbook.tasks, *playbook.handlers):
+        how = seen.get(task.index, set())
+        ran = "changed" in how and len(task.loop) < 2 if task.opaque else bool(how - {"skipped"})
+        if not ran and (how or whole) and not task.module.endswith(".meta") and "failed" not in how:
+            found.append(task.name)
+    return found
 
 
 def reasoned(rows: Sequence[ResidualRow], notes: Sequence[str]) -> list[ResidualRow]:

@@ -7,9 +7,9 @@ from backend.errors import Conflict, PlaybookNotFound
 from backend.fleet import Fleet
 from backend.models import Changes, Identity, Playbook, Role, new_id, now
 from backend.playbooks.builders.context import GuestFacts
-from backend.playbooks.generate import digest, generate
+from backend.playbooks.generate import Draft, digest, generate
 from backend.playbooks.grammar import CheckedPlaybook, check
-from backend.playbooks.rollback import roll_back, turned_round
+from backend.playbooks.rollback import WayBack, roll_back
 from backend.playbooks.tasks import told
 from backend.store import Store
 
@@ -69,17 +69,21 @@ class Playbooks:
             await self._store.playbooks.insert(playbook)
         return playbook
 
-    async def roll_back(self, actor: Identity, applied: Playbook, changes: Changes) -> Playbook:
-        """The playbook that takes back ``changes``: what the rehearsal of ``applied`` did to a pristine twin.
+    def draft_back(self, applied: Playbook, way: WayBack) -> Draft:
+        """The playbook that goes a way back from the apply of ``applied``, not kept yet.
 
         Raises:
             PlaybookRefused: nothing of it can be taken back.
         """
-        back = turned_round(changes)
-        draft = roll_back(back, self._blobs, name=f"Roll back {applied.name}")
+        return roll_back(way.changes, self._blobs, name=f"Roll back {applied.name}", swaps=way.swaps)
+
+    async def roll_back(
+        self, actor: Identity, applied: Playbook, run_id: str, way: WayBack, draft: Draft
+    ) -> Playbook:
+        """Keep ``draft``, which takes the apply ``run_id`` of ``applied`` back."""
         for content in draft.files.values():
             self._blobs.put(content)
-        await self._store.changes.insert(back)
+        back = await self._store.changes.insert(way.changes)
         playbook_id = new_id("PBK")
         playbook = Playbook(
             id=playbook_id,
@@ -93,7 +97,8 @@ class Playbooks:
             files={sha256: len(content) for sha256, content in draft.files.items()},
             tasks=draft.tasks,
             secrets=draft.secrets,
-            notes=draft.notes,
+            kept=run_id,
+            notes=[*way.notes, *draft.notes],
             digest=digest(draft.yaml, draft.files),
             created_at=now(),
         )

@@ -142,8 +142,11 @@ class Targets:
             _refuse_if_open(target.key_file)
         except ConfigError as error:
             return f"{error.message}; {error.remedy}" if error.remedy else error.message
-        known = self._groups[target.group].known_hosts
-        return await _login(_ssh(target, known))
+        return await _login(self.ssh(target, "true"))
+
+    def ssh(self, target: ResolvedTarget, command: str) -> Sequence[str]:
+        """The argument list that runs ``command`` there, in the way that the runner logs in."""
+        return _ssh(target, self._groups[target.group].known_hosts, command)
 
     def _visible(self, actor: Identity) -> Sequence[_Entry]:
         return [entry for _, entry in sorted(self._entries.items()) if self._may_ask(entry, actor)]
@@ -207,8 +210,8 @@ def _refuse_if_open(file: Path) -> None:
         raise ConfigError(f"others can read the private key {file}", remedy=f"chmod 600 {file}")
 
 
-def _ssh(target: ResolvedTarget, known_hosts: Path) -> list[str]:
-    """A login that can do nothing but show that it works (ssh(1), ssh_config(5))."""
+def _ssh(target: ResolvedTarget, known_hosts: Path, command: str) -> list[str]:
+    """A login with the group's key and nothing else of ours (ssh(1), ssh_config(5))."""
     options = {
         "BatchMode": "yes",
         "ConnectTimeout": str(CONNECT_S),
@@ -223,7 +226,7 @@ def _ssh(target: ResolvedTarget, known_hosts: Path) -> list[str]:
         "ControlPath": "none",
     }
     words = [word for key, value in options.items() for word in ("-o", f"{key}={value}")]
-    return ["ssh", "-F", "none", *words, "-p", str(target.port), f"{target.user}@{target.address}", "true"]
+    return ["ssh", "-F", "none", *words, "-p", str(target.port), f"{target.user}@{target.address}", command]
 
 
 async def _login(argv: Sequence[str]) -> str | None:

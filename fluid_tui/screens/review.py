@@ -292,7 +292,7 @@ class ReviewScreen(FluidScreen):
 
         def confirmed(yes: bool | None) -> None:
             if yes:
-                self._ask_secrets(short_id, playbook.secrets, {}, approve)
+                self._ask_secrets(short_id, playbook.asked, {}, approve)
 
         what = what_will_run(approval, playbook)
         title = f"Approve {short_id} for production"

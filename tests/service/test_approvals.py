@@ -169,6 +169,7 @@ def approvals(
         playbooks,
         None,
         Targets(),
+        None,
         panic.refuse,
     ]
     return Approvals(*parts)
@@ -292,6 +293,20 @@ async def test_a_target_under_apply_is_locked_and_its_holder_named(
         await approvals.approve(ANNA, asked.id, asked.digest)
 
 
+async def test_of_requests_for_one_target_that_are_approved_at_once_one_begins(
+    approvals: Approvals, book: ApprovalBook, pipeline: Pipeline
+) -> None:
+    asked = [await pending(book) for _ in range(4)]
+    answers = await asyncio.gather(
+        *(approvals.approve(ANNA, row.id, row.digest) for row in asked), return_exceptions=True
+    )
+    (holder,) = pipeline.applied
+    refused = [answer for answer in answers if isinstance(answer, TargetLocked)]
+    assert len(refused) == 3 and all(holder in str(answer) for answer in refused)
+    states = sorted([(await book.load(row.id)).state.value for row in asked])
+    assert states == ["approved", "pending", "pending", "pending"]
+
+
 async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
     store: Store, book: ApprovalBook, audit: Audit
 ) -> None:
@@ -319,8 +334,8 @@ async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
     fleet = SimpleNamespace(strategy=lambda: "linear")
     asked = await pending(book, state=ApprovalState.APPLYING, apply_run=run.id)
     async with Background() as background:
-        parts: list[Any] = [Config(), store, book, audit, fleet, playbooks, None, runs, targets, background]
-        whole = RealPipeline(*parts, lambda: None)
+        parts: list[Any] = [Config(), store, book, audit, fleet, playbooks, None, runs, targets, None]
+        whole = RealPipeline(*parts, background, lambda: None)
         await whole.resume([asked])
         await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("apply")))
         assert (await book.load(asked.id)).state is ApprovalState.APPLYING
@@ -351,8 +366,8 @@ async def test_secrets_die_with_their_backend_and_the_next_one_says_so(
     yes = Decision(verb="approve", uid=ANNA.uid, name="anna", at=now())
     asked = await pending(book, state=state, apply_run=run.id, decisions=[yes])
     async with Background() as background:
-        parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, runs, None, background]
-        await RealPipeline(*parts, lambda: None).resume([asked])
+        parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, runs, None, None]
+        await RealPipeline(*parts, background, lambda: None).resume([asked])
         after = await book.wait(asked.id, 5, ANNA)
     assert after.state is end and word in after.outcome
 

@@ -16,8 +16,8 @@ import pytest
 
 from backend.models import ChangeVerb, FileKind, GroupChange, UserChange
 from backend.playbooks import Draft, GuestFacts, export, generate
-from backend.playbooks.rollback import roll_back, turned_round
-from tests.unit.playbooks_sample import STRANGE, Sample
+from backend.playbooks.rollback import roll_back
+from tests.unit.playbooks_sample import STRANGE, Sample, turned_round
 
 RUN_S = 180
 PLAYBOOK = str(Path(sys.executable).parent / "ansible-playbook")

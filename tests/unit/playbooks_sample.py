@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, TypeVar
 
 from backend.models import (
     Changes,
@@ -14,12 +14,17 @@ from backend.models import (
     FileState,
     GroupChange,
     PackageChange,
+    SettingChange,
     UnitChange,
     UnitState,
     UserChange,
     now,
     wire_path,
 )
+
+_TURNED = {ChangeVerb.ADDED: ChangeVerb.REMOVED, ChangeVerb.REMOVED: ChangeVerb.ADDED}
+
+Sided = TypeVar("Sided", FileChange, UnitChange, UserChange, GroupChange, SettingChange)
 
 STRANGE = "/srv/site/über {{ lookup('pipe', 'id') }} page.html"
 SITE = "server { listen 443 ssl; ssl_certificate /etc/ssl/site/site.pem; }\n"
@@ -212,3 +217,33 @@ def plain_web_server() -> Sample:
     sample.add("/var/www/site", kind=FileKind.DIRECTORY, mode=0o755)
     sample.add("/var/www/site/index.html", b"<h1>site</h1>\n")
     return sample
+
+
+def turned_round(changes: Changes) -> Changes:
+    """The same change from its end to its beginning: what takes it back on a machine that had nothing of its
+    own."""
+    return changes.model_copy(
+        update={
+            "files": [_sides(change) for change in changes.files],
+            "packages": [_package(change) for change in changes.packages],
+            "units": [_sides(change) for change in changes.units],
+            "users": [_sides(change) for change in changes.users],
+            "groups": [_sides(change) for change in changes.groups],
+            "settings": [_sides(change) for change in changes.settings],
+        }
+    )
+
+
+def _sides(change: Sided) -> Sided:
+    verb = _TURNED.get(change.verb, change.verb)
+    return change.model_copy(update={"verb": verb, "before": change.after, "after": change.before})
+
+
+def _package(change: PackageChange) -> PackageChange:
+    return change.model_copy(
+        update={
+            "verb": _TURNED.get(change.verb, change.verb),
+            "before_version": change.after_version,
+            "after_version": change.before_version,
+        }
+    )

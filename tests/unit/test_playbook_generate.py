@@ -37,8 +37,8 @@ from backend.playbooks import (
     generate,
     told,
 )
-from backend.playbooks.rollback import roll_back, turned_round
-from tests.unit.playbooks_sample import STRANGE, Sample, plain_web_server, web_server
+from backend.playbooks.rollback import roll_back
+from tests.unit.playbooks_sample import STRANGE, Sample, plain_web_server, turned_round, web_server
 from tests.unit.settings_sample import File, stated
 
 BIN = Path(sys.executable).parent
@@ -232,12 +232,15 @@ def test_a_name_that_the_agent_chose_is_given_to_each_target_and_said() -> None:
         drafted(sample)
 
 
-def test_going_back_takes_away_the_hosts_line_and_leaves_the_name() -> None:
+def test_going_back_takes_away_the_hosts_line_and_brings_the_name_again() -> None:
     found = stated(("/etc/hosts", "", "10.0.0.5 db\n"), ("/etc/hostname", "twin\n", "web\n"))
     sample = sample_with(settings=found)
     draft = roll_back(turned_round(sample.changes()), sample.blobs, name="back")
-    assert [task.name for task in checked(draft).tasks] == ["Let db no longer be 10.0.0.5"]
-    assert any("the host name stays" in note for note in draft.notes)
+    assert [task.name for task in checked(draft).tasks] == [
+        "Name the machine twin",
+        "Let db no longer be 10.0.0.5",
+    ]
+    assert draft.notes == []
 
 
 def test_generation_is_deterministic() -> None:

@@ -1,6 +1,7 @@
 """Ansible's own events to ours: bounded, one line of JSON each, nothing that differs from run to run.
 
-Runs as the runner's uid, beside ``supervisor.py``; imports nothing of ours.
+Secrets that a target has in its files are withheld here, before anything is written. Runs as the runner's
+uid, beside ``supervisor.py`` and copies of the modules that know a secret by its look.
 """
 
 from __future__ import annotations
@@ -9,6 +10,9 @@ import difflib
 import json
 import re
 from typing import Any
+
+from passwords import masked  # type: ignore[import-not-found]
+from secret_marks import KEY_HEADER, PASSWORD_HASH, TOKEN  # type: ignore[import-not-found]
 
 MAX_MESSAGE = 4096
 MAX_DIFF = 64 * 1024
@@ -106,18 +110,28 @@ def diff_of(result: dict[str, Any]) -> str:
 
 def _one_diff(diff: dict[str, Any]) -> str:
     if diff.get("prepared"):
-        return str(diff["prepared"])
+        return _without_secrets(str(diff["prepared"]), "")
     for side in ("src", "dst"):
         if diff.get(f"{side}_binary") or diff.get(f"{side}_larger"):
             return "content is binary or large"
-    before, after = _side(diff.get("before", "")), _side(diff.get("after", ""))
+    name = str(diff.get("before_header") or "")
+    before, after = (_side(diff.get(side, ""), name) for side in ("before", "after"))
     if before == after:
         return ""
-    name = str(diff.get("before_header") or "")
     return "".join(difflib.unified_diff(before, after, f"before {name}".strip(), f"after {name}".strip()))
 
 
-def _side(value: object) -> list[str]:
+def _side(value: object, name: str) -> list[str]:
     text = value if isinstance(value, str) else json.dumps(value, indent=1, sort_keys=True, default=str)
-    lines = [line + "\n" for line in text[: 4 * MAX_DIFF].splitlines()]
+    lines = [line + "\n" for line in _without_secrets(text[: 4 * MAX_DIFF], name).splitlines()]
     return lines[:MAX_SIDE_LINES]
+
+
+def _without_secrets(text: str, name: str) -> str:
+    """A side of a diff as it may be kept. ``name``: its header, which begins with the path."""
+    data = text.encode("utf-8", "surrogateescape")
+    if any(mark.search(data) for mark in (KEY_HEADER, PASSWORD_HASH, TOKEN)):
+        return "content is a secret"
+    path = name.partition(" (")[0] if name.startswith("/") else "/etc/"  # of no known place: looked into
+    shown = masked(path.encode("utf-8", "surrogateescape"), data)
+    return text if shown is None else shown.decode("utf-8", "surrogateescape")

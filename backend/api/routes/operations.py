@@ -77,9 +77,12 @@ async def read_run(caller: Caller, services: Served, id: RunId) -> Response:
 
 
 @operator.post("/v1/runs/{id}/rollback", status_code=202, response_model=Approval)
-async def roll_back(caller: Caller, services: Served, id: RunId) -> Response:
-    """A request, like any other, to take an apply back; its rehearsal has begun."""
-    return answer(await services.approvals.request_rollback(caller, id), 202)
+async def roll_back(
+    caller: Caller, services: Served, id: RunId, target: Annotated[str, Query(max_length=63)] = ""
+) -> Response:
+    """A request, like any other, to take an apply back, on all of its targets or on one; its rehearsal has
+    begun."""
+    return answer(await services.approvals.request_rollback(caller, id, target), 202)
 
 
 @operator.post("/v1/runs/{id}/cancel", response_model=Run)

@@ -4,11 +4,11 @@ from backend.playbooks.builders.accounts import groups, users
 from backend.playbooks.builders.answers import answers
 from backend.playbooks.builders.certificates import certificates, made_by
 from backend.playbooks.builders.data import DATA, data
-from backend.playbooks.builders.derived import derived
+from backend.playbooks.builders.derived import derived, results
 from backend.playbooks.builders.files import files
 from backend.playbooks.builders.identity import identity
 from backend.playbooks.builders.packages import packages
-from backend.playbooks.builders.swap import formatted, swap_files
+from backend.playbooks.builders.swap import formatted, swap_files, swap_off
 from backend.playbooks.builders.units import units
 from backend.playbooks.builders.venvs import venvs
 
@@ -24,7 +24,9 @@ __all__ = [
     "identity",
     "made_by",
     "packages",
+    "results",
     "swap_files",
+    "swap_off",
     "units",
     "users",
     "venvs",

@@ -137,7 +137,8 @@ def _modified(user: UserChange) -> dict[str, object]:
     before, after = _names(user.before.get("groups", "")), _names(user.after.get("groups", ""))
     if set(after) != set(before):
         kept = set(before) <= set(after)
-        args |= {"groups": [name for name in after if not kept or name not in before], "append": kept}
+        left = [name for name in after if not kept or name not in before]
+        args |= {"groups": left or "", "append": kept}
     return args
 
 

@@ -38,7 +38,7 @@ def certificates(context: Context) -> list[Task]:
         tasks += _tasks(context, command, call, made)
         context.claimed.update(made)
         context.anew.update(made)
-    for change in context.pending():
+    for change in context.pending() if not context.undo else ():
         if change.after and change.after.secret not in ("", CREDENTIALS) and not change.package:
             context.claimed.add(change.path)
             context.note(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol
@@ -70,7 +70,8 @@ class Context:
     commands: Sequence[Command]
     blobs: Blobs
     facts: GuestFacts
-    undo: bool = False  # the change is one of ours, turned round
+    undo: bool = False  # the change takes back one of ours
+    swaps: Collection[str] = ()  # paths that the machine swaps to now
     contents: dict[str, bytes] = field(default_factory=dict)  # sha256 → content, goes to files/
     handlers: dict[str, Task] = field(default_factory=dict)
     variables: dict[str, str | Reference] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from backend.models import FileChange, FileKind
@@ -49,10 +50,19 @@ _MAKERS = (
 
 def derived(context: Context) -> None:
     """Claim the results of each program whose sources are part of the change."""
+    context.claimed |= results(context.pending())
+
+
+def results(changes: Iterable[FileChange]) -> set[str]:
+    """The paths among ``changes`` that a program makes again, because a source of its is among them too. One
+    whose own settings go cannot run."""
+    pending = list(changes)
+    found: set[str] = set()
     for maker in _MAKERS:
-        pending = list(context.pending())
-        if any(re.fullmatch(maker.sources, change.path) and not gone(change) for change in pending):
-            context.claimed.update(change.path for change in pending if _is_result(maker, change))
+        sources = [change for change in pending if re.fullmatch(maker.sources, change.path)]
+        if sources and not any(gone(change) and change.path == maker.needs for change in sources):
+            found |= {change.path for change in pending if _is_result(maker, change)}
+    return found
 
 
 def made_again(context: Context, path: str) -> list[str]:
@@ -68,5 +78,6 @@ def _is_result(maker: _Maker, change: FileChange) -> bool:
     if re.fullmatch(maker.results, change.path):
         return True
     folder = maker.results.rpartition("/")[0]
-    is_link = change.after is not None and change.after.kind is FileKind.LINK
+    state = change.after or change.before
+    is_link = state is not None and state.kind is FileKind.LINK
     return maker.links and is_link and change.path.startswith(f"{folder}/")

@@ -103,7 +103,7 @@ def _link(context: Context, change: FileChange, path: str, state: FileState) -> 
 
 
 def _copy(context: Context, change: FileChange, path: str, state: FileState) -> Task | None:
-    if state.secret == CREDENTIALS:
+    if state.secret == CREDENTIALS or (context.undo and state.secret):
         secret = context.secret("content_of", path)
         return Task(
             Phase.FILES,

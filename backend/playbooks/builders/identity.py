@@ -21,7 +21,7 @@ def identity(context: Context) -> list[Task]:
     for change in context.changes.settings:
         if change.hidden:
             continue
-        if change.kind is SettingKind.HOSTNAME and change.after and not context.undo:
+        if change.kind is SettingKind.HOSTNAME and change.after:
             tasks += _named(context, change)
         elif change.kind is SettingKind.HOSTS:
             tasks += _hosts_line(context, change)
@@ -33,7 +33,8 @@ def _named(context: Context, change: SettingChange) -> list[Task]:
     if not _HOST_NAME.fullmatch(name):
         context.note(f"the host name {name!a} cannot be expressed")
         return []
-    context.note(f"every target gets the host name {name}")
+    if not context.undo:
+        context.note(f"every target gets the host name {name}")
     words = title(f"Name the machine {name}")
     return [Task(Phase.FILES, words, "hostname", {"name": name}, commands=change.commands)]
 

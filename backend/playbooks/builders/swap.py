@@ -51,6 +51,21 @@ def swap_files(context: Context) -> list[Task]:
     return tasks
 
 
+def swap_off(context: Context) -> list[Task]:
+    """Files in use as swap are let go of first: the kernel lets nobody remove them before."""
+    return [
+        Task(
+            Phase.STOPPED,
+            title(f"Stop using {path} as swap"),
+            "command",
+            {"argv": ["swapoff", path], "removes": path},
+            paths=[change.path],
+        )
+        for change in context.changes.shown()
+        if change.after is None and (path := context.path(change.path)) in context.swaps
+    ]
+
+
 def formatted(argv: list[str]) -> str:
     """The absolute path that a call of ``mkswap`` formats; empty for any other command."""
     if argv[:1] != [FORMATS]:

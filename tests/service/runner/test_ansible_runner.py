@@ -80,6 +80,26 @@ async def test_check_mode_touches_nothing_and_shows_the_difference(
     assert (machine / "motd").read_text() == "old\n"
 
 
+async def test_a_secret_that_a_target_has_is_in_no_diff(
+    runner: Runner, sshd: Any, machine: Path, runs: Path
+) -> None:
+    """A password is taken out of its line; a file with a private key shows nothing."""
+    begin = "-----BEGIN PRIVATE KEY-----"
+    (machine / "app.conf").write_text("host = db\npassword = hunter2secret\n")
+    (machine / "own.pem").write_text(f"{begin}\nhunter2secret\n")
+    tasks = [
+        f"ansible.builtin.copy: {{src: files/{SHA}, dest: {machine}/{name}, mode: '0644'}}"
+        for name in ("app.conf", "own.pem")
+    ]
+    done = await run(runner, sshd, play(*tasks), files={SHA: CONTENT}, check=True)
+    assert done.results["web-01"].changed == 2
+    first, second = [event.diff async for event in runner.follow("RUN-1")]
+    assert "-host = db\n-password = ‹secret›\n" in first
+    assert "-content is a secret\n" in second
+    left = [path for path in runs.rglob("*") if path.is_file() and b"hunter2" in path.read_bytes()]
+    assert left == []
+
+
 async def test_check_mode_goes_on_where_a_task_cannot_be_tried_yet(
     runner: Runner, sshd: Any, machine: Path
 ) -> None:

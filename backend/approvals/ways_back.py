@@ -1,0 +1,103 @@
+"""What a roll back needs: what each target had, kept before an apply, and the playbook that leads there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from backend.audit import Audit
+from backend.errors import WrongState
+from backend.fleet import Fleet
+from backend.models import Approval, Changes, Identity, Playbook, Run, wire_path
+from backend.playbooks import (
+    SWAPS,
+    Draft,
+    Playbooks,
+    WayBack,
+    added_folders,
+    digest,
+    kept_values,
+    touched,
+    way_back,
+)
+from backend.store import Store
+from backend.targets import Keeper, Kept
+from backend.together import together
+
+TOLD = 20  # paths that an audit row names
+
+
+class WaysBack:
+    """Keeps before an apply, and turns what was kept into a playbook."""
+
+    def __init__(
+        self, store: Store, audit: Audit, fleet: Fleet, playbooks: Playbooks, keeper: Keeper
+    ) -> None:
+        self._store, self._audit, self._fleet = store, audit, fleet
+        self._playbooks, self._keeper = playbooks, keeper
+
+    async def keep(self, approval: Approval, playbook: Playbook, run_id: str) -> None:
+        """Keep what the targets have where the apply ``run_id`` touches them.
+
+        Raises:
+            TargetDown: one does not answer, or cannot be read.
+        """
+        done = await self._store.changes.get(approval.evidence.changes_id)
+        wanted = touched(done, self._playbooks.check(playbook)).wanted
+        async with self._audit.step(
+            Identity.system(), "approval.keep", "approval", approval.id, run=run_id, targets=approval.targets
+        ) as step:
+            found: list[Kept] = await together(
+                *(self._keeper.keep(run_id, name, wanted) for name in approval.targets)
+            )
+            step.data["left_out"] = {
+                name: sorted(map(wire_path, kept.left_out))[:TOLD]
+                for name, kept in zip(approval.targets, found, strict=True)
+                if kept.left_out
+            }
+
+    async def playbook(
+        self, actor: Identity, run: Run, approval: Approval, targets: Sequence[str]
+    ) -> Playbook:
+        """The playbook that takes ``run`` back on ``targets``.
+
+        Raises:
+            NotFound: what a target had is not kept.
+            TargetDown: a target does not tell what it has now.
+            WrongState: there is nothing to take back, or the targets need different playbooks.
+        """
+        applied = await self._playbooks.load(run.playbook_id)
+        done = await self._store.changes.get(approval.evidence.changes_id)
+        ways: list[tuple[WayBack, Draft]] = await together(
+            *(self._drafted(run.id, name, applied, done) for name in targets)
+        )
+        first = digest(ways[0][1].yaml, ways[0][1].files)
+        for name, (_, draft) in zip(targets, ways, strict=True):
+            if digest(draft.yaml, draft.files) != first:
+                raise WrongState(
+                    f"{targets[0]} and {name} did not have the same before {run.id}",
+                    remedy=f"one request a target: `fluid runs rollback {run.id} --target {name}`",
+                )
+        return await self._playbooks.roll_back(actor, applied, run.id, *ways[0])
+
+    async def _drafted(
+        self, run_id: str, name: str, applied: Playbook, done: Changes
+    ) -> tuple[WayBack, Draft]:
+        checked = self._playbooks.check(applied)
+        reach = touched(done, checked)
+        before = await self._keeper.kept(run_id, name)
+        looked = replace(
+            before.wanted,
+            names=before.wanted.names | {SWAPS},
+            folders=before.wanted.folders | added_folders(done),
+        )
+        now = await self._keeper.look(name, looked)
+        way = await way_back(self._fleet.differ, self._fleet.asker, name, run_id, done, reach, before, now)
+        return way, self._playbooks.draft_back(applied, way)
+
+    async def values(self, approval: Approval, playbook: Playbook) -> dict[str, str]:
+        """The values of the secrets of a roll-back: nobody has to know what a target had."""
+        if not playbook.secrets:
+            return {}
+        kept = await self._keeper.kept(approval.rolls_back, approval.targets[0])
+        return kept_values(self._playbooks.check(playbook), kept)

@@ -1,0 +1,102 @@
+"""What an apply may touch on a target: what the rehearsal changed, and what the tasks name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from backend.changes import LIMITS
+from backend.changes.dpkg import LOG
+from backend.models import Changes, FileKind, guest_path
+from backend.playbooks._scope import ITEM, Reference
+from backend.playbooks.grammar import CheckedPlaybook, CheckedTask
+from backend.playbooks.tasks import paths_of
+from backend.targets import Wanted
+
+_PREFIX = "ansible.builtin."
+_PACKAGES = b"/var/lib/dpkg/info/"
+_SETTINGS = b"/etc/"
+_GUARDS = ("creates", "removes")
+
+
+@dataclass(frozen=True)
+class Touched:
+    """``wanted`` is to be kept of each target. ``made`` are folders that commands fill; ``named`` are the
+    names of packages, units, users and groups, by the noun."""
+
+    wanted: Wanted
+    made: frozenset[bytes]
+    named: dict[str, set[str]] = field(default_factory=dict)
+
+
+def touched(done: Changes, playbook: CheckedPlaybook) -> Touched:
+    """``done``: what the rehearsal of ``playbook`` changed."""
+    tasks = (*playbook.tasks, *playbook.handlers)
+    names = set(LIMITS.whole) - {LOG}
+    sums, trees, made, written = set[bytes](), set[bytes](), set[bytes](), set[bytes]()
+    for change in done.files:
+        path = guest_path(change.path)
+        if not change.hidden or path.startswith(_PACKAGES):
+            names.add(path)
+        if change.package and not path.startswith(_SETTINGS):
+            sums.add(path)
+    for task in tasks:
+        paths = {_path(path) for path in paths_of(task, playbook)}
+        written |= paths
+        if task.opaque:
+            made |= paths
+            written |= {_path(path) for key in _GUARDS for path in _literals(task, key)}
+        whole = task.args.get("state") == "absent" or task.args.get("recurse")
+        if task.module == f"{_PREFIX}file" and whole:
+            trees |= paths
+    wanted = Wanted(
+        frozenset(names | written),
+        frozenset(trees),
+        frozenset(sums - written),  # what a task writes itself counts by its content, whoever brings it too
+        frozenset(LIMITS.listed),
+    )
+    return Touched(wanted, frozenset(made), _named(done, tasks))
+
+
+def _path(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def added_folders(done: Changes) -> frozenset[bytes]:
+    """The folders that the rehearsal made, without those inside of others."""
+    paths = sorted(
+        change.path
+        for change in done.shown()
+        if change.before is None and change.after is not None and change.after.kind is FileKind.DIRECTORY
+    )
+    found: list[str] = []
+    for path in paths:
+        if not found or not path.startswith(f"{found[-1]}/"):
+            found.append(path)
+    return frozenset(guest_path(path) for path in found)
+
+
+def _named(done: Changes, tasks: Iterable[CheckedTask]) -> dict[str, set[str]]:
+    found = {
+        "package": {one.name for one in done.packages},
+        "unit": {one.name for one in done.units},
+        "user": {one.name for one in done.users},
+        "group": {one.name for one in done.groups},
+    }
+    nouns = {"apt": "package", "dnf": "package", "package": "package", "systemd_service": "unit"}
+    for task in tasks:
+        module = task.module.removeprefix(_PREFIX)
+        noun = nouns.get(module, module)
+        if noun in found:
+            found[noun].update(_literals(task))
+    return found
+
+
+def _literals(task: CheckedTask, key: str = "name") -> Iterator[str]:
+    """What an argument says, each item of a loop by itself; nothing where it names a variable."""
+    given = task.args.get(key, "")
+    for value in given if isinstance(given, list) else [given]:
+        if value == ITEM and isinstance(value, Reference):
+            yield from (str(item) for item in task.loop if not isinstance(item, Reference))
+        elif value and not isinstance(value, Reference):
+            yield str(value)

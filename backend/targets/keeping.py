@@ -1,0 +1,266 @@
+"""What a target has where an apply touches it, kept before the apply so that a roll back can lead there.
+
+It is asked over SSH as the runner asks, by a program that leaves nothing behind, within limits of names,
+bytes and time. What is kept is sealed under a key of the installation, one file a target: its secrets lie
+there and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import shlex
+import stat
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from backend.changes import LIMITS, Told
+from backend.changes.told import checked, parse_contents
+from backend.disks import wire
+from backend.disks.survey import is_shipped
+from backend.errors import DiskUnreadable, NotFound, TargetDown
+from backend.guests import contents_job, names_job, program
+from backend.models import now, wire_path
+from backend.targets.targets import ResolvedTarget, Targets
+
+ASK_S = 120
+NAMES_BYTES = 64 << 20
+TREE_NAMES = 20_000  # of one tree
+OWN_BYTES = 256 << 10  # of a file in a folder that is only looked through
+CONTENTS = {"file_bytes": 8 << 20, "total_bytes": 64 << 20, "hash_bytes": 256 << 20}
+HEAD_BYTES = 16 << 20
+ERROR_BYTES = 64 << 10
+KEPT_FOR = timedelta(days=30)
+KEPT_BYTES = 1 << 30  # of all targets
+_PIECE_BYTES = 1 << 16
+_NONCE_BYTES = 12
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What an apply may touch: ``names``, and ``trees`` with all that is in them. Of ``sums`` among the names
+    a package brings the content, so that its sum is enough. ``folders`` are looked through to understand the
+    rest."""
+
+    names: frozenset[bytes]
+    trees: frozenset[bytes] = frozenset()
+    sums: frozenset[bytes] = frozenset()
+    folders: frozenset[bytes] = frozenset()
+
+    def covers(self, path: bytes) -> bool:
+        """Whether the apply may have touched a path."""
+        return path in self.names or self.in_tree(path)
+
+    def in_tree(self, path: bytes) -> bool:
+        return any(path == top or path.startswith(top + b"/") for top in self.trees)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What a target told at one moment, with its secrets. ``cut``: trees of too many names."""
+
+    told: Told
+    wanted: Wanted
+    cut: frozenset[bytes] = frozenset()
+
+    @cached_property
+    def left_out(self) -> dict[bytes, str]:
+        """Path → why what stands there is not kept, or not known."""
+        found = dict.fromkeys(self.cut & self.wanted.trees, f"more than {TREE_NAMES} names")
+        for path, content in self.told.contents.items():
+            if content.data is None and self.wanted.covers(path) and path not in self.wanted.sums:
+                found[path] = content.withheld
+        for path in self.wanted.names:
+            if link := self._behind(path):
+                found[path] = f"{wire_path(link)} is a link there"
+        return found
+
+    def is_left_out(self, path: bytes) -> bool:
+        """Whether a path, or a tree around it, is left out."""
+        return any(path == one or (one in self.cut and path.startswith(one + b"/")) for one in self.left_out)
+
+    def _behind(self, path: bytes) -> bytes:
+        """The link among the folders above a path; empty for none."""
+        while path := path.rpartition(b"/")[0]:
+            node = self.told.nodes.get(path)
+            if node is not None:
+                return path if stat.S_ISLNK(node.mode) else b""
+        return b""
+
+    def dump(self) -> bytes:
+        """In one piece."""
+        named = ("names", "trees", "sums", "folders")
+        sets = {name: [wire.text(path) for path in sorted(getattr(self.wanted, name))] for name in named}
+        head = {"wanted": sets, "cut": [wire.text(path) for path in sorted(self.cut)]}
+        return b"".join(wire.frame(head, [self.told.dump()]))
+
+    @classmethod
+    def load(cls, data: bytes) -> Kept:
+        """What :meth:`dump` gave."""
+        head, (told,) = wire.parse(data)
+        sets = {name: frozenset(map(wire.raw, paths)) for name, paths in head["wanted"].items()}
+        return cls(Told.load(told), Wanted(**sets), frozenset(map(wire.raw, head["cut"])))
+
+
+class Keeper:
+    """Asks targets, and keeps what they told. ``folder`` is ours alone; ``key`` has 32 bytes."""
+
+    def __init__(self, targets: Targets, folder: Path, key: bytes) -> None:
+        self._targets, self._folder, self._cipher = targets, folder, AESGCM(key)
+
+    async def look(self, name: str, wanted: Wanted) -> Kept:
+        """What the target has now.
+
+        Raises:
+            TargetDown: it does not answer, has no python3, or tells too much.
+        """
+        (target,) = self._targets.resolve([name])
+        names = wanted.names | wanted.folders
+        job = names_job(names, wanted.trees | wanted.folders, TREE_NAMES)
+        try:
+            head, (packed,) = wire.parse(await self._ask(target, job, NAMES_BYTES))
+            cut = frozenset(map(wire.raw, head["cut"]))
+            nodes = await asyncio.to_thread(checked, packed)
+            files = (path for path, node in nodes.items() if stat.S_ISREG(node.mode))
+            keep = {
+                path: kept for path in files if (kept := _is_kept(path, nodes[path].size, wanted)) is not None
+            }
+            keep = dict(sorted(keep.items(), key=lambda row: (row[0] not in LIMITS.whole, row[0])))
+            told = await self._ask(
+                target, contents_job(b"/", keep, CONTENTS), CONTENTS["total_bytes"] + HEAD_BYTES
+            )
+            contents = await asyncio.to_thread(parse_contents, keep, told)
+        except (DiskUnreadable, KeyError, TypeError, ValueError) as error:
+            raise _down(name, f"it cannot be read: {error}") from error
+        return Kept(Told(packed, contents), wanted, cut)
+
+    async def keep(self, run_id: str, name: str, wanted: Wanted) -> Kept:
+        """Look, and keep it for a roll back of ``run_id``. Raises as :meth:`look` does."""
+        found = await self.look(name, wanted)
+        await asyncio.to_thread(self._write, run_id, name, found.dump())
+        return found
+
+    async def kept(self, run_id: str, name: str) -> Kept:
+        """What the target had before that run.
+
+        Raises:
+            NotFound: it was not kept, or no longer is, or somebody altered it.
+        """
+        try:
+            sealed = await asyncio.to_thread(self._file(run_id, name).read_bytes)
+            nonce, text = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+            data = await asyncio.to_thread(self._cipher.decrypt, nonce, text, _bound(run_id, name))
+        except (FileNotFoundError, InvalidTag, ValueError):
+            raise NotFound(
+                f"what {name} had before {run_id} is not kept (it is for {KEPT_FOR.days} days)",
+                remedy="take it back by hand",
+            ) from None
+        return await asyncio.to_thread(Kept.load, data)
+
+    async def age(self) -> None:
+        """Forget what is too old, and the oldest of too much."""
+        await asyncio.to_thread(self._age)
+
+    def _age(self) -> None:
+        oldest = (now() - KEPT_FOR).timestamp()
+        left = KEPT_BYTES
+        files = [(path, path.stat()) for path in self._folder.iterdir()]
+        for path, found in sorted(files, key=lambda row: -row[1].st_mtime):
+            left -= found.st_size
+            if left < 0 or found.st_mtime < oldest:
+                path.unlink()
+
+    def _write(self, run_id: str, name: str, data: bytes) -> None:
+        nonce = secrets.token_bytes(_NONCE_BYTES)
+        sealed = nonce + self._cipher.encrypt(nonce, data, _bound(run_id, name))
+        fd, draft = tempfile.mkstemp(dir=self._folder, prefix=".new-")  # 0600 from the start
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(sealed)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(draft).replace(self._file(run_id, name))
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+
+    def _file(self, run_id: str, name: str) -> Path:
+        return self._folder / f"{run_id}.{name}"
+
+    async def _ask(self, target: ResolvedTarget, job: Mapping[str, Any], limit_bytes: int) -> bytes:
+        become = ["sudo", "-n", "--"] if target.become and target.user != "root" else []
+        argv = self._targets.ssh(target, "exec " + shlex.join([*become, *program()]))
+        process = await asyncio.create_subprocess_exec(
+            *argv,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(ASK_S):
+                told, errors = await _exchange(process, json.dumps(job).encode(), limit_bytes)
+                if len(told) > limit_bytes:
+                    raise _down(target.name, f"it tells more than {limit_bytes} bytes")
+                await process.wait()
+        except TimeoutError:
+            raise _down(target.name, f"no answer within {ASK_S} s") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if process.returncode:
+            lines = errors.decode("utf-8", "replace").strip().splitlines()
+            raise _down(target.name, lines[-1][:200] if lines else f"ssh ended with {process.returncode}")
+        return told
+
+
+async def _exchange(
+    process: asyncio.subprocess.Process, message: bytes, limit_bytes: int
+) -> tuple[bytes, bytes]:
+    """What it prints, at most a byte more than the limit, and its errors."""
+    if process.stdin is None or process.stdout is None or process.stderr is None:
+        raise ValueError("the process has no pipes")
+    told = asyncio.create_task(_read(process.stdout, limit_bytes))
+    errors = asyncio.create_task(_read(process.stderr, ERROR_BYTES))
+    try:
+        process.stdin.write(message)
+        process.stdin.write_eof()
+        return await told, await errors
+    finally:
+        for task in (told, errors):
+            task.cancel()
+
+
+async def _read(stream: asyncio.StreamReader, limit_bytes: int) -> bytes:
+    found = bytearray()
+    while len(found) <= limit_bytes and (piece := await stream.read(_PIECE_BYTES)):
+        found += piece
+    return bytes(found[: limit_bytes + 1])
+
+
+def _is_kept(path: bytes, size: int, wanted: Wanted) -> bool | None:
+    """Whether the bytes of a regular file are asked for, or its sums alone (False), or nothing."""
+    if path in LIMITS.whole:
+        return True
+    if wanted.covers(path):
+        return path not in wanted.sums and not path.startswith(LIMITS.opaque)
+    return True if size <= OWN_BYTES and not is_shipped(path) else None
+
+
+def _bound(run_id: str, name: str) -> bytes:
+    """What a sealed file is for: one that lies under another name does not open."""
+    return f"{run_id}/{name}".encode()
+
+
+def _down(name: str, why: str) -> TargetDown:
+    return TargetDown(f"{name}: {why}", remedy=f"`fluid targets check {name}` tries a login")

@@ -1,0 +1,428 @@
+"""From a request to production and back, for real but for the virtual machines: sandbox, twins and production
+are machines in namespaces with a sshd each, and what Fluid does to them it does by Ansible and SSH.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from psycopg import sql
+
+from backend.ansible import Runner
+from backend.background import Background
+from backend.changes import LIMITS, Told
+from backend.changes.told import compare
+from backend.errors import FluidError, WrongState
+from backend.models import Approval, ApprovalState, Changes, RunState, new_id, now
+from backend.playbooks import kept_values, touched, way_back
+from backend.playbooks.rollback import roll_back
+from backend.store import Database, EventBus, Store
+from backend.targets import Targets
+from tests.fix_namespaces import Machine, machine, targets_of
+from tests.service.runner.stage import ANNA, BERT, Stage
+
+TEST_S = 2400  # all of it on a machine that is busy with guests
+# What useradd and its like leave behind; they keep one older version.
+BACKUPS = {f"/etc/{name}-" for name in ("passwd", "group", "shadow", "gshadow", "subuid", "subgid")} | {
+    "/etc/.pwd.lock"
+}
+
+
+@pytest.fixture(autouse=True)
+async def time_limit() -> AsyncIterator[None]:
+    async with asyncio.timeout(TEST_S):
+        yield
+
+
+class World(Stage):
+    """A stage with its production and an agent's sandbox."""
+
+    production: Machine
+    sandbox: Machine
+
+
+@pytest.fixture
+async def world(tmp_path: Path, store: Store, bus: EventBus, runner: Runner) -> AsyncIterator[World]:
+    (tmp_path / "machines").mkdir()
+    async with AsyncExitStack() as stack:
+
+        def make(name: str) -> Machine:
+            return stack.enter_context(machine(tmp_path / "machines", name))
+
+        background = await stack.enter_async_context(Background())
+        production, sandbox = make("web-01"), make("sandbox")
+        world = World(tmp_path, store, bus, runner, background, targets_of(production), make)
+        world.production, world.sandbox = production, sandbox
+        yield world
+
+
+def differing(before: Told, after: Told) -> set[str]:
+    """The paths that differ by more than times."""
+    found, _ = compare(before, after, LIMITS)
+    return {pair.path.decode() for pair in found.pairs} - BACKUPS
+
+
+OWN = r"""
+mkdir -p /srv/site/uploads && echo mine > /srv/site/index.html && chmod 0600 /srv/site/index.html
+echo precious > /srv/site/uploads/a.txt
+printf 'host=db\npassword = hunter2secret\n' > /etc/app.conf && chmod 0640 /etc/app.conf
+printf '10.0.0.5 olddb\n10.0.0.6 other\n' >> /etc/hosts
+echo welcome > /etc/issue
+useradd -u 4321 -s /bin/sh deploy && usermod -aG games deploy
+echo 'deploy:$6$abcdefgh$oldoldoldold' | chpasswd -e
+ln -sfn /usr/share/zoneinfo/Asia/Tokyo /etc/localtime
+echo production-01 > /etc/hostname
+"""
+WORK = (
+    "mkdir -p /srv/site /srv/fresh/deep && echo page > /srv/site/index.html && echo x > /srv/fresh/deep/x",
+    "printf 'host=new\n' > /etc/app.conf",
+    "echo '10.0.0.5 db' >> /etc/hosts",
+    "rm -f /etc/issue",
+    "useradd -u 4321 -s /bin/bash deploy",
+    "echo 'deploy:$6$abcdefgh$newnewnewnew' | chpasswd -e",
+    "ln -sfn /usr/share/zoneinfo/Europe/Berlin /etc/localtime",
+    "echo 'options edns0' >> /etc/resolv.conf",
+    "printf 'LANG=de_DE.UTF-8\n' > /etc/default/locale",
+    "mkdir -p /etc/apt/sources.list.d && echo 'deb https://deb.example.com/debian stable main' >"
+    " /etc/apt/sources.list.d/own.list",
+    "ln -sfn /bin/true /etc/alternatives/fluid-t",
+    "hostname web && echo web > /etc/hostname",
+)
+NEW_HASH = "$6$abcdefgh$newnewnewnewnewnewnew"
+
+
+async def test_the_playbook_of_a_way_back_leads_to_what_a_target_had_of_its_own(world: World) -> None:
+    world.production.run("hostname production-01;" + OWN)
+    before = await world.fleet.look(world.production)
+    playbook = await world.work(world.sandbox, WORK)
+    assert playbook.secrets == ["password_hash_of_deploy"]
+    done, there = await world.playbooks.changes_of(playbook), world.playbooks.check(playbook)
+    reach = touched(done, there)
+    kept = await world.keeper.keep("RUN-0", "web-01", reach.wanted)
+    await world.run(playbook, {"password_hash_of_deploy": NEW_HASH})
+    after = await world.fleet.look(world.production)
+    assert differing(before, after) >= {
+        "/srv/site/index.html",
+        "/etc/app.conf",
+        "/etc/hosts",
+        "/etc/shadow",
+        "/etc/localtime",
+        "/etc/issue",
+    }
+    now_ = await world.keeper.look("web-01", reach.wanted)
+    way = await way_back(world.fleet.differ, world.fleet.asker, "web-01", "RUN-0", done, reach, kept, now_)
+    draft = roll_back(way.changes, world.fleet.blobs, name="back")
+    for content in draft.files.values():
+        world.fleet.blobs.put(content)
+    back = await world.kept(way.changes, draft.yaml, list(draft.files), draft.secrets)
+    values = kept_values(world.playbooks.check(back), await world.keeper.kept("RUN-0", "web-01"))
+    await world.run(back, values)
+    restored = await world.fleet.look(world.production)
+    assert differing(before, restored) == set(), draft.yaml
+    assert "oldoldoldold" in world.production.run("cat /etc/shadow")
+    assert world.production.run("hostname") == "production-01\n"
+
+
+@pytest.mark.full
+async def test_a_roll_back_is_asked_for_rehearsed_approved_and_leads_back(
+    world: World, database: Database, runs: Path
+) -> None:
+    world.production.run("hostname production-01;" + OWN)
+    before = await world.fleet.look(world.production)
+    playbook = await world.work(world.sandbox, WORK)
+    assert playbook.secrets == ["password_hash_of_deploy"]
+    approval = await world.applied(await world.asked(playbook), {"password_hash_of_deploy": NEW_HASH})
+    assert approval.state is ApprovalState.APPLIED, approval.outcome
+    after = await world.fleet.look(world.production)
+    assert {
+        "/srv/site/index.html",
+        "/etc/app.conf",
+        "/etc/hosts",
+        "/etc/shadow",
+        "/etc/localtime",
+    } <= differing(before, after)
+    world.production.run("echo new > /srv/fresh/of-somebody")  # since then
+
+    back = await world.taken_back(approval)
+    assert back.state is ApprovalState.APPLIED, back.outcome
+    assert back.verified_changed == 0
+    assert any("/srv/fresh/of-somebody" in words for words in back.evidence.risk), back.evidence.risk
+    restored = await world.fleet.look(world.production)
+    assert differing(before, restored) == {"/srv/fresh", "/srv/fresh/of-somebody"}
+    assert "oldoldoldold" in world.production.run("cat /etc/shadow")
+
+    secrets = (b"hunter2secret", b"oldoldoldold", b"newnewnewnew")
+    async with database.transaction() as connection:
+        for table in ("runs", "changes", "playbooks", "approvals", "events", "audit"):
+            query = sql.SQL("SELECT * FROM {}").format(sql.Identifier("fluid", table))
+            rows = await (await connection.execute(query)).fetchall()
+            text = repr(rows).encode()
+            assert not [word for word in secrets if word in text], table
+    for folder in (runs, world.folder / "kept", world.folder / "blobs"):
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        assert files and not [path for path in files if any(word in path.read_bytes() for word in secrets)]
+    kept = [path.stat().st_mode & 0o777 for path in (world.folder / "kept").iterdir()]
+    assert kept == [0o600]
+
+
+# --- the rehearsal -----------------------------------------------------------------------------------------
+
+
+def play(*tasks: str, handlers: str = "", facts: bool = False) -> str:
+    lines = "".join(f"    - name: Task {n}\n      {task}\n" for n, task in enumerate(tasks))
+    head = f"---\n- name: Test\n  hosts: all\n  become: true\n  gather_facts: {str(facts).lower()}\n"
+    return f"{head}  tasks:\n{lines}" + (f"  handlers:\n{handlers}" if handlers else "")
+
+
+def nothing() -> Changes:
+    return Changes(id=new_id("CHG"), sandbox_id="SBX-1", from_snapshot="a", to_snapshot="b", created_at=now())
+
+
+COMMAND = "ansible.builtin.command: {argv: [%s], %s}"
+FOLDER = "ansible.builtin.file: {path: %s, state: directory, mode: '0755'}"
+APPEND = COMMAND % ("sh, -c, 'echo once >> /srv/log'", "creates: /nonexistent")
+
+
+@pytest.mark.full
+async def test_the_second_run_is_judged_by_the_disk_and_not_by_ansibles_word(world: World) -> None:
+    """The first command says that it changed something each time and does not; the second one really does."""
+    same = COMMAND % ("cp, -p, /etc/issue, /srv/issue", "creates: /nonexistent")
+    asked = await world.asked(await world.kept(nothing(), play(same)))
+    assert asked.evidence.again and asked.evidence.again.changed == 1
+    assert asked.evidence.again_changed == 0, asked.evidence.again_paths
+    asked = await world.asked(await world.kept(nothing(), play(APPEND)))
+    assert asked.evidence.again_paths == ["/srv/log"]
+    assert any("not idempotent" in words for words in world.pipeline.blockers(asked))
+
+
+UNTRIED = {
+    "a condition that holds on production alone": [
+        FOLDER % "/srv/a" + "\n      when: ansible_facts['os_family'] == 'RedHat'"
+    ],
+    "a command that waits for what production alone has": [
+        COMMAND % ("rm, /srv/x", "removes: /srv/only-there")
+    ],
+    "a command that the twin need not do": [COMMAND % ("rm, /srv/x", "creates: /etc/issue")],
+    "a command in a loop, of which one item runs": [
+        COMMAND % ("touch, '{{ item }}'", "creates: '{{ item }}'") + "\n      loop: [/etc/issue, /srv/new]"
+    ],
+    "a handler that the twin notifies not": [FOLDER % "/srv/a", FOLDER % "/etc" + "\n      notify: Handler"],
+}
+HANDLER = f"    - name: Handler\n      {COMMAND % ('touch, /srv/handled', 'creates: /nonexistent')}\n"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("trick", UNTRIED)
+async def test_what_the_rehearsal_did_not_try_is_told_and_blocks(world: World, trick: str) -> None:
+    tasks = UNTRIED[trick]
+    handlers = HANDLER if "handler" in trick else ""
+    text = play(FOLDER % "/srv/first", *tasks, handlers=handlers, facts=True)
+    asked = await world.asked(await world.kept(nothing(), text))
+    assert asked.state is ApprovalState.PENDING, asked.outcome
+    assert asked.evidence.unrehearsed == ["Handler" if handlers else f"Task {len(tasks)}"]
+    assert any("skipped in the rehearsal" in words for words in world.pipeline.blockers(asked))
+
+
+@pytest.mark.full
+async def test_a_handler_that_ran_and_a_guarded_command_that_ran_are_rehearsed(world: World) -> None:
+    make = COMMAND % ("touch, /srv/made", "creates: /srv/made") + "\n      notify: Handler"
+    asked = await world.asked(await world.kept(nothing(), play(make, handlers=HANDLER)))
+    assert asked.state is ApprovalState.PENDING and asked.evidence.unrehearsed == []
+
+
+@pytest.mark.full
+async def test_each_task_left_out_and_each_thing_added_is_in_the_residual(world: World) -> None:
+    playbook = await world.work(
+        world.sandbox,
+        ["mkdir /srv/site && echo a > /srv/site/a", "echo b > /etc/b", "useradd -u 4321 deploy"],
+    )
+    changes = await world.playbooks.changes_of(playbook)
+    head, _, body = playbook.yaml.partition("  tasks:\n")
+    tasks = [f"    - name:{part}" for part in body.split("    - name:")[1:]]
+    assert len(tasks) >= 4
+    whole = await world.asked(playbook)
+    assert not whole.evidence.rows("missing") and not whole.evidence.rows("extra"), whole.evidence.residual
+    cron = (
+        "    - name: Nobody asked for it\n      ansible.builtin.cron: {name: x, minute: '5', user: root,"
+        " job: /bin/true, cron_file: surprise}\n"
+    )
+    for left_out in tasks:
+        kept = "".join(task for task in tasks if task is not left_out)
+        asked = await world.asked(await world.kept(changes, f"{head}  tasks:\n{kept}", list(playbook.files)))
+        assert asked.evidence.rows("missing"), f"nothing is missing without:\n{left_out}"
+    added = await world.asked(
+        await world.kept(changes, f"{head}  tasks:\n{cron}{''.join(tasks)}", list(playbook.files))
+    )
+    assert [row.name for row in added.evidence.rows("extra")] == ["/etc/cron.d/surprise"]
+
+
+# --- the apply ---------------------------------------------------------------------------------------------
+
+
+async def pending(world: World, *tasks: str) -> Approval:
+    """A request that a person may approve, whatever the residual would say: what it does is not the point."""
+    asked = await world.asked(await world.kept(nothing(), play(*tasks)))
+
+    def whole(row: Approval) -> None:
+        row.evidence.residual, row.evidence.again_changed, row.evidence.again_paths = [], 0, []
+
+    return await world.reviewed(await world.book.change(asked.id, [ApprovalState.PENDING], whole))
+
+
+async def test_an_apply_to_a_target_that_cannot_be_kept_does_not_begin(world: World, tmp_path: Path) -> None:
+    asked = await pending(world, FOLDER % "/srv/made")
+    silent = Machine(tmp_path / "silent", name="web-01")
+    silent.make()
+    world.keeper._targets = Targets(targets_of(silent))
+    await world.approvals.approve(BERT, asked.id, asked.digest)
+    over = await world.moved(asked)
+    assert over.state is ApprovalState.FAILED and over.outcome.startswith("web-01: "), over.outcome
+    assert not over.apply_run
+    assert world.production.run("ls /srv") == ""
+
+
+@pytest.mark.full
+async def test_a_target_that_drifts_after_the_review_voids_the_approval(world: World) -> None:
+    asked = await pending(world, FOLDER % "/srv/made")
+    world.production.run("mkdir -m 0700 /srv/made")
+    await world.approvals.approve(BERT, asked.id, asked.digest)
+    over = await world.moved(asked)
+    assert over.state is ApprovalState.VOIDED and "drifted" in over.outcome
+    assert world.production.run("stat -c %a /srv/made") == "700\n"
+
+
+async def test_an_apply_that_is_aborted_says_where_and_its_way_back_leads_back(world: World) -> None:
+    before = await world.fleet.look(world.production)
+    gate = COMMAND % (
+        "sh, -c, 'while test -e /srv/gate; do sleep 0.1; done; touch /srv/passed'",
+        "creates: /srv/passed",
+    )
+    asked = await pending(world, FOLDER % "/srv/first", gate, FOLDER % "/srv/last")
+    world.production.run("touch /srv/gate")
+    await world.approvals.approve(BERT, asked.id, asked.digest)
+    await done_there(world, "/srv/first")
+    run_id = (await world.book.load(asked.id)).apply_run
+    await world.runs.cancel(BERT, run_id)
+    over = await world.moved(asked)
+    assert over.state is ApprovalState.FAILED and over.outcome.endswith("done: web-01 up to 'Task 0'"), (
+        over.outcome
+    )
+    assert (await world.runs.load(run_id)).state is RunState.CANCELED
+    assert world.production.run("ls /srv") == "first\ngate\n"
+    world.production.run("rm /srv/gate")  # what Ansible had begun there ends by itself
+    await done_there(world, "/srv/passed")
+    back = await world.taken_back(over)
+    assert back.state is ApprovalState.APPLIED, back.outcome
+    assert differing(before, await world.fleet.look(world.production)) == set()
+
+
+async def done_there(world: World, path: str) -> None:
+    """Until production has a path."""
+    async with asyncio.timeout(60):
+        while world.production.run(f"test -e {path} && echo there || true") == "":
+            await asyncio.sleep(0.2)
+
+
+@pytest.mark.full
+async def test_a_connection_that_is_lost_makes_the_apply_lost_and_never_repeated(world: World) -> None:
+    cut = (
+        "import os, signal; pid = os.getpid()\n"
+        "while open(f'/proc/{pid}/comm').read() != 'sshd\\n':\n"
+        "    pid = int(open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[1])\n"
+        "os.kill(pid, signal.SIGKILL)\n"
+    )
+    lose = COMMAND % (
+        "sh, -c, 'echo once >> /srv/log; test ! -e /srv/cut.py || python3 /srv/cut.py'",
+        "creates: /x",
+    )
+    asked = await pending(world, FOLDER % "/srv/first", lose, FOLDER % "/srv/last")
+    world.production.run("cat > /srv/cut.py", stdin=cut.encode())
+    await world.approvals.approve(BERT, asked.id, asked.digest)
+    over = await world.moved(asked)
+    assert over.state is ApprovalState.FAILED and "lost in 'Task 1'" in over.outcome, over.outcome
+    assert (await world.runs.load(over.apply_run)).state is RunState.LOST
+    assert world.production.run("cat /srv/log; ls /srv") == "once\ncut.py\nfirst\nlog\n"
+
+
+@pytest.mark.full
+async def test_what_is_as_it_was_is_not_taken_back(world: World) -> None:
+    over = await world.applied(await pending(world, FOLDER % "/srv/made"))
+    world.production.run("rmdir /srv/made")
+    with pytest.raises(WrongState, match="web-01 has what it had"):
+        await world.approvals.request_rollback(ANNA, over.apply_run)
+    with pytest.raises(FluidError, match="no apply to 'web-02'"):
+        await world.approvals.request_rollback(ANNA, over.apply_run, "web-02")
+
+
+@pytest.mark.full
+async def test_a_backend_killed_at_twenty_moments_of_an_apply_applies_once_or_not_at_all(
+    world: World, empty_dsn: str, runs: Path, python: str, run_as: str | None, tmp_path: Path
+) -> None:
+    """From before the yes is in the database until after the apply was verified; the next backend goes on."""
+    first = await pending(world, APPEND)
+    playbook = await world.playbooks.load(first.playbook_id)
+    job = {
+        "dsn": empty_dsn,
+        "folder": str(tmp_path),
+        "runs": str(runs),
+        "run_as": run_as,
+        "python": python,
+        "production": targets_of(world.production).model_dump(mode="json"),
+    }
+
+    async def request() -> Approval:
+        """The same evidence again, under an id of its own."""
+        again = first.model_copy(
+            deep=True, update={"id": new_id("APR"), "expires_at": now() + timedelta(hours=1)}
+        )
+        again.digest = world.pipeline.digest(again, playbook)
+        await world.book.add(again)
+        return again
+
+    def start(asked: Approval) -> subprocess.Popen[str]:
+        child = subprocess.Popen(
+            [sys.executable, "-P", "-c", "from tests.service.runner.stage import main; main()"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        )  # fmt: skip
+        assert child.stdin is not None and child.stdout is not None
+        child.stdin.write(json.dumps({**job, "approval": asked.id, "digest": asked.digest}) + "\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == "up\n"
+        return child
+
+    def log() -> str:
+        return world.production.run("cat /srv/log 2>/dev/null; rm -f /srv/log")
+
+    whole = await request()
+    began = time.monotonic()
+    with await asyncio.to_thread(start, whole) as child:
+        assert await asyncio.to_thread(child.wait) == 0
+    took_s = time.monotonic() - began
+    assert ((await world.book.load(whole.id)).state, log()) == (ApprovalState.APPLIED, "once\n")
+    met = set()
+    for moment in range(20):
+        asked = await request()
+        with await asyncio.to_thread(start, asked) as child:
+            await asyncio.sleep(took_s * moment / 20)  # the moment itself is what is tested
+            child.kill()
+        found = await world.book.load(asked.id)
+        met.add((found.state, found.progress))
+        await world.approvals.resume()
+        over = await world.moved(asked)
+        is_applied = over.state is ApprovalState.APPLIED
+        assert log() == ("once\n" if is_applied else ""), (moment, found.state, over.outcome)
+        assert is_applied or over.state in (ApprovalState.PENDING, ApprovalState.FAILED), over.outcome
+        if over.state is ApprovalState.PENDING:
+            await world.approvals.withdraw(BERT, asked.id)
+    assert len(met) >= 4, met

@@ -1,0 +1,392 @@
+"""The way back from an apply, over a real database. Targets are stood in for, what is kept of them is not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from backend.approvals import ApprovalBook, Approvals, WaysBack
+from backend.audit import Audit
+from backend.changes import LIMITS, Asker, BlobStore, Differ, NoiseProfile, Told
+from backend.config import Config
+from backend.disks import Content
+from backend.disks.records import Node, pack
+from backend.errors import NotFound, RoleDenied, TargetNotFound, WrongState
+from backend.models import (
+    Approval,
+    ApprovalState,
+    Changes,
+    Identity,
+    Playbook,
+    Role,
+    Run,
+    RunKind,
+    RunState,
+    new_id,
+    now,
+)
+from backend.playbooks import Playbooks, digest
+from backend.store import EventBus, Store
+from backend.targets import Keeper, Kept, Wanted, keeping
+from backend.targets.keeping import KEPT_FOR
+from tests.unit.playbooks_sample import Sample
+
+KEY = b"k" * 32
+AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
+ANNA = Identity(uid=3001, name="anna", role=Role.OPERATOR)
+RUN = "RUN-00000001"
+YAML = """---
+- name: A test
+  hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Write /srv/x
+      ansible.builtin.copy:
+        src: files/{sha}
+        dest: /srv/x
+        mode: "0644"
+"""
+NEW = b"new\n"
+SHA = hashlib.sha256(NEW).hexdigest()
+FILE, FOLDER, LINK = stat.S_IFREG | 0o644, stat.S_IFDIR | 0o755, stat.S_IFLNK | 0o777
+PASSWD = {"/etc/passwd": b"root:x:0:0::/root:/bin/sh\n", "/etc/group": b"root:x:0:\n"}
+
+
+def machine(files: Mapping[str, bytes | str | None]) -> Told:
+    """What a machine with these files tells: bytes are a file, text is a link's target, None is a folder."""
+    nodes: dict[bytes, Node] = {}
+    contents: dict[bytes, Content] = {}
+
+    def put(path: bytes, mode: int, size: int = 0, target: bytes | None = None, when: int = 0) -> None:
+        nodes[path] = Node(path, mode, 0, 0, 1, 1, size, 0, when, None, target, ())
+
+    put(b"/", FOLDER)
+    for name, what in (PASSWD | dict(files)).items():
+        path = name.encode()
+        for folder in (path[:at] for at in range(1, len(path)) if path[at : at + 1] == b"/"):
+            if folder not in nodes:
+                put(folder, FOLDER)
+        if isinstance(what, bytes):
+            put(path, FILE, len(what), when=zlib.crc32(what))  # written at another time
+            md5 = hashlib.md5(what, usedforsecurity=False).hexdigest()
+            contents[path] = Content(len(what), hashlib.sha256(what).hexdigest(), md5, what, "")
+        else:
+            put(path, FOLDER if what is None else LINK, target=what.encode() if what else None)
+    return Told(b"".join(pack(nodes[path]) for path in sorted(nodes)), contents)
+
+
+class StandIns(Keeper):
+    """Targets that tell what a test gives them; what is kept of them is kept for real."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(cast("Any", None), folder, KEY)
+        self.now: dict[str, Told] = {}
+
+    async def look(self, name: str, wanted: Wanted) -> Kept:
+        return Kept(self.now[name], wanted)
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> StandIns:
+    (tmp_path / "kept").mkdir(mode=0o700)
+    return StandIns(tmp_path / "kept")
+
+
+@pytest.fixture
+def audit(store: Store, tmp_path: Path) -> Audit:
+    return Audit(store, tmp_path / "spool", tmp_path / "key", tmp_path / "head")
+
+
+@pytest.fixture
+def book(store: Store, bus: EventBus) -> ApprovalBook:
+    return ApprovalBook(store, bus)
+
+
+class Pipeline:
+    """Where the machines would be."""
+
+    def __init__(self) -> None:
+        self.rehearsed: list[str] = []
+
+    def rehearse(self, approval: Approval) -> None:
+        self.rehearsed.append(approval.id)
+
+
+class OneGroup:
+    """A group that everybody may ask for."""
+
+    def allowed(self, actor: Identity, names: Any) -> Any:
+        return names
+
+    def resolve(self, names: Any) -> list[Any]:
+        return [SimpleNamespace(name=name, group="web", approvals=1) for name in names]
+
+
+@pytest.fixture
+def pipeline() -> Pipeline:
+    return Pipeline()
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Any:
+    async def load(sandbox_id: str) -> Any:
+        return SimpleNamespace(id=sandbox_id, sandbox_name="web", agent_id="")
+
+    blobs = BlobStore(tmp_path / "blobs")
+    return SimpleNamespace(
+        load=load,
+        source_digest=lambda _: "debian-12",
+        blobs=blobs,
+        differ=Differ(cast("Any", None), blobs, KEY, NoiseProfile.load(tmp_path / "none")),
+        asker=Asker(cast("Any", None), blobs, KEY, LIMITS),
+    )
+
+
+@pytest.fixture
+def playbooks(store: Store, audit: Audit, fleet: Any) -> Playbooks:
+    return Playbooks(store, audit, fleet)
+
+
+@pytest.fixture
+def approvals(
+    store: Store,
+    book: ApprovalBook,
+    audit: Audit,
+    playbooks: Playbooks,
+    pipeline: Pipeline,
+    fleet: Any,
+    keeper: StandIns,
+) -> Approvals:
+    runs = SimpleNamespace(load=store.runs.get)
+    back = WaysBack(store, audit, fleet, playbooks, keeper)
+    parts: list[Any] = [Config(), store, book, pipeline, audit, fleet, playbooks, runs, OneGroup(), back]
+    return Approvals(*parts, lambda: None)
+
+
+@pytest.fixture
+async def applied(store: Store, book: ApprovalBook, fleet: Any) -> Run:
+    """The run of an apply that wrote /srv/x in a folder of its own, to two targets."""
+    fleet.blobs.put(NEW)
+    sample = Sample()
+    sample.add("/srv/x", NEW)
+    changes: Changes = await store.changes.insert(sample.changes())
+    yaml = YAML.format(sha=SHA)
+    playbook = await store.playbooks.insert(
+        Playbook(
+            id="PBK-00000001",
+            name="web-00000001",
+            sandbox_id="SBX-00000001",
+            owner_uid=AGENT.uid,
+            yaml=yaml,
+            files={SHA: len(NEW)},
+            digest=digest(yaml, [SHA]),
+            created_at=now(),
+        )
+    )
+    at = now()
+    approval = Approval(
+        id=new_id("APR"),
+        sandbox_id=playbook.sandbox_id,
+        playbook_id=playbook.id,
+        targets=["web-01", "web-02"],
+        reason="tls",
+        requester_uid=AGENT.uid,
+        state=ApprovalState.APPLIED,
+        created_at=at,
+        updated_at=at,
+        expires_at=at + timedelta(hours=1),
+    )
+    approval.evidence.changes_id = changes.id
+    await book.add(approval)
+    run = Run(
+        id=RUN, kind=RunKind.APPLY, state=RunState.SUCCESSFUL, approval_id=approval.id,
+        playbook_id=playbook.id, started_at=at,
+    )  # fmt: skip
+    return await store.runs.insert(run)
+
+
+WANTED = Wanted(frozenset({*LIMITS.whole, b"/srv/x"}))
+
+
+async def had(keeper: StandIns, **machines: Told) -> None:
+    """What targets had before the apply."""
+    for name, told in machines.items():
+        keeper.now[name.replace("_", "-")] = told
+        await keeper.keep(RUN, name.replace("_", "-"), WANTED)
+
+
+async def back(approvals: Approvals, playbooks: Playbooks, target: str = "") -> Playbook:
+    asked = await approvals.request_rollback(ANNA, RUN, target)
+    assert (asked.state, asked.rolls_back, asked.requester_uid) == (ApprovalState.REHEARSING, RUN, ANNA.uid)
+    return await playbooks.load(asked.playbook_id)
+
+
+def contents(playbook: Playbook, fleet: Any) -> list[bytes]:
+    return [fleet.blobs.get(sha256) for sha256 in playbook.files]
+
+
+async def test_the_way_back_leads_to_nothing_where_there_was_nothing(
+    approvals: Approvals, playbooks: Playbooks, pipeline: Pipeline, keeper: StandIns, applied: Run
+) -> None:
+    await had(keeper, web_01=machine({"/srv": None}), web_02=machine({"/srv": None}))
+    keeper.now |= dict.fromkeys(("web-01", "web-02"), machine({"/srv/x": NEW}))
+    playbook = await back(approvals, playbooks)
+    assert [task.name for task in playbook.tasks] == ["Remove /srv/x"]
+    assert len(pipeline.rehearsed) == 1
+
+
+async def test_the_way_back_leads_to_what_a_target_had_of_its_own(
+    approvals: Approvals, playbooks: Playbooks, keeper: StandIns, fleet: Any, applied: Run
+) -> None:
+    own = machine({"/srv/x": b"mine\n"})
+    await had(keeper, web_01=own, web_02=own)
+    keeper.now |= dict.fromkeys(
+        ("web-01", "web-02"), machine({"/srv/x": NEW, "/srv/other": b"of somebody\n"})
+    )
+    playbook = await back(approvals, playbooks)
+    assert [task.name for task in playbook.tasks] == ["Write /srv/x"]
+    assert contents(playbook, fleet) == [b"mine\n"]
+
+
+async def test_targets_that_had_different_things_are_taken_back_one_by_one(
+    approvals: Approvals, playbooks: Playbooks, keeper: StandIns, fleet: Any, applied: Run
+) -> None:
+    await had(keeper, web_01=machine({"/srv/x": b"one\n"}), web_02=machine({"/srv/x": b"two\n"}))
+    keeper.now |= dict.fromkeys(("web-01", "web-02"), machine({"/srv/x": NEW}))
+    with pytest.raises(WrongState, match="did not have the same") as refused:
+        await approvals.request_rollback(ANNA, RUN)
+    assert f"fluid runs rollback {RUN} --target web-02" in str(refused.value.remedy)
+    assert contents(await back(approvals, playbooks, "web-02"), fleet) == [b"two\n"]
+    with pytest.raises(TargetNotFound, match="web-03"):
+        await approvals.request_rollback(ANNA, RUN, "web-03")
+
+
+async def test_a_secret_that_a_target_had_is_a_variable_whose_value_was_kept(
+    approvals: Approvals,
+    playbooks: Playbooks,
+    keeper: StandIns,
+    book: ApprovalBook,
+    fleet: Any,
+    store: Store,
+    applied: Run,
+    tmp_path: Path,
+) -> None:
+    """A private key, and a file with a password: neither is in the database or in a file in clear."""
+    begin = "-----BEGIN PRIVATE KEY-----"
+    key = f"{begin}\nMIIhunter2secret\n-----END PRIVATE KEY-----\n".encode()
+    await had(keeper, web_01=machine({"/srv/x": key}))
+    keeper.now["web-01"] = machine({"/srv/x": NEW})
+    playbook = await back(approvals, playbooks, "web-01")
+    assert playbook.secrets == ["content_of_srv_x"] and playbook.asked == [] and playbook.kept == RUN
+    asked = next(row for row in await book.all() if row.rolls_back)
+    back_ = WaysBack(store, cast("Any", None), fleet, playbooks, keeper)
+    assert await back_.values(asked, playbook) == {"content_of_srv_x": key.decode()}
+    text = playbook.model_dump_json() + (await store.changes.get(playbook.changes_id)).model_dump_json()
+    assert "hunter2secret" not in text
+    for file in tmp_path.rglob("*"):
+        assert not file.is_file() or b"hunter2secret" not in file.read_bytes(), file
+
+
+async def test_what_was_not_kept_stays_and_is_said(
+    approvals: Approvals, playbooks: Playbooks, keeper: StandIns, store: Store, applied: Run
+) -> None:
+    """A file too large to be kept, and one behind a link that the twin had not."""
+    huge = machine({"/srv/x": b"huge\n", "/srv/y": b"1\n"})
+    huge = replace(huge, contents={**huge.contents, b"/srv/x": Content(9, None, None, None, "over 8 bytes")})
+    keeper.now["web-01"] = huge
+    await keeper.keep(RUN, "web-01", replace(WANTED, names=WANTED.names | {b"/srv/y"}))
+    keeper.now["web-01"] = machine({"/srv/x": NEW, "/srv/y": b"2\n"})
+    changes = await store.changes.get((await store.approvals.get(applied.approval_id)).evidence.changes_id)
+    sample = Sample()
+    sample.add("/srv/x", NEW)
+    sample.add("/srv/y", b"2\n")
+    await store.changes.save(changes.model_copy(update={"files": sample.changes().files}))
+    playbook = await back(approvals, playbooks, "web-01")
+    assert [task.name for task in playbook.tasks] == ["Write /srv/y"]
+    assert playbook.notes[0] == "stays: /srv/x: over 8 bytes"
+
+    await had(keeper, web_02=machine({"/srv": "data", "/data/x": b"mine\n"}))
+    keeper.now["web-02"] = machine({"/srv": "data", "/data/x": NEW})
+    with pytest.raises(WrongState, match="web-02 has what it had"):
+        await back(approvals, playbooks, "web-02")
+
+
+async def test_a_folder_in_which_others_put_something_stays(
+    approvals: Approvals, playbooks: Playbooks, keeper: StandIns, store: Store, applied: Run
+) -> None:
+    changes = await store.changes.get((await store.approvals.get(applied.approval_id)).evidence.changes_id)
+    sample = Sample()
+    sample.add("/srv/site", kind=cast("Any", "directory"), mode=0o755)
+    sample.add("/srv/site/x", NEW)
+    await store.changes.save(changes.model_copy(update={"files": sample.changes().files}))
+    wanted = replace(WANTED, names=WANTED.names | {b"/srv/site", b"/srv/site/x"})
+    keeper.now["web-01"] = machine({"/srv": None})
+    await keeper.keep(RUN, "web-01", wanted)
+    keeper.now["web-01"] = machine({"/srv/site/x": NEW, "/srv/site/uploads/a": b"precious\n"})
+    playbook = await back(approvals, playbooks, "web-01")
+    assert [task.name for task in playbook.tasks] == ["Remove /srv/site/x"]
+    assert playbook.notes == [
+        "stays: /srv/site: /srv/site/uploads and 1 more are in it, which the apply did not make"
+    ]
+
+
+async def test_an_agent_takes_nothing_back(approvals: Approvals, applied: Run) -> None:
+    with pytest.raises(RoleDenied):
+        await approvals.request_rollback(AGENT, RUN)
+
+
+@pytest.mark.parametrize(
+    "change", [{"kind": RunKind.REHEARSAL}, {"state": RunState.RUNNING}, {"kind": RunKind.ROLLBACK}]
+)
+async def test_only_an_apply_that_is_over_is_taken_back(
+    approvals: Approvals, store: Store, applied: Run, change: dict[str, Any]
+) -> None:
+    await store.runs.save(applied.model_copy(update=change))
+    with pytest.raises(WrongState, match=RUN):
+        await approvals.request_rollback(ANNA, RUN)
+
+
+async def test_an_apply_before_which_nothing_was_kept_is_not_taken_back(
+    approvals: Approvals, applied: Run, pipeline: Pipeline
+) -> None:
+    with pytest.raises(NotFound, match="web-01 had before RUN-00000001 is not kept"):
+        await approvals.request_rollback(ANNA, RUN)
+    assert pipeline.rehearsed == []
+
+
+# --- what is kept ------------------------------------------------------------------------------------------
+
+
+async def test_what_is_kept_is_sealed_ours_alone_and_opens_under_its_own_name_only(keeper: StandIns) -> None:
+    await had(keeper, web_01=machine({"/srv/x": b"hunter2secret\n"}))
+    (file,) = keeper._folder.iterdir()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600 and b"hunter2secret" not in file.read_bytes()
+    kept = await keeper.kept(RUN, "web-01")
+    assert kept.told.contents[b"/srv/x"].data == b"hunter2secret\n" and kept.wanted == WANTED
+    file.rename(file.with_name(f"{RUN}.web-02"))
+    with pytest.raises(NotFound):
+        await keeper.kept(RUN, "web-02")
+
+
+async def test_what_is_kept_is_forgotten_in_time_and_within_bounds(
+    keeper: StandIns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await had(keeper, web_01=machine({}), web_02=machine({}))
+    old = (now() - KEPT_FOR - timedelta(hours=1)).timestamp()
+    os.utime(keeper._file(RUN, "web-01"), (old, old))
+    await keeper.age()
+    assert [file.name for file in keeper._folder.iterdir()] == [f"{RUN}.web-02"]
+    monkeypatch.setattr(keeping, "KEPT_BYTES", 10)
+    await keeper.age()
+    assert list(keeper._folder.iterdir()) == []

@@ -1,0 +1,94 @@
+"""What a rehearsal did not try, told from its run; and what an apply may touch, told from both."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.models import ChangeVerb, FileKind, PackageChange, Run, RunEvent, RunKind, RunState, now
+from backend.playbooks import added_folders, check, touched
+from backend.playbooks.rehearse import unrehearsed
+from tests.unit.playbooks_sample import Sample
+
+YAML = """---
+- name: Test
+  hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Folder
+      ansible.builtin.file: {path: /srv/a, state: directory, mode: "0755"}
+      notify: Handler
+    - name: Command
+      ansible.builtin.command: {argv: [touch, /srv/b], creates: /srv/b}
+    - name: Loop
+      ansible.builtin.command: {argv: [touch, "{{ item }}"], creates: "{{ item }}"}
+      loop: [/srv/c, /srv/d]
+    - name: Gone
+      ansible.builtin.file: {path: /srv/old, state: absent}
+    - name: Users
+      ansible.builtin.user: {name: "{{ item }}"}
+      loop: [anna, bert]
+  handlers:
+    - name: Handler
+      ansible.builtin.systemd_service: {name: x.service, state: restarted}
+"""
+FINE = ["changed", "changed", "changed", "ok", "ok", "changed"]
+
+
+def run(statuses: list[str], state: RunState = RunState.SUCCESSFUL) -> Run:
+    events = [
+        RunEvent(at=now(), task=f"task {index}", task_index=index, status=status)
+        for index, status in enumerate(statuses)
+        if status
+    ]
+    return Run(id="RUN-1", kind=RunKind.REHEARSAL, state=state, events=events, started_at=now())
+
+
+@pytest.mark.parametrize(
+    ("index", "status", "told"),
+    [
+        (0, "skipped", ["Folder"]),
+        (0, "ok", []),
+        (1, "ok", ["Command"]),
+        (1, "skipped", ["Command"]),
+        (5, "", ["Handler"]),
+        (5, "ok", []),
+    ],
+)
+def test_what_was_skipped_not_notified_or_kept_from_running_by_its_guard_was_not_tried(
+    index: int, status: str, told: list[str]
+) -> None:
+    statuses = [*FINE]
+    statuses[index] = status
+    found = unrehearsed(check(YAML.encode(), []), run(statuses))
+    assert sorted(found) == sorted([*told, "Loop"]), "of a loop nobody sees for which items a command ran"
+
+
+def test_what_comes_after_a_failure_is_not_told_one_by_one() -> None:
+    failed = run(["changed", "failed"], RunState.FAILED)
+    assert unrehearsed(check(YAML.encode(), []), failed) == []
+
+
+def test_an_apply_may_touch_what_the_rehearsal_changed_and_what_the_tasks_name() -> None:
+    sample = Sample()
+    sample.add("/srv/a", kind=FileKind.DIRECTORY, mode=0o755)
+    sample.add("/srv/a/inner", kind=FileKind.DIRECTORY, mode=0o755)
+    sample.add("/usr/sbin/nginx", b"ELF", package="nginx")
+    sample.add("/etc/nginx/nginx.conf", b"x", package="nginx")
+    sample.add("/var/lib/dpkg/info/nginx.list", b"x", hidden="package database")
+    sample.add("/var/log/nginx/access.log", b"x", hidden="logs")
+    sample.parts["packages"] = [PackageChange(name="nginx", verb=ChangeVerb.ADDED)]
+    found = touched(sample.changes(), check(YAML.encode(), []))
+    wanted = found.wanted
+    for path in (b"/srv/a", b"/srv/b", b"/usr/sbin/nginx", b"/var/lib/dpkg/info/nginx.list", b"/etc/shadow"):
+        assert path in wanted.names, path
+    assert b"/var/log/nginx/access.log" not in wanted.names
+    assert (
+        wanted.trees == {b"/srv/old"}
+        and wanted.covers(b"/srv/old/deep/x")
+        and not wanted.covers(b"/srv/older")
+    )
+    assert wanted.sums == {b"/usr/sbin/nginx"}, "a package brings it again; settings are kept as they are"
+    assert found.named["user"] == {"anna", "bert"} and found.named["unit"] == {"x.service"}
+    assert found.named["package"] == {"nginx"}
+    assert added_folders(sample.changes()) == {b"/srv/a"}
