@@ -21,6 +21,7 @@ from backend.errors import DiskUnreadable
 from backend.models import (
     FROM_GUEST,
     Changes,
+    ChangeVerb,
     Command,
     FileChange,
     FileKind,
@@ -164,6 +165,7 @@ class _Interpretation:
         self._renames({change.path: change for change in changes.files})
         changes.packages = self._packages()
         changes.units = self._units(changes.files)
+        changes.masked = units.masked(self._comparison.after.listed)
         makers = attribution.scripts(self._comparison) | {one.name: one.scripts for one in self._rpms.after}
         changes.users = accounts.user_changes(self._before, self._after, makers)
         changes.groups = accounts.group_changes(self._before, self._after, makers)
@@ -278,7 +280,7 @@ class _Interpretation:
     def _units(self, files: Sequence[FileChange]) -> list[UnitChange]:
         touched: set[bytes] = set()
         for pair, change in zip(self._comparison.pairs, files, strict=True):
-            if change.verb.value == "modified" and (unit := units.unit_of(pair.path)):
+            if change.verb is not ChangeVerb.METADATA and (unit := units.unit_of(pair.path)):
                 touched.add(unit)
         owners = {
             unit: package

@@ -543,6 +543,21 @@ def test_a_service_that_is_switched_off_is_not_woken_by_a_change_of_its_files() 
     assert of(draft, "systemd_service")[0].args["state"] == "stopped"
 
 
+def test_a_service_that_nothing_can_start_is_not_woken() -> None:
+    sample = sample_with("systemctl restart x", masked=["systemd-modules-load.service", "x.service"])
+    sample.add("/etc/modules-load.d/a.conf", b"overlay\n")
+    sample.add("/etc/systemd/system/x.service.d/a.conf", b"[Service]\nNice=5\n")
+    assert [one.name for one in checked(drafted(sample)).handlers] == ["Reload systemd"]
+
+
+def test_a_service_that_gets_a_drop_in_is_restarted_and_needs_no_task_of_its_own() -> None:
+    sample = sample_with(units=[unit("cron.service", before=ON)])
+    sample.add("/etc/systemd/system/cron.service.d/a.conf", b"[Service]\nNice=5\n")
+    playbook = checked(drafted(sample))
+    assert [task.module for task in playbook.tasks] == ["ansible.builtin.copy"]
+    assert [one.name for one in playbook.handlers] == ["Restart cron"]
+
+
 def test_an_own_service_is_restarted_when_its_program_or_settings_change() -> None:
     sample = sample_with("systemctl enable --now app", units=[unit("app.service"), unit("once.service")])
     sample.add("/etc/systemd/system/app.service", b"[Service]\nExecStart=/srv/app.py --conf /srv/app.ini\n")

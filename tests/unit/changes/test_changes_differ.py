@@ -17,7 +17,7 @@ from backend.models import Changes, Command
 TIMEOUT_S = 60
 FOLDERS = (
     "etc/alternatives", "etc/cron.d", "etc/nginx/sites-enabled", "etc/sysctl.d",
-    "etc/systemd/system/multi-user.target.wants",
+    "etc/systemd/system/cron.service.d", "etc/systemd/system/multi-user.target.wants",
     "etc/systemd/system/timers.target.wants", "usr/lib/systemd/system", "usr/sbin", "var/lib/dpkg/info",
     "var/lib/apt", "var/lib/nginx", "var/log", "srv", "root",
 )  # fmt: skip
@@ -282,6 +282,22 @@ async def test_packages_units_and_accounts_are_told(work, points):
         "nginx": ("nginx", "locked"),
     }
     assert "$y$" not in changes.model_dump_json()
+
+
+@pytest.mark.parametrize("name", ["cron.service.d/limits.conf", "cron.service"])
+async def test_a_unit_that_gets_a_drop_in_or_a_file_in_the_place_of_its_own_is_changed(work, name):
+    stock = {"usr/lib/systemd/system/cron.service": "[Service]\nExecStart=cron\n"}
+    links = {
+        "etc/systemd/system/multi-user.target.wants/cron.service": "/lib/systemd/system/cron.service",
+        "etc/systemd/system/idle.service": "/dev/null",
+    }
+    drop_in = {f"etc/systemd/system/{name}": "[Service]\nNice=5\n"}
+    points = work.layers(work.image("before", stock, links), work.image("after", stock | drop_in, links))
+    changes = await work.diff(*points)
+    assert [(one.name, one.verb, one.before == one.after) for one in changes.units] == [
+        ("cron.service", "modified", True)
+    ]
+    assert changes.masked == ["idle.service"]
 
 
 async def test_text_is_kept_as_text_the_rest_as_blobs_and_secrets_not_at_all(work, points):

@@ -171,6 +171,15 @@ def test_units_that_are_defined_enabled_and_masked():
     assert unit_changes(before, before, {b"ssh.service"}, {})[0].verb is ChangeVerb.MODIFIED
 
 
+def test_an_instance_is_defined_where_its_template_is():
+    wanted = tuple(
+        Listed(f"multi-user.target.wants/{name}@a.service".encode(), "l", b"x") for name in ("wg-quick", "no")
+    )
+    states = unit_states({LOCAL: wanted, b"/lib/systemd/system": (Listed(b"wg-quick@.service", "f", b""),)})
+    assert [states[name].defined for name in (b"wg-quick@a.service", b"no@a.service")] == [True, False]
+    assert states[b"wg-quick@a.service"].enabled and not states[b"wg-quick@.service"].enabled
+
+
 @given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300))
 def test_parsers_never_fail_on_what_a_guest_wrote(one, two, three):
     status = parse_status(one)
