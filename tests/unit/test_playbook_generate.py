@@ -269,6 +269,25 @@ def test_a_command_cannot_break_out_of_its_comment() -> None:
     assert "\u202e" not in draft.yaml
 
 
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("mkdir -p /srv\ncat >/srv/a <<'EOF'\nsee /srv/a\nEOF\nls /srv", "$ cat >/srv/a <<'EOF' …"),
+        ("cat >/etc/b <<-E\n/srv/a\n\tE\necho x >/srv/a", "$ echo x >/srv/a …"),
+        ("cat <<<'x' >/etc/b\necho x >/srv/a", "$ echo x >/srv/a …"),
+        ("cat >/srv/a <<EOF\nnever ends", "$ cat >/srv/a <<EOF …"),
+        ("for n in 1 2; do echo $n; done >/srv/a", "$ for n in 1 2; do echo $n; done >/srv/a"),
+        ("mkdir /srv/b && install -m 0644 x /srv/a", "$ install -m 0644 x /srv/a"),
+        ("cat >/srv/a <<EOF\npassword: hunter2\nEOF", "$ cat >/srv/a <<EOF …"),
+    ],
+)
+def test_the_comment_is_the_one_line_that_names_the_path(command: str, shown: str) -> None:
+    sample = sample_with(command)
+    sample.add("/srv/a", b"x")
+    lines = [line.strip() for line in drafted(sample).yaml.split("\n")]
+    assert [line for line in lines if line.startswith("# $")] == [f"# {shown}"]
+
+
 def test_a_secret_in_a_command_stays_out_of_the_comment() -> None:
     sample = sample_with("echo hunter2 | tee /srv/password.txt")
     sample.add("/srv/password.txt", b"x")
@@ -278,6 +297,15 @@ def test_a_secret_in_a_command_stays_out_of_the_comment() -> None:
 def test_nothing_to_do_is_said() -> None:
     with pytest.raises(PlaybookRefused):
         drafted(Sample())
+
+
+@pytest.mark.parametrize("clock", ["right", "late"])
+def test_what_only_the_installation_touched_is_left_to_it_whatever_a_late_clock_says(clock: str) -> None:
+    sample = sample_with("apt-get install -y bind9", "install -d /etc/bind/zones", packages=[added("bind9")])
+    for path, at in (("/etc/bind/zones", 1), ("/etc/bind/named.cache", 0)):
+        sample.add(path, kind=FileKind.DIRECTORY, mode=0o755)
+        sample.files[-1].commands = [f"CMD-{at if clock == 'right' else 0}"]
+    assert [task.name for task in drafted(sample).tasks] == ["Install bind9", "Create /etc/bind/zones"]
 
 
 # --- packages ----------------------------------------------------------------------------------------------
@@ -490,6 +518,41 @@ def test_a_packages_content_is_left_out_and_its_changed_configuration_is_not() -
     draft = drafted(sample)
     assert [task.args["dest"] for task in of(draft, "copy")] == ["/etc/nginx/nginx.conf"]
     assert of(draft, "copy")[0].notify == ("Reload nginx",)
+
+
+def unpacked(root: str = "/opt/tool", **owner: Any) -> Sample:
+    """A release in a folder of its own, and as many files in a folder that was there."""
+    sample = Sample()
+    sample.commands = said("tar -C /opt -xf /tmp/tool.tar")
+    for path in (root, f"{root}/share"):
+        sample.add(path, kind=FileKind.DIRECTORY, mode=0o755, **owner)
+    for number in range(6):
+        sample.add(f"{root}/share/{{{{ {number} }}}}.msg", f"{number}\n".encode(), **owner)
+    sample.add(f"{root}/run", b"#!/bin/sh\n", mode=0o755, **owner)
+    return sample
+
+
+def test_the_files_of_a_new_folder_are_one_task_and_those_of_an_old_one_are_not() -> None:
+    sample = unpacked()
+    for number in range(6):
+        sample.add(f"/etc/profile.d/{number}.sh", b"x\n")
+    draft = drafted(sample)
+    copies = of(draft, "copy")
+    assert [task.name for task in copies if task.loop] == ["Write 6 files in /opt/tool/share"]
+    assert [task.name for task in copies if not task.loop] == [
+        *(f"Write /etc/profile.d/{number}.sh" for number in range(6)), "Write /opt/tool/run"
+    ]  # fmt: skip
+    paths = {path for task in draft.tasks for path in task.paths}
+    assert paths == {change.path for change in sample.files}
+    assert {path for task in told(checked(draft)) for path in task.paths} == paths
+
+
+def test_what_wakes_a_service_or_is_a_packages_folder_stays_by_itself() -> None:
+    sample = unpacked("/etc/nginx/shop")
+    sample.add("/etc/tool", kind=FileKind.DIRECTORY, mode=0o755, package="tool")
+    for number in range(6):
+        sample.add(f"/etc/tool/{number}.conf", b"x\n")
+    assert not [task for task in of(drafted(sample), "copy") if task.loop]
 
 
 def test_removing_a_folder_is_one_task() -> None:
@@ -946,7 +1009,7 @@ def ansible(*argv: str, folder: Path) -> subprocess.CompletedProcess[str]:
         "ANSIBLE_HOME": str(folder / "home"),
         "HOME": str(folder),
     }
-    return subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -993,9 +1056,10 @@ def test_it_is_clean_under_the_production_profile(exported: Path) -> None:
 
 
 def test_ansible_writes_a_strange_name_as_it_is(tmp_path: Path) -> None:
-    sample = Sample()
+    owner: dict[str, Any] = {"uid": os.geteuid(), "gid": os.getegid(), "owner": "", "group": ""}
+    sample = unpacked(str(tmp_path / "tool"), **owner)
     name = str(tmp_path) + STRANGE.removeprefix("/srv/site")
-    sample.add(name, b"{{ 7 * 7 }}\n", uid=os.geteuid(), gid=os.getegid(), owner="", group="")
+    sample.add(name, b"{{ 7 * 7 }}\n", **owner)
     draft = drafted(sample)
     export(draft.yaml.replace("become: true", "become: false"), draft.files, tmp_path / "play")
     done = ansible(
@@ -1011,6 +1075,7 @@ def test_ansible_writes_a_strange_name_as_it_is(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert Path(name).read_bytes() == b"{{ 7 * 7 }}\n"
+    assert (tmp_path / "tool/share/{{ 3 }}.msg").read_bytes() == b"3\n"
 
 
 PATHS = st.text(st.characters(exclude_characters="/\x00", exclude_categories=["Cs"]), min_size=1, max_size=12)
