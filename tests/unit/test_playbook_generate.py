@@ -260,6 +260,13 @@ def test_a_command_that_names_the_path_counts_more_than_one_that_ran_meanwhile()
     assert drafted(sample).tasks[0].commands == ["CMD-0"]
 
 
+def test_a_command_that_only_looked_later_is_no_origin() -> None:
+    sample = sample_with("cat >/srv/a <<'EOF'\nx\nEOF", "cat >/srv/b", "check /srv/a")
+    sample.add("/srv/a", b"x")
+    sample.files[0].commands = ["CMD-0", "CMD-1"]
+    assert drafted(sample).tasks[0].commands == ["CMD-0"]
+
+
 def test_a_command_cannot_break_out_of_its_comment() -> None:
     sample = sample_with("touch /srv/a\n    - name: Evil\n\x1b[0m\u202e /srv/a")
     sample.add("/srv/a", b"x")
@@ -292,6 +299,23 @@ def test_a_secret_in_a_command_stays_out_of_the_comment() -> None:
     sample = sample_with("echo hunter2 | tee /srv/password.txt")
     sample.add("/srv/password.txt", b"x")
     assert "hunter2" not in drafted(sample).yaml
+
+
+@pytest.mark.parametrize(
+    ("path", "written"),
+    [
+        ("/srv/a", "dest: /srv/a"),
+        ("/srv/Büro (neu) 100%", 'dest: "/srv/Büro (neu) 100%"'),
+        ("/srv/{{ x }}", 'dest: !unsafe "/srv/{{ x }}"'),
+        ("/srv/{ x", 'dest: !unsafe "/srv/{ x"'),
+        ("/srv/#x", 'dest: !unsafe "/srv/#x"'),
+        ("/srv/a\u200bb", 'dest: !unsafe "/srv/a\u200bb"'),
+    ],
+)
+def test_only_what_a_template_could_be_made_of_is_marked_unsafe(path: str, written: str) -> None:
+    sample = Sample()
+    sample.add(path, b"x")
+    assert written in drafted(sample).yaml
 
 
 def test_nothing_to_do_is_said() -> None:

@@ -166,7 +166,7 @@ def _finished(context: Context, task: Task, change: FileChange, path: str) -> Ta
         notify=[]
         if task.phase is Phase.DIRECTORIES
         else notified(context, path) or unit_handlers(context, path),
-        commands=context.commands_naming(path) or change.commands,
+        commands=_origins(context, change, path),
         paths=[change.path],
     )
 
@@ -206,6 +206,12 @@ def _tree(group: list[Task]) -> Task:
         paths=[wire for task in group for wire in task.paths],
         commands=list(dict.fromkeys(one for task in group for one in task.commands)),
     )
+
+
+def _origins(context: Context, change: FileChange, path: str) -> list[str]:
+    """The commands that name the path, of these those that ran when it changed: others only look at it."""
+    named = context.commands_naming(path)
+    return [one for one in named if one in change.commands] or named or change.commands
 
 
 def _merged(tasks: list[Task]) -> list[Task]:
