@@ -280,8 +280,8 @@ def test_a_command_cannot_break_out_of_its_comment() -> None:
     ("command", "shown"),
     [
         ("mkdir -p /srv\ncat >/srv/a <<'EOF'\nsee /srv/a\nEOF\nls /srv", "$ cat >/srv/a <<'EOF' …"),
-        ("cat >/etc/b <<-E\n/srv/a\n\tE\necho x >/srv/a", "$ echo x >/srv/a …"),
-        ("cat <<<'x' >/etc/b\necho x >/srv/a", "$ echo x >/srv/a …"),
+        ("cat >/etc/b <<-E\n/srv/a\n\tE\necho x >/srv/a", "$ echo x >/srv/a"),
+        ("cat <<<'x' >/etc/b\necho x >/srv/a", "$ echo x >/srv/a"),
         ("cat >/srv/a <<EOF\nnever ends", "$ cat >/srv/a <<EOF …"),
         ("for n in 1 2; do echo $n; done >/srv/a", "$ for n in 1 2; do echo $n; done >/srv/a"),
         ("mkdir /srv/b && install -m 0644 x /srv/a", "$ install -m 0644 x /srv/a"),
@@ -293,6 +293,15 @@ def test_the_comment_is_the_one_line_that_names_the_path(command: str, shown: st
     sample.add("/srv/a", b"x")
     lines = [line.strip() for line in drafted(sample).yaml.split("\n")]
     assert [line for line in lines if line.startswith("# $")] == [f"# {shown}"]
+
+
+def test_a_command_that_names_the_path_in_a_text_only_is_shown_where_no_other_does() -> None:
+    later = "umask 077\ncat >/srv/b <<'EOF'\nsee /srv/a\nEOF"
+    for commands, shown in (((later, "make >/srv/a"), ["$ make >/srv/a"]), ((later,), ["$ umask 077 …"])):
+        sample = sample_with(*commands)
+        sample.add("/srv/a", b"x")
+        lines = [line.strip() for line in drafted(sample).yaml.split("\n")]
+        assert [line for line in lines if line.startswith("# $")] == [f"# {one}" for one in shown]
 
 
 def test_a_secret_in_a_command_stays_out_of_the_comment() -> None:
