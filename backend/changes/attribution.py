@@ -131,6 +131,11 @@ class Scripts:
             and pair.after.target is not None
             and pair.path.startswith(_ALTERNATIVES)
         }
+        self._wanting: dict[bytes, list[str]] = {}
+        for pair in comparison.pairs:
+            if pair.after is not None and (match := _WANTS.fullmatch(pair.path)) and match[1]:
+                unit = owned.owner.get(b"/usr/lib/systemd/system/" + match[1], "")
+                self._wanting.setdefault(pair.path.rpartition(b"/")[0], []).append(unit)
         self._windows = sorted(windows, key=lambda window: window.start)
         state = [folder.decode() for folder in _STATE_FOLDERS]
         self._on_state = [
@@ -188,8 +193,9 @@ class Scripts:
         if match := _RC_LINK.fullmatch(path):
             return owner.get(b"/etc/init.d/" + match[1], "")
         if match := _WANTS.fullmatch(path):
-            if match[1] is None:
-                return ""
+            if match[1] is None:  # the folder is a package's if all that is wanted in it is
+                wanted = self._wanting.get(path, [""])
+                return wanted[0] if all(wanted) else ""
             return owner.get(b"/usr/lib/systemd/system/" + match[1], "")
         if entry.target is None:
             return ""

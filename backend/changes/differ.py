@@ -21,6 +21,7 @@ from backend.errors import DiskUnreadable
 from backend.models import (
     FROM_GUEST,
     Changes,
+    ChangeVerb,
     Command,
     FileChange,
     FileKind,
@@ -164,6 +165,7 @@ class _Interpretation:
         self._renames({change.path: change for change in changes.files})
         changes.packages = self._packages()
         changes.units = self._units(changes.files)
+        changes.masked = units.masked(self._comparison.after.listed)
         makers = attribution.scripts(self._comparison) | {one.name: one.scripts for one in self._rpms.after}
         changes.users = accounts.user_changes(self._before, self._after, makers)
         changes.groups = accounts.group_changes(self._before, self._after, makers)
@@ -220,13 +222,16 @@ class _Interpretation:
         change.hidden = self._noise.hides(change)
         if change.hidden:
             return change
-        change.package, listed = self._package(pair, change)
-        if not change.package and not listed:
-            counts = gives_rights(change) or settings.states(pair.path)
+        change.package, listed = self._package(pair)
+        if not change.package:
+            counts = gives_rights(change) or settings.states(pair.path) or self._configures(pair.path)
             if not counts and self._scripts.service_state(pair.path, pair.after):
                 change.hidden = SERVICE_STATE
                 return change
-            change.package = self._scripts.made(pair.after) if pair.after is not None else ""
+            if listed:
+                self._note_changed(pair, listed)
+            elif pair.after is not None:
+                change.package = self._scripts.made(pair.after)
         self._keep(pair, change)
         return change
 
@@ -240,21 +245,26 @@ class _Interpretation:
             if content is not None and content.withheld.startswith(("over ", "too many")):
                 self._note(f"{change.path}: its content is not kept ({content.withheld})")
 
-    def _package(self, pair: Pair, change: FileChange) -> tuple[str, bool]:
-        """The package whose own content stands at the path, empty for none; does a package list the path?"""
+    def _package(self, pair: Pair) -> tuple[str, str]:
+        """The package whose own content stands at the path, and the one that lists it; empty for none."""
         if pair.after is None:
             gone = pair.before
             package = self._owned_before.own(gone, pair.before_content) if gone is not None else ""
             package = package or attribution.unlinked(pair.path, self._owned_before)
-            return package, bool(package)
+            return package, package
         if package := self._owned.own(pair.after, pair.after_content):
-            return package, True
-        path = dpkg.merged(pair.path)
-        listed = self._owned.owner.get(path)
-        if listed and pair.after.kind is FileKind.FILE:
-            what = "configuration file" if path in self._owned.conffiles else "file"
-            self._note(f"{change.path}: a {what} of {listed}, changed since that was installed")
-        return "", listed is not None
+            return package, package
+        return "", self._owned.owner.get(dpkg.merged(pair.path), "")
+
+    def _configures(self, path: bytes) -> bool:
+        """Whether a package calls the file its configuration."""
+        return dpkg.merged(path) in self._owned.conffiles
+
+    def _note_changed(self, pair: Pair, package: str) -> None:
+        if pair.after is not None and pair.after.kind is FileKind.FILE:
+            what = "configuration file" if self._configures(pair.path) else "file"
+            path = wire_path(pair.path)
+            self._note(f"{path}: a {what} of {package}, changed since that was installed")
 
     def _note(self, text: str) -> None:
         if text not in self._notes:
@@ -277,14 +287,15 @@ class _Interpretation:
 
     def _units(self, files: Sequence[FileChange]) -> list[UnitChange]:
         touched: set[bytes] = set()
+        owners: dict[bytes, str] = {}
         for pair, change in zip(self._comparison.pairs, files, strict=True):
-            if change.verb.value == "modified" and (unit := units.unit_of(pair.path)):
-                touched.add(unit)
-        owners = {
-            unit: package
-            for path, package in (self._owned_before.owner | self._owned.owner).items()
-            if (unit := units.unit_of(path))
-        }
+            if unit := units.unit_of(pair.path):
+                touched |= set() if change.verb is ChangeVerb.METADATA else {unit}
+                if change.package:
+                    owners[unit] = change.package  # a link that its script made
+        for path, package in (self._owned_before.owner | self._owned.owner).items():
+            if unit := units.unit_of(path):
+                owners[unit] = package
         return units.unit_changes(
             units.unit_states(self._comparison.before.listed),
             units.unit_states(self._comparison.after.listed),

@@ -19,8 +19,18 @@ INFO = b"/var/lib/dpkg/info/"
 MERGED = (b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/", b"/libx32/")
 
 _ABSENT = ("not-installed", "config-files")
-_BEGINS = frozenset({"install", "upgrade", "configure", "trigproc", "remove", "purge"})
-_ENDS = frozenset({"installed", "unpacked", "config-files", "not-installed"})
+# What each action ends with. dpkg writes other states on the way: a package that is configured is "unpacked"
+# first, one that is removed "installed".
+_CONFIGURED = frozenset({"installed", "triggers-awaited", "triggers-pending"})
+_GONE = frozenset({"config-files", "not-installed"})
+_ENDS = {
+    "install": frozenset({"unpacked"}),
+    "upgrade": frozenset({"unpacked"}),
+    "configure": _CONFIGURED,
+    "trigproc": _CONFIGURED,
+    "remove": _GONE,
+    "purge": frozenset({"not-installed"}),
+}
 _LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (\w+) (.*)")
 
 
@@ -170,7 +180,7 @@ def windows(before: bytes | None, after: bytes | None, written_at: float | None)
     gained = after or b""
     if before and gained.startswith(before):
         gained = gained[len(before) :]
-    open_since: dict[str, float] = {}
+    begun: dict[str, tuple[float, str, str]] = {}  # package → when, action, the version that it brings
     found: list[Window] = []
     for line in gained.decode("utf-8", "replace").splitlines():
         if not (match := _LOG_LINE.fullmatch(line)):
@@ -182,11 +192,14 @@ def windows(before: bytes | None, after: bytes | None, written_at: float | None)
             at = datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
         except ValueError:
             continue
-        if match[2] in _BEGINS:
-            open_since.setdefault(words[0].partition(":")[0], at)
-        elif match[2] == "status" and len(words) >= 2 and words[0] in _ENDS:
+        if match[2] in _ENDS:
+            brings = words[-1] if match[2] in ("install", "upgrade") else ""
+            begun[words[0].partition(":")[0]] = (at, match[2], brings)
+        elif match[2] == "status" and len(words) >= 2:
             package = words[1].partition(":")[0]
-            if (start := open_since.pop(package, None)) is not None:
+            start, action, brings = begun.get(package, (at, "", ""))
+            if words[0] in _ENDS.get(action, ()) and brings in ("", words[-1]):
+                del begun[package]
                 found.append(Window(start, at + 1, package))
     if found and written_at is not None and found[-1].start <= written_at < found[-1].end:
         found[-1] = Window(found[-1].start, written_at, found[-1].package)

@@ -47,7 +47,20 @@ def unit_states(listed: Mapping[bytes, Iterable[Listed]]) -> dict[bytes, UnitSta
                 alias = item.target.rpartition(b"/")[2]
                 if folder == LOCAL and item.kind == "l" and alias != item.path:
                     state(alias).enabled = True
+    for name, known in found.items():
+        known.defined |= _template(name) in found and found[_template(name)].defined
     return found
+
+
+def _template(name: bytes) -> bytes:
+    """``wg-quick@.service`` of ``wg-quick@wg0.service``; a unit that is no instance is its own."""
+    stem, at, instance = name.partition(b"@")
+    return stem + at + b"." + instance.rpartition(b".")[2] if at else name
+
+
+def masked(listed: Mapping[bytes, Iterable[Listed]]) -> list[str]:
+    """The units that nothing can start, sorted."""
+    return sorted(wire_path(name) for name, state in unit_states(listed).items() if state.masked)
 
 
 def unit_changes(
@@ -56,7 +69,8 @@ def unit_changes(
     touched: set[bytes],
     owners: Mapping[bytes, str],
 ) -> list[UnitChange]:
-    """Units whose state differs, and ``touched`` ones whose file differs. ``owners``: unit → package."""
+    """Units whose state differs, and ``touched`` ones: those whose file, or a drop-in, came, went or differs.
+    ``owners``: unit → package."""
     found = []
     for name in sorted(before.keys() | after.keys()):
         old, new = before.get(name, UnitState()), after.get(name, UnitState())

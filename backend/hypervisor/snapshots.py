@@ -206,7 +206,7 @@ async def _frozen(domains: Domains, name: str, limit_s: float) -> AsyncIterator[
 
 async def _thaw(domains: Domains, name: str, limit_s: float) -> None:
     try:
-        await domains.ask(name, "thaw", limit_s=limit_s)
+        await domains.ask(name, "thaw", limit_s=limit_s, epoch=time.time())
     except FluidError as error:
         log.warning("%s was not thawed by us, it thaws by itself: %s", name, error)
 

@@ -167,7 +167,6 @@ BOOT_UNITS = (
     "systemd-journal-flush.service",
     "systemd-journald-audit.socket",
     "systemd-machine-id-commit.service",
-    "systemd-modules-load.service",
     "systemd-pcrphase-sysinit.service",
     "systemd-pcrphase.service",
     "systemd-pstore.service",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from backend.playbooks import _modules as table
-from backend.playbooks._scope import Args, Reference, Scope, Value, literals, value_of
+from backend.playbooks._scope import Args, Item, Reference, Scope, Value, literals, value_of
 from backend.playbooks._values import PATH, Kind, is_path
 from backend.playbooks._yaml import Mapping, Node, Scalar, Sequence, refuse
 
@@ -13,7 +13,7 @@ PROBE_RESULT = re.compile(r"(?P<name>[a-z][a-z0-9_]{0,63})\.stdout")
 _SOURCE = re.compile(r"files/(?P<sha>[0-9a-f]{64})")
 
 
-def arguments(module: str, node: Node, scope: Scope, loop: tuple[Value, ...], task: str) -> Args:
+def arguments(module: str, node: Node, scope: Scope, loop: tuple[Item, ...], task: str) -> Args:
     spec = table.MODULES[module]
     if not isinstance(node, Mapping):
         raise refuse(f"the arguments of {module} must be names and values", rule="P5", task=task)
@@ -45,7 +45,7 @@ def _check_together(module: str, args: Args, task: str) -> None:
 
 
 def _argument(
-    what: str, kind: Kind, node: Node, scope: Scope, loop: tuple[Value, ...], task: str
+    what: str, kind: Kind, node: Node, scope: Scope, loop: tuple[Item, ...], task: str
 ) -> Value | list[Value]:
     if kind is table.ARGV:
         return _argv(node, scope, loop, task)
@@ -56,7 +56,7 @@ def _argument(
     return _single(what, kind, node, scope, loop, task)
 
 
-def _single(what: str, kind: Kind, node: Node, scope: Scope, loop: tuple[Value, ...], task: str) -> Value:
+def _single(what: str, kind: Kind, node: Node, scope: Scope, loop: tuple[Item, ...], task: str) -> Value:
     if not isinstance(node, Scalar):
         raise refuse(f"{what} must be {kind.word}", rule="P5", task=task)
     value = value_of(node, scope, task)
@@ -75,7 +75,7 @@ def _holds(kind: Kind, value: Value, scope: Scope) -> bool:
     return kind.holds(value)
 
 
-def _argv(node: Node, scope: Scope, loop: tuple[Value, ...], task: str) -> list[Value]:
+def _argv(node: Node, scope: Scope, loop: tuple[Item, ...], task: str) -> list[Value]:
     if not isinstance(node, Sequence) or not node.items:
         raise refuse("command.argv must be a list of arguments", rule="P5", task=task)
     kind = Kind("text", lambda value: isinstance(value, (str, int)) and "\0" not in str(value), fact=True)

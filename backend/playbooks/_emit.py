@@ -19,7 +19,7 @@ MAX_COMMENT = 100
 
 _STR, _MAP, _SEQ = "tag:yaml.org,2002:str", "tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"
 _PLAIN = re.compile(r"-{0,2}[A-Za-z0-9/_.]([A-Za-z0-9 ./_:@+=,-]*[A-Za-z0-9/_.])?")
-_SAFE = re.compile(r"[A-Za-z0-9 ./_:@+=,-]*")
+_SAFE = re.compile(r"[^{}#]*")  # no template can be without one of these
 _INVISIBLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff]")
 
 
@@ -47,7 +47,7 @@ def _scalar(value: str | int | bool) -> yaml.ScalarNode:
     if kind == "str" and _PLAIN.fullmatch(value) and ": " not in value:
         return yaml.ScalarNode(_STR, value)
     titled = isinstance(value, Title) and not TEMPLATE.search(value)
-    if kind != "str" or titled or _SAFE.fullmatch(value):
+    if kind != "str" or titled or (_SAFE.fullmatch(value) and value.isprintable()):
         return yaml.ScalarNode(_STR, value, style='"')
     return yaml.ScalarNode(UNSAFE, value, style='"')
 

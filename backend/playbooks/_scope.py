@@ -7,7 +7,7 @@ Everything else that looks like a template must be ``!unsafe``.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from backend.playbooks._yaml import Mapping, Node, Scalar, refuse
@@ -20,6 +20,8 @@ FACTS = {
     "ansible_facts['distribution_version']": "distribution_version",
 }
 ITEM = "item"
+PAIR = ("src", "dest")
+"""What an item of a loop holds that is no plain value: a file's content and its place."""
 TEMPLATE = re.compile(r"\{\{|\{%|\{#|\A#jinja2:")
 
 _VARIABLE = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -39,6 +41,8 @@ class Reference(str):
 
 
 Value = str | int | bool | Reference
+Item = Value | dict[str, Value]
+"""One turn of a loop: a plain value, or the literals that :data:`PAIR` names."""
 Args = dict[str, "Value | list[Value]"]
 
 
@@ -107,17 +111,32 @@ def value_of(node: Scalar, scope: Scope, task: str) -> Value:
     name = found["name"]
     if name in FACTS and not scope.facts:
         raise refuse(f"{name!r} needs gather_facts: true", rule="P6", task=task)
-    if name not in FACTS and name not in scope.variables and name not in scope.secrets and name != ITEM:
+    known = name in FACTS or name in scope.variables or name in scope.secrets
+    if not known and not is_item(name):
         raise refuse(f"{name!r} is neither a declared variable nor a listed fact", rule="P6", task=task)
     return Reference(name)
 
 
-def literals(value: Value, scope: Scope, loop: tuple[Value, ...], task: str) -> list[Value]:
+def is_item(name: str) -> bool:
+    """``item``, ``item.src`` or ``item.dest``."""
+    return name == ITEM or name in (f"{ITEM}.{part}" for part in PAIR)
+
+
+def turns(value: Reference, loop: Sequence[Item]) -> list[Value]:
+    """What ``item``, or a part of it, is in each turn of a loop; nothing in one whose items are not so."""
+    part = value.removeprefix(ITEM).removeprefix(".")
+    if part:
+        return [item[part] for item in loop if isinstance(item, dict)]
+    return [item for item in loop if not isinstance(item, dict)]
+
+
+def literals(value: Value, scope: Scope, loop: Sequence[Item], task: str) -> list[Value]:
     """What a value can be once Ansible has put everything in; facts and secrets stay references."""
     if not isinstance(value, Reference) or value in FACTS or value in scope.secrets:
         return [value]
-    if value == ITEM:
-        if not loop:
-            raise refuse("item stands without loop", rule="P6", task=task)
-        return [one for item in loop for one in literals(item, scope, (), task)]
+    if is_item(value):
+        found = turns(value, loop)
+        if not found or len(found) != len(loop):
+            raise refuse(f"{value} stands without a loop of such items", rule="P6", task=task)
+        return [one for item in found for one in literals(item, scope, (), task)]
     return [scope.variables[value]]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 _EXPANDS = frozenset("$`*?[]{}()<>|&~!#")
 _QUOTED_EXPANDS = frozenset("$`")
 _SILENCE = re.compile(r"\s*(?:[12]?>{1,2}\s*/dev/null|2>&1|&>\s*/dev/null|<\s*/dev/null)(?=\s|;|&&|$)")
-_HEREDOC = re.compile(r"<<(?P<strip>-?)\s*(?P<quote>['\"]?)(?P<word>[A-Za-z0-9_]+)(?P=quote)")
+_HEREDOC = re.compile(r"(?<!<)<<(?P<strip>-?)\s*(?P<quote>['\"]?)(?P<word>[A-Za-z0-9_]+)(?P=quote)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
 
@@ -131,6 +131,18 @@ class _Splitter:
                 self.current.simple = False
             self.found.append(self.current)
         self.current = SimpleCommand()
+
+
+def command_lines(text: str) -> list[str]:
+    """The lines of a command, at least one, without the bodies of its here documents."""
+    found, ends = [], list[tuple[str, bool]]()
+    for line in text.strip().split("\n"):
+        if not ends:
+            found.append(line)
+            ends = [(one["word"], bool(one["strip"])) for one in _HEREDOC.finditer(line)]
+        elif (line.lstrip("\t") if ends[0][1] else line) == ends[0][0]:
+            ends.pop(0)
+    return found
 
 
 def simple_commands(line: str) -> list[SimpleCommand]:

@@ -18,7 +18,7 @@ from backend.models import Changes, Command, PlaybookTask, guest_path
 from backend.playbooks import builders
 from backend.playbooks._emit import Title, block, comment
 from backend.playbooks._scope import ITEM, Reference
-from backend.playbooks._shell import simple_commands
+from backend.playbooks._shell import command_lines, simple_commands
 from backend.playbooks._yaml import refuse
 from backend.playbooks.builders.context import Blobs, Context, GuestFacts, Phase, Task, title
 from backend.playbooks.builders.services import notified
@@ -172,14 +172,14 @@ def _needs(secrets: list[str]) -> list[str]:
 
 def _task_text(task: Task, lines: dict[str, str]) -> str:
     words = [guest_path(wire).decode("utf-8", "replace") for wire in task.paths]
-    origins = [_origin(lines[one], words) for one in dict.fromkeys(task.commands) if one in lines]
+    told = dict.fromkeys(_origin(lines[one], words) for one in task.commands if one in lines)
+    origins = [shown for shown, named in told if named] or [shown for shown, _ in told]
     text = "".join(comment(origin, 4) for origin in origins[:MAX_ORIGINS])
     if len(origins) > MAX_ORIGINS:
         text += comment(f"and {len(origins) - MAX_ORIGINS} more commands", 4)
     if task.remark:
         text += comment(task.remark, 4)
-    args = {**task.args, "path": Reference(ITEM)} if task.loop else task.args
-    shown: dict[str, Any] = {"name": Title(task.name), PREFIX + task.module: args}
+    shown: dict[str, Any] = {"name": Title(task.name), PREFIX + task.module: _turning(task)}
     if task.loop:
         shown["loop"] = task.loop
     if task.no_log:
@@ -190,10 +190,26 @@ def _task_text(task: Task, lines: dict[str, str]) -> str:
     return text + block([shown], 4)
 
 
-def _origin(line: str, words: Sequence[str]) -> str:
-    """The line, or the one command of a longer line that names one of ``words``."""
-    calls = simple_commands(line)
-    named = [call for call in calls if call.simple and any(word in call.argv for word in words)]
-    if len(calls) > 1 and named:
-        line = shlex.join(named[0].argv)
-    return "(a command that names a secret)" if _SENSITIVE.search(line) else "$ " + line
+def _turning(task: Task) -> dict[str, Any]:
+    """The arguments, with what each turn of a loop brings in the place of the first's."""
+    if not task.loop:
+        return task.args
+    parts = task.loop[0]
+    names = {name: f"{ITEM}.{name}" for name in parts} if isinstance(parts, dict) else {"path": ITEM}
+    return task.args | {name: Reference(item) for name, item in names.items()}
+
+
+def _origin(text: str, words: Sequence[str]) -> tuple[str, bool]:
+    """The one command that names one of ``words``, else the one line, else the first line, all without the
+    bodies of here documents; and whether it names one."""
+    calls = simple_commands(text)
+    simple = [call for call in calls if call.simple and any(word in call.argv for word in words)]
+    lines = command_lines(text)
+    named = next((line for word in words for line in lines if word in line), "")
+    if len(calls) > 1 and simple:
+        shown = shlex.join(simple[0].argv)
+    else:
+        shown = named or lines[0]
+        shown += " …" if "<<" in shown or (not named and text.strip() != shown) else ""
+    hidden = _SENSITIVE.search(shown) is not None
+    return "(a command that names a secret)" if hidden else "$ " + shown, bool(simple or named)

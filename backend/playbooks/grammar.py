@@ -15,13 +15,15 @@ from backend.playbooks import _modules as table
 from backend.playbooks._arguments import PROBE_RESULT, arguments, check_guard, is_probe
 from backend.playbooks._scope import (
     FACTS,
-    ITEM,
+    PAIR,
     Args,
+    Item,
     Reference,
     Scope,
     Value,
     check_variable,
     flag_of,
+    is_item,
     text_of,
     value_of,
     variables_of,
@@ -53,7 +55,7 @@ class CheckedTask:
     probe: bool = False
     when: tuple[str, ...] = ()
     notify: tuple[str, ...] = ()
-    loop: tuple[Value, ...] = ()
+    loop: tuple[Item, ...] = ()
     register: str = ""
     secrets: tuple[str, ...] = ()
 
@@ -193,19 +195,23 @@ def _meta(node: Mapping, args: Node, name: str, index: int) -> CheckedTask:
     return CheckedTask(name, table.PREFIX + "meta", {}, index, node.line)
 
 
-def _loop(node: Node | None, scope: Scope, task: str) -> tuple[Value, ...]:
+def _loop(node: Node | None, scope: Scope, task: str) -> tuple[Item, ...]:
     if node is None:
         return ()
     if not isinstance(node, Sequence) or not node.items:
         raise refuse("loop must be a literal list", rule="P3", task=task)
-    values: list[Value] = []
-    for item in node.items:
-        if not isinstance(item, Scalar):
-            raise refuse("loop holds plain values only", rule="P3", task=task)
-        values.append(value_of(item, scope, task))
-        if values[-1] == ITEM and isinstance(values[-1], Reference):
-            raise refuse("loop cannot hold its own item", rule="P6", task=task)
-    return tuple(values)
+    return tuple(_item(item, scope, task) for item in node.items)
+
+
+def _item(node: Node, scope: Scope, task: str) -> Item:
+    if isinstance(node, Mapping) and set(node.pairs) == set(PAIR):
+        return {name: text_of(part, f"item.{name}", "P6", task) for name, part in node.pairs.items()}
+    if not isinstance(node, Scalar):
+        raise refuse("loop holds plain values, or pairs of src and dest", rule="P3", task=task)
+    value = value_of(node, scope, task)
+    if isinstance(value, Reference) and is_item(value):
+        raise refuse("loop cannot hold its own item", rule="P6", task=task)
+    return value
 
 
 def _register(node: Node | None, scope: Scope, task: str) -> str:
@@ -256,8 +262,8 @@ def _conditions(node: Node | None, scope: Scope, task: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _secrets(node: Mapping, args: Args, loop: tuple[Value, ...], scope: Scope, task: str) -> tuple[str, ...]:
-    values: list[Value] = list(loop)
+def _secrets(node: Mapping, args: Args, loop: tuple[Item, ...], scope: Scope, task: str) -> tuple[str, ...]:
+    values: list[Value] = [item for item in loop if not isinstance(item, dict)]
     for value in args.values():
         values.extend(value if isinstance(value, list) else [value])
     found = tuple(sorted({str(v) for v in values if isinstance(v, Reference) and v in scope.secrets}))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from backend.models import PlaybookTask, wire_path
 from backend.playbooks import builders
-from backend.playbooks._scope import ITEM, Reference, Value
+from backend.playbooks._scope import Reference, Value, is_item, turns
 from backend.playbooks.grammar import CheckedPlaybook, CheckedTask
 
 _PATHS = ("path", "dest")
@@ -49,8 +49,8 @@ def _literal(value: Value, task: CheckedTask, playbook: CheckedPlaybook) -> Iter
     if not isinstance(value, Reference):
         if value:
             yield str(value)
-    elif value == ITEM:
-        for item in task.loop:
+    elif is_item(value):
+        for item in turns(value, task.loop):
             yield from _literal(item, task, playbook)
     elif value in playbook.variables:
         yield from _literal(playbook.variables[value], task, playbook)

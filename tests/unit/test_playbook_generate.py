@@ -263,6 +263,13 @@ def test_a_command_that_names_the_path_counts_more_than_one_that_ran_meanwhile()
     assert drafted(sample).tasks[0].commands == ["CMD-0"]
 
 
+def test_a_command_that_only_looked_later_is_no_origin() -> None:
+    sample = sample_with("cat >/srv/a <<'EOF'\nx\nEOF", "cat >/srv/b", "check /srv/a")
+    sample.add("/srv/a", b"x")
+    sample.files[0].commands = ["CMD-0", "CMD-1"]
+    assert drafted(sample).tasks[0].commands == ["CMD-0"]
+
+
 def test_a_command_cannot_break_out_of_its_comment() -> None:
     sample = sample_with("touch /srv/a\n    - name: Evil\n\x1b[0m\u202e /srv/a")
     sample.add("/srv/a", b"x")
@@ -272,15 +279,69 @@ def test_a_command_cannot_break_out_of_its_comment() -> None:
     assert "\u202e" not in draft.yaml
 
 
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("mkdir -p /srv\ncat >/srv/a <<'EOF'\nsee /srv/a\nEOF\nls /srv", "$ cat >/srv/a <<'EOF' …"),
+        ("cat >/etc/b <<-E\n/srv/a\n\tE\necho x >/srv/a", "$ echo x >/srv/a"),
+        ("cat <<<'x' >/etc/b\necho x >/srv/a", "$ echo x >/srv/a"),
+        ("cat >/srv/a <<EOF\nnever ends", "$ cat >/srv/a <<EOF …"),
+        ("for n in 1 2; do echo $n; done >/srv/a", "$ for n in 1 2; do echo $n; done >/srv/a"),
+        ("mkdir /srv/b && install -m 0644 x /srv/a", "$ install -m 0644 x /srv/a"),
+        ("cat >/srv/a <<EOF\npassword: hunter2\nEOF", "$ cat >/srv/a <<EOF …"),
+    ],
+)
+def test_the_comment_is_the_one_line_that_names_the_path(command: str, shown: str) -> None:
+    sample = sample_with(command)
+    sample.add("/srv/a", b"x")
+    lines = [line.strip() for line in drafted(sample).yaml.split("\n")]
+    assert [line for line in lines if line.startswith("# $")] == [f"# {shown}"]
+
+
+def test_a_command_that_names_the_path_in_a_text_only_is_shown_where_no_other_does() -> None:
+    later = "umask 077\ncat >/srv/b <<'EOF'\nsee /srv/a\nEOF"
+    for commands, shown in (((later, "make >/srv/a"), ["$ make >/srv/a"]), ((later,), ["$ umask 077 …"])):
+        sample = sample_with(*commands)
+        sample.add("/srv/a", b"x")
+        lines = [line.strip() for line in drafted(sample).yaml.split("\n")]
+        assert [line for line in lines if line.startswith("# $")] == [f"# {one}" for one in shown]
+
+
 def test_a_secret_in_a_command_stays_out_of_the_comment() -> None:
     sample = sample_with("echo hunter2 | tee /srv/password.txt")
     sample.add("/srv/password.txt", b"x")
     assert "hunter2" not in drafted(sample).yaml
 
 
+@pytest.mark.parametrize(
+    ("path", "written"),
+    [
+        ("/srv/a", "dest: /srv/a"),
+        ("/srv/Büro (neu) 100%", 'dest: "/srv/Büro (neu) 100%"'),
+        ("/srv/{{ x }}", 'dest: !unsafe "/srv/{{ x }}"'),
+        ("/srv/{ x", 'dest: !unsafe "/srv/{ x"'),
+        ("/srv/#x", 'dest: !unsafe "/srv/#x"'),
+        ("/srv/a\u200bb", 'dest: !unsafe "/srv/a\u200bb"'),
+    ],
+)
+def test_only_what_a_template_could_be_made_of_is_marked_unsafe(path: str, written: str) -> None:
+    sample = Sample()
+    sample.add(path, b"x")
+    assert written in drafted(sample).yaml
+
+
 def test_nothing_to_do_is_said() -> None:
     with pytest.raises(PlaybookRefused):
         drafted(Sample())
+
+
+@pytest.mark.parametrize("clock", ["right", "late"])
+def test_what_only_the_installation_touched_is_left_to_it_whatever_a_late_clock_says(clock: str) -> None:
+    sample = sample_with("apt-get install -y bind9", "install -d /etc/bind/zones", packages=[added("bind9")])
+    for path, at in (("/etc/bind/zones", 1), ("/etc/bind/named.cache", 0)):
+        sample.add(path, kind=FileKind.DIRECTORY, mode=0o755)
+        sample.files[-1].commands = [f"CMD-{at if clock == 'right' else 0}"]
+    assert [task.name for task in drafted(sample).tasks] == ["Install bind9", "Create /etc/bind/zones"]
 
 
 # --- packages ----------------------------------------------------------------------------------------------
@@ -495,6 +556,41 @@ def test_a_packages_content_is_left_out_and_its_changed_configuration_is_not() -
     assert of(draft, "copy")[0].notify == ("Reload nginx",)
 
 
+def unpacked(root: str = "/opt/tool", **owner: Any) -> Sample:
+    """A release in a folder of its own, and as many files in a folder that was there."""
+    sample = Sample()
+    sample.commands = said("tar -C /opt -xf /tmp/tool.tar")
+    for path in (root, f"{root}/share"):
+        sample.add(path, kind=FileKind.DIRECTORY, mode=0o755, **owner)
+    for number in range(6):
+        sample.add(f"{root}/share/{{{{ {number} }}}}.msg", f"{number}\n".encode(), **owner)
+    sample.add(f"{root}/run", b"#!/bin/sh\n", mode=0o755, **owner)
+    return sample
+
+
+def test_the_files_of_a_new_folder_are_one_task_and_those_of_an_old_one_are_not() -> None:
+    sample = unpacked()
+    for number in range(6):
+        sample.add(f"/etc/profile.d/{number}.sh", b"x\n")
+    draft = drafted(sample)
+    copies = of(draft, "copy")
+    assert [task.name for task in copies if task.loop] == ["Write 6 files in /opt/tool/share"]
+    assert [task.name for task in copies if not task.loop] == [
+        *(f"Write /etc/profile.d/{number}.sh" for number in range(6)), "Write /opt/tool/run"
+    ]  # fmt: skip
+    paths = {path for task in draft.tasks for path in task.paths}
+    assert paths == {change.path for change in sample.files}
+    assert {path for task in told(checked(draft)) for path in task.paths} == paths
+
+
+def test_what_wakes_a_service_or_is_a_packages_folder_stays_by_itself() -> None:
+    sample = unpacked("/etc/nginx/shop")
+    sample.add("/etc/tool", kind=FileKind.DIRECTORY, mode=0o755, package="tool")
+    for number in range(6):
+        sample.add(f"/etc/tool/{number}.conf", b"x\n")
+    assert not [task for task in of(drafted(sample), "copy") if task.loop]
+
+
 def test_removing_a_folder_is_one_task() -> None:
     sample = Sample()
     sample.add("/srv/old", kind=FileKind.DIRECTORY, verb=ChangeVerb.REMOVED)
@@ -544,6 +640,21 @@ def test_a_service_that_is_switched_off_is_not_woken_by_a_change_of_its_files() 
     draft = drafted(sample)
     assert checked(draft).handlers == []
     assert of(draft, "systemd_service")[0].args["state"] == "stopped"
+
+
+def test_a_service_that_nothing_can_start_is_not_woken() -> None:
+    sample = sample_with("systemctl restart x", masked=["systemd-modules-load.service", "x.service"])
+    sample.add("/etc/modules-load.d/a.conf", b"overlay\n")
+    sample.add("/etc/systemd/system/x.service.d/a.conf", b"[Service]\nNice=5\n")
+    assert [one.name for one in checked(drafted(sample)).handlers] == ["Reload systemd"]
+
+
+def test_a_service_that_gets_a_drop_in_is_restarted_and_needs_no_task_of_its_own() -> None:
+    sample = sample_with(units=[unit("cron.service", before=ON)])
+    sample.add("/etc/systemd/system/cron.service.d/a.conf", b"[Service]\nNice=5\n")
+    playbook = checked(drafted(sample))
+    assert [task.module for task in playbook.tasks] == ["ansible.builtin.copy"]
+    assert [one.name for one in playbook.handlers] == ["Restart cron"]
 
 
 def test_an_own_service_is_restarted_when_its_program_or_settings_change() -> None:
@@ -934,7 +1045,7 @@ def ansible(*argv: str, folder: Path) -> subprocess.CompletedProcess[str]:
         "ANSIBLE_HOME": str(folder / "home"),
         "HOME": str(folder),
     }
-    return subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -981,9 +1092,10 @@ def test_it_is_clean_under_the_production_profile(exported: Path) -> None:
 
 
 def test_ansible_writes_a_strange_name_as_it_is(tmp_path: Path) -> None:
-    sample = Sample()
+    owner: dict[str, Any] = {"uid": os.geteuid(), "gid": os.getegid(), "owner": "", "group": ""}
+    sample = unpacked(str(tmp_path / "tool"), **owner)
     name = str(tmp_path) + STRANGE.removeprefix("/srv/site")
-    sample.add(name, b"{{ 7 * 7 }}\n", uid=os.geteuid(), gid=os.getegid(), owner="", group="")
+    sample.add(name, b"{{ 7 * 7 }}\n", **owner)
     draft = drafted(sample)
     export(draft.yaml.replace("become: true", "become: false"), draft.files, tmp_path / "play")
     done = ansible(
@@ -999,6 +1111,7 @@ def test_ansible_writes_a_strange_name_as_it_is(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert Path(name).read_bytes() == b"{{ 7 * 7 }}\n"
+    assert (tmp_path / "tool/share/{{ 3 }}.msg").read_bytes() == b"3\n"
 
 
 PATHS = st.text(st.characters(exclude_characters="/\x00", exclude_categories=["Cs"]), min_size=1, max_size=12)

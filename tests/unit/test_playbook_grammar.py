@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import PlaybookRefused
-from backend.playbooks import CheckedPlaybook, Reference, check
+from backend.playbooks import CheckedPlaybook, Reference, check, told
 from backend.playbooks._modules import MODULES
 
 SHA = "a" * 64
@@ -200,6 +200,9 @@ def test_p3_refuses_other_keys_of_a_task(key: str) -> None:
         builtin("file", "{path: /srv/x}", loop="[]"),
         builtin("file", "{path: /srv/x}", loop="[[a]]"),
         builtin("file", "{path: /srv/x}", loop="'{{ query(\"x\") }}'"),
+        builtin("file", "{path: /srv/x}", loop="[{src: a}]"),
+        builtin("file", "{path: /srv/x}", loop="[{src: a, dest: b, mode: c}]"),
+        builtin("file", "{path: /srv/x}", loop="[{src: a, items: b}]"),
         builtin("file", "{path: /srv/x}", notify="Nobody"),
         builtin("file", "{path: /srv/x}", become="'true'"),
         builtin("file", "{path: /srv/x}", become_user="'a b'"),
@@ -433,6 +436,24 @@ def test_p5_a_value_that_a_variable_or_a_loop_brings_is_checked_too() -> None:
     refused(play(builtin("file", looped, loop="[/srv/x, /srv/../etc]")), "P5")
     refused(play(builtin("file", looped, loop="['{{ place }}']"), vars="{place: x}"), "P5")
     refused(play(builtin("file", "{path: \"{{ ansible_facts['hostname'] }}\", state: absent}")), "P5")
+
+
+PAIRED = "{src: '{{ item.src }}', dest: '{{ item.dest }}', mode: '0644'}"
+
+
+def test_a_loop_of_contents_and_places_is_checked_turn_by_turn() -> None:
+    good = f"{{src: files/{SHA}, dest: !unsafe '/srv/{{{{ x }}}}'}}"
+    copy = builtin("copy", PAIRED, loop=f"[{good}, {{src: files/{SHA}, dest: /srv/b}}]")
+    playbook = accepted(play(copy))
+    assert playbook.tasks[0].loop[1] == {"src": f"files/{SHA}", "dest": "/srv/b"}
+    assert told(playbook)[0].paths == ["/srv/{{ x }}", "/srv/b"]
+    for bad in (f"{{src: files/{'b' * 64}, dest: /srv/x}}", f"{{src: files/{SHA}, dest: /srv/../x}}"):
+        refused(play(builtin("copy", PAIRED, loop=f"[{good}, {bad}]")), "P5")
+    for loop in ("[/srv/x]", f"[{good}, /srv/x]", "[{src: a, dest: '{{ word }}'}]", "[{src: a, dest: 1}]"):
+        refused(play(builtin("copy", PAIRED, loop=loop), vars="{word: /srv/x}"), "P6")
+    refused(play(builtin("copy", PAIRED)), "P6")
+    refused(play(builtin("copy", PAIRED.replace("item.dest", "item.items"), loop=f"[{good}]")), "P6")
+    refused(play(builtin("copy", PAIRED.replace("item.dest", "item"), loop=f"[{good}]")), "P6")
 
 
 # --- P6: templates -----------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ class Task:
     module: str
     args: dict[str, Any]
     notify: list[str] = field(default_factory=list)
-    loop: list[str] = field(default_factory=list)
+    loop: list[str] | list[dict[str, str]] = field(default_factory=list)  # of paths, or of src and dest
     commands: list[str] = field(default_factory=list)  # ids
     paths: list[str] = field(default_factory=list)  # wire form
     remark: str = ""
@@ -119,7 +119,11 @@ class Context:
     def commands_naming(self, path: str) -> list[str]:
         """The ids of the commands that name a path: as a word, else anywhere, else by a telling last part."""
         last = path.rpartition("/")[2]
-        words = [command.id for command, simple in self.shell if path in simple.argv]
+        words = [
+            command.id
+            for command, simple in self.shell
+            if path in (word.lstrip("0123456789&>") for word in simple.argv)
+        ]
         return words or self.commands_about(path) or (self.commands_about(last) if "." in last else [])
 
     def calls(self, *programs: str) -> list[tuple[Command, SimpleCommand]]:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from itertools import groupby
 
 from backend.models import ChangeVerb, FileChange, FileKind, FileState, guest_path
+from backend.playbooks._scope import PAIR
+from backend.playbooks._shell import SimpleCommand
 from backend.playbooks._validate import validator
 from backend.playbooks.builders.certificates import CREDENTIALS
 from backend.playbooks.builders.context import Context, Phase, Task, gone, link_target, owned, title
@@ -20,6 +22,7 @@ _SOURCES = ("/etc/apt/", "/usr/share/keyrings/")
 _INSTALL_WORDS = (*INSTALLERS, "dpkg", "apt-mark")
 _VAULT = b"$ANSIBLE_VAULT"
 _LOOP_FROM = 3  # directories alike become one task
+_TREE_FROM = 5  # and so many files of a new folder
 
 
 def files(context: Context) -> list[Task]:
@@ -34,7 +37,7 @@ def files(context: Context) -> list[Task]:
         task = _removed(context, change, path) if gone(change) else _present(context, change, path)
         if task is not None:
             tasks.append(_finished(context, task, change, path))
-    return _without_nested_removals(_merged(_apart(tasks)))
+    return _without_nested_removals(_merged(_gathered(context, _apart(tasks))))
 
 
 def _apart(tasks: list[Task]) -> list[Task]:
@@ -54,9 +57,14 @@ def _explained(context: Context, change: FileChange) -> bool:
     if not change.commands or change.verb is ChangeVerb.METADATA:
         return False
     own = [simple for command, simple in context.shell if command.id in change.commands]
-    return bool(own) and all(
-        {word.rpartition("/")[2] for word in simple.argv[:3]} & set(_INSTALL_WORDS) for simple in own
-    )
+    installing = {command.id for command, simple in context.shell if _installs(simple)}
+    named = set(context.commands_about(guest_path(change.path).decode("utf-8", "replace")))
+    # A clock is a weak witness: what another command names is that one's, whenever it seems to have changed.
+    return bool(own) and all(map(_installs, own)) and named <= installing
+
+
+def _installs(call: SimpleCommand) -> bool:
+    return not {word.rpartition("/")[2] for word in call.argv[:3]}.isdisjoint(_INSTALL_WORDS)
 
 
 def _still_installed(context: Context, package: str) -> bool:
@@ -158,9 +166,52 @@ def _finished(context: Context, task: Task, change: FileChange, path: str) -> Ta
         notify=[]
         if task.phase is Phase.DIRECTORIES
         else notified(context, path) or unit_handlers(context, path),
-        commands=context.commands_naming(path) or change.commands,
+        commands=_origins(context, change, path),
         paths=[change.path],
     )
+
+
+def _gathered(context: Context, tasks: list[Task]) -> list[Task]:
+    """The files alike of one new folder in one task: a release that was unpacked, a site's pages. What has a
+    name of its own, a check or a handler stays by itself."""
+    groups: dict[tuple[object, ...], list[Task]] = {}
+    for task in tasks:
+        folder = _new_folder(context, task.paths[0])
+        plain = task.name == title(f"Write {task.args.get('dest')}") and not (task.notify or task.no_log)
+        if folder and plain and "validate" not in task.args:
+            rest = {name: value for name, value in task.args.items() if name not in PAIR}
+            groups.setdefault((task.phase, folder, *sorted(map(str, rest.items()))), []).append(task)
+    trees = [group for group in groups.values() if len(group) >= _TREE_FROM]
+    gone = {id(task) for group in trees for task in group}
+    return [task for task in tasks if id(task) not in gone] + [_tree(group) for group in trees]
+
+
+def _new_folder(context: Context, wire: str) -> str:
+    """The topmost folder around a path that somebody made, and no package; empty where there is none."""
+    top = ""
+    while wire := wire.rpartition("/")[0]:
+        change = context.by_path.get(wire)
+        if change is None or change.verb is not ChangeVerb.ADDED or change.package:
+            break
+        top = wire
+    return top
+
+
+def _tree(group: list[Task]) -> Task:
+    top = posixpath.commonpath([posixpath.dirname(str(task.args["dest"])) for task in group])
+    return replace(
+        group[0],
+        name=title(f"Write {len(group)} files in {top}"),
+        loop=[{part: str(task.args[part]) for part in PAIR} for task in group],
+        paths=[wire for task in group for wire in task.paths],
+        commands=list(dict.fromkeys(one for task in group for one in task.commands)),
+    )
+
+
+def _origins(context: Context, change: FileChange, path: str) -> list[str]:
+    """The commands that name the path, of these those that ran when it changed: others only look at it."""
+    named = context.commands_naming(path)
+    return [one for one in named if one in change.commands] or named or change.commands
 
 
 def _merged(tasks: list[Task]) -> list[Task]:

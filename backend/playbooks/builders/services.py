@@ -72,7 +72,7 @@ def _woken(context: Context, path: str) -> list[str]:
     if path == FSTAB:
         return [context.handler("Reload systemd", daemon_reload=True)]
     unit, state = _reader(context, path)
-    if not unit or _is_off(context, f"{unit}.service") or _is_idle(context, f"{unit}.service"):
+    if not unit or is_off(context, f"{unit}.service") or _is_idle(context, f"{unit}.service"):
         return []
     verb = "Reload" if state == "reloaded" else "Restart"
     return [context.handler(f"{verb} {unit}", name=f"{unit}.service", state=state)]
@@ -138,11 +138,11 @@ def _named_like(context: Context, path: str) -> str:
     return found[1] if found and woken(context, f"{found[1]}.service") else ""
 
 
-def _is_off(context: Context, name: str) -> bool:
-    """The change leaves the unit masked, switched off, or without a definition."""
+def is_off(context: Context, name: str) -> bool:
+    """Nothing may start the unit: it is masked, or the change switches it off or takes it away."""
     change: UnitChange | None = next((one for one in context.changes.units if one.name == name), None)
     if change is None:
-        return False
+        return name in context.changes.masked
     after = change.after
     return after.masked or not after.defined or (change.before.enabled and not after.enabled)
 

@@ -6,7 +6,7 @@ import re
 
 from backend.models import ChangeVerb, FileChange, FileKind, UnitChange, UnitState
 from backend.playbooks.builders.context import Context, Phase, Task, gone, title
-from backend.playbooks.builders.services import UNIT_FOLDER, stays_up, woken
+from backend.playbooks.builders.services import UNIT_FOLDER, is_off, stays_up, woken
 
 _INSTALLED = re.compile(re.escape(UNIT_FOLDER) + r"[^/]+\.(wants|requires|upholds)/(?P<unit>[^/]+)")
 _WANTS_FOLDER = re.compile(re.escape(UNIT_FOLDER) + r"[^/]+\.(wants|requires|upholds)")
@@ -35,7 +35,7 @@ def unit_handlers(context: Context, path: str) -> list[str]:
         return []
     name = found["unit"].removesuffix(".d")
     on = any(unit.name == name and unit.after.enabled for unit in context.changes.units)
-    if (on or woken(context, name)) and stays_up(context, name):
+    if (on or woken(context, name)) and stays_up(context, name) and not is_off(context, name):
         called = f"Restart {name.removesuffix('.service')}"
         return [context.handler(called, name=name, state="restarted", daemon_reload=True)]
     return [context.handler("Reload systemd", daemon_reload=True)]
@@ -85,7 +85,7 @@ def _task(context: Context, unit: UnitChange) -> Task | None:
     if not after.masked and (after.enabled != before.enabled or unit.package):
         args["enabled"] = after.enabled
         words.append("enable" if after.enabled else "disable")
-    if after.enabled and not after.masked and stays_up(context, unit.name):
+    if after != before and after.enabled and not after.masked and stays_up(context, unit.name):
         args["state"] = "started"
         words.append("start")
     elif _off_now(unit) or _stopped(context, unit.name):

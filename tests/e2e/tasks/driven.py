@@ -66,6 +66,8 @@ def _work(box: FluidSandbox, task: Task) -> str:
 def _reproduce(fluid: Fluid, box: FluidSandbox, task: Task, folder: Path, row: Row) -> None:
     changes = fluid.diff(box.id, "before", "after")
     (folder / "changes.json").write_text(changes.model_dump_json(indent=1))
+    commands = [command.model_dump(mode="json") for command in fluid.commands(box.id)]
+    (folder / "commands.json").write_text(json.dumps(commands, indent=1))
     row.files, row.packages = len(changes.shown()), len(changes.packages)
     playbook = fluid.generate_playbook(box.id, "before", "after")
     row.tasks, row.notes = len(playbook.tasks), playbook.notes

@@ -17,7 +17,7 @@ from backend.models import Changes, Command
 TIMEOUT_S = 60
 FOLDERS = (
     "etc/alternatives", "etc/cron.d", "etc/nginx/sites-enabled", "etc/sysctl.d",
-    "etc/systemd/system/multi-user.target.wants",
+    "etc/systemd/system/cron.service.d", "etc/systemd/system/multi-user.target.wants",
     "etc/systemd/system/timers.target.wants", "usr/lib/systemd/system", "usr/sbin", "var/lib/dpkg/info",
     "var/lib/apt", "var/lib/nginx", "var/log", "srv", "root",
 )  # fmt: skip
@@ -88,6 +88,7 @@ class Work:
             if path.endswith(SETUID):
                 (root / path).chmod(0o4755)
         for path, target in links.items():
+            (root / path).parent.mkdir(exist_ok=True)
             (root / path).symlink_to(target)
         (root / "lib").symlink_to("usr/lib")
         with image.open("wb") as file:
@@ -282,6 +283,60 @@ async def test_packages_units_and_accounts_are_told(work, points):
         "nginx": ("nginx", "locked"),
     }
     assert "$y$" not in changes.model_dump_json()
+
+
+@pytest.mark.parametrize("name", ["cron.service.d/limits.conf", "cron.service"])
+async def test_a_unit_that_gets_a_drop_in_or_a_file_in_the_place_of_its_own_is_changed(work, name):
+    stock = {"usr/lib/systemd/system/cron.service": "[Service]\nExecStart=cron\n"}
+    links = {
+        "etc/systemd/system/multi-user.target.wants/cron.service": "/lib/systemd/system/cron.service",
+        "etc/systemd/system/idle.service": "/dev/null",
+    }
+    drop_in = {f"etc/systemd/system/{name}": "[Service]\nNice=5\n"}
+    points = work.layers(work.image("before", stock, links), work.image("after", stock | drop_in, links))
+    changes = await work.diff(*points)
+    assert [(one.name, one.verb, one.before == one.after) for one in changes.units] == [
+        ("cron.service", "modified", True)
+    ]
+    assert changes.masked == ["idle.service"]
+
+
+async def test_another_name_of_a_packages_unit_that_its_script_makes_is_the_packages(work, installed):
+    links = {"etc/systemd/system/www.service": "/lib/systemd/system/nginx.service"}
+    points = work.layers(work.image("before", {}, {}), work.image("after", installed, links))
+    units = {unit.name: unit.package for unit in (await work.diff(*points)).units}
+    assert (units["www.service"], units["nginx.service"], units["x.timer"]) == ("nginx", "nginx", "")
+
+
+@pytest.mark.parametrize(("more", "owner"), [({}, "nginx"), ({"x.timer": "/etc/systemd/system/x.timer"}, "")])
+async def test_a_new_folder_of_wanted_units_is_the_packages_where_all_of_them_are(work, more, owner):
+    folder = "etc/systemd/system/sockets.target.wants"
+    listed = "/lib/systemd/system/nginx.service\n"
+    files = {
+        "usr/lib/systemd/system/nginx.service": "x",
+        "var/lib/dpkg/info/nginx.list": listed,
+        "var/lib/dpkg/info/nginx.md5sums": f"{md5('x')}  lib/systemd/system/nginx.service\n",
+        "var/lib/dpkg/status": STANZA.format(conf="", mime=""),
+    }
+    links = {"nginx.service": listed.strip(), **more}
+    after = work.image("after", files, {f"{folder}/{name}": to for name, to in links.items()})
+    changes = await work.diff(*work.layers(work.image("before", {}, {}), after))
+    assert {change.path: change.package for change in changes.files}[f"/{folder}"] == owner
+
+
+async def test_what_a_service_made_of_a_file_that_its_package_brought_is_its_state(work, installed):
+    """An empty table of mounts, which the service fills; a configuration file there counts."""
+    lists, status = "var/lib/dpkg/info/nginx.list", "var/lib/dpkg/status"
+    installed |= {"var/lib/nginx/site.conf": "edited\n"}
+    installed[lists] += "/var/lib/nginx/body\n/var/lib/nginx/site.conf\n"
+    conffile = f"Conffiles:\n /var/lib/nginx/site.conf {md5('shipped')}\n"
+    installed[status] = installed[status].replace("Conffiles:\n", conffile)
+    points = work.layers(work.image("before", {}, {}), work.image("after", installed, {}))
+    changes = await work.diff(*points)
+    hidden = {change.path: change.hidden for change in changes.files}
+    assert (hidden["/var/lib/nginx/body"], hidden["/var/lib/nginx/site.conf"]) == ("service state", "")
+    assert not [note for note in changes.notes if "/var/lib/nginx/body" in note]
+    assert [note for note in changes.notes if "/var/lib/nginx/site.conf" in note]
 
 
 async def test_text_is_kept_as_text_the_rest_as_blobs_and_secrets_not_at_all(work, points):

@@ -93,15 +93,28 @@ def test_windows_of_package_scripts():
     old = b"2026-01-01 10:00:00 startup archives unpack\n"
     new = old + (
         b"2026-01-01 10:00:01 install nginx:amd64 <none> 1.22\n"
+        b"2026-01-01 10:00:01 status half-installed nginx:amd64 1.22\n"
         b"2026-01-01 10:00:02 status unpacked nginx:amd64 1.22\n"
         b"2026-01-01 10:00:05 configure nginx:amd64 1.22 <none>\n"
-        b"2026-01-01 10:00:07 status installed nginx:amd64 1.22\nnonsense\n9999-99-99 99:99:99 install x\n"
+        b"2026-01-01 10:00:05 status unpacked nginx:amd64 1.22\n"
+        b"2026-01-01 10:00:05 status half-configured nginx:amd64 1.22\n"
+        b"2026-01-01 10:00:17 status installed nginx:amd64 1.22\nnonsense\n9999-99-99 99:99:99 install x\n"
+        b"2026-01-01 10:00:20 status installed old:amd64 1\n"
+        b"2026-01-01 10:00:20 remove old:amd64 1 <none>\n"
+        b"2026-01-01 10:00:20 status installed old:amd64 1\n"
+        b"2026-01-01 10:00:26 status config-files old:amd64 1\n"
+        b"2026-01-01 10:00:30 upgrade up:all 1 2\n"
+        b"2026-01-01 10:00:30 status half-configured up:all 1\n"
+        b"2026-01-01 10:00:31 status unpacked up:all 1\n"
+        b"2026-01-01 10:00:39 status unpacked up:all 2\n"
     )
     first = 1_767_261_600.0
-    found = windows(old, new, first + 7.25)
+    found = windows(old, new, first + 39.25)
     assert [(w.start - first, w.end - first, w.package) for w in found] == [
         (1, 3, "nginx"),
-        (5, 7.25, "nginx"),
+        (5, 18, "nginx"),
+        (20, 27, "old"),
+        (30, 39.25, "up"),
     ]
 
 
@@ -169,6 +182,15 @@ def test_units_that_are_defined_enabled_and_masked():
     assert found["ssh.service"].package == "openssh-server"
     assert found["gdm.service"].after.enabled
     assert unit_changes(before, before, {b"ssh.service"}, {})[0].verb is ChangeVerb.MODIFIED
+
+
+def test_an_instance_is_defined_where_its_template_is():
+    wanted = tuple(
+        Listed(f"multi-user.target.wants/{name}@a.service".encode(), "l", b"x") for name in ("wg-quick", "no")
+    )
+    states = unit_states({LOCAL: wanted, b"/lib/systemd/system": (Listed(b"wg-quick@.service", "f", b""),)})
+    assert [states[name].defined for name in (b"wg-quick@a.service", b"no@a.service")] == [True, False]
+    assert states[b"wg-quick@a.service"].enabled and not states[b"wg-quick@.service"].enabled
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300))
