@@ -14,6 +14,7 @@ import secrets
 import shlex
 import stat
 import tempfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -98,18 +99,18 @@ class Kept:
         return b""
 
     def dump(self) -> bytes:
-        """In one piece."""
+        """Compressed."""
         named = ("names", "trees", "sums", "folders")
         sets = {name: [wire.text(path) for path in sorted(getattr(self.wanted, name))] for name in named}
         head = {"wanted": sets, "cut": [wire.text(path) for path in sorted(self.cut)]}
-        return b"".join(wire.frame(head, [self.told.dump()]))
+        return zlib.compress(b"".join(wire.frame(head, [piece.data for piece in self.told.pieces()])), 1)
 
     @classmethod
     def load(cls, data: bytes) -> Kept:
         """What :meth:`dump` gave."""
-        head, (told,) = wire.parse(data)
+        head, told = wire.parse(zlib.decompress(data))
         sets = {name: frozenset(map(wire.raw, paths)) for name, paths in head["wanted"].items()}
-        return cls(Told.load(told), Wanted(**sets), frozenset(map(wire.raw, head["cut"])))
+        return cls(Told.of(told), Wanted(**sets), frozenset(map(wire.raw, head["cut"])))
 
 
 class Keeper:
