@@ -39,6 +39,7 @@ from backend.playbooks import Playbooks, digest
 from backend.store import EventBus, Store
 from backend.targets import Keeper, Kept, Wanted, keeping
 from backend.targets.keeping import KEPT_FOR
+from tests.fix_manifests import Rows, kept_in
 from tests.unit.playbooks_sample import Sample
 
 KEY = b"k" * 32
@@ -149,7 +150,7 @@ def fleet(tmp_path: Path) -> Any:
         source_digest=lambda _: "debian-12",
         blobs=blobs,
         differ=Differ(cast("Any", None), blobs, KEY, NoiseProfile.load(tmp_path / "none")),
-        asker=Asker(cast("Any", None), blobs, KEY, LIMITS),
+        asker=Asker(cast("Any", None), kept_in(Rows()), blobs, KEY, LIMITS),
     )
 
 

@@ -39,6 +39,7 @@ from backend.models import (
 from backend.playbooks import Playbooks, Rehearser, Runs, digest, generate
 from backend.store import Database, EventBus, Store
 from backend.targets import Keeper, Targets, Wanted
+from tests.fix_manifests import Rows, kept_in
 from tests.fix_namespaces import Machine, targets_of
 
 WAIT_S = 300.0
@@ -56,7 +57,7 @@ class Fleet:
     def __init__(self, make: Make, blobs: BlobStore) -> None:
         self._make = make
         self.blobs = blobs
-        self.asker = Asker(cast("Any", None), blobs, KEY, LIMITS)
+        self.asker = Asker(cast("Any", None), kept_in(Rows()), blobs, KEY, LIMITS)
         self.differ = Differ(cast("Any", None), blobs, KEY, NoiseProfile.load(Path("/nonexistent")))
         self.machines: dict[str, Machine] = {}
 
