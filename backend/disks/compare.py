@@ -33,9 +33,8 @@ _SAME_GEOMETRY = (
 )  # fmt: skip
 _INLINE_LINK_BYTES = 60
 _FLAGS = slice(32, 36)  # of an inode
-_ONE_EXTENT = struct.Struct(
-    "<H2xI24xI4x2xHHH4x4xHHI"
-)  # mode, size, flags; entries, max, depth; the first extent
+# mode, size, links, flags; entries, depth; the first extent: count, start; attribute block
+_ONE_EXTENT = struct.Struct("<H2xI18xH4xI4x2xH2xH4x4xHHI40xI")
 
 Pair = tuple[bytes, Inode | None, Inode | None]  # path, before, after
 
@@ -53,21 +52,15 @@ class Comparer:
         self.before, self.after = before, after
         self.blocks = changed_blocks(before, after)
         self.inodes = self._changed_inodes()
-        self._unexplained = self.blocks - _metadata(after)
 
     def pairs(self) -> list[Pair]:
         """The candidates, sorted by path; a candidate may differ in nothing but its times."""
-        if not self.inodes and not self._unexplained:
+        if not self.blocks:
             return []
-        found = self._walk()
-        for _path, before, after in found:
-            for fs, inode in ((self.before, before), (self.after, after)):
-                if inode is not None:
-                    self._unexplained -= footprint(fs, inode)
-        if self._unexplained and (written := _owners(self.after, sorted(self._unexplained))):
-            self.inodes |= written
-            found = self._walk()
-        return found
+        # Every inode that uses such a block: one that was written to behind the file system's back is found,
+        # though another claims the block too.
+        self.inodes |= _owners(self.after, sorted(self.blocks))
+        return self._walk()
 
     def same_content(self, before: Inode, after: Inode) -> bool:
         """Whether two inodes hold the same bytes for sure: the same map over blocks that did not change."""
@@ -139,10 +132,8 @@ class Comparer:
         enter(self._visited[side], number)
         fs = self.after if side else self.before
         names, blocks = list_directory(fs, fs.inode(number))
-        touched = number in self.inodes or not self.blocks.isdisjoint(blocks)
-        if touched:
-            self._unexplained.difference_update(blocks)
-        return names, touched
+        fs.must_be_used(names.values())
+        return names, number in self.inodes or not self.blocks.isdisjoint(blocks)
 
     def _step(
         self, path: bytes, old: int, new: int, found: list[Pair], stack: list[tuple[bytes, int, int]]
@@ -215,44 +206,33 @@ def directory_inodes(fs: Ext4) -> set[int]:
     return found
 
 
-def _metadata(fs: Ext4) -> set[int]:
-    """Blocks of the file system's own books, the journal among them."""
-    blocks = {0, 1, *fs.descriptor_blocks}
-    length = -(-fs.inodes_per_group * fs.inode_size // fs.block_size)
-    for table, (block_map, inode_map) in zip(fs.tables, fs.bitmaps, strict=True):
-        blocks.update(range(table, table + length))
-        blocks.update((block_map, inode_map))
-    if fs.journal_inode:
-        blocks |= footprint(fs, fs.inode(fs.journal_inode))
-    return blocks
-
-
 def _owners(fs: Ext4, wanted: list[int]) -> set[int]:
-    """Inodes that use one of the blocks: written to behind the file system's back, or freed since."""
+    """Inodes in use that use one of the blocks."""
     return {number for number in _suspects(fs, wanted) if _uses(fs, number, wanted)}
 
 
 def _suspects(fs: Ext4, wanted: list[int]) -> Iterator[int]:
     """Inodes that may use a block: those with one extent are judged here, in bulk."""
-    size = fs.inode_size
+    each = struct.Struct(f"{_ONE_EXTENT.format}{fs.inode_size - _ONE_EXTENT.size}x")
     for first, data in fs.inode_chunks():
-        for at in range(0, len(data), size):
-            mode, length, flags, entries, _max, depth, _count, high, low = _ONE_EXTENT.unpack_from(data, at)
-            if not mode:
+        for index, row in enumerate(each.iter_unpack(data)):
+            mode, length, links, flags, entries, depth, count, high, low, attributes = row
+            if not mode or not links:  # free
                 continue
-            if not any(data[at + 104 : at + 108]):  # no attribute block
+            if not attributes:
                 if mode & S_IFMT == S_IFLNK and length < _INLINE_LINK_BYTES:
                     continue
                 if flags & FLAG_EXTENTS and not depth and entries <= 1:
                     start = low | high << 32
                     place = bisect.bisect_left(wanted, start)
-                    if place == len(wanted) or wanted[place] >= start + 0x8000:
+                    if (
+                        not entries
+                        or place == len(wanted)
+                        or wanted[place] >= start + (count & 0x7FFF or 0x8000)
+                    ):
                         continue
-            yield first + at // size
+            yield first + index
 
 
 def _uses(fs: Ext4, number: int, wanted: Iterable[int]) -> bool:
-    raw = fs.raw_inode(number)
-    if raw[26:28] == b"\0\0":  # no links: free
-        return False
     return not footprint(fs, fs.inode(number)).isdisjoint(wanted)

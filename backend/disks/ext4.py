@@ -7,7 +7,8 @@ exactly is refused with words. Source: Documentation/filesystems/ext4 of Linux.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 from backend.disks import sums
@@ -288,9 +289,28 @@ class Ext4:
                 if data != _ZEROS[: len(data)]:
                     yield number, data
 
+    def must_be_used(self, numbers: Collection[int]) -> None:
+        """Raises :class:`DiskUnreadable` where a name's inode is one of those that :meth:`inode_chunks`
+        leaves out: the kernel reads it all the same, so a guest could hide whatever it likes there."""
+        try:
+            if all(map(self._in_chunks.__getitem__, numbers)):
+                return
+        except IndexError:
+            pass
+        raise DiskUnreadable("a name leads to an inode that its group calls never used")
+
+    @cached_property
+    def _in_chunks(self) -> bytearray:
+        """By the number of an inode, whether :meth:`inode_chunks` shows it."""
+        shown = bytearray(1)
+        for used in self.used:
+            shown += b"\1" * used + bytes(self.inodes_per_group - used)
+        return shown
+
     def inode(self, number: int) -> Inode:
         """An inode in use. Raises :class:`DiskUnreadable` for a free or damaged one."""
         raw = self.raw_inode(number)
+        self.must_be_used([number])
         (mode, uid, size, ctime, mtime, gid, links, flags, block_map, acl_low, size_high, acl_high, uid_high,
          gid_high) = _INODE.unpack_from(raw)  # fmt: skip
         if not mode or not links:

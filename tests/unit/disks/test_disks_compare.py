@@ -166,3 +166,37 @@ def test_a_private_key_of_wireguard_stays_in_the_worker_whatever_its_file_is_cal
     content: bytes, kind: str
 ) -> None:
     assert secret_kind(b"/etc/wireguard/wg0.conf", content) == kind
+
+
+async def test_a_file_that_claims_anothers_blocks_does_not_explain_their_change_away(
+    lab, reader, tree, limits, tmp_path
+):
+    """Root in the guest writes to the disk itself: content that no kernel wrote, and two owners of it."""
+    before = lab.format(tree, "-O", "^extents,^64bit", "-b", "1024")
+    at = before.read_bytes().index(b"unchanged 42\n")
+    (tmp_path / "decoy").write_bytes(b"decoy")
+    claimed = lab.edit(
+        before,
+        f"write {tmp_path / 'decoy'} /etc/decoy",
+        f"set_inode_field /etc/decoy block[0] {at // 1024}",
+    )
+    after = lab.patch(claimed, {at: b"CHANGED"})
+    base = lab.qcow2(before)
+    found = await reader.compare([base], [base, lab.overlay(base, before, after)], contents=limits)
+    assert {b"/etc/decoy", b"/etc/keep/42"} <= {pair.path for pair in found.pairs}
+
+
+async def test_what_lies_where_a_group_says_that_nothing_ever_did_is_refused(lab, reader, tree, limits):
+    before = lab.format(tree)
+    changed = lab.edit(before, "set_inode_field /etc/keep/7 mode 0104755")
+    hidden = lab.edit(
+        changed,
+        "set_block_group 0 itable_unused 2030",
+        "set_block_group 0 checksum calc",
+        "set_super_value checksum calc",
+    )
+    base = lab.qcow2(before)
+    with pytest.raises(DiskUnreadable, match="never used"):
+        await reader.compare([base], [base, lab.overlay(base, before, hidden)], contents=limits)
+    with pytest.raises(DiskUnreadable, match="never used"):
+        await reader.manifest([base, lab.overlay(base, before, hidden)])

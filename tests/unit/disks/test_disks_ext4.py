@@ -203,7 +203,7 @@ def odd(lab, tmp_path) -> Path:
         ("set_inode_field /link block[0] 0x630061", "no link can have"),
         ("set_inode_field /link size 5000", "a target of"),
         ("link <8> /journal", "the file system's own"),
-        ("link <9999> /far", "beyond|is free"),
+        ("link <9999> /far", "never used"),
         ("set_super_value creator_os 1", "of system 1"),
         ("set_super_value checksum_type 7", "unknown kind 7"),
         ("set_super_value desc_size 32", "group descriptors of 32"),
