@@ -1,5 +1,5 @@
 """A cloud image as distributions publish them, made of this machine's package sources: a partition table, one
-ext4, a boot loader, cloud-init, DHCP. Minutes of work, so it is kept among the images, named by its recipe.
+ext4, a boot loader, cloud-init, DHCP. Minutes of work, so it is kept beside the images, named by its recipe.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def cloud_image() -> Path:
     release = read_release()
     sources = select(read_sources(), release).deb822()
     recipe = repr((PACKAGES, DISK_BYTES, FILES, INSTALL, sources)).encode()
-    folder = Paths.default().images
+    folder = Paths.default().cache / "tests"  # among the images it would be one that nobody has a record of
+    folder.mkdir(exist_ok=True)
     kept = folder / f"test-cloud-{hashlib.sha256(recipe).hexdigest()[:16]}.qcow2"
     if not kept.exists():
         for old in folder.glob("test-cloud-*"):
