@@ -48,6 +48,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("app.copy", "C", "", "Copy the row, the marked rows or the text under the cursor"),
     Action("app.save", "W", "", "Write the same to a file"),
     Action("app.theme", "T", "", "Switch to the next theme"),
+    Action("app.redraw", "ctrl+l", "", "Draw the whole screen anew: another program wrote over it"),
     Action("app.back", "q,escape", "", "Go back one screen; on the fleet: leave the console"),
     Action("move.down", "j,down", "", "One line down"),
     Action("move.up", "k,up", "", "One line up"),

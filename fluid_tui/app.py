@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path, PurePath
 from time import monotonic
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from rich.console import RenderableType
 from textual import events
+from textual._compositor import CompositorUpdate
 from textual.app import App, SystemCommand
 from textual.binding import BindingType
+from textual.driver import Driver
+from textual.message_pump import MessagePump
 from textual.screen import Screen
 
 from backend.client.door import DoorAddress
@@ -25,6 +30,7 @@ from fluid_tui.mirror import Contact, Mirror
 from fluid_tui.plain_text import AsciiFilter, wants_ascii
 from fluid_tui.screens.base import EventArrived, FleetChanged, FluidScreen
 from fluid_tui.screens.fleet import FleetScreen
+from fluid_tui.slow_line import SlowLineDriver
 from fluid_tui.themes import DARK, THEMES
 from fluid_tui.turns import Turns
 
@@ -87,7 +93,9 @@ class FluidApp(App[int], inherit_bindings=False):
         self.theme = self.layout_kept.theme if self.layout_kept.theme in known else DARK.name
 
     async def on_event(self, event: events.Event) -> None:
-        """Keys and pastes have turns."""
+        """Keys and pastes have turns. A terminal of another size may show anything."""
+        if isinstance(event, events.Resize) and isinstance(self._driver, SlowLineDriver):
+            self._driver.shown.forget()
         if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
             await self._turns.take(event, super().on_event)
         else:
@@ -105,6 +113,47 @@ class FluidApp(App[int], inherit_bindings=False):
 
     def get_default_screen(self) -> Screen[None]:
         return FleetScreen()
+
+    def get_driver_class(self) -> type[Driver]:
+        return SlowLineDriver
+
+    def _display(self, screen: Screen[Any], renderable: RenderableType | None) -> None:
+        """What stands there already is not painted; what the line to the terminal has no room for is painted
+        later, as it is then."""
+        line = self._driver
+        if not isinstance(line, SlowLineDriver) or not isinstance(renderable, CompositorUpdate):
+            super()._display(screen, renderable)
+        elif self._batch_count:
+            return  # nothing is painted now
+        elif not line.has_room():
+            line.owe(screen, renderable)
+        else:
+            fresh = line.shown.fresh(renderable, screen.outer_size, self.console)
+            super()._display(screen, fresh)
+            line.painted()
+
+    def redraw(self) -> None:
+        """All of the screen, whatever stands there."""
+        if isinstance(self._driver, SlowLineDriver):
+            self._driver.shown.forget()
+        self.screen.refresh()
+
+    @property
+    def _background_screens(self) -> list[Screen[Any]]:
+        """For Textual 8.2.8 what another screen covers whole is visible: each message to it repaints all."""
+        return [] if self.screen.styles.background.a == 1 else super()._background_screens
+
+    def gather(self) -> None:
+        """A screen opens: what it shows is on its way."""
+        if isinstance(self._driver, SlowLineDriver):
+            self._driver.gather()
+
+    def when_drawn(self, node: MessagePump, call: Callable[[], object]) -> None:
+        """``node`` is to ``call`` it when what has changed until now stands on the terminal."""
+        if isinstance(self._driver, SlowLineDriver):
+            self._driver.when_drawn(partial(node.call_later, call))
+        else:
+            call()
 
     def _paint(self) -> None:
         """The first paint; from now on each change is painted."""

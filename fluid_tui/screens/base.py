@@ -97,6 +97,7 @@ class FluidScreen(Screen[None]):
         return False
 
     def on_screen_resume(self) -> None:
+        self.fluid.gather()
         self.fluid.mirror.look_at(*self.looks_at)
 
     def footer(self) -> Sequence[tuple[str, str]]:
@@ -140,6 +141,12 @@ class FluidScreen(Screen[None]):
             self._repaint_required = False
             self._dirty_widgets.add(self)
         super()._refresh_layout(size, scroll)
+
+    def _compositor_refresh(self) -> None:
+        """Textual 8.2.8 would paint what a dialog stands on whole at every message from then on."""
+        super()._compositor_refresh()
+        if self.app.screen is not self:
+            self._repaint_required = False
 
     def why_nothing(self) -> str:
         """What stands in place of a copy that was never read: nothing is claimed of what is not known."""
@@ -338,6 +345,9 @@ class FluidScreen(Screen[None]):
 
     def action_theme(self) -> None:
         self.say(f"Theme {self.fluid.next_theme()}.")
+
+    def action_redraw(self) -> None:
+        self.fluid.redraw()
 
     def action_help(self) -> None:
         from fluid_tui.screens.help import HelpScreen

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar, cast
 
 from textual import events, on
 from textual.app import ComposeResult
@@ -20,6 +20,9 @@ from textual.widgets import Input, Label
 from backend.text import visible
 from fluid_tui.paint import Line, Role, line
 from fluid_tui.widgets.text_view import TextView
+
+if TYPE_CHECKING:
+    from fluid_tui.app import FluidApp
 
 T = TypeVar("T")
 ARMING_S = 0.4
@@ -90,7 +93,7 @@ class Dialog(ModalScreen[T | None], Generic[T]):
     def _drawn(self) -> None:
         """The delay begins when the words stand on the screen, however long that took."""
         self.on_resize()  # the lines are wrapped now
-        self.set_timer(ARMING_S, self._arm)
+        cast("FluidApp", self.app).when_drawn(self, lambda: self.set_timer(ARMING_S, self._arm))
 
     def _arm(self) -> None:
         self.query_one("#dialog").add_class("-armed")

@@ -145,7 +145,7 @@ class LiveList(Painted):
         """The marked rows, or the one under the cursor; tabs between the cells."""
         rows = [row for row in self._rows if row.key in self.marked] or self._rows[self._at : self._at + 1]
         words = plural(len(rows), "marked row") if self.marked else "the row"
-        return words, "\n".join("\t".join(_cell_text(cell) for cell in row.cells).strip() for row in rows)
+        return words, "\n".join("\t".join(cell_text(cell) for cell in row.cells).strip() for row in rows)
 
     def unmark(self) -> None:
         """No mark is left."""
@@ -280,7 +280,8 @@ class LiveList(Painted):
         self._move(len(self._rows) - 1)
 
 
-def _cell_text(cell: Run | Line) -> str:
+def cell_text(cell: Run | Line) -> str:
+    """What a cell says, without its colours."""
     runs = ((cell[0], Role.TEXT),) if cell and isinstance(cell[0], str) else cell
     return plain(runs).strip()
 

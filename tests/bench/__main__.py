@@ -15,8 +15,8 @@ from pathlib import Path
 from backend.cli.guard import guarded
 from tests.bench.figures import Figure, into_page, load, save, show
 
-BENCHES = ("fleet", "changes", "api", "console")
-"""Each a module here whose ``measure()`` gives its figures."""
+BENCHES = ("fleet", "changes", "api", "console", "events")
+"""Each a module here whose ``measure()`` gives its figures; ``events`` takes half an hour."""
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 

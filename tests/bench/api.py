@@ -20,6 +20,7 @@ from backend.audit.chain import Head, link, timestamp
 from backend.models import AskState, Identity, Role, now
 from backend.store import Store
 from tests.bench.figures import Bar, Figure, figure
+from tests.bench.processes import memory_mb
 from tests.bench.stage import CHECKOUT, Stage
 
 SANDBOXES = 1000
@@ -46,7 +47,7 @@ async def measure() -> list[Figure]:
             figures.append(await _decisions(stage))
             figures.append(await asyncio.to_thread(_status, stage))
             how = f"VmRSS with {SANDBOXES:,} sandboxes and no pane, after the lists and decisions above"
-            figures.append(figure("backend: memory", [stage.memory_mb()], "MB", how, Bar(p50=200)))
+            figures.append(figure("backend: memory", [memory_mb(stage.pid)], "MB", how, Bar(p50=200)))
     return figures
 
 

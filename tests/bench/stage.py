@@ -13,7 +13,7 @@ import sys
 import tempfile
 import uuid
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -35,7 +35,8 @@ from tests.fix_database import RUN_AS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 READY_S = 60.0
-DEFINE_S = 120.0
+DEFINE_S = 600.0
+INSERTED_AT_ONCE = 50
 TTL = timedelta(hours=20)
 IMAGE = GuestImage(
     name="debian-12",
@@ -45,6 +46,14 @@ IMAGE = GuestImage(
     initrd=Path("/nonexistent/initrd"),
     cmdline="root=/dev/vda",
 )
+
+
+def sandbox_id(number: int) -> str:
+    return f"SBX-{number:08x}"
+
+
+def name_of(number: int) -> str:
+    return f"bench-{number:04}"
 
 
 class Stage:
@@ -120,9 +129,9 @@ class Stage:
 
     # --- the backend ----------------------------------------------------------------------------------
 
-    async def start(self) -> float:
+    async def start(self, module: str = "backend.cli") -> float:
         """Start the backend, one that runs killed with -9; the seconds until its doors are open (sd_notify).
-        PostgreSQL, libvirtd and tmux live on."""
+        PostgreSQL, libvirtd and tmux live on. ``module serve`` is what runs."""
         await self.kill()
         address = self.paths.run / "ready.sock"
         address.unlink(missing_ok=True)
@@ -131,7 +140,7 @@ class Stage:
             told.setblocking(False)
             began = perf_counter()
             self._backend = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "backend.cli", "serve"),
+                *(sys.executable, "-P", "-m", module, "serve"),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -161,12 +170,11 @@ class Stage:
             self._backend.kill()
             await self._backend.wait()
 
-    def memory_mb(self) -> float:
-        """What the backend holds in memory now (VmRSS)."""
+    @property
+    def pid(self) -> int:
+        """The backend's."""
         assert self._backend is not None
-        status = Path(f"/proc/{self._backend.pid}/status").read_text()
-        (kib,) = (line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:"))
-        return int(kib) / 1024
+        return self._backend.pid
 
     @property
     def _log(self) -> Path:
@@ -189,20 +197,34 @@ class Stage:
         finally:
             await database.close()
 
-    async def fill(self, count: int) -> None:
-        """So many stopped sandboxes: their rows, and their domains in libvirt."""
-        sandboxes = [self._sandbox(number) for number in range(count)]
-        async with self.store() as store, asyncio.TaskGroup() as group:
-            for sandbox in sandboxes:
-                group.create_task(store.sandboxes.insert(sandbox))
+    async def fill(self, count: int, first: int = 0) -> None:
+        """So many stopped sandboxes, those before ``first`` are there: rows, and domains in libvirt."""
+        sandboxes = [self._sandbox(number) for number in range(first, count)]
+        async with self.store() as store:
+            for at in range(0, len(sandboxes), INSERTED_AT_ONCE):
+                async with asyncio.TaskGroup() as group:
+                    for sandbox in sandboxes[at : at + INSERTED_AT_ONCE]:
+                        group.create_task(store.sandboxes.insert(sandbox))
         async with asyncio.timeout(DEFINE_S):
             await asyncio.to_thread(self._define, sandboxes)
 
+    async def open_panes(self, numbers: Iterable[int], argv: Sequence[str]) -> None:
+        """A terminal for each of these sandboxes, in the backend's tmux: ``argv`` runs there, not a guest."""
+        tmux = TmuxServer(self.paths.tmux_socket)
+        await tmux.start()
+        try:
+            for number in numbers:
+                await tmux.create_pane(
+                    argv, owner=str(os.getuid()), sandbox=sandbox_id(number), session=name_of(number)
+                )
+        finally:
+            await tmux.close()
+
     def _sandbox(self, number: int) -> Sandbox:
-        id, at = f"SBX-{number:08x}", now()
+        id, at = sandbox_id(number), now()
         return Sandbox(
             id=id,
-            sandbox_name=f"bench-{number:04}",
+            sandbox_name=name_of(number),
             agent_id=f"agent-{number % 20}",
             base_image=IMAGE.name,
             network="guests",

@@ -43,6 +43,7 @@ _OURS = re.compile(
     r"|\x1b\[\?(?:7|25|1000|1003|1004|1006|1015|1016|1049|2004|2026|2048)[hl]"
     r"|\x1b\[\?(?:2026|2048)\$p"
     r"|\x1b\[>\d+u|\x1b\[<u"
+    r"|(?<=H|l)\x1b\[6n"  # after a paint: is it drawn?
     r"|\x1b\[2[23];2t|\x1b\]2;fluid(?:: \d+ needs? you)?\x07"
     r"|\x1b\]52;c;(?P<clipboard>[A-Za-z0-9+/]*=*)\x07"
     r"|\x07|\r?\n"
