@@ -1,4 +1,4 @@
-"""What every screen looks like: as text in two sizes, in colours in three themes, readable in all four.
+"""What every screen looks like: as text in two sizes, in colours in four themes, readable in all.
 
 ``pytest tests/console/test_looks.py --snapshot-update`` writes anew what was changed on purpose.
 """
@@ -31,9 +31,9 @@ SCREENS: dict[str, tuple[list[str], str]] = {
     "panic": (["exclamation_mark", "exclamation_mark"], "No apply starts"),
 }
 """The keys from the fleet, and words that stand there in the end. The panic is last: it changes things."""
-COLOURED = ("fleet", "review")
-THEMES_DRAWN = ("fluid-dark", "fluid-light", "fluid-contrast")
-READ = ("fleet", "review", "timeline", "help", "fleet")
+COLOURED = ("fleet", "review", "diff")
+THEMES_DRAWN = ("fluid-dark", "fluid-light", "fluid-contrast", "fluid-16")
+READ = ("fleet", "review", "diff", "timeline", "help", "fleet")
 SETTLED_S = 0.1
 READABLE = 4.5
 """WCAG 2, level AA."""
