@@ -15,6 +15,8 @@ FORBIDDEN_KEYS = frozenset({"ctrl+a", "ctrl+b", "ctrl+s", "ctrl+q", "ctrl+z"})
 
 EVERYWHERE = ("app", "move")
 """Places whose keys work on every screen."""
+WITHIN: dict[str, tuple[str, ...]] = {"review": ("sides", "replay"), "diff": ("sides",)}
+"""Places that are parts of a screen: their keys work while that part is in use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,13 @@ ACTIONS: tuple[Action, ...] = (
     Action("review.reject", "r", "reject", "Reject, with a reason", changes=True),
     Action("review.changes", "c", "ask changes", "Reject and tell the agent what to mend", changes=True),
     Action("review.abort", "x", "", "Abort the running apply (asks)", changes=True),
+    Action(
+        "review.roll_back",
+        "b",
+        "roll back",
+        "Ask to take an apply back that is over (asks for the short id)",
+        changes=True,
+    ),
     Action("review.tab_evidence", "0", "", "Show request and evidence"),
     Action("review.tab_diff", "1", "", "Show the diff"),
     Action("review.tab_playbook", "2", "", "Show the playbook"),
@@ -107,12 +116,20 @@ ACTIONS: tuple[Action, ...] = (
     Action("review.write", "w", "write", "Write the evidence to a file"),
     Action("ask.yes", "y", "yes", "Say yes, with an optional note", changes=True),
     Action("ask.no", "n", "no", "Say no, with an optional note", changes=True),
-    Action("diff.earlier", "comma", "earlier", "Compare with the snapshot before"),
-    Action("diff.later", "full_stop", "later", "Compare with the snapshot after"),
+    Action("ask.terminal", "t", "terminal", "Watch the agent's terminal"),
+    Action("diff.earlier", "comma", "earlier", "The change before: a snapshot and the one it was made from"),
+    Action("diff.later", "full_stop", "later", "The change after it; the last one is the sandbox as it is"),
+    Action("diff.since_earlier", "less_than_sign", "since", "Compare with one snapshot further back"),
+    Action("diff.since_later", "greater_than_sign", "", "Compare with one snapshot less far back"),
+    Action("diff.again", "r", "", "Read it again, also which snapshots there are"),
     Action("diff.noise", "i", "noise", "Show or hide what the noise profile hides"),
     Action("diff.next_change", "n", "next", "To the next change"),
     Action("diff.previous_change", "N", "", "To the previous change"),
     Action("diff.switch", "tab", "tree/text", "Move between the tree and the text"),
+    Action("sides.wrap", "z", "", "Wrap long lines, or scroll both sides together"),
+    Action("sides.right", "right", "", "Unwrapped: to the right"),
+    Action("sides.left", "left", "", "Unwrapped: to the left"),
+    Action("sides.unfold", "u", "", "Show the equal lines too, or fold them"),
     Action("hosts.drain", "d", "drain", "Give this host no new sandboxes; those it has stay", changes=True),
     Action("hosts.resume", "r", "resume", "Give this host new sandboxes again", changes=True),
     Action("hosts.open", "enter", "open", "Show the sandboxes of this host on the fleet"),
@@ -173,6 +190,7 @@ TWINS: dict[str, str] = {
     "review.reject": "approvals reject",
     "review.changes": "approvals reject",
     "review.abort": "approvals abort",
+    "review.roll_back": "runs rollback",
     "review.tab_evidence": "approvals show",
     "review.tab_diff": "snapshots diff",
     "review.tab_playbook": "playbooks show",
@@ -185,10 +203,13 @@ TWINS: dict[str, str] = {
     "review.write": "approvals pack",
     "ask.yes": "asks answer",
     "ask.no": "asks answer",
+    "ask.terminal": "sandboxes ssh",
     "hosts.drain": "hosts drain",
     "hosts.resume": "hosts resume",
     "hosts.open": "sandboxes list",
     "hosts.all": "sandboxes list",
+    "diff.since_earlier": "snapshots diff",
+    "diff.since_later": "snapshots diff",
     "terminal.take_over": "sandboxes attach",
     "terminal.hand_back": "sandboxes hand-back",
     "terminal.diff": "snapshots diff",

@@ -31,7 +31,7 @@ from fluid_tui.plain_text import AsciiFilter, wants_ascii
 from fluid_tui.screens.base import EventArrived, FleetChanged, FluidScreen
 from fluid_tui.screens.fleet import FleetScreen
 from fluid_tui.slow_line import SlowLineDriver
-from fluid_tui.themes import DARK, THEMES
+from fluid_tui.themes import DARK, SIXTEEN, THEMES
 from fluid_tui.turns import Turns
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 STYLES = ("base", "fleet", "hosts", "review", "diff", "terminal", "timeline", "wall", "dialog", "command")
 
+FEW_COLOURS = "standard"
+"""What Rich calls the 16 colours of old terminals."""
 PANIC_S = 3.0
 """The key of the panic counts when it is pressed twice within so long."""
 FIRST_PAINT_S = 0.25
@@ -90,7 +92,8 @@ class FluidApp(App[int], inherit_bindings=False):
         for theme in THEMES:
             self.register_theme(theme)
         known = [theme.name for theme in THEMES]
-        self.theme = self.layout_kept.theme if self.layout_kept.theme in known else DARK.name
+        kept = self.layout_kept.theme if self.layout_kept.theme in known else DARK.name
+        self.theme = SIXTEEN.name if self.console.color_system == FEW_COLOURS else kept
 
     async def on_event(self, event: events.Event) -> None:
         """Keys and pastes have turns. A terminal of another size may show anything."""

@@ -14,7 +14,7 @@ from backend.models import FleetView
 from backend.text import visible
 from fluid_tui.attention import Notify
 from fluid_tui.fleet_rows import Sorting, short_id, waiting
-from fluid_tui.themes import THEMES
+from fluid_tui.themes import SIXTEEN, THEMES
 
 SANDBOX_VERBS = {
     "terminal": "watch its agent's terminal",
@@ -74,7 +74,11 @@ def _asks(fleet: FleetView, _: list[str]) -> list[Choice]:
 
 
 def _themes(_: FleetView, __: list[str]) -> list[Choice]:
-    return [Choice(theme.name.removeprefix("fluid-"), "dark" if theme.dark else "light") for theme in THEMES]
+    kinds = {SIXTEEN.name: "for terminals with 16 colours"}
+    return [
+        Choice(theme.name.removeprefix("fluid-"), kinds.get(theme.name, "dark" if theme.dark else "light"))
+        for theme in THEMES
+    ]
 
 
 def _ways(_: FleetView, __: list[str]) -> list[Choice]:

@@ -25,6 +25,7 @@ from backend.models import (
 from backend.text import visible
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.side_rows import DiffRow, fact, text_rows, value_rows
+from fluid_tui.syntax import kind_of
 from fluid_tui.words import SETTINGS, plural
 
 VERBS = {
@@ -116,7 +117,7 @@ def _add_files(made: DiffDocument, changes: Changes, noise: bool) -> None:
     for change in shown.values():
         if change.renamed_to not in shown:
             old = shown.get(change.renamed_from)
-            rows = _file(old.before if old else change.before, change.after)
+            rows = _file(old.before if old else change.before, change.after, kind_of(change.path))
             made.add("Files", change.verb, change.path, _extra(change), rows, was=change.renamed_from)
     brought = Counter(change.package for change in changes.files if change.package and not change.hidden)
     for owner, count in sorted(brought.items() if not noise else ()):
@@ -172,7 +173,7 @@ def _facts(change: UserChange | GroupChange) -> Iterator[DiffRow]:
             yield fact(f"+ {visible(name)}: {visible(after)}", Role.ADDED)
 
 
-def _file(before: FileState | None, after: FileState | None) -> Iterator[DiffRow]:
+def _file(before: FileState | None, after: FileState | None, kind: str) -> Iterator[DiffRow]:
     old, new = _state_facts(before), _state_facts(after)
     for name in dict.fromkeys((*old, *new)):
         if old.get(name, "") == new.get(name, ""):
@@ -181,7 +182,7 @@ def _file(before: FileState | None, after: FileState | None) -> Iterator[DiffRow
             yield fact(f"- {name}: {old[name]}", Role.REMOVED)
         if new.get(name):
             yield fact(f"+ {name}: {new[name]}", Role.ADDED)
-    yield from _content(before, after)
+    yield from _content(before, after, kind)
 
 
 def _state_facts(state: FileState | None) -> dict[str, str]:
@@ -204,7 +205,7 @@ def _state_facts(state: FileState | None) -> dict[str, str]:
     return facts
 
 
-def _content(before: FileState | None, after: FileState | None) -> Iterator[DiffRow]:
+def _content(before: FileState | None, after: FileState | None, kind: str) -> Iterator[DiffRow]:
     sides = [state for state in (before, after) if state is not None]
     secret = next((state.secret for state in sides if state.secret), "")
     if any(state.secret and state.text is None for state in sides):
@@ -219,9 +220,9 @@ def _content(before: FileState | None, after: FileState | None) -> Iterator[Diff
             yield fact("content not shown: binary or too large; size and hash above", Role.MUTED)
         return
     if old is None or new is None:
-        yield from (replace(row, alone=True) for row in text_rows(old or "", new or ""))
+        yield from (replace(row, alone=True) for row in text_rows(old or "", new or "", kind))
     elif old != new:
-        yield from text_rows(old, new)
+        yield from text_rows(old, new, kind)
     elif secret and before and after and before.sha256 != after.sha256:
         yield fact("only a secret value changed", Role.WARN)
 

@@ -22,7 +22,19 @@ from backend.models import (
 from backend.text import visible
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.paint import Run as Piece
-from fluid_tui.words import RUNS, SETTINGS, TASKS, ago, approval_mark, elapsed, left, plural, requester
+from fluid_tui.words import (
+    RUNS,
+    SETTINGS,
+    STEP_S,
+    TASKS,
+    ago,
+    approval_mark,
+    elapsed,
+    left,
+    plural,
+    requester,
+    span,
+)
 
 RESIDUAL_SHOWN = 12
 FULFILLED: Piece = ("✓ ", Role.GOOD)
@@ -64,6 +76,7 @@ def request_lines(approval: Approval, earlier: list[Approval], now: datetime) ->
         line(("asks   ", Role.MUTED), said(approval.reason)),
         line(("who    ", Role.MUTED), (requester(approval), Role.TEXT)),
         line(("from   ", Role.MUTED), said(approval.sandbox_name or approval.sandbox_id)),
+        line(("undoes ", Role.MUTED), said(approval.rolls_back)) if approval.rolls_back else BLANK,
     ]
     for target in approval.targets:
         group = approval.groups.get(target, "")
@@ -95,7 +108,11 @@ def request_lines(approval: Approval, earlier: list[Approval], now: datetime) ->
     lines += [
         line(
             ("before ", Role.MUTED),
-            said(f"{old.short_id} {old.state}: {old.outcome or old.reason}", Role.WARN),
+            said(
+                f"{old.short_id} {old.sandbox_name} {old.state} {ago(old.updated_at, now)}: "
+                f"{old.outcome or old.reason}",
+                Role.WARN,
+            ),
         )
         for old in earlier
     ]
@@ -195,7 +212,11 @@ def _dry_run(found: TargetEvidence) -> Iterator[Line]:
         yield line(BROKEN, ("dry run  ", Role.TITLE), name, said(found.error, Role.BAD))
         return
     bad = found.result.failed or found.result.unreachable
-    differs = f"; differs from the rehearsal in {len(found.differs)}" if found.differs else "; as rehearsed"
+    differs = (
+        f"; differs from the rehearsal in {plural(len(found.differs), 'place')}"
+        if found.differs
+        else "; as rehearsed"
+    )
     yield line(
         BROKEN if bad else WARNING if found.differs else FULFILLED,
         ("dry run  ", Role.TITLE),
@@ -209,6 +230,21 @@ def _dry_run(found: TargetEvidence) -> Iterator[Line]:
 def _risk(evidence: Evidence) -> Iterator[Line]:
     for words in evidence.risk:
         yield line(WARNING, ("risk  ", Role.TITLE), said(words, Role.WARN))
+
+
+def policy_lines(approval: Approval, uid: int | None) -> list[Line]:
+    """What the rules say of this request and of the operator ``uid`` who looks at it."""
+    if approval.state is not ApprovalState.PENDING:
+        return []
+    given = [one.name for one in approval.decisions if one.verb == "approve"]
+    found = []
+    if approval.threshold > 1:
+        found.append(f"{approval.threshold} operators must approve; so far {', '.join(given) or 'none'}")
+    if uid is not None and approval.requester_uid == uid:
+        found.append("you asked for this yourself: another operator approves it")
+    if any(one.uid == uid and one.verb == "approve" for one in approval.decisions):
+        found.append("you have approved it: another operator is needed")
+    return [line(WARNING, ("policy  ", Role.TITLE), said(words, Role.WARN)) for words in found]
 
 
 def recap(result: TargetResult) -> Piece:
@@ -245,11 +281,12 @@ def _yaml(text: str) -> Line:
     return line(text)
 
 
-def run_lines(title: str, run: Run | None, *, diffs: bool = True) -> list[Line]:
+def run_lines(title: str, run: Run | None, now: datetime) -> list[Line]:
     """One run: its state, its recap, every result, with Ansible's own diffs."""
     if run is None:
         return [line((title, Role.TITLE), ("  not run", Role.MUTED)), BLANK]
-    took = elapsed((run.ended_at - run.started_at).total_seconds()) if run.ended_at else ""
+    lasted = ((run.ended_at or now) - run.started_at).total_seconds()
+    took = elapsed(lasted) if run.ended_at else f"for {span(lasted)}" if lasted >= STEP_S else ""
     lines = [line((title, Role.TITLE), ("  ", Role.TEXT), RUNS[run.state].run, (f"  {took}", Role.MUTED))]
     if run.reason:
         lines.append(line(said(run.reason, RUNS[run.state].role)))
@@ -268,7 +305,7 @@ def run_lines(title: str, run: Run | None, *, diffs: bool = True) -> list[Line]:
                 ),
             )
         )
-        if diffs and event.diff:
+        if event.diff:
             lines += [
                 _diff_line(each)
                 for each in visible(event.diff, keep_newlines=True, tab=8).split("\n")
@@ -282,7 +319,7 @@ def _diff_line(text: str) -> Line:
     return line(("      ", Role.TEXT), (text, role))
 
 
-def dry_run_lines(approval: Approval, runs: dict[str, Run]) -> list[Line]:
+def dry_run_lines(approval: Approval, runs: dict[str, Run], now: datetime) -> list[Line]:
     """Each target: what would change, where it differs from the rehearsal, what could not be tried."""
     lines: list[Line] = []
     for target in approval.targets:
@@ -297,7 +334,7 @@ def dry_run_lines(approval: Approval, runs: dict[str, Run]) -> list[Line]:
         for task in found.not_previewed:
             lines.append(line(("    – check mode cannot try: ", Role.MUTED), said(task)))
         lines.append(BLANK)
-        lines += run_lines(f"{visible(target)} in check mode", runs.get(target))
+        lines += run_lines(f"{visible(target)} in check mode", runs.get(target), now)
     return lines
 
 
@@ -308,7 +345,7 @@ def dry_run_state(approval: Approval) -> str:
     return "no dry run was made"
 
 
-def apply_lines(approval: Approval, run: Run | None) -> list[Line]:
+def apply_lines(approval: Approval, run: Run | None, now: datetime) -> list[Line]:
     """The apply, host by host, and its end."""
     if not approval.apply_run:
         return [line(("Nothing has been applied.", Role.MUTED))]
@@ -320,7 +357,7 @@ def apply_lines(approval: Approval, run: Run | None) -> list[Line]:
         good = approval.verified_changed == 0
         words = f"checked again after the apply: changed={approval.verified_changed}"
         lines.append(line(FULFILLED if good else BROKEN, (words, Role.TEXT)))
-    return [*lines, BLANK, *run_lines("Apply", run)]
+    return [*lines, BLANK, *run_lines("Apply", run, now)]
 
 
 def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:
@@ -328,13 +365,13 @@ def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:
     lines: list[Line] = []
     for target in approval.targets:
         found = approval.evidence.dry_run.get(target)
-        would = f"  would change {found.result.changed}" if found else "  no dry run"
+        would = f"  dry run: would change {found.result.changed}" if found else "  no dry run"
         group = approval.groups.get(target, "")
         lines.append(
             line(
                 ("on   ", Role.MUTED),
                 said(target, Role.TITLE),
-                said(f"  {group}" if group else "", Role.MUTED),
+                said(f"  group {group}" if group else "", Role.MUTED),
                 (would, Role.TEXT),
             )
         )

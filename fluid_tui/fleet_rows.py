@@ -90,7 +90,9 @@ def _approval_row(approval: Approval, now: datetime) -> Row:
             said(approval.short_id, Role.TITLE),
             said(approval.sandbox_name or approval.sandbox_id),
             (
-                f"apply to {targets}" if pending else f"{mark.word}: {visible(approval.progress) or targets}",
+                f"apply to {targets}: {visible(approval.reason)}"
+                if pending
+                else f"{mark.word}: {visible(approval.progress) or targets}",
                 Role.TEXT,
             ),
             evidence_words(approval) if pending else ("", Role.MUTED),

@@ -21,7 +21,7 @@ from textual.keys import (
 )
 
 from backend.errors import ConfigError
-from fluid_tui.actions import ACTIONS, BY_ID, EVERYWHERE
+from fluid_tui.actions import ACTIONS, BY_ID, EVERYWHERE, WITHIN
 
 PUNCTUATION = {_character_to_key(sign) for sign in string.punctuation}
 NAMED_KEYS = {key.value for key in Keys} | set(KEY_NAME_REPLACEMENTS.values()) | PUNCTUATION
@@ -71,10 +71,11 @@ def check(overrides: Mapping[str, str], where: str) -> None:
                     f"{where}: {id}: {key!r} is no key",
                     remedy="write one letter, f1 to f24, ctrl+x, alt+x, or a name such as pageup",
                 )
-    for place in PLACES:
+    inner = [(place, part) for place, parts in WITHIN.items() for part in parts]
+    for together in [*((place,) for place in PLACES), *inner]:
         taken: dict[str, str] = {}
         for action in ACTIONS:
-            if action.where not in (place, *EVERYWHERE):
+            if action.where not in (*together, *EVERYWHERE):
                 continue
             for key in _normalize_key_list(overrides.get(action.id, action.key)).split(","):
                 for alias in _get_key_aliases(key):

@@ -32,9 +32,7 @@ RETRY_S = 1.0
 RETRY_MAX_S = 5.0
 RECENT_EVENTS = 500
 """What was heard, for the timeline."""
-NOUNS = frozenset(
-    {"sandbox", "approval", "ask", "host", "pane", "component", "run", "bus", "events", "audit"}
-)
+NOUNS = frozenset({"sandbox", "approval", "ask", "host", "pane", "component", "run", "events", "audit"})
 MOVED = "sandbox.changed"
 PRESENCE = "presence.changed"
 BESIDE = frozenset({"run.event", "pane.changed"})
@@ -60,7 +58,8 @@ class Link:
 
 
 class Mirror:
-    """``on_change`` is called after each fresh copy or change of the link, ``on_event`` for each event."""
+    """``on_change`` is called after each fresh copy or change of the link, ``on_event`` for each event, and
+    once with :data:`backend.models.EVENTS_MISSED` when a lost backend is there again."""
 
     def __init__(
         self, client: BackendPort, on_change: Callable[[], None], on_event: Callable[[Event], None]
@@ -86,7 +85,10 @@ class Mirror:
         wait_s = RETRY_S
         while True:
             try:
+                was_lost = self.link.contact is Contact.LOST
                 await self._read()
+                if was_lost and self.fleet:
+                    self._on_event(Event.missed(self.fleet.seq))
                 wait_s = RETRY_S
                 await self._follow()
             except FluidError as error:

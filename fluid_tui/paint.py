@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from typing import NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
@@ -32,9 +33,19 @@ class Role(StrEnum):
     HEAD = "head"
     VOID = "void"
     CURSOR = "cursor"
+    KEY = "key"
+    STRING = "string"
 
 
-Run = tuple[str, Role | Style]
+class Mixed(NamedTuple):
+    """The ink of one role on the ground of another."""
+
+    ground: Role
+    ink: Role
+
+
+Ink = Role | Style | Mixed
+Run = tuple[str, Ink]
 Line = tuple[Run, ...]
 BLANK: Line = ()
 
@@ -74,6 +85,21 @@ def clip(runs: Line, width: int) -> Line:
             break
         kept.append((text, role))
         width -= size
+    return tuple(kept)
+
+
+def dropped(runs: Line, cells: int) -> Line:
+    """A line without its first ``cells``; of a wide character that is cut in two a space is left."""
+    kept: list[Run] = []
+    for text, role in runs:
+        if (size := cell_len(text)) <= cells:
+            cells -= size
+            continue
+        while cells > 0:
+            cells -= cell_len(text[0])
+            text = text[1:]
+        kept.append((" " * -cells + text, role))
+        cells = 0
     return tuple(kept)
 
 

@@ -14,6 +14,8 @@ from typing import NamedTuple
 from backend.models import Phase, Sandbox, Snapshot
 from fluid_tui.paint import Line, Role, line, said
 
+Pair = tuple[str, str]
+"""The names of an earlier and of a later point."""
 NOW = "now"
 READABLE = (Phase.RUNNING, Phase.PAUSED, Phase.STOPPED)
 """The phases in which the sandbox can be read as it is."""
@@ -23,10 +25,22 @@ class Points(NamedTuple):
     """Each snapshot with the one that it was made from, oldest first; last the one that the sandbox stands on
     with the present. ``first`` is the pair to begin with."""
 
-    pairs: tuple[tuple[str, str], ...]
+    pairs: tuple[Pair, ...]
     first: int
     stands_on: str
     worked_on: bool
+    names: tuple[str, ...] = (NOW,)  # all points, oldest first
+
+    def step(self, pair: Pair, by: int) -> Pair | None:
+        """The pair ``by`` steps on in :attr:`pairs`, by its later point; None where there is none."""
+        later = [after for _, after in self.pairs]
+        at = later.index(pair[1]) + by
+        return self.pairs[at] if 0 <= at < len(later) else None
+
+    def since(self, pair: Pair, by: int) -> Pair | None:
+        """The same later point with an earlier point that is ``by`` steps on; None where there is none."""
+        before, after = (self.names.index(name) for name in pair)
+        return (self.names[before + by], pair[1]) if 0 <= before + by < after else None
 
     def words(self, before: str, after: str) -> Line:
         """How far a pair is the sandbox as it is."""
@@ -55,4 +69,5 @@ def points(snapshots: Sequence[Snapshot], sandbox: Sandbox, last_output_at: date
     present = len(pairs) - 1
     readable = present if worked_on else made
     first = readable if sandbox.phase in READABLE else min(made, max(present - 1, 0))
-    return Points(tuple(pairs), first, stands.name, worked_on)
+    names = (*(one.name for one in ordered), NOW)
+    return Points(tuple(pairs), first, stands.name, worked_on, names)

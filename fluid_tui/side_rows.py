@@ -6,13 +6,15 @@ Pure and bounded. A row has two sides; a row of one width (heading, fact, note) 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 
 from backend.alignment import coarse, opcodes
 from backend.text import visible
 from fluid_tui.paint import Line, Role, chop, line, width_of, wrap
+from fluid_tui.syntax import coloured
+from fluid_tui.words import plural
 
 CONTEXT_LINES = 3
 EXACT_CHARS = 400
@@ -28,22 +30,25 @@ FACT_INDENT = 4
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of a row: a line of a file with its number; 0 for what has none."""
+    """One side of a row: a line of a file with its number; 0 for what has none. ``kind``: of the file, for
+    its colours (:mod:`fluid_tui.syntax`)."""
 
     number: int
     text: Line
     changed: bool
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class DiffRow:
     """Either ``whole``, or ``left`` and ``right`` (a missing side is None). ``alone``: of a file that has one
-    side only, drawn over the full width."""
+    side only, drawn over the full width. ``hides`` makes the rows that a fold stands for."""
 
     whole: Line | None = None
     left: Side | None = None
     right: Side | None = None
     alone: bool = False
+    hides: Callable[[], list[DiffRow]] | None = field(default=None, compare=False)
 
 
 def fact(words: str, role: Role = Role.TEXT) -> DiffRow:
@@ -66,20 +71,20 @@ def value_rows(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[
             yield from (replace(row, alone=alone) for row in _replaced(old, new, -1, -1))
 
 
-def text_rows(old: str, new: str) -> Iterator[DiffRow]:
-    """Two texts side by side: aligned hunks, far equal lines folded."""
+def text_rows(old: str, new: str, kind: str = "") -> Iterator[DiffRow]:
+    """Two texts of a kind of file side by side: aligned hunks, far equal lines folded."""
     left, right = _lines_of(old), _lines_of(new)
     hunks = opcodes(left, right)
     room = SHOWN_LINES
     for at, run in enumerate(hunks):
         tag, l1, l2, r1, r2 = run
         if tag == "equal":
-            yield from _equal(left, l1, l2, r1, first=at == 0, last=at == len(hunks) - 1)
+            yield from _equal(left, l1, l2, r1, kind, first=at == 0, last=at == len(hunks) - 1)
             continue
         if coarse(run):
             yield fact("⋯ compared coarsely: some of these lines may be equal", Role.MUTED)
         l3, r3 = min(l2, l1 + room), min(r2, r1 + room)
-        yield from _replaced(left[l1:l3], right[r1:r3], l1, r1)
+        yield from _replaced(left[l1:l3], right[r1:r3], l1, r1, kind)
         if (l3, r3) != (l2, r2):
             yield fact(f"… {len(left) - l3:,} and {len(right) - r3:,} more lines are not drawn", Role.WARN)
             return
@@ -95,23 +100,31 @@ def _lines_of(text: str) -> list[str]:
     return lines
 
 
-def _equal(left: list[str], l1: int, l2: int, r1: int, *, first: bool, last: bool) -> Iterator[DiffRow]:
+def _equal(
+    left: list[str], l1: int, l2: int, r1: int, kind: str, *, first: bool, last: bool
+) -> Iterator[DiffRow]:
+    def rows(start: int, stop: int) -> list[DiffRow]:
+        texts = [line(left[l1 + at]) for at in range(start, stop)]
+        return [
+            DiffRow(left=Side(l1 + at + 1, text, False, kind), right=Side(r1 + at + 1, text, False, kind))
+            for at, text in enumerate(texts, start)
+        ]
+
+    def folded() -> list[DiffRow]:
+        beyond = stop - start - SHOWN_LINES
+        more = [fact(f"… {beyond:,} more lines are not drawn", Role.WARN)] if beyond > 0 else []
+        return [*rows(start, min(stop, start + SHOWN_LINES)), *more]
+
     count = l2 - l1
-    head = 0 if first else CONTEXT_LINES
-    tail = 0 if last else CONTEXT_LINES
-    shown = [*range(min(head, count)), *range(max(count - tail, min(head, count)), count)]
-    folded = count - len(shown)
-    for at in shown:
-        if folded and at >= head:
-            yield fact(f"⋯ {folded} equal lines", Role.MUTED)
-            folded = 0
-        text = line(left[l1 + at])
-        yield DiffRow(left=Side(l1 + at + 1, text, False), right=Side(r1 + at + 1, text, False))
-    if folded:
-        yield fact(f"⋯ {folded} equal lines", Role.MUTED)
+    start = 0 if first else min(CONTEXT_LINES, count)
+    stop = count if last else max(count - CONTEXT_LINES, start)
+    yield from rows(0, start)
+    if stop > start:
+        yield replace(fact(f"⋯ {plural(stop - start, 'equal line')}", Role.MUTED), hides=folded)
+    yield from rows(stop, count)
 
 
-def _replaced(old: list[str], new: list[str], l1: int, r1: int) -> Iterator[DiffRow]:
+def _replaced(old: list[str], new: list[str], l1: int, r1: int, kind: str = "") -> Iterator[DiffRow]:
     rows = max(len(old), len(new))
     for at in range(rows):
         before = old[at] if at < len(old) else None
@@ -122,8 +135,8 @@ def _replaced(old: list[str], new: list[str], l1: int, r1: int) -> Iterator[Diff
         left_text = marked[0] if marked else line((before or "", Role.REMOVED))
         right_text = marked[1] if marked else line((after or "", Role.ADDED))
         yield DiffRow(
-            left=None if before is None else Side(l1 + at + 1, left_text, True),
-            right=None if after is None else Side(r1 + at + 1, right_text, True),
+            left=None if before is None else Side(l1 + at + 1, left_text, True, kind),
+            right=None if after is None else Side(r1 + at + 1, right_text, True, kind),
         )
 
 
@@ -144,6 +157,16 @@ def _words(before: str, after: str) -> tuple[Line, Line] | None:
         if r2 > r1:
             right.append(("".join(new[r1:r2]), Role.ADDED if same else Role.ADDED_WORD))
     return tuple(left), tuple(right)
+
+
+def unfolded(rows: Sequence[DiffRow]) -> tuple[list[DiffRow], dict[int, int]]:
+    """The same rows with the equal lines that folds stand for; old row → new row."""
+    made: list[DiffRow] = []
+    moved: dict[int, int] = {}
+    for at, row in enumerate(rows):
+        moved[at] = len(made)
+        made += row.hides() if row.hides else [row]
+    return made, moved
 
 
 def unified(rows: Iterable[DiffRow]) -> tuple[list[DiffRow], dict[int, int]]:
@@ -186,5 +209,5 @@ def _chopped(side: Side, room: int) -> list[Side]:
     """One line of a file as several; only the first has its number."""
     if width_of(side.text) <= room:
         return [side]
-    first, *more = chop(side.text, max(room, 1))
-    return [replace(side, text=first), *(Side(0, text, side.changed) for text in more)]
+    first, *more = chop(coloured(side.text, side.kind), max(room, 1))
+    return [replace(side, text=first, kind=""), *(Side(0, text, side.changed) for text in more)]

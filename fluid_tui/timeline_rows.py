@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from backend.models import AuditRow, Event, FleetView
+from backend.models import EVENTS_MISSED, AuditRow, Event, FleetView
 from backend.text import visible
 from fluid_tui.filters import Filter, parse
 from fluid_tui.paint import BLANK, Line, Role, line, said
@@ -30,7 +30,7 @@ SLOW = timedelta(minutes=2)
 """An intent that is older has probably lost its outcome."""
 WORDS_CHARS = 200
 LABEL_CELLS = 12
-NOISY = frozenset({"run.event", "pane.changed", "command.output", "sandbox.changed", "bus.resync"})
+NOISY = frozenset({"run.event", "pane.changed", "command.output", "sandbox.changed", EVENTS_MISSED})
 """Events that the list would drown in; the audit has what matters of them."""
 UNTOLD = frozenset({"ok", "intent", "error", "error_code"})
 MARKS: tuple[tuple[str, Mark], ...] = (
@@ -172,6 +172,8 @@ def _worth(name: str, value: Any) -> bool:
 def _short(value: Any) -> str:
     if isinstance(value, str):
         return value
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return ", ".join(value)
     return json.dumps(value, ensure_ascii=False, default=str)
 
 

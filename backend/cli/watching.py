@@ -12,7 +12,7 @@ from backend.client import AsyncFluid
 from backend.models import Event, FleetView
 from backend.text import visible
 
-NOUNS = frozenset({"approval", "ask", "bus"})
+NOUNS = frozenset({"approval", "ask", "events"})
 BELL = "\a"
 Told = dict[str, str]
 

@@ -113,7 +113,7 @@ class AsyncFluid(AgentMethods, OperatorMethods):
 
     async def events(self, after: int | None = None) -> AsyncIterator[Event]:
         """The fleet's events after number ``after``, for ever: a lost backend is knocked at again, and the
-        stream goes on where it was cut. An event of kind ``bus.resync`` says that some are lost."""
+        stream goes on where it was cut. An event of kind ``events.gap`` says that some are lost."""
         one = noun("Event")
         wait_s = RECONNECT_S
         last = after

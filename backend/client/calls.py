@@ -169,6 +169,11 @@ def commands(id: str, *, limit: int = 100, offset: int = 0) -> Call[list[Command
     return Call("GET", path("sandboxes", id, "commands"), nouns("Command", "commands"), query=query)
 
 
+def command(id: str) -> Call[Command]:
+    """One command with its output."""
+    return Call("GET", path("commands", id), noun("Command", "command"))
+
+
 def read_file(id: str, file: str) -> Call[bytes]:
     """The bytes of a guest's file, named by its wire path."""
     return Call(

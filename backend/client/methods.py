@@ -20,6 +20,7 @@ class AgentMethods:
     destroy = method(calls.destroy)
     run = method(calls.run)
     commands = method(calls.commands)
+    command = method(calls.command)
     read_file = method(calls.read_file)
     write_file = method(calls.write_file)
     edit_file = method(calls.edit_file)

@@ -37,7 +37,7 @@ from backend.models.change import (
     wire_path,
 )
 from backend.models.command import Command, CommandRequest
-from backend.models.event import AuditRow, Event, Identity, Role
+from backend.models.event import EVENTS_MISSED, AuditRow, Event, Identity, Role
 from backend.models.fleet import (
     CaKey,
     CaView,
@@ -76,6 +76,7 @@ from backend.models.sandbox import (
 )
 
 __all__ = [
+    "EVENTS_MISSED",
     "FROM_DISK",
     "FROM_GUEST",
     "PUBLIC",

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from backend.models.base import Answer
+from backend.models.base import Answer, now
 
 
 class Role(StrEnum):
@@ -36,6 +36,10 @@ class Identity(Answer):
         return cls(uid=os.getuid(), gid=os.getgid(), pid=os.getpid(), name="fluid", role=Role.SYSTEM)
 
 
+EVENTS_MISSED = "events.gap"
+"""The kind that says that some were lost: who hears it reads anew whatever it shows."""
+
+
 class Event(Answer):
     """Something the console should know. ``seq`` grows by one and is the SSE id."""
 
@@ -46,6 +50,11 @@ class Event(Answer):
     id: str
     sandbox_id: str = ""
     data: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def missed(cls, seq: int) -> Event:
+        """In place of those that were lost; ``seq`` is that of the last one."""
+        return cls(seq=seq, at=now(), kind=EVENTS_MISSED, noun="events", id="")
 
 
 class AuditRow(Answer):

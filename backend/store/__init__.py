@@ -12,7 +12,7 @@
 from backend.store.audit_rows import AuditRows, LinkedLine
 from backend.store.documents import Documents
 from backend.store.embedded import EmbeddedPostgres
-from backend.store.events import RESYNC, EventBus, Events, Subscription
+from backend.store.events import EventBus, Events, Subscription
 from backend.store.keys import KeptAnswer, Keys
 from backend.store.manifests import KeptManifest, Manifests
 from backend.store.migrate import migrate
@@ -51,7 +51,6 @@ class Store:
 
 
 __all__ = [
-    "RESYNC",
     "Approvals",
     "Asks",
     "AuditRows",

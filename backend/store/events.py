@@ -1,7 +1,7 @@
 """What happened, told to whoever listens; kept in the database, so that a listener resumes where it was.
 
 Publishing never fails because somebody is slow or the database is gone: an event tells of an effect, and the
-effect is done. A listener that falls behind loses the backlog, gets a ``events.gap`` marker, and reads anew.
+effect is done. A listener that falls behind loses the backlog, gets an ``events.gap`` marker, and reads anew.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from backend.store.pool import Database
 
 log = logging.getLogger(__name__)
 
-RESYNC = "events.gap"
 QUEUE_EVENTS = 1_000
 REPLAY_EVENTS = 5_000  # a listener that missed more than this reads the state anew instead
 COLLAPSING = frozenset({"pane.changed", "presence.changed"})
@@ -138,7 +137,7 @@ class Subscription:
                     break
         if len(self._queue) >= QUEUE_EVENTS:
             self._queue.clear()
-            self._queue.append(_resync(event.seq))
+            self._queue.append(Event.missed(event.seq))
         self._queue.append(event)
         self._waiting.set()
 
@@ -181,11 +180,5 @@ class Subscription:
         except FluidError:
             oldest, newest, missed = 0, -1, []
         whole = after <= newest and (not oldest or after >= oldest - 1) and len(missed) <= REPLAY_EVENTS
-        front = (
-            [event for event in missed if event.seq <= self._now_seq] if whole else [_resync(self._now_seq)]
-        )
-        self._queue.extendleft(reversed(front))
-
-
-def _resync(seq: int) -> Event:
-    return Event(seq=seq, at=now(), kind=RESYNC, noun="bus", id="")
+        missed = [event for event in missed if event.seq <= self._now_seq]
+        self._queue.extendleft(reversed(missed if whole else [Event.missed(self._now_seq)]))

@@ -6,11 +6,12 @@ from textual import on
 from textual.app import ComposeResult
 
 from backend.models import Ask, AskState, now
-from fluid_tui.actions import bindings
+from fluid_tui.actions import bindings, shown_keys
 from fluid_tui.fleet_rows import short_id
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.screens.base import EventArrived, FluidScreen
 from fluid_tui.screens.confirm import ReasonDialog, TypedConfirm
+from fluid_tui.screens.terminal import TerminalScreen
 from fluid_tui.widgets.text_view import TextView
 from fluid_tui.words import ago, left
 
@@ -22,7 +23,7 @@ class AskScreen(FluidScreen):
 
     PLACE = "ask"
     BINDINGS = bindings("ask")
-    FOOTER = (("ask.yes", "yes"), ("ask.no", "no"), ("app.back", "back"))
+    FOOTER = (("ask.yes", "yes"), ("ask.no", "no"), ("ask.terminal", "terminal"), ("app.back", "back"))
 
     def __init__(self, request_id: str) -> None:
         super().__init__()
@@ -57,12 +58,15 @@ class AskScreen(FluidScreen):
             self.query_one(TextView).set_lines([line(("This question is no longer there.", Role.MUTED))])
             return
         at = now()
+        sandbox = self.fluid.mirror.sandbox(ask.sandbox_id or "")
+        name = sandbox.sandbox_name if sandbox else ask.sandbox_id or ""
         lines = [
             line(said(ask.prompt, Role.TITLE)),
             BLANK,
             *[line(said(each)) for each in ask.context.split("\n") if each],
             BLANK,
             line(("who     ", Role.MUTED), said(ask.requester_name or f"uid {ask.requester_uid}")),
+            *([line(("sandbox ", Role.MUTED), said(name))] if name else []),
             line(
                 ("kind    ", Role.MUTED),
                 said(ask.action_type, Role.WARN if ask.action_type in NEEDS_TYPING else Role.TEXT),
@@ -79,7 +83,18 @@ class AskScreen(FluidScreen):
             lines += [BLANK, line(said(words, Role.GOOD if ask.approved else Role.WARN))]
         elif self._over or self._ask() is None:
             lines += [BLANK, line(said(self._over or "This question is no longer there.", Role.WARN))]
+        elif not self.fluid.read_only:
+            lines += [BLANK, self._how_to_answer(ask)]
         self.query_one(TextView).set_lines(lines)
+
+    def _how_to_answer(self, ask: Ask) -> Line:
+        yes, no = (shown_keys(self.fluid.keys[id]) for id in ("ask.yes", "ask.no"))
+        typed = (
+            f", then {short_id(ask.request_id)}, enter"
+            if ask.action_type in NEEDS_TYPING
+            else ", with a note"
+        )
+        return line(("Answer: ", Role.GOOD), (f"{yes}{typed}; or {no}, with a note.", Role.TEXT))
 
     @on(EventArrived)
     def _event(self, message: EventArrived) -> None:
@@ -93,6 +108,12 @@ class AskScreen(FluidScreen):
         if by != self.fluid.mirror.me:
             self.say_decided(f"{self._over}: nothing is left to decide")
         self.refresh_data()
+
+    def action_terminal(self) -> None:
+        if self._last is not None and self._last.sandbox_id:
+            self.app.push_screen(TerminalScreen(self._last.sandbox_id))
+        else:
+            self.say("This question is of no sandbox.")
 
     def action_yes(self) -> None:
         ask = self._pending()

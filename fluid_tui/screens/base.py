@@ -33,6 +33,8 @@ from fluid_tui.words import clock
 if TYPE_CHECKING:
     from fluid_tui.app import FluidApp
 
+TICK_S = 10.0
+"""Relative times move in steps of ten seconds."""
 NARROW_BELOW = 100
 SHORT_BELOW = 16
 CRUMBS_SHOWN = 3
@@ -56,6 +58,7 @@ class FluidScreen(Screen[None]):
     BINDINGS = bindings("app")
     PLACE: ClassVar[str] = ""
     FOOTER: ClassVar[Sequence[tuple[str, str]]] = ()
+    FOOTER_KEPT: ClassVar[int] = 2  # the way back and the help, also where not all fit
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (NARROW_BELOW, "-wide")]  # noqa: RUF012  Textual declares it so
     VERTICAL_BREAKPOINTS = [(0, "-short"), (SHORT_BELOW, "-tall")]  # noqa: RUF012
 
@@ -80,6 +83,13 @@ class FluidScreen(Screen[None]):
 
     def on_mount(self) -> None:
         self.draw_bars()
+        self.set_interval(TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        """Ages and the clock move on also when nothing happens."""
+        if self.is_current and self.composed:
+            self.draw_bars()
+            self.refresh_data()
 
     @property
     def composed(self) -> bool:
@@ -99,6 +109,7 @@ class FluidScreen(Screen[None]):
     def on_screen_resume(self) -> None:
         self.fluid.gather()
         self.fluid.mirror.look_at(*self.looks_at)
+        self._tick()
 
     def footer(self) -> Sequence[tuple[str, str]]:
         """The actions named at the foot, as they stand now."""
@@ -170,7 +181,7 @@ class FluidScreen(Screen[None]):
             for id, label in (*self.footer(), *help)
             if not (self.fluid.read_only and BY_ID[id].changes)
         ]
-        self.query_one(KeyBar).show(pairs)
+        self.query_one(KeyBar).show(pairs, self.FOOTER_KEPT)
 
     def _also_here(self) -> list[Run]:
         """The other operators who look at the same."""

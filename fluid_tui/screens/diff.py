@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 
 from backend.errors import FluidError
-from backend.models import Changes
+from backend.models import EVENTS_MISSED, Changes
 from backend.text import visible
 from fluid_tui.actions import bindings
 from fluid_tui.diff_rows import KINDS, SIGNS, DiffDocument, Item, document, folder_of, header_line
 from fluid_tui.paint import Line, Role, line, said
-from fluid_tui.points import Points, points
-from fluid_tui.screens.base import FluidScreen
+from fluid_tui.points import NOW, Pair, Points, points
+from fluid_tui.screens.base import EventArrived, FluidScreen
 from fluid_tui.widgets.diff_view import DiffView
 from fluid_tui.widgets.live_list import Column, LiveList, Row
 from fluid_tui.widgets.text_view import TextView
+from fluid_tui.words import clock
 
 TREE_COLUMNS = (Column("", 0),)
 
@@ -29,6 +32,7 @@ class DiffScreen(FluidScreen):
     FOOTER = (
         ("diff.earlier", "earlier"),
         ("diff.later", "later"),
+        ("diff.since_earlier", "since"),
         ("diff.next_change", "next"),
         ("diff.noise", "noise"),
         ("diff.switch", "tree/text"),
@@ -39,7 +43,7 @@ class DiffScreen(FluidScreen):
         super().__init__()
         self._sandbox_id = sandbox_id
         self._points: Points | None = None
-        self._chosen_pair = 0
+        self._pair = ("", "")
         self._noise = False
         self._changes: Changes | None = None
 
@@ -62,7 +66,13 @@ class DiffScreen(FluidScreen):
         self.titled(self.query_one("#tree"), "Changes")
         self.query_one("#tree").focus()
         self._how(line(("Reading the snapshots …", Role.MUTED)))
-        self.run_worker(self._start(), group="read", exclusive=True)
+        self.action_again()
+
+    @on(EventArrived)
+    def _event(self, message: EventArrived) -> None:
+        """What could not be read is tried again once the backend is back."""
+        if message.event.kind == EVENTS_MISSED and self._changes is None:
+            self.action_again()
 
     async def _start(self) -> None:
         try:
@@ -79,11 +89,12 @@ class DiffScreen(FluidScreen):
             return
         pane = self.fluid.mirror.pane_of(self._sandbox_id)
         self._points = points(snapshots, sandbox, pane.last_output_at if pane else None)
-        self._chosen_pair = self._points.first
-        await self._read(self._points)
+        if not set(self._pair) <= set(self._points.names):
+            self._pair = self._points.pairs[self._points.first]
+        await self._read()
 
-    async def _read(self, known: Points) -> None:
-        before, after = known.pairs[self._chosen_pair]
+    async def _read(self) -> None:
+        before, after = self._pair
         self._how(
             line(
                 ("Comparing ", Role.MUTED),
@@ -116,8 +127,9 @@ class DiffScreen(FluidScreen):
         tree.empty = "No change."
         tree.set_rows(tree_rows(made))
         rules = ", ".join(f"{visible(rule)} {count}" for rule, count in self._changes.hidden.items())
-        now = self._points.words(self._changes.from_snapshot, self._changes.to_snapshot)
-        lines = [header_line(self._changes), now]
+        before, after = self._changes.from_snapshot, self._changes.to_snapshot
+        read = f", read at {clock(self._changes.created_at)}" if after == NOW else ""
+        lines = [header_line(self._changes), (*self._points.words(before, after), (read, Role.MUTED))]
         if self._noise and rules:
             lines.append(line(("shown noise: ", Role.MUTED), (rules, Role.MUTED)))
         lines += [line(said(note, Role.WARN)) for note in self._changes.notes]
@@ -146,21 +158,29 @@ class DiffScreen(FluidScreen):
         self._noise = not self._noise
         self._draw()
 
+    def action_again(self) -> None:
+        self.run_worker(self._start(), group="read", exclusive=True)
+
     def action_earlier(self) -> None:
-        self._move(-1)
+        self._move(lambda known: known.step(self._pair, -1))
 
     def action_later(self) -> None:
-        self._move(1)
+        self._move(lambda known: known.step(self._pair, 1))
 
-    def _move(self, by: int) -> None:
-        known = self._points
-        if known is None:
+    def action_since_earlier(self) -> None:
+        self._move(lambda known: known.since(self._pair, -1))
+
+    def action_since_later(self) -> None:
+        self._move(lambda known: known.since(self._pair, 1))
+
+    def _move(self, to: Callable[[Points], Pair | None]) -> None:
+        if self._points is None:
             self.say("The snapshots are still being read.")
-        elif not 0 <= self._chosen_pair + by < len(known.pairs):
+        elif (pair := to(self._points)) is None:
             self.say("There is no snapshot beyond.")
         else:
-            self._chosen_pair += by
-            self.run_worker(self._read(known), group="read", exclusive=True)
+            self._pair = pair
+            self.run_worker(self._read(), group="read", exclusive=True)
 
 
 def tree_rows(made: DiffDocument) -> list[Row]:

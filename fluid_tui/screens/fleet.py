@@ -35,8 +35,6 @@ from fluid_tui.widgets.live_list import LiveList
 from fluid_tui.widgets.pane_view import PaneView
 from fluid_tui.words import ago, plural
 
-TICK_S = 10.0
-"""Relative times move in steps of ten seconds."""
 PREVIEW_DELAY_S = 0.15
 """A cursor that runs through the list opens no stream for every row it passes."""
 NEED_ROWS_SHOWN = 7
@@ -48,6 +46,7 @@ class FleetScreen(FluidScreen):
     """Two lists that one cursor walks through, and the pane of the sandbox under it."""
 
     PLACE = "fleet"
+    FOOTER_KEPT = 1
     BINDINGS = bindings("fleet")
     FOOTER = (
         ("fleet.open", "open"),
@@ -86,7 +85,6 @@ class FleetScreen(FluidScreen):
         if not self._settled:
             self.query_one("#sandboxes").focus()
         self._lay_out_preview()
-        self.set_interval(TICK_S, self._tick)
         self.refresh_data()
 
     def title_line(self) -> Line:
@@ -98,10 +96,6 @@ class FleetScreen(FluidScreen):
             else []
         )
         return (*self.name_line(), *hosts)
-
-    def _tick(self) -> None:
-        self.draw_bars()
-        self.refresh_data()
 
     def refresh_data(self) -> None:
         mirror = self.fluid.mirror
@@ -172,13 +166,12 @@ class FleetScreen(FluidScreen):
     def _preview(self) -> None:
         """Follow the chosen sandbox's pane; a hidden preview follows nothing."""
         view = self.query_one("#preview", PaneView)
+        if self.fluid.mirror.link.contact is Contact.LOST:
+            return  # what it showed last stays
         shown = self.fluid.layout_kept.preview and self.size.width >= NARROW_BELOW
         hidden = not shown or not self.is_current
         pane = self.fluid.mirror.pane_of(self._chosen)
         view.watch_pane(self.fluid.client, pane.pane_id if pane and pane.alive and not hidden else "")
-
-    def on_screen_resume(self) -> None:
-        self.on_fleet_changed()
 
     def on_screen_suspend(self) -> None:
         self.query_one("#preview", PaneView).watch_pane(self.fluid.client, "")
@@ -190,7 +183,9 @@ class FleetScreen(FluidScreen):
             self.titled(view, "No terminal")
             return
         pane = self.fluid.mirror.pane_of(sandbox.id)
-        state = f"{pane.pane_id} · {'live' if pane.alive else 'ended'}" if pane else "no terminal"
+        lost = self.fluid.mirror.link.contact is Contact.LOST
+        word = "lost" if lost else "live" if pane and pane.alive else "ended"
+        state = f"{pane.pane_id} · {word}" if pane else "no terminal"
         self.titled(view, f"{sandbox.sandbox_name} · {sandbox.agent_id} · {state}", self._doing(sandbox))
 
     def _doing(self, sandbox: Sandbox) -> str:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 
-from fluid_tui.actions import of, shown_keys
+from fluid_tui.actions import WITHIN, of, shown_keys
 from fluid_tui.keymap import default_path
 from fluid_tui.paint import BLANK, Line, Role, line
 from fluid_tui.screens.base import FluidScreen
@@ -22,9 +22,14 @@ TITLES = {
     "terminal": "Terminal",
     "wall": "Wall",
     "timeline": "Timeline",
+    "sides": "In a diff",
+    "replay": "In a recording",
+    "panic": "Panic",
     "move": "Moving",
     "app": "Everywhere",
 }
+WORDS_CELLS, WIDE_FROM = 76, 118
+"""On a wide screen the ids stand in a column of their own."""
 GLYPHS = (
     "! waits for you   ? question   ● works   ◌ on its way   ○ paused   ■ stopped   ✗ error   ✓ done",
     "In a dialog: enter confirms, escape is No.",
@@ -55,7 +60,8 @@ class HelpScreen(FluidScreen):
 
     def _lines(self) -> list[Line]:
         lines: list[Line] = []
-        for place in dict.fromkeys((self._place, "move", "app")):
+        words_cells = WORDS_CELLS if self.app.size.width >= WIDE_FROM else 0
+        for place in dict.fromkeys((self._place, *WITHIN.get(self._place, ()), "move", "app")):
             actions = of(place)
             if not actions:
                 continue
@@ -69,7 +75,7 @@ class HelpScreen(FluidScreen):
                             Role.MUTED if off else Role.ACCENT,
                         ),
                         (
-                            action.words + (" (off: read-only)" if off else ""),
+                            f"{action.words + (' (off: read-only)' if off else ''):<{words_cells}}",
                             Role.MUTED if off else Role.TEXT,
                         ),
                         (f"  {action.id}", Role.MUTED),

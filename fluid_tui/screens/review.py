@@ -17,8 +17,9 @@ from textual.widgets import ContentSwitcher
 from backend.errors import FluidError
 from backend.models import Approval, ApprovalState, now
 from backend.text import visible
-from fluid_tui.actions import bindings
-from fluid_tui.evidence import checklist, obstacles, request_lines, what_will_run
+from fluid_tui.actions import bindings, shown_keys
+from fluid_tui.evidence import checklist, obstacles, policy_lines, request_lines, what_will_run
+from fluid_tui.mirror import Contact
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.screens.base import NARROW_BELOW, EventArrived, FluidScreen
 from fluid_tui.screens.confirm import ReasonDialog, SecretDialog, TypedConfirm, consequences
@@ -29,10 +30,13 @@ from fluid_tui.widgets.diff_view import DiffView
 from fluid_tui.widgets.replay_view import ReplayView
 from fluid_tui.widgets.tab_bar import TabBar
 from fluid_tui.widgets.text_view import TextView
-from fluid_tui.words import approval_mark
+from fluid_tui.words import approval_mark, clock
 
 MOVING = (ApprovalState.APPROVED, ApprovalState.APPLYING)
 DECIDABLE = (ApprovalState.DRAFTING, ApprovalState.REHEARSING, ApprovalState.PENDING)
+ENDED = (ApprovalState.APPLIED, ApprovalState.FAILED)
+REFUSED = (ApprovalState.REJECTED, ApprovalState.VOIDED, ApprovalState.FAILED)
+EARLIER_SHOWN = 5
 DECIDING = (("review.approve", "approve"), ("review.reject", "reject"), ("review.changes", "ask changes"))
 
 
@@ -57,8 +61,9 @@ class ReviewScreen(FluidScreen):
 
     @property
     def approval(self) -> Approval | None:
-        """The request: as read for this screen, or as the fleet tells it."""
-        return self.data.approval or self.fluid.mirror.approval(self._approval_id)
+        """The request: as read for this screen, or as the fleet tells it if that is newer."""
+        known = (self.data.approval, self.fluid.mirror.approval(self._approval_id))
+        return max((one for one in known if one), key=lambda one: one.updated_at, default=None)
 
     @property
     def looks_at(self) -> tuple[str, str]:
@@ -83,6 +88,8 @@ class ReviewScreen(FluidScreen):
         state = self.approval.state if self.approval else None
         if state in DECIDABLE:
             return (*DECIDING, *self.FOOTER)
+        if state in ENDED:
+            return (("review.roll_back", "roll back"), *self.FOOTER)
         return (("review.abort", "abort"), *self.FOOTER) if state is ApprovalState.APPLYING else self.FOOTER
 
     def body(self) -> ComposeResult:
@@ -106,6 +113,7 @@ class ReviewScreen(FluidScreen):
 
     def refresh_data(self) -> None:
         """The fleet moved: relative times, and a state that another operator may have changed."""
+        self.data.told(self.fluid.mirror.approval(self._approval_id))
         self._draw()
 
     @on(EventArrived)
@@ -154,30 +162,31 @@ class ReviewScreen(FluidScreen):
             return
         self.query_one("#evidence", TextView).set_lines(self._evidence(approval))
         self.query_one("#tabs", TabBar).set_off({"apply"} if not approval.apply_run else set())
-        for tab in TEXT_TABS:
-            self.query_one(f"#{tab.id}", TextView).set_lines(draw_tab(tab.id, approval, self.data))
+        self._draw_tab(approval)
         document = self.data.document(noise=self._noise)
         view = self.query_one("#diff", DiffView)
         if view.document is not document:
             view.show(document)
         self._draw_titles(approval)
 
+    def _draw_tab(self, approval: Approval) -> None:
+        """The lines of the text tab that is seen."""
+        current = self._current()
+        if current in [tab.id for tab in TEXT_TABS]:
+            lines = draw_tab(current, approval, self.data, now())
+            above = self._way_back(approval) if current == "apply" else []
+            self.query_one(f"#{current}", TextView).set_lines([*above, *lines])
+
     def _evidence(self, approval: Approval) -> list[Line]:
-        fleet = self.fluid.mirror.fleet
-        earlier = [
-            one
-            for one in (fleet.approvals if fleet else [])
-            if one.id != approval.id
-            and one.sandbox_id == approval.sandbox_id
-            and one.state in (ApprovalState.REJECTED, ApprovalState.VOIDED, ApprovalState.FAILED)
-        ]
         lines = [
-            *request_lines(approval, earlier, now()),
+            *self._as_it_was(),
+            *request_lines(approval, self._earlier(approval), now()),
             BLANK,
             line(("Evidence", Role.HEAD)),
             *checklist(approval),
+            *policy_lines(approval, self.fluid.mirror.uid),
         ]
-        if approval.state is ApprovalState.PENDING:
+        if approval.state is ApprovalState.PENDING and not self._lost:
             missing = obstacles(approval)
             lines.append(BLANK)
             if missing:
@@ -190,6 +199,31 @@ class ReviewScreen(FluidScreen):
         if self.data.problem:
             lines += [BLANK, line(said(f"✗ {self.data.problem}", Role.BAD))]
         return lines
+
+    @property
+    def _lost(self) -> bool:
+        return self.fluid.mirror.link.contact is Contact.LOST
+
+    def _as_it_was(self) -> list[Line]:
+        """Old state is never shown as new."""
+        if not self._lost:
+            return []
+        since = self.fluid.mirror.link.since
+        when = f"As it was at {clock(since)}" if since else "As it was"
+        return [line(("✗ ", Role.BAD), (f"{when}: the backend does not answer.", Role.BAD))]
+
+    def _earlier(self, approval: Approval) -> list[Approval]:
+        """What the same agent was refused before, the newest first."""
+        fleet = self.fluid.mirror.fleet
+        who = (approval.requester_uid, approval.agent_id)
+        found = [
+            one
+            for one in (fleet.approvals if fleet else [])
+            if one.id != approval.id
+            and one.state in REFUSED
+            and ((one.requester_uid, one.agent_id) == who or one.sandbox_id == approval.sandbox_id)
+        ]
+        return sorted(found, key=lambda one: one.created_at, reverse=True)[:EARLIER_SHOWN]
 
     def _draw_titles(self, approval: Approval) -> None:
         right, current = self.query_one("#right"), self.query_one("#switch", ContentSwitcher).current
@@ -210,6 +244,7 @@ class ReviewScreen(FluidScreen):
         if id == "recording" and self.approval:
             self.query_one(ReplayView).show(self.fluid.client, self.approval.sandbox_id)
         if approval := self.approval:
+            self._draw_tab(approval)
             self._draw_titles(approval)
 
     @on(ReplayView.Moved)
@@ -274,6 +309,9 @@ class ReviewScreen(FluidScreen):
         approval = self.data.approval
         if approval is None:
             self.say("The evidence is still being read.")
+            return
+        if self._lost:
+            self.say("The backend does not answer: what you see may be old.", bad=True)
             return
         if missing := obstacles(approval):
             self.say("This cannot be approved: " + "; ".join(missing), bad=True)
@@ -366,6 +404,50 @@ class ReviewScreen(FluidScreen):
         )
         word = visible(approval.short_id)
         self.app.push_screen(TypedConfirm("Abort the apply", what, word, "abort", bad=True), abort)
+
+    # --- the way back -----------------------------------------------------------------------------------
+
+    def _taken_back_by(self, approval: Approval) -> Approval | None:
+        """The newest request that takes this apply back."""
+        fleet = self.fluid.mirror.fleet
+        found = [one for one in fleet.approvals if one.rolls_back == approval.apply_run] if fleet else []
+        return max(found, key=lambda one: one.created_at, default=None)
+
+    def _way_back(self, approval: Approval) -> list[Line]:
+        """Of an apply that is over: how it is taken back, or what does."""
+        if not approval.apply_run or approval.state not in ENDED:
+            return []
+        if by := self._taken_back_by(approval):
+            mark = approval_mark(by)
+            return [
+                line(("taken back by ", Role.MUTED), said(f"{by.short_id} ", Role.TITLE), mark.run),
+                BLANK,
+            ]
+        key = shown_keys(self.fluid.keys["review.roll_back"])
+        words = "asks to take it back: a request of its own, rehearsed and approved like any other"
+        return [line((f"{key} ", Role.ACCENT), (words, Role.TEXT)), BLANK]
+
+    def action_roll_back(self) -> None:
+        approval, client = self.approval, self.fluid.client
+        if approval is None or not approval.apply_run or approval.state not in ENDED:
+            self.say("Nothing to take back: no apply of this request is over.")
+            return
+
+        async def ask() -> None:
+            made = await client.roll_back(approval.apply_run)
+            if self.is_current:
+                self.app.push_screen(ReviewScreen(made.id))
+
+        def sure(yes: bool | None) -> None:
+            if yes:
+                self.do(ask, "It is asked for. Another operator approves it.")
+
+        what = consequences(
+            "A playbook is made that leads back to what was there before. It is rehearsed first and",
+            "waits for approval like any other: nothing reaches a target before that.",
+        )
+        word = visible(approval.short_id)
+        self.app.push_screen(TypedConfirm("Take the apply back", what, word, "ask for it"), sure)
 
     def action_write(self) -> None:
         """Everything that this screen knows, as one JSON file that only its owner reads."""

@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from textual.message import Message
 
 from backend.errors import FluidError
-from backend.models import Approval, ApprovalState, Changes, Command, Event, Playbook, Run, how_read
+from backend.models import (
+    EVENTS_MISSED,
+    Approval,
+    ApprovalState,
+    Changes,
+    Command,
+    Event,
+    Playbook,
+    Run,
+    how_read,
+)
 from backend.models.playbook import RUN_OVER
 from fluid_tui.backend_port import BackendPort
 from fluid_tui.copying import write_new
@@ -23,6 +34,7 @@ if TYPE_CHECKING:
     from textual.screen import Screen
 
 T = TypeVar("T")
+PAGE_COMMANDS, MOST_COMMANDS = 100, 1000
 GATHER_S = 0.25
 """Events of one burst lead to one reading."""
 
@@ -39,11 +51,13 @@ class ReviewData:
         self._client = client
         self._id = approval_id
         self._dry_run_asked = False
+        self._wanted = self._reading = False
         self._documents: dict[tuple[str, bool], DiffDocument] = {}
         self.approval: Approval | None = None
         self.playbook: Playbook | None = None
         self.changes: Changes | None = None
         self.commands: list[Command] | None = None
+        self.commands_cut = False  # there are more than are read
         self.runs: dict[str, Run] = {}
         self.problems: dict[str, str] = {}
 
@@ -53,20 +67,39 @@ class ReviewData:
         return self.problems.get("request", "")
 
     def read(self, after_s: float = 0.0) -> None:
-        """Read the request and then all it stands on; a newer call replaces an older one."""
-        self._screen.run_worker(self._read_all(after_s), group="review", exclusive=True)
+        """Read the request and then all it stands on. While it is being read, once more after that: however
+        many events come, each is followed by a reading that nothing cuts off."""
+        self._wanted = True
+        if not self._reading:
+            self._reading = True
+            self._screen.run_worker(self._keep_reading(after_s), group="review")
+
+    async def _keep_reading(self, after_s: float) -> None:
+        try:
+            while self._wanted:
+                await asyncio.sleep(after_s)
+                self._wanted = False
+                await self._read_all()
+                after_s = GATHER_S
+        finally:
+            self._reading = False
 
     def heard(self, event: Event) -> None:
-        """Read again if the event is of this request or of one of its runs."""
-        approval = self.approval
-        mine = event.id == self._id or event.data.get("approval_id") == self._id
-        if approval is not None:
-            mine = mine or event.id in (approval.apply_run, approval.verify_run) or event.kind == "bus.resync"
+        """Read again if the event is of this request, of one of its runs or of its agent's commands, or if
+        some were missed."""
+        mine = self._id in (event.id, event.data.get("approval_id")) or event.kind == EVENTS_MISSED
+        if (approval := self.approval) is not None:
+            mine = mine or event.id in (approval.apply_run, approval.verify_run)
+            mine = mine or (event.kind == "command.ended" and event.sandbox_id == approval.sandbox_id)
         if mine:
             self.read(GATHER_S)
 
-    async def _read_all(self, after_s: float) -> None:
-        await asyncio.sleep(after_s)
+    def told(self, approval: Approval | None) -> None:
+        """The fleet's copy of the request: read again if it is newer than what was read here."""
+        if approval and self.approval and approval.updated_at > self.approval.updated_at:
+            self.read(GATHER_S)
+
+    async def _read_all(self) -> None:
         approval = await self._part("request", self._client.approval(self._id))
         if approval is None:
             return
@@ -98,9 +131,17 @@ class ReviewData:
             self._tell()
 
     async def _read_commands(self, approval: Approval) -> None:
-        if self.commands is None:
-            self.commands = await self._part("commands", self._client.commands(approval.sandbox_id))
-            self._tell()
+        """Page by page; what has ended is read once."""
+        kept = list(takewhile(lambda one: one.ended_at is not None, self.commands or []))
+        more = True
+        while more and len(kept) < MOST_COMMANDS:
+            asked = self._client.commands(approval.sandbox_id, limit=PAGE_COMMANDS, offset=len(kept))
+            if (page := await self._part("commands", asked)) is None:
+                return
+            kept += page
+            more = len(page) == PAGE_COMMANDS
+        self.commands, self.commands_cut = kept, more
+        self._tell()
 
     async def _read_run(self, run_id: str) -> None:
         run = await self._part(run_id, self._client.run_of(run_id))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from backend.models import Approval, Command
+from backend.text import visible
 from fluid_tui.evidence import apply_lines, dry_run_lines, playbook_lines, run_lines
 from fluid_tui.paint import Line, Role, line, said
 from fluid_tui.widgets.tab_bar import Tab
-from fluid_tui.words import clock, elapsed
+from fluid_tui.words import clock, elapsed, span
 
 if TYPE_CHECKING:
     from fluid_tui.screens.review_data import ReviewData
@@ -17,18 +19,18 @@ TABS = (
     Tab("0", "evidence", "Evidence", narrow_only=True),
     Tab("1", "diff", "Diff"),
     Tab("2", "playbook", "Playbook"),
-    Tab("3", "rehearsal", "Rehearsal"),
+    Tab("3", "rehearsal", "Rehearsal", short="Rehears."),
     Tab("4", "dry_run", "Dry run"),
     Tab("5", "commands", "Commands"),
-    Tab("6", "recording", "Recording"),
+    Tab("6", "recording", "Recording", short="Record."),
     Tab("7", "apply", "Apply"),
 )
 TEXT_TABS = tuple(tab for tab in TABS if tab.id not in ("evidence", "diff", "recording"))
 OUTPUT_LINES = 6
 
 
-def draw_tab(id: str, approval: Approval, data: ReviewData) -> list[Line]:
-    """The lines of one text tab."""
+def draw_tab(id: str, approval: Approval, data: ReviewData, at: datetime) -> list[Line]:
+    """The lines of one text tab, as it is at this moment."""
     if id == "playbook":
         return playbook_lines(data.playbook) if data.playbook else _waiting("playbook", data)
     if id == "rehearsal":
@@ -38,8 +40,8 @@ def draw_tab(id: str, approval: Approval, data: ReviewData) -> list[Line]:
             ]
         runs = data.runs
         return [
-            *run_lines("First run, on a pristine fork", runs.get(approval.evidence.rehearsal_run)),
-            *run_lines("Second run, on the same fork", runs.get(approval.evidence.repeat_run)),
+            *run_lines("First run, on a pristine fork", runs.get(approval.evidence.rehearsal_run), at),
+            *run_lines("Second run, on the same fork", runs.get(approval.evidence.repeat_run), at),
         ]
     if id == "dry_run":
         by_target = {
@@ -47,10 +49,13 @@ def draw_tab(id: str, approval: Approval, data: ReviewData) -> list[Line]:
             for name, found in approval.evidence.dry_run.items()
             if found.run_id in data.runs
         }
-        return dry_run_lines(approval, by_target)
+        return dry_run_lines(approval, by_target, at)
     if id == "commands":
-        return command_lines(data.commands) if data.commands is not None else _waiting("commands", data)
-    return apply_lines(approval, data.runs.get(approval.apply_run))
+        if data.commands is None:
+            return _waiting("commands", data)
+        cut = f"Only its first {len(data.commands):,} commands are shown." if data.commands_cut else ""
+        return [*command_lines(data.commands, at), *([line((cut, Role.WARN))] if cut else [])]
+    return apply_lines(approval, data.runs.get(approval.apply_run), at)
 
 
 def _waiting(what: str, data: ReviewData) -> list[Line]:
@@ -58,21 +63,31 @@ def _waiting(what: str, data: ReviewData) -> list[Line]:
     return [line(said(f"✗ {problem}", Role.BAD)) if problem else line((f"Reading the {what} …", Role.MUTED))]
 
 
-def command_lines(commands: list[Command]) -> list[Line]:
+def _ended(command: Command, at: datetime) -> tuple[str, bool]:
+    """How a command ended, in words, and whether that is bad."""
+    if command.ended_at is None and command.exit_code is None:
+        return f"running for {span((at - command.started_at).total_seconds())}", False
+    took = f", {elapsed(command.duration_ms / 1000)}" if command.duration_ms is not None else ""
+    if command.timed_out:
+        return f"timed out{took}", True
+    if command.exit_code is None:
+        return visible(str(command.metadata.get("failure") or "its end is not known")), True
+    return f"exit {command.exit_code}{took}", command.exit_code != 0
+
+
+def command_lines(commands: list[Command], at: datetime) -> list[Line]:
     """What the agent ran, with its outcome and the first lines of what it printed."""
     if not commands:
         return [line(("The agent ran no command.", Role.MUTED))]
     lines: list[Line] = []
     for command in commands:
-        failed = command.exit_code not in (0, None)
-        took = elapsed(command.duration_ms / 1000) if command.duration_ms is not None else "running"
-        exit_words = "timed out" if command.timed_out else f"exit {command.exit_code}"
+        ended, failed = _ended(command, at)
         lines.append(
             line(
                 (f"{clock(command.started_at)} ", Role.MUTED),
                 ("✗ " if failed else "· ", Role.BAD if failed else Role.MUTED),
                 said(command.command, Role.TITLE),
-                (f"  {exit_words}, {took}", Role.BAD if failed else Role.MUTED),
+                (f"  {ended}", Role.BAD if failed else Role.MUTED),
             )
         )
         for stream, text in (("out", command.stdout), ("err", command.stderr)):

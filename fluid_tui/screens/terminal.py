@@ -18,12 +18,13 @@ from backend.text import visible
 from fluid_tui.actions import bindings, shown_keys
 from fluid_tui.backend_port import Hands
 from fluid_tui.fleet_rows import Sorting, sandbox_rows
+from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, line, said
 from fluid_tui.screens.base import FluidScreen
 from fluid_tui.screens.confirm import TypedConfirm, consequences
 from fluid_tui.screens.diff import DiffScreen
 from fluid_tui.screens.timeline import TimelineScreen
-from fluid_tui.widgets.pane_view import PaneView
+from fluid_tui.widgets.pane_view import AGAIN_S, PaneView
 from fluid_tui.words import ago, clock
 
 TAKE = "take"
@@ -91,7 +92,9 @@ class TerminalScreen(FluidScreen):
     def refresh_data(self) -> None:
         view = self.query_one(PaneView)
         pane = self.fluid.mirror.pane_of(self._sandbox_id)
-        if pane is not None and pane.alive and not view.pane_id and not self._problem:
+        cut = not view.pane_id and view.following and self.fluid.mirror.link.contact is Contact.LIVE
+        if cut and pane is not None and pane.alive:
+            self._problem = ""
             view.watch_pane(self.fluid.client, pane.pane_id)
         self._draw_title()
 
@@ -106,7 +109,9 @@ class TerminalScreen(FluidScreen):
             return
         who = f"{sandbox.sandbox_name} · {sandbox.agent_id}" if sandbox else self._sandbox_id
         state = "live" if view.following else "history"
-        if self._problem or not pane.alive:
+        if self.fluid.mirror.link.contact is Contact.LOST:
+            state = "lost"
+        elif self._problem or not pane.alive:
             state = "ended"
         elif pane.taken_by:
             state = f"{pane.taken_by} types"
@@ -128,6 +133,8 @@ class TerminalScreen(FluidScreen):
     def _following_changed(self, message: PaneView.FollowingChanged) -> None:
         self._problem = message.problem
         self._draw_title()
+        if not self.query_one(PaneView).pane_id:
+            self.set_timer(AGAIN_S, self.refresh_data)
 
     def action_next(self) -> None:
         self._step(1)

@@ -151,13 +151,9 @@ class TimelineScreen(FluidScreen):
 
     async def _fetch(self, entry: Entry) -> None:
         try:
-            commands = await self.fluid.client.commands(entry.sandbox_id)
+            found = await self.fluid.client.command(entry.of)
         except FluidError as error:
             self.say(error.message, bad=True)
-            return
-        found = next((one for one in commands if one.id == entry.of), None)
-        if found is None:
-            self.say("That command is not among the newest of its sandbox.")
             return
         self._outputs[entry.of] = output_lines(found)
         self._draw_entry()

@@ -11,10 +11,11 @@ from textual.containers import Grid
 from backend.models import Pane, now
 from fluid_tui.actions import bindings
 from fluid_tui.fleet_rows import Sorting, asking_sandboxes, matches, sandbox_filter, sandbox_rows
+from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, line, said
 from fluid_tui.screens.base import FluidScreen
 from fluid_tui.screens.terminal import TerminalScreen
-from fluid_tui.widgets.pane_view import PaneView
+from fluid_tui.widgets.pane_view import AGAIN_S, PaneView
 from fluid_tui.widgets.text_view import TextView
 from fluid_tui.words import plural
 
@@ -104,9 +105,6 @@ class WallScreen(FluidScreen):
     def on_resize(self) -> None:
         self.refresh_data()
 
-    def on_screen_resume(self) -> None:
-        self.refresh_data()
-
     def on_screen_suspend(self) -> None:
         """What nobody sees is not followed."""
         for view in self.query(WallPane):
@@ -125,6 +123,8 @@ class WallScreen(FluidScreen):
     def refresh_data(self) -> None:
         if not self.composed or not self.is_current:
             return
+        if self._shown and self.fluid.mirror.link.contact is Contact.LOST:
+            return  # what they showed last stays
         grid = self.query_one("#wall", Grid)
         panes = self._panes()
         columns, rows = grid_of(len(panes), grid.size.width or 80, grid.size.height or 22)
@@ -184,7 +184,8 @@ class WallScreen(FluidScreen):
 
     @on(PaneView.FollowingChanged)
     def _ended(self) -> None:
-        self.refresh_data()
+        """A stream that was cut is tried again, not at once: it may be cut again."""
+        self.set_timer(AGAIN_S, self.refresh_data)
 
     def action_open(self) -> None:
         if sandbox_id := self._chosen():

@@ -53,24 +53,25 @@ class KeyBar(Painted, can_focus=False):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._keys: list[tuple[str, str]] = []
+        self._kept = 1
 
-    def show(self, keys: Sequence[tuple[str, str]]) -> None:
-        """Pairs of key and word, the most important first; the last is always kept."""
-        if list(keys) != self._keys:
-            self._keys = list(keys)
+    def show(self, keys: Sequence[tuple[str, str]], kept: int = 1) -> None:
+        """Pairs of key and word, the most important first; the last ``kept`` have their place before them."""
+        if (list(keys), kept) != (self._keys, self._kept):
+            self._keys, self._kept = list(keys), kept
             self._lay_out()
 
     def _lay_out(self) -> None:
         if not self._keys:
             return
-        *rest, last = self._keys
-        room = self.size.width - 2 - _pair_width(last)
+        first, last = self._keys[: -self._kept], self._keys[-self._kept :]
+        room = self.size.width - 2 - sum(map(_pair_width, last))
         runs: list[Run] = [(" ", Role.TEXT)]
-        for pair in rest:
+        for pair in first:
             if (room := room - _pair_width(pair)) < 0:
                 break
             runs += _pair(pair)
-        self._replace([(*runs, *_pair(last))])
+        self._replace([(*runs, *(run for pair in last for run in _pair(pair)))])
 
 
 def _pair(pair: tuple[str, str]) -> list[Run]:

@@ -6,19 +6,21 @@ from textual.geometry import Size
 
 from fluid_tui.actions import bindings
 from fluid_tui.diff_rows import DiffDocument
-from fluid_tui.paint import Line, Role, clip, plain, width_of
-from fluid_tui.side_rows import NUMBER_CELLS, SIDE_CELLS, DiffRow, Side, folded, unified
+from fluid_tui.paint import Line, Role, clip, dropped, plain, width_of
+from fluid_tui.side_rows import NUMBER_CELLS, SIDE_CELLS, DiffRow, Side, folded, unfolded, unified
+from fluid_tui.syntax import coloured
 from fluid_tui.widgets.painted import Painted
 
 SIDE_BY_SIDE_FROM = 88
 """Cells of this view: below, half a line of a file would not fit on a side."""
 DIVIDER = "│"
+SHIFT_CELLS = 16
 
 
 class DiffView(Painted):
     """A :class:`DiffDocument`. Rows are drawn when they come in sight."""
 
-    BINDINGS = bindings("move")
+    BINDINGS = bindings("move") + bindings("sides")
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -26,6 +28,8 @@ class DiffView(Painted):
         self._rows: list[DiffRow] = []
         self._anchors: list[int] = []
         self._beside = True
+        self._wrapped, self._open = True, False
+        self._shift = self._widest = 0  # cells
 
     @property
     def document(self) -> DiffDocument:
@@ -33,7 +37,7 @@ class DiffView(Painted):
 
     def show(self, document: DiffDocument) -> None:
         """Show another document from its first row."""
-        self._document = document
+        self._document, self._shift = document, 0
         self._lay_out()
         self.scroll_to(y=0, animate=False)
 
@@ -41,6 +45,9 @@ class DiffView(Painted):
         width = self.scrollable_content_region.width
         self._beside = width >= SIDE_BY_SIDE_FROM
         rows, starts = self._document.rows, [item.row for item in self._document.items]
+        if self._open:
+            rows, moved = unfolded(rows)
+            starts = [moved[start] for start in starts]
         if not self._beside:
             rows, moved = unified(rows)
             starts = [moved[start] for start in starts]
@@ -48,8 +55,11 @@ class DiffView(Painted):
         self._rows = []
         for row in rows:
             places.append(len(self._rows))
-            self._rows += folded(row, width, beside=self._beside) if width else [row]
+            fits = row.whole is None and not self._wrapped
+            self._rows += [row] if fits or not width else folded(row, width, beside=self._beside)
         self._anchors = [places[start] for start in starts]
+        sides = [side for row in self._rows for side in (row.left, row.right) if side is not None]
+        self._widest = 0 if self._wrapped else max((width_of(side.text) for side in sides), default=0)
         self.virtual_size = Size(0, len(self._rows))
         self.refresh()
 
@@ -78,12 +88,12 @@ class DiffView(Painted):
         if row.whole is not None:
             return row.whole
         if not self._beside or row.alone:
-            return _one(row, width)
+            return _one(row, width, self._shift)
         half = (width - 1) // 2
         return (
-            *_side(row.left, half, Role.REMOVED),
+            *_side(row.left, half, Role.REMOVED, self._shift),
             (DIVIDER, Role.VOID),
-            *_side(row.right, width - 1 - half, Role.ADDED),
+            *_side(row.right, width - 1 - half, Role.ADDED, self._shift),
         )
 
     def action_down(self) -> None:
@@ -104,6 +114,36 @@ class DiffView(Painted):
     def action_bottom(self) -> None:
         self.scroll_to(y=len(self._rows), animate=False)
 
+    # --- long lines, equal lines ------------------------------------------------------------------------
+
+    def _lay_out_here(self) -> None:
+        """Laid out anew, the change that was at the top still there."""
+        here = self.scroll_offset.y
+        at = sum(anchor <= here for anchor in self._anchors) - 1
+        self._lay_out()
+        self.scroll_to(y=self._anchors[at] if at >= 0 else 0, animate=False)
+
+    def action_wrap(self) -> None:
+        self._wrapped, self._shift = not self._wrapped, 0
+        self._lay_out_here()
+
+    def action_unfold(self) -> None:
+        self._open = not self._open
+        self._lay_out_here()
+
+    def action_right(self) -> None:
+        self._to(self._shift + SHIFT_CELLS)
+
+    def action_left(self) -> None:
+        self._to(self._shift - SHIFT_CELLS)
+
+    def _to(self, shift: int) -> None:
+        """Both sides sideways, no further than the widest line goes."""
+        shift = max(0, min(shift, self._widest - SHIFT_CELLS))
+        if shift != self._shift:
+            self._shift = shift
+            self.refresh()
+
 
 def _as_text(row: DiffRow) -> str:
     side = row.left or row.right
@@ -112,25 +152,25 @@ def _as_text(row: DiffRow) -> str:
     return f"{' ' if not side.changed else '-' if row.left else '+'} {plain(side.text).rstrip()}"
 
 
-def _side(side: Side | None, width: int, role: Role) -> Line:
+def _side(side: Side | None, width: int, role: Role, shift: int) -> Line:
     if side is None:
         return ((" " * width, Role.VOID),)
     sign = ("-" if role is Role.REMOVED else "+") if side.changed else " "
-    return _numbered(side, sign, width, role if side.changed else Role.TEXT)
+    return _numbered(side, sign, width, role if side.changed else Role.TEXT, shift)
 
 
-def _one(row: DiffRow, width: int) -> Line:
+def _one(row: DiffRow, width: int, shift: int) -> Line:
     side = row.left or row.right
     if side is None:
         return ()
     sign, role = (
         (" ", Role.TEXT) if not side.changed else ("-", Role.REMOVED) if row.left else ("+", Role.ADDED)
     )
-    return _numbered(side, sign, width, role)
+    return _numbered(side, sign, width, role, shift)
 
 
-def _numbered(side: Side, sign: str, width: int, ground: Role) -> Line:
-    text = clip(side.text, width - SIDE_CELLS)
+def _numbered(side: Side, sign: str, width: int, ground: Role, shift: int) -> Line:
+    text = clip(dropped(coloured(side.text, side.kind), shift), width - SIDE_CELLS)
     pad = " " * (width - SIDE_CELLS - width_of(text))
     number = f"{side.number or '':>{NUMBER_CELLS}} "
     return ((number, Role.NUMBER), (f"{sign} ", ground), *text, (pad, ground))

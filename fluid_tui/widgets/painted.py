@@ -13,7 +13,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from backend.text import Colour, Style
-from fluid_tui.paint import Line, Role, plain, wrap
+from fluid_tui.paint import Ink, Line, Mixed, Role, plain, wrap
 
 LABEL_CELLS = 16
 """A first run up to this length that ends in a space is a label."""
@@ -29,7 +29,7 @@ class Painted(ScrollView, can_focus=True, inherit_bindings=False):
         self._lines: list[Line] = []
         self._source: list[Line] = []
         self._wraps = wraps
-        self._styles_of: dict[Role | Style, RichStyle] = {}
+        self._styles_of: dict[Ink, RichStyle] = {}
 
     @property
     def lines(self) -> Sequence[Line]:
@@ -80,11 +80,13 @@ class Painted(ScrollView, can_focus=True, inherit_bindings=False):
         segments = [Segment(text, below + self.role_style(role)) for text, role in runs]
         return Strip(segments).adjust_cell_length(self.size.width, below).simplify()
 
-    def role_style(self, role: Role | Style) -> RichStyle:
+    def role_style(self, role: Ink) -> RichStyle:
         """The colours of a role in this theme, or of an agent's own style."""
         found = self._styles_of.get(role)
         if found is None:
-            if isinstance(role, Style):
+            if isinstance(role, Mixed):
+                found = self.role_style(role.ground) + self.role_style(role.ink)
+            elif isinstance(role, Style):
                 found = rich_style(role)
             elif role is Role.TEXT:
                 found = RichStyle()

@@ -24,6 +24,8 @@ from fluid_tui.paint import Line
 from fluid_tui.widgets.painted import Painted
 
 PAINT_S = 0.25
+AGAIN_S = 2.0
+"""A stream that was cut is begun anew after so long, while its terminal lives."""
 DEAF_S = 1.0
 """What is still being typed when the terminal is lost to somebody must not become commands of the console."""
 HISTORY_LINES = 5_000

@@ -24,6 +24,7 @@ class Tab:
     id: str
     words: str
     narrow_only: bool = False
+    short: str = ""  # where not all fit
 
 
 class TabBar(Painted, can_focus=False):
@@ -56,29 +57,35 @@ class TabBar(Painted, can_focus=False):
         narrow = self.size.width < NARROW_BELOW
         return [tab for tab in self._tabs if tab.id not in self._off and (narrow or not tab.narrow_only)]
 
-    def _named(self) -> list[tuple[Tab, str]]:
-        """Each tab's words; where not all fit, those that are not chosen are cut."""
+    def _fitting(self) -> tuple[str, list[tuple[Tab, str]]]:
+        """What stands between tabs, and each tab's words; where not all fit, shorter ones, and then those
+        that are not chosen are cut."""
         tabs = self._visible()
-        whole = 1 + sum(cell_len(tab.key) + cell_len(tab.words) + 3 for tab in tabs)
-        fits = whole <= self.size.width
-        return [
-            (tab, tab.words if fits or tab.id == self._current else tab.words[:CUT_CELLS]) for tab in tabs
-        ]
+        whole, short = [(tab, tab.words) for tab in tabs], [(tab, tab.short or tab.words) for tab in tabs]
+        for gap, named in (("  ", whole), (" ", whole), (" ", short)):
+            if sum(_cells(gap, tab, words) for tab, words in named) <= self.size.width:
+                return gap, named
+        return " ", [(tab, tab.words if tab.id == self._current else tab.words[:CUT_CELLS]) for tab in tabs]
 
     def _lay_out(self) -> None:
-        runs: list[Run] = [(" ", Role.TEXT)]
-        for tab, words in self._named():
+        runs: list[Run] = []
+        gap, named = self._fitting()
+        for tab, words in named:
             chosen = tab.id == self._current
-            runs += [
-                (f"▸{tab.key} " if chosen else f" {tab.key} ", Role.ACCENT),
-                (f"{words} ", Role.TITLE if chosen else Role.MUTED),
-            ]
+            mark = f"{gap[:-1]}▸" if chosen else gap
+            runs += [(f"{mark}{tab.key} ", Role.ACCENT), (words, Role.TITLE if chosen else Role.MUTED)]
         self._replace([tuple(runs)])
 
     def on_click(self, event: events.Click) -> None:
-        at = 1
-        for tab, words in self._named():
-            at += cell_len(tab.key) + cell_len(words) + 3
+        at = 0
+        gap, named = self._fitting()
+        for tab, words in named:
+            at += _cells(gap, tab, words)
             if event.x < at:
                 self.post_message(self.Chosen(tab.id))
                 return
+
+
+def _cells(gap: str, tab: Tab, words: str) -> int:
+    """The gap, the key, a space, the words."""
+    return len(gap) + cell_len(tab.key) + 1 + cell_len(words)

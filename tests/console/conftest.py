@@ -76,8 +76,9 @@ class Console:
 
 
 @pytest.fixture
-def console() -> Callable[..., object]:
+def console(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     """``async with console(80, 24) as seen:`` a console of that size, its fleet drawn."""
+    monkeypatch.setenv("TERM", "xterm-256color")
 
     @asynccontextmanager
     async def start(

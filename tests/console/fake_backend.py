@@ -20,6 +20,7 @@ from backend.models import (
     Component,
     Decision,
     Event,
+    Evidence,
     FleetView,
     HostView,
     Identity,
@@ -97,6 +98,7 @@ class FakeBackend:
         }
         self.painted = asyncio.Event()
         self.changed = changes(self.at)
+        self.ran_before = 0  # so many commands before the sample's
         self.secrets: list[str] = []  # names of the playbook's
         self.cursor: tuple[int, int] | None = None
         self.hands: FakeHands | None = None
@@ -112,11 +114,13 @@ class FakeBackend:
         if self.down:
             raise BackendDown("no backend listens at operator.sock", remedy="start it: fluid serve")
 
-    async def tell(self, kind: str, id: str, **data: Any) -> None:
+    async def tell(self, kind: str, id: str, sandbox_id: str = "", **data: Any) -> None:
         self.view.seq += 1
-        await self.stream.put(
-            Event(seq=self.view.seq, at=now(), kind=kind, noun=kind.partition(".")[0], id=id, data=data)
+        noun = kind.partition(".")[0]
+        event = Event(
+            seq=self.view.seq, at=now(), kind=kind, noun=noun, id=id, sandbox_id=sandbox_id, data=data
         )
+        await self.stream.put(event)
 
     def approve_state(self, state: ApprovalState, **more: Any) -> Approval:
         self.view.approvals[0] = self.view.approvals[0].model_copy(update={"state": state, **more})
@@ -174,7 +178,8 @@ class FakeBackend:
 
     async def approval(self, id: str) -> Approval:
         self._here()
-        return self.view.approvals[0].model_copy(deep=True)
+        found = next((one for one in self.view.approvals if one.id == id), self.view.approvals[0])
+        return found.model_copy(deep=True)
 
     async def dry_run(self, approval_id: str) -> Approval:
         self.asked.append(("dry_run", approval_id))
@@ -230,6 +235,26 @@ class FakeBackend:
         self.asked.append(("cancel_run", id))
         return self._runs[id]
 
+    async def roll_back(self, run_id: str) -> Approval:
+        self.asked.append(("roll_back", run_id))
+        self._here()
+        taken = self.view.approvals[0]
+        approval = taken.model_copy(
+            update={
+                "id": "APR-7be00d11",
+                "state": ApprovalState.REHEARSING,
+                "rolls_back": run_id,
+                "progress": "the first run",
+                "reason": f"takes back {run_id}",
+                "evidence": Evidence(),
+                "apply_run": "",
+                "decisions": [],
+            }
+        )
+        self.view.approvals.append(approval)
+        await self.tell("approval.changed", approval.id, state="rehearsing")
+        return approval
+
     async def changes(self, id: str) -> Changes:
         self._here()
         return self.changed
@@ -253,7 +278,13 @@ class FakeBackend:
             created_at=self.at,
         )
 
-    async def commands(self, id: str) -> list[Command]:
+    async def commands(self, id: str, *, limit: int = 100, offset: int = 0) -> list[Command]:
+        return self.ran(id)[offset : offset + limit]
+
+    async def command(self, id: str) -> Command:
+        return next(one for one in self.ran("SBX-00000001") if one.id == id)
+
+    def ran(self, id: str) -> list[Command]:
         def command(number: int, words: str, exit_code: int, stdout: str = "", stderr: str = "") -> Command:
             return Command(
                 id=f"CMD-{number:08x}",
@@ -267,6 +298,7 @@ class FakeBackend:
             )
 
         return [
+            *(command(9 + number, f"true {number}", 0) for number in range(self.ran_before)),
             command(1, "apt-get install -y nginx", 0, "Setting up nginx (1.22.1-9) ...\n"),
             command(2, "nginx -t", 1, stderr="nginx: [emerg] unknown directive\n"),
             command(3, f"echo {HOSTILE}", 0, HOSTILE),

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel
 
+from backend.asciicast import OUTPUT, CastEvent, event_line, header_line
 from backend.errors import FluidError
 from backend.models import Event, PaneScreen, now
 from fluid_tui.app import FluidApp
@@ -88,6 +89,11 @@ class HostileBackend:
             yield PaneScreen(rows=list(self.rows), cursor=None)
             self._fake.painted.clear()
             await self._fake.painted.wait()
+
+    async def recording_cast(self, id: str) -> bytes:
+        frames = (CastEvent(at / 10, OUTPUT, f"{words}\r\n") for at, words in enumerate(self.words))
+        named = header_line(60, 6, 0, self.words[0], self.words[1])
+        return "".join([named, *map(event_line, frames)]).encode("ascii")
 
     async def read_pane(self, pane_id: str, last_n_lines: int = 0) -> list[str]:
         return list(self.rows) * 3

@@ -44,6 +44,10 @@ WALK = (
     (b"4", b"Dry run"),
     (b"5", b"Commands"),
     (b"C", b"clipboard (OSC 52)"),
+    (b"6", b"pauses cut to"),
+    (b" \x1b[F", b"end \xc2\xb7"),
+    (b"0", b""),
+    (b"GgC", b"clipboard (OSC 52)"),
     (b"a", b"for production"),
     ESCAPE,
     (b"r", b"the agent reads it"),
@@ -123,7 +127,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
 def test_no_screen_lets_an_attack_through(hostile: Hostile) -> None:
     hostile.walk(*WALK)
     output = hostile.wrote_its_own()
-    assert copied(output) == 1, "the one that the operator asked for"
+    assert copied(output) == 2, "those that the operator asked for"
     assert "␛]52;c;".encode() in output, "attacks were drawn"
     hostile.walk((b"w", b"live terminal"))
     hostile.tell(list(CORPUS), [*CORPUS, LONG_LINE, f"\x1b[31m{LONG_LINE}\x1b]0;"])

@@ -1,4 +1,4 @@
-"""What every screen looks like: as text in two sizes, in colours in three themes, readable in all four.
+"""What every screen looks like: as text in two sizes, in colours in four themes, readable in all.
 
 ``pytest tests/console/test_looks.py --snapshot-update`` writes anew what was changed on purpose.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 from syrupy.assertion import SnapshotAssertion
 
+from backend.models import now
 from fluid_tui.screens.base import NARROW_BELOW
 from fluid_tui.themes import THEMES
 from fluid_tui.widgets.command_bar import CommandBar
@@ -31,9 +32,9 @@ SCREENS: dict[str, tuple[list[str], str]] = {
     "panic": (["exclamation_mark", "exclamation_mark"], "No apply starts"),
 }
 """The keys from the fleet, and words that stand there in the end. The panic is last: it changes things."""
-COLOURED = ("fleet", "review")
-THEMES_DRAWN = ("fluid-dark", "fluid-light", "fluid-contrast")
-READ = ("fleet", "review", "timeline", "help", "fleet")
+COLOURED = ("fleet", "review", "diff")
+THEMES_DRAWN = ("fluid-dark", "fluid-light", "fluid-contrast", "fluid-16")
+READ = ("fleet", "review", "diff", "timeline", "help", "fleet")
 SETTLED_S = 0.1
 READABLE = 4.5
 """WCAG 2, level AA."""
@@ -43,7 +44,8 @@ async def opened(seen, name: str) -> None:
     """This screen, from wherever the console is."""
     for bar in seen.app.screen.query(CommandBar):
         await bar.remove()
-    seen.backend.view = fleet()  # as old as it was when the first one was opened
+    seen.backend.at = now()
+    seen.backend.view = fleet(seen.backend.at)  # as old as it was when the first one was opened
     seen.app.mirror.touch()
     seen.app.show_fleet()
     await seen.pilot.pause()
@@ -61,15 +63,16 @@ async def opened(seen, name: str) -> None:
     if name == "panic" and seen.app.size.width >= NARROW_BELOW:
         await seen.sees("panic ON")  # in the headline, too
     before = ""
-    while (now := text_of(seen)) != before:  # whatever else was on its way
-        before = now
+    while (after := text_of(seen)) != before:  # whatever else was on its way
+        before = after
         await seen.pilot.pause(SETTLED_S)
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)
 async def test_every_screen_looks_like_this(
-    console, width: int, height: int, snapshot: SnapshotAssertion
+    console, width: int, height: int, snapshot: SnapshotAssertion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("fluid_tui.app.PANIC_S", 60.0)  # a machine that is busy
     async with console(width, height) as seen:
         for name in SCREENS:
             await opened(seen, name)

@@ -123,8 +123,18 @@ def test_without_colour_nothing_is_coloured(tmp_path: Path) -> None:
         made.close()
 
 
-@pytest.mark.parametrize(("term", "ascii"), [("linux", False), ("vt100", True)])
-def test_an_old_terminal_shows_the_fleet_and_answers_keys(tmp_path: Path, term: str, ascii: bool) -> None:
+@pytest.mark.parametrize(
+    ("term", "ascii"),
+    [
+        ("linux", False),
+        ("vt100", True),
+        ("screen", False),
+        ("screen-256color", False),
+        ("tmux-256color", False),
+        ("xterm-256color", False),
+    ],
+)
+def test_every_terminal_shows_the_fleet_and_answers_keys(tmp_path: Path, term: str, ascii: bool) -> None:
     made = Terminal(tmp_path / "tmux.sock", 80, 24, {"LANG": "C.UTF-8"}, before=["env", f"TERM={term}"])
     try:
         made.sees("Needs you", "! asks", "? help")
@@ -132,6 +142,22 @@ def test_an_old_terminal_shows_the_fleet_and_answers_keys(tmp_path: Path, term: 
         made.sees("hosts", "Creates")
         assert "\n".join(made.lines()).isascii() is ascii
     finally:
+        made.close()
+
+
+def test_in_a_tmux_inside_a_tmux_it_is_the_same(tmp_path: Path) -> None:
+    inner = ["tmux", "-f", "/dev/null", "-S", str(tmp_path / "inner.sock")]
+    before = ["env", "-u", "TMUX", *inner, "new-session"]
+    made = Terminal(tmp_path / "tmux.sock", 100, 30, {"LANG": "C.UTF-8"}, before=before)
+    try:
+        made.sees("Needs you", "! asks", "? help")
+        made.resize(40, 10)
+        made.sees("4f2a nginx")
+        made.resize(100, 30)
+        made.press("h")
+        made.sees("hosts", "Creates")
+    finally:
+        subprocess.run([*inner, "kill-server"], check=False, timeout=10)
         made.close()
 
 

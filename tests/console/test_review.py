@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from time import monotonic
 
 import pytest
 from textual import events
 from textual.widgets import Input
 
-from backend.models import ApprovalState
+from backend.models import ApprovalState, Decision, RunState
 from fluid_tui.screens.confirm import ARMING_S
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import APPLY_RUN, APPROVAL_ID, DIGEST
@@ -87,7 +88,7 @@ async def test_approving_by_keys_sends_the_digest_shown(console, width: int, hei
         await seen.press("a")
         await seen.sees(
             "Approve 4f2a for production",
-            "on   web-01  web  would change 8",
+            "on   web-01  group web  dry run: would change 8",
             "run  Site with TLS  ansible.builtin.copy",
             DIGEST[:32],
             "Type 4f2a to approve",
@@ -259,6 +260,68 @@ async def test_abort_wants_the_short_id(console) -> None:
         await armed(seen)
         await seen.press(*"4f2a", "enter")
         await seen.until(lambda: ("cancel_run", APPLY_RUN) in seen.backend.asked, "aborted")
+
+
+async def test_a_failed_apply_offers_the_way_back(console) -> None:
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        await seen.press("b")
+        await seen.sees("Nothing to take back")
+        await seen.backend.approve(APPROVAL_ID, DIGEST)
+        await seen.sees("● applying")
+        seen.backend.approve_state(
+            ApprovalState.FAILED, outcome="web-01: nginx did not start; web-02 untouched"
+        )
+        await seen.backend.tell("approval.changed", APPROVAL_ID)
+        await seen.sees("✗ failed", "web-02 untouched", "b asks to take it back", "b roll back")
+        await seen.press("b")
+        await seen.sees("nothing reaches a target before that", "Type 4f2a to ask for it")
+        await armed(seen)
+        await seen.press(*"4f2a", "enter")
+        await seen.sees("review 7be0", "◌ rehearsing", f"undoes {APPLY_RUN}")
+        assert ("roll_back", APPLY_RUN) in seen.backend.asked
+        await seen.press("q")
+        await seen.sees("taken back by 7be0 ◌ rehearsing")
+        assert "b asks to take it back" not in seen.text()
+
+
+async def test_what_the_same_agent_was_refused_before_is_shown(console) -> None:
+    backend = FakeBackend()
+    one = backend.view.approvals[0]
+    refused = {"sandbox_id": "SBX-0000000f", "sandbox_name": "nginx-old", "state": ApprovalState.REJECTED}
+    backend.view.approvals += [
+        one.model_copy(update={"id": "APR-11110000", "outcome": "the key was in the page", **refused}),
+        one.model_copy(
+            update={"id": "APR-22220000", "outcome": "of a stranger", "agent_id": "other", **refused}
+        ),
+    ]
+    async with console(backend=backend) as seen:
+        await seen.press("enter")
+        await seen.sees("before 1111 nginx-old rejected just now: the key")
+        assert "of a stranger" not in seen.text()
+
+
+async def test_the_rules_that_concern_this_operator_are_said(console) -> None:
+    backend = FakeBackend()
+    given = Decision(verb="approve", uid=1000, name="ops", at=backend.at, digest=DIGEST)
+    backend.approve_state(ApprovalState.PENDING, threshold=2, requester_uid=1000, decisions=[given])
+    async with console(backend=backend) as seen:
+        await seen.press("enter")
+        await seen.sees(
+            "! policy  2 operators must approve; so far ops",
+            "! policy  you asked for this yourself",
+            "! policy  you have approved it",
+        )
+
+
+async def test_a_run_under_way_says_for_how_long(console) -> None:
+    backend = FakeBackend()
+    run = backend._runs["RUN-00000002"]
+    run.state, run.ended_at, run.started_at = RunState.RUNNING, None, backend.at - timedelta(seconds=95)
+    async with console(backend=backend) as seen:
+        await seen.press("enter", "3")
+        await seen.sees("Second run, on the same fork  ● running  for 1 m")
 
 
 async def test_the_evidence_is_written_to_a_private_file(console, tmp_path, monkeypatch) -> None:

@@ -22,6 +22,7 @@ from fluid_tui.screens.review import ReviewScreen
 from fluid_tui.screens.terminal import TerminalScreen
 from fluid_tui.screens.timeline import TimelineScreen
 from fluid_tui.screens.wall import WallScreen
+from fluid_tui.widgets.diff_view import DiffView
 from fluid_tui.widgets.live_list import LiveList
 from fluid_tui.widgets.replay_view import ReplayView
 from tests.console.fake_backend import FakeBackend
@@ -60,6 +61,35 @@ async def test_diff_is_side_by_side_when_wide_and_unified_when_narrow(console) -
         await seen.press(*["n"] * 4)
         await seen.sees("- ", "768", "4096")
         assert not any("768" in line and "4096" in line for line in seen.lines())
+
+
+async def test_long_lines_scroll_on_both_sides_together_and_wrap_again(console) -> None:
+    backend = FakeBackend()
+    nginx = next(one for one in backend.changed.files if one.before and one.after)
+    long = "long_line " + "x" * 300 + " THE_END;"
+    nginx.before.text = f"same {'y' * 300} SAME_END;\n{long}\n"
+    nginx.after.text = nginx.before.text.replace("x THE_END", "z THE_END")
+    async with console(160, 48, backend=backend) as seen:
+        await seen.press("d", *["n"] * 4, "tab")
+        await seen.until(lambda: seen.text().count("THE_END") == 2, "wrapped")
+        await seen.press("z")
+        await seen.until(lambda: "THE_END" not in seen.text(), "cut off")
+        await seen.press(*["right"] * 40)
+        await seen.until(lambda: any(line.count("SAME_END") == 2 for line in seen.lines()), "both ends")
+        await seen.press("z")
+        await seen.sees("long_line")
+
+
+async def test_equal_lines_unfold_and_fold_again(console) -> None:
+    async with console(120, 48) as seen:
+        await seen.press("d", *["n"] * 4, "tab")
+        await seen.sees("⋯ 2 equal lines")
+        assert "include /etc/nginx/conf.d/*.conf;" not in seen.text()
+        await seen.press("u")
+        await seen.sees("include /etc/nginx/conf.d/*.conf;")
+        assert "equal lines" not in seen.text()
+        await seen.press("u")
+        await seen.sees("⋯ 2 equal lines")
 
 
 async def test_diff_goes_where_the_tree_points_and_withholds_secrets(console) -> None:
@@ -120,6 +150,22 @@ async def test_diff_chooses_snapshots_and_shows_noise(console) -> None:
         assert "dpkg.log" not in seen.text()
         await seen.press("i")
         await seen.sees("dpkg.log", "shown noise: logs 1")
+
+
+async def test_diff_goes_further_back_and_is_read_again(console) -> None:
+    async with console() as seen:
+        await seen.press("d", "full_stop")
+        await seen.sees("after → now", "read at ")
+        await seen.press("less_than_sign", "less_than_sign")
+        await seen.sees("clean → now", "The sandbox as it is, since clean")
+        await seen.press("less_than_sign")
+        await seen.sees("There is no snapshot beyond.")
+        await seen.press("greater_than_sign")
+        await seen.sees("before → now")
+        seen.backend.asked.clear()
+        await seen.press("r")
+        read = ("diff", "SBX-00000001", "before", "now")
+        await seen.until(lambda: read in seen.backend.asked, "read again")
 
 
 async def test_diff_of_a_restored_sandbox_begins_with_the_present(console) -> None:
@@ -228,7 +274,7 @@ async def test_palette_finds_an_action_by_its_words(console) -> None:
 
 async def test_every_theme_draws_and_says_its_name(console) -> None:
     async with console() as seen:
-        for name in ("fluid-light", "fluid-contrast", "fluid-colour-blind", "fluid-dark"):
+        for name in ("fluid-light", "fluid-contrast", "fluid-colour-blind", "fluid-16", "fluid-dark"):
             await seen.press("T")
             await seen.sees(f"Theme {name}.", "! 2 need you")
 
@@ -254,9 +300,8 @@ def test_every_action_has_a_method_and_no_forbidden_key() -> None:
     keymap.check({}, "defaults")
     for action in ACTIONS:
         assert not FORBIDDEN_KEYS & set(action.key.split(",")), action.id
-        owners = {"app": (FluidScreen,), "move": (LiveList,), "replay": (ReplayView,)}.get(
-            action.where, tuple(screen for screen in SCREENS if action.where == screen.PLACE)
-        )
+        parts = {"app": (FluidScreen,), "move": (LiveList,), "replay": (ReplayView,), "sides": (DiffView,)}
+        owners = parts.get(action.where, tuple(screen for screen in SCREENS if action.where == screen.PLACE))
         assert owners, action.id
         assert all(hasattr(owner, f"action_{action.name}") for owner in owners), action.id
     assert len({action.id for action in ACTIONS}) == len(ACTIONS)

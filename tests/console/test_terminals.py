@@ -6,16 +6,22 @@ from typing import Any
 
 import pytest
 from rich.cells import cell_len
+from rich.color import Color as RichColor
+from rich.color import ColorSystem
 from textual.color import Color
+from textual.theme import Theme
 from typer.main import get_command
 
 from backend.cli.app import app as program
 from fluid_tui.actions import ACTIONS, BY_ID, TWINS
 from fluid_tui.plain_text import to_ascii, wants_ascii
+from fluid_tui.themes import DARK, SIXTEEN
 
 BLACK = Color(0, 0, 0)
 PATHS = {"fleet": [], "hosts": ["h"], "timeline": ["l"], "wall": ["w"], "diff": ["d"], "review": ["enter"]}
-MOVES_THE_CONSOLE_ONLY = frozenset({"app", "move", "wall", "terminal", "diff", "timeline", "review", "fleet"})
+MOVES_THE_CONSOLE_ONLY = frozenset(
+    {"app", "move", "wall", "terminal", "diff", "timeline", "review", "fleet", "sides"}
+)
 
 
 @pytest.mark.parametrize("place", PATHS)
@@ -30,6 +36,28 @@ async def test_a_screen_fits_every_window_and_survives_a_tiny_one(console, place
             if width >= 40:
                 await seen.until(lambda: seen.lines()[-1].rstrip().endswith("? help"), "? help")
                 assert "…" not in seen.lines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("term", "theme"), [("linux", SIXTEEN), ("screen", SIXTEEN), ("vt100", SIXTEEN), ("tmux-256color", DARK)]
+)
+async def test_a_terminal_with_16_colours_gets_a_theme_of_those(
+    console, monkeypatch, term: str, theme: Theme
+) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.delenv("COLORTERM", raising=False)
+    async with console(80, 24) as seen:
+        assert seen.app.theme == theme.name
+
+
+def test_the_16_colours_are_drawn_as_what_they_mean() -> None:
+    meant = {"success": 10, "warning": 11, "error": 9, "accent": 14, "foreground": 15, "background": 0}
+    drawn = {
+        name: RichColor.parse(getattr(SIXTEEN, name)).downgrade(ColorSystem.STANDARD).number for name in meant
+    }
+    assert drawn == meant
+    cursor = RichColor.parse(SIXTEEN.variables["cursor-ground"]).downgrade(ColorSystem.STANDARD).number
+    assert cursor == 4
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from backend.models import Event
-from backend.store import RESYNC, EventBus, Store, Subscription
+from backend.models import EVENTS_MISSED, Event
+from backend.store import EventBus, Store, Subscription
 from backend.store.events import QUEUE_EVENTS
 
 
@@ -45,7 +45,7 @@ async def test_a_listener_that_falls_behind_is_told_to_resync_and_gets_the_newes
         for number in range(QUEUE_EVENTS + 10):
             await bus.publish("command.output", "command", str(number), persist=False)
         marker, newest = await take(events, 2)
-    assert marker.kind == RESYNC
+    assert marker.kind == EVENTS_MISSED
     assert newest.id == str(QUEUE_EVENTS)
 
 
@@ -66,7 +66,7 @@ async def test_a_resume_from_before_what_is_kept_or_from_the_future_is_a_resync(
     assert await store.events.prune(keep=2) == 4
     for stale in (sent[0].seq, sent[-1].seq + 1000):
         with bus.subscribe(after_seq=stale) as events:
-            assert [event.kind for event in await take(events, 1)] == [RESYNC]
+            assert [event.kind for event in await take(events, 1)] == [EVENTS_MISSED]
     with bus.subscribe(after_seq=sent[3].seq) as events:
         assert await take(events, 2) == sent[4:]
 

@@ -14,8 +14,9 @@ from backend.models import Phase, Playbook, PlaybookTask, SettingKind, now
 from fluid_tui.diff_rows import document, header_line, summary
 from fluid_tui.evidence import checklist, what_will_run
 from fluid_tui.fleet_rows import Sorting, matches, sandbox_filter, sandbox_rows
-from fluid_tui.paint import Role, chop, line, plain, width_of, wrap
-from fluid_tui.side_rows import SHOWN_LINES, DiffRow, Side, folded, text_rows, unified, value_rows
+from fluid_tui.paint import Mixed, Role, chop, dropped, line, plain, width_of, wrap
+from fluid_tui.side_rows import SHOWN_LINES, DiffRow, Side, folded, text_rows, unfolded, unified, value_rows
+from fluid_tui.syntax import KINDS, coloured, kind_of
 from fluid_tui.words import SETTINGS, ago, left, span
 from tests.console.sample import access_changes, changes, fleet
 
@@ -49,6 +50,60 @@ def test_equal_lines_far_from_a_change_are_folded() -> None:
     rows = list(text_rows(old, old.replace("50\n", "fifty\n")))
     assert "⋯ 47 equal lines" in plain(rows[0].whole)
     assert len(rows) == 9
+
+
+def test_a_fold_holds_the_lines_that_it_stands_for() -> None:
+    old = "".join(f"{number}\n" for number in range(100))
+    rows = list(text_rows(old, old.replace("50\n", "fifty\n")))
+    opened, moved = unfolded(rows)
+    assert [plain(row.left.text) for row in opened] == [str(number) for number in range(100)]
+    assert plain(opened[moved[4]].right.text) == "fifty"
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "parts"),
+    [
+        ("/etc/nginx/nginx.conf", "  listen 80; # all", {"  listen": Role.KEY, "# all": Role.MUTED}),
+        ("/etc/systemd/system/a.service", "[Unit]", {"[Unit]": Role.HEAD}),
+        (
+            "/srv/run.sh",
+            'if x; then echo "a # b"',
+            {"if": Role.KEY, "then": Role.KEY, '"a # b"': Role.STRING},
+        ),
+        ("/srv/a.json", '{"key": "value"}', {'"key"': Role.KEY, '"value"': Role.STRING}),
+        ("/srv/index.html", '<a href="x">', {"<a": Role.KEY, '"x"': Role.STRING, ">": Role.KEY}),
+        ("/srv/notes.txt", "if # no", {}),
+    ],
+)
+def test_parts_of_a_line_have_the_colours_of_the_files_kind(
+    path: str, text: str, parts: dict[str, Role]
+) -> None:
+    made = coloured(line(text), kind_of(path))
+    assert plain(made) == text
+    assert {words: role for words, role in made if role is not Role.TEXT} == parts
+
+
+def test_what_differs_keeps_its_mark_under_the_colours_of_the_kind() -> None:
+    (row,) = text_rows("listen 80 x;\n", "listen 443 x;\n", "settings")
+    made = coloured(row.right.text, row.right.kind)
+    assert made[0] == ("listen", Mixed(Role.ADDED, Role.KEY))
+    assert ("443", Role.ADDED_WORD) in made
+
+
+@given(st.text(alphabet="\"'\\#;[]<>/!- abc:{}", max_size=400), st.sampled_from(sorted(KINDS)))
+def test_no_colour_loses_a_character(text: str, kind: str) -> None:
+    assert plain(coloured(line((text[:200], Role.ADDED), (text[200:], Role.ADDED_WORD)), kind)) == text
+
+
+@given(
+    st.lists(st.tuples(st.text(alphabet="ab日é", max_size=5), st.just(Role.TEXT)), max_size=5),
+    st.integers(0, 30),
+)
+def test_a_line_without_its_first_cells_is_that_much_shorter(
+    runs: list[tuple[str, Role]], cells: int
+) -> None:
+    made = dropped(tuple(runs), cells)
+    assert width_of(made) == max(0, width_of(tuple(runs)) - cells)
 
 
 def test_in_a_very_long_file_only_what_changed_is_marked() -> None:

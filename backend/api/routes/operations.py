@@ -60,7 +60,7 @@ async def release_panic(caller: Caller, services: Served) -> Response:
 async def events(
     request: Request, caller: Caller, services: Served, after: Annotated[int | None, Query(ge=0)] = None
 ) -> Response:
-    """Server-sent events from ``Last-Event-ID`` (or ``after``) on. ``bus.resync``: fetch the fleet anew."""
+    """Server-sent events from ``Last-Event-ID`` (or ``after``) on. ``events.gap``: some are lost."""
     resume_after = sse.last_event_id(request, after)
     return sse.stream(request, _frames(services.events.subscribe(resume_after)))
 

@@ -1,0 +1,163 @@
+"""Old state is never shown as new: missed events, a backend that was away, ages on a quiet screen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+from textual.widgets import Input
+
+from backend.errors import BackendDown
+from backend.models import ApprovalState, Event, PaneScreen, now
+from tests.console.fake_backend import FakeBackend
+from tests.console.sample import APPROVAL_ID
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("mirror.HEARTBEAT_S", "mirror.RETRY_S", "screens.terminal.AGAIN_S", "screens.wall.AGAIN_S"):
+        monkeypatch.setattr(f"fluid_tui.{name}", 0.05)
+
+
+async def test_a_review_reads_anew_when_events_were_missed(console) -> None:
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        seen.backend.approve_state(ApprovalState.VOIDED, outcome="production moved")
+        await seen.backend.stream.put(Event.missed(seen.backend.view.seq))
+        await seen.sees("✗ voided", "production moved")
+        assert "Ready:" not in seen.text()
+
+
+async def test_a_review_takes_the_fleets_word_that_it_is_newer(console) -> None:
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        seen.backend.approve_state(ApprovalState.EXPIRED, updated_at=now() + timedelta(seconds=1))
+        await seen.backend.tell("host.changed", "kvm-01")
+        await seen.until(lambda: "Ready:" not in seen.text(), "no old state")
+        await seen.sees("○ expired")
+
+
+async def test_a_review_of_a_lost_backend_says_so_decides_nothing_and_mends_itself(console) -> None:
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        seen.backend.down = True
+        await seen.sees("✗ As it was at ", "the backend does not answer.")
+        assert "Ready:" not in seen.text()
+        await seen.press("a")
+        await seen.sees("what you see may be old")
+        assert not seen.app.screen.query(Input)
+        seen.backend.approve_state(ApprovalState.REJECTED, outcome="not today")
+        seen.backend.down = False
+        await seen.sees("✗ rejected", "not today")
+        assert "As it was" not in seen.text()
+
+
+async def test_a_flood_of_events_does_not_keep_a_review_from_being_read(console) -> None:
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        seen.backend.approve_state(ApprovalState.REJECTED, outcome="in the flood")
+
+        async def flood() -> None:
+            while True:
+                await seen.backend.tell("approval.changed", APPROVAL_ID)
+                await asyncio.sleep(0.05)
+
+        flooding = asyncio.create_task(flood())
+        try:
+            await seen.sees("in the flood")
+            assert not flooding.done()
+        finally:
+            flooding.cancel()
+
+
+async def test_the_commands_of_a_review_go_on_while_it_is_open_and_none_is_left_out(console) -> None:
+    backend = FakeBackend()
+    backend.ran_before = 150
+    async with console(backend=backend) as seen:
+        await seen.press("enter", "5", "end")
+        await seen.sees("true 149", "nginx -t")
+        backend.ran_before = 151
+        await backend.tell("command.ended", "CMD-1", sandbox_id="SBX-00000001")
+        await seen.sees("true 150")
+
+
+class CutBackend(FakeBackend):
+    """Its pane streams end at once while ``cut``."""
+
+    cut = False
+
+    async def pane_screens(self, pane_id: str) -> AsyncIterator[PaneScreen]:
+        if self.cut:
+            self.asked.append(("pane_stream", pane_id))
+            raise BackendDown("the connection broke", remedy="")
+        async for shown in super().pane_screens(pane_id):
+            yield shown
+            if self.cut:
+                raise BackendDown("the connection broke", remedy="")
+
+
+async def test_a_terminal_whose_stream_was_cut_is_followed_again(console) -> None:
+    backend = CutBackend()
+    async with console(backend=backend) as seen:
+        await seen.press("t")
+        await seen.sees("%3 · live")
+        backend.cut = True
+        backend.painted.set()
+        await seen.sees("%3 · ended", "the connection broke")
+        backend.panes["%3"].append("root@nginx-tls:~# after the break")
+        backend.cut = False
+        await seen.sees("%3 · live", "after the break")
+
+
+async def test_a_wall_of_cut_streams_does_not_knock_without_rest(console, monkeypatch) -> None:
+    monkeypatch.setattr("fluid_tui.screens.wall.AGAIN_S", 60.0)
+    backend = CutBackend()
+    async with console(backend=backend) as seen:
+        await seen.press("w")
+        await seen.sees("15  main 5433 online")
+        backend.cut = True
+        backend.asked.clear()
+        backend.painted.set()
+        await seen.pilot.pause(0.3)
+        assert len([call for call in backend.asked if call[0] == "pane_stream"]) <= 2
+
+
+async def test_a_lost_backend_leaves_what_the_panes_showed_last(console) -> None:
+    async with console() as seen:
+        await seen.sees("systemctl reload nginx")
+        seen.backend.down = True
+        await seen.sees("✗ backend not reachable")
+        seen.app.screen._tick()
+        await seen.pilot.pause(0.3)
+        assert "%3 · live" not in seen.text()
+        await seen.sees("systemctl reload nginx", "%3 · lost")
+
+
+async def test_ages_and_the_clock_move_on_when_nothing_happens(console, monkeypatch) -> None:
+    monkeypatch.setattr("fluid_tui.screens.base.TICK_S", 0.05)
+    async with console() as seen:
+        await seen.press("enter")
+        await seen.sees("3 m ago, 12m left")
+        monkeypatch.setattr("fluid_tui.screens.review.now", lambda: now() + timedelta(minutes=2))
+        await seen.sees("5 m ago, 10m left")
+
+
+async def test_a_diff_that_could_not_be_read_is_read_when_the_backend_is_back(console) -> None:
+    backend = FakeBackend()
+
+    async def away(id: str) -> list[object]:
+        raise BackendDown("no backend listens", remedy="start it")
+
+    answers, backend.snapshots = backend.snapshots, away
+    async with console(backend=backend) as seen:
+        await seen.press("d")
+        await seen.sees("✗ no backend listens")
+        backend.snapshots = answers
+        await backend.stream.put(Event.missed(backend.view.seq))
+        await seen.sees("before → after")
