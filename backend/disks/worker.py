@@ -175,6 +175,8 @@ def _listed(fs: Ext4, name: bytes, inode: Inode) -> list[str]:
     return [wire.text(name), kind, wire.text(link_target(fs, inode)) if kind == "l" else ""]
 
 
+_ROOM = os.path.dirname(__file__)
+
 _TASKS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "manifest": manifest,
     "edits": edits,
@@ -183,6 +185,16 @@ _TASKS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "declared": declared,
     "compare": compare,
 }
+
+
+def _where(error: Exception) -> str:
+    """The kind of an error and the line of ours that met it, without a word of the guest's."""
+    met, at = "", error.__traceback__
+    while at is not None:
+        file = at.tb_frame.f_code.co_filename
+        met = f" at {os.path.basename(file)}:{at.tb_lineno}" if file.startswith(_ROOM) else met
+        at = at.tb_next
+    return type(error).__name__ + met
 
 
 def main() -> None:
@@ -199,7 +211,7 @@ def main() -> None:
     except MemoryError:
         head, parts = {"refused": f"reading needs more than {job['memory_bytes'] >> 20} MB of memory"}, []
     except Exception as error:  # a parser met what it cannot read: that is the answer, not a crash
-        head, parts = {"refused": f"the file system is damaged ({type(error).__name__})"}, []
+        head, parts = {"refused": f"the file system is damaged ({_where(error)})"}, []
     for piece in wire.frame(head, parts):
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
