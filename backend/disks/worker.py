@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from backend.disks import wire
@@ -175,7 +176,7 @@ def _listed(fs: Ext4, name: bytes, inode: Inode) -> list[str]:
     return [wire.text(name), kind, wire.text(link_target(fs, inode)) if kind == "l" else ""]
 
 
-_ROOM = os.path.dirname(__file__)
+_ROOM = Path(__file__).parent
 
 _TASKS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "manifest": manifest,
@@ -191,8 +192,8 @@ def _where(error: Exception) -> str:
     """The kind of an error and the line of ours that met it, without a word of the guest's."""
     met, at = "", error.__traceback__
     while at is not None:
-        file = at.tb_frame.f_code.co_filename
-        met = f" at {os.path.basename(file)}:{at.tb_lineno}" if file.startswith(_ROOM) else met
+        file = Path(at.tb_frame.f_code.co_filename)
+        met = f" at {file.name}:{at.tb_lineno}" if file.parent == _ROOM else met
         at = at.tb_next
     return type(error).__name__ + met
 
