@@ -37,7 +37,7 @@ WALK = (
     (b"w", b"live terminal"),
     HOME,
     (b"v", b"Request and evidence"),
-    (b"1", b"Diff"),
+    (b"1", b""),  # where it opens
     (b"ni", b""),
     (b"2", b"Playbook"),
     (b"3", b"Rehearsal"),
