@@ -298,6 +298,16 @@ def test_the_comment_is_the_one_line_that_names_the_path(command: str, shown: st
     assert [line for line in lines if line.startswith("# $")] == [f"# {shown}"]
 
 
+def test_a_comment_names_the_account_and_what_wrote_a_file_before_what_set_its_mode() -> None:
+    account = user()
+    account.name = "ann"
+    commands = "groupadd x\nuseradd ann", "cat >/etc/a <<'E'\nx\nE\nchmod 0440 \\\n  /etc/a"
+    sample = sample_with(*commands, users=[account])
+    sample.add("/etc/a", b"x")
+    lines = [line.strip() for line in drafted(sample).yaml.split("\n")]
+    assert [one for one in lines if one.startswith("# $")] == ["# $ useradd ann", "# $ cat >/etc/a <<'E' …"]
+
+
 def test_a_command_that_names_the_path_in_a_text_only_is_shown_where_no_other_does() -> None:
     later = "umask 077\ncat >/srv/b <<'EOF'\nsee /srv/a\nEOF"
     for commands, shown in (((later, "make >/srv/a"), ["$ make >/srv/a"]), ((later,), ["$ umask 077 …"])):
