@@ -806,6 +806,23 @@ def test_a_key_is_made_anew_by_the_agents_own_command(line: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "second", "facts", "name"),
+    [
+        ("ssh-keygen -q -f /k", "/k.pub", {"public_key": "x"}, "Make the key pair /k"),
+        ("openssl req -keyout /k -out /c", "/c", {"request": "yes"}, "Make the key and request /c"),
+        ("openssl req -x509 -keyout /k -out /c", "/c", {"subject": "x"}, "Make the key and certificate /c"),
+    ],
+)
+def test_what_a_command_makes_beside_a_key_is_called_what_it_is(
+    line: str, second: str, facts: dict[str, str], name: str
+) -> None:
+    sample = sample_with(line)
+    sample.add("/k", mode=0o600, secret="private key", sha256="0" * 64)
+    sample.add(second, b"x", certificate=facts)
+    assert [task.name for task in of(drafted(sample), "command")] == [name]
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "openssl genrsa 2048 > /etc/k/a.key",
