@@ -1044,6 +1044,15 @@ def test_folders_and_links_that_enabling_makes_are_explained() -> None:
     assert [task.name for task in checked(drafted(sample)).tasks] == ["Enable and start a.timer"]
 
 
+def test_links_of_run_levels_follow_the_unit_that_is_switched_and_no_other() -> None:
+    off = unit("cron.service", before=ON, after=UnitState(defined=True))
+    sample = sample_with("systemctl disable cron", units=[off])
+    for path in ("/etc/rc2.d/K01cron", "/etc/rc2.d/K01other"):
+        sample.add(path, kind=FileKind.LINK, mode=0o777, target=f"../init.d/{path[15:]}")
+    names = [task.name for task in checked(drafted(sample)).tasks]
+    assert names == ["Link /etc/rc2.d/K01other", "Disable and stop cron.service"]
+
+
 def test_a_service_that_the_agent_removed_is_stopped_before_its_file_goes() -> None:
     gone = UnitChange(name="old.service", verb=ChangeVerb.REMOVED, before=ON)
     sample = sample_with("systemctl disable --now old; rm /etc/systemd/system/old.service", units=[gone])
