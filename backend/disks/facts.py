@@ -5,6 +5,7 @@ These facts compare what is made anew on each machine. Sources: RFC 5280, RFC 74
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 
+codecs.lookup("utf-16-be")  # of names in BMPString: a confined process cannot load it any more
 MAX_PEM_BYTES = 1 << 20
 MAX_NAMES = 100
 

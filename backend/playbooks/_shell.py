@@ -134,9 +134,9 @@ class _Splitter:
 
 
 def command_lines(text: str) -> list[str]:
-    """The lines of a command, at least one, without the bodies of its here documents."""
+    """The lines of a command, at least one, each whole, without the bodies of its here documents."""
     found, ends = [], list[tuple[str, bool]]()
-    for line in text.strip().split("\n"):
+    for line in text.strip().replace("\\\n", "").split("\n"):
         if not ends:
             found.append(line)
             ends = [(one["word"], bool(one["strip"])) for one in _HEREDOC.finditer(line)]

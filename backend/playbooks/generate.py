@@ -172,6 +172,7 @@ def _needs(secrets: list[str]) -> list[str]:
 
 def _task_text(task: Task, lines: dict[str, str]) -> str:
     words = [guest_path(wire).decode("utf-8", "replace") for wire in task.paths]
+    words += [str(task.args["name"])] if task.module in ("user", "group") else []
     told = dict.fromkeys(_origin(lines[one], words) for one in task.commands if one in lines)
     origins = [shown for shown, named in told if named] or [shown for shown, _ in told]
     text = "".join(comment(origin, 4) for origin in origins[:MAX_ORIGINS])
@@ -202,14 +203,14 @@ def _turning(task: Task) -> dict[str, Any]:
 def _origin(text: str, words: Sequence[str]) -> tuple[str, bool]:
     """The one command that names one of ``words``, else the one line, else the first line, all without the
     bodies of here documents; and whether it names one."""
-    calls = simple_commands(text)
-    simple = [call for call in calls if call.simple and any(word in call.argv for word in words)]
     lines = command_lines(text)
     named = next((line for word in words for line in lines if word in line), "")
+    calls = simple_commands(named)
+    simple = [call for call in calls if call.simple and any(word in call.argv for word in words)]
     if len(calls) > 1 and simple:
         shown = shlex.join(simple[0].argv)
     else:
         shown = named or lines[0]
         shown += " …" if "<<" in shown or (not named and text.strip() != shown) else ""
     hidden = _SENSITIVE.search(shown) is not None
-    return "(a command that names a secret)" if hidden else "$ " + shown, bool(simple or named)
+    return "(a command that names a secret)" if hidden else "$ " + shown, bool(named)

@@ -298,6 +298,16 @@ def test_the_comment_is_the_one_line_that_names_the_path(command: str, shown: st
     assert [line for line in lines if line.startswith("# $")] == [f"# {shown}"]
 
 
+def test_a_comment_names_the_account_and_what_wrote_a_file_before_what_set_its_mode() -> None:
+    account = user()
+    account.name = "ann"
+    commands = "groupadd x\nuseradd ann", "cat >/etc/a <<'E'\nx\nE\nchmod 0440 \\\n  /etc/a"
+    sample = sample_with(*commands, users=[account])
+    sample.add("/etc/a", b"x")
+    lines = [line.strip() for line in drafted(sample).yaml.split("\n")]
+    assert [one for one in lines if one.startswith("# $")] == ["# $ useradd ann", "# $ cat >/etc/a <<'E' …"]
+
+
 def test_a_command_that_names_the_path_in_a_text_only_is_shown_where_no_other_does() -> None:
     later = "umask 077\ncat >/srv/b <<'EOF'\nsee /srv/a\nEOF"
     for commands, shown in (((later, "make >/srv/a"), ["$ make >/srv/a"]), ((later,), ["$ umask 077 …"])):
@@ -796,6 +806,23 @@ def test_a_key_is_made_anew_by_the_agents_own_command(line: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "second", "facts", "name"),
+    [
+        ("ssh-keygen -q -f /k", "/k.pub", {"public_key": "x"}, "Make the key pair /k"),
+        ("openssl req -keyout /k -out /c", "/c", {"request": "yes"}, "Make the key and request /c"),
+        ("openssl req -x509 -keyout /k -out /c", "/c", {"subject": "x"}, "Make the key and certificate /c"),
+    ],
+)
+def test_what_a_command_makes_beside_a_key_is_called_what_it_is(
+    line: str, second: str, facts: dict[str, str], name: str
+) -> None:
+    sample = sample_with(line)
+    sample.add("/k", mode=0o600, secret="private key", sha256="0" * 64)
+    sample.add(second, b"x", certificate=facts)
+    assert [task.name for task in of(drafted(sample), "command")] == [name]
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "openssl genrsa 2048 > /etc/k/a.key",
@@ -1015,6 +1042,15 @@ def test_folders_and_links_that_enabling_makes_are_explained() -> None:
     sample.add(wants, kind=FileKind.DIRECTORY, mode=0o755)
     sample.add(f"{wants}/a.timer", kind=FileKind.LINK, mode=0o777, target="/etc/systemd/system/a.timer")
     assert [task.name for task in checked(drafted(sample)).tasks] == ["Enable and start a.timer"]
+
+
+def test_links_of_run_levels_follow_the_unit_that_is_switched_and_no_other() -> None:
+    off = unit("cron.service", before=ON, after=UnitState(defined=True))
+    sample = sample_with("systemctl disable cron", units=[off])
+    for path in ("/etc/rc2.d/K01cron", "/etc/rc2.d/K01other"):
+        sample.add(path, kind=FileKind.LINK, mode=0o777, target=f"../init.d/{path[15:]}")
+    names = [task.name for task in checked(drafted(sample)).tasks]
+    assert names == ["Link /etc/rc2.d/K01other", "Disable and stop cron.service"]
 
 
 def test_a_service_that_the_agent_removed_is_stopped_before_its_file_goes() -> None:

@@ -132,11 +132,10 @@ def _tasks(context: Context, command: Command, call: SimpleCommand, made: list[s
     if any("$" in word for word in call.argv):
         args["expand_argument_vars"] = False
     notify = [name for path in paths for name in readers_of(context, path)]
-    name = "Make the key and certificate" if len(paths) > 1 else "Make"
     tasks = [
         Task(
             Phase.CERTIFICATES,
-            title(f"{name} {guard}"),
+            title(f"{_order(context, call, made)} {guard}"),
             "command",
             args,
             notify=list(dict.fromkeys(notify)),
@@ -150,6 +149,17 @@ def _tasks(context: Context, command: Command, call: SimpleCommand, made: list[s
         if state and (state.uid, state.gid, f"{state.mode:04o}") != (0, 0, usual):
             tasks.append(_attributes(context, wire, path))
     return tasks
+
+
+def _order(context: Context, call: SimpleCommand, made: list[str]) -> str:
+    """What the command makes, as an order."""
+    if len(made) == 1:
+        return "Make"
+    if call.argv[0].rpartition("/")[2] == "ssh-keygen":
+        return "Make the key pair"
+    states = (context.by_path[wire].after for wire in made)
+    facts = [state.certificate for state in states if state is not None and state.certificate]
+    return f"Make the key and {'request' if any('request' in one for one in facts) else 'certificate'}"
 
 
 def _attributes(context: Context, wire: str, path: str) -> Task:

@@ -10,6 +10,7 @@ from backend.playbooks.builders.services import UNIT_FOLDER, is_off, stays_up, w
 
 _INSTALLED = re.compile(re.escape(UNIT_FOLDER) + r"[^/]+\.(wants|requires|upholds)/(?P<unit>[^/]+)")
 _WANTS_FOLDER = re.compile(re.escape(UNIT_FOLDER) + r"[^/]+\.(wants|requires|upholds)")
+_RUN_LEVEL = re.compile(r"/etc/rc[0-6S]\.d/[SK][0-9]{2}(?P<unit>[^/]+)")
 _ALIAS = re.compile(re.escape(UNIT_FOLDER) + r"(?P<unit>[^/]+)")
 _SWITCHING = frozenset({"enable", "reenable", "disable", "mask", "unmask", "start", "stop", "preset"})
 
@@ -136,6 +137,10 @@ def _claim_links(context: Context) -> None:
             context.claimed.add(change.path)  # `systemctl enable` makes it
         if state is None or state.kind is not FileKind.LINK:
             continue
+        level = _RUN_LEVEL.fullmatch(change.path)
+        unit = known.get(f"{level['unit']}.service") if level else None
+        if unit is not None and unit.before.enabled != unit.after.enabled:
+            context.claimed.add(change.path)  # `systemctl enable` tells init's scripts, too
         found = _INSTALLED.fullmatch(change.path) or _ALIAS.fullmatch(change.path)
         if not found:
             continue

@@ -84,7 +84,7 @@ def _login_keys(stated: list[SettingChange]) -> str:
 
 def _sshd(stated: list[SettingChange]) -> str:
     told = [f"{one.name} {one.after.get('value', '')}" for one in stated]
-    return f"Set {_listing(told, 'words')} for sshd"
+    return f"Set {_listing(told, 'options')} for sshd"
 
 
 def _sysctl(stated: list[SettingChange]) -> str:
@@ -155,7 +155,7 @@ def _alternative(stated: list[SettingChange]) -> str:
 
 def _locale(stated: list[SettingChange]) -> str:
     told = [f"{one.name}={one.after['value']}" for one in stated if "value" in one.after]
-    return f"Set {_listing(told, 'words')}" if told else ""
+    return f"Set {_listing(told, 'variables of the locale')}" if told else ""
 
 
 def _time_zone(stated: list[SettingChange]) -> str:

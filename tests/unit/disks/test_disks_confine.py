@@ -89,3 +89,36 @@ def test_a_reader_that_never_ends_is_ended_by_its_processor_time():
     words = [sys.executable, "-I", "-c", SPIN, str(ROOT)]
     done = subprocess.run(words, capture_output=True, timeout=120, check=False)
     assert done.returncode in (-signal.SIGXCPU, -signal.SIGKILL), done.stderr.decode()
+
+
+FACTS = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+from backend.disks.facts import facts
+from backend.disks.confine import confine
+data = open(sys.argv[2], "rb").read()
+confine(uid=65534, memory_bytes=1 << 30, cpu_s=20, files=3)
+print(json.dumps(facts(data)), flush=True)
+os._exit(0)
+"""
+
+
+def test_a_name_in_wide_characters_needs_nothing_that_is_closed_by_then(tmp_path):
+    """A BMPString. The first certificate of every bundle of Mozilla's has such a name."""
+    config, cert = tmp_path / "c.cnf", tmp_path / "c.pem"
+    config.write_text(
+        "[req]\ndistinguished_name=dn\nprompt=no\nstring_mask=MASK:0x0800\nutf8=yes\n[dn]\nCN=Prüfstelle\n"
+    )
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    subprocess.run(
+        [*words, "-config", config, "-keyout", tmp_path / "k", "-out", cert, "-days", "9"],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", FACTS, str(ROOT), str(cert)],
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert json.loads(done.stdout)["subject"] == "CN=Prüfstelle"
