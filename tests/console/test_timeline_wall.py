@@ -26,7 +26,7 @@ async def test_the_timeline_is_newest_first_with_intent_and_outcome_in_one_line(
         await seen.sees(
             "$ command.run", "nginx -t · ex", "✗ snapshot.create", "! approval.request", "under way"
         )
-        lines = [line for line in seen.lines() if "agent1" in line and ":" in line[:16]]
+        lines = [line for line in seen.lines() if "agent1" in line and ":" in line[:24]]
         told = [line.split("agent1")[1].split()[1] for line in lines]
         assert told[:2] == [
             "sandbox.pause",

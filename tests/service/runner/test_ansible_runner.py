@@ -157,7 +157,7 @@ async def test_a_secret_reaches_the_target_and_no_file(
     left = [path for path in runs.rglob("*") if path.is_file()]
     assert left
     assert not [path for path in left if b"0123 {{" in path.read_bytes()]
-    assert not [path for path in left if b"PRIVATE KEY" in path.read_bytes()]
+    assert not [path for path in left if b"BEGIN OPENSSH PRIVATE KEY" in path.read_bytes()]
 
 
 async def test_a_secret_of_digits_stays_text(runner: Runner, sshd: Any, machine: Path) -> None:
