@@ -73,8 +73,8 @@ class Reports:
             "task": task,
             "task_index": self._index.get(int(found["line"]), -1) if found else -1,
             "status": status,
-            "message": message,
-            "diff": diff_of(result),
+            "message": _readable(message),
+            "diff": _readable(diff_of(result)),
         }
 
     def _count(self, host: str, status: str) -> None:
@@ -129,9 +129,22 @@ def _side(value: object, name: str) -> list[str]:
 
 def _without_secrets(text: str, name: str) -> str:
     """A side of a diff as it may be kept. ``name``: its header, which begins with the path."""
-    data = text.encode("utf-8", "surrogateescape")
+    data = _bytes(text)
     if any(mark.search(data) for mark in (KEY_HEADER, PASSWORD_HASH, TOKEN)):
         return "content is a secret"
     path = name.partition(" (")[0] if name.startswith("/") else "/etc/"  # of no known place: looked into
     shown = masked(path.encode("utf-8", "surrogateescape"), data)
     return text if shown is None else shown.decode("utf-8", "surrogateescape")
+
+
+def _bytes(text: str) -> bytes:
+    """What Ansible read. A lone surrogate that stands for no byte is a target's own word."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace")
+
+
+def _readable(text: str) -> str:
+    """Bytes of another encoding as escapes: what reads our lines takes no text that is none."""
+    return _bytes(text).decode("utf-8", "backslashreplace")

@@ -80,6 +80,17 @@ async def test_check_mode_touches_nothing_and_shows_the_difference(
     assert (machine / "motd").read_text() == "old\n"
 
 
+async def test_a_file_of_another_encoding_is_told_like_any_other(
+    runner: Runner, sshd: Any, machine: Path
+) -> None:
+    content = b"Stra\xdfe\n"
+    sha = hashlib.sha256(content).hexdigest()
+    copy = f"ansible.builtin.copy: {{src: files/{sha}, dest: {machine}/latin1.txt, mode: '0644'}}"
+    await run(runner, sshd, play(copy), files={sha: content})
+    (event,) = [event async for event in runner.follow("RUN-1")]
+    assert (event.status, "+Stra\\xdfe\n" in event.diff) == ("changed", True)
+
+
 async def test_a_secret_that_a_target_has_is_in_no_diff(
     runner: Runner, sshd: Any, machine: Path, runs: Path
 ) -> None:
