@@ -158,6 +158,11 @@ class Stage:
                 died.cancel()
             return perf_counter() - began
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether a backend that was started has ended."""
+        return self._backend is not None and self._backend.returncode is not None
+
     async def died(self) -> int:
         """The exit status of a backend that ends by itself; negative: the signal."""
         assert self._backend is not None

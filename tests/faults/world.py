@@ -37,10 +37,15 @@ class World:
         self._foreign_xml: list[str] = []
 
     async def start(self, kill_at: str = "") -> None:
-        """Start the backend; with ``kill_at`` it dies at that step."""
+        """Start the backend; with ``kill_at`` it dies at that step, which may come before anybody asks."""
         self.stage.environment["FLUID_KILL_AT"] = kill_at
         await self.stage.start()
-        await asyncio.to_thread(self.until, lambda: any(one.template_ready for one in self.fluid.sources()))
+        await asyncio.to_thread(
+            self.until,
+            lambda: (
+                (kill_at and self.stage.is_dead) or any(one.template_ready for one in self.fluid.sources())
+            ),
+        )
 
     async def settle_foreign(self) -> None:
         """Domains that are not ours, one of them named as if it were."""
