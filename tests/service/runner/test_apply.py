@@ -301,6 +301,7 @@ async def test_a_target_that_drifts_after_the_review_voids_the_approval(world: W
     assert world.production.run("stat -c %a /srv/made") == "700\n"
 
 
+@pytest.mark.full
 async def test_an_apply_that_is_aborted_says_where_and_its_way_back_leads_back(world: World) -> None:
     before = await world.fleet.look(world.production)
     gate = COMMAND % (
