@@ -133,7 +133,7 @@ def _without_secrets(text: str, name: str) -> str:
     if any(mark.search(data) for mark in (KEY_HEADER, PASSWORD_HASH, TOKEN)):
         return "content is a secret"
     path = name.partition(" (")[0] if name.startswith("/") else "/etc/"  # of no known place: looked into
-    shown = masked(path.encode("utf-8", "surrogateescape"), data)
+    shown = masked(_bytes(path), data)
     return text if shown is None else shown.decode("utf-8", "surrogateescape")
 
 
