@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import tempfile
 from pathlib import Path
 
 from backend.errors import BadRequest, NotFound
+from backend.whole_files import write_private
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 FOLDER_MODE = 0o700
@@ -33,16 +32,7 @@ class BlobStore:
         if path.exists():
             return sha256
         path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-        fd, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")  # 0600 from the start
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_private(path, data)
         return sha256
 
     def get(self, sha256: str) -> bytes:

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import secrets
 import shlex
 import stat
-import tempfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +31,7 @@ from backend.errors import DiskUnreadable, NotFound, TargetDown
 from backend.guests import contents_job, names_job, program
 from backend.models import now, wire_path
 from backend.targets.targets import ResolvedTarget, Targets
+from backend.whole_files import write_private
 
 ASK_S = 120
 NAMES_BYTES = 64 << 20
@@ -184,16 +183,7 @@ class Keeper:
     def _write(self, run_id: str, name: str, data: bytes) -> None:
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = nonce + self._cipher.encrypt(nonce, data, _bound(run_id, name))
-        fd, draft = tempfile.mkstemp(dir=self._folder, prefix=".new-")  # 0600 from the start
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(sealed)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(draft).replace(self._file(run_id, name))
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
+        write_private(self._file(run_id, name), sealed)
 
     def _file(self, run_id: str, name: str) -> Path:
         return self._folder / f"{run_id}.{name}"
