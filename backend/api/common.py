@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request, Response
@@ -82,6 +82,12 @@ def check_pane(pane_id: str) -> str:
 def answer(value: BaseModel | dict[str, Any], status: int = 200) -> Response:
     """A JSON response, written by pydantic's own serialiser without validating our own nouns again."""
     return Response(to_json(value), status, media_type="application/json")
+
+
+def answer_list(noun: str, rows: Iterable[bytes], total: int) -> Response:
+    """A page of rows that are JSON already: ``{noun: [row, …], "total": total}``."""
+    body = b'{"%b":[%b],"total":%d}' % (noun.encode(), b",".join(rows), total)
+    return Response(body, media_type="application/json")
 
 
 async def while_connected(request: Request, waiting: Coroutine[Any, Any, T]) -> T:

@@ -48,7 +48,7 @@ from backend.models import (
     TargetView,
 )
 from backend.panes import Why
-from backend.store import EventBus, Keys
+from backend.store import EventBus, Keys, Seen
 
 OnOutput = Callable[[str, bytes], None]
 """Called with ``stdout`` or ``stderr`` and the bytes as they come."""
@@ -59,7 +59,8 @@ class Fleet(Protocol):
 
     async def create(self, actor: Identity, request: CreateSandbox, /) -> Sandbox: ...
     async def get(self, actor: Identity, id: str, /) -> Sandbox: ...
-    async def list(
+    async def list(self, actor: Identity, /, *, limit: int = 100) -> tuple[Sequence[Sandbox], int]: ...
+    async def seen(
         self,
         actor: Identity,
         /,
@@ -71,7 +72,7 @@ class Fleet(Protocol):
         vm_name: str | None = None,
         limit: int = 100,
         offset: int = 0,
-    ) -> tuple[Sequence[Sandbox], int]:
+    ) -> tuple[Sequence[Seen[Sandbox]], int]:
         """The page asked for, and how many match in all. ``state`` is a public state or a phase."""
         ...
 

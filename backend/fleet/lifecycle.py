@@ -46,6 +46,7 @@ from backend.models import (
     now,
 )
 from backend.steps import operation, reached
+from backend.store import Seen
 
 log = logging.getLogger(__name__)
 READY_TIMEOUT_S = 120
@@ -498,6 +499,13 @@ class Lifecycle(Sizes):
     async def list(
         self, actor: Identity, *, limit: int = 100, offset: int = 0, **filters: str | None
     ) -> tuple[Sequence[Sandbox], int]:
+        """The sandboxes of :meth:`seen`. Never change one."""
+        rows, total = await self.seen(actor, limit=limit, offset=offset, **filters)
+        return [row.noun for row in rows], total
+
+    async def seen(
+        self, actor: Identity, *, limit: int = 100, offset: int = 0, **filters: str | None
+    ) -> tuple[Sequence[Seen[Sandbox]], int]:
         """Live sandboxes, newest first; agents see their own. Filters: fields of the noun, ``vm_name``."""
         wanted: dict[str, object] = {"purpose": "agent", "phase": LIVE}
         if actor.role is Role.AGENT:

@@ -10,7 +10,7 @@
 """
 
 from backend.store.audit_rows import AuditRows, LinkedLine
-from backend.store.documents import Documents
+from backend.store.documents import Documents, Seen
 from backend.store.embedded import EmbeddedPostgres
 from backend.store.events import EventBus, Events, Subscription
 from backend.store.keys import KeptAnswer, Keys
@@ -70,6 +70,7 @@ __all__ = [
     "Playbooks",
     "Runs",
     "Sandboxes",
+    "Seen",
     "Snapshots",
     "Store",
     "Subscription",

@@ -7,13 +7,16 @@ moves by ``transition`` only: the database decides who was first.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar
 
 from psycopg import errors as pg
 from psycopg import sql
 from psycopg.rows import TupleRow
 from pydantic import BaseModel
+from pydantic_core import to_json
 
 from backend.errors import DuplicateName, NotFound
 from backend.store.encoding import dump, load
@@ -26,6 +29,19 @@ Values = list[Any]
 SCHEMA = "fluid"
 LIST_LIMIT = 1000
 KEPT = 10_000  # nouns that were read and are told again
+
+
+@dataclass
+class Seen(Generic[T]):
+    """A noun that is only told on. Never change it: the next who asks gets the same one."""
+
+    version: str  # of its row
+    noun: T
+
+    @cached_property
+    def json(self) -> bytes:
+        """As an answer of the API has it, written once."""
+        return to_json(self.noun)
 
 
 class Documents(Generic[T]):
@@ -42,7 +58,7 @@ class Documents(Generic[T]):
     def __init__(self, database: Database) -> None:
         self._database = database
         self._name = sql.Identifier(SCHEMA, self.table)
-        self._kept: dict[str, tuple[str, T]] = {}  # id → version of its row, and the noun
+        self._kept: dict[str, Seen[T]] = {}  # by id
 
     async def insert(self, noun: T) -> T:
         """Keep a new noun. Raises :class:`DuplicateName` if its id or its unique name is taken."""
@@ -120,9 +136,9 @@ class Documents(Generic[T]):
 
     async def seen(
         self, filters: Filters | None = None, *, limit: int = LIST_LIMIT, offset: int = 0
-    ) -> tuple[Sequence[T], int]:
+    ) -> tuple[Sequence[Seen[T]], int]:
         """As :meth:`list`, for who only tells them on: a noun whose row did not change since the last time
-        is the same one again. Never change one."""
+        is the same one again."""
         version = sql.SQL("id, xmin::text")
         rest = sql.SQL("SELECT {}, {} FROM {} WHERE id = ANY(%s)").format(
             version, self._selected(), self._name
@@ -131,11 +147,11 @@ class Documents(Generic[T]):
             rows, total = await self._page(connection, version, filters or {}, limit, offset)
             if len(self._kept) + len(rows) > KEPT:
                 self._kept.clear()
-            changed = [id for id, at in rows if id not in self._kept or self._kept[id][0] != at]
+            changed = [id for id, at in rows if id not in self._kept or self._kept[id].version != at]
             if changed:
                 for id, at, *row in await (await connection.execute(rest, (changed,))).fetchall():
-                    self._kept[id] = at, self._read(tuple(row))
-        return [self._kept[id][1] for id, _ in rows if id in self._kept], total
+                    self._kept[id] = Seen(at, self._read(tuple(row)))
+        return [self._kept[id] for id, _ in rows if id in self._kept], total
 
     async def _page(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 
 import pytest
@@ -71,18 +72,22 @@ async def test_what_is_seen_again_is_what_the_row_says_now(store: Store) -> None
     for number in range(3):
         await store.sandboxes.insert(sandbox(f"SBX-{number}", f"n{number}"))
     first, total = await store.sandboxes.seen({"purpose": "agent"})
-    assert {one.id: one for one in first} == {
+    assert {row.noun.id: row.noun for row in first} == {
         id: await store.sandboxes.get(id) for id in ("SBX-0", "SBX-1", "SBX-2")
     }
     assert total == 3
-    kept = {one.id: one for one in first}
+    kept = {row.noun.id: row for row in first}
+    assert {row.noun.id: Sandbox.model_validate_json(row.json) for row in first} == {
+        id: row.noun for id, row in kept.items()
+    }
     await store.sandboxes.change("SBX-1", lambda one: one.model_copy(update={"commands": 7}))
     await store.sandboxes.delete("SBX-2")
     again, total = await store.sandboxes.seen({"purpose": "agent"})
-    assert ({one.id: one.commands for one in again}, total) == ({"SBX-0": 0, "SBX-1": 7}, 2)
-    assert {one.id for one in again if one is kept[one.id]} == {"SBX-0"}  # the one that nobody touched
+    assert ({row.noun.id: row.noun.commands for row in again}, total) == ({"SBX-0": 0, "SBX-1": 7}, 2)
+    assert {json.loads(row.json)["commands"] for row in again} == {0, 7}
+    assert {row.noun.id for row in again if row is kept[row.noun.id]} == {"SBX-0"}  # nobody touched it
     page, total = await store.sandboxes.seen({"name": ["n0", "n1"]}, limit=1, offset=1)
-    assert ([one.id for one in page], total) == (["SBX-0"], 2)
+    assert ([row.noun.id for row in page], total) == (["SBX-0"], 2)
 
 
 async def test_of_two_racing_transitions_exactly_one_wins(store: Store) -> None:

@@ -9,7 +9,7 @@ from fastapi import Body, Header, Query, Request, Response
 
 from backend.api import sse
 from backend.api.bodies import ExtendBody, StartBody
-from backend.api.common import Caller, Limit, Offset, SandboxId, Served, answer, router
+from backend.api.common import Caller, Limit, Offset, SandboxId, Served, answer, answer_list, router
 from backend.errors import UpgradeRequired, WrongState
 from backend.models import CreateSandbox, Phase, Sandbox, now
 from backend.store import Subscription
@@ -39,7 +39,7 @@ async def list_sandboxes(
     offset: Offset = 0,
 ) -> Response:
     """The caller's sandboxes (an operator's: everyone's); ``total`` counts all that match."""
-    found, total = await services.fleet.list(
+    found, total = await services.fleet.seen(
         caller,
         agent_id=agent_id,
         job_id=job_id,
@@ -49,7 +49,7 @@ async def list_sandboxes(
         limit=limit,
         offset=offset,
     )
-    return answer({"sandboxes": found, "total": total})
+    return answer_list("sandboxes", [row.json for row in found], total)
 
 
 @agent.get("/v1/sandboxes/{id}")
