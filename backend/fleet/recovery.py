@@ -31,7 +31,7 @@ class Recovery(Lifecycle, Snapshots):
     async def clear_templates(self, host: Host) -> list[str]:
         """At a start nobody builds one: the domain of a build that was cut off goes. Says what was done."""
         hypervisor, said = host.require(), []
-        for info in await hypervisor.list_ours():
+        for info in await hypervisor.list_ours(TEMPLATE):
             if info.metadata.get("role") == TEMPLATE:
                 await hypervisor.destroy(info.name)
                 said.append(f"destroyed {info.name}: its build was cut off")

@@ -95,9 +95,9 @@ class Domains:
     async def info(self, name: str) -> DomainInfo:
         return await self.call(name, info_of, what="look at")
 
-    async def list_ours(self) -> list[DomainInfo]:
-        """All domains with our mark and prefix, running or not."""
-        start = f"{self.prefix}-"
+    async def list_ours(self, kind: str = "") -> list[DomainInfo]:
+        """All domains with our mark and prefix, running or not; ``kind``: what their names go on with."""
+        start = f"{self.prefix}-{kind}"
 
         def work(connection: libvirt.virConnect) -> list[DomainInfo]:
             found = []
@@ -135,7 +135,11 @@ class Domains:
 
     async def leftovers(self) -> list[str]:
         """Names of domains that have files and do not exist: what a crash in the middle leaves."""
-        known = {domain.name for domain in await self.list_ours()}
+
+        def names(connection: libvirt.virConnect) -> set[str]:
+            return {domain.name() for domain in connection.listAllDomains(0)}
+
+        known = await self.connection.call(names, what="list domains")
         return [name for name in await self.files.claimed() if name not in known]
 
     async def disk(self, name: str) -> Path:

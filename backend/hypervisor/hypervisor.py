@@ -423,9 +423,9 @@ class Hypervisor:
             return "unknown"
         return await asyncio.to_thread(kernel_log.verdict, domain)
 
-    async def list_ours(self) -> list[DomainInfo]:
-        """Every domain with our mark and prefix."""
-        return await self._domains.list_ours()
+    async def list_ours(self, kind: str = "") -> list[DomainInfo]:
+        """Every domain with our mark and prefix; ``kind``: what their names go on with."""
+        return await self._domains.list_ours(kind)
 
     async def is_idle(self) -> bool:
         """Whether no domain runs there, whoever it belongs to."""

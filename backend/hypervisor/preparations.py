@@ -71,7 +71,7 @@ async def boot_once(
 
 async def sweep(domains: Domains) -> list[str]:
     """Remove what a backend that died left of such boots: domains and their folders, by name."""
-    known = [info.name for info in await domains.list_ours() if info.metadata.get("role") == ROLE]
+    known = [info.name for info in await domains.list_ours(ROLE) if info.metadata.get("role") == ROLE]
     left = [name for name in await domains.leftovers() if name.startswith(f"{domains.prefix}-{ROLE}-")]
     for name in (*known, *left):
         await domains.destroy(name)
