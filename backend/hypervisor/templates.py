@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 Wanted: TypeAlias = tuple[GuestImage, int, int]
 """A template as it is asked for: its image, processors and MiB of memory."""
 
-LAYOUT = 3  # of the template folder and of the domain's XML: a change makes new templates
+LAYOUT = 4  # of the template folder and of the domain's XML: a change makes new templates
 SETTLE_TIMEOUT_S = 120.0
 SAVE_TIMEOUT_S = 120.0
 FREEZE_TIMEOUT_S = 5.0

@@ -6,40 +6,29 @@ It takes minutes, and packages that nothing else needs: only ``./fluid test --ar
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
-from backend.fleet.addresses import free_network, taken_networks
 from backend.fleet.host import guest_image
-from backend.guests import CertificateAuthority, Guest, GuestConnections
 from backend.hypervisor import (
     GuestImage,
-    Hypervisor,
-    Identity,
-    NetworkSpec,
-    PrivateLibvirt,
-    kvm_works,
-    make_identity,
 )
 from backend.hypervisor.host_probe import boot as boot_probe
 from backend.images import Images
 from backend.images.fat import image as fat_image
 from backend.images.sources import read_release
 from backend.paths import Paths
+from tests.fix_guests import GuestHost, here, opened, own_network
 
 pytestmark = pytest.mark.arm64
 
 PREFIX = "fluid-arm64"
-CIDR = free_network(asyncio.run(taken_networks()), IPv4Network("10.233.0.0/16"))
-NETWORK = NetworkSpec(f"{PREFIX}-net", f"flarm{os.getpid() % 100_000}", CIDR)
+NETWORK = own_network(PREFIX, "flarm")
 SIZE = {"cpu": 2, "memory_mb": 1024}
 SSH_LIMIT_S = 120
 PROBE_LIMIT_S = 30.0
@@ -49,30 +38,10 @@ SHELL_SCRIPT = b"echo the firmware reads its disk\r\nreset -s\r\n"
 
 
 @dataclass(frozen=True)
-class Lab:
-    """A host and the way into its guests."""
+class Lab(GuestHost):
+    """With an image."""
 
-    host: Hypervisor
     image: GuestImage
-    authority: CertificateAuthority
-    guests: GuestConnections
-
-    async def identity(self, name: str, number: int) -> Identity:
-        address = str(IPv4Network(CIDR)[number])
-        return await make_identity(
-            f"{PREFIX}-{name}", address=address, prefix=24, ca_public=self.authority.public_key
-        )
-
-    async def ssh(self, identity: Identity, command: str, *, again: bool = False) -> str:
-        """What root's command prints; ``again`` when the guest went down since."""
-        if again:
-            await self.guests.drop(identity.name)
-        guest = Guest(name=identity.name, address=identity.address, host_key_public=identity.host_key_public)
-        connection = await self.guests.connection(guest, timeout_s=SSH_LIMIT_S)
-        async with asyncio.timeout(SSH_LIMIT_S):
-            done = await connection.run(command)
-        assert done.exit_status == 0, done.stderr
-        return str(done.stdout)
 
 
 @pytest.fixture(scope="module")
@@ -90,25 +59,9 @@ async def image() -> GuestImage:
 @pytest.fixture(scope="module")
 async def lab(image: GuestImage, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
     folder = tmp_path_factory.mktemp("arm")
-    probe = await kvm_works()
-    daemon = PrivateLibvirt(folder / "lv", hide_kvm=not probe.works)
-    virt_type = "kvm" if probe.works else "qemu"
-    host = Hypervisor(await daemon.start(), folder=folder / "host", virt_type=virt_type, prefix=PREFIX)
-    await host.open()
-    authority = CertificateAuthority(folder / "ca")
-    guests = GuestConnections(authority)
-    try:
-        await host.ensure_network(NETWORK)
-        yield Lab(host, image, authority, guests)
-    finally:
-        await guests.close()
-        for domain in await host.list_ours():
-            await host.destroy(domain.name)
-        await host.remove_network(NETWORK.name)
-        await host.close()
-        await daemon.stop()
-        assert daemon.pids() == {}
-        shutil.rmtree(folder)
+    daemon, host = await here(folder, PREFIX)
+    async with opened(host, daemon, NETWORK, PREFIX, folder, SSH_LIMIT_S) as there:
+        yield Lab(**vars(there), image=image)
 
 
 async def test_the_probe_of_a_host_executes(lab: Lab) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -14,55 +13,35 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
 from backend.errors import Conflict, DuplicateName, SnapshotNotFound
-from backend.fleet.addresses import free_network, taken_networks
-from backend.guests import CertificateAuthority, Guest, GuestConnections
+from backend.fleet.host import guest_image
 from backend.hypervisor import (
     DomainEvent,
     GuestImage,
     Hypervisor,
     Identity,
-    NetworkSpec,
-    PrivateLibvirt,
     Template,
-    kvm_works,
-    make_identity,
 )
 from backend.hypervisor.nouns import WayName
 from backend.images import Images
 from backend.paths import Paths
+from tests.fix_guests import GuestHost, guest_of, here, opened, own_network
 
 PREFIX = "fluid-e2e"
-# A run that was cut off may have left its bridge: the next one is not held up by it.
-CIDR = free_network(asyncio.run(taken_networks()), IPv4Network("10.233.0.0/16"))
-NETWORK = NetworkSpec(f"{PREFIX}-net", f"fle2e{os.getpid() % 100_000}", CIDR)
-SSH_LIMIT_S = 60
+NETWORK = own_network(PREFIX, "fle2e")
 EVENT_LIMIT_S = 30
 GAP_LIMIT_S = 1.0
 
 
 @dataclass(frozen=True)
-class Lab:
-    """A host, a template, and the way into every guest."""
+class Lab(GuestHost):
+    """With a template."""
 
-    host: Hypervisor
-    daemon: PrivateLibvirt
     template: Template
-    authority: CertificateAuthority
-    guests: GuestConnections
-
-    async def identity(self, name: str, number: int) -> Identity:
-        return await make_identity(
-            f"{PREFIX}-{name}",
-            address=str(IPv4Network(CIDR)[number]),
-            prefix=24,
-            ca_public=self.authority.public_key,
-        )
 
     async def fork(self, identity: Identity, **metadata: str) -> None:
         """A guest that root has logged in to."""
@@ -76,51 +55,21 @@ class Lab:
         )
         print(f"fork to root's first command: {time.monotonic() - began:.2f} s")
 
-    async def ssh(self, identity: Identity, command: str, *, again: bool = False) -> str:
-        """What root's command prints, over one kept connection; ``again`` when the guest went down since. The
-        host key must be the one that we made."""
-        if again:
-            await self.guests.drop(identity.name)
-        connection = await self.guests.connection(guest_of(identity), timeout_s=SSH_LIMIT_S)
-        async with asyncio.timeout(SSH_LIMIT_S):
-            done = await connection.run(command)
-        assert done.exit_status == 0, done.stderr
-        return str(done.stdout)
+
+@pytest.fixture(scope="module")
+async def image() -> GuestImage:
+    return guest_image(await Images(Paths.default().images).build(progress=print))
 
 
 @pytest.fixture(scope="module")
-async def guest_image() -> GuestImage:
-    built = await Images(Paths.default().images).build(progress=print)
-    return GuestImage(
-        built.name, built.sha256, built.disk, built.kernel, built.initrd, built.cmdline, built.arch
-    )
-
-
-@pytest.fixture(scope="module")
-async def lab(guest_image: GuestImage, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
+async def lab(image: GuestImage, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
     folder = tmp_path_factory.mktemp("hv")
-    probe = await kvm_works()
-    daemon = PrivateLibvirt(folder / "lv", hide_kvm=not probe.works)
-    virt_type = "kvm" if probe.works else "qemu"
-    host = Hypervisor(await daemon.start(), folder=folder / "host", virt_type=virt_type, prefix=PREFIX)
-    await host.open()
-    authority = CertificateAuthority(folder / "ca")
-    guests = GuestConnections(authority)
-    try:
-        await host.ensure_network(NETWORK)
-        both = [host.ensure_template(guest_image, cpu=2, memory_mb=1024) for _ in range(2)]
+    daemon, host = await here(folder, PREFIX)
+    async with opened(host, daemon, NETWORK, PREFIX, folder) as there:
+        both = [host.ensure_template(image, cpu=2, memory_mb=1024) for _ in range(2)]
         template, same = await asyncio.gather(*both)
         assert template == same
-        yield Lab(host, daemon, template, authority, guests)
-    finally:
-        await guests.close()
-        for domain in await host.list_ours():
-            await host.destroy(domain.name)
-        await host.remove_network(NETWORK.name)
-        await host.close()
-        await daemon.stop()
-        assert daemon.pids() == {}
-        shutil.rmtree(folder)
+        yield Lab(**vars(there), template=template)
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +79,6 @@ async def guest(lab: Lab) -> AsyncIterator[Identity]:
     await lab.fork(identity)
     yield identity
     await lab.host.destroy(identity.name)
-
-
-def guest_of(identity: Identity) -> Guest:
-    """Where SSH finds it."""
-    return Guest(name=identity.name, address=identity.address, host_key_public=identity.host_key_public)
 
 
 def qemu_of(name: str) -> list[int]:
@@ -210,9 +154,9 @@ async def assert_isolated(lab: Lab, guest: Identity, other: Identity) -> None:
 
 
 async def test_a_template_of_another_size_is_what_its_guest_sees_and_goes_when_nobody_asks(
-    lab: Lab, guest_image: GuestImage
+    lab: Lab, image: GuestImage
 ) -> None:
-    small = await lab.host.ensure_template(guest_image, cpu=1, memory_mb=512)
+    small = await lab.host.ensure_template(image, cpu=1, memory_mb=512)
     identity = await lab.identity("small", 13)
     metadata = {"role": "sandbox"}
     await lab.host.fork(small, identity, NETWORK.name, metadata=metadata)
@@ -221,12 +165,12 @@ async def test_a_template_of_another_size_is_what_its_guest_sees_and_goes_when_n
             await lab.ssh(identity, "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo")
         ).split()
         assert cpus == "1" and 400_000 < int(memory_kb) < 512 * 1024
-        usual = [(guest_image, 2, 1024)]
+        usual = [(image, 2, 1024)]
         assert await lab.host.age_templates(usual, 0) == [], "a guest stands on it"
     finally:
         await lab.host.destroy(identity.name)
     assert await lab.host.age_templates(usual, 3600) == []
-    assert await lab.host.age_templates([*usual, (guest_image, 1, 512)], 0) == []
+    assert await lab.host.age_templates([*usual, (image, 1, 512)], 0) == []
     assert await lab.host.age_templates(usual, 0) == [small.key]
     assert not small.disk.exists() and lab.template.disk.exists()
 
@@ -477,10 +421,10 @@ async def assert_nothing_left(lab: Lab, name: str) -> None:
     assert qemu_of(name) == []
 
 
-async def test_a_cold_boot_is_reached_like_a_fork(lab: Lab, guest_image: GuestImage) -> None:
+async def test_a_cold_boot_is_reached_like_a_fork(lab: Lab, image: GuestImage) -> None:
     identity = await lab.identity("cold", 15)
     await lab.host.cold_boot(
-        guest_image, identity, NETWORK.name, cpu=2, memory_mb=1024, metadata={"role": "target"}
+        image, identity, NETWORK.name, cpu=2, memory_mb=1024, metadata={"role": "target"}
     )
     try:
         assert (await lab.ssh(identity, "hostname; cat /etc/machine-id")).split() == [

@@ -5,44 +5,37 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
-import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from functools import partial
-from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 
 from backend.disks import DiskReader
 from backend.errors import NotFound, SnapshotNotFound
-from backend.fleet.addresses import free_network, taken_networks
-from backend.guests import CertificateAuthority, Guest, GuestConnections
+from backend.fleet.host import guest_image
 from backend.hypervisor import (
     ForkWay,
     GuestImage,
     Hypervisor,
-    Identity,
-    NetworkSpec,
     Pool,
     PrivateLibvirt,
     host_probe,
-    make_identity,
 )
 from backend.hypervisor.nouns import WayName
 from backend.images import Images
 from backend.paths import Paths
 from tests.fix_foreign import SECTOR, flat
+from tests.fix_guests import GuestHost, opened, own_network
 
 PREFIX = "fluid-far"
 PATH = Path("/var/lib/libvirt/images") / PREFIX  # in the daemon's eyes only
-CIDR = free_network(asyncio.run(taken_networks()), IPv4Network("10.234.0.0/16"))
-# A run that was cut off may have left its bridge: the next one is not held up by it.
-NETWORK = NetworkSpec(f"{PREFIX}-net", f"flfar{os.getpid() % 100_000}", CIDR)
-SSH_LIMIT_S = 60
+NETWORK = own_network(PREFIX, "flfar", "10.234.0.0/16")
+BOOT_LIMIT_S = 60
 DISK_BYTES, MEMORY_MB = 64 << 20, 128
 # int 0x13 writes the sector behind itself; then to the serial line; then off through QEMU's ACPI port.
 SAYS = b"written there\r\n"
@@ -55,42 +48,19 @@ HANGING_SECTOR = b"\xf4\xeb\xfd".ljust(510, b"\0") + b"\x55\xaa"
 
 
 @dataclass(frozen=True)
-class Far:
-    """The host, where its pool really is, and the way into its guests."""
+class Far(GuestHost):
+    """And where its pool really is."""
 
-    host: Hypervisor
     pool: Pool
     real: Path
-    authority: CertificateAuthority
-    guests: GuestConnections
 
     def files(self) -> set[str]:
         return {path.name for path in self.real.iterdir()}
 
-    async def identity(self, name: str, number: int) -> Identity:
-        address = str(IPv4Network(CIDR)[number])
-        return await make_identity(
-            f"{PREFIX}-{name}", address=address, prefix=24, ca_public=self.authority.public_key
-        )
-
-    async def ssh(self, identity: Identity, command: str, *, again: bool = False) -> str:
-        """What root's command prints; ``again`` when the guest went down since."""
-        if again:
-            await self.guests.drop(identity.name)
-        guest = Guest(name=identity.name, address=identity.address, host_key_public=identity.host_key_public)
-        connection = await self.guests.connection(guest, timeout_s=SSH_LIMIT_S)
-        async with asyncio.timeout(SSH_LIMIT_S):
-            done = await connection.run(command)
-        assert done.exit_status == 0, done.stderr
-        return str(done.stdout)
-
 
 @pytest.fixture(scope="module")
 async def image() -> GuestImage:
-    built = await Images(Paths.default().images).build(progress=print)
-    return GuestImage(
-        built.name, built.sha256, built.disk, built.kernel, built.initrd, built.cmdline, built.arch
-    )
+    return guest_image(await Images(Paths.default().images).build(progress=print))
 
 
 @pytest.fixture(scope="module")
@@ -100,21 +70,8 @@ async def far(image: GuestImage) -> AsyncIterator[Far]:
     daemon = PrivateLibvirt(folder / "lv", hide_kvm=True)
     pool = Pool(PREFIX, PATH, folder / "cache", image.disk.parent)
     host = Hypervisor(await daemon.start(), pool=pool, prefix=PREFIX)
-    await host.open()
-    authority = CertificateAuthority(folder / "ca")
-    guests = GuestConnections(authority)
-    try:
-        await host.ensure_network(NETWORK)
-        yield Far(host, pool, daemon.folder / "lib" / "images" / PREFIX, authority, guests)
-    finally:
-        await guests.close()
-        for domain in await host.list_ours():
-            await host.destroy(domain.name)
-        await host.remove_network(NETWORK.name)
-        await host.close()
-        await daemon.stop()
-        assert daemon.pids() == {}
-        shutil.rmtree(folder)
+    async with opened(host, daemon, NETWORK, PREFIX, folder) as there:
+        yield Far(**vars(there), pool=pool, real=daemon.folder / "lib" / "images" / PREFIX)
 
 
 async def test_kvm_is_decided_there(far: Far) -> None:
@@ -143,7 +100,7 @@ async def test_a_disk_of_this_machine_is_booted_there_and_comes_back_as_its_gues
         bytes(SECTOR),
         cpu=1,
         memory_mb=MEMORY_MB,
-        limit_s=SSH_LIMIT_S,
+        limit_s=BOOT_LIMIT_S,
         on_console=heard.extend,
     )
     assert SAYS in heard

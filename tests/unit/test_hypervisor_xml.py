@@ -13,6 +13,7 @@ from backend.errors import FluidError, HypervisorFailed, InvalidName, InvalidVal
 from backend.hypervisor import GuestImage, Identity, NetworkSpec
 from backend.hypervisor.channel import LINE_BYTES_MAX, parse
 from backend.hypervisor.domain_xml import (
+    SLOW_EMULATED,
     DomainSpec,
     Rebase,
     disk_of,
@@ -91,6 +92,8 @@ def test_emulation_and_kvm_differ_in_processor_and_cache_only(virt_type: str, cp
     root = tree(domain_xml(spec(virt_type), IMAGE))
     assert root.get("type") == virt_type and root.find("cpu").get("mode") == cpu
     assert (root.find("features/tcg/tb-cache") is not None) == (virt_type == "qemu")
+    without = {one.get("name") for one in root.find("cpu") if one.get("policy") == "disable"}
+    assert without == (set(SLOW_EMULATED) if virt_type == "qemu" else set())
     assert root.find("os/type").attrib == {"arch": "x86_64", "machine": "pc"}
     assert root.find("features/acpi") is not None
 
