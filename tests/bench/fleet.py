@@ -151,12 +151,12 @@ def _audited(fluid: Fluid, action: str, sandbox_ids: Sequence[str]) -> str:
 
 
 def _snapshots(fluid: Fluid, source: str, virt: str) -> list[Figure]:
-    _, box = _create(fluid, source, "points")
     names = [f"p{number}" for number in range(REPEATS)]
-    taken, stood = _points(fluid, box, names)
     small = fluid.create(source, agent_id="bench", name="small", memory_mb=SMALL_MB)
     _, small_stood = _points(fluid, small, names)
     fluid.destroy(small.id)
+    _, box = _create(fluid, source, "points")
+    taken, stood = _points(fluid, box, names)
     restored = [_timed(lambda name=name: fluid.restore(box.id, name)) for name in names]
     branched, silent, steps = [], [], []
     for number in range(REPEATS):
@@ -185,7 +185,9 @@ def _snapshots(fluid: Fluid, source: str, virt: str) -> list[Figure]:
 
 
 def _points(fluid: Fluid, box: Sandbox, names: list[str]) -> tuple[list[float], list[float]]:
-    """Seconds that each snapshot took, and that the guest stood still for it."""
+    """Seconds that each snapshot took, and that the guest stood still for it; the host's disk has nothing left
+    to write of what was before."""
+    os.sync()
     taken = [_timed(lambda name=name: fluid.snapshot(box.id, name)) for name in names]
     return taken, [float(json.loads(point.meta_json)["stood_still_s"]) for point in fluid.snapshots(box.id)]
 
