@@ -786,6 +786,36 @@ def test_a_host_that_is_drained_while_it_is_away_says_so(
     assert f"{words} — fluid hosts resume kvm-02" in noted
 
 
+LEFT = {"domains": 4, "files": 5, "networks": 1, "templates": 2, "images": 3, "silent": []}
+
+
+@pytest.mark.parametrize(
+    ("words", "question", "done"),
+    [
+        (["--dry-run"], "GET /v1/leftovers", "left over"),
+        ([], "DELETE /v1/leftovers", "removed"),
+    ],
+)
+def test_what_is_left_over_is_named_with_all_that_was_looked_at(
+    backend: FakeBackend, capsys: Capture, words: list[str], question: str, done: str
+) -> None:
+    one = {"host": "kvm-02", "kind": "domain", "name": "fluid-a\x1b-sbx-1", "why": "no row names it"}
+    looked = "looked at 4 domains, 5 sets of files, 1 networks, 2 templates, 3 images"
+    backend.answers[question] = (200, {**LEFT, "found": [one]})
+    assert run(["gc", *words]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"kvm-02: domain fluid-a␛-sbx-1 {done}: no row names it",
+        f"{looked}: 1 {done}",
+    ]
+    backend.answers[question] = (200, {**LEFT, "found": [], "silent": ["kvm-02: it is lost"]})
+    assert run(["gc", *words]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{looked}: nothing {done}",
+        "not looked at: kvm-02: it is lost",
+    ]
+    assert {f"{method} {path}" for method, path, _ in backend.asked} == {question}
+
+
 SHOWN = {"address": "192.0.2.12", "line": "192.0.2.12 ssh-ed25519 AAAA", "fingerprint": "SHA256:its-own"}
 ADD = ["hosts", "add", "kvm-02", "192.0.2.12", "--user", "fluid", "--key", "/etc/fluid/keys/kvm-02"]
 
