@@ -12,8 +12,10 @@ from typing import Any, cast
 
 import pytest
 
+from backend.api.routes import sandboxes as stream
 from backend.audit import Audit
 from backend.background import Background
+from backend.client.sse import Parser
 from backend.config import Config
 from backend.errors import NoSpace, PolicyDenied, WrongState
 from backend.fleet import Fleet, FleetParts, Guard
@@ -235,6 +237,35 @@ async def test_an_end_is_announced_once_at_each_time_also_by_the_next_backend(la
         await lab.another_guard().warn()
         event = await told(events, "sandbox.expiring")  # the very next one
         assert 50 < event["seconds"] < 60
+
+
+async def test_an_agent_hears_of_the_end_and_of_a_pause_in_the_stream_of_its_sandbox(lab: Lab) -> None:
+    row = await lab.runs(1, ttl_seconds=HOUR_S, expires_at=now() + timedelta(seconds=599))
+    other = await lab.runs(2, ttl_seconds=HOUR_S, expires_at=now() + timedelta(seconds=599))
+    frames = stream._frames(lab.bus.subscribe(), row.id)
+
+    async def heard(words: str) -> dict[str, Any]:
+        """The next that says why; nothing of the other sandbox comes."""
+        async with asyncio.timeout(LIMIT_S):
+            async for text in frames:
+                (frame,) = Parser().feed(text)
+                told = frame.json()
+                reason = told["data"].get("reason", "")
+                assert other.id not in reason
+                if words in reason:
+                    return {"type": told["type"], **told["data"]}
+        raise AssertionError(f"nothing says {words!r}")
+
+    connected = await anext(frames)
+    assert b"connected" in connected
+    await lab.guard.warn()
+    end = await heard(f"fluid sandboxes extend {row.id}")
+    assert end["type"] == "state" and 590 < end["seconds"] < 600
+    await lab.reserve()
+    lab.machine.sizes[row.domain], lab.machine.free_mb = 500 * MIB, RESERVE_MB - 1
+    await lab.reserve()
+    assert (await heard("of disk left"))["type"] == "state"
+    await frames.aclose()  # type: ignore[attr-defined]
 
 
 async def test_an_extension_is_within_the_policy_and_begins_the_warnings_anew(lab: Lab) -> None:
