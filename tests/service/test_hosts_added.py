@@ -131,7 +131,7 @@ async def test_only_the_key_that_a_person_compared_is_believed_also_by_the_next_
 async def test_what_is_no_other_machine_is_refused_before_anybody_is_asked(
     backend: Backend, make_sshd: MakeSshd
 ) -> None:
-    with pytest.raises(InvalidValue, match=r"'ops@192\.0\.2\.7' is not an address: the user has a key"):
+    with pytest.raises(InvalidValue, match=r"'ops@192\.0\.2\.7' is not an address: name the user apart"):
         await backend.fleet.host_key(OPERATOR, "ops@192.0.2.7", None)
     with pytest.raises(InvalidValue, match="localhost is this machine"):
         await backend.fleet.host_key(OPERATOR, "localhost", None)

@@ -156,7 +156,7 @@ def test_where_a_host_is(tmp_path: Path, written: str, place: HostPlace) -> None
         ("[{adress: kvm-01}]", "adress: unknown key"),
         ("[{address: '-oProxyCommand=x'}]", "is not an address"),
         ("[{address: 'a b'}]", "is not an address"),
-        ("[{address: ops@kvm-01}]", "'ops@kvm-01' is not an address: the user has a key of its own, `user`"),
+        ("[{address: ops@kvm-01}]", "'ops@kvm-01' is not an address: name the user apart, as `user`"),
         ("[{address: kvm-01, user: '-lroot'}]", "is not a user"),
         ("[{address: kvm-01, user: 'a;b'}]", "is not a user"),
         ("[{address: kvm-01, key: id_ed25519}]", "not an absolute path"),
