@@ -428,16 +428,30 @@ def _refuse_if_readable(file: Path) -> None:
 
 
 def _explain(file: Path, error: ValidationError) -> ConfigError:
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    line = _line_of(file, location)
-    word = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        word = "unknown key"
+    location = [str(part) for part in error.errors()[0]["loc"]]
     return ConfigError(
-        f"{file}:{line}: {'.'.join(location)}: {word}",
+        f"{file}:{_line_of(file, location)}: {'.'.join(location)}: {words_of(error)}",
         remedy="`fluid config schema` prints every key",
     )
+
+
+def words_of(error: ValidationError) -> str:
+    """What is wrong with the first value that cannot be meant, for whoever wrote it. A value is in the words
+    only where it is a name: others may be secrets."""
+    first = error.errors()[0]
+    match first["type"]:
+        case "extra_forbidden":
+            return "unknown key"
+        case "list_type":
+            return "a list is expected: each entry begins with `- `"
+        case "too_short":
+            return "at least one is needed"
+        case "model_type":
+            return "keys are expected, as in `{name: …}`"
+        case "string_pattern_mismatch":
+            return f"{first['input']!r} does not match {first['ctx']['pattern']}"
+        case _:
+            return first["msg"].removeprefix("Value error, ")
 
 
 def _line_of(file: Path, location: list[str]) -> int:

@@ -228,6 +228,7 @@ def _one(what: str, in_uri: T | None, beside: T | None) -> T | None:
 
 def _check_login(ssh: SshDestination) -> None:
     if not _ADDRESS.fullmatch(ssh.address):
-        raise ValueError(f"{ssh.address!r} is not an address")
+        hint = ": name the user apart, as `user`" if "@" in ssh.address else ""
+        raise ValueError(f"{ssh.address!r} is not an address{hint}")
     if ssh.user is not None and not _USER.fullmatch(ssh.user):
         raise ValueError(f"{ssh.user!r} is not a user of a host")

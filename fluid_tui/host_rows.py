@@ -111,8 +111,10 @@ def _versions(host: HostView) -> str:
 
 
 def host_warnings(host: HostView) -> list[str]:
-    """What an operator must know of a host that works."""
+    """What an operator must know of a host beside its state."""
     found = []
+    if host.draining and host.status == "lost":
+        found.append("it takes no new sandboxes, also once it is back")
     if not host.isolated:
         found.append("its guests are not isolated: take `network` of this host out of config.yaml")
     skew_s = host.clock_skew_s or 0.0

@@ -27,7 +27,6 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import libvirt
-import pytest
 
 from backend.fleet.addresses import free_network, taken_networks
 from backend.guests import make_client_key, make_host_key
@@ -281,13 +280,6 @@ def real_hosts(*names: str, shown: Sequence[Path] = ()) -> Iterator[list[RealHos
             stack.callback(host.stop)
             host.start(network)
             made.append(host)
-        yield made
-
-
-@pytest.fixture(scope="session")
-def two_hosts() -> Iterator[list[RealHost]]:
-    """Two hosts for the tests of a session, ``far-1`` and ``far-2``."""
-    with real_hosts("far-1", "far-2") as made:
         yield made
 
 

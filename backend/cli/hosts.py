@@ -68,13 +68,17 @@ def list_hosts(as_json: AsJson = False) -> None:
 
 
 def warnings(row: dict[str, Any]) -> dict[str, str]:
-    """What an operator must know of a host that works, each with what mends it."""
+    """What an operator must know of a host beside its state, each with what mends it."""
     found = {}
     skew_s = row["clock_skew_s"] or 0.0
     if abs(skew_s) > CLOCK_SKEW_MAX_S:
         way = "ahead of" if skew_s > 0 else "behind"
         found[f"the clock of {row['name']} is {abs(skew_s):.1f} s {way} this machine's"] = (
             "set it there: timedatectl set-ntp true"
+        )
+    if row["draining"] and row["status"] == "lost":
+        found[f"{row['name']} takes no new sandboxes, also once it is back"] = (
+            f"fluid hosts resume {row['name']}"
         )
     if not row["isolated"]:
         found[f"guests on {row['name']} are not isolated"] = (
@@ -115,7 +119,11 @@ def add(
     shown = door().json(operator_calls.host_key(address, port))
     if fingerprint is None:
         print(visible(f"{address} shows the key {shown['fingerprint']}"))
-        confirm("Is that its own, as its console or its administrator tells?", False)
+        confirm(
+            "Is that its own, as its console or its administrator tells?",
+            False,
+            "--fingerprint SHA256:… as its console or its administrator tells it",
+        )
     elif fingerprint != shown["fingerprint"]:
         raise Conflict(
             f"{address} shows {shown['fingerprint']}, not {fingerprint}",
@@ -143,5 +151,6 @@ def _decide(call: Call[Any], as_json: bool) -> None:
     if as_json:
         return show_json(told)
     holds = f"{told['sandboxes']} sandboxes, {told['stock']} in stock"
-    print(visible(f"{told['name']} is {told['status']}: {holds}"))
+    later = ", and drains when it is back" if told["draining"] and told["status"] == "lost" else ""
+    print(visible(f"{told['name']} is {told['status']}{later}: {holds}"))
     return None

@@ -31,11 +31,11 @@ def examples(*lines: str) -> str:
     return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
 
 
-def confirm(question: str, yes: bool) -> None:
-    """Ask, default No. Without a terminal ``--yes`` is needed."""
+def confirm(question: str, yes: bool, otherwise: str = "--yes") -> None:
+    """Ask, default No. Without a terminal the option ``otherwise`` is needed."""
     if yes:
         return
     if not sys.stdin.isatty():
-        raise BadRequest(f"{question} nobody is there to answer", remedy="add --yes")
+        raise BadRequest(f"{question} nobody is there to answer", remedy=f"add {otherwise}")
     drop_typed_ahead()
     typer.confirm(question, abort=True)

@@ -205,7 +205,7 @@ class FleetCore:
         free_mb = (await host.look(max_age_s=0)).disk_free_mb
         needed_mb = self._config.limits.disk_reserve_mb + extra_mb
         if free_mb < needed_mb:
-            raise no_space(free_mb, needed_mb)
+            raise no_space(host.name, free_mb, needed_mb)
 
     @asynccontextmanager
     async def step(

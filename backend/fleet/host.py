@@ -289,6 +289,7 @@ class Host:
             address=self.address,
             uri=self.way.uri,
             status="lost" if error else "draining" if self.draining else "up",
+            draining=self.draining,
             virt_type=self.virt_type,
             sandboxes=sandboxes,
             stock=stock,

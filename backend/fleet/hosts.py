@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 from backend.config import Config, HostConfig
 from backend.errors import HostNotFound
@@ -72,7 +73,7 @@ class Hosts:
         host = self._hosts.get(name)
         if host is None:
             raise HostNotFound(
-                f"no host {name!r}", remedy=f"`hosts:` in config.yaml has {', '.join(self._hosts)}"
+                f"no host {name!r}", remedy=f"`fluid hosts list` shows them: {', '.join(self._hosts)}"
             )
         return host
 
@@ -105,10 +106,14 @@ class Hosts:
         return self._join_added(record)
 
     def _join_added(self, record: HostRecord) -> Host:
-        known = self._paths.links / f"{record.name}.known_hosts"
+        known = self._known_hosts(record.name)
         known.write_text(f"{record.host_key}\n")
         self._added.add(record.name)
         return self._join(HostConfig.model_validate({**(record.settings or {}), "known_hosts": str(known)}))
+
+    def _known_hosts(self, name: str) -> Path:
+        """The file with the one key that a host which was added may show."""
+        return self._paths.links / f"{name}.known_hosts"
 
     async def remove(self, name: str) -> list[str]:
         """Take away what is ours there, hang up and forget it. What had to stay: all, if it is silent.
@@ -119,6 +124,7 @@ class Hosts:
         left = await self._hosts[name].vanish()
         await self._hosts[name].close()
         await self._store.hosts.delete(name)
+        self._known_hosts(name).unlink(missing_ok=True)
         del self._hosts[name]
         self.links.pop(name, None)
         self._added.discard(name)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from backend.config import HostConfig
+from backend.config import HostConfig, words_of
 from backend.errors import Conflict, DuplicateName, InvalidValue, WrongState
 from backend.fleet.following import Following
 from backend.fleet.host import Host
@@ -46,7 +46,12 @@ class HostKeeping(Following):
         return await self._view(host, await self.all_live())
 
     async def host_key(self, actor: Identity, address: str, port: int | None) -> HostKeyView:
-        """The key that a host shows now, for a person to compare. Nothing believes it."""
+        """The key that a host shows now, for a person to compare. Nothing believes it.
+
+        Raises:
+            InvalidValue: no host is there to be added.
+        """
+        _checked({"address": address, "port": port})
         key = await fetch_host_key(SshDestination(address, port=port))
         return HostKeyView(address=address, line=key.line, fingerprint=key.fingerprint)
 
@@ -97,10 +102,9 @@ def _checked(settings: dict[str, Any]) -> HostConfig:
     try:
         config = HostConfig.model_validate({**settings, "known_hosts": None})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise InvalidValue(
-            f"{where or 'the host'}: {first['msg']}", remedy="fluid hosts add --help"
+            f"{where or 'the host'}: {words_of(error)}", remedy="fluid hosts add --help"
         ) from error
     if isinstance(config.place(), Here):
         raise InvalidValue(

@@ -71,7 +71,7 @@ def refusal(room: Room, need: Need) -> FluidError | None:
     if room.draining:
         return HypervisorDown(f"{room.name} is draining", remedy=f"fluid hosts resume {room.name}")
     if room.disk_free_mb < need.disk_mb + need.disk_reserve_mb:
-        return no_space(room.disk_free_mb, need.disk_mb + need.disk_reserve_mb)
+        return no_space(room.name, room.disk_free_mb, need.disk_mb + need.disk_reserve_mb)
     if free_mb < need.memory_mb + need.memory_reserve_mb:
         return NoSpace(
             f"{room.name} has {free_mb} MB of memory free, {need.memory_mb} are asked for and "
@@ -81,15 +81,15 @@ def refusal(room: Room, need: Need) -> FluidError | None:
     return None
 
 
-def no_space(free_mb: int, needed_mb: int) -> NoSpace:
+def no_space(host: str, free_mb: int, needed_mb: int) -> NoSpace:
     """A full disk stops guests and PostgreSQL: nothing new begins on its reserve."""
     return NoSpace(
-        f"{free_mb} MB are free on the disk, {needed_mb} are needed",
+        f"{free_mb} MB are free on the disk of {host}, {needed_mb} are needed",
         remedy="destroy sandboxes, or lower limits.disk_reserve_mb",
     )
 
 
 def _reason(best: Room, refused: dict[str, FluidError]) -> str:
-    how = "its template is ready" if best.has_template else "no host has a template yet"
+    how = "its template is ready" if best.has_template else "it has no template yet"
     others = "".join(f"; not {name}: {why.message}" for name, why in refused.items())
     return f"{how}, {best.memory_free_mb - best.promised_mb} MB of memory free{others}"

@@ -200,6 +200,8 @@ class RemoteWay:
 
     async def hypervisor(self) -> Hypervisor:
         await self._link.open()
+        if self._own_uri is None:
+            await self._link.must_reach_libvirt()
         uri = self._own_uri or await self._link.libvirt_uri()
         hypervisor = Hypervisor(uri, pool=self._pool, prefix=self._prefix)
         await hypervisor.open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import asyncssh
 
@@ -20,6 +21,8 @@ def words_of(error: BaseException) -> str:
     if isinstance(error, asyncssh.ChannelOpenError):
         is_refused = error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED
         return "the host's sshd refuses to forward (Allow*Forwarding)" if is_refused else error.reason
+    if isinstance(error, socket.gaierror):  # its numbers are not errno's
+        return error.strerror or "its name is not known"
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno)
     return str(error) or type(error).__name__

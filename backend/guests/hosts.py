@@ -153,6 +153,22 @@ class HostLink:
         """The host's libvirt as a URI of this machine."""
         return f"qemu:///system?socket={quote(str(await self.libvirt_socket()))}"
 
+    async def must_reach_libvirt(self) -> None:
+        """libvirt itself would say no more than that the socket of ours ended.
+
+        Raises:
+            HypervisorDown: the login works, and libvirt's socket there does not open.
+        """
+        try:
+            _, writer = await self._dial_libvirt()
+        except (OSError, asyncssh.Error) as error:
+            raise HypervisorDown(
+                f"host {self.name} ({self.ssh.address}): {self._far_path} does not open: {words_of(error)}",
+                remedy="on that host, as root: see that libvirtd runs, and `usermod -aG libvirt` the user "
+                "who logs in",
+            ) from error
+        writer.close()
+
     async def dial(
         self,
         session_factory: SessionFactory,

@@ -218,9 +218,11 @@ class Connection:
         """A host that is slow to answer is dialled once: the next try waits for the same answer."""
         if self._dialling is None:
             self._dialling = self._threads.submit(self._dial)
+        dialled = asyncio.wrap_future(self._dialling)
+        dialled.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
-                self._connection = await asyncio.shield(asyncio.wrap_future(self._dialling))
+                self._connection = await asyncio.shield(dialled)
         except TimeoutError:
             raise HypervisorDown(
                 f"{self.uri} does not answer within {OPEN_TIMEOUT_S:g} s",

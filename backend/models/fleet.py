@@ -26,6 +26,7 @@ class HostView(Answer):
     address: str = ""
     uri: str = ""
     status: str = "unknown"  # up | lost | draining
+    draining: bool = False  # it takes no new sandboxes, also once it is back
     since: datetime | None = None
     cpus: int = 0
     memory_mb: int = 0

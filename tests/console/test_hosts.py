@@ -118,6 +118,7 @@ async def test_the_queue_narrows_to_one_host(console) -> None:
     [
         ({"clock_skew_s": -3.0}, "3.0 s behind"),
         ({"isolated": False}, "not isolated"),
+        ({"status": "lost", "draining": True}, "takes no new sandboxes, also once it is back"),
         ({"disk_free_mb": 512}, "only 512 MB"),
         ({"virt_type": "qemu", "virt_reason": "no /dev/kvm"}, "emulated, not virtualised: no /dev/kvm"),
     ],

@@ -12,14 +12,17 @@ from typing import Any, cast
 
 import pytest
 
+from backend.api.routes import sandboxes as stream
 from backend.audit import Audit
 from backend.background import Background
+from backend.client.sse import Parser
 from backend.config import Config
 from backend.errors import NoSpace, PolicyDenied, WrongState
 from backend.fleet import Fleet, FleetParts, Guard
+from backend.fleet.turns import USUAL_S, Turns
 from backend.guests import CertificateAuthority
 from backend.hypervisor import DiskUse, DomainInfo
-from backend.models import CreateSandbox, Identity, Phase, Role, Sandbox, SnapshotRequest, now
+from backend.models import CreateSandbox, Identity, Phase, QueuePlace, Role, Sandbox, SnapshotRequest, now
 from backend.policy import Policy
 from backend.store import EventBus, Store, Subscription
 
@@ -140,6 +143,11 @@ class Lab:
             while tasks := list(self.background._tasks.values()):
                 await asyncio.wait(tasks)
 
+    async def row(self, name: str) -> Sandbox:
+        row = await self.fleet.named(name)
+        assert row is not None
+        return row
+
     async def phases(self) -> dict[str, tuple[Phase, str]]:
         return {row.sandbox_name: (row.phase, row.reason) for row in await self.fleet.all_live()}
 
@@ -229,6 +237,35 @@ async def test_an_end_is_announced_once_at_each_time_also_by_the_next_backend(la
         await lab.another_guard().warn()
         event = await told(events, "sandbox.expiring")  # the very next one
         assert 50 < event["seconds"] < 60
+
+
+async def test_an_agent_hears_of_the_end_and_of_a_pause_in_the_stream_of_its_sandbox(lab: Lab) -> None:
+    row = await lab.runs(1, ttl_seconds=HOUR_S, expires_at=now() + timedelta(seconds=599))
+    other = await lab.runs(2, ttl_seconds=HOUR_S, expires_at=now() + timedelta(seconds=599))
+    frames = stream._frames(lab.bus.subscribe(), row.id)
+
+    async def heard(words: str) -> dict[str, Any]:
+        """The next that says why; nothing of the other sandbox comes."""
+        async with asyncio.timeout(LIMIT_S):
+            async for text in frames:
+                (frame,) = Parser().feed(text)
+                told = frame.json()
+                reason = told["data"].get("reason", "")
+                assert other.id not in reason
+                if words in reason:
+                    return {"type": told["type"], **told["data"]}
+        raise AssertionError(f"nothing says {words!r}")
+
+    connected = await anext(frames)
+    assert b"connected" in connected
+    await lab.guard.warn()
+    end = await heard(f"fluid sandboxes extend {row.id}")
+    assert end["type"] == "state" and 590 < end["seconds"] < 600
+    await lab.reserve()
+    lab.machine.sizes[row.domain], lab.machine.free_mb = 500 * MIB, RESERVE_MB - 1
+    await lab.reserve()
+    assert (await heard("of disk left"))["type"] == "state"
+    await frames.aclose()  # type: ignore[attr-defined]
 
 
 async def test_an_extension_is_within_the_policy_and_begins_the_warnings_anew(lab: Lab) -> None:
@@ -330,6 +367,54 @@ async def test_creates_at_once_pass_no_limit(lab: Lab, monkeypatch: pytest.Monke
     assert sum(isinstance(answer, Sandbox) for answer in answers) == limit
     refused = Counter(type(answer).__name__ for answer in answers if not isinstance(answer, Sandbox))
     assert refused == {"DuplicateName": limit, "LimitReached": 4}
+
+
+async def test_a_create_that_waits_shows_its_place_and_an_estimate(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = SimpleNamespace(name="i", sha256="ab" * 32)
+    going_on = asyncio.Event()
+    host = SimpleNamespace(turns=Turns(), promised={})
+
+    async def boot(row: Sandbox) -> tuple[SimpleNamespace, str]:
+        await going_on.wait()
+        return SimpleNamespace(name=f"d-{row.sandbox_name}", uuid=row.id), "fork"
+
+    async def obtain(wanted: Sandbox, _: object) -> Sandbox:
+        wanted.host_name = "local"
+        return await lab.fleet._begin(wanted, cast("Any", boot))
+
+    async def nothing(*_: object) -> int:
+        return 1
+
+    monkeypatch.setattr(lab.fleet, "_source", lambda _: image)
+    monkeypatch.setattr(lab.fleet, "disk_gb", nothing)
+    monkeypatch.setattr(lab.fleet, "open_egress", nothing)
+    monkeypatch.setattr(lab.fleet, "host_of", lambda _: host)
+    monkeypatch.setattr(lab.fleet, "obtain", obtain)
+    making = []
+    async with asyncio.timeout(LIMIT_S):
+        for number in range(3):
+            wanted = CreateSandbox(source_vm_name="i", agent_id="a", vm_name=f"box-{number}")
+            making.append(asyncio.create_task(lab.fleet.create(AGENT, wanted)))
+            while host.turns.under_way + host.turns.waiting <= number or (
+                number and (await lab.row(f"box-{number}")).queue is None
+            ):
+                await asyncio.sleep(0.01)
+    rows = [await lab.row(f"box-{number}") for number in range(3)]
+    assert [row.phase for row in rows] == [Phase.CREATING] * 3
+    assert [row.queue for row in rows] == [
+        None, QueuePlace(before=0, about_s=USUAL_S), QueuePlace(before=1, about_s=2 * USUAL_S),
+    ]  # fmt: skip
+    assert [row.reason for row in rows] == [
+        "",
+        "waits for its turn on local: 0 before it, about 3 s",
+        "waits for its turn on local: 1 before it, about 6 s",
+    ]
+    going_on.set()
+    for made in await asyncio.gather(*making):
+        row = await lab.row(made.sandbox_name)
+        assert (row.phase, row.reason, row.queue) == (Phase.RUNNING, "", None)
 
 
 @pytest.mark.parametrize("config", [Config.model_validate({"snapshots": {"at_task": True}})])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.server
+import io
 import json
 import os
 import pty
@@ -21,7 +22,7 @@ import pytest
 from typer.main import get_command
 
 from backend.cli import app as program
-from backend.cli import console, doctor, main, piped, sandboxes, snapshots
+from backend.cli import console, doctor, main, options, piped, sandboxes, snapshots
 from backend.cli.app import NOUNS, run
 from backend.cli.common import door
 from backend.cli.terminal import painted_screen, split_keys
@@ -747,6 +748,7 @@ HOST = {
     "stock": 0,
     "creating": 0,
     "waiting": 0,
+    "draining": False,
     "isolated": True,
     "clock_skew_s": None,
     "fork_way": "save image",
@@ -767,6 +769,98 @@ def test_guests_that_are_not_isolated_are_named(
     assert (words in capsys.readouterr().out) is not isolated
     noted = _findings(doctor.hosts, tmp_path).get(doctor.NOTE, [])
     assert any(one.startswith(f"{words} — take `network`") for one in noted) is not isolated
+
+
+def test_a_host_that_is_drained_while_it_is_away_says_so(
+    backend: FakeBackend, capsys: Capture, tmp_path: Path
+) -> None:
+    row = {**HOST, "status": "lost", "draining": True}
+    backend.answers["POST /v1/hosts/kvm-02/drain"] = (200, row)
+    backend.answers["GET /v1/hosts"] = (200, {"hosts": [row]})
+    assert run(["hosts", "drain", "kvm-02"]) == 0
+    assert "kvm-02 is lost, and drains when it is back: 1 sandboxes" in capsys.readouterr().out
+    words = "kvm-02 takes no new sandboxes, also once it is back"
+    assert run(["hosts", "list"]) == 0
+    assert words in capsys.readouterr().out
+    noted = _findings(doctor.hosts, tmp_path)[doctor.NOTE]
+    assert f"{words} — fluid hosts resume kvm-02" in noted
+
+
+LEFT = {"domains": 4, "files": 5, "networks": 1, "templates": 2, "images": 3, "silent": []}
+
+
+@pytest.mark.parametrize(
+    ("words", "question", "done"),
+    [
+        (["--dry-run"], "GET /v1/leftovers", "left over"),
+        ([], "DELETE /v1/leftovers", "removed"),
+    ],
+)
+def test_what_is_left_over_is_named_with_all_that_was_looked_at(
+    backend: FakeBackend, capsys: Capture, words: list[str], question: str, done: str
+) -> None:
+    one = {"host": "kvm-02", "kind": "domain", "name": "fluid-a\x1b-sbx-1", "why": "no row names it"}
+    looked = "looked at 4 domains, 5 sets of files, 1 networks, 2 templates, 3 images"
+    backend.answers[question] = (200, {**LEFT, "found": [one]})
+    assert run(["gc", *words]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"kvm-02: domain fluid-a␛-sbx-1 {done}: no row names it",
+        f"{looked}: 1 {done}",
+    ]
+    backend.answers[question] = (200, {**LEFT, "found": [], "silent": ["kvm-02: it is lost"]})
+    assert run(["gc", *words]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{looked}: nothing {done}",
+        "not looked at: kvm-02: it is lost",
+    ]
+    assert {f"{method} {path}" for method, path, _ in backend.asked} == {question}
+
+
+SHOWN = {"address": "192.0.2.12", "line": "192.0.2.12 ssh-ed25519 AAAA", "fingerprint": "SHA256:its-own"}
+ADD = ["hosts", "add", "kvm-02", "192.0.2.12", "--user", "fluid", "--key", "/etc/fluid/keys/kvm-02"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("words", "typed", "exit_code"),
+    [
+        ([], "y\n", 0),
+        ([], "\n", 2),
+        ([], "n\n", 2),
+        ([], None, 2),
+        (["--fingerprint", "SHA256:its-own"], None, 0),
+        (["--fingerprint", "SHA256:anothers"], None, 4),
+        (["--fingerprint", "SHA256:anothers"], "y\n", 4),
+    ],
+)
+def test_a_host_is_added_with_the_key_that_a_person_compared_and_no_other(
+    backend: FakeBackend,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    typed: str | None,
+    exit_code: int,
+) -> None:
+    backend.answers["POST /v1/hosts/key"] = (200, SHOWN)
+    backend.answers["POST /v1/hosts"] = (201, HOST)
+    if typed is not None:
+        monkeypatch.setattr(options, "drop_typed_ahead", lambda: None)
+        monkeypatch.setattr(sys, "stdin", Terminal(typed))
+    assert run([*ADD, *words]) == exit_code
+    said = capsys.readouterr()
+    assert (SHOWN["fingerprint"] in said.out + said.err) or exit_code == 0
+    assert backend.asked[0] == ("POST", "/v1/hosts/key", {"address": "192.0.2.12", "port": None})
+    settings = {
+        "name": "kvm-02", "address": "192.0.2.12", "user": "fluid", "key": "/etc/fluid/keys/kvm-02",
+    }  # fmt: skip
+    sent = ("POST", "/v1/hosts", {"settings": settings, "host_key": SHOWN["line"]})
+    assert backend.asked[1:] == ([sent] if exit_code == 0 else [])
+    if typed is None and exit_code == 2:
+        assert "add --fingerprint SHA256:" in said.err
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def test_memory_that_is_promised_is_not_free() -> None:
     [
         (replace(ROOMY, draining=True), "kvm-01 is draining"),
         (replace(ROOMY, down=HypervisorDown("it is silent")), "it is silent"),
-        (replace(ROOMY, disk_free_mb=2047), "2047 MB are free on the disk, 2048 are needed"),
+        (replace(ROOMY, disk_free_mb=2047), "2047 MB are free on the disk of kvm-01, 2048 are needed"),
         (replace(ROOMY, memory_free_mb=1535), "1535 MB of memory free"),
     ],
 )

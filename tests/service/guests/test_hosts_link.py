@@ -363,6 +363,19 @@ async def test_a_caller_of_a_lost_host_is_turned_away_at_once(make_sshd: MakeSsh
             writer.close()
 
 
+async def test_a_libvirt_that_does_not_open_is_told_with_what_mends_it(
+    make_sshd: MakeSshd, tmp_path: Path, open_folder: Path
+) -> None:
+    far = open_folder / "libvirt-sock"
+    async with linked(make_sshd("a").destination, tmp_path, libvirt_socket=str(far)) as link:
+        await opened(link)
+        with pytest.raises(HypervisorDown, match=f"host kvm-01 .*{far} does not open: ") as refused:
+            await link.must_reach_libvirt()
+        assert "usermod -aG libvirt" in refused.value.remedy
+        async with echo_at(far):
+            await link.must_reach_libvirt()
+
+
 async def test_a_socket_path_that_is_too_long_is_refused(make_sshd: MakeSshd, tmp_path: Path) -> None:
     link = HostLink("kvm-01", SshDestination("x"), tmp_path / ("d" * 100))
     with pytest.raises(ConfigError, match="too long for a socket"):
