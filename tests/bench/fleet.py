@@ -185,8 +185,8 @@ def _snapshots(fluid: Fluid, source: str, virt: str) -> list[Figure]:
 
 
 def _points(fluid: Fluid, box: Sandbox, names: list[str]) -> tuple[list[float], list[float]]:
-    """Seconds that each snapshot took, and that the guest stood still for it; the host's disk has nothing left
-    to write of what was before."""
+    """Seconds that each snapshot took, and that the guest stood still for it. The host has nothing left to
+    write of what was before."""
     os.sync()
     taken = [_timed(lambda name=name: fluid.snapshot(box.id, name)) for name in names]
     return taken, [float(json.loads(point.meta_json)["stood_still_s"]) for point in fluid.snapshots(box.id)]
