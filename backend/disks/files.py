@@ -73,6 +73,8 @@ def _parse_attributes(
         if prefix is None or at + length > len(data) or size > MAX_XATTR_BYTES:
             raise DiskUnreadable(f"inode {number} has an attribute of kind {index} and {size} bytes")
         short = data[at : at + length]
+        if b"\0" in short:  # Linux calls it corrupted
+            raise DiskUnreadable(f"inode {number} has an attribute whose name no attribute can have")
         name = prefix + short
         at += (length + 3) & ~3
         if value_inode:

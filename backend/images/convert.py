@@ -19,6 +19,7 @@ from backend.errors import ImageRefused, TimedOut, Unavailable
 from backend.images.programs import Programs
 from backend.images.qcow2 import Format
 
+THREAD_STACK_BYTES = 1 << 20
 NEEDED = ("qemu-img", "prlimit", "setpriv", "unshare")
 NOBODY_UID = 65534
 OUTPUT_SLACK_BYTES = 64 << 20  # for the tables of the result
@@ -28,9 +29,10 @@ KILLED_BY_CPU = (-signal.SIGKILL, -signal.SIGXCPU)
 
 @dataclass(frozen=True)
 class ConvertLimits:
-    """What one run of qemu-img may take. Its threads' stacks alone are 700 MB of address space."""
+    """What one run of qemu-img may take. Its threads are as many as the disk is slow, so each has a small stack
+    and none has memory of its own: without that 64 of them are beyond any limit."""
 
-    memory_bytes: int = 1536 << 20
+    memory_bytes: int = 512 << 20  # of address space
     cpu_s: int = 900
     wall_s: int = 1800
 
@@ -127,7 +129,7 @@ async def _alone(programs: Programs, root: bool) -> tuple[str, ...]:
 def _limits(output_bytes: int, limits: ConvertLimits) -> tuple[str, ...]:
     return (
         *("prlimit", f"--as={limits.memory_bytes}", f"--cpu={limits.cpu_s}", f"--fsize={output_bytes}"),
-        *("--core=0", "--nofile=64", "--"),
+        *("--core=0", "--nofile=64", f"--stack={THREAD_STACK_BYTES}", "--", "env", "MALLOC_ARENA_MAX=1"),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 from pathlib import Path
@@ -181,6 +182,14 @@ async def test_a_raw_disk_becomes_a_qcow2_of_ours(tmp_path: Path) -> None:
     back = tmp_path / "back"
     subprocess.run(["qemu-img", "convert", "-f", "qcow2", "-O", "raw", made, back], check=True)
     assert back.read_bytes() == data
+
+
+async def test_its_threads_fit_into_a_third_of_its_memory_however_many_a_disk_makes_of_them(
+    tmp_path: Path,
+) -> None:
+    data = os.urandom(64 << 20)
+    limits = ConvertLimits(memory_bytes=ConvertLimits().memory_bytes // 3)
+    assert (await made_by(tmp_path, data, limits=limits)).stat().st_size > len(data)
 
 
 async def test_an_image_that_grows_beyond_its_limit_is_refused(tmp_path: Path) -> None:

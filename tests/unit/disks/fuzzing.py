@@ -27,7 +27,7 @@ from backend.errors import DiskUnreadable
 
 CASE_LIMIT_S = 20
 MEMORY_BYTES = 1 << 30
-READ_BYTES = 8 << 20
+READ_BYTES = 32 << 20  # of longer files only the size counts
 MOST_CHANGES = 6
 
 

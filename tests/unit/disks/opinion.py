@@ -10,8 +10,8 @@ from pathlib import Path
 
 from backend.disks import DiskReader, Entry
 from tests.unit.disks.conftest import ImageLab
+from tests.unit.disks.fuzzing import READ_BYTES
 
-READ_BYTES = 32 << 20  # of longer files only the size is compared
 INLINE_DATA = b"system.data"
 ACCESS_LISTS = (b"system.posix_acl_access", b"system.posix_acl_default")  # debugfs makes up the unused ids
 
