@@ -29,8 +29,8 @@ KILLED_BY_CPU = (-signal.SIGKILL, -signal.SIGXCPU)
 
 @dataclass(frozen=True)
 class ConvertLimits:
-    """What one run of qemu-img may take. Its threads are as many as the disk is slow, so each has a small stack
-    and none has memory of its own: without that 64 of them are beyond any limit."""
+    """What one run of qemu-img may take. It makes more threads on a slow disk: each has a small stack,
+    and none an arena of its own, or 64 of them are beyond any limit."""
 
     memory_bytes: int = 512 << 20  # of address space
     cpu_s: int = 900
