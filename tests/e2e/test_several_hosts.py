@@ -9,6 +9,7 @@ import asyncio
 import os
 import pwd
 import shlex
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from backend.images import BuiltImage, Images
 from backend.models import Approval, ApprovalState, Phase, Sandbox
 from backend.paths import Paths
 from tests.bench.stage import Stage
+from tests.bench.terminal import Terminal
 from tests.fix_doors import call_as
 from tests.fix_hosts import RealHost, real_hosts
 from tests.fix_target import NAME as WEB
@@ -39,11 +41,23 @@ DECIDED_S = 600.0  # three runs of Ansible, emulated
 OPERATOR = "games"  # a user of every machine: whoever asks does not approve
 
 
+FLUID = (sys.executable, "-P", "-m", "backend.cli")
+HAND_BACK = b"\x1d"
+# Through the proxy that the guest's environment names, which knows the rule.
+ASK_OUTSIDE = """from urllib import request
+try:
+    request.urlopen("http://nobody.invalid/")
+except request.HTTPError as refused:
+    print(refused.code, refused.read().decode())
+"""
+
+
 @dataclass(frozen=True)
 class Two:
     """The backend's operator door, and the host behind SSH."""
 
     stage: Stage
+    settings: dict[str, Any]
     far: RealHost
     fluid: Fluid
     image: BuiltImage
@@ -72,7 +86,8 @@ class Two:
         finally:
             await asyncio.to_thread(self.fluid.resume_host, other)
         assert box.noun.host_name == on
-        assert f"not {other}: {other} is draining" in box.noun.placement
+        if box.noun.created_by != "stock":
+            assert f"not {other}: {other} is draining" in box.noun.placement
         return box
 
     @property
@@ -96,15 +111,16 @@ async def two() -> AsyncIterator[Two]:
         async with Stage(cache.cache, limits={"sandboxes_per_owner": 50}) as stage:
             local = {"name": "local", "uri": stage.libvirt}
             target = await Target.plan(stage.paths.state / "production")
-            stage.configure(
-                limits={"sandboxes_per_owner": 50},
-                hosts=[local, far.settings],
-                operators=["root", OPERATOR],
-                server={"socket_group_operators": OPERATOR},
-                targets=target.settings,
-            )
+            settings = {
+                "limits": {"sandboxes_per_owner": 50},
+                "hosts": [local, far.settings],
+                "operators": ["root", OPERATOR],
+                "server": {"socket_group_operators": OPERATOR},
+                "targets": target.settings,
+            }
+            stage.configure(**settings)
             await stage.start()
-            two = Two(stage, far, Fluid(stage.paths.operator_socket), image, target)
+            two = Two(stage, settings, far, Fluid(stage.paths.operator_socket), image, target)
             both = {"local", FAR}
             await two.until(
                 lambda: {host.name for host in two.fluid.hosts() if host.templates} == both,
@@ -128,7 +144,8 @@ async def test_a_sandbox_on_the_second_host_does_what_one_on_the_first_does(two:
 
 
 def live(two: Two, box: FluidSandbox) -> None:
-    """Commands, files, a terminal, snapshots, a diff, a branch, off and on, and the end."""
+    """Commands, files, a terminal that a person types into, the way out, snapshots, a diff, a branch, off and
+    on, and the end."""
     fluid = two.fluid
     assert box.run("hostname; cat /etc/machine-id").stdout.split() == [
         box.noun.sandbox_name,
@@ -136,7 +153,8 @@ def live(two: Two, box: FluidSandbox) -> None:
     ]
     box.write_file("/root/mark", b"one\n")
     pid = box.run("sleep 1000 </dev/null >/dev/null 2>&1 & echo $!").stdout.strip()
-    assert box.run("ss -ltn | grep -c 127.0.0.1:3128").stdout.strip() == "1"
+    outside = box.run(f"python3 -c {shlex.quote(ASK_OUTSIDE)}").stdout
+    assert outside.startswith("403 ") and "rule egress." in outside
     box.snapshot("one")
     box.write_file("/root/mark", b"two\n")
     box.run("useradd -m ada; sync")
@@ -158,6 +176,14 @@ def live(two: Two, box: FluidSandbox) -> None:
     while not any("pane-42" in row for row in fluid.read_pane(pane.pane_id)):
         assert time.monotonic() < deadline
         time.sleep(LOOK_S)
+    with Terminal(
+        [*FLUID, "sandboxes", "attach", box.noun.sandbox_name], two.stage.environment, 100, 30
+    ) as typed:
+        typed.until(b"its agent waits", CREATE_S)
+        typed.press(b"echo by-hand-$((40+2))\r")
+        typed.until(b"by-hand-42", CREATE_S)
+        typed.press(HAND_BACK)
+        typed.until(b"its agent's again", CREATE_S)
     box.pause()
     box.resume()
     box.delete_snapshot("two")
@@ -299,6 +325,28 @@ async def must_have_arrived(production: Login) -> None:
     assert timer.split() == ["enabled", "active"]
     assert "/home/ada:/bin/bash" in await production.run("getent passwd ada")
     assert (await production.run("stat -c %U /srv/far")).strip() == "ada"
+
+
+@pytest.mark.full
+async def test_each_host_has_stock_of_its_own_which_is_handed_out_at_once(two: Two) -> None:
+    two.stage.configure(**two.settings, stock={"per_source": 1})
+    await two.stage.start()
+    try:
+        await two.until(lambda: [host.stock for host in two.fluid.hosts()] == [1, 1], UP_S, "both have stock")
+        for host in ("local", FAR):
+            began = time.monotonic()
+            box = await two.create(f"at-once-{host}", host)
+            print(f"{host}: handed out in {time.monotonic() - began:.2f} s")
+            assert box.noun.created_by == "stock"
+            assert (await asyncio.to_thread(box.run, "hostname")).stdout.strip() == f"at-once-{host}"
+            await asyncio.to_thread(box.destroy)
+    finally:
+        two.stage.configure(**two.settings)
+        await two.stage.start()
+    await two.until(
+        lambda: [host.stock for host in two.fluid.hosts()] == [0, 0], UP_S, "its stock goes again"
+    )
+    assert two.fluid.leftovers().found == []
 
 
 async def test_the_first_hosts_files_do_not_exist_on_the_second(two: Two) -> None:
