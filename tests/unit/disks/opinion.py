@@ -31,7 +31,7 @@ _KINDS = {
     b"character special": stat.S_IFCHR, b"block special": stat.S_IFBLK, b"socket": stat.S_IFSOCK,
 }  # fmt: skip
 _DEVICE = re.compile(rb"Device major/minor number: (\d+):(\d+)")
-_ATTRIBUTE = re.compile(rb"^  ([^ \n]+) \((\d+)\)", re.MULTILINE)
+_ATTRIBUTE = re.compile(rb"^  ((?:[0-9a-f]{2} )+|[^ \n]+) \((\d+)\)", re.MULTILINE)  # hex if unprintable
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 _TARGET = re.compile(rb'Fast link dest: "(.*)"\n', re.DOTALL)
 
@@ -142,6 +142,8 @@ def _fetch(
         _, _, after = answers[number].partition(b"Extended attributes:\n")
         for shown, size in _ATTRIBUTE.findall(after):
             name = _OCTAL.sub(lambda seen: bytes([int(seen[1], 8)]), shown)
+            if b" " in shown:
+                name = bytes.fromhex(shown.decode())
             if name == INLINE_DATA or name in ACCESS_LISTS:
                 continue
             one["xattrs"][name] = b""
