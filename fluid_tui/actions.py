@@ -45,7 +45,11 @@ ACTIONS: tuple[Action, ...] = (
     Action("app.jump", "f", "", "Jump: type the letter that stands beside a row or an area"),
     Action("app.last", "minus", "", "To the view before, and back"),
     Action(
-        "app.panic", "exclamation_mark", "", "Pressed twice: pause every sandbox, block applies", changes=True
+        "app.panic",
+        "exclamation_mark",
+        "",
+        "Pressed twice: pause all, revoke certificates, block applies",
+        changes=True,
     ),
     Action("app.copy", "C", "", "Copy the row, the marked rows or the text under the cursor"),
     Action("app.save", "W", "", "Write the same to a file"),

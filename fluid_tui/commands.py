@@ -126,7 +126,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("sort", "ORDER", "Order the sandboxes", (_orders,), 1),
     Verb("notify", "bell|osc9|off", "How a new request calls you", (_ways,), 1),
     Verb("theme", "THEME", "Switch colours", (_themes,), 1),
-    Verb("panic", "", "Pause every sandbox, block applies", changes=True),
+    Verb("panic", "", "Pause all sandboxes, revoke certificates, block applies", changes=True),
     Verb("release", "", "Release the panic (asks)", changes=True),
     Verb("help", "", "Show the keys of this screen"),
     Verb("quit", "", "Leave the console"),

@@ -316,7 +316,9 @@ class FluidScreen(Screen[None]):
         if self.fluid.panic_meant():
             self.app.push_screen(PanicScreen())
         else:
-            self.say("Press ! again: every sandbox pauses, every apply is blocked.", bad=True)
+            self.say(
+                "Press ! again: all sandboxes pause, certificates are revoked, no apply starts.", bad=True
+            )
 
     def _taken(self) -> tuple[str, str]:
         """What is under the cursor, or else the first text of this screen."""

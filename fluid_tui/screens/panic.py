@@ -65,10 +65,11 @@ class PanicScreen(FluidScreen):
         running = [one for one in fleet.approvals if one.state is ApprovalState.APPLYING] if fleet else []
         lines = [
             line(("✓ ", Role.GOOD), ("No apply starts from now on.", Role.TITLE)),
-            line(
-                ("✓ ", Role.GOOD), (f"{plural(len(done.paused), 'sandbox', 'sandboxes')} paused.", Role.TITLE)
-            ),
+            line(("✓ ", Role.GOOD), (f"{_count(len(done.paused))} paused.", Role.TITLE)),
             *_failed(done, "still runs"),
+            line(("✓ ", Role.GOOD), ("Every certificate is revoked: a new CA key signs.", Role.TITLE)),
+            line(("  Guests trust it alone: a paused one when it goes on, others at once.", Role.MUTED)),
+            line(("  Who was not told yet: ", Role.MUTED), ("fluid ca show", Role.ACCENT)),
         ]
         lines += [
             line(

@@ -165,7 +165,9 @@ class FakeBackend:
     async def panic(self) -> PanicView:
         self.asked.append(("panic",))
         self.view.components.append(Component(name="panic", status="ON"))
-        return PanicView(since=self.at, by="ops", paused=["SBX-00000001"], failed={"dns-audit": "host lost"})
+        return PanicView(
+            since=self.at, by="ops", paused=["SBX-00000001"], failed={"dns-audit": "host lost"}, revoked=True
+        )
 
     async def release_panic(self) -> PanicView:
         self.asked.append(("release_panic",))

@@ -901,12 +901,13 @@ def test_panic_says_what_stands_still_and_what_does_not(backend: FakeBackend, ca
         "by": "ops",
         "paused": ["SBX-1"],
         "failed": {"web\x1b[2J": "lost"},
+        "revoked": True,
     }
     backend.answers["POST /v1/panic"] = (200, told)
     backend.answers["POST /v1/panic/release"] = (200, told | {"failed": {}})
     assert run(["panic", "--yes"]) == 0
     said = capsys.readouterr().out
-    assert "1 paused, no apply starts" in said
+    assert "panic: no apply starts, 1 paused, every certificate revoked;" in said
     assert "web␛[2J: lost" in said
     assert run(["panic", "--release", "--yes"]) == 0
     assert capsys.readouterr().out == "released: 1 thawed\n"

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Response
 
 from backend.api.bodies import DiffBody
-from backend.api.common import Caller, ChangesId, SandboxId, Served, answer, router
+from backend.api.common import WAKES, Caller, ChangesId, SandboxId, Served, answer, router
 from backend.api.services import Services
 from backend.models import (
     BranchSandbox,
@@ -36,13 +36,13 @@ async def list_snapshots(caller: Caller, services: Served, id: SandboxId) -> Res
     return answer({"snapshots": await services.fleet.snapshots(caller, id)})
 
 
-@agent.post("/v1/sandboxes/{id}/snapshots/{name}/restore")
+@agent.post("/v1/sandboxes/{id}/snapshots/{name}/restore", dependencies=WAKES)
 async def restore(caller: Caller, services: Served, id: SandboxId, name: str) -> Response:
     """The sandbox as it was then, running."""
     return answer({"sandbox": await services.fleet.restore(caller, id, name)})
 
 
-@agent.post("/v1/sandboxes/{id}/snapshots/{name}/branch", status_code=201)
+@agent.post("/v1/sandboxes/{id}/snapshots/{name}/branch", status_code=201, dependencies=WAKES)
 async def branch(caller: Caller, services: Served, id: SandboxId, name: str, body: BranchSandbox) -> Response:
     """A new sandbox from this point, its processes alive; the first one goes on undisturbed."""
     sandbox = await services.fleet.branch(caller, id, name, body)
