@@ -117,6 +117,7 @@ VERBS: tuple[Verb, ...] = (
     Verb("review", "REQUEST", "Show a request and its evidence", (_requests,), 1),
     Verb("answer", "QUESTION", "Open an agent's question", (_asks,), 1),
     Verb("sandbox", "SANDBOX [VERB]", "Go to a sandbox, or do something to it", (_sandboxes, _sandbox_verbs)),
+    Verb("compare", "SANDBOX SANDBOX", "Show how two sandboxes differ", (_sandboxes, _sandboxes), 2),
     Verb("host", "HOST [drain|resume]", "Go to a host, drain or resume it", (_hosts, _host_verbs)),
     Verb("hosts", "", "Show the hypervisors"),
     Verb("fleet", "", "Back home"),

@@ -23,7 +23,7 @@ from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, said
 from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.base import NARROW_BELOW, FluidScreen
-from fluid_tui.screens.diff import DiffScreen
+from fluid_tui.screens.diff import DiffScreen, open_compare
 from fluid_tui.screens.hosts import HostsScreen
 from fluid_tui.screens.review import ReviewScreen
 from fluid_tui.screens.sandbox_actions import SandboxActions
@@ -261,6 +261,13 @@ class FleetScreen(FluidScreen):
     def action_diff(self) -> None:
         if sandbox := self.chosen():
             self.app.push_screen(DiffScreen(sandbox.id))
+
+    def action_compare(self) -> None:
+        meant, here = self._meant(), self.chosen()
+        if len(meant) == 1 and here is not None and here != meant[0]:
+            meant.append(here)
+        if problem := open_compare(self, meant):
+            self.say(problem)
 
     def action_terminal(self) -> None:
         if sandbox := self.chosen():

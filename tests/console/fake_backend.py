@@ -237,8 +237,8 @@ class FakeBackend:
         self.asked.append(("cancel_run", id))
         return self._runs[id]
 
-    async def roll_back(self, run_id: str) -> Approval:
-        self.asked.append(("roll_back", run_id))
+    async def roll_back(self, run_id: str, target: str = "") -> Approval:
+        self.asked.append(("roll_back", run_id, target))
         self._here()
         taken = self.view.approvals[0]
         approval = taken.model_copy(
@@ -261,9 +261,10 @@ class FakeBackend:
         self._here()
         return self.changed
 
-    async def diff(self, id: str, from_: str, to: str = "now") -> Changes:
-        self.asked.append(("diff", id, from_, to))
-        return self.changed.model_copy(update={"from_snapshot": from_, "to_snapshot": to})
+    async def diff(self, id: str, from_: str, to: str = "now", to_sandbox: str = "") -> Changes:
+        self.asked.append(("diff", id, from_, to, *([to_sandbox] if to_sandbox else [])))
+        points = {"from_snapshot": from_, "to_snapshot": to, "to_sandbox": to_sandbox}
+        return self.changed.model_copy(update=points)
 
     async def playbook(self, id: str) -> Playbook:
         self._here()

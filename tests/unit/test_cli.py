@@ -532,6 +532,10 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
     changes = {"from_snapshot": "a", "to_snapshot": "b", "read_from": "disk", "files": files, **none}
     changes |= {"settings": settings, "notes": ["/etc/x\x1b: not read"]}
     backend.answers["POST /v1/sandboxes/SBX-0000000a/diff"] = (200, {"diff": {"changes": changes}})
+    assert run(["snapshots", "diff", "SBX-0000000a", "a", "b", "--to-sandbox", "SBX-0000000b"]) == 0
+    points = {"from_snapshot": "a", "to_snapshot": "b", "to_sandbox": "SBX-0000000b"}
+    assert backend.asked[-1] == ("POST", "/v1/sandboxes/SBX-0000000a/diff", points)
+    assert capsys.readouterr().out.startswith("SBX-0000000a a → SBX-0000000b b, read from the disk\n")
     assert run(["snapshots", "diff", "SBX-0000000a", "a", "b"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "a → b, read from the disk",

@@ -58,7 +58,7 @@ async def delete(caller: Caller, services: Served, id: SandboxId, name: str) -> 
 @agent.post("/v1/sandboxes/{id}/diff")
 async def diff(caller: Caller, services: Served, id: SandboxId, body: DiffBody) -> Response:
     """``diff_json`` as the published SDK reads it, our ``changes`` beside it."""
-    changes = await services.fleet.diff(caller, id, body.from_snapshot, body.to_snapshot)
+    changes = await services.fleet.diff(caller, id, body.from_snapshot, body.to_snapshot, body.to_sandbox)
     return answer({"diff": _published(changes, await _commands_between(caller, services, changes))})
 
 
@@ -68,6 +68,9 @@ async def read_changes(caller: Caller, services: Served, id: ChangesId) -> Respo
 
 
 async def _commands_between(caller: Identity, services: Services, changes: Changes) -> list[Command]:
+    """None between two sandboxes: neither came from the other."""
+    if changes.to_sandbox:
+        return []
     points = {one.name: one.created_at for one in await services.fleet.snapshots(caller, changes.sandbox_id)}
     begin = points.get(changes.from_snapshot)
     end = points.get(changes.to_snapshot, changes.created_at)
