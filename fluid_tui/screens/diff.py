@@ -4,6 +4,7 @@ on the right."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import monotonic
 
 from textual import on
 from textual.app import ComposeResult
@@ -20,7 +21,7 @@ from fluid_tui.screens.base import EventArrived, FluidScreen
 from fluid_tui.widgets.diff_view import DiffView
 from fluid_tui.widgets.live_list import Column, LiveList, Row
 from fluid_tui.widgets.text_view import TextView
-from fluid_tui.words import clock
+from fluid_tui.words import clock, for_so_long
 
 TREE_COLUMNS = (Column("", 0),)
 
@@ -45,6 +46,7 @@ class DiffScreen(FluidScreen):
         self._sandbox_id, self._other_id = sandbox_id, other_id
         self._points: Points | TwoPoints | None = None
         self._pair = ("", "")
+        self._began: float | None = None  # when the comparison that is under way began
         self._noise = False
         self._changes: Changes | None = None
 
@@ -109,22 +111,32 @@ class DiffScreen(FluidScreen):
 
     async def _read(self) -> None:
         before, after = self._pair
+        self._began = monotonic()
+        self.refresh_data()
+        try:
+            client = self.fluid.client
+            self._changes = await client.diff(self._sandbox_id, before, after, self._other_id)
+        except FluidError as error:
+            self._began = None
+            self._failed(error)
+            return
+        self._began = None
+        self._draw()
+
+    def refresh_data(self) -> None:
+        """What is being compared, and for how long."""
+        if self._began is None:
+            return
+        before, after = self._pair
         self._how(
             line(
                 ("Comparing ", Role.MUTED),
                 said(self._called(self._sandbox_id, before)),
                 (" with ", Role.MUTED),
                 said(self._called(self._other_id, after)),
-                (" …", Role.MUTED),
+                (f" …{for_so_long(self._began, monotonic())}", Role.MUTED),
             )
         )
-        try:
-            client = self.fluid.client
-            self._changes = await client.diff(self._sandbox_id, before, after, self._other_id)
-        except FluidError as error:
-            self._failed(error)
-            return
-        self._draw()
 
     def _called(self, id: str, point: str) -> str:
         """A point, of which of the two if there are two."""

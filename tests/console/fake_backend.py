@@ -104,6 +104,8 @@ class FakeBackend:
         self.hands: FakeHands | None = None
         self.may_take = asyncio.Event()  # not set: the backend takes its time
         self.may_take.set()
+        self.may_answer = asyncio.Event()  # not set: what is long takes longer
+        self.may_answer.set()
         self.others: list[Presence] = []
         self.looked: list[tuple[str, str]] = []
         self._runs = runs(self.at)
@@ -164,6 +166,7 @@ class FakeBackend:
 
     async def panic(self) -> PanicView:
         self.asked.append(("panic",))
+        await self.may_answer.wait()
         self.view.components.append(Component(name="panic", status="ON"))
         return PanicView(
             since=self.at, by="ops", paused=["SBX-00000001"], failed={"dns-audit": "host lost"}, revoked=True
@@ -263,6 +266,7 @@ class FakeBackend:
 
     async def diff(self, id: str, from_: str, to: str = "now", to_sandbox: str = "") -> Changes:
         self.asked.append(("diff", id, from_, to, *([to_sandbox] if to_sandbox else [])))
+        await self.may_answer.wait()
         points = {"from_snapshot": from_, "to_snapshot": to, "to_sandbox": to_sandbox}
         return self.changed.model_copy(update=points)
 
