@@ -36,7 +36,7 @@ async def test_states_are_words_with_glyphs(console) -> None:
 
 async def test_the_preview_follows_the_cursor_and_hides_when_narrow(console) -> None:
     async with console() as seen:
-        await seen.sees("nginx-tls · claude-1 · %3 · live", "syntax is ok", "41 commands")
+        await seen.sees("nginx-tls · claude-1 · %3 · live", "syntax is ok", "exit 0 · 41 commands")
         await seen.press("down")
         await seen.sees("pg-upgrade · claude-2 · %4 · live", "pg_lsclusters")
     async with console(80, 24) as seen:
