@@ -205,12 +205,12 @@ class _Backend:
         authority = CertificateAuthority(paths.secrets)
         fleet = self._fleet(stack, store, events, audit, background, hosts, authority)
         panes, recordings = await self._panes(stack, events, audit, fleet, authority)
-        panic = Panic(paths.state / "panic.json", fleet, audit, events)
+        trust = Trust(authority, audit, fleet.all_live, fleet.teach)
+        panic = Panic(paths.state / "panic.json", fleet, trust.revoke, audit, events)
         self.parts["panic"] = panic.component
         playbooks, runs, targets, approvals, keeper = self._approvals(
             store, events, audit, background, fleet, panic
         )
-        trust = Trust(authority, audit, fleet.all_live, fleet.teach)
         guard = Guard(self.config, store, events, hosts, fleet, panes.last_output, background)
         await store.keys.forget_unfinished()
         await fleet.reconcile_all()

@@ -45,7 +45,11 @@ ACTIONS: tuple[Action, ...] = (
     Action("app.jump", "f", "", "Jump: type the letter that stands beside a row or an area"),
     Action("app.last", "minus", "", "To the view before, and back"),
     Action(
-        "app.panic", "exclamation_mark", "", "Pressed twice: pause every sandbox, block applies", changes=True
+        "app.panic",
+        "exclamation_mark",
+        "",
+        "Pressed twice: pause all, revoke certificates, block applies",
+        changes=True,
     ),
     Action("app.copy", "C", "", "Copy the row, the marked rows or the text under the cursor"),
     Action("app.save", "W", "", "Write the same to a file"),
@@ -61,6 +65,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("fleet.open", "enter", "open", "Open what is under the cursor: a review, a question, a terminal"),
     Action("fleet.review", "v", "review", "Review the request of this sandbox"),
     Action("fleet.diff", "d", "diff", "Show what changed in this sandbox"),
+    Action(
+        "fleet.compare", "c", "", "Show how two sandboxes differ: mark one, go to the other; or mark both"
+    ),
     Action("fleet.terminal", "t", "terminal", "Watch the agent's terminal"),
     Action(
         "fleet.filter",
@@ -175,6 +182,7 @@ TWINS: dict[str, str] = {
     "fleet.open": "--plain",
     "fleet.review": "approvals show",
     "fleet.diff": "snapshots diff",
+    "fleet.compare": "snapshots diff",
     "fleet.terminal": "sandboxes ssh",
     "fleet.filter": "sandboxes list",
     "fleet.hosts": "hosts list",

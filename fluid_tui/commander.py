@@ -9,7 +9,7 @@ from backend.models import Sandbox
 from fluid_tui.commands import CHANGING, Parsed, parse
 from fluid_tui.fleet_rows import Sorting, short_id
 from fluid_tui.screens.ask import AskScreen
-from fluid_tui.screens.diff import DiffScreen
+from fluid_tui.screens.diff import DiffScreen, open_compare
 from fluid_tui.screens.hosts import HostsScreen
 from fluid_tui.screens.panic import PanicScreen
 from fluid_tui.screens.replay import ReplayScreen
@@ -52,6 +52,7 @@ class _Commander:
             "review": lambda: self._review(argument, ""),
             "answer": lambda: self._answer(argument),
             "sandbox": lambda: self._sandbox(argument, rest),
+            "compare": lambda: self._compare(argument, rest),
             "host": lambda: self._host(argument, rest),
             "hosts": lambda: self._open(HostsScreen()),
             "wall": lambda: self._open(WallScreen(words)),
@@ -103,11 +104,11 @@ class _Commander:
             self._fluid.push_screen(HostsScreen(name))
 
     def _sandbox(self, name: str, verb: str) -> str:
-        fleet = self._fluid.mirror.fleet
-        found = [one for one in fleet.sandboxes if one.sandbox_name == name] if fleet else []
-        if len(found) != 1:
-            return f"{len(found)} sandboxes are named {name!r}" if name else "sandbox wants SANDBOX"
-        sandbox = found[0]
+        if not name:
+            return "sandbox wants SANDBOX"
+        sandbox = self._named(name)
+        if isinstance(sandbox, str):
+            return sandbox
         acts = SandboxActions(self._screen)
         doing = {
             "pause": acts.pause,
@@ -121,6 +122,18 @@ class _Commander:
             doing[verb]([sandbox])
             return ""
         return self._show(sandbox, verb)
+
+    def _named(self, name: str) -> Sandbox | str:
+        """The one of that name; or why it is none."""
+        fleet = self._fluid.mirror.fleet
+        found = [one for one in fleet.sandboxes if one.sandbox_name == name] if fleet else []
+        return found[0] if len(found) == 1 else f"{len(found)} sandboxes are named {name!r}"
+
+    def _compare(self, name: str, other: str) -> str:
+        found = [self._named(name), self._named(other)]
+        problems = [one for one in found if isinstance(one, str)]
+        two = [one for one in found if isinstance(one, Sandbox)]
+        return problems[0] if problems else open_compare(self._screen, two)
 
     def _timeline(self, sandbox_id: str) -> str:
         self._fluid.push_screen(TimelineScreen(sandbox_id))

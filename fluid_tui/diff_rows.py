@@ -247,15 +247,15 @@ def summary(changes: Changes) -> str:
     return ", ".join(plural(count, noun) + more for count, noun, more in counts if count) or "no change"
 
 
-def header_line(changes: Changes) -> Line:
-    """What is compared, and how it was read."""
+def header_line(changes: Changes, before: str, after: str) -> Line:
+    """What is compared, from ``before`` to ``after``, and how it was read."""
     how = how_read(changes.read_from)
     quiet = "file systems frozen" if changes.quiesced else "not frozen: files may be half written"
     hidden = sum(changes.hidden.values())
     return line(
-        said(changes.from_snapshot, Role.TITLE),
+        said(before, Role.TITLE),
         (" → ", Role.MUTED),
-        said(changes.to_snapshot, Role.TITLE),
+        said(after, Role.TITLE),
         (f"  {summary(changes)}", Role.TEXT),
         (
             f"  · {how}, {quiet}",

@@ -1,4 +1,4 @@
-"""Which two points of a sandbox are worth comparing, and what the comparison leaves out. Pure.
+"""Which two points of a sandbox, or of two, are worth comparing, and what the comparison leaves out. Pure.
 
 A restore makes the snapshots a tree: the newest is then no longer what the sandbox came from, and no pair of
 snapshots says what the sandbox is now.
@@ -31,6 +31,15 @@ class Points(NamedTuple):
     worked_on: bool
     names: tuple[str, ...] = (NOW,)  # all points, oldest first
 
+    @property
+    def begin(self) -> Pair:
+        """The pair to begin with."""
+        return self.pairs[self.first]
+
+    def has(self, pair: Pair) -> bool:
+        """Whether both points are there."""
+        return set(pair) <= set(self.names)
+
     def step(self, pair: Pair, by: int) -> Pair | None:
         """The pair ``by`` steps on in :attr:`pairs`, by its later point; None where there is none."""
         later = [after for _, after in self.pairs]
@@ -51,6 +60,51 @@ class Points(NamedTuple):
             return line(("Not the sandbox as it is: it stands on ", Role.WARN), stands)
         since = "was worked on since" if self.worked_on else "no command ran since"
         return line(("The sandbox stands on ", Role.MUTED), stands, (f", {since}", Role.MUTED))
+
+
+class TwoPoints(NamedTuple):
+    """The points of two sandboxes, each one's oldest first and the present last. Any two can be compared;
+    ``begin`` is the pair to begin with: both as they are, as far as that can be read."""
+
+    names: tuple[str, str]
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    begin: Pair
+
+    def has(self, pair: Pair) -> bool:
+        """Whether both points are there."""
+        return pair[0] in self.ours and pair[1] in self.theirs
+
+    def step(self, pair: Pair, by: int) -> Pair | None:
+        """Another point of the second one, ``by`` steps on; None where there is none."""
+        at = self.theirs.index(pair[1]) + by
+        return (pair[0], self.theirs[at]) if 0 <= at < len(self.theirs) else None
+
+    def since(self, pair: Pair, by: int) -> Pair | None:
+        """Another point of the first one, ``by`` steps on; None where there is none."""
+        at = self.ours.index(pair[0]) + by
+        return (self.ours[at], pair[1]) if 0 <= at < len(self.ours) else None
+
+    def words(self, before: str, after: str) -> Line:
+        """How the signs are meant."""
+        one, other = self.names
+        return line(("What ", Role.MUTED), said(other), (" has otherwise than ", Role.MUTED), said(one))
+
+
+def two_points(
+    one: tuple[Sandbox, Sequence[Snapshot]], other: tuple[Sandbox, Sequence[Snapshot]]
+) -> TwoPoints | None:
+    """The points of two sandboxes with their snapshots; None if one of them has none that can be read."""
+    sides: list[tuple[str, ...]] = []
+    for sandbox, snapshots in (one, other):
+        ordered = sorted(snapshots, key=lambda snapshot: snapshot.created_at)
+        present = (NOW,) if sandbox.phase in READABLE else ()
+        sides.append((*(snapshot.name for snapshot in ordered), *present))
+    ours, theirs = sides
+    if not ours or not theirs:
+        return None
+    names = (one[0].sandbox_name, other[0].sandbox_name)
+    return TwoPoints(names, ours, theirs, (ours[-1], theirs[-1]))
 
 
 def points(snapshots: Sequence[Snapshot], sandbox: Sandbox, last_output_at: datetime | None = None) -> Points:

@@ -155,7 +155,7 @@ def told(entry: Entry, now: datetime) -> str:
     """The gist of an entry in one line: the command, the reason, the outcome."""
     data = entry.data
     words = [str(data["command"])] if data.get("command") else []
-    words += [f"{name} {_short(value)}" for name, value in data.items() if _worth(name, value)]
+    words += [_fact(name, value) for name, value in data.items() if _worth(name, value)]
     if data.get("exit_code") is not None:
         words.append(f"exit {data['exit_code']}")
     if entry.failed:
@@ -163,6 +163,13 @@ def told(entry: Entry, now: datetime) -> str:
     if entry.step == "intent":
         words.append("under way" if now - entry.at < SLOW else "no outcome")
     return " · ".join(words)
+
+
+def _fact(name: str, value: Any) -> str:
+    """``ready 1.4 s`` of the audit's ``ready_s``."""
+    is_time = name.endswith("_s") and isinstance(value, int | float)
+    words, unit = (name.removesuffix("_s"), " s") if is_time else (name, "")
+    return f"{words.replace('_', ' ')} {_short(value)}{unit}"
 
 
 def _worth(name: str, value: Any) -> bool:

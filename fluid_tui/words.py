@@ -158,6 +158,11 @@ def span(seconds: float) -> str:
     return f"{int(seconds // DAY_S)} d"
 
 
+def for_so_long(began: float, now: float) -> str:
+    """`` for 20 s``, of two monotonic times; empty within the first step."""
+    return f" for {span(now - began)}" if now - began >= STEP_S else ""
+
+
 def elapsed(seconds: float) -> str:
     """A measured duration: ``0.4 s``, ``12 s``, ``3 m 20 s``."""
     if seconds < STEP_S:

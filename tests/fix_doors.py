@@ -170,7 +170,13 @@ class Backend:
     @asynccontextmanager
     async def serving(self, config: Config) -> AsyncIterator[asyncio.Event]:
         stop = asyncio.Event()
-        services = SimpleNamespace(fleet=self.fleet, asks=self.asks, events=StubEvents(), panes=StubPanes())
+        services = SimpleNamespace(
+            fleet=self.fleet,
+            asks=self.asks,
+            events=StubEvents(),
+            panes=StubPanes(),
+            panic=SimpleNamespace(refuse_agent=lambda _: None),
+        )
         async with AsyncExitStack() as stack:
             tcp = None
             if config.server.listen:

@@ -22,6 +22,11 @@ class ExtendBody(Request):
 class DiffBody(Request):
     from_snapshot: str
     to_snapshot: str = Field(description='a snapshot, or "now": the sandbox as it is')
+    to_sandbox: str = Field(
+        default="",
+        description="another sandbox of the same source, that `to_snapshot` is of; `from_snapshot` may be"
+        ' "now" then, and the answer is not kept',
+    )
 
 
 class GenerateBody(Request):

@@ -47,6 +47,14 @@ Caller = Annotated[Identity, Depends(_caller)]
 Served = Annotated[Services, Depends(_services)]
 
 
+async def _no_panic(caller: Caller, services: Served) -> None:
+    services.panic.refuse_agent(caller)
+
+
+WAKES = [Depends(_no_panic)]
+"""Of a route that has a sandbox running afterwards: agents have none of these while a panic lasts."""
+
+
 def _id_of(what: str, kind: type[NotFound], remedy: str) -> Any:
     """The path parameter ``id``; anything else names nothing, which is 404 before any look-up."""
 

@@ -1,4 +1,5 @@
-"""Stop everything: no apply starts and every sandbox stands still, until an operator releases it.
+"""Stop everything: no apply starts and every sandbox stands still, until an operator releases it. What was
+certified before opens no sandbox afterwards.
 
 The state is a file, written before anything else: it outlives a restart and needs no database. An apply that
 runs already is not cut off half-way: it is named, and can be aborted.
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from backend.audit import Audit
 from backend.errors import FluidError, PanicActive, WrongState
-from backend.models import Component, Identity, PanicView, Phase, Sandbox, now
+from backend.models import Component, Identity, PanicView, Phase, Role, Sandbox, now
 from backend.store import EventBus
 
 AT_ONCE = 8
@@ -36,9 +37,18 @@ class Machines(Protocol):
 class Panic:
     """One for the installation. ``file`` is there exactly while the panic lasts."""
 
-    def __init__(self, file: Path, fleet: Machines, audit: Audit, events: EventBus) -> None:
+    def __init__(
+        self,
+        file: Path,
+        fleet: Machines,
+        revoke: Callable[[Identity], Awaitable[None]],
+        audit: Audit,
+        events: EventBus,
+    ) -> None:
+        """``revoke`` makes every certificate that was signed until then worth nothing."""
         self._file = file
         self._fleet = fleet
+        self._revoke = revoke
         self._audit = audit
         self._events = events
         self._view = _load(file)
@@ -54,9 +64,16 @@ class Panic:
         if self._view is not None:
             raise PanicActive(f"nothing is applied: {self._words()}", remedy=f"release it: {RELEASE}")
 
+    def refuse_agent(self, actor: Identity) -> None:
+        """No agent has a sandbox running again meanwhile. Raises :class:`PanicActive` while it lasts."""
+        if self._view is not None and actor.role is Role.AGENT:
+            raise PanicActive(
+                f"no sandbox starts or goes on: {self._words()}", remedy="wait: an operator releases it"
+            )
+
     async def start(self, actor: Identity) -> PanicView:
-        """Block applies, then pause what runs. What could not be paused is in the answer; again: tries it
-        again."""
+        """Block applies, pause what runs, revoke certificates. What could not be paused is in the answer;
+        again: tries it again."""
         view = self._view or PanicView(since=now(), by=actor.name or f"uid {actor.uid}")
         self._view = view  # from here on nothing is applied, whatever happens to the rest
         await asyncio.to_thread(_save, self._file, view)
@@ -68,11 +85,12 @@ class Panic:
             done = [row.id for row in running if row.sandbox_name not in view.failed]
             view.paused = sorted({*view.paused, *done})
             await asyncio.to_thread(_save, self._file, view)
+            await self._revoke_once(actor, view)
         await self._events.publish("host.changed", "host", "panic")
         return view
 
     async def release(self, actor: Identity) -> PanicView:
-        """Let applies start again, and thaw what the panic paused.
+        """Let applies start again, and thaw what the panic paused: each trusts the CA key of now first.
 
         Raises:
             WrongState: there is no panic.
@@ -81,6 +99,7 @@ class Panic:
             if (view := self._view) is None:
                 raise WrongState("there is no panic to release", remedy="nothing is left to do")
             await self._audit.note(actor, "panic.release", "panic", paused=len(view.paused))
+            await self._revoke_once(actor, view)
             rows, _ = await self._fleet.list(actor, limit=10_000)
             ours = [row for row in rows if row.id in view.paused and row.phase is Phase.PAUSED]
             view.failed = await _each(ours, lambda row: self._fleet.resume(actor, row.id))
@@ -88,6 +107,13 @@ class Panic:
             await asyncio.to_thread(self._file.unlink, missing_ok=True)
         await self._events.publish("host.changed", "host", "panic")
         return view
+
+    async def _revoke_once(self, actor: Identity, view: PanicView) -> None:
+        """At the latest before anything goes on."""
+        if not view.revoked:
+            await self._revoke(actor)
+            view.revoked = True
+            await asyncio.to_thread(_save, self._file, view)
 
     async def component(self) -> Component:
         """Seen in the top line of every console for as long as it lasts."""

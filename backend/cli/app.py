@@ -32,7 +32,7 @@ NOUNS = {
     ),
     "recordings": ("recordings", "What agents' terminals showed: list, export."),
     "replay": ("replay", "Play what an agent's terminal showed."),
-    "panic": ("panic", "Pause every sandbox and block every apply; release it."),
+    "panic": ("panic", "Pause every sandbox, revoke certificates, block every apply; release it."),
     "runs": ("runs", "Rehearsals, dry runs, applies: show, cancel, rollback."),
     "asks": ("asks", "Agents' questions: list, answer."),
     "hosts": ("hosts", "Hypervisors: list, add, remove, drain, resume."),

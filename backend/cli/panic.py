@@ -20,14 +20,16 @@ def panic(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Pause every sandbox, and let no apply start until it is released."""
-    confirm("Release the panic?" if release else "Pause every sandbox and block every apply?", yes)
+    """Pause every sandbox, revoke every certificate, and let no apply start until it is released."""
+    ask = "Pause every sandbox, revoke every certificate and block every apply?"
+    confirm("Release the panic?" if release else ask, yes)
     call = operator_calls.release_panic() if release else operator_calls.panic()
     told = door().json(call)
     if as_json:
         return show_json(told)
     count = len(told["paused"])
-    said = f"released: {count} thawed" if release else f"panic: {count} paused, no apply starts"
+    revoked = ", every certificate revoked" if told["revoked"] else ""
+    said = f"released: {count} thawed" if release else f"panic: no apply starts, {count} paused{revoked}"
     print(said if release else f"{said}; `fluid panic --release` ends it")
     for name, why in told["failed"].items():
         print(visible(f"  {name}: {why}"))

@@ -125,12 +125,19 @@ def delete(sandbox: SandboxName, name: SnapshotName, yes: Yes = False, as_json: 
 
 
 @app.command(
-    epilog=examples("fluid snapshots diff web before after", "fluid snapshots diff web before --content")
+    epilog=examples(
+        "fluid snapshots diff web before after",
+        "fluid snapshots diff web before --content",
+        "fluid snapshots diff web now --to-sandbox web-b",
+    )
 )
 def diff(
     sandbox: SandboxName,
     from_: Annotated[str, typer.Argument(metavar="FROM")],
     to: Annotated[str, typer.Argument(metavar="TO")] = "now",
+    to_sandbox: Annotated[
+        str, typer.Option(metavar="SANDBOX", help="Another one of the same source, that TO is a point of.")
+    ] = "",
     content: Annotated[bool, typer.Option("--content", help="Show what changed inside text files.")] = False,
     words: Annotated[
         bool, typer.Option("--words", help="As --content, with the words that changed marked.")
@@ -140,12 +147,17 @@ def diff(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """What changed between two snapshots, or a snapshot and now."""
-    told = door().json(calls.diff(sandbox_id(sandbox), from_, to))
+    """What changed between two snapshots, or a snapshot and now; or how two sandboxes differ."""
+    other = sandbox_id(to_sandbox) if to_sandbox else ""
+    told = door().json(calls.diff(sandbox_id(sandbox), from_, to, other))
     if as_json:
         return show_json(told)
     changes = told["diff"]["changes"]
-    print(visible(f"{changes['from_snapshot']} → {changes['to_snapshot']}, {_how(changes)}"))
+    before, after = (
+        f"{name} {point}" if other else point
+        for name, point in ((sandbox, changes["from_snapshot"]), (to_sandbox, changes["to_snapshot"]))
+    )
+    print(visible(f"{before} → {after}, {_how(changes)}"))
     for title, key, name in _KINDS:
         for row in changes[key]:
             print(

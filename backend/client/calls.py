@@ -269,9 +269,12 @@ def delete_snapshot(id: str, name: str) -> Call[int]:
     )
 
 
-def diff(id: str, from_: str, to: str = "now") -> Call[Changes]:
-    """What changed between two snapshots; ``now`` is the sandbox as it is."""
+def diff(id: str, from_: str, to: str = "now", to_sandbox: str = "") -> Call[Changes]:
+    """What changed between two snapshots; ``now`` is the sandbox as it is. ``to_sandbox``: another one of the
+    same source, that ``to`` is a point of."""
     body = {"from_snapshot": from_, "to_snapshot": to}
+    if to_sandbox:
+        body["to_sandbox"] = to_sandbox
     one = noun("Changes", "changes")
     return Call(
         "POST",

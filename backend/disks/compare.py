@@ -47,7 +47,7 @@ class Comparer:
             if getattr(before, name) != getattr(after, name):
                 raise DiskUnreadable(
                     f"the two file systems differ in their {name.replace('_', ' ')}",
-                    remedy="compare two points of one sandbox",
+                    remedy="compare two points of one sandbox, or two sandboxes of one source",
                 )
         self.before, self.after = before, after
         self.blocks = changed_blocks(before, after)

@@ -94,6 +94,7 @@ class Commands(FleetCore):
         command.stdout, command.stderr = done.stdout, done.stderr
         sandbox = await self.load(sandbox.id)
         sandbox.last_command, sandbox.last_activity_at = command.command[:SHOWN_CHARS], now()
+        sandbox.last_exit = outcome.exit_code
         sandbox.commands += 1
         await self.save(sandbox)
         await self._tell(sandbox, command, "command.ended", {"exit_code": command.exit_code})

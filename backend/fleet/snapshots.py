@@ -14,6 +14,7 @@ from backend.errors import (
     DuplicateName,
     FluidError,
     HypervisorFailed,
+    InvalidValue,
     SnapshotNotFound,
     WrongState,
 )
@@ -206,11 +207,15 @@ class Snapshots(FleetCore):
         reached("row gone")
         return freed
 
-    async def diff(self, actor: Identity, sandbox_id: str, from_snapshot: str, to_snapshot: str) -> Changes:
+    async def diff(
+        self, actor: Identity, sandbox_id: str, from_snapshot: str, to_snapshot: str, to_sandbox: str = ""
+    ) -> Changes:
         """What changed from one point to another (or to ``now``), read from the disk; where that cannot be
         read, by asking the guest. Between two named points the answer is kept and is the same the second
-        time."""
+        time. ``to_sandbox``: as :meth:`_diff_of_two`."""
         sandbox = await self.get(actor, sandbox_id)
+        if to_sandbox and (other := await self.get(actor, to_sandbox)).id != sandbox.id:
+            return await self._diff_of_two(actor, (sandbox, from_snapshot), (other, to_snapshot))
         before, after = await self._named(sandbox, from_snapshot), None
         if to_snapshot == NOW:
             layers, quiesced = await self.frozen(sandbox)
@@ -235,16 +240,53 @@ class Snapshots(FleetCore):
         except UNREADABLE as refused:
             changes = await make(*await self._told_points(sandbox, before, after, refused))
         await self._store.changes.insert(changes)
+        await self._note_diff(actor, changes)
+        return changes
+
+    async def _diff_of_two(
+        self, actor: Identity, before: tuple[Sandbox, str], after: tuple[Sandbox, str]
+    ) -> Changes:
+        """What the second sandbox has otherwise than the first, each at a point of its own or as it is. Read
+        from the disks only, and not kept.
+
+        Raises:
+            InvalidValue: they are not of one source.
+        """
+        (one, from_snapshot), (other, to_snapshot) = before, after
+        if (one.base_image, one.image_sha256) != (other.base_image, other.image_sha256):
+            raise InvalidValue(
+                f"{one.sandbox_name} and {other.sandbox_name} are not forks of the same source",
+                remedy="compare two sandboxes of one source",
+            )
+        (earlier, still), (later, still_too) = [await self._layers_at(*side) for side in (before, after)]
+        changes = await self._parts.differ.diff(
+            one.id, from_snapshot, to_snapshot, earlier, later, quiesced=still and still_too
+        )
+        changes.to_sandbox = other.id
+        await self._note_diff(actor, changes)
+        return changes
+
+    async def _layers_at(self, sandbox: Sandbox, point: str) -> tuple[list[Path], bool]:
+        """The frozen layers of a point, or of now, as files of this machine; did the guest stand still?"""
+        if point == NOW:
+            layers, quiesced = await self.frozen(sandbox)
+        else:
+            snapshot = await self._named(sandbox, point)
+            layers, quiesced = [Path(layer) for layer in snapshot.disk_layers], snapshot.quiesced
+        return await self._readable(sandbox, layers), quiesced
+
+    async def _note_diff(self, actor: Identity, changes: Changes) -> None:
+        other = {"to_sandbox": changes.to_sandbox} if changes.to_sandbox else {}
         await self._audit.note(
             actor,
             "sandbox.diff",
             "changes",
             changes.id,
-            sandbox_id=sandbox.id,
+            sandbox_id=changes.sandbox_id,
             files=len(changes.files),
             read_from=changes.read_from,
+            **other,
         )
-        return changes
 
     async def _told_points(
         self, sandbox: Sandbox, before: Snapshot, after: Snapshot | None, refused: FluidError

@@ -104,6 +104,14 @@ class Trust:
             await self._change(actor)
         return await self.view(actor)
 
+    async def revoke(self, actor: Identity) -> None:
+        """Every certificate that was signed until now is worth nothing: a fresh key signs, and guests trust
+        it alone, those that stand still when they wake. A rotation that is under way fails."""
+        before = self._authority.current.fingerprint
+        async with self._audit.step(actor, "ca.revoke", "ca", before) as step:
+            self._authority.revoke()
+            step.data["fingerprint"] = self._authority.current.fingerprint
+
     async def run(self) -> None:
         """Until cancelled: guests are kept up to date, and what was cut off is finished."""
         while True:

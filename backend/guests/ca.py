@@ -2,7 +2,8 @@
 
 The CA key is made on first use, lies in a 0700 folder with mode 0600, and never leaves this module. It is
 changed in two steps, each whole after a crash: a next key is made, which guests learn to trust beside the
-first; then it signs, and of the first its public half alone is kept, for the life of one certificate.
+first; then it signs, and of the first its public half alone is kept, for the life of one certificate. Or at
+once, when all that was signed before is revoked.
 """
 
 from __future__ import annotations
@@ -119,6 +120,20 @@ class CertificateAuthority:
         _sync(self._file.parent)
         self._key, self._next, self._old = self._next, None, old
         reached("switched")
+
+    def revoke(self) -> PublicCaKey:
+        """Sign with a fresh key at once and trust no other; the key that signed until now. What was signed
+        before opens no guest that has learnt it."""
+        was = self.current
+        self._old_file.unlink(missing_ok=True)
+        self._next_file.unlink(missing_ok=True)
+        fresh = _load_or_make(self._next_file)
+        reached("next key")
+        self._next_file.replace(self._file)
+        _sync(self._file.parent)
+        self._key, self._next, self._old = fresh, None, None
+        reached("revoked")
+        return was
 
     def retire(self) -> PublicCaKey | None:
         """Forget the key before, when no certificate of it is valid any more; the one that was forgotten."""

@@ -194,12 +194,14 @@ class SettingChange(Answer):
 
 
 class Changes(Answer):
-    """The difference of two points of one sandbox. ``files`` is sorted by path and holds hidden ones too."""
+    """The difference of two points of one sandbox, or of two of one source. ``files`` is sorted by path and
+    holds hidden ones too."""
 
     id: str
     sandbox_id: str
     from_snapshot: str
     to_snapshot: str
+    to_sandbox: str = ""  # the id of another one, that the later point is of
     created_at: datetime
     read_from: str = FROM_DISK  # or FROM_GUEST: nothing vouches for it
     quiesced: bool = True

@@ -241,12 +241,14 @@ class PresenceView(Answer):
 
 
 class PanicView(Answer):
-    """A panic: ``paused`` are the ids of the sandboxes that it stopped, ``failed`` says by name why not."""
+    """A panic: ``paused`` are the ids of the sandboxes that it stopped, ``failed`` says by name why not.
+    ``revoked``: no certificate of before opens a guest that has learnt the CA key of now."""
 
     since: datetime
     by: str = ""
     paused: list[str] = Field(default_factory=list)
     failed: dict[str, str] = Field(default_factory=dict)
+    revoked: bool = False
 
 
 class FleetView(Answer):

@@ -102,6 +102,7 @@ class Sandbox(Answer):
     expires_at: datetime | None = None
     expiry_told_s: int | None = None  # the last warning before that end: so many seconds
     last_command: str = ""
+    last_exit: int | None = None  # of that command; None: it did not end by itself
     last_activity_at: datetime | None = None
     commands: int = 0
     status: str = "unknown"  # what its agent said: planning, working, testing, blocked, done, error

@@ -181,6 +181,8 @@ class FluidScreen(Screen[None]):
             for id, label in (*self.footer(), *help)
             if not (self.fluid.read_only and BY_ID[id].changes)
         ]
+        if self._jump:
+            pairs = [("a letter", "goes to its row or area"), ("esc", "stays")]
         self.query_one(KeyBar).show(pairs, self.FOOTER_KEPT)
 
     def _also_here(self) -> list[Run]:
@@ -278,6 +280,7 @@ class FluidScreen(Screen[None]):
     def action_jump(self) -> None:
         jump = Jump(self)
         self._jump = None if jump.over else jump
+        self.draw_bars()
 
     def on_key(self, event: events.Key) -> None:
         """In jump mode every key is a letter or the way out of it."""
@@ -288,6 +291,7 @@ class FluidScreen(Screen[None]):
         self._jump.key(event.key)
         if self._jump.over:
             self._jump = None
+            self.draw_bars()
 
     def has_title(self, widget: Widget) -> bool:
         """Whether a letter can stand there."""
@@ -316,7 +320,9 @@ class FluidScreen(Screen[None]):
         if self.fluid.panic_meant():
             self.app.push_screen(PanicScreen())
         else:
-            self.say("Press ! again: every sandbox pauses, every apply is blocked.", bad=True)
+            self.say(
+                "Press ! again: all sandboxes pause, certificates are revoked, no apply starts.", bad=True
+            )
 
     def _taken(self) -> tuple[str, str]:
         """What is under the cursor, or else the first text of this screen."""

@@ -163,6 +163,19 @@ class NameDialog(Dialog[str]):
             return None, f"{error.message}: {error.remedy}"
 
 
+class ChoiceDialog(Dialog[str]):
+    """One of these words, typed whole."""
+
+    def __init__(self, title: str, lines: Sequence[Line], prompt: str, words: Sequence[str]) -> None:
+        super().__init__(title, lines, prompt)
+        self._words = words
+
+    def judge(self, typed: str) -> tuple[str | None, str]:
+        if typed in self._words:
+            return typed, ""
+        return None, f"That is none of: {', '.join(self._words)}." if typed else "Nothing was typed."
+
+
 class SecretDialog(Dialog[str]):
     """The value of a secret: never drawn, never in a message, kept nowhere. ``@/FILE``: what a file holds."""
 

@@ -1,31 +1,33 @@
-"""What changed between two points of a sandbox: a tree by kind on the left, the changes on the right."""
+"""What changed between two points of a sandbox, or of two sandboxes: a tree by kind on the left, the changes
+on the right."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from time import monotonic
 
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal
 
 from backend.errors import FluidError
-from backend.models import EVENTS_MISSED, Changes
+from backend.models import EVENTS_MISSED, Changes, Sandbox, Snapshot
 from backend.text import visible
 from fluid_tui.actions import bindings
 from fluid_tui.diff_rows import KINDS, SIGNS, DiffDocument, Item, document, folder_of, header_line
 from fluid_tui.paint import Line, Role, line, said
-from fluid_tui.points import NOW, Pair, Points, points
+from fluid_tui.points import NOW, Pair, Points, TwoPoints, points, two_points
 from fluid_tui.screens.base import EventArrived, FluidScreen
 from fluid_tui.widgets.diff_view import DiffView
 from fluid_tui.widgets.live_list import Column, LiveList, Row
 from fluid_tui.widgets.text_view import TextView
-from fluid_tui.words import clock
+from fluid_tui.words import clock, for_so_long
 
 TREE_COLUMNS = (Column("", 0),)
 
 
 class DiffScreen(FluidScreen):
-    """From a snapshot to one made from it, or to the sandbox as it is."""
+    """From a snapshot to one made from it, or to the sandbox as it is; or from one sandbox to another."""
 
     PLACE = "diff"
     BINDINGS = bindings("diff")
@@ -39,21 +41,25 @@ class DiffScreen(FluidScreen):
         ("app.back", "back"),
     )
 
-    def __init__(self, sandbox_id: str) -> None:
+    def __init__(self, sandbox_id: str, other_id: str = "") -> None:
         super().__init__()
-        self._sandbox_id = sandbox_id
-        self._points: Points | None = None
+        self._sandbox_id, self._other_id = sandbox_id, other_id
+        self._points: Points | TwoPoints | None = None
         self._pair = ("", "")
+        self._began: float | None = None  # when the comparison that is under way began
         self._noise = False
         self._changes: Changes | None = None
 
     def again(self) -> FluidScreen:
-        return DiffScreen(self._sandbox_id)
+        return DiffScreen(self._sandbox_id, self._other_id)
 
     def crumb(self) -> Line:
-        sandbox = self.fluid.mirror.sandbox(self._sandbox_id)
-        name = sandbox.sandbox_name if sandbox else self._sandbox_id
-        return line(("diff ", Role.MUTED), said(name, Role.TITLE))
+        other = [(" → ", Role.MUTED), said(self._named(self._other_id), Role.TITLE)] if self._other_id else []
+        return line(("diff ", Role.MUTED), said(self._named(self._sandbox_id), Role.TITLE), *other)
+
+    def _named(self, id: str) -> str:
+        sandbox = self.fluid.mirror.sandbox(id)
+        return sandbox.sandbox_name if sandbox else id
 
     def body(self) -> ComposeResult:
         yield TextView(id="how")
@@ -76,40 +82,65 @@ class DiffScreen(FluidScreen):
 
     async def _start(self) -> None:
         try:
-            snapshots = await self.fluid.client.snapshots(self._sandbox_id)
-            sandbox = await self.fluid.client.sandbox(self._sandbox_id)
+            self._points = await (self._points_of_two() if self._other_id else self._points_of_one())
         except FluidError as error:
             self._failed(error)
             return
-        if not snapshots:
+        if self._points is None:
+            words = "One of the two" if self._other_id else "This sandbox"
             self._how(
-                line(("This sandbox has no snapshot to compare with. Take one on the fleet: s.", Role.WARN))
+                line((f"{words} has no snapshot to compare with. Take one on the fleet: s.", Role.WARN))
             )
             self.query_one("#tree", LiveList).empty = "Nothing to compare."
             return
-        pane = self.fluid.mirror.pane_of(self._sandbox_id)
-        self._points = points(snapshots, sandbox, pane.last_output_at if pane else None)
-        if not set(self._pair) <= set(self._points.names):
-            self._pair = self._points.pairs[self._points.first]
+        if not self._points.has(self._pair):
+            self._pair = self._points.begin
         await self._read()
 
+    async def _points_of_one(self) -> Points | None:
+        sandbox, snapshots = await self._known(self._sandbox_id)
+        pane = self.fluid.mirror.pane_of(self._sandbox_id)
+        return points(snapshots, sandbox, pane.last_output_at if pane else None) if snapshots else None
+
+    async def _points_of_two(self) -> TwoPoints | None:
+        return two_points(await self._known(self._sandbox_id), await self._known(self._other_id))
+
+    async def _known(self, id: str) -> tuple[Sandbox, list[Snapshot]]:
+        client = self.fluid.client
+        return await client.sandbox(id), await client.snapshots(id)
+
     async def _read(self) -> None:
+        before, after = self._pair
+        self._began = monotonic()
+        self.refresh_data()
+        try:
+            client = self.fluid.client
+            self._changes = await client.diff(self._sandbox_id, before, after, self._other_id)
+        except FluidError as error:
+            self._began = None
+            self._failed(error)
+            return
+        self._began = None
+        self._draw()
+
+    def refresh_data(self) -> None:
+        """What is being compared, and for how long."""
+        if self._began is None:
+            return
         before, after = self._pair
         self._how(
             line(
                 ("Comparing ", Role.MUTED),
-                said(before),
+                said(self._called(self._sandbox_id, before)),
                 (" with ", Role.MUTED),
-                said(after),
-                (" …", Role.MUTED),
+                said(self._called(self._other_id, after)),
+                (f" …{for_so_long(self._began, monotonic())}", Role.MUTED),
             )
         )
-        try:
-            self._changes = await self.fluid.client.diff(self._sandbox_id, before, after)
-        except FluidError as error:
-            self._failed(error)
-            return
-        self._draw()
+
+    def _called(self, id: str, point: str) -> str:
+        """A point, of which of the two if there are two."""
+        return f"{self._named(id)} {point}" if self._other_id else point
 
     def _failed(self, error: FluidError) -> None:
         self._how(line(said(f"✗ {error.message}. {error.remedy}", Role.BAD)))
@@ -128,8 +159,9 @@ class DiffScreen(FluidScreen):
         tree.set_rows(tree_rows(made))
         rules = ", ".join(f"{visible(rule)} {count}" for rule, count in self._changes.hidden.items())
         before, after = self._changes.from_snapshot, self._changes.to_snapshot
-        read = f", read at {clock(self._changes.created_at)}" if after == NOW else ""
-        lines = [header_line(self._changes), (*self._points.words(before, after), (read, Role.MUTED))]
+        read = f", read at {clock(self._changes.created_at)}" if NOW in (before, after) else ""
+        ends = self._called(self._sandbox_id, before), self._called(self._other_id, after)
+        lines = [header_line(self._changes, *ends), (*self._points.words(before, after), (read, Role.MUTED))]
         if self._noise and rules:
             lines.append(line(("shown noise: ", Role.MUTED), (rules, Role.MUTED)))
         lines += [line(said(note, Role.WARN)) for note in self._changes.notes]
@@ -173,7 +205,7 @@ class DiffScreen(FluidScreen):
     def action_since_later(self) -> None:
         self._move(lambda known: known.since(self._pair, 1))
 
-    def _move(self, to: Callable[[Points], Pair | None]) -> None:
+    def _move(self, to: Callable[[Points | TwoPoints], Pair | None]) -> None:
         if self._points is None:
             self.say("The snapshots are still being read.")
         elif (pair := to(self._points)) is None:
@@ -181,6 +213,20 @@ class DiffScreen(FluidScreen):
         else:
             self._pair = pair
             self.run_worker(self._read(), group="read", exclusive=True)
+
+
+def open_compare(screen: FluidScreen, meant: Sequence[Sandbox]) -> str:
+    """Show how the second of two sandboxes differs from the first; why not, or empty."""
+    if len(meant) != 2 or meant[0].id == meant[1].id:
+        return "Two sandboxes are compared: mark one and go to the other, or mark both."
+    one, other = meant
+    if one.base_image != other.base_image:
+        words = (
+            f"{one.sandbox_name} comes from {one.base_image}, {other.sandbox_name} from {other.base_image}"
+        )
+        return f"{words}: only forks of one source are compared."
+    screen.app.push_screen(DiffScreen(one.id, other.id))
+    return ""
 
 
 def tree_rows(made: DiffDocument) -> list[Row]:

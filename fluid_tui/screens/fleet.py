@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.cells import cell_len
 from textual import on
 from textual.app import ComposeResult
 from textual.containers import Horizontal
@@ -23,7 +24,7 @@ from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, said
 from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.base import NARROW_BELOW, FluidScreen
-from fluid_tui.screens.diff import DiffScreen
+from fluid_tui.screens.diff import DiffScreen, open_compare
 from fluid_tui.screens.hosts import HostsScreen
 from fluid_tui.screens.review import ReviewScreen
 from fluid_tui.screens.sandbox_actions import SandboxActions
@@ -39,6 +40,8 @@ PREVIEW_DELAY_S = 0.15
 """A cursor that runs through the list opens no stream for every row it passes."""
 NEED_ROWS_SHOWN = 7
 NO_SANDBOX = "No sandbox yet. Agents make theirs; by hand: fluid sandboxes create SOURCE"
+CORNERS = 4  # of a frame, with the blanks beside a title
+LEAST_CELLS = 16  # of words that are cut off
 PREVIEW_STEP, PREVIEW_MIN, PREVIEW_MAX = 5, 20, 80  # percent
 
 
@@ -186,18 +189,23 @@ class FleetScreen(FluidScreen):
         lost = self.fluid.mirror.link.contact is Contact.LOST
         word = "lost" if lost else "live" if pane and pane.alive else "ended"
         state = f"{pane.pane_id} · {word}" if pane else "no terminal"
-        self.titled(view, f"{sandbox.sandbox_name} · {sandbox.agent_id} · {state}", self._doing(sandbox))
+        doing = self._doing(sandbox, view.size.width - CORNERS)
+        self.titled(view, f"{sandbox.sandbox_name} · {sandbox.agent_id} · {state}", doing)
 
-    def _doing(self, sandbox: Sandbox) -> str:
+    def _doing(self, sandbox: Sandbox, room: int) -> str:
+        """The last command first; the last fact is left out where next to nothing of it would be seen."""
         words = []
         if sandbox.last_activity_at:
             words.append(f"last command {ago(sandbox.last_activity_at, now())}")
+        if sandbox.last_exit is not None:
+            words.append(f"exit {sandbox.last_exit}")
         if sandbox.commands:
             words.append(plural(sandbox.commands, "command"))
         if sandbox.status != "unknown":
             note = f": {visible(sandbox.status_note, limit=60)}" if sandbox.status_note else ""
             words.append(f"says {sandbox.status}{note} {ago(sandbox.status_at, now())}".rstrip())
-        return " · ".join(words)
+        told, rest = " · ".join(words), " · ".join(words[:-1])
+        return told if cell_len(told) <= room or cell_len(rest) + LEAST_CELLS <= room else rest or told
 
     # --- what is under the cursor ---------------------------------------------------------------------
 
@@ -261,6 +269,13 @@ class FleetScreen(FluidScreen):
     def action_diff(self) -> None:
         if sandbox := self.chosen():
             self.app.push_screen(DiffScreen(sandbox.id))
+
+    def action_compare(self) -> None:
+        meant, here = self._meant(), self.chosen()
+        if len(meant) == 1 and here is not None and here != meant[0]:
+            meant.append(here)
+        if problem := open_compare(self, meant):
+            self.say(problem)
 
     def action_terminal(self) -> None:
         if sandbox := self.chosen():

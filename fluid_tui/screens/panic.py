@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import monotonic
+
 from textual.app import ComposeResult
 
 from backend.errors import FluidError
@@ -10,7 +12,7 @@ from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.screens.base import FluidScreen
 from fluid_tui.screens.confirm import TypedConfirm, consequences
 from fluid_tui.widgets.text_view import TextView
-from fluid_tui.words import plural
+from fluid_tui.words import for_so_long, plural
 
 RELEASE_WORD = "release"
 
@@ -24,6 +26,7 @@ class PanicScreen(FluidScreen):
     def __init__(self, *, release: bool = False) -> None:
         super().__init__()
         self._release = release
+        self._began: float | None = None  # when what is under way began
 
     def crumb(self) -> Line:
         return line(("panic", Role.BAD))
@@ -41,7 +44,6 @@ class PanicScreen(FluidScreen):
             ask = TypedConfirm("Release the panic", what, RELEASE_WORD, "go on")
             self.app.push_screen(ask, self._released)
         else:
-            view.set_lines([line(("Pausing every sandbox …", Role.WARN))])
             self.run_worker(self._work())
 
     def _released(self, yes: bool | None) -> None:
@@ -52,23 +54,40 @@ class PanicScreen(FluidScreen):
 
     async def _work(self) -> None:
         client, view = self.fluid.client, self.query_one(TextView)
+        self._began = monotonic()
+        self.refresh_data()
         try:
             done = await (client.release_panic() if self._release else client.panic())
         except FluidError as error:
+            self._began = None
             view.set_lines([line(said(f"✗ {error.message}. {error.remedy}", Role.BAD))])
         else:
+            self._began = None
             view.set_lines(self._released_lines(done) if self._release else self._lines(done))
         self.fluid.mirror.touch()
+
+    def refresh_data(self) -> None:
+        """What is under way, and for how long."""
+        if self._began is not None:
+            words = "The sandboxes go on …" if self._release else "Pausing every sandbox …"
+            so_long = for_so_long(self._began, monotonic())
+            self.query_one(TextView).set_lines([line((f"{words}{so_long}", Role.WARN))])
 
     def _lines(self, done: PanicView) -> list[Line]:
         fleet = self.fluid.mirror.fleet
         running = [one for one in fleet.approvals if one.state is ApprovalState.APPLYING] if fleet else []
         lines = [
             line(("✓ ", Role.GOOD), ("No apply starts from now on.", Role.TITLE)),
-            line(
-                ("✓ ", Role.GOOD), (f"{plural(len(done.paused), 'sandbox', 'sandboxes')} paused.", Role.TITLE)
-            ),
+            line(("✓ ", Role.GOOD), (f"{_count(len(done.paused))} paused.", Role.TITLE)),
             *_failed(done, "still runs"),
+            line(("✓ ", Role.GOOD), ("Every certificate is revoked: a new CA key signs.", Role.TITLE)),
+            line(
+                (
+                    "  Guests trust only it: a paused one before it goes on, others in seconds.",
+                    Role.MUTED,
+                )
+            ),
+            line(("  Who was not told yet: ", Role.MUTED), ("fluid ca show", Role.ACCENT)),
         ]
         lines += [
             line(
@@ -81,8 +100,12 @@ class PanicScreen(FluidScreen):
             *lines,
             BLANK,
             line(("It lasts until somebody releases it, also over a restart.", Role.MUTED)),
-            line(("Release: ", Role.MUTED), (":release", Role.ACCENT), (" here, or ", Role.MUTED)),
-            line(("         ", Role.MUTED), ("fluid panic --release", Role.ACCENT)),
+            line(
+                ("Release: ", Role.MUTED),
+                (":release", Role.ACCENT),
+                (" here, or ", Role.MUTED),
+                ("fluid panic --release", Role.ACCENT),
+            ),
         ]
 
     def _released_lines(self, done: PanicView) -> list[Line]:

@@ -22,7 +22,7 @@ from fluid_tui.evidence import checklist, obstacles, policy_lines, request_lines
 from fluid_tui.mirror import Contact
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.screens.base import NARROW_BELOW, EventArrived, FluidScreen
-from fluid_tui.screens.confirm import ReasonDialog, SecretDialog, TypedConfirm, consequences
+from fluid_tui.screens.confirm import ChoiceDialog, ReasonDialog, SecretDialog, TypedConfirm, consequences
 from fluid_tui.screens.review_data import ReviewData, ReviewRead
 from fluid_tui.screens.review_tabs import TABS, TEXT_TABS, draw_tab
 from fluid_tui.screens.terminal import TerminalScreen
@@ -37,6 +37,7 @@ DECIDABLE = (ApprovalState.DRAFTING, ApprovalState.REHEARSING, ApprovalState.PEN
 ENDED = (ApprovalState.APPLIED, ApprovalState.FAILED)
 REFUSED = (ApprovalState.REJECTED, ApprovalState.VOIDED, ApprovalState.FAILED)
 EARLIER_SHOWN = 5
+ALL_TARGETS = "all"
 DECIDING = (("review.approve", "approve"), ("review.reject", "reject"), ("review.changes", "ask changes"))
 
 
@@ -428,13 +429,34 @@ class ReviewScreen(FluidScreen):
         return [line((f"{key} ", Role.ACCENT), (words, Role.TEXT)), BLANK]
 
     def action_roll_back(self) -> None:
-        approval, client = self.approval, self.fluid.client
+        approval = self.approval
         if approval is None or not approval.apply_run or approval.state not in ENDED:
             self.say("Nothing to take back: no apply of this request is over.")
             return
+        if len(approval.targets) < 2:
+            self._roll_back(approval, ALL_TARGETS)
+            return
+        names = [visible(target) for target in approval.targets]
+
+        def chosen(word: str | None) -> None:
+            if word is not None:
+                self._roll_back(approval, word)
+
+        what = consequences(
+            f"It was applied to {', '.join(names)}.",
+            "Targets that had different things before are taken back one by one.",
+        )
+        prompt = f"One of them, or {ALL_TARGETS}:"
+        self.app.push_screen(ChoiceDialog("Take the apply back", what, prompt, [ALL_TARGETS, *names]), chosen)
+
+    def _roll_back(self, approval: Approval, on: str) -> None:
+        """Ask for it, on one target (as it is shown) or on all of them."""
+        client = self.fluid.client
+        named = [] if on == ALL_TARGETS else [one for one in approval.targets if visible(one) == on]
+        target = named[0] if named else ""
 
         async def ask() -> None:
-            made = await client.roll_back(approval.apply_run)
+            made = await client.roll_back(approval.apply_run, target)
             if self.is_current:
                 self.app.push_screen(ReviewScreen(made.id))
 
@@ -446,8 +468,8 @@ class ReviewScreen(FluidScreen):
             "A playbook is made that leads back to what was there before. It is rehearsed first and",
             "waits for approval like any other: nothing reaches a target before that.",
         )
-        word = visible(approval.short_id)
-        self.app.push_screen(TypedConfirm("Take the apply back", what, word, "ask for it"), sure)
+        word, where = visible(approval.short_id), f" on {on}" if target else ""
+        self.app.push_screen(TypedConfirm(f"Take the apply back{where}", what, word, "ask for it"), sure)
 
     def action_write(self) -> None:
         """Everything that this screen knows, as one JSON file that only its owner reads."""

@@ -17,7 +17,9 @@ from fluid_tui.commands import Choice, completed
 from fluid_tui.paint import Line, Role, fit, line, said
 from fluid_tui.widgets.painted import Painted
 
-CHOICES_SHOWN = 8
+LEAST_CHOICES = 3
+BESIDE_LINES = 4
+"""Half of the screen less this is for the choices: what was looked at stays in sight."""
 WORD_CELLS = 20
 MAX_CHARS = 400
 
@@ -116,9 +118,10 @@ class CommandBar(Vertical):
         self._draw_choices()
 
     def _draw_choices(self) -> None:
-        first = max(0, self._at - CHOICES_SHOWN + 1)
+        room = max(LEAST_CHOICES, self.screen.size.height // 2 - BESIDE_LINES)
+        first = max(0, self._at - room + 1)
         lines = []
-        for at, choice in list(enumerate(self._choices))[first : first + CHOICES_SHOWN]:
+        for at, choice in list(enumerate(self._choices))[first : first + room]:
             here = at == self._at
             lines.append(
                 line(
@@ -127,7 +130,7 @@ class CommandBar(Vertical):
                     (choice.hint, Role.MUTED),
                 )
             )
-        beyond = len(self._choices) - first - CHOICES_SHOWN
+        beyond = len(self._choices) - first - room
         if beyond > 0:
             lines.append(line((f"   … {beyond} more", Role.MUTED)))
         self._draw(lines)

@@ -249,8 +249,11 @@ class LiveList(Painted):
         self._refresh_row(self._at)
 
     def on_click(self, event: events.Click) -> None:
-        at = self.scroll_offset.y + event.y - self._heading
-        if 0 <= at < len(self._rows):
+        inside = event.get_content_offset(self)
+        if inside is None or inside.y < self._heading:
+            return  # the frame, or what names the columns
+        at = self.scroll_offset.y + inside.y - self._heading
+        if at < len(self._rows):
             self._move(at)
             if event.chain == 2:
                 self.post_message(self.RowOpened(self, self.key))

@@ -104,6 +104,8 @@ class FakeBackend:
         self.hands: FakeHands | None = None
         self.may_take = asyncio.Event()  # not set: the backend takes its time
         self.may_take.set()
+        self.may_answer = asyncio.Event()  # not set: what is long takes longer
+        self.may_answer.set()
         self.others: list[Presence] = []
         self.looked: list[tuple[str, str]] = []
         self._runs = runs(self.at)
@@ -164,8 +166,11 @@ class FakeBackend:
 
     async def panic(self) -> PanicView:
         self.asked.append(("panic",))
+        await self.may_answer.wait()
         self.view.components.append(Component(name="panic", status="ON"))
-        return PanicView(since=self.at, by="ops", paused=["SBX-00000001"], failed={"dns-audit": "host lost"})
+        return PanicView(
+            since=self.at, by="ops", paused=["SBX-00000001"], failed={"dns-audit": "host lost"}, revoked=True
+        )
 
     async def release_panic(self) -> PanicView:
         self.asked.append(("release_panic",))
@@ -235,8 +240,8 @@ class FakeBackend:
         self.asked.append(("cancel_run", id))
         return self._runs[id]
 
-    async def roll_back(self, run_id: str) -> Approval:
-        self.asked.append(("roll_back", run_id))
+    async def roll_back(self, run_id: str, target: str = "") -> Approval:
+        self.asked.append(("roll_back", run_id, target))
         self._here()
         taken = self.view.approvals[0]
         approval = taken.model_copy(
@@ -259,9 +264,11 @@ class FakeBackend:
         self._here()
         return self.changed
 
-    async def diff(self, id: str, from_: str, to: str = "now") -> Changes:
-        self.asked.append(("diff", id, from_, to))
-        return self.changed.model_copy(update={"from_snapshot": from_, "to_snapshot": to})
+    async def diff(self, id: str, from_: str, to: str = "now", to_sandbox: str = "") -> Changes:
+        self.asked.append(("diff", id, from_, to, *([to_sandbox] if to_sandbox else [])))
+        await self.may_answer.wait()
+        points = {"from_snapshot": from_, "to_snapshot": to, "to_sandbox": to_sandbox}
+        return self.changed.model_copy(update=points)
 
     async def playbook(self, id: str) -> Playbook:
         self._here()

@@ -303,6 +303,7 @@ def fleet(at: datetime | None = None) -> FleetView:
                 Phase.RUNNING,
                 expires_at=at + timedelta(minutes=48, seconds=30),
                 last_command="systemctl reload nginx",
+                last_exit=0,
                 last_activity_at=at - timedelta(seconds=25),
                 commands=41,
                 status="working",

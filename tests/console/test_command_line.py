@@ -6,7 +6,7 @@ import pytest
 from textual.widgets import Input
 
 from fluid_tui import memory
-from fluid_tui.commands import complete, completed, parse
+from fluid_tui.commands import VERBS, complete, completed, parse
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import fleet
 
@@ -16,7 +16,7 @@ SIZES = [(80, 24), (120, 36)]
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", ["approve", "reject", "review", "answer", "sandbox", "host", "hosts", "fleet", "wall"]),
+        ("", ["approve", "reject", "review", "answer", "sandbox", "compare", "host"]),
         ("ho", ["host", "hosts"]),
         ("approve ", ["4f2a"]),
         ("sandbox ng", ["nginx-tls"]),
@@ -33,6 +33,16 @@ def test_completion_offers_what_may_stand_there(text: str, words: list[str]) -> 
     found = [choice.word for choice in complete(text, fleet())]
     assert found[: len(words)] == words
     assert len(found) == len(words) or not text
+
+
+def test_no_commands_words_are_cut_off_in_80_columns() -> None:
+    assert [verb.name for verb in VERBS if 24 + 20 + len(verb.words) > 80 or len(verb.usage) > 20] == []
+
+
+async def test_a_high_screen_offers_all_commands_at_once(console) -> None:
+    async with console(160, 48) as seen:
+        await seen.press("colon")
+        await seen.sees(*(f"   {verb.name} " for verb in VERBS))
 
 
 def test_completion_replaces_the_last_word() -> None:
@@ -117,7 +127,7 @@ async def test_arrows_choose_and_go_through_the_history(console) -> None:
         await seen.press("colon", *"theme", "space", "down", "down", "enter")
         await seen.sees("Theme fluid-light.")
         await seen.press("colon", "up")
-        assert seen.lines()[-1].startswith(" :theme light")
+        await seen.until(lambda: seen.lines()[-1].startswith(" :theme light"), "the line before")
 
 
 async def test_read_only_runs_nothing_that_changes(console) -> None:

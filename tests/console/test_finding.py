@@ -123,6 +123,15 @@ async def test_jump_goes_to_the_row_whose_letter_is_typed(console) -> None:
         assert seen.app.return_value is None
 
 
+async def test_jump_says_what_its_keys_do_and_that_it_can_be_left(console) -> None:
+    async with console(80, 24) as seen:
+        await seen.press("f")
+        await seen.sees("a letter goes to its row or area", "esc stays")
+        await seen.press("escape")
+        await seen.sees("enter open")
+        assert "esc stays" not in seen.text()
+
+
 async def test_jump_goes_to_an_area(console) -> None:
     async with console() as seen:
         await seen.press("enter")

@@ -7,6 +7,7 @@ from textual.widgets import Input
 
 from backend.models import Phase, now
 from fluid_tui.mirror import FEW
+from fluid_tui.widgets.live_list import LiveList
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import fleet
 
@@ -35,7 +36,7 @@ async def test_states_are_words_with_glyphs(console) -> None:
 
 async def test_the_preview_follows_the_cursor_and_hides_when_narrow(console) -> None:
     async with console() as seen:
-        await seen.sees("nginx-tls · claude-1 · %3 · live", "syntax is ok", "41 commands")
+        await seen.sees("nginx-tls · claude-1 · %3 · live", "syntax is ok", "exit 0 · 41 commands")
         await seen.press("down")
         await seen.sees("pg-upgrade · claude-2 · %4 · live", "pg_lsclusters")
     async with console(80, 24) as seen:
@@ -225,3 +226,18 @@ async def test_several_hosts_with_open_guests_are_counted(console) -> None:
         host.isolated = False
     async with console(80, 24, backend=FakeBackend(view)) as seen:
         await seen.sees("guests on 2 hosts are not isolated")
+
+
+async def test_a_mouse_chooses_what_it_points_at_and_opens_it_by_two_clicks(console) -> None:
+    def at(seen, words: str) -> tuple[int, int]:
+        return next((line.index(words), y) for y, line in enumerate(seen.lines()) if words in line)
+
+    async with console() as seen:
+        await seen.pilot.click(offset=at(seen, "dns-audit"))
+        await seen.until(
+            lambda: seen.app.screen.query_one("#sandboxes", LiveList).key == "SBX-00000003", "its row"
+        )
+        await seen.pilot.click(offset=at(seen, "4f2a"), times=2)
+        await seen.sees("review 4f2a", "Ready:")
+        await seen.pilot.click(offset=at(seen, "2 Playbook"))
+        await seen.sees("name: Site with TLS")

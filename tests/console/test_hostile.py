@@ -73,7 +73,7 @@ WALK = (
     ESCAPE,
     (b"f", b""),
     ESCAPE,
-    (b"?", b"Everywhere"),
+    (b"?", b"Open what is under the cursor"),
     HOME,
     (b"!!", b"No apply starts"),
     HOME,

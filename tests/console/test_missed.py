@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from time import monotonic
 
 import pytest
 from textual.widgets import Input
@@ -146,6 +147,30 @@ async def test_ages_and_the_clock_move_on_when_nothing_happens(console, monkeypa
         await seen.sees("3 m ago, 12m left")
         monkeypatch.setattr("fluid_tui.screens.review.now", lambda: now() + timedelta(minutes=2))
         await seen.sees("5 m ago, 10m left")
+
+
+@pytest.mark.parametrize(
+    ("keys", "words", "done"),
+    [
+        (["j", "j", "d"], "Comparing before with after …", "read from the disk"),
+        (["exclamation_mark", "exclamation_mark"], "Pausing every sandbox …", "No apply starts"),
+    ],
+)
+async def test_long_work_says_for_how_long(
+    console, monkeypatch, keys: list[str], words: str, done: str
+) -> None:
+    monkeypatch.setattr("fluid_tui.screens.base.TICK_S", 0.05)
+    monkeypatch.setattr("fluid_tui.app.PANIC_S", 60.0)
+    async with console() as seen:
+        seen.backend.may_answer.clear()
+        await seen.press(*keys)
+        await seen.sees(words)
+        for screen in ("diff", "panic"):
+            monkeypatch.setattr(f"fluid_tui.screens.{screen}.monotonic", lambda: monotonic() + 25)
+        await seen.sees(f"{words} for 20 s")
+        seen.backend.may_answer.set()
+        await seen.sees(done)
+        assert words not in seen.text()
 
 
 async def test_a_diff_that_could_not_be_read_is_read_when_the_backend_is_back(console) -> None:

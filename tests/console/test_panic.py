@@ -17,6 +17,7 @@ async def test_one_press_only_warns_and_two_stop_everything(console, width: int,
         await seen.press("exclamation_mark")
         await seen.sees("No apply starts from now on.", "1 sandbox paused.", "fluid panic --release")
         await seen.sees("✗ dns-audit still runs: host lost", "✗ panic ON")
+        await seen.sees("Every certificate is revoked", "fluid ca show")
 
 
 async def test_a_second_press_that_comes_late_only_warns_again(console, monkeypatch) -> None:

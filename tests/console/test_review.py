@@ -262,7 +262,11 @@ async def test_abort_wants_the_short_id(console) -> None:
         await seen.until(lambda: ("cancel_run", APPLY_RUN) in seen.backend.asked, "aborted")
 
 
-async def test_a_failed_apply_offers_the_way_back(console) -> None:
+@pytest.mark.parametrize(
+    ("typed", "target", "title"),
+    [("all", "", "Take the apply back ─"), ("web-02", "web-02", "Take the apply back on web-02")],
+)
+async def test_a_failed_apply_offers_the_way_back(console, typed: str, target: str, title: str) -> None:
     async with console() as seen:
         await seen.press("enter")
         await seen.sees("Ready:")
@@ -276,11 +280,16 @@ async def test_a_failed_apply_offers_the_way_back(console) -> None:
         await seen.backend.tell("approval.changed", APPROVAL_ID)
         await seen.sees("✗ failed", "web-02 untouched", "b asks to take it back", "b roll back")
         await seen.press("b")
-        await seen.sees("nothing reaches a target before that", "Type 4f2a to ask for it")
+        await seen.sees("It was applied to web-01, web-02.", "One of them, or all:")
+        await armed(seen)
+        await seen.press(*"web-03", "enter")
+        await seen.sees("That is none of: all, web-01, web-02.")
+        await seen.press(*["backspace"] * 6, *typed, "enter")
+        await seen.sees(title, "nothing reaches a target before that", "Type 4f2a to ask for it")
         await armed(seen)
         await seen.press(*"4f2a", "enter")
         await seen.sees("review 7be0", "◌ rehearsing", f"undoes {APPLY_RUN}")
-        assert ("roll_back", APPLY_RUN) in seen.backend.asked
+        assert ("roll_back", APPLY_RUN, target) in seen.backend.asked
         await seen.press("q")
         await seen.sees("taken back by 7be0 ◌ rehearsing")
         assert "b asks to take it back" not in seen.text()

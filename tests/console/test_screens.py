@@ -12,7 +12,7 @@ from backend.models import Phase, Sandbox, Snapshot, now
 from backend.models.sandbox import STANDING_ON
 from fluid_tui import keymap
 from fluid_tui.actions import ACTIONS, FORBIDDEN_KEYS, bindings
-from fluid_tui.points import points
+from fluid_tui.points import points, two_points
 from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.base import FluidScreen
 from fluid_tui.screens.diff import DiffScreen
@@ -187,6 +187,43 @@ async def test_diff_begins_with_the_present_once_a_command_ran(console) -> None:
         await seen.sees("after → now", "The sandbox as it is, since after")
         await seen.press("comma")
         await seen.sees("The sandbox stands on after, was worked on since")
+
+
+@pytest.mark.parametrize("marks", [["space", "c"], ["space", "space", "c"]])
+async def test_two_sandboxes_are_compared_at_points_of_each(console, marks: list[str]) -> None:
+    async with console() as seen:
+        await seen.press("j", "j", "c")
+        await seen.sees("mark one and go to the other")
+        await seen.press(*marks)
+        await seen.sees("diff nginx-tls → pg-upgrade", "nginx-tls now → pg-upgrade now", "read at ")
+        await seen.sees("What pg-upgrade has otherwise than nginx-tls")
+        await seen.press("comma")
+        await seen.sees("nginx-tls now → pg-upgrade after")
+        await seen.press("less_than_sign", "less_than_sign", "less_than_sign")
+        await seen.sees("nginx-tls clean → pg-upgrade after")
+        await seen.press("less_than_sign")
+        await seen.sees("There is no snapshot beyond.")
+        assert ("diff", "SBX-00000001", "clean", "after", "SBX-00000002") in seen.backend.asked
+        await seen.press("minus", "minus")
+        await seen.sees("diff nginx-tls → pg-upgrade", "nginx-tls now → pg-upgrade now")
+
+
+async def test_sandboxes_of_other_sources_are_not_compared(console) -> None:
+    async with console() as seen:
+        seen.backend.view.sandboxes[1].base_image = "alma-9"
+        seen.app.mirror.touch()
+        await seen.press("colon", *"compare nginx-tls pg-upgrade", "enter")
+        await seen.sees("only forks of one source are compared")
+        await seen.press("escape", "colon", *"compare nginx-tls dns-audit", "enter")
+        await seen.sees("diff nginx-tls → dns-audit")
+
+
+def test_two_sandboxes_begin_as_they_are_or_at_what_can_be_read() -> None:
+    lost = _sandbox("b", phase=Phase.LOST)
+    found = two_points((_sandbox("a"), []), (lost, _snapshots("a", "b<a")))
+    assert found is not None
+    assert (found.begin, found.ours, found.theirs) == (("now", "b"), ("now",), ("a", "b"))
+    assert two_points((_sandbox("a"), []), (lost, [])) is None
 
 
 def _snapshots(*parents: str) -> list[Snapshot]:

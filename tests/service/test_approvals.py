@@ -125,6 +125,13 @@ class Machines:
             )
             for name, phase in phases.items()
         }
+        self.revoked_of: list[list[str]] = []  # at each time, what was running
+        self.no_space = False
+
+    async def revoke(self, actor: Identity) -> None:
+        if self.no_space:
+            raise OSError("no space")
+        self.revoked_of.append([name for name, row in self.rows.items() if row.phase is Phase.RUNNING])
 
     async def list(self, actor: Identity, /, *, limit: int = 100) -> tuple[list[Sandbox], int]:
         return list(self.rows.values()), len(self.rows)
@@ -147,7 +154,7 @@ def machines() -> Machines:
 
 @pytest.fixture
 def panic(audit: Audit, bus: EventBus, tmp_path: Path, machines: Machines) -> Panic:
-    return Panic(tmp_path / "panic.json", machines, audit, bus)
+    return Panic(tmp_path / "panic.json", machines, machines.revoke, audit, bus)
 
 
 @pytest.fixture
@@ -438,19 +445,46 @@ async def test_a_panic_blocks_every_approval_and_pauses_what_runs_until_it_is_re
     assert [row.action for row in rows] == ["panic.release", "panic"]
 
 
+async def test_a_panic_revokes_certificates_once_and_before_anything_goes_on(
+    panic: Panic, audit: Audit, bus: EventBus, machines: Machines, tmp_path: Path
+) -> None:
+    machines.no_space = True
+    with pytest.raises(OSError, match="no space"):
+        await panic.start(ANNA)
+    assert panic.view is not None and not panic.view.revoked
+    machines.no_space = False
+    restarted = Panic(tmp_path / "panic.json", machines, machines.revoke, audit, bus)
+    await restarted.release(ANNA)
+    assert machines.revoked_of == [["SBX-stuck"]], "what was paused stood still yet"
+    assert (await restarted.start(ANNA)).revoked
+    await restarted.start(ANNA)
+    await restarted.release(ANNA)
+    assert len(machines.revoked_of) == 2, "once a panic"
+
+
+async def test_no_agent_wakes_a_sandbox_while_a_panic_lasts(panic: Panic) -> None:
+    panic.refuse_agent(AGENT)
+    await panic.start(ANNA)
+    with pytest.raises(PanicActive, match="no sandbox starts or goes on: panic since"):
+        panic.refuse_agent(AGENT)
+    panic.refuse_agent(ANNA)
+    await panic.release(ANNA)
+    panic.refuse_agent(AGENT)
+
+
 async def test_a_panic_outlives_a_restart_and_a_file_that_cannot_be_read(
     panic: Panic, audit: Audit, bus: EventBus, machines: Machines, tmp_path: Path
 ) -> None:
     await panic.start(ANNA)
     file = tmp_path / "panic.json"
-    again = Panic(file, machines, audit, bus)
+    again = Panic(file, machines, machines.revoke, audit, bus)
     assert again.view == panic.view
     file.write_text("{")
-    broken = Panic(file, machines, audit, bus)
+    broken = Panic(file, machines, machines.revoke, audit, bus)
     with pytest.raises(PanicActive, match="cannot be read"):
         broken.refuse()
     await broken.release(ANNA)
     assert not file.exists()
-    Panic(file, machines, audit, bus).refuse()
+    Panic(file, machines, machines.revoke, audit, bus).refuse()
     with pytest.raises(WrongState, match="no panic"):
         await broken.release(ANNA)

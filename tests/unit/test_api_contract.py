@@ -17,8 +17,18 @@ from backend.api.gate import Gate
 from backend.api.operator import operator_app
 from backend.client import calls
 from backend.client.calls import STDIN_LIMIT_BYTES
-from backend.errors import AlreadyDecided, HypervisorDown, SandboxNotFound, TooLarge
-from backend.models import Command, CommandRequest, CreateSandbox, Event, Identity, Phase, Sandbox, now
+from backend.errors import AlreadyDecided, HypervisorDown, PanicActive, SandboxNotFound, TooLarge
+from backend.models import (
+    Command,
+    CommandRequest,
+    CreateSandbox,
+    Event,
+    Identity,
+    Phase,
+    Role,
+    Sandbox,
+    now,
+)
 from backend.store import KeptAnswer
 
 ALICE = Peer(1000, 1000, 10, "alice", frozenset({"alice"}))
@@ -122,6 +132,17 @@ class FakeApprovals:
         raise AlreadyDecided("bob approved it at 14:02", remedy="nothing is left to do", by="bob")
 
 
+class FakePanic:
+    """Lasts while ``on``."""
+
+    on = False
+
+    @classmethod
+    def refuse_agent(cls, actor: Identity) -> None:
+        if cls.on and actor.role is Role.AGENT:
+            raise PanicActive("no sandbox starts or goes on", remedy="wait")
+
+
 @pytest.fixture
 def fleet() -> FakeFleet:
     return FakeFleet()
@@ -131,7 +152,7 @@ def fleet() -> FakeFleet:
 def door(fleet: FakeFleet) -> Callable[..., httpx2.AsyncClient]:
     fakes = SimpleNamespace(
         fleet=fleet, approvals=FakeApprovals(), keys=FakeKeys(), events=FakeEvents(),
-        panes=SimpleNamespace(close=None),
+        panes=SimpleNamespace(close=None), panic=FakePanic,
         trust=SimpleNamespace(public_key=lambda: "ssh-ed25519 AAAA fluid-user-ca"),
         policy=lambda actor: {"words": [f"{actor.name} may fork"]},
     )  # fmt: skip
@@ -414,6 +435,27 @@ async def test_an_auditor_reads_and_does_nothing(door: Opener) -> None:
         refused = await client.post("/v1/sandboxes", json=CREATE)
     assert refused.status_code == 403
     assert refused.json()["error_code"] == "role_denied"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        *(
+            f"/SBX-00000001/{verb}"
+            for verb in ("start", "resume", "snapshots/a/restore", "snapshots/a/branch")
+        ),
+    ],
+)
+async def test_an_agent_has_no_sandbox_running_again_while_a_panic_lasts(
+    door: Opener, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(FakePanic, "on", True)
+    async with door() as http:
+        told = (await http.post(f"/v1/sandboxes{path}", json=CREATE if not path else {})).json()
+    assert (told["code"], told["error_code"]) == (409, "panic_active")
+    async with door(ALICE, Door.OPERATOR) as http:
+        assert "panic" not in (await http.post(f"/v1/sandboxes{path}", json={})).text
 
 
 async def test_the_second_of_two_decisions_learns_who_was_first(door: Opener) -> None:

@@ -533,6 +533,10 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
     changes = {"from_snapshot": "a", "to_snapshot": "b", "read_from": "disk", "files": files, **none}
     changes |= {"settings": settings, "notes": ["/etc/x\x1b: not read"]}
     backend.answers["POST /v1/sandboxes/SBX-0000000a/diff"] = (200, {"diff": {"changes": changes}})
+    assert run(["snapshots", "diff", "SBX-0000000a", "a", "b", "--to-sandbox", "SBX-0000000b"]) == 0
+    points = {"from_snapshot": "a", "to_snapshot": "b", "to_sandbox": "SBX-0000000b"}
+    assert backend.asked[-1] == ("POST", "/v1/sandboxes/SBX-0000000a/diff", points)
+    assert capsys.readouterr().out.startswith("SBX-0000000a a → SBX-0000000b b, read from the disk\n")
     assert run(["snapshots", "diff", "SBX-0000000a", "a", "b"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "a → b, read from the disk",
@@ -995,12 +999,13 @@ def test_panic_says_what_stands_still_and_what_does_not(backend: FakeBackend, ca
         "by": "ops",
         "paused": ["SBX-1"],
         "failed": {"web\x1b[2J": "lost"},
+        "revoked": True,
     }
     backend.answers["POST /v1/panic"] = (200, told)
     backend.answers["POST /v1/panic/release"] = (200, told | {"failed": {}})
     assert run(["panic", "--yes"]) == 0
     said = capsys.readouterr().out
-    assert "1 paused, no apply starts" in said
+    assert "panic: no apply starts, 1 paused, every certificate revoked;" in said
     assert "web␛[2J: lost" in said
     assert run(["panic", "--release", "--yes"]) == 0
     assert capsys.readouterr().out == "released: 1 thawed\n"

@@ -232,8 +232,8 @@ def test_a_row_that_is_too_wide_becomes_several(left: str, right: str, width: in
 def test_a_header_says_how_the_change_was_read_and_warns_of_a_guests_word() -> None:
     read = changes(now())
     told = read.model_copy(update={"read_from": "guest", "quiesced": False})
-    assert "read from the disk" in plain(header_line(read))
-    words = next(piece for piece in header_line(told) if "read by asking the guest" in piece[0])
+    assert "read from the disk" in plain(header_line(read, "a", "b"))
+    words = next(piece for piece in header_line(told, "a", "b") if "read by asking the guest" in piece[0])
     assert "root there could lie" in words[0] and words[1] is Role.WARN
 
 

@@ -9,7 +9,7 @@ from fastapi import Body, Header, Query, Request, Response
 
 from backend.api import sse
 from backend.api.bodies import ExtendBody, StartBody
-from backend.api.common import Caller, Limit, Offset, SandboxId, Served, answer, answer_list, router
+from backend.api.common import WAKES, Caller, Limit, Offset, SandboxId, Served, answer, answer_list, router
 from backend.errors import UpgradeRequired, WrongState
 from backend.models import CreateSandbox, Phase, Sandbox, now
 from backend.store import Subscription
@@ -19,7 +19,7 @@ agent = router("sandboxes")
 MAX_COMMANDS_INCLUDED = 1000
 
 
-@agent.post("/v1/sandboxes", status_code=201)
+@agent.post("/v1/sandboxes", status_code=201, dependencies=WAKES)
 async def create(caller: Caller, services: Served, body: CreateSandbox) -> Response:
     """A fork of a source. ``auto_start`` and ``wait_for_ip`` decide how long the call blocks."""
     sandbox = await services.fleet.create(caller, body)
@@ -84,7 +84,7 @@ async def address(caller: Caller, services: Served, id: SandboxId) -> Response:
     return answer({"ip_address": sandbox.ip_address})
 
 
-@agent.post("/v1/sandboxes/{id}/start")
+@agent.post("/v1/sandboxes/{id}/start", dependencies=WAKES)
 async def start(
     caller: Caller, services: Served, id: SandboxId, body: Annotated[StartBody | None, Body()] = None
 ) -> Response:
@@ -103,7 +103,7 @@ async def pause(caller: Caller, services: Served, id: SandboxId) -> Response:
     return _told(await services.fleet.pause(caller, id))
 
 
-@agent.post("/v1/sandboxes/{id}/resume")
+@agent.post("/v1/sandboxes/{id}/resume", dependencies=WAKES)
 async def resume(caller: Caller, services: Served, id: SandboxId) -> Response:
     return _told(await services.fleet.resume(caller, id))
 

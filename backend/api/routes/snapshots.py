@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import Response
 
 from backend.api.bodies import DiffBody
-from backend.api.common import Caller, ChangesId, SandboxId, Served, answer, router
+from backend.api.common import WAKES, Caller, ChangesId, SandboxId, Served, answer, router
 from backend.api.services import Services
 from backend.models import (
     BranchSandbox,
@@ -36,13 +36,13 @@ async def list_snapshots(caller: Caller, services: Served, id: SandboxId) -> Res
     return answer({"snapshots": await services.fleet.snapshots(caller, id)})
 
 
-@agent.post("/v1/sandboxes/{id}/snapshots/{name}/restore")
+@agent.post("/v1/sandboxes/{id}/snapshots/{name}/restore", dependencies=WAKES)
 async def restore(caller: Caller, services: Served, id: SandboxId, name: str) -> Response:
     """The sandbox as it was then, running."""
     return answer({"sandbox": await services.fleet.restore(caller, id, name)})
 
 
-@agent.post("/v1/sandboxes/{id}/snapshots/{name}/branch", status_code=201)
+@agent.post("/v1/sandboxes/{id}/snapshots/{name}/branch", status_code=201, dependencies=WAKES)
 async def branch(caller: Caller, services: Served, id: SandboxId, name: str, body: BranchSandbox) -> Response:
     """A new sandbox from this point, its processes alive; the first one goes on undisturbed."""
     sandbox = await services.fleet.branch(caller, id, name, body)
@@ -58,7 +58,7 @@ async def delete(caller: Caller, services: Served, id: SandboxId, name: str) -> 
 @agent.post("/v1/sandboxes/{id}/diff")
 async def diff(caller: Caller, services: Served, id: SandboxId, body: DiffBody) -> Response:
     """``diff_json`` as the published SDK reads it, our ``changes`` beside it."""
-    changes = await services.fleet.diff(caller, id, body.from_snapshot, body.to_snapshot)
+    changes = await services.fleet.diff(caller, id, body.from_snapshot, body.to_snapshot, body.to_sandbox)
     return answer({"diff": _published(changes, await _commands_between(caller, services, changes))})
 
 
@@ -68,6 +68,9 @@ async def read_changes(caller: Caller, services: Served, id: ChangesId) -> Respo
 
 
 async def _commands_between(caller: Identity, services: Services, changes: Changes) -> list[Command]:
+    """None between two sandboxes: neither came from the other."""
+    if changes.to_sandbox:
+        return []
     points = {one.name: one.created_at for one in await services.fleet.snapshots(caller, changes.sandbox_id)}
     begin = points.get(changes.from_snapshot)
     end = points.get(changes.to_snapshot, changes.created_at)

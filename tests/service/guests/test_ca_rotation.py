@@ -124,6 +124,40 @@ async def test_both_keys_open_a_guest_until_the_old_one_has_ended(
     await later.close()
 
 
+async def test_what_was_signed_before_a_revocation_opens_no_guest_that_learns_it(
+    lab: Lab, row: Sandbox, first: CertificateAuthority, tmp_path: Path
+) -> None:
+    await lab.trust.rotate(OPERATOR)  # two keys are trusted
+    second = lab.authority.public_key
+    await lab.trust.revoke(OPERATOR)
+    assert lab.authority.public_key not in (first.public_key, second)
+    assert (await lab.trust.view(OPERATOR)).behind == ["box-1"]
+    assert await lets_in(first, lab, row)  # it runs, and is told next
+    await lab.trust.keep()
+    assert keys_in(row) == [lab.authority.public_key]
+    assert not await lets_in(first, lab, row)
+    assert await lets_in(lab.authority, lab, row)
+    told = await lab.trust.view(OPERATOR)
+    assert (told.old, told.pending, told.behind) == (None, None, [])
+    assert CertificateAuthority(tmp_path / "ca").trusted == lab.authority.trusted
+    assert {file.name for file in (tmp_path / "ca").iterdir()} == {"user_ca"}
+
+
+async def test_a_rotation_that_a_revocation_overtakes_fails_and_brings_back_no_key(
+    lab: Lab, row: Sandbox, first: CertificateAuthority
+) -> None:
+    await lab.store.sandboxes.save(row.model_copy(update={"phase": Phase.CREATING}))  # it waits for this one
+    rotating = asyncio.create_task(lab.trust.rotate(OPERATOR))
+    while lab.authority.pending is None:
+        await asyncio.sleep(0)
+    await lab.trust.revoke(OPERATOR)
+    await lab.store.sandboxes.save(row)
+    with pytest.raises(WrongState, match="no next CA key"):
+        await rotating
+    assert lab.authority.trusted.text == lab.authority.public_key
+    assert not await lets_in(first, lab, row), "the rotation taught it what is trusted now"
+
+
 async def test_the_keys_lie_there_for_us_alone(lab: Lab, row: Sandbox, tmp_path: Path) -> None:
     await lab.trust.rotate(OPERATOR)
     modes = {file.name: file.stat().st_mode & 0o777 for file in (tmp_path / "ca").iterdir()}
