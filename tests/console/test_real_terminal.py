@@ -7,21 +7,20 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
 
 import pytest
 
 from fluid_tui.screens.confirm import ARMING_S
 from tests.bench.terminal import Terminal as RawTerminal
+from tests.fix_tmux import Terminal as TmuxTerminal
 
 ROOT = Path(__file__).parents[2]
-WAIT_S = 30.0
-STEP_S = 0.2
 FIRST_PAINT_BYTES = 10_000
 
 
-class Terminal:
-    """One tmux server of our own with one window that runs the console."""
+class Terminal(TmuxTerminal):
+    """With the console on the sample backend. ``before`` stands before its command."""
 
     def __init__(
         self,
@@ -31,39 +30,10 @@ class Terminal:
         environment: dict[str, str],
         before: Sequence[str] = (),
     ) -> None:
-        self._tmux = ["tmux", "-f", "/dev/null", "-S", str(socket)]
-        command = [*before, sys.executable, "-m", "tests.console.demo_app"]
-        size = ["-x", str(width), "-y", str(height)]
-        self._run(
-            ["new-session", "-d", "-s", "console", *size, "-c", str(ROOT), *command],
-            {**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        command = ["env", "-C", str(ROOT), *before, sys.executable, "-m", "tests.console.demo_app"]
+        super().__init__(
+            socket, width, height, command, {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         )
-
-    def _run(self, words: list[str], environment: dict[str, str] | None = None) -> str:
-        done = subprocess.run(
-            [*self._tmux, *words], env=environment, capture_output=True, text=True, check=True, timeout=10
-        )
-        return done.stdout
-
-    def lines(self, *options: str) -> list[str]:
-        return self._run(["capture-pane", "-p", *options, "-t", "console"]).split("\n")
-
-    def press(self, *keys: str) -> None:
-        self._run(["send-keys", "-t", "console", *keys])
-
-    def resize(self, width: int, height: int) -> None:
-        self._run(["resize-window", "-t", "console", "-x", str(width), "-y", str(height)])
-
-    def sees(self, *words: str) -> None:
-        """A foreign program draws: there is no event to wait for, so the screen is read until it shows."""
-        end = monotonic() + WAIT_S
-        while missing := [word for word in words if word not in "\n".join(self.lines())]:
-            if monotonic() > end:
-                pytest.fail(f"never seen: {missing}\n" + "\n".join(self.lines()))
-            sleep(STEP_S)
-
-    def close(self) -> None:
-        subprocess.run([*self._tmux, "kill-server"], check=False, timeout=10)
 
 
 @pytest.fixture(params=[(80, 24, {}), (160, 48, {"NO_COLOR": "1"})], ids=["80x24", "160x48 without colour"])

@@ -1,0 +1,65 @@
+"""From the alert to the applied change by keys only: the attended demo in a real terminal, nothing mocked."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from backend.client import Fluid
+from backend.demo.scenario import draw
+from backend.models import Approval, ApprovalState
+from fluid_tui.screens.confirm import ARMING_S
+from tests.fix_demo import DEMO_TIMEOUT_S, Demo, Told
+from tests.fix_tmux import Terminal
+
+pytestmark = pytest.mark.full
+
+SEED = 7
+RUN_LIMIT_S = 600.0  # of Ansible, emulated, beside whatever else runs
+ASK_AGAIN_S = 3.0
+QUESTION = re.compile(r"Type (\w{4}) to approve")
+
+
+def asked_for(operator: Fluid) -> Approval | None:
+    mine = (row for row in operator.approvals() if row.sandbox_name == draw(SEED).sandbox_name)
+    return next(mine, None)
+
+
+def short_id(seen: Terminal) -> str:
+    """Ask for the approval until the question stands there: the dry run goes on while the review is read."""
+    end = monotonic() + RUN_LIMIT_S
+    while not (found := QUESTION.search("\n".join(seen.lines()))):
+        assert monotonic() < end, "\n".join(seen.lines())
+        seen.press("a")
+        sleep(ASK_AGAIN_S)
+    return found[1]
+
+
+def test_a_change_reaches_production_by_keys_alone(
+    demo: Demo, told: Told, operator: Fluid, tmp_path: Path
+) -> None:
+    assert told.code == 0, told.transcript
+    command = [sys.executable, "-P", "-m", "backend.cli", "demo", "--yes", "--seed", str(SEED)]
+    name = draw(SEED).sandbox_name
+    seen = Terminal(tmp_path / "tmux.sock", 80, 24, command, demo.env)
+    try:
+        seen.sees("Needs you", name, "? help", limit_s=DEMO_TIMEOUT_S)
+        seen.press("g", "v")
+        seen.sees("review", "Evidence", name)
+        own = short_id(seen)
+        sleep(2 * ARMING_S)
+        seen.press(own, "Enter")
+        seen.sees("applied", limit_s=RUN_LIMIT_S)
+        made = asked_for(operator)
+        assert made is not None and made.state is ApprovalState.APPLIED, made
+        assert made.id.removeprefix("APR-").startswith(own) and made.decisions[0].name == "root"
+        seen.press("q")
+        seen.sees("? help")
+        seen.press("q")
+        seen.sees("every promise was kept", "remove it all:", limit_s=RUN_LIMIT_S)
+    finally:
+        seen.close()
