@@ -115,10 +115,15 @@ def python(scratch: Path) -> str:
     """An interpreter that the runner's user can start: ours, or the system's with our packages."""
     if _others_may_run(sys.executable):
         return sys.executable
-    folder = scratch / "venv"
+    return venv(scratch / "venv")
+
+
+def venv(folder: Path, *, first: str = "") -> str:
+    """A new interpreter with our packages, which runs ``first`` before anything else."""
     subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", str(folder)], check=True)
     (site,) = folder.glob("lib/python*/site-packages")
-    (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\nimport first_of_all\n")
+    (site / "first_of_all.py").write_text(first)
     return str(folder / "bin" / "python")
 
 

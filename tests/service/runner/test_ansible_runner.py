@@ -19,6 +19,7 @@ from backend.ansible import Runner, RunOutcome, RunSpec
 from backend.ansible._folder import prepare
 from backend.errors import AlreadyRunning, InvalidName, InvalidValue, RunNotFound, WrongState
 from backend.models import RunKind, RunState
+from tests.service.runner.conftest import TEST_S, venv
 
 STRANGE = "a ü {{ lookup('pipe', 'id') }}.txt"
 CONTENT = b"{{ not a template }}\n"
@@ -376,6 +377,44 @@ async def test_a_killed_supervisor_makes_the_run_lost(runner: Runner, sshd: Any,
         os.kill(handle.pid, signal.SIGKILL)
     assert seen == [0]
     assert (await runner.status("RUN-1")).state is RunState.LOST
+    assert not (machine / "never").exists()
+
+
+# Of the supervisor: the fork that is to become Ansible waits, as one on a busy machine, before it is made so.
+SLOW_FORK = """
+import os, pty, signal, sys, time
+from pathlib import Path
+
+def fork(real=pty.fork):
+    pid, fd = real()
+    if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as where the backend was started by nohup
+        private = Path(sys.argv[1], "private")
+        (private / "forked").touch()
+        while not (private / "go").exists():
+            time.sleep(0.01)
+    return pid, fd
+
+if sys.orig_argv[-3].endswith("supervisor.py"):
+    pty.fork = fork
+"""
+
+
+async def test_a_supervisor_killed_before_its_fork_becomes_ansible_makes_the_run_lost(
+    sshd: Any, runs: Path, run_as: str | None, machine: Path, scratch: Path
+) -> None:
+    """The fork is a copy of the supervisor, with the lock and without its terminal: it tells nothing."""
+    runner = Runner(runs, run_as=run_as, python=venv(scratch / "slow", first=SLOW_FORK))
+    handle = await runner.start(spec_of(sshd, play(folder_task(machine / "never"))), key=sshd.key)
+    private = runs / "RUN-1" / "private"
+    async with asyncio.timeout(TEST_S):
+        while not (private / "forked").exists():
+            await asyncio.sleep(0.05)
+    ended = asyncio.create_task(runner.wait("RUN-1"))
+    os.kill(handle.pid, signal.SIGKILL)
+    (private / "go").touch()
+    async with asyncio.timeout(TEST_S):
+        assert (await ended).state is RunState.LOST
     assert not (machine / "never").exists()
 
 
