@@ -32,6 +32,7 @@ from backend.models import (
     RunKind,
     RunState,
     TargetEvidence,
+    TargetResult,
     new_id,
     now,
 )
@@ -167,7 +168,9 @@ class Pipeline:
             stand_ins = placeholders(playbook.secrets)
             for run in await self._on_targets(RunKind.DRY_RUN, approval, playbook, secrets=stand_ins):
                 for target in run.targets:
-                    seen[target] = preview(rehearsal, run, target)
+                    reached = not run.results.get(target, TargetResult()).unreachable
+                    under = await self._ways_back.fingerprint(approval, playbook, target) if reached else ""
+                    seen[target] = preview(rehearsal, run, target, under)
             step.data["changed"] = {name: row.result.changed for name, row in seen.items()}
         return seen
 

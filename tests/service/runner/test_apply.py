@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -269,9 +269,12 @@ async def test_each_task_left_out_and_each_thing_added_is_in_the_residual(world:
 # --- the apply ---------------------------------------------------------------------------------------------
 
 
-async def pending(world: World, *tasks: str) -> Approval:
+async def pending(
+    world: World, *tasks: str, files: Sequence[str] = (), secrets: Sequence[str] = ()
+) -> Approval:
     """A request that a person may approve, whatever the residual would say: what it does is not the point."""
-    asked = await world.asked(await world.kept(nothing(), play(*tasks)))
+    playbook = await world.kept(nothing(), play(*tasks), list(files), list(secrets))
+    asked = await world.asked(playbook)
 
     def whole(row: Approval) -> None:
         row.evidence.residual, row.evidence.again_changed, row.evidence.again_paths = [], 0, []
@@ -299,6 +302,40 @@ async def test_a_target_that_drifts_after_the_review_voids_the_approval(world: W
     over = await world.moved(asked)
     assert over.state is ApprovalState.VOIDED and "drifted" in over.outcome
     assert world.production.run("stat -c %a /srv/made") == "700\n"
+
+
+CONFIG = b"host = new\n"
+SECRETS = {"word": "fresh", "hash": "$6$abcdefgh$newnewnewnewnewnewnew"}
+OWN_SECRETS = """
+printf 'host = db\npassword = hunter2secret\n' > /etc/app.conf
+echo old > /srv/word
+usermod -p '$6$abcdefgh$oldoldoldoldoldoldold' games
+"""
+DRIFTS = {
+    "a password in a file that is replaced": "sed -i s/hunter2secret/hunter3secret/ /etc/app.conf",
+    "what a secret replaces": "echo odd > /srv/word",
+    "a user's password": "usermod -p '$6$abcdefgh$oddoddoddoddoddoddodd' games",
+    "": "true",
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("drift", DRIFTS)
+async def test_a_target_that_drifts_in_a_secret_alone_voids_the_approval(world: World, drift: str) -> None:
+    sha256 = world.fleet.blobs.put(CONFIG)
+    tasks = (
+        f"ansible.builtin.copy: {{src: files/{sha256}, dest: /etc/app.conf, mode: '0644'}}",
+        "ansible.builtin.copy: {content: '{{ word }}', dest: /srv/word, mode: '0644'}\n      no_log: true",
+        "ansible.builtin.user: {name: games, password: '{{ hash }}'}\n      no_log: true",
+    )
+    world.production.run(OWN_SECRETS)
+    asked = await pending(world, *tasks, files=[sha256], secrets=[*SECRETS])
+    world.production.run(DRIFTS[drift])
+    await world.approvals.approve(BERT, asked.id, asked.digest, secrets=SECRETS)
+    over = await world.moved(asked)
+    assert over.state is (ApprovalState.VOIDED if drift else ApprovalState.APPLIED), over.outcome
+    left = {"what a secret replaces": "odd\n", "": "fresh"}.get(drift, "old\n")
+    assert world.production.run("cat /srv/word") == left
 
 
 @pytest.mark.full
