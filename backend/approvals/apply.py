@@ -6,6 +6,7 @@ anew, a dry run is asked for again, an apply is only ever watched, never repeate
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import timedelta
@@ -15,12 +16,13 @@ from typing import Any
 from backend.approvals.book import ApprovalBook
 from backend.approvals.digest import digest_of
 from backend.approvals.evidence import blockers, counts
+from backend.approvals.rights import refuse_approver
 from backend.approvals.risks import risks
 from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.background import Background
 from backend.config import Config
-from backend.errors import DatabaseDown, FluidError, RunNotFound, WrongState
+from backend.errors import DatabaseDown, FluidError, RoleDenied, RunNotFound, SelfApproval, WrongState
 from backend.fleet import Fleet
 from backend.models import (
     Approval,
@@ -63,7 +65,9 @@ class Pipeline:
         ways_back: WaysBack,
         background: Background,
         refuse_in_panic: Callable[[], None],
+        operator: Callable[[int], Identity],
     ) -> None:
+        """``operator``: who a uid is now; it raises :class:`RoleDenied` for one that is no operator."""
         self._refuse_in_panic = refuse_in_panic
         self._config = config
         self._store = store
@@ -76,6 +80,7 @@ class Pipeline:
         self._targets = targets
         self._ways_back = ways_back
         self._background = background
+        self._operator = operator
         self._cut_off: set[str] = set()
         self._secrets: dict[str, Mapping[str, str]] = {}  # of approvals under apply; nowhere else
 
@@ -120,7 +125,11 @@ class Pipeline:
             row.state = ApprovalState.DRAFTING if evidence.failure else ApprovalState.PENDING
             row.outcome = evidence.failure
 
-        await self._book.change(approval.id, [ApprovalState.REHEARSING], finish)
+        rehearsed = await self._book.change(approval.id, [ApprovalState.REHEARSING], finish)
+        settings = self._config.targets.groups
+        groups = [settings.get(name) for name in rehearsed.groups.values()]
+        if not evidence.failure and all(group and group.dry_run_with_request for group in groups):
+            self.dry_run(rehearsed)
 
     async def _applied(self, approval: Approval) -> tuple[Playbook, dict[str, bytes]] | None:
         """What a roll-back takes back."""
@@ -200,10 +209,7 @@ class Pipeline:
         given = await self._values(approval, playbook)
         if set(playbook.secrets) - set(given):
             words = "its secrets were in the memory of a backend that is gone: ask again"
-            await self._audit.note(Identity.system(), "approval.void", "approval", approval.id, because=words)
-            await self._book.change(
-                approval.id, [ApprovalState.APPROVED], _ended(ApprovalState.VOIDED, words)
-            )
+            await self._void(approval, words)
             return
         await self._book.change(
             approval.id, [ApprovalState.APPROVED], _says("dry run again, under the targets' lock")
@@ -212,12 +218,12 @@ class Pipeline:
         again.evidence.dry_run = await self._preview(approval)
         if self.digest(again, playbook) != approval.digest:
             moved = _drift(approval.evidence, again.evidence)
-            await self._audit.note(Identity.system(), "approval.void", "approval", approval.id, because=moved)
-            await self._book.change(
-                approval.id,
-                [ApprovalState.APPROVED],
-                _ended(ApprovalState.VOIDED, f"the target drifted after the approval: {moved}"),
-            )
+            await self._void(approval, f"the target drifted after the approval: {moved}")
+            return
+        try:
+            await asyncio.to_thread(self._refuse_approvers, approval)
+        except (RoleDenied, SelfApproval) as error:
+            await self._void(approval, f"who approved it may no longer: {error.message}")
             return
         self._refuse_in_panic()  # what was approved before the panic fails here
         run_id = new_id("RUN")
@@ -245,6 +251,17 @@ class Pipeline:
             runs = await self._on_targets(kind, approval, playbook, run_id=run_id, secrets=given)
             step.data["state"] = runs[0].state
         await self._finish(approval, runs[0])
+
+    def _refuse_approvers(self, approval: Approval) -> None:
+        """Whoever said yes may have lost the right since. Raises RoleDenied, SelfApproval."""
+        targets = self._targets.resolve(approval.targets)
+        for decision in approval.decisions:
+            if decision.verb == "approve" and decision.digest == approval.digest:
+                refuse_approver(self._operator(decision.uid), approval, targets)
+
+    async def _void(self, approval: Approval, words: str) -> None:
+        await self._audit.note(Identity.system(), "approval.void", "approval", approval.id, because=words)
+        await self._book.change(approval.id, [ApprovalState.APPROVED], _ended(ApprovalState.VOIDED, words))
 
     async def _finish(self, approval: Approval, run: Run) -> None:
         """After the apply: check mode must find nothing left to change."""
@@ -377,9 +394,7 @@ class Pipeline:
         decided = approval.decisions[-1].at
         if now() - decided > STALE_APPROVAL:
             words = "the backend was away for more than 5 minutes after the approval"
-            await self._book.change(
-                approval.id, [ApprovalState.APPROVED], _ended(ApprovalState.VOIDED, words)
-            )
+            await self._void(approval, words)
         else:
             self.apply(approval)
 

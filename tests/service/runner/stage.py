@@ -134,7 +134,7 @@ class Stage:
         rehearser = Rehearser(store, fleet, self.runs)
         self.pipeline = Pipeline(
             config, store, self.book, audit, fleet, self.playbooks, rehearser, self.runs, targets, back,
-            background, calm,
+            background, calm, self.operator,
         )  # fmt: skip
         self.approvals = Approvals(
             config,
@@ -149,6 +149,10 @@ class Stage:
             back,
             calm,
         )
+
+    def operator(self, uid: int) -> Identity:
+        """Who somebody is now."""
+        return {ANNA.uid: ANNA, BERT.uid: BERT}[uid]
 
     async def work(self, sandbox: Machine, commands: Sequence[str]) -> Playbook:
         """What an agent does in its sandbox, and the playbook that comes of it."""
