@@ -23,6 +23,7 @@ from typer.main import get_command
 from backend.cli import app as program
 from backend.cli import console, doctor, main, piped, sandboxes, snapshots
 from backend.cli.app import NOUNS, run
+from backend.cli.approvals import question
 from backend.cli.common import door
 from backend.cli.terminal import painted_screen, split_keys
 from backend.client.calls import STDIN_LIMIT_BYTES
@@ -197,6 +198,13 @@ def test_a_create_that_waits_says_for_what(
     assert told.err == f"web {reason}\n"
     assert run(["sandboxes", "list"]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith(f"\t{reason}")
+
+
+def test_the_question_before_a_yes_counts_the_opaque_tasks() -> None:
+    told = {"short_id": "4f2a", "targets": ["web-01", "web-02"], "evidence": {"opaque": []}}
+    assert question(told) == "Type 4f2a to run this on web-01, web-02"
+    told["evidence"] = {"opaque": ["a", "b"]}
+    assert question(told) == "Type 4f2a to run this on web-01, web-02, with 2 opaque tasks"
 
 
 def test_status_says_who_waits(backend: FakeBackend, capsys: Capture) -> None:
