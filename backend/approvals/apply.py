@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -106,7 +106,7 @@ class Pipeline:
         ) as step:
             done = await self._rehearser.rehearse(
                 playbook,
-                self._playbooks.contents(playbook),
+                self._playbooks.to_run(playbook),
                 await self._fleet.load(approval.sandbox_id),
                 wanted,
                 approval_id=approval.id,
@@ -137,7 +137,7 @@ class Pipeline:
             return None
         run = await self._runs.load(approval.rolls_back)
         playbook = await self._playbooks.load(run.playbook_id)
-        return playbook, self._playbooks.contents(playbook)
+        return playbook, self._playbooks.to_run(playbook)
 
     # --- dry run --------------------------------------------------------------------------------------
 
@@ -285,12 +285,12 @@ class Pipeline:
             return
         await self._book.change(approval.id, [ApprovalState.APPLYING], _says("verifying in check mode"))
         checks = await self._on_targets(RunKind.VERIFY, approval, playbook, secrets=given)
-        changed = sum(result.changed for check in checks for result in check.results.values())
+        words, changed = _verified(checks)
 
         def applied(row: Approval) -> None:
             row.state, row.progress = ApprovalState.APPLIED, ""
             row.verify_run, row.verified_changed = checks[0].id, changed
-            row.outcome = f"applied to {', '.join(row.targets)}; check mode then found {changed} to change"
+            row.outcome = f"applied to {', '.join(row.targets)}; {words}"
 
         await self._book.change(approval.id, [ApprovalState.APPLYING], applied)
         await self._audit.note(
@@ -312,7 +312,7 @@ class Pipeline:
         run_id: str = "",
     ) -> list[Run]:
         """One run for each group of targets that share a key; an apply has one key, so one run."""
-        files = self._playbooks.contents(playbook)
+        files = self._playbooks.to_run(playbook)
         groups = defaultdict[str, list[ResolvedTarget]](list)
         for target in self._targets.resolve(approval.targets):
             groups[target.group].append(target)
@@ -426,6 +426,17 @@ def _ended(state: ApprovalState, words: str) -> Callable[[Approval], None]:
         row.state, row.outcome, row.progress = state, words, ""
 
     return change
+
+
+def _verified(checks: Sequence[Run]) -> tuple[str, int | None]:
+    """What check mode says after an apply, and how much it would change; None where it could not say."""
+    for check in checks:
+        if check.state is not RunState.SUCCESSFUL:
+            return f"not verified: check mode {check.state}: {check.reason or check.id}", None
+    changed = sum(result.changed for check in checks for result in check.results.values())
+    if changed:
+        return f"not verified: check mode would still change {changed}", changed
+    return "verified: check mode would change nothing", changed
 
 
 def _drift(before: Evidence, after: Evidence) -> str:

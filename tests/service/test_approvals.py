@@ -46,6 +46,7 @@ from backend.models import (
     Role,
     RunState,
     Sandbox,
+    TargetResult,
     new_id,
     now,
 )
@@ -329,7 +330,7 @@ async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
     async def load(_: str) -> Any:
         return playbook
 
-    playbooks = SimpleNamespace(load=load, contents=lambda _: {})
+    playbooks = SimpleNamespace(load=load, to_run=lambda _: {})
     one = SimpleNamespace(name="web-01", group="web", host=lambda: None)
     targets = SimpleNamespace(resolve=lambda _: [one], key=lambda _: None)
     fleet = SimpleNamespace(strategy=lambda: "linear")
@@ -421,6 +422,48 @@ async def test_whoever_approved_must_still_have_the_right_when_the_apply_begins(
     assert over.state is end and word in over.outcome
 
 
+@pytest.mark.parametrize(
+    ("state", "changed", "words", "told"),
+    [
+        (RunState.SUCCESSFUL, 0, "applied to web-01; verified: check mode would change nothing", 0),
+        (RunState.SUCCESSFUL, 2, "applied to web-01; not verified: check mode would still change 2", 2),
+        (RunState.FAILED, 0, "applied to web-01; not verified: check mode failed: it is gone", None),
+    ],
+)
+async def test_an_apply_is_verified_only_by_a_check_that_worked_and_would_change_nothing(
+    store: Store,
+    book: ApprovalBook,
+    audit: Audit,
+    state: RunState,
+    changed: int,
+    words: str,
+    told: int | None,
+) -> None:
+    applied = SimpleNamespace(id="RUN-00000001", state=RunState.SUCCESSFUL)
+    results = {"web-01": TargetResult(changed=changed)}
+    checked = SimpleNamespace(id="RUN-00000002", state=state, results=results, reason="it is gone")
+
+    async def answer(*_: Any, **__: Any) -> Any:
+        return applied
+
+    async def execute(*_: Any, **__: Any) -> Any:
+        return checked
+
+    async def load(_: str) -> Any:
+        return SimpleNamespace(secrets=[])
+
+    one = SimpleNamespace(name="web-01", group="web", host=lambda: None)
+    targets = SimpleNamespace(resolve=lambda _: [one], key=lambda _: None)
+    runs = SimpleNamespace(load=answer, watch=answer, execute=execute)
+    playbooks = SimpleNamespace(load=load, to_run=lambda _: {})
+    asked = await pending(book, state=ApprovalState.APPLYING, apply_run=applied.id)
+    async with Background() as background:
+        parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, runs, targets, None]
+        await RealPipeline(*parts, background, lambda: None, cast("Any", None)).resume([asked])
+        over = await book.wait(asked.id, 5, ANNA)
+    assert (over.state, over.outcome, over.verified_changed) == (ApprovalState.APPLIED, words, told)
+
+
 @pytest.mark.parametrize("asked_for", [True, False])
 async def test_a_group_may_have_its_dry_run_with_the_request(
     store: Store, book: ApprovalBook, audit: Audit, monkeypatch: pytest.MonkeyPatch, asked_for: bool
@@ -430,7 +473,7 @@ async def test_a_group_may_have_its_dry_run_with_the_request(
 
     group = {"ssh_key_file": "/k", "known_hosts": "/h", "dry_run_with_request": asked_for}
     config = Config.model_validate({"targets": {"groups": {"web": group}}})
-    playbooks = SimpleNamespace(load=answer, changes_of=answer, contents=lambda _: {})
+    playbooks = SimpleNamespace(load=answer, changes_of=answer, to_run=lambda _: {})
     fleet = SimpleNamespace(load=answer, versions=dict)
     rehearser = SimpleNamespace(rehearse=answer)
     asked = await pending(book, state=ApprovalState.REHEARSING, groups={"web-01": "web"})
