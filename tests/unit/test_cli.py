@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -741,6 +742,26 @@ def test_doctor_says_which_package_a_missing_program_is_in(
     monkeypatch.setattr(doctor, "PROGRAMS", {"no-such-program": "its-package"})
     (told,) = _findings(doctor.programs, tmp_path)[doctor.BAD]
     assert told.endswith("apt-get install its-package")
+
+
+@pytest.mark.parametrize(
+    ("users", "level", "told"),
+    [
+        ({}, doctor.BAD, "useradd --system --user-group --no-create-home"),
+        ({"fluid-runner": 993}, doctor.OK, "as fluid-runner"),
+        ({"fluid-runner": 0}, doctor.BAD, "Ansible runs as root"),
+    ],
+)
+def test_doctor_says_whether_ansible_has_a_user_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users: dict[str, int], level: str, told: str
+) -> None:
+    def getpwnam(name: str) -> Any:
+        return SimpleNamespace(pw_name=name, pw_uid=users[name])
+
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("pwd.getpwnam", getpwnam)
+    ((found, (words,)),) = _findings(doctor.runner, tmp_path).items()
+    assert found == level and told in words
 
 
 HOST = {
