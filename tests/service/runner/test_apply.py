@@ -7,9 +7,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
@@ -23,13 +23,13 @@ from backend.background import Background
 from backend.changes import LIMITS, Told
 from backend.changes.told import compare
 from backend.errors import FluidError, WrongState
-from backend.models import Approval, ApprovalState, Changes, RunState, new_id, now
+from backend.models import Approval, ApprovalState, Changes, Playbook, RunState, new_id, now
 from backend.playbooks import kept_values, touched, way_back
 from backend.playbooks.rollback import roll_back
 from backend.store import Database, EventBus, Store
 from backend.targets import Targets
 from tests.fix_namespaces import Machine, machine, targets_of
-from tests.service.runner.stage import ANNA, BERT, Stage
+from tests.service.runner.stage import ANNA, BERT, WAIT_S, Stage
 
 TEST_S = 2400  # all of it on a machine that is busy with guests
 # What useradd and its like leave behind; they keep one older version.
@@ -101,24 +101,14 @@ WORK = (
 NEW_HASH = "$6$abcdefgh$newnewnewnewnewnewnew"
 
 
-async def test_the_playbook_of_a_way_back_leads_to_what_a_target_had_of_its_own(world: World) -> None:
-    world.production.run("hostname production-01;" + OWN)
-    before = await world.fleet.look(world.production)
-    playbook = await world.work(world.sandbox, WORK)
-    assert playbook.secrets == ["password_hash_of_deploy"]
+async def there_and_back(world: World, playbook: Playbook, secrets: dict[str, str]) -> tuple[Told, str]:
+    """Apply on production, then take it back by what was kept before: production between, and the text of the
+    playbook that took it back."""
     done, there = await world.playbooks.changes_of(playbook), world.playbooks.check(playbook)
     reach = touched(done, there)
     kept = await world.keeper.keep("RUN-0", "web-01", reach.wanted)
-    await world.run(playbook, {"password_hash_of_deploy": NEW_HASH})
+    await world.run(playbook, secrets)
     after = await world.fleet.look(world.production)
-    assert differing(before, after) >= {
-        "/srv/site/index.html",
-        "/etc/app.conf",
-        "/etc/hosts",
-        "/etc/shadow",
-        "/etc/localtime",
-        "/etc/issue",
-    }
     now_ = await world.keeper.look("web-01", reach.wanted)
     way = await way_back(world.fleet.differ, world.fleet.asker, "web-01", "RUN-0", done, reach, kept, now_)
     draft = roll_back(way.changes, world.fleet.blobs, name="back")
@@ -127,10 +117,82 @@ async def test_the_playbook_of_a_way_back_leads_to_what_a_target_had_of_its_own(
     back = await world.kept(way.changes, draft.yaml, list(draft.files), draft.secrets)
     values = kept_values(world.playbooks.check(back), await world.keeper.kept("RUN-0", "web-01"))
     await world.run(back, values)
-    restored = await world.fleet.look(world.production)
-    assert differing(before, restored) == set(), draft.yaml
+    return after, draft.yaml
+
+
+async def test_the_playbook_of_a_way_back_leads_to_what_a_target_had_of_its_own(world: World) -> None:
+    world.production.run("hostname production-01;" + OWN)
+    before = await world.fleet.look(world.production)
+    playbook = await world.work(world.sandbox, WORK)
+    assert playbook.secrets == ["password_hash_of_deploy"]
+    after, text = await there_and_back(world, playbook, {"password_hash_of_deploy": NEW_HASH})
+    assert differing(before, after) >= {
+        "/srv/site/index.html",
+        "/etc/app.conf",
+        "/etc/hosts",
+        "/etc/shadow",
+        "/etc/localtime",
+        "/etc/issue",
+    }
+    assert differing(before, await world.fleet.look(world.production)) == set(), text
     assert "oldoldoldold" in world.production.run("cat /etc/shadow")
     assert world.production.run("hostname") == "production-01\n"
+
+
+# A source of packages that needs no network, and one package with settings and a service.
+SOURCE = r"""
+set -e
+rm -rf /etc/apt/sources.list /etc/apt/sources.list.d
+made=/opt/made repo=/opt/repo
+mkdir -p $made/DEBIAN $made/usr/sbin $made/etc/shop $made/lib/systemd/system $repo
+printf '#!/bin/sh\necho open\n' > $made/usr/sbin/shopd && chmod 0755 $made/usr/sbin/shopd
+echo 'port = 80' > $made/etc/shop/shop.conf
+echo /etc/shop/shop.conf > $made/DEBIAN/conffiles
+printf '[Service]\nExecStart=/usr/sbin/shopd\n[Install]\nWantedBy=multi-user.target\n' \
+    > $made/lib/systemd/system/shopd.service
+printf 'Package: shopd\nVersion: 1.0\nArchitecture: all\nMaintainer: A <a@example.com>\n' \
+    > $made/DEBIAN/control
+echo 'Description: a shop' >> $made/DEBIAN/control
+printf '#!/bin/sh\ndeb-systemd-helper enable shopd.service\n' > $made/DEBIAN/postinst
+printf '#!/bin/sh\n[ "$1" != purge ] || deb-systemd-helper purge shopd.service\n' > $made/DEBIAN/postrm
+chmod 0755 $made/DEBIAN/post*
+dpkg-deb --root-owner-group -b $made $repo/shopd.deb
+{ cat $made/DEBIAN/control; echo Filename: ./shopd.deb; echo Size: $(stat -c %s $repo/shopd.deb)
+  echo SHA256: $(sha256sum < $repo/shopd.deb | cut -d' ' -f1); } > $repo/Packages
+echo "deb [trusted=yes] file:$repo ./" > /etc/apt/sources.list
+apt-get -q update
+systemctl=/usr/local/bin/systemctl
+printf '#!/bin/bash\nSYSTEMD_OFFLINE=1 exec /usr/bin/systemctl "${@/#--now/--quiet}"\n' > $systemctl
+chmod 0755 $systemctl
+"""
+SHOP = (
+    "DEBIAN_FRONTEND=noninteractive apt-get -y install shopd",
+    "printf 'port = 8080\n' > /etc/shop/shop.conf",
+    "printf '[Service]\nType=oneshot\nExecStart=/bin/true\n[Install]\nWantedBy=multi-user.target\n'"
+    " > /etc/systemd/system/report.service",
+    "systemctl enable report.service",
+)
+NO_SYSTEMD = "/etc/systemd/system/multi-user.target.wants"
+
+
+@pytest.mark.full
+async def test_packages_and_units_are_taken_back_by_the_targets_own_programs(world: World) -> None:
+    """Real apt and dpkg. No systemd runs there: units are switched, and neither started nor stopped."""
+    for one in (world.production, world.sandbox):
+        one.run(SOURCE)
+    world.production.run("printf '[Service]\nExecStart=/bin/true\n' > /etc/systemd/system/own.service")
+    before = await world.fleet.look(world.production)
+    playbook = await world.work(world.sandbox, SHOP)
+    after, text = await there_and_back(world, playbook, {})
+    links = {f"{NO_SYSTEMD}/{name}.service" for name in ("shopd", "report")}
+    made = {"/etc/shop/shop.conf", "/etc/systemd/system/report.service", "/var/lib/dpkg/status"}
+    assert differing(before, after) >= links | made
+    restored = await world.fleet.look(world.production)
+    assert differing(before, restored) == set(), text
+    assert "shopd" not in world.production.run("cat /var/lib/dpkg/status")
+    assert world.production.run("ls /etc/systemd/system/own.service; ls -d /usr/sbin/shopd || true").endswith(
+        "own.service\n"
+    )
 
 
 @pytest.mark.full
@@ -366,7 +428,7 @@ async def test_an_apply_that_is_aborted_says_where_and_its_way_back_leads_back(w
 
 async def done_there(world: World, path: str) -> None:
     """Until production has a path."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(WAIT_S):
         while world.production.run(f"test -e {path} && echo there || true") == "":
             await asyncio.sleep(0.2)
 
@@ -406,7 +468,7 @@ async def test_what_is_as_it_was_is_not_taken_back(world: World) -> None:
 async def test_a_backend_killed_at_twenty_moments_of_an_apply_applies_once_or_not_at_all(
     world: World, empty_dsn: str, runs: Path, python: str, run_as: str | None, tmp_path: Path
 ) -> None:
-    """From before the yes is in the database until after the apply was verified; the next backend goes on."""
+    """From before the yes is in the database until the apply is verified; the next backend goes on."""
     first = await pending(world, APPEND)
     playbook = await world.playbooks.load(first.playbook_id)
     job = {
@@ -427,40 +489,35 @@ async def test_a_backend_killed_at_twenty_moments_of_an_apply_applies_once_or_no
         await world.book.add(again)
         return again
 
-    def start(asked: Approval) -> subprocess.Popen[str]:
-        child = subprocess.Popen(
+    def backend(asked: Approval, lives: int) -> str:
+        """A backend of its own that dies after so many transactions; what it said."""
+        told = {**job, "approval": asked.id, "digest": asked.digest, "lives": lives}
+        done = subprocess.run(
             [sys.executable, "-P", "-c", "from tests.service.runner.stage import main; main()"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            input=json.dumps(told) + "\n", stdout=subprocess.PIPE, text=True, check=False,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
         )  # fmt: skip
-        assert child.stdin is not None and child.stdout is not None
-        child.stdin.write(json.dumps({**job, "approval": asked.id, "digest": asked.digest}) + "\n")
-        child.stdin.flush()
-        assert child.stdout.readline() == "up\n"
-        return child
+        assert done.returncode in (0, -signal.SIGKILL)
+        return done.stdout
 
     def log() -> str:
         return world.production.run("cat /srv/log 2>/dev/null; rm -f /srv/log")
 
     whole = await request()
-    began = time.monotonic()
-    with await asyncio.to_thread(start, whole) as child:
-        assert await asyncio.to_thread(child.wait) == 0
-    took_s = time.monotonic() - began
+    transactions = int(await asyncio.to_thread(backend, whole, sys.maxsize))
     assert ((await world.book.load(whole.id)).state, log()) == (ApprovalState.APPLIED, "once\n")
     met = set()
     for moment in range(20):
         asked = await request()
-        with await asyncio.to_thread(start, asked) as child:
-            await asyncio.sleep(took_s * moment / 20)  # the moment itself is what is tested
-            child.kill()
+        await asyncio.to_thread(backend, asked, transactions * moment // 20)
         found = await world.book.load(asked.id)
         met.add((found.state, found.progress))
         await world.approvals.resume()
         over = await world.moved(asked)
         is_applied = over.state is ApprovalState.APPLIED
         assert log() == ("once\n" if is_applied else ""), (moment, found.state, over.outcome)
-        assert is_applied or over.state in (ApprovalState.PENDING, ApprovalState.FAILED), over.outcome
+        late = "5 minutes" in over.outcome  # since the yes, on a busy machine
+        assert is_applied or late or over.state in (ApprovalState.PENDING, ApprovalState.FAILED), over.outcome
         if over.state is ApprovalState.PENDING:
             await world.approvals.withdraw(BERT, asked.id)
     assert len(met) >= 4, met
