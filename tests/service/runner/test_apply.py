@@ -38,12 +38,6 @@ BACKUPS = {f"/etc/{name}-" for name in ("passwd", "group", "shadow", "gshadow", 
 }
 
 
-@pytest.fixture(autouse=True)
-async def time_limit() -> AsyncIterator[None]:
-    async with asyncio.timeout(TEST_S):
-        yield
-
-
 class World(Stage):
     """A stage with its production and an agent's sandbox."""
 
