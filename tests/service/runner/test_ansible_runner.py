@@ -19,6 +19,7 @@ from backend.ansible import Runner, RunOutcome, RunSpec
 from backend.ansible._folder import prepare
 from backend.errors import AlreadyRunning, InvalidName, InvalidValue, RunNotFound, WrongState
 from backend.models import RunKind, RunState
+from backend.paths import Paths
 from tests.service.runner.conftest import venv
 
 STRANGE = "a ü {{ lookup('pipe', 'id') }}.txt"
@@ -439,6 +440,21 @@ async def test_the_runner_does_not_run_as_the_backend(
     await runner.cancel("RUN-1")
     await runner.wait("RUN-1")
     assert (owner != os.geteuid()) is (run_as is not None)
+
+
+def test_the_runners_user_reads_nothing_of_the_backends(scratch: Path, run_as: str | None) -> None:
+    paths = Paths.under(scratch / "home")
+    paths.make()
+    held = [paths.secrets, paths.blobs, paths.kept, paths.recordings, paths.links]
+    for folder in (*held, paths.runs):
+        (folder / "file").write_text("x")
+    become = ["runuser", "-u", run_as, "--"] if run_as else []
+    readable = [
+        folder.name
+        for folder in (*held, paths.runs)
+        if subprocess.run([*become, "cat", folder / "file"], capture_output=True, check=False).stdout == b"x"
+    ]
+    assert readable == ([paths.runs.name] if run_as else [folder.name for folder in (*held, paths.runs)])
 
 
 @pytest.mark.parametrize(
