@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from backend.playbooks.rollback import roll_back
 from backend.store import Database, EventBus, Store
 from backend.targets import Targets
 from tests.fix_namespaces import Machine, machine, targets_of
-from tests.service.runner.stage import ANNA, BERT, WAIT_S, Stage
+from tests.service.runner.stage import ANNA, BERT, Stage
 
 TEST_S = 2400  # all of it on a machine that is busy with guests
 # What useradd and its like leave behind; they keep one older version.
@@ -397,14 +397,14 @@ async def test_a_target_that_drifts_in_a_secret_alone_voids_the_approval(world: 
 @pytest.mark.full
 async def test_an_apply_that_is_aborted_says_where_and_its_way_back_leads_back(world: World) -> None:
     before = await world.fleet.look(world.production)
-    gate = COMMAND % (
-        "sh, -c, 'while test -e /srv/gate; do sleep 0.1; done; touch /srv/passed'",
-        "creates: /srv/passed",
-    )
-    asked = await pending(world, FOLDER % "/srv/first", gate, FOLDER % "/srv/last")
-    world.production.run("touch /srv/gate")
+    gate = f"/srv/{new_id('GATE')}"  # all processes of this machine are seen: a name of its own
+    waits = f"while test -e {gate}; do sleep 0.1; done"
+    passing = COMMAND % (f"sh, -c, '{waits}; touch /srv/passed'", "creates: /srv/passed")
+    asked = await pending(world, FOLDER % "/srv/first", passing, FOLDER % "/srv/last")
+    world.production.run(f"touch {gate}")
     await world.approvals.approve(BERT, asked.id, asked.digest)
-    await done_there(world, "/srv/first")
+    while not is_running(waits):
+        await asyncio.sleep(0.2)
     run_id = (await world.book.load(asked.id)).apply_run
     await world.runs.cancel(BERT, run_id)
     over = await world.moved(asked)
@@ -412,19 +412,22 @@ async def test_an_apply_that_is_aborted_says_where_and_its_way_back_leads_back(w
         over.outcome
     )
     assert (await world.runs.load(run_id)).state is RunState.CANCELED
-    assert world.production.run("ls /srv") == "first\ngate\n"
-    world.production.run("rm /srv/gate")  # what Ansible had begun there ends by itself
-    await done_there(world, "/srv/passed")
+    assert set(world.production.run("ls /srv").split()) == {Path(gate).name, "first"}
+    world.production.run(f"rm {gate}")
+    while is_running(waits):  # what Ansible had begun there was ended with it, or ends by itself
+        await asyncio.sleep(0.2)
     back = await world.taken_back(over)
     assert back.state is ApprovalState.APPLIED, back.outcome
     assert differing(before, await world.fleet.look(world.production)) == set()
 
 
-async def done_there(world: World, path: str) -> None:
-    """Until production has a path."""
-    async with asyncio.timeout(WAIT_S):
-        while world.production.run(f"test -e {path} && echo there || true") == "":
-            await asyncio.sleep(0.2)
+def is_running(words: str) -> bool:
+    """Whether a process of this machine has the words among its arguments."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if words.encode() in (process / "cmdline").read_bytes():
+                return True
+    return False
 
 
 @pytest.mark.full
