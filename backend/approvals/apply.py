@@ -15,7 +15,7 @@ from typing import Any
 
 from backend.approvals.book import ApprovalBook
 from backend.approvals.digest import digest_of
-from backend.approvals.evidence import blockers, counts
+from backend.approvals.evidence import APPLY, DRIFTED, blockers, counts
 from backend.approvals.rights import refuse_approver
 from backend.approvals.risks import risks
 from backend.approvals.ways_back import WaysBack
@@ -218,7 +218,7 @@ class Pipeline:
         again.evidence.dry_run = await self._preview(approval)
         if self.digest(again, playbook) != approval.digest:
             moved = _drift(approval.evidence, again.evidence)
-            await self._void(approval, f"the target drifted after the approval: {moved}")
+            await self._void(approval, f"{DRIFTED}: {moved}")
             return
         try:
             await asyncio.to_thread(self._refuse_approvers, approval)
@@ -270,7 +270,7 @@ class Pipeline:
             await self._book.change(
                 approval.id,
                 [ApprovalState.APPLYING],
-                _ended(ApprovalState.FAILED, f"the apply {run.state}: {reason}"),
+                _ended(ApprovalState.FAILED, f"{APPLY} {run.state}: {reason}"),
             )
             return
         playbook = await self._playbooks.load(approval.playbook_id)
