@@ -308,9 +308,9 @@ async def test_each_task_left_out_and_each_thing_added_is_in_the_residual(world:
     assert len(tasks) >= 4
     whole = await world.asked(playbook)
     assert not whole.evidence.rows("missing") and not whole.evidence.rows("extra"), whole.evidence.residual
-    cron = (
-        "    - name: Nobody asked for it\n      ansible.builtin.cron: {name: x, minute: '5', user: root,"
-        " job: /bin/true, cron_file: surprise}\n"
+    cron = (  # without the cron module, which needs a crontab(1) on the machine
+        "    - name: Nobody asked for it\n      ansible.builtin.lineinfile: {path: /etc/cron.d/surprise,"
+        " line: '5 * * * * root /bin/true', create: true, mode: '0644'}\n"
     )
     for left_out in tasks:
         kept = "".join(task for task in tasks if task is not left_out)
@@ -319,6 +319,7 @@ async def test_each_task_left_out_and_each_thing_added_is_in_the_residual(world:
     added = await world.asked(
         await world.kept(changes, f"{head}  tasks:\n{cron}{''.join(tasks)}", list(playbook.files))
     )
+    assert added.evidence.failure == ""
     assert [row.name for row in added.evidence.rows("extra")] == ["/etc/cron.d/surprise"]
 
 
