@@ -160,6 +160,7 @@ class TargetGroup(Section):
     approvals: int = Field(default=1, ge=1, le=5)
     approvers: list[str] = Field(default_factory=lambda: ["*"])  # users or @groups; "*" is every operator
     agents: list[str] = Field(default_factory=lambda: ["*"])
+    dry_run_with_request: bool = False  # not only once an operator opens the review
     hosts: dict[str, HostAddress] = Field(default_factory=dict)
 
 

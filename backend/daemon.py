@@ -24,7 +24,7 @@ from pathlib import Path
 
 from backend import __version__
 from backend.ansible import Runner
-from backend.api import Services, bind_tcp, refuse_served, serve_doors
+from backend.api import Door, Roles, Services, admit, bind_tcp, peer_of, refuse_served, serve_doors
 from backend.approvals import ApprovalBook, Approvals, Asks, Onlookers, Panic, Pipeline, WaysBack
 from backend.audit import Audit, AuditReport
 from backend.background import COMPONENT, Background
@@ -315,6 +315,7 @@ class _Backend:
         rehearser = Rehearser(store, fleet, runs)
         keeper = Keeper(targets, self.paths.kept, _key(self.paths.secrets / "kept.key"))
         back = WaysBack(store, audit, fleet, playbooks, keeper)
+        roles = Roles.of(config)
         pipeline = Pipeline(
             config,
             store,
@@ -328,6 +329,7 @@ class _Backend:
             back,
             background,
             panic.refuse,
+            lambda uid: admit(Door.OPERATOR, peer_of(uid), roles),
         )
         approvals = Approvals(
             config, store, book, pipeline, audit, fleet, playbooks, runs, targets, back, panic.refuse

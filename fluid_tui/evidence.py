@@ -5,7 +5,7 @@ Pure. Whatever is not measured is said to be so; a tick stands only for somethin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
 from backend.models import (
@@ -123,11 +123,12 @@ def checklist(approval: Approval) -> list[Line]:
     """The evidence, one measured thing a line."""
     evidence = approval.evidence
     return [
+        *_flag("unrehearsed", evidence.unrehearsed),
         *_changes(evidence),
         *_rehearsal(evidence),
         *_again(evidence),
         *_residual(evidence),
-        *_flags(evidence),
+        *_flag("opaque", evidence.opaque),
         *_dry_runs(approval),
         *_risk(evidence),
     ]
@@ -189,12 +190,11 @@ def _residual(evidence: Evidence) -> Iterator[Line]:
         yield line(("    ≈ ", Role.MUTED), said(f"{row.name}  {row.reason}", Role.MUTED))
 
 
-def _flags(evidence: Evidence) -> Iterator[Line]:
-    for word, names in (("unrehearsed", evidence.unrehearsed), ("opaque", evidence.opaque)):
-        if names:
-            yield line(WARNING, (f"{word}  ", Role.TITLE), (plural(len(names), "task"), Role.WARN))
-            for name in names:
-                yield line(("    ", Role.TEXT), said(name, Role.WARN))
+def _flag(word: str, names: Sequence[str]) -> Iterator[Line]:
+    if names:
+        yield line(WARNING, (f"{word}  ", Role.TITLE), (plural(len(names), "task"), Role.WARN))
+        for name in names:
+            yield line(("    ", Role.TEXT), said(name, Role.WARN))
 
 
 def _dry_runs(approval: Approval) -> Iterator[Line]:
@@ -355,9 +355,16 @@ def apply_lines(approval: Approval, run: Run | None, now: datetime) -> list[Line
         lines.append(line(said(approval.outcome, mark.role)))
     if approval.verified_changed is not None:
         good = approval.verified_changed == 0
-        words = f"checked again after the apply: changed={approval.verified_changed}"
+        word = "verified" if good else "not verified"
+        words = f"{word}: checked again after the apply, changed={approval.verified_changed}"
         lines.append(line(FULFILLED if good else BROKEN, (words, Role.TEXT)))
     return [*lines, BLANK, *run_lines("Apply", run, now)]
+
+
+def yes_to(evidence: Evidence) -> str:
+    """What typing the id does, with the count of what no dry run tries."""
+    opaque = plural(len(evidence.opaque), "opaque task")
+    return f"approve with {opaque}" if evidence.opaque else "approve"
 
 
 def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:

@@ -33,21 +33,18 @@ MAX_LINE_BYTES = 1024**2
 _PROGRAMS = ("setpriv", "ssh-agent", "ssh-add", "ssh")
 
 
+DEFAULT_USER = "fluid-runner"
+
+
 class Runner:
-    """``folder`` holds one folder a run. ``run_as`` is the runner's own user, used when we are root."""
+    """``folder`` holds one folder a run. ``run_as`` is the runner's own user, used when we are root; without
+    it ``fluid-runner`` where that exists, and else nobody's but root's, which ``fluid doctor`` calls bad."""
 
     def __init__(self, folder: Path, *, run_as: str | None = None, python: str = sys.executable) -> None:
         self._folder = folder
         self._python = python
         self._owner: tuple[int, int] | None = None
-        if run_as is not None and os.geteuid() == 0:
-            try:
-                user = pwd.getpwnam(run_as)
-            except KeyError:
-                raise ConfigError(
-                    f"ansible.run_as: there is no user {run_as!r}",
-                    remedy=f"useradd --system --no-create-home {run_as}",
-                ) from None
+        if os.geteuid() == 0 and (user := runner_user(run_as)) is not None:
             self._owner = (user.pw_uid, user.pw_gid)
 
     async def start(self, spec: RunSpec, *, key: SshKey) -> RunHandle:
@@ -174,6 +171,23 @@ class Runner:
         if not (folder / "lock").exists():
             raise RunNotFound(f"there is no run {run_id}")
         return folder
+
+
+def runner_user(run_as: str | None) -> pwd.struct_passwd | None:
+    """Who Ansible runs as below root: ``run_as``, or ``fluid-runner``; None where neither is there.
+
+    Raises:
+        ConfigError: ``run_as`` names nobody.
+    """
+    try:
+        return pwd.getpwnam(run_as or DEFAULT_USER)
+    except KeyError:
+        if run_as is None:
+            return None
+        raise ConfigError(
+            f"ansible.run_as: there is no user {run_as!r}",
+            remedy=f"useradd --system --no-create-home {run_as}",
+        ) from None
 
 
 class _Events:

@@ -3,9 +3,19 @@
 Below the doors are the services of :class:`Services`; above them nobody but :mod:`backend.daemon`.
 """
 
-from backend.api.peers import Door, Peer, Roles, admit
+from backend.api.peers import Door, Peer, Roles, admit, peer_of
 from backend.api.server import refuse_served, serve_doors
 from backend.api.services import Services
 from backend.api.tcp import bind_tcp
 
-__all__ = ["Door", "Peer", "Roles", "Services", "admit", "bind_tcp", "refuse_served", "serve_doors"]
+__all__ = [
+    "Door",
+    "Peer",
+    "Roles",
+    "Services",
+    "admit",
+    "bind_tcp",
+    "peer_of",
+    "refuse_served",
+    "serve_doors",
+]

@@ -96,6 +96,11 @@ def _tcp_peer(connection: Any) -> Peer:
     connection.getpeername()  # ENOTCONN: it hung up, and whoever has its port by now would be taken for it
     if uid is None:
         raise OSError(errno.ENOENT, "no process of this network namespace is at the other end")
+    return peer_of(uid)
+
+
+def peer_of(uid: int) -> Peer:
+    """A user with the groups that its account has now."""
     try:
         account = pwd.getpwuid(uid)
     except KeyError:

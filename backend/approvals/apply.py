@@ -6,21 +6,23 @@ anew, a dry run is asked for again, an apply is only ever watched, never repeate
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from backend.approvals.book import ApprovalBook
 from backend.approvals.digest import digest_of
-from backend.approvals.evidence import blockers, counts
+from backend.approvals.evidence import APPLY, DRIFTED, blockers, counts
+from backend.approvals.rights import refuse_approver
 from backend.approvals.risks import risks
 from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.background import Background
 from backend.config import Config
-from backend.errors import DatabaseDown, FluidError, RunNotFound, WrongState
+from backend.errors import DatabaseDown, FluidError, RoleDenied, RunNotFound, SelfApproval, WrongState
 from backend.fleet import Fleet
 from backend.models import (
     Approval,
@@ -32,6 +34,7 @@ from backend.models import (
     RunKind,
     RunState,
     TargetEvidence,
+    TargetResult,
     new_id,
     now,
 )
@@ -62,7 +65,9 @@ class Pipeline:
         ways_back: WaysBack,
         background: Background,
         refuse_in_panic: Callable[[], None],
+        operator: Callable[[int], Identity],
     ) -> None:
+        """``operator``: who a uid is now; it raises :class:`RoleDenied` for one that is no operator."""
         self._refuse_in_panic = refuse_in_panic
         self._config = config
         self._store = store
@@ -75,6 +80,7 @@ class Pipeline:
         self._targets = targets
         self._ways_back = ways_back
         self._background = background
+        self._operator = operator
         self._cut_off: set[str] = set()
         self._secrets: dict[str, Mapping[str, str]] = {}  # of approvals under apply; nowhere else
 
@@ -100,7 +106,7 @@ class Pipeline:
         ) as step:
             done = await self._rehearser.rehearse(
                 playbook,
-                self._playbooks.contents(playbook),
+                self._playbooks.to_run(playbook),
                 await self._fleet.load(approval.sandbox_id),
                 wanted,
                 approval_id=approval.id,
@@ -119,7 +125,11 @@ class Pipeline:
             row.state = ApprovalState.DRAFTING if evidence.failure else ApprovalState.PENDING
             row.outcome = evidence.failure
 
-        await self._book.change(approval.id, [ApprovalState.REHEARSING], finish)
+        rehearsed = await self._book.change(approval.id, [ApprovalState.REHEARSING], finish)
+        settings = self._config.targets.groups
+        groups = [settings.get(name) for name in rehearsed.groups.values()]
+        if not evidence.failure and all(group and group.dry_run_with_request for group in groups):
+            self.dry_run(rehearsed)
 
     async def _applied(self, approval: Approval) -> tuple[Playbook, dict[str, bytes]] | None:
         """What a roll-back takes back."""
@@ -127,7 +137,7 @@ class Pipeline:
             return None
         run = await self._runs.load(approval.rolls_back)
         playbook = await self._playbooks.load(run.playbook_id)
-        return playbook, self._playbooks.contents(playbook)
+        return playbook, self._playbooks.to_run(playbook)
 
     # --- dry run --------------------------------------------------------------------------------------
 
@@ -167,7 +177,9 @@ class Pipeline:
             stand_ins = placeholders(playbook.secrets)
             for run in await self._on_targets(RunKind.DRY_RUN, approval, playbook, secrets=stand_ins):
                 for target in run.targets:
-                    seen[target] = preview(rehearsal, run, target)
+                    reached = not run.results.get(target, TargetResult()).unreachable
+                    under = await self._ways_back.fingerprint(approval, playbook, target) if reached else ""
+                    seen[target] = preview(rehearsal, run, target, under)
             step.data["changed"] = {name: row.result.changed for name, row in seen.items()}
         return seen
 
@@ -197,10 +209,7 @@ class Pipeline:
         given = await self._values(approval, playbook)
         if set(playbook.secrets) - set(given):
             words = "its secrets were in the memory of a backend that is gone: ask again"
-            await self._audit.note(Identity.system(), "approval.void", "approval", approval.id, because=words)
-            await self._book.change(
-                approval.id, [ApprovalState.APPROVED], _ended(ApprovalState.VOIDED, words)
-            )
+            await self._void(approval, words)
             return
         await self._book.change(
             approval.id, [ApprovalState.APPROVED], _says("dry run again, under the targets' lock")
@@ -209,12 +218,12 @@ class Pipeline:
         again.evidence.dry_run = await self._preview(approval)
         if self.digest(again, playbook) != approval.digest:
             moved = _drift(approval.evidence, again.evidence)
-            await self._audit.note(Identity.system(), "approval.void", "approval", approval.id, because=moved)
-            await self._book.change(
-                approval.id,
-                [ApprovalState.APPROVED],
-                _ended(ApprovalState.VOIDED, f"the target drifted after the approval: {moved}"),
-            )
+            await self._void(approval, f"{DRIFTED}: {moved}")
+            return
+        try:
+            await asyncio.to_thread(self._refuse_approvers, approval)
+        except (RoleDenied, SelfApproval) as error:
+            await self._void(approval, f"who approved it may no longer: {error.message}")
             return
         self._refuse_in_panic()  # what was approved before the panic fails here
         run_id = new_id("RUN")
@@ -243,6 +252,17 @@ class Pipeline:
             step.data["state"] = runs[0].state
         await self._finish(approval, runs[0])
 
+    def _refuse_approvers(self, approval: Approval) -> None:
+        """Whoever said yes may have lost the right since. Raises RoleDenied, SelfApproval."""
+        targets = self._targets.resolve(approval.targets)
+        for decision in approval.decisions:
+            if decision.verb == "approve" and decision.digest == approval.digest:
+                refuse_approver(self._operator(decision.uid), approval, targets)
+
+    async def _void(self, approval: Approval, words: str) -> None:
+        await self._audit.note(Identity.system(), "approval.void", "approval", approval.id, because=words)
+        await self._book.change(approval.id, [ApprovalState.APPROVED], _ended(ApprovalState.VOIDED, words))
+
     async def _finish(self, approval: Approval, run: Run) -> None:
         """After the apply: check mode must find nothing left to change."""
         if run.state is not RunState.SUCCESSFUL:
@@ -250,7 +270,7 @@ class Pipeline:
             await self._book.change(
                 approval.id,
                 [ApprovalState.APPLYING],
-                _ended(ApprovalState.FAILED, f"the apply {run.state}: {reason}"),
+                _ended(ApprovalState.FAILED, f"{APPLY} {run.state}: {reason}"),
             )
             return
         playbook = await self._playbooks.load(approval.playbook_id)
@@ -265,12 +285,12 @@ class Pipeline:
             return
         await self._book.change(approval.id, [ApprovalState.APPLYING], _says("verifying in check mode"))
         checks = await self._on_targets(RunKind.VERIFY, approval, playbook, secrets=given)
-        changed = sum(result.changed for check in checks for result in check.results.values())
+        words, changed = _verified(checks)
 
         def applied(row: Approval) -> None:
             row.state, row.progress = ApprovalState.APPLIED, ""
             row.verify_run, row.verified_changed = checks[0].id, changed
-            row.outcome = f"applied to {', '.join(row.targets)}; check mode then found {changed} to change"
+            row.outcome = f"applied to {', '.join(row.targets)}; {words}"
 
         await self._book.change(approval.id, [ApprovalState.APPLYING], applied)
         await self._audit.note(
@@ -292,7 +312,7 @@ class Pipeline:
         run_id: str = "",
     ) -> list[Run]:
         """One run for each group of targets that share a key; an apply has one key, so one run."""
-        files = self._playbooks.contents(playbook)
+        files = self._playbooks.to_run(playbook)
         groups = defaultdict[str, list[ResolvedTarget]](list)
         for target in self._targets.resolve(approval.targets):
             groups[target.group].append(target)
@@ -374,9 +394,7 @@ class Pipeline:
         decided = approval.decisions[-1].at
         if now() - decided > STALE_APPROVAL:
             words = "the backend was away for more than 5 minutes after the approval"
-            await self._book.change(
-                approval.id, [ApprovalState.APPROVED], _ended(ApprovalState.VOIDED, words)
-            )
+            await self._void(approval, words)
         else:
             self.apply(approval)
 
@@ -408,6 +426,17 @@ def _ended(state: ApprovalState, words: str) -> Callable[[Approval], None]:
         row.state, row.outcome, row.progress = state, words, ""
 
     return change
+
+
+def _verified(checks: Sequence[Run]) -> tuple[str, int | None]:
+    """What check mode says after an apply, and how much it would change; None where it could not say."""
+    for check in checks:
+        if check.state is not RunState.SUCCESSFUL:
+            return f"not verified: check mode {check.state}: {check.reason or check.id}", None
+    changed = sum(result.changed for check in checks for result in check.results.values())
+    if changed:
+        return f"not verified: check mode would still change {changed}", changed
+    return "verified: check mode would change nothing", changed
 
 
 def _drift(before: Evidence, after: Evidence) -> str:

@@ -14,13 +14,12 @@ from typing import Any
 from backend.approvals.apply import Pipeline
 from backend.approvals.book import ApprovalBook, refusal
 from backend.approvals.evidence import for_agent
+from backend.approvals.rights import operators_only, refuse_approver
 from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.config import Config
 from backend.errors import (
     EvidenceIncomplete,
-    RoleDenied,
-    SelfApproval,
     StaleDigest,
     TargetLocked,
     TargetNotFound,
@@ -109,7 +108,7 @@ class Approvals:
             WrongState: nothing to take back, or the targets had different things before.
             PlaybookRefused: nothing of the change can be taken back.
         """
-        _operators_only(actor)
+        operators_only(actor)
         run = await self._runs.load(run_id)
         if run.kind is not RunKind.APPLY or run.state not in RUN_OVER:
             raise WrongState(
@@ -198,7 +197,7 @@ class Approvals:
 
     async def pack(self, actor: Identity, approval_id: str) -> dict[str, Any]:
         """The evidence pack: everything that was shown, with the audit rows of this request."""
-        _operators_only(actor)
+        operators_only(actor)
         approval = await self._book.load(approval_id)
         evidence = approval.evidence
         changes = [
@@ -222,7 +221,7 @@ class Approvals:
 
     async def dry_run(self, actor: Identity, approval_id: str) -> Approval:
         """An operator opened the review: try the playbook in check mode on the targets."""
-        _operators_only(actor)
+        operators_only(actor)
         approval = await self._book.load(approval_id)
         if approval.state is not ApprovalState.PENDING:
             raise refusal(approval)
@@ -252,7 +251,7 @@ class Approvals:
         """
         self._refuse_in_panic()
         approval = await self._book.load(approval_id)
-        self._may_approve(actor, approval)
+        refuse_approver(actor, approval, self._targets.resolve(approval.targets))
         if approval.state is not ApprovalState.PENDING:
             raise refusal(approval)
         if missing := self._pipeline.blockers(approval):
@@ -303,7 +302,7 @@ class Approvals:
         self, actor: Identity, approval_id: str, reason: str, changes_requested: bool = False
     ) -> Approval:
         """One reject ends it. With ``changes_requested`` the agent is told what to mend."""
-        _operators_only(actor)
+        operators_only(actor)
         approval = await self._book.load(approval_id)
 
         def decide(row: Approval) -> None:
@@ -366,24 +365,6 @@ class Approvals:
         """After a start: pick up what a former backend left half done."""
         await self._pipeline.resume([row for row in await self._book.all() if row.state in _OPEN])
 
-    def _may_approve(self, actor: Identity, approval: Approval) -> None:
-        _operators_only(actor)
-        if actor.uid == approval.requester_uid:
-            raise SelfApproval(
-                f"{actor.name} (uid {actor.uid}) made {approval.id} and may not approve it",
-                remedy="another operator must decide",
-            )
-        if actor.uid == 0 and approval.threshold > 1:
-            raise RoleDenied(
-                "root does not count where two approvals are needed", remedy="approve as yourself"
-            )
-        for target in self._targets.resolve(approval.targets):
-            if "*" not in target.approvers and not _listed(actor, target.approvers):
-                raise RoleDenied(
-                    f"{actor.name} is no approver of {target.group}",
-                    remedy=f"approvers are {', '.join(target.approvers)}",
-                )
-
     async def _refuse_locked(self, approval: Approval) -> None:
         for other in await self._book.all():
             shared = set(other.targets) & set(approval.targets)
@@ -394,14 +375,3 @@ class Approvals:
 
     def _shown(self, actor: Identity, approval: Approval) -> Approval:
         return for_agent(approval) if actor.role is Role.AGENT else approval
-
-
-def _operators_only(actor: Identity) -> None:
-    if actor.role is not Role.OPERATOR:
-        raise RoleDenied(
-            f"{actor.name or actor.uid} is no operator", remedy="`operators:` in config.yaml lists them"
-        )
-
-
-def _listed(actor: Identity, names: Sequence[str]) -> bool:
-    return actor.name in names or any(f"@{group}" in names for group in actor.groups)

@@ -17,6 +17,7 @@ from backend.playbooks import (
     added_folders,
     digest,
     kept_values,
+    overwritten,
     touched,
     way_back,
 )
@@ -55,6 +56,14 @@ class WaysBack:
                 for name, kept in zip(approval.targets, found, strict=True)
                 if kept.left_out
             }
+
+    async def fingerprint(self, approval: Approval, playbook: Playbook, target: str) -> str:
+        """Of what the target has where the apply would write. Raises :class:`TargetDown`."""
+        done = await self._store.changes.get(approval.evidence.changes_id)
+        at = overwritten(done, self._playbooks.check(playbook))
+        if not at.paths and not at.accounts:
+            return ""
+        return await self._keeper.fingerprint(target, at.paths, at.accounts)
 
     async def playbook(
         self, actor: Identity, run: Run, approval: Approval, targets: Sequence[str]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from typing import TypeVar
 
@@ -41,16 +41,16 @@ _REHASHED = re.compile(r"[0-9a-f]{8}(\.[0-9]+)?")
 _NOTHING = "as in the source"
 _GONE = "not there"
 
-Thing = TypeVar("Thing", FileChange, PackageChange, UnitChange, UserChange, GroupChange)
+Thing = TypeVar("Thing", PackageChange, UnitChange, UserChange, GroupChange)
 
 
 def residual(sandbox: Changes, rehearsal: Changes) -> list[ResidualRow]:
     """Rows of kind ``missing``, ``extra`` and ``regenerated``, by noun and name."""
     rows = [
-        *_compare("package", sandbox.packages, rehearsal.packages, lambda one: one.name, _package, _package),
-        *_compare("unit", sandbox.units, rehearsal.units, lambda one: one.name, _unit, _unit),
-        *_compare("user", sandbox.users, rehearsal.users, lambda one: one.name, _user, _account_words),
-        *_compare("group", sandbox.groups, rehearsal.groups, lambda one: one.name, _group, _account_words),
+        *_compare("package", sandbox.packages, rehearsal.packages, _by(_package), _package),
+        *_compare("unit", sandbox.units, rehearsal.units, _by(_unit), _unit),
+        *_compare("user", sandbox.users, rehearsal.users, _accounts, _account_words),
+        *_compare("group", sandbox.groups, rehearsal.groups, _accounts, _account_words),
     ]
     other_version = {row.name for row in rows if row.noun == "package"}
     rows += _files(sandbox, rehearsal, other_version)
@@ -58,23 +58,18 @@ def residual(sandbox: Changes, rehearsal: Changes) -> list[ResidualRow]:
     return rows
 
 
-def _by_name(changes: Iterable[Thing], name: Callable[[Thing], str]) -> dict[str, Thing]:
-    return {name(change): change for change in changes}
-
-
 def _compare(
     noun: str,
     sandbox: Iterable[Thing],
     rehearsal: Iterable[Thing],
-    name: Callable[[Thing], str],
-    value: Callable[[Thing], object],
+    same: Callable[[Thing, Thing], bool],
     words: Callable[[Thing], object],
 ) -> list[ResidualRow]:
-    mine, theirs = _by_name(sandbox, name), _by_name(rehearsal, name)
+    mine, theirs = ({change.name: change for change in side} for side in (sandbox, rehearsal))
     rows: list[ResidualRow] = []
     for key in sorted(mine.keys() | theirs.keys()):
         one, other = mine.get(key), theirs.get(key)
-        if one is not None and other is not None and value(one) == value(other):
+        if one is not None and other is not None and same(one, other):
             continue
         rows += _rows(
             noun, key, str(words(one)) if one else _NOTHING, str(words(other)) if other else _NOTHING
@@ -102,8 +97,7 @@ def _row(kind: str, noun: str, name: str, reason: str, sandbox: str, rehearsal: 
 
 
 def _files(sandbox: Changes, rehearsal: Changes, other_version: set[str]) -> list[ResidualRow]:
-    mine = _by_name(sandbox.files, lambda change: change.path)
-    theirs = _by_name(rehearsal.files, lambda change: change.path)
+    mine, theirs = ({change.path: change for change in side.files} for side in (sandbox, rehearsal))
     shown = {change.path for changes in (sandbox, rehearsal) for change in changes.shown()}
     keys = _keys(sandbox), _keys(rehearsal)
     anew = {path for path in mine.keys() & theirs.keys() if _made_anew(mine[path], theirs[path], keys)}
@@ -270,17 +264,24 @@ def _unit(change: UnitChange) -> str:
     return " ".join(words) if state.defined or state.enabled or state.masked else _GONE
 
 
-def _user(change: UserChange) -> object:
-    return _account(change.after, "uid" if change.package else "", "gid" if change.package else "")
+def _by(words: Callable[[Thing], str]) -> Callable[[Thing, Thing], bool]:
+    return lambda one, other: words(one) == words(other)
 
 
-def _group(change: GroupChange) -> object:
-    return _account(change.after, "gid" if change.package else "")
+def _accounts(one: UserChange | GroupChange, other: UserChange | GroupChange) -> bool:
+    """Whether both ended alike in all that one of them changed: where a roll back leads, a target's account
+    may have more than the twin's. A package's script takes the next free number, which means nothing."""
+    if bool(one.package) != bool(other.package):
+        return False
+    names = {name for change in (one, other) for side in (change.before, change.after) for name in side}
+    return not any(
+        one.after.get(name) != other.after.get(name) and (_is_moved(one, name) or _is_moved(other, name))
+        for name in names - ({"uid", "gid"} if one.package else set())
+    )
 
 
-def _account(values: Mapping[str, str], *left_out: str) -> dict[str, str]:
-    """The values to compare: a package's script takes the next free number, which means nothing."""
-    return {name: value for name, value in values.items() if name not in left_out}
+def _is_moved(change: UserChange | GroupChange, name: str) -> bool:
+    return change.before.get(name) != change.after.get(name)
 
 
 def _account_words(change: UserChange | GroupChange) -> str:

@@ -144,12 +144,18 @@ def _judged(id: str) -> tuple[str, list[str]]:
             f"{id} cannot be approved: it is {told['state']}",
             remedy="`fluid approvals show` says what is missing",
         )
-    targets = ", ".join(visible(name) for name in told["targets"])
     drop_typed_ahead()
-    typed = typer.prompt(f"Type {told['short_id']} to run this on {targets}", default="", show_default=False)
+    typed = typer.prompt(question(told), default="", show_default=False)
     if typed != told["short_id"]:
         raise typer.Abort
     return told["digest"], [] if playbook["kept"] else playbook["secrets"]
+
+
+def question(told: dict[str, Any]) -> str:
+    """What typing the id does, with the count of what no dry run tries."""
+    targets, opaque = ", ".join(visible(name) for name in told["targets"]), len(told["evidence"]["opaque"])
+    more = f", with {opaque} opaque task{'s' if opaque > 1 else ''}" if opaque else ""
+    return f"Type {told['short_id']} to run this on {targets}{more}"
 
 
 @app.command(epilog=examples("fluid approvals abort 4f2a --yes"))

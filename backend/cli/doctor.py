@@ -205,6 +205,24 @@ def hosts(paths: Paths) -> Iterator[Finding]:
             yield Finding(NOTE, name, message, remedy)
 
 
+def runner(paths: Paths) -> Iterator[Finding]:
+    """As root, Ansible needs a user of its own: what it runs must not read the CA, the keys, the database."""
+    if os.geteuid() != 0:
+        return
+    try:
+        from backend.ansible import DEFAULT_USER, runner_user
+
+        user = runner_user(settings.load(paths).ansible.run_as)
+    except FluidError as error:
+        yield Finding(BAD, "runner", error.message, error.remedy)
+        return
+    if user is not None and user.pw_uid:
+        yield Finding(OK, "runner", f"Ansible runs as {user.pw_name}")
+    else:
+        remedy = f"useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {DEFAULT_USER}"
+        yield Finding(BAD, "runner", "Ansible runs as root and may read the keys of this backend", remedy)
+
+
 CHECKS: tuple[Callable[[Paths], Iterator[Finding]], ...] = (
     config_file,
     programs,
@@ -216,6 +234,7 @@ CHECKS: tuple[Callable[[Paths], Iterator[Finding]], ...] = (
     tcp_door,
     backend,
     hosts,
+    runner,
 )
 
 

@@ -9,7 +9,7 @@ from backend.playbooks.rollback import SWAPS, WayBack, kept_values, way_back
 from backend.playbooks.runs import Runs
 from backend.playbooks.service import Playbooks
 from backend.playbooks.tasks import told
-from backend.playbooks.touched import added_folders, touched
+from backend.playbooks.touched import added_folders, overwritten, touched
 
 __all__ = [
     "SWAPS",
@@ -28,6 +28,7 @@ __all__ = [
     "export",
     "generate",
     "kept_values",
+    "overwritten",
     "told",
     "touched",
     "way_back",

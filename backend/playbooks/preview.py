@@ -26,8 +26,8 @@ class _Task:
     new: list[str] = field(default_factory=list)
 
 
-def preview(rehearsal: Run, dry_run: Run, target: str) -> TargetEvidence:
-    """The evidence of one target."""
+def preview(rehearsal: Run, dry_run: Run, target: str, under: str) -> TargetEvidence:
+    """The evidence of one target. ``under``: a fingerprint of what stands where it would be written."""
     here, there = _tasks(dry_run.events, target), _tasks(rehearsal.events, None)
     differs, unseen = [], []
     for index, task in sorted(here.items()):
@@ -43,7 +43,7 @@ def preview(rehearsal: Run, dry_run: Run, target: str) -> TargetEvidence:
         result=result,
         differs=differs,
         not_previewed=unseen,
-        fingerprint=_fingerprint(here),
+        fingerprint=_fingerprint(here, under),
         at=now(),
         error=_error(dry_run, here, result, target),
     )
@@ -81,9 +81,10 @@ def _had(twin: _Task) -> str:
     return f"{twin.gone[0].strip()!r}" if twin.gone else "nothing"
 
 
-def _fingerprint(tasks: dict[int, _Task]) -> str:
-    """SHA-256 over every task's status and diff on the target; a second dry run must give the same."""
-    whole = hashlib.sha256()
+def _fingerprint(tasks: dict[int, _Task], under: str) -> str:
+    """SHA-256 over every task's status and diff on the target, without secrets, and ``under``, which is keyed
+    and changes with them; a second dry run must give the same."""
+    whole = hashlib.sha256(under.encode())
     for index, task in sorted(tasks.items()):
         for part in (str(index), task.status, *task.gone, "", *task.new, ""):
             whole.update(part.encode("utf-8", "surrogateescape") + b"\0")

@@ -25,7 +25,7 @@ _DRAWN = re.compile(
     r"[0-9A-F]{2,64}\n"
     r"|-----BEGIN (DH|EC) PARAMETERS-----\n[A-Za-z0-9+/=\n]{1,4096}-----END \1 PARAMETERS-----\n"
 )
-_WRITERS = tuple(
+WRITERS = tuple(
     f"ansible.builtin.{name}" for name in ("copy", "blockinfile", "lineinfile", "replace", "cron")
 )
 _CRYPT = re.compile(r"\$[0-9a-z]+\$[A-Za-z0-9./$=,+-]{8,500}")  # crypt(5)
@@ -105,7 +105,7 @@ def _formatted(playbook: CheckedPlaybook) -> set[str]:
     """What handlers format and no task writes."""
     argvs = [task.args["argv"] for task in playbook.handlers if task.opaque]
     found = (formatted([str(word) for word in argv]) for argv in argvs if isinstance(argv, list))
-    written = [task for task in (*playbook.tasks, *playbook.handlers) if task.module in _WRITERS]
+    written = [task for task in (*playbook.tasks, *playbook.handlers) if task.module in WRITERS]
     return {wire_path(path.encode()) for path in found if path} - _paths(playbook, written)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backend.audit import Audit
-from backend.errors import Conflict, PlaybookNotFound
+from backend.errors import Conflict, PlaybookNotFound, WrongState
 from backend.fleet import Fleet
 from backend.models import Changes, Identity, Playbook, Role, new_id, now
 from backend.playbooks.builders.context import GuestFacts
@@ -168,6 +168,19 @@ class Playbooks:
     def contents(self, playbook: Playbook) -> dict[str, bytes]:
         """``files/<sha256>`` → bytes."""
         return {sha256: self._blobs.get(sha256) for sha256 in playbook.files}
+
+    def to_run(self, playbook: Playbook) -> dict[str, bytes]:
+        """Its files, for a run: text and files are those of its digest, and within the grammar.
+
+        Raises:
+            PlaybookRefused: the grammar does not hold.
+            WrongState: somebody altered what is stored.
+        """
+        self.check(playbook)
+        files = self.contents(playbook)
+        if digest(playbook.yaml, files) != playbook.digest:
+            raise WrongState(f"{playbook.id} is not what its digest says", remedy="generate it anew")
+        return files
 
     def check(self, playbook: Playbook) -> CheckedPlaybook:
         """The grammar; raises :class:`PlaybookRefused` naming task and rule."""

@@ -9,13 +9,16 @@ from backend.changes import LIMITS
 from backend.changes.dpkg import LOG
 from backend.models import Changes, FileKind, guest_path
 from backend.playbooks._scope import ITEM, Reference
+from backend.playbooks.builders import is_account_database
 from backend.playbooks.grammar import CheckedPlaybook, CheckedTask
+from backend.playbooks.secrets import WRITERS
 from backend.playbooks.tasks import paths_of
 from backend.targets import Wanted
 
 _PREFIX = "ansible.builtin."
 _PACKAGES = b"/var/lib/dpkg/info/"
 _SETTINGS = b"/etc/"
+_CRONTABS = b"/var/spool/cron/"
 _GUARDS = ("creates", "removes")
 
 
@@ -56,6 +59,29 @@ def touched(done: Changes, playbook: CheckedPlaybook) -> Touched:
         frozenset(LIMITS.listed),
     )
     return Touched(wanted, frozenset(made), _named(done, tasks))
+
+
+@dataclass(frozen=True)
+class Overwritten:
+    """Where an apply writes over what a dry run does not show, or shows without secrets: ``paths`` of files,
+    and ``accounts`` whose password it sets."""
+
+    paths: frozenset[bytes]
+    accounts: frozenset[str]
+
+
+def overwritten(done: Changes, playbook: CheckedPlaybook) -> Overwritten:
+    """The files that tasks write, and settings that the rehearsal of ``playbook`` changed otherwise. Not what
+    a package brings, nor the databases of accounts, which hold those of others too."""
+    tasks = (*playbook.tasks, *playbook.handlers)
+    paths = {_path(path) for task in tasks if task.module in WRITERS for path in paths_of(task, playbook)}
+    for change in done.shown():
+        path = guest_path(change.path)
+        mine = path.startswith((_SETTINGS, _CRONTABS)) and not change.package
+        if mine and not is_account_database(change.path):
+            paths.add(path)
+    passwords = (task for task in tasks if task.args.get("password"))
+    return Overwritten(frozenset(paths), frozenset(name for task in passwords for name in _literals(task)))
 
 
 def _path(text: str) -> bytes:

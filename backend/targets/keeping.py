@@ -8,6 +8,7 @@ there and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import secrets
 import shlex
@@ -24,8 +25,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from backend.changes import LIMITS, Told
-from backend.changes.told import checked, parse_contents
+from backend.changes.told import SHADOW, checked, parse_contents
 from backend.disks import wire
+from backend.disks.records import Node
 from backend.disks.survey import is_shipped
 from backend.errors import DiskUnreadable, NotFound, TargetDown
 from backend.guests import contents_job, names_job, program
@@ -117,6 +119,7 @@ class Keeper:
 
     def __init__(self, targets: Targets, folder: Path, key: bytes) -> None:
         self._targets, self._folder, self._cipher = targets, folder, AESGCM(key)
+        self._print_key = hmac.digest(key, b"fingerprints of what targets have", "sha256")
 
     async def look(self, name: str, wanted: Wanted) -> Kept:
         """What the target has now.
@@ -143,6 +146,18 @@ class Keeper:
         except (DiskUnreadable, KeyError, TypeError, ValueError) as error:
             raise _down(name, f"it cannot be read: {error}") from error
         return Kept(Told(packed, contents), wanted, cut)
+
+    async def fingerprint(self, name: str, paths: frozenset[bytes], accounts: frozenset[str]) -> str:
+        """What stands at ``paths`` and the passwords of ``accounts``, as an HMAC: it tells whether that is
+        the same and no more. Of the files only sums leave the target. Raises as :meth:`look` does."""
+        shadow = {SHADOW} if accounts else set[bytes]()
+        told = (await self.look(name, Wanted(paths | shadow, sums=paths))).told
+        parts = [part for path in sorted(paths) for part in (path, _stands(told, told.nodes.get(path)))]
+        if (databases := told.contents.get(SHADOW)) is not None:
+            lines = (line.split(b":") for line in (databases.data or b"").split(b"\n"))
+            parts += [b"\0".join(line[:2]) for line in lines if line[0].decode("latin-1") in accounts]
+        text = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
+        return hmac.digest(self._print_key, name.encode() + b"\0" + text, "sha256").hex()
 
     async def keep(self, run_id: str, name: str, wanted: Wanted) -> Kept:
         """Look, and keep it for a roll back of ``run_id``. Raises as :meth:`look` does."""
@@ -246,6 +261,15 @@ def _is_kept(path: bytes, size: int, wanted: Wanted) -> bool | None:
     if wanted.covers(path):
         return path not in wanted.sums and not path.startswith(LIMITS.opaque)
     return True if size <= OWN_BYTES and not is_shipped(path) else None
+
+
+def _stands(told: Told, node: Node | None) -> bytes:
+    """What counts of a name: all but its times, and where it lies on the disk."""
+    if node is None:
+        return b""
+    content = told.content(node)
+    what = (node.mode, node.uid, node.gid, node.rdev, node.target, node.xattrs)
+    return repr((*what, (content.size, content.sha256) if content else ())).encode()
 
 
 def _bound(run_id: str, name: str) -> bytes:

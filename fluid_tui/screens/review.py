@@ -18,7 +18,7 @@ from backend.errors import FluidError
 from backend.models import Approval, ApprovalState, now
 from backend.text import visible
 from fluid_tui.actions import bindings, shown_keys
-from fluid_tui.evidence import checklist, obstacles, policy_lines, request_lines, what_will_run
+from fluid_tui.evidence import checklist, obstacles, policy_lines, request_lines, what_will_run, yes_to
 from fluid_tui.mirror import Contact
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.screens.base import NARROW_BELOW, EventArrived, FluidScreen
@@ -335,7 +335,7 @@ class ReviewScreen(FluidScreen):
 
         what = what_will_run(approval, playbook)
         title = f"Approve {short_id} for production"
-        self.app.push_screen(TypedConfirm(title, what, short_id, "approve"), confirmed)
+        self.app.push_screen(TypedConfirm(title, what, short_id, yes_to(approval.evidence)), confirmed)
 
     def _ask_secrets(
         self,

@@ -99,7 +99,7 @@ async def test_approving_by_keys_sends_the_digest_shown(console, width: int, hei
         await seen.sees("● applying", "✓ changed  web-01  Install nginx", "▸7 Apply")
         await seen.backend.finish_apply()
         await seen.sees(
-            "✓ applied", "applied to 2 targets", "checked again after the apply: changed=0", "ok=9"
+            "✓ applied", "applied to 2 targets", "verified: checked again after the apply, changed=0", "ok=9"
         )
         await seen.until(lambda: "a approve" not in seen.text(), "no decision is offered any more")
 

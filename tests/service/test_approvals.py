@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -40,11 +40,13 @@ from backend.models import (
     AskRequest,
     AskState,
     Decision,
+    Evidence,
     Identity,
     Phase,
     Role,
     RunState,
     Sandbox,
+    TargetResult,
     new_id,
     now,
 )
@@ -335,14 +337,14 @@ async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
     async def load(_: str) -> Any:
         return playbook
 
-    playbooks = SimpleNamespace(load=load, contents=lambda _: {})
+    playbooks = SimpleNamespace(load=load, to_run=lambda _: {})
     one = SimpleNamespace(name="web-01", group="web", host=lambda: None)
     targets = SimpleNamespace(resolve=lambda _: [one], key=lambda _: None)
     fleet = SimpleNamespace(strategy=lambda: "linear")
     asked = await pending(book, state=ApprovalState.APPLYING, apply_run=run.id)
     async with Background() as background:
         parts: list[Any] = [Config(), store, book, audit, fleet, playbooks, None, runs, targets, None]
-        whole = RealPipeline(*parts, background, lambda: None)
+        whole = RealPipeline(*parts, background, lambda: None, cast("Any", None))
         await whole.resume([asked])
         await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("apply")))
         assert (await book.load(asked.id)).state is ApprovalState.APPLYING
@@ -374,9 +376,123 @@ async def test_secrets_die_with_their_backend_and_the_next_one_says_so(
     asked = await pending(book, state=state, apply_run=run.id, decisions=[yes])
     async with Background() as background:
         parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, runs, None, None]
-        await RealPipeline(*parts, background, lambda: None).resume([asked])
+        await RealPipeline(*parts, background, lambda: None, cast("Any", None)).resume([asked])
         after = await book.wait(asked.id, 5, ANNA)
     assert after.state is end and word in after.outcome
+
+
+@pytest.mark.parametrize(
+    ("groups", "end", "word"),
+    [
+        (["sre"], ApprovalState.FAILED, "kept"),  # goes on to what this test cuts short
+        (["dev"], ApprovalState.VOIDED, "anna is no approver of web"),
+        (None, ApprovalState.VOIDED, "uid 3001 is no operator"),
+    ],
+)
+async def test_whoever_approved_must_still_have_the_right_when_the_apply_begins(
+    store: Store,
+    book: ApprovalBook,
+    audit: Audit,
+    monkeypatch: pytest.MonkeyPatch,
+    groups: list[str] | None,
+    end: ApprovalState,
+    word: str,
+) -> None:
+    async def load(_: str) -> Any:
+        return SimpleNamespace(secrets=[])
+
+    async def unchanged(_: Approval) -> Any:
+        return {}
+
+    async def keep(*_: Any) -> None:
+        raise WrongState("nothing is kept here")
+
+    def operator(uid: int) -> Identity:
+        if groups is None:
+            raise RoleDenied(f"uid {uid} is no operator")
+        return ANNA.model_copy(update={"groups": groups})
+
+    one = SimpleNamespace(name="web-01", group="web", approvers=("@sre",))
+    targets, back = SimpleNamespace(resolve=lambda _: [one]), SimpleNamespace(keep=keep)
+    yes = Decision(verb="approve", uid=ANNA.uid, name="anna", at=now(), digest="d" * 64)
+    asked = await pending(book, state=ApprovalState.APPROVED, decisions=[yes])
+    async with Background() as background:
+        playbooks = SimpleNamespace(load=load)
+        parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, None, targets, back]
+        whole = RealPipeline(*parts, background, lambda: None, operator)
+        monkeypatch.setattr(whole, "_preview", unchanged)
+        monkeypatch.setattr(whole, "digest", lambda *_: asked.digest)
+        whole.apply(asked)
+        async with asyncio.timeout(5):
+            while (over := await book.wait(asked.id, 5, ANNA)).state is ApprovalState.APPROVED:
+                pass
+    assert over.state is end and word in over.outcome
+
+
+@pytest.mark.parametrize(
+    ("state", "changed", "words", "told"),
+    [
+        (RunState.SUCCESSFUL, 0, "applied to web-01; verified: check mode would change nothing", 0),
+        (RunState.SUCCESSFUL, 2, "applied to web-01; not verified: check mode would still change 2", 2),
+        (RunState.FAILED, 0, "applied to web-01; not verified: check mode failed: it is gone", None),
+    ],
+)
+async def test_an_apply_is_verified_only_by_a_check_that_worked_and_would_change_nothing(
+    store: Store,
+    book: ApprovalBook,
+    audit: Audit,
+    state: RunState,
+    changed: int,
+    words: str,
+    told: int | None,
+) -> None:
+    applied = SimpleNamespace(id="RUN-00000001", state=RunState.SUCCESSFUL)
+    results = {"web-01": TargetResult(changed=changed)}
+    checked = SimpleNamespace(id="RUN-00000002", state=state, results=results, reason="it is gone")
+
+    async def answer(*_: Any, **__: Any) -> Any:
+        return applied
+
+    async def execute(*_: Any, **__: Any) -> Any:
+        return checked
+
+    async def load(_: str) -> Any:
+        return SimpleNamespace(secrets=[])
+
+    one = SimpleNamespace(name="web-01", group="web", host=lambda: None)
+    targets = SimpleNamespace(resolve=lambda _: [one], key=lambda _: None)
+    runs = SimpleNamespace(load=answer, watch=answer, execute=execute)
+    playbooks = SimpleNamespace(load=load, to_run=lambda _: {})
+    asked = await pending(book, state=ApprovalState.APPLYING, apply_run=applied.id)
+    async with Background() as background:
+        parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, runs, targets, None]
+        await RealPipeline(*parts, background, lambda: None, cast("Any", None)).resume([asked])
+        over = await book.wait(asked.id, 5, ANNA)
+    assert (over.state, over.outcome, over.verified_changed) == (ApprovalState.APPLIED, words, told)
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+async def test_a_group_may_have_its_dry_run_with_the_request(
+    store: Store, book: ApprovalBook, audit: Audit, monkeypatch: pytest.MonkeyPatch, asked_for: bool
+) -> None:
+    async def answer(*_: Any, **__: Any) -> Any:
+        return SimpleNamespace(evidence=Evidence())
+
+    group = {"ssh_key_file": "/k", "known_hosts": "/h", "dry_run_with_request": asked_for}
+    config = Config.model_validate({"targets": {"groups": {"web": group}}})
+    playbooks = SimpleNamespace(load=answer, changes_of=answer, to_run=lambda _: {})
+    fleet = SimpleNamespace(load=answer, versions=dict)
+    rehearser = SimpleNamespace(rehearse=answer)
+    asked = await pending(book, state=ApprovalState.REHEARSING, groups={"web-01": "web"})
+    tried: list[str] = []
+    async with Background() as background:
+        parts: list[Any] = [config, store, book, audit, fleet, playbooks, rehearser, None, None, None]
+        whole = RealPipeline(*parts, background, lambda: None, cast("Any", None))
+        monkeypatch.setattr(whole, "dry_run", lambda row: tried.append(row.id))
+        whole.rehearse(asked)
+        await asyncio.gather(*(one for one in asyncio.all_tasks() if one.get_name().startswith("rehearse")))
+    assert (await book.load(asked.id)).state is ApprovalState.PENDING
+    assert tried == ([asked.id] if asked_for else [])
 
 
 async def test_what_nobody_decides_expires(approvals: Approvals, book: ApprovalBook) -> None:

@@ -12,7 +12,7 @@ import pytest
 from backend.approvals import ApprovalBook, Approvals
 from backend.audit import Audit
 from backend.config import Config
-from backend.errors import PlaybookRefused
+from backend.errors import FluidError, PlaybookRefused, WrongState
 from backend.models import (
     Approval,
     ApprovalState,
@@ -141,3 +141,25 @@ async def test_an_edit_voids_what_was_asked_with_the_text_before(
     assert (await book.load(applying.id)).state is ApprovalState.APPLYING
     rows, _ = await audit.list(action="approval.void")
     assert {row.id for row in rows} == {pending.id, rehearsing.id}
+
+
+@pytest.mark.parametrize(
+    ("altered", "error"),
+    [
+        ({}, None),
+        ({"yaml": YAML.replace("/srv/x", "/srv/y")}, WrongState),
+        ({"yaml": YAML.replace("ansible.builtin.file", "ansible.builtin.shell")}, PlaybookRefused),
+        ({"files": {}}, WrongState),
+    ],
+)
+async def test_what_was_altered_since_it_was_kept_does_not_run(
+    store: Store, audit: Audit, playbook: Playbook, altered: dict[str, Any], error: type[FluidError] | None
+) -> None:
+    sha256 = "a" * 64
+    playbooks = Playbooks(store, audit, cast("Any", SimpleNamespace(blobs={sha256: b"x"})))
+    kept = playbook.model_copy(update={"files": {sha256: 1}, "digest": digest(YAML, [sha256])})
+    if error is None:
+        assert playbooks.to_run(kept) == {sha256: b"x"}
+    else:
+        with pytest.raises(error):
+            playbooks.to_run(kept.model_copy(update=altered))

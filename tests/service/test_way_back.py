@@ -380,6 +380,40 @@ async def test_what_is_kept_is_sealed_ours_alone_and_opens_under_its_own_name_on
         await keeper.kept(RUN, "web-02")
 
 
+APP, ANNA_S = frozenset({b"/etc/app.conf", b"/srv/none"}), frozenset({"anna"})
+AS_IT_IS: dict[str, bytes | str | None] = {
+    "/etc/app.conf": b"password = hunter2\n",
+    "/etc/other": b"x",
+    "/etc/shadow": b"root:$6$a:1::::::\nanna:$6$b:1::::::\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("drift", "same"),
+    [
+        ({}, True),
+        ({"/etc/other": b"y"}, True),
+        ({"/etc/shadow": b"root:$6$c:2::::::\nanna:$6$b:2::::::\n"}, True),
+        ({"/etc/app.conf": b"password = hunter3\n"}, False),
+        ({"/etc/app.conf": "/etc/other"}, False),
+        ({"/srv/none": b""}, False),
+        ({"/etc/shadow": b"root:$6$a:1::::::\nanna:$6$d:1::::::\n"}, False),
+        ({"/etc/shadow": b"root:$6$a:1::::::\n"}, False),
+    ],
+)
+async def test_a_fingerprint_of_a_target_changes_with_its_secrets_and_tells_nothing_of_them(
+    keeper: StandIns, tmp_path: Path, drift: dict[str, bytes | str | None], same: bool
+) -> None:
+    keeper.now = {"web-01": machine(AS_IT_IS), "web-02": machine(AS_IT_IS)}
+    first = await keeper.fingerprint("web-01", APP, ANNA_S)
+    assert first != await keeper.fingerprint("web-02", APP, ANNA_S)
+    keeper.now["web-01"] = machine(AS_IT_IS | drift)
+    assert (await keeper.fingerprint("web-01", APP, ANNA_S) == first) is same
+    other = Keeper(cast("Any", None), tmp_path / "kept", b"o" * 32)
+    other.look = keeper.look  # type: ignore[method-assign]
+    assert await other.fingerprint("web-01", APP, ANNA_S) != first, "without the key nobody tries passwords"
+
+
 async def test_what_is_kept_is_forgotten_in_time_and_within_bounds(
     keeper: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:

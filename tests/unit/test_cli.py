@@ -16,6 +16,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from typer.main import get_command
 from backend.cli import app as program
 from backend.cli import console, doctor, main, options, piped, sandboxes, snapshots
 from backend.cli.app import NOUNS, run
+from backend.cli.approvals import question
 from backend.cli.common import door
 from backend.cli.terminal import painted_screen, split_keys
 from backend.client.calls import STDIN_LIMIT_BYTES
@@ -198,6 +200,13 @@ def test_a_create_that_waits_says_for_what(
     assert told.err == f"web {reason}\n"
     assert run(["sandboxes", "list"]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith(f"\t{reason}")
+
+
+def test_the_question_before_a_yes_counts_the_opaque_tasks() -> None:
+    told = {"short_id": "4f2a", "targets": ["web-01", "web-02"], "evidence": {"opaque": []}}
+    assert question(told) == "Type 4f2a to run this on web-01, web-02"
+    told["evidence"] = {"opaque": ["a", "b"]}
+    assert question(told) == "Type 4f2a to run this on web-01, web-02, with 2 opaque tasks"
 
 
 def test_status_says_who_waits(backend: FakeBackend, capsys: Capture) -> None:
@@ -738,6 +747,26 @@ def test_doctor_says_which_package_a_missing_program_is_in(
     monkeypatch.setattr(doctor, "PROGRAMS", {"no-such-program": "its-package"})
     (told,) = _findings(doctor.programs, tmp_path)[doctor.BAD]
     assert told.endswith("apt-get install its-package")
+
+
+@pytest.mark.parametrize(
+    ("users", "level", "told"),
+    [
+        ({}, doctor.BAD, "useradd --system --user-group --no-create-home"),
+        ({"fluid-runner": 993}, doctor.OK, "as fluid-runner"),
+        ({"fluid-runner": 0}, doctor.BAD, "Ansible runs as root"),
+    ],
+)
+def test_doctor_says_whether_ansible_has_a_user_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, users: dict[str, int], level: str, told: str
+) -> None:
+    def getpwnam(name: str) -> Any:
+        return SimpleNamespace(pw_name=name, pw_uid=users[name])
+
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("pwd.getpwnam", getpwnam)
+    ((found, (words,)),) = _findings(doctor.runner, tmp_path).items()
+    assert found == level and told in words
 
 
 HOST = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backend import alignment
 from backend.models import Phase, Playbook, PlaybookTask, SettingKind, now
 from fluid_tui.diff_rows import document, header_line, summary
-from fluid_tui.evidence import checklist, what_will_run
+from fluid_tui.evidence import checklist, what_will_run, yes_to
 from fluid_tui.fleet_rows import Sorting, matches, sandbox_filter, sandbox_rows
 from fluid_tui.paint import Mixed, Role, chop, dropped, line, plain, width_of, wrap
 from fluid_tui.side_rows import SHOWN_LINES, DiffRow, Side, folded, text_rows, unfolded, unified, value_rows
@@ -191,6 +191,14 @@ def test_a_review_counts_settings_by_kind_and_a_task_s_path_stands_beside_its_na
     shown = [plain(each) for each in what_will_run(approval, made)]
     assert "run  Let d run a as root  ansible.builtin.copy /etc/sudoers.d/d" in shown
     assert "run  Remove /etc/x  ansible.builtin.file" in shown
+
+
+def test_what_the_rehearsal_skipped_stands_first_and_opaque_tasks_are_counted_where_yes_is_typed() -> None:
+    evidence = fleet(now()).approvals[0].evidence.model_copy(update={"unrehearsed": ["Skipped"]})
+    approval = fleet(now()).approvals[0].model_copy(update={"evidence": evidence})
+    assert [plain(each).strip() for each in checklist(approval)[:2]] == ["! unrehearsed  1 task", "Skipped"]
+    told = [yes_to(evidence.model_copy(update={"opaque": names})) for names in ([], ["a"], ["a", "b"])]
+    assert told == ["approve", "approve with 1 opaque task", "approve with 2 opaque tasks"]
 
 
 def test_every_kind_of_setting_has_its_heading() -> None:

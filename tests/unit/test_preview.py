@@ -26,39 +26,41 @@ DRIFTED = "--- before: /etc/x\n+++ after: b\n@@ -1 +1 @@\n-vm.swappiness = 60\n+
 
 def test_the_same_story_on_both_says_nothing() -> None:
     twin = run(RunKind.REHEARSAL, "rehearsal", (0, "changed", FRESH))
-    seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", FRESH)), "web-01")
+    seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", FRESH)), "web-01", "")
     assert seen.differs == [] and seen.error == ""
 
 
 def test_another_content_on_the_target_is_called_out_with_its_words() -> None:
     twin = run(RunKind.REHEARSAL, "rehearsal", (0, "changed", FRESH))
-    seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", DRIFTED)), "web-01")
+    seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", DRIFTED)), "web-01", "")
     assert seen.differs == ["task 0: web-01 has 'vm.swappiness = 60' where the rehearsal had nothing"]
 
 
 def test_what_is_there_already_is_called_out() -> None:
     twin = run(RunKind.REHEARSAL, "rehearsal", (0, "changed", ""))
-    seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "ok", "")), "web-01")
+    seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "ok", "")), "web-01", "")
     assert seen.differs == ["task 0: already so on web-01"]
 
 
 def test_a_task_that_check_mode_skips_is_not_previewed() -> None:
     twin = run(RunKind.REHEARSAL, "rehearsal", (0, "changed", ""))
-    seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "skipped", "")), "web-01")
+    seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "skipped", "")), "web-01", "")
     assert seen.not_previewed == ["task 0"] and seen.differs == []
 
 
 def test_a_failed_dry_run_is_an_error_and_never_silent() -> None:
     twin = run(RunKind.REHEARSAL, "rehearsal", (0, "changed", ""))
-    seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "failed", ""), failed=1), "web-01")
+    seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "failed", ""), failed=1), "web-01", "")
     assert seen.error.startswith("task 0")
 
 
 def test_drift_between_two_dry_runs_changes_the_fingerprint_and_nothing_else_does() -> None:
     twin = run(RunKind.REHEARSAL, "rehearsal", (0, "changed", FRESH))
-    first = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", DRIFTED)), "web-01")
-    again = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", DRIFTED)), "web-01")
+    first = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", DRIFTED)), "web-01", "")
+    again = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", DRIFTED)), "web-01", "")
     moved = preview(
-        twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", DRIFTED.replace("60", "61"))), "web-01"
+        twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", DRIFTED.replace("60", "61"))), "web-01", ""
     )
     assert first.fingerprint == again.fingerprint != moved.fingerprint
+    under = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", DRIFTED)), "web-01", "0f")
+    assert under.fingerprint != first.fingerprint

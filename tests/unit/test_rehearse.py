@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.models import ChangeVerb, FileKind, PackageChange, Run, RunEvent, RunKind, RunState, now
-from backend.playbooks import added_folders, check, touched
+from backend.playbooks import added_folders, check, overwritten, touched
 from backend.playbooks.rehearse import unrehearsed
 from tests.unit.playbooks_sample import Sample
 
@@ -92,3 +92,36 @@ def test_an_apply_may_touch_what_the_rehearsal_changed_and_what_the_tasks_name()
     assert found.named["user"] == {"anna", "bert"} and found.named["unit"] == {"x.service"}
     assert found.named["package"] == {"nginx"}
     assert added_folders(sample.changes()) == {b"/srv/a"}
+
+
+WRITES = """---
+- name: Test
+  hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Content
+      ansible.builtin.copy: {content: "{{ word }}", dest: /srv/word, mode: "0600"}
+      no_log: true
+    - name: Line
+      ansible.builtin.lineinfile: {path: "{{ item }}", line: x}
+      loop: [/srv/a.conf, /srv/b.conf]
+    - name: Mode
+      ansible.builtin.file: {path: /srv/log, state: file, mode: "0640"}
+    - name: Password
+      ansible.builtin.user: {name: anna, password: "{{ hash }}"}
+      no_log: true
+    - name: User
+      ansible.builtin.user: {name: bert}
+"""
+
+
+def test_an_apply_writes_over_what_its_tasks_write_and_settings_that_the_rehearsal_changed() -> None:
+    sample = Sample()
+    for path in ("/etc/apt/sources.list.d/own.list", "/etc/shadow", "/etc/passwd-", "/var/lib/app/data"):
+        sample.add(path, b"x")
+    sample.add("/etc/adjtime", b"x", hidden="the machine's own")
+    sample.add("/etc/nginx/nginx.conf", b"x", package="nginx")
+    found = overwritten(sample.changes(), check(WRITES.encode(), [], secrets=["word", "hash"]))
+    assert found.paths == {b"/srv/word", b"/srv/a.conf", b"/srv/b.conf", b"/etc/apt/sources.list.d/own.list"}
+    assert found.accounts == {"anna"}

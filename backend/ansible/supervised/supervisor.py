@@ -87,6 +87,7 @@ class Supervisor:
 
     def run(self) -> None:
         """The whole run. Always writes ``end.json`` unless it is killed."""
+        supervisor = os.getpid()
         end: dict[str, Any] = {"state": "failed", "results": {}, "reason": ""}
         try:
             self._start_agent()
@@ -94,6 +95,8 @@ class Supervisor:
         except Exception as error:
             end["reason"] = f"{type(error).__name__}: {error}"[:4096]
         finally:
+            if os.getpid() != supervisor:  # a fork that did not become Ansible: its terminal went with us
+                os._exit(1)
             self._clean()
             self._write_end(end)
 

@@ -1,6 +1,6 @@
 """From a disk diff to tasks, one noun a file. Each builder claims the paths that it explains."""
 
-from backend.playbooks.builders.accounts import groups, users
+from backend.playbooks.builders.accounts import groups, is_account_database, users
 from backend.playbooks.builders.answers import answers
 from backend.playbooks.builders.certificates import certificates, made_by
 from backend.playbooks.builders.data import DATA, data
@@ -22,6 +22,7 @@ __all__ = [
     "formatted",
     "groups",
     "identity",
+    "is_account_database",
     "made_by",
     "packages",
     "results",

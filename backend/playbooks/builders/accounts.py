@@ -22,10 +22,15 @@ _SET = ("set", "set, changed")
 _UNSET = ("", "!", "*", "!!", "!*", "locked", "none", "x")
 
 
+def is_account_database(wire: str) -> bool:
+    """Whether a path holds the accounts of everybody."""
+    return _DATABASES.fullmatch(wire) is not None
+
+
 def groups(context: Context) -> list[Task]:
     """Groups that the agent made or removed; a package's own come with the package."""
     for change in context.changes.files:
-        if _DATABASES.fullmatch(change.path):
+        if is_account_database(change.path):
             context.claimed.add(change.path)
     tasks = []
     for group in context.changes.groups:

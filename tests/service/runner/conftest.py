@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import os
 import shutil
 import socket
@@ -10,7 +12,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +22,25 @@ from backend.ansible import Runner, SshKey, TargetHost
 from backend.ansible._folder import remove
 
 SSHD = "/usr/sbin/sshd"
-TEST_S = 90
 SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A run that never ends fails its test after ``TEST_S`` of its module, not the whole session. (No fixture
+    can see to that: it is a task of its own.)"""
+    for item in items:
+        here = item.path.parent == Path(__file__).parent
+        if here and isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = _limited(item.obj, item.module.TEST_S)
+
+
+def _limited(test: Callable[..., Awaitable[None]], limit_s: float) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def run(*args: object, **more: object) -> None:
+        async with asyncio.timeout(limit_s):
+            await test(*args, **more)
+
+    return run
 
 
 @dataclass(frozen=True)
@@ -115,10 +134,15 @@ def python(scratch: Path) -> str:
     """An interpreter that the runner's user can start: ours, or the system's with our packages."""
     if _others_may_run(sys.executable):
         return sys.executable
-    folder = scratch / "venv"
+    return venv(scratch / "venv")
+
+
+def venv(folder: Path, *, first: str = "") -> str:
+    """A new interpreter with our packages, which runs ``first`` before anything else."""
     subprocess.run([SYSTEM_PYTHON, "-m", "venv", "--without-pip", str(folder)], check=True)
     (site,) = folder.glob("lib/python*/site-packages")
-    (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (site / "ours.pth").write_text(sysconfig.get_path("purelib") + "\nimport first_of_all\n")
+    (site / "first_of_all.py").write_text(first)
     return str(folder / "bin" / "python")
 
 
@@ -143,13 +167,6 @@ def machine(scratch: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(dir=scratch, prefix="machine-"))
     yield folder
     shutil.rmtree(folder)
-
-
-@pytest.fixture(autouse=True)
-async def time_limit() -> AsyncIterator[None]:
-    """A run that never ends fails its test, not the whole session."""
-    async with asyncio.timeout(TEST_S):
-        yield
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A whole backend but for its virtual machines: sandbox, twins and production are machines in namespaces.
 
-As a program it approves one request and is there to be killed: :func:`main` reads its job from standard
+As a program it approves one request and dies where it is told to: :func:`main` reads its job from standard
 input.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -38,6 +40,7 @@ from backend.models import (
 )
 from backend.playbooks import Playbooks, Rehearser, Runs, digest, generate
 from backend.store import Database, EventBus, Store
+from backend.store.pool import Connection
 from backend.targets import Keeper, Targets, Wanted
 from tests.fix_manifests import Rows, kept_in
 from tests.fix_namespaces import Machine, targets_of
@@ -47,7 +50,13 @@ KEY = b"k" * 32
 AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
 ANNA = Identity(uid=3001, name="anna", role=Role.OPERATOR)
 BERT = Identity(uid=3002, name="bert", role=Role.OPERATOR)
-ALL = Wanted(frozenset(LIMITS.whole) - {LOG}, frozenset({b"/etc", b"/srv"}), folders=frozenset(LIMITS.listed))
+# What dpkg knows of the one package that tests install.
+SHOPD = {b"/var/lib/dpkg/info/shopd." + word for word in (b"list", b"conffiles", b"md5sums")}
+ALL = Wanted(
+    frozenset(LIMITS.whole) - {LOG} | SHOPD | {b"/usr/sbin/shopd"},
+    frozenset({b"/etc", b"/srv"}),
+    folders=frozenset(LIMITS.listed),
+)
 Make = Callable[[str], Machine]
 
 
@@ -134,7 +143,7 @@ class Stage:
         rehearser = Rehearser(store, fleet, self.runs)
         self.pipeline = Pipeline(
             config, store, self.book, audit, fleet, self.playbooks, rehearser, self.runs, targets, back,
-            background, calm,
+            background, calm, self.operator,
         )  # fmt: skip
         self.approvals = Approvals(
             config,
@@ -149,6 +158,10 @@ class Stage:
             back,
             calm,
         )
+
+    def operator(self, uid: int) -> Identity:
+        """Who somebody is now."""
+        return {ANNA.uid: ANNA, BERT.uid: BERT}[uid]
 
     async def work(self, sandbox: Machine, commands: Sequence[str]) -> Playbook:
         """What an agent does in its sandbox, and the playbook that comes of it."""
@@ -254,9 +267,25 @@ class Stage:
             await asyncio.wait(tasks, timeout=WAIT_S)
 
 
-async def _killed(job: dict[str, Any]) -> None:
-    """Approve a request, and see its apply to the end, unless somebody ends this first."""
-    database = Database(job["dsn"])
+class Mortal(Database):
+    """Ends its process, as by kill -9, when it is asked for one transaction more than ``lives``."""
+
+    def __init__(self, dsn: str, lives: int) -> None:
+        super().__init__(dsn)
+        self._lives, self.asked = lives, 0
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        if self.asked == self._lives:
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.asked += 1
+        async with super().transaction() as connection:
+            yield connection
+
+
+async def _mortal(job: dict[str, Any]) -> None:
+    """Approve a request, see its apply to the end and tell how many transactions that took, or die before."""
+    database = Mortal(job["dsn"], job["lives"])
     await database.open()
     store = Store(database)
     bus = EventBus(store.events)
@@ -265,9 +294,9 @@ async def _killed(job: dict[str, Any]) -> None:
     async with Background() as background:
         production = TargetsConfig.model_validate(job["production"])
         stage = Stage(Path(job["folder"]), store, bus, runner, background, production, _none)
-        print("up", flush=True)
         await stage.approvals.approve(BERT, job["approval"], job["digest"])
         await stage.idle()
+        print(database.asked, flush=True)
     await database.close()
 
 
@@ -276,4 +305,4 @@ def _none(name: str) -> Machine:
 
 
 def main() -> None:
-    asyncio.run(_killed(json.loads(sys.stdin.readline())))
+    asyncio.run(_mortal(json.loads(sys.stdin.readline())))

@@ -19,11 +19,14 @@ from backend.ansible import Runner, RunOutcome, RunSpec
 from backend.ansible._folder import prepare
 from backend.errors import AlreadyRunning, InvalidName, InvalidValue, RunNotFound, WrongState
 from backend.models import RunKind, RunState
+from backend.paths import Paths
+from tests.service.runner.conftest import venv
 
 STRANGE = "a ü {{ lookup('pipe', 'id') }}.txt"
 CONTENT = b"{{ not a template }}\n"
 SHA = hashlib.sha256(CONTENT).hexdigest()
 MOMENT_S = 0.15
+TEST_S = 300  # on a busy machine
 HOLD = "ansible.builtin.command: {argv: [sleep, '120'], creates: /nonexistent}"
 
 
@@ -379,6 +382,42 @@ async def test_a_killed_supervisor_makes_the_run_lost(runner: Runner, sshd: Any,
     assert not (machine / "never").exists()
 
 
+# Of the supervisor: the fork that is to become Ansible waits, as one on a busy machine, before it is made so.
+SLOW_FORK = """
+import os, pty, signal, sys, time
+from pathlib import Path
+
+def fork(real=pty.fork):
+    pid, fd = real()
+    if pid == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as where the backend was started by nohup
+        private = Path(sys.argv[1], "private")
+        (private / "forked").touch()
+        while not (private / "go").exists():
+            time.sleep(0.01)
+    return pid, fd
+
+if sys.orig_argv[-3].endswith("supervisor.py"):
+    pty.fork = fork
+"""
+
+
+async def test_a_supervisor_killed_before_its_fork_becomes_ansible_makes_the_run_lost(
+    sshd: Any, runs: Path, run_as: str | None, machine: Path, scratch: Path
+) -> None:
+    """The fork is a copy of the supervisor, with the lock and without its terminal: it tells nothing."""
+    runner = Runner(runs, run_as=run_as, python=venv(scratch / "slow", first=SLOW_FORK))
+    handle = await runner.start(spec_of(sshd, play(folder_task(machine / "never"))), key=sshd.key)
+    private = runs / "RUN-1" / "private"
+    while not (private / "forked").exists():
+        await asyncio.sleep(0.05)
+    ended = asyncio.create_task(runner.wait("RUN-1"))
+    os.kill(handle.pid, signal.SIGKILL)
+    (private / "go").touch()
+    assert (await ended).state is RunState.LOST
+    assert not (machine / "never").exists()
+
+
 async def test_the_text_that_runs_is_the_text_that_was_given(
     runner: Runner, sshd: Any, machine: Path, runs: Path
 ) -> None:
@@ -401,6 +440,21 @@ async def test_the_runner_does_not_run_as_the_backend(
     await runner.cancel("RUN-1")
     await runner.wait("RUN-1")
     assert (owner != os.geteuid()) is (run_as is not None)
+
+
+def test_the_runners_user_reads_nothing_of_the_backends(scratch: Path, run_as: str | None) -> None:
+    paths = Paths.under(scratch / "home")
+    paths.make()
+    held = [paths.secrets, paths.blobs, paths.kept, paths.recordings, paths.links]
+    for folder in (*held, paths.runs):
+        (folder / "file").write_text("x")
+    become = ["runuser", "-u", run_as, "--"] if run_as else []
+    readable = [
+        folder.name
+        for folder in (*held, paths.runs)
+        if subprocess.run([*become, "cat", folder / "file"], capture_output=True, check=False).stdout == b"x"
+    ]
+    assert readable == ([paths.runs.name] if run_as else [folder.name for folder in (*held, paths.runs)])
 
 
 @pytest.mark.parametrize(

@@ -221,6 +221,20 @@ def test_a_package_s_account_may_get_another_number(work):
     assert names(residual(work, other), "missing") == set()
 
 
+@pytest.mark.parametrize(
+    ("ends", "rows"), [({}, set()), ({"shell": "/bin/bash"}, {"deploy"}), ({"groups": "sudo"}, {"deploy"})]
+)
+def test_what_an_account_had_and_keeps_is_compared_only_where_one_side_changed_it(changes, ends, rows):
+    """As of a roll back: its target's user has a group that the twin's never had."""
+    was = {"uid": "999", "shell": "/bin/zsh", "groups": "games"}
+    target = UserChange(name="deploy", verb=ChangeVerb.MODIFIED, before=was, after=was | {"shell": "/bin/sh"})
+    was = was | {"groups": ""}
+    twin = UserChange(
+        name="deploy", verb=ChangeVerb.MODIFIED, before=was, after=was | {"shell": "/bin/sh"} | ends
+    )
+    assert names(residual(changes(users=[target]), changes(users=[twin])), "missing") == rows
+
+
 def test_what_one_side_hides_and_the_other_shows_is_compared(work, change):
     hides, shows = work.model_copy(deep=True), work.model_copy(deep=True)
     shows.files.append(change("/var/lib/nginx/body", kind=FileKind.DIRECTORY, sha256=None))
