@@ -13,6 +13,7 @@ import pytest
 from backend.client import Fluid
 from backend.client.blocking import FluidSandbox
 from backend.errors import ImageInUse, InvalidValue, PreparationFailed
+from backend.hypervisor import HELD_SUFFIX
 from backend.images.sources import read_release
 from tests.bench.stage import CHECKOUT, Stage
 from tests.fix_cloud_image import cloud_image
@@ -36,9 +37,9 @@ def fluid(stage: Stage) -> Fluid:
 
 
 def left(stage: Stage) -> list[str]:
-    """What is in the images' folder besides images, locks and logs."""
+    """What is in the images' folder besides images, what holds them, locks and logs."""
     names = [path.name for path in stage.paths.images.iterdir()]
-    return [name for name in names if not name.endswith((".lock", ".log", ".json", ".qcow2"))]
+    return [name for name in names if not name.endswith((".lock", ".log", ".json", ".qcow2", HELD_SUFFIX))]
 
 
 async def test_a_disk_that_does_not_prepare_itself_is_told_with_its_console_and_nothing_of_it_is_left(
