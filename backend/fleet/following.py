@@ -157,7 +157,7 @@ class Following(Recovery):
         if sandbox is None or sandbox.phase is Phase.DESTROYED:
             await host.require().destroy(domain)
             return
-        if sandbox.phase is Phase.CREATING:
+        if sandbox.phase is Phase.CREATING or sandbox.id in self._young:
             return
         async with self.exclusive(sandbox.id):  # whoever holds it keeps what it does itself
             stood_still = before(await self.load(sandbox.id)).phase is Phase.PAUSED

@@ -190,7 +190,6 @@ class Lifecycle(Sizes):
 
     async def discard(self, sandbox: Sandbox) -> None:
         """Destroy without a question: twins, and what failed half-way."""
-        self._young.discard(sandbox.id)
         try:
             await self.hang_up(sandbox)
             # On a host that is not listed any more it stays, and goes when that one is listed again.
@@ -203,6 +202,8 @@ class Lifecycle(Sizes):
         except BaseException:
             self._torn.add(sandbox.id)
             raise
+        finally:  # not before: libvirt's events of one that is young are its maker's business
+            self._young.discard(sandbox.id)
         self._torn.discard(sandbox.id)
 
     async def _begin(self, sandbox: Sandbox, boot: Boot, called: str = "create") -> Sandbox:

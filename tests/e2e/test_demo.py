@@ -106,7 +106,6 @@ def test_root_is_served_as_operator_because_the_config_names_it(operator: Fluid)
 def test_every_promise_is_kept_with_a_random_seed(demo: Demo, told: Told, tmp_path: Path) -> None:
     again = play(demo, RANDOM_SEED, tmp_path)
     assert again.code == 0, again.transcript
-    assert again.report["total_s"] < 900
 
 
 def _approval(operator: Fluid):  # type: ignore[no-untyped-def]

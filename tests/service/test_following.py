@@ -32,6 +32,7 @@ URI = "test:///default"
 OPERATOR = Identity(uid=1000, name="op", role=Role.OPERATOR)
 LIMIT_S = 20
 BOOTED_S = 3600.0
+LOOKED_AT_S = 0.5
 DOMAIN = """<domain type='test'><name>{name}</name><uuid>{uuid}</uuid><metadata>
 <fluid:domain xmlns:fluid='urn:fluid:domain:1'><fluid:item key='role'>sandbox</fluid:item>
 <fluid:item key='sandbox'>{id}</fluid:item></fluid:domain></metadata>
@@ -217,6 +218,33 @@ async def test_what_is_done_to_it_by_hand_is_in_its_row_and_told_with_its_reason
     assert (await lab.row(other)).phase is Phase.RUNNING
     shown, _ = await lab.fleet.list(OPERATOR)
     assert {one.id: one.reason for one in shown}[row.id] == found.reason
+
+
+async def test_a_twin_that_goes_is_not_told_as_somebody_else_s_doing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = asyncio.Event()
+
+    async def forgotten(_: str) -> None:
+        """Between the domain's end and the row's: there libvirt's event is looked at."""
+        gone.set()
+        await asyncio.sleep(LOOKED_AT_S)
+
+    async with lab.followed():
+        twin, other = await lab.box(1, purpose="rehearsal"), await lab.box(2)
+        lab.fleet._young.add(twin.id)  # as it is from its making on
+        monkeypatch.setattr(lab.store.snapshots, "forget", forgotten)
+        with lab.bus.subscribe() as events:
+            await lab.fleet.discard(twin)
+            assert gone.is_set() and (await lab.row(twin)).phase is Phase.DESTROYED
+            lab.domain(other).destroy()
+            told = []
+            async with asyncio.timeout(LIMIT_S):
+                async for event in events:
+                    told.append((event.kind, event.id))
+                    if told[-1] == ("sandbox.stopped", other.id):
+                        break
+    assert ("sandbox.error", twin.id) not in told and twin.id not in lab.fleet._young
 
 
 async def test_one_that_is_undefined_while_it_runs_is_defined_again(lab: Lab) -> None:
