@@ -109,7 +109,8 @@ class Trust:
         it alone, those that stand still when they wake. A rotation that is under way fails."""
         before = self._authority.current.fingerprint
         async with self._audit.step(actor, "ca.revoke", "ca", before) as step:
-            self._authority.revoke()
+            with operation("revoke"):
+                self._authority.revoke()
             step.data["fingerprint"] = self._authority.current.fingerprint
 
     async def run(self) -> None:

@@ -31,7 +31,8 @@ STEPS = {
     "destroy": ("ahead", "domain gone", "files gone", "done"),
     "hand out": ("claimed row", "woken", "login", "ready"),
     "stock": ("overlay", "running", "defined", "ready"),
-    "rotate": ("next key", "taught", "old kept", "switched"),  # cut off in tests/service/guests
+    "rotate": ("next key", "taught", "old kept", "switched"),  # these two are cut off in tests/service/guests
+    "revoke": ("next key", "revoked"),
 }
 BOX, POINT = "steady", "before"
 

@@ -1,5 +1,5 @@
 """What changes the CA's key, with a real database and guests that are sshds: here, or as a process that a
-test has killed at a step (``python -m tests.service.guests.rotating DSN FOLDER``)."""
+test has killed at a step (``python -m tests.service.guests.rotating DSN FOLDER rotate|revoke``)."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ async def opened(store: Store, folder: Path) -> AsyncIterator[Lab]:
         await lab.close()
 
 
-async def _rotate(dsn: str, folder: Path) -> None:
+async def _change(dsn: str, folder: Path, how: str) -> None:
     database = Database(dsn)
     await database.open()
     async with opened(Store(database), folder) as lab:
-        await lab.trust.rotate(OPERATOR)
+        await (lab.trust.revoke if how == "revoke" else lab.trust.rotate)(OPERATOR)
     await database.close()
 
 
 if __name__ == "__main__":
-    asyncio.run(_rotate(sys.argv[1], Path(sys.argv[2])))
+    asyncio.run(_change(sys.argv[1], Path(sys.argv[2]), sys.argv[3]))

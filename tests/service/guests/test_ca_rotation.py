@@ -206,14 +206,29 @@ async def test_a_guest_that_is_being_made_is_waited_for(
     assert await lets_in(lab.authority, lab, row)
 
 
+def killed(operation: str, step: str, dsn: str, folder: Path) -> None:
+    """A process that changes the key, and dies there."""
+    argv = [sys.executable, "-P", "-m", "tests.service.guests.rotating", dsn, str(folder), operation]
+    environment = {**os.environ, "FLUID_KILL_AT": f"{operation}.{step}", "PYTHONPATH": str(CHECKOUT)}
+    assert subprocess.run(argv, env=environment, timeout=CHILD_S, check=False).returncode == -9
+
+
+@pytest.mark.parametrize("step", ["next key", "revoked"])
+async def test_a_revocation_that_was_cut_off_is_whole_when_it_is_made_again(
+    lab: Lab, first: CertificateAuthority, tmp_path: Path, empty_dsn: str, step: str
+) -> None:
+    await asyncio.to_thread(killed, "revoke", step, empty_dsn, tmp_path)
+    async with opened(lab.store, tmp_path) as next_start:
+        await next_start.trust.revoke(OPERATOR)  # as a release of the panic does
+        assert next_start.authority.trusted.text == next_start.authority.public_key != first.public_key
+    assert {file.name for file in (tmp_path / "ca").iterdir()} == {"user_ca"}
+
+
 @pytest.mark.parametrize("step", STEPS)
 async def test_a_kill_at_any_step_leaves_a_change_that_the_next_start_finishes(
     lab: Lab, row: Sandbox, first: CertificateAuthority, tmp_path: Path, empty_dsn: str, step: str
 ) -> None:
-    argv = [sys.executable, "-P", "-m", "tests.service.guests.rotating", empty_dsn, str(tmp_path)]
-    environment = {**os.environ, "FLUID_KILL_AT": f"rotate.{step}", "PYTHONPATH": str(CHECKOUT)}
-    done = await asyncio.to_thread(subprocess.run, argv, env=environment, timeout=CHILD_S, check=False)
-    assert done.returncode == -9
+    await asyncio.to_thread(killed, "rotate", step, empty_dsn, tmp_path)
     async with opened(lab.store, tmp_path) as next_start:
         assert await lets_in(next_start.authority, lab, row)  # whichever signs: nobody is locked out
         await next_start.trust.keep()
