@@ -44,7 +44,8 @@ def test_a_change_reaches_production_by_keys_alone(demo: Demo, tmp_path: Path) -
     name = draw(SEED).sandbox_name
     seen = Terminal(tmp_path / "tmux.sock", 80, 24, command, demo.env)
     try:
-        seen.sees("Needs you", name, "? help", limit_s=DEMO_TIMEOUT_S)
+        seen.sees("Nobody needs you", name, limit_s=DEMO_TIMEOUT_S)
+        seen.sees("1 needs you", limit_s=DEMO_TIMEOUT_S)
         seen.press("g", "v")
         seen.sees("review", "Evidence", name)
         own = short_id(seen)
