@@ -51,10 +51,13 @@ def test_a_change_reaches_production_by_keys_alone(demo: Demo, tmp_path: Path) -
         own = short_id(seen)
         sleep(2 * ARMING_S)
         seen.press(own, "Enter")
-        seen.sees("applied", limit_s=RUN_LIMIT_S)
-        made = asked_for(Fluid(demo.operator_socket))
-        assert made is not None and made.state is ApprovalState.APPLIED, made
-        assert made.id.removeprefix("APR-").startswith(own) and made.decisions[0].name == "root"
+        door = Fluid(demo.operator_socket)
+        asked = asked_for(door)
+        assert asked is not None and asked.id.removeprefix("APR-").startswith(own)
+        over = door.wait_approval(asked.id, timeout=RUN_LIMIT_S)
+        assert over.state is ApprovalState.APPLIED, over.outcome
+        assert [(one.verb, one.name) for one in over.decisions] == [("approve", "root")]
+        seen.sees("applied")
         seen.press("q")
         seen.sees("? help")
         seen.press("q")
