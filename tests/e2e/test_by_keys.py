@@ -40,7 +40,8 @@ def short_id(seen: Terminal) -> str:
 
 
 def test_a_change_reaches_production_by_keys_alone(demo: Demo, tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "backend.cli", "demo", "--yes", "--seed", str(SEED)]
+    demo_words = [sys.executable, "-P", "-m", "backend.cli", "demo", "--yes", "--seed", str(SEED)]
+    command = ["sh", "-c", '"$@"; echo "exit $?"; exec cat', "sh", *demo_words]  # its last words stay
     name = draw(SEED).sandbox_name
     seen = Terminal(tmp_path / "tmux.sock", 80, 24, command, demo.env)
     try:
@@ -61,6 +62,6 @@ def test_a_change_reaches_production_by_keys_alone(demo: Demo, tmp_path: Path) -
         seen.press("q")
         seen.sees("? help")
         seen.press("q")
-        seen.sees("every promise was kept", "remove it all:", limit_s=RUN_LIMIT_S)
+        seen.sees("every promise was kept", "remove it all:", "exit 0", limit_s=RUN_LIMIT_S)
     finally:
         seen.close()
