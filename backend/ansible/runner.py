@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import stat
@@ -26,6 +27,7 @@ from backend.ansible._watch import Watch
 from backend.ansible.spec import RunHandle, RunOutcome, RunSpec, SshKey, check_run_id
 from backend.errors import AlreadyRunning, ConfigError, MissingProgram, RunnerFailed, RunNotFound, WrongState
 from backend.models import RunEvent, RunState, TargetResult
+from backend.system_users import new_user
 
 START_S = 30
 MAX_END_BYTES = 4 * 1024**2
@@ -186,7 +188,7 @@ def runner_user(run_as: str | None) -> pwd.struct_passwd | None:
             return None
         raise ConfigError(
             f"ansible.run_as: there is no user {run_as!r}",
-            remedy=f"useradd --system --no-create-home {run_as}",
+            remedy=shlex.join(new_user(run_as)),
         ) from None
 
 

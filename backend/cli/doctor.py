@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from backend.client import Fluid, calls, operator_calls
 from backend.errors import BackendDown, FluidError, RoleDenied, Unavailable
 from backend.paths import Paths
 from backend.places import Here
+from backend.system_users import new_user
 from backend.text import visible
 
 app = verb_app()
@@ -219,7 +221,7 @@ def runner(paths: Paths) -> Iterator[Finding]:
     if user is not None and user.pw_uid:
         yield Finding(OK, "runner", f"Ansible runs as {user.pw_name}")
     else:
-        remedy = f"useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {DEFAULT_USER}"
+        remedy = shlex.join(new_user(DEFAULT_USER))
         yield Finding(BAD, "runner", "Ansible runs as root and may read the keys of this backend", remedy)
 
 

@@ -12,6 +12,8 @@ import pwd
 import subprocess
 from collections.abc import Callable
 
+from backend.system_users import new_user
+
 DEMO = os.environ.get("FLUID_DEMO_NAME", "fluid-demo")  # another name is another demo, apart from this one
 AGENT = f"{DEMO}-agent"
 POSTGRES = f"{DEMO}-postgres"
@@ -28,19 +30,7 @@ def ensure(say: Callable[[str], None]) -> None:
     for name, why in WHY.items():
         if not exists(name):
             say(f"making the system user {name}: {why}")
-            subprocess.run(
-                [
-                    "useradd",
-                    "--system",
-                    "--user-group",
-                    "--no-create-home",
-                    "--shell",
-                    "/usr/sbin/nologin",
-                    name,
-                ],
-                check=True,
-                capture_output=True,
-            )
+            subprocess.run(new_user(name), check=True, capture_output=True)
 
 
 def remove() -> list[str]:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import pwd
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from backend.errors import DatabaseDown, Unavailable
 from backend.models import Component
 from backend.store import _binaries
 from backend.store._binaries import Binaries
+from backend.system_users import new_user
 
 log = logging.getLogger(__name__)
 
@@ -324,7 +326,7 @@ def find_account(run_as: str | None) -> Account | None:
     wanted = run_as or DEFAULT_USERS[0]
     raise Unavailable(
         f"PostgreSQL refuses to run as root, and there is no user {wanted!r} for it",
-        remedy=f"useradd --system --user-group --no-create-home --shell /usr/sbin/nologin {wanted}",
+        remedy=shlex.join(new_user(wanted)),
     )
 
 
