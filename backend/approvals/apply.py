@@ -170,16 +170,17 @@ class Pipeline:
         """Check mode on all targets, told as evidence."""
         playbook = await self._playbooks.load(approval.playbook_id)
         rehearsal = await self._runs.load(approval.evidence.rehearsal_run)
-        seen: dict[str, TargetEvidence] = {}
         async with self._audit.step(
             Identity.system(), "approval.dry_run", "approval", approval.id, targets=approval.targets
         ) as step:
             stand_ins = placeholders(playbook.secrets)
-            for run in await self._on_targets(RunKind.DRY_RUN, approval, playbook, secrets=stand_ins):
-                for target in run.targets:
-                    reached = not run.results.get(target, TargetResult()).unreachable
-                    under = await self._ways_back.fingerprint(approval, playbook, target) if reached else ""
-                    seen[target] = preview(rehearsal, run, target, under)
+            runs = await self._on_targets(RunKind.DRY_RUN, approval, playbook, secrets=stand_ins)
+            of = {target: run for run in runs for target in run.targets}
+            reached = [
+                name for name, run in of.items() if not run.results.get(name, TargetResult()).unreachable
+            ]
+            under = await self._ways_back.fingerprints(approval, playbook, reached)
+            seen = {name: preview(rehearsal, run, name, under.get(name, "")) for name, run in of.items()}
             step.data["changed"] = {name: row.result.changed for name, row in seen.items()}
         return seen
 

@@ -57,13 +57,19 @@ class WaysBack:
                 if kept.left_out
             }
 
-    async def fingerprint(self, approval: Approval, playbook: Playbook, target: str) -> str:
-        """Of what the target has where the apply would write. Raises :class:`TargetDown`."""
+    async def fingerprints(
+        self, approval: Approval, playbook: Playbook, targets: Sequence[str]
+    ) -> dict[str, str]:
+        """By target, of what it has where the apply would write; of none where that is nothing. Raises
+        :class:`TargetDown`."""
         done = await self._store.changes.get(approval.evidence.changes_id)
         at = overwritten(done, self._playbooks.check(playbook))
         if not at.paths and not at.accounts:
-            return ""
-        return await self._keeper.fingerprint(target, at.paths, at.accounts)
+            return {}
+        found: list[str] = await together(
+            *(self._keeper.fingerprint(name, at.paths, at.accounts) for name in targets)
+        )
+        return dict(zip(targets, found, strict=True))
 
     async def playbook(
         self, actor: Identity, run: Run, approval: Approval, targets: Sequence[str]
