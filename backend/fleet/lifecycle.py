@@ -497,11 +497,9 @@ class Lifecycle(Sizes):
 
     # --- lists ----------------------------------------------------------------------------------------
 
-    async def list(
-        self, actor: Identity, *, limit: int = 100, offset: int = 0, **filters: str | None
-    ) -> tuple[Sequence[Sandbox], int]:
+    async def list(self, actor: Identity, *, limit: int = 100) -> tuple[Sequence[Sandbox], int]:
         """The sandboxes of :meth:`seen`. Never change one."""
-        rows, total = await self.seen(actor, limit=limit, offset=offset, **filters)
+        rows, total = await self.seen(actor, limit=limit)
         return [row.noun for row in rows], total
 
     async def seen(

@@ -216,15 +216,16 @@ class Snapshots(FleetCore):
         sandbox = await self.get(actor, sandbox_id)
         if to_sandbox and (other := await self.get(actor, to_sandbox)).id != sandbox.id:
             return await self._diff_of_two(actor, (sandbox, from_snapshot), (other, to_snapshot))
-        before, after = await self._named(sandbox, from_snapshot), None
-        if to_snapshot == NOW:
-            layers, quiesced = await self.frozen(sandbox)
-        else:
-            after = await self._named(sandbox, to_snapshot)
+        before, after = (
+            await self._named(sandbox, from_snapshot),
+            await self._named_or_now(sandbox, to_snapshot),
+        )
+        if after is not None:
             points = {"sandbox_id": sandbox.id, "from_snapshot": from_snapshot, "to_snapshot": to_snapshot}
             if kept := await self._store.changes.find(points):
                 return kept
-            layers, quiesced = [Path(layer) for layer in after.disk_layers], after.quiesced
+        first, _ = await self._layers(sandbox, before)
+        layers, quiesced = await self._layers(sandbox, after)
         commands, _ = await self._store.commands.headers({"sandbox_id": sandbox.id}, limit=10_000)
         make = partial(
             self._parts.differ.diff,
@@ -235,7 +236,7 @@ class Snapshots(FleetCore):
             commands=commands,
         )
         try:
-            earlier = await self._readable(sandbox, [Path(layer) for layer in before.disk_layers])
+            earlier = await self._readable(sandbox, first)
             changes = await make(earlier, await self._readable(sandbox, layers))
         except UNREADABLE as refused:
             changes = await make(*await self._told_points(sandbox, before, after, refused))
@@ -258,22 +259,26 @@ class Snapshots(FleetCore):
                 f"{one.sandbox_name} and {other.sandbox_name} are not forks of the same source",
                 remedy="compare two sandboxes of one source",
             )
-        (earlier, still), (later, still_too) = [await self._layers_at(*side) for side in (before, after)]
-        changes = await self._parts.differ.diff(
-            one.id, from_snapshot, to_snapshot, earlier, later, quiesced=still and still_too
-        )
+        disks: list[list[Path]] = []
+        quiesced = True
+        for sandbox, name in (before, after):
+            layers, stood_still = await self._layers(sandbox, await self._named_or_now(sandbox, name))
+            disks.append(await self._readable(sandbox, layers))
+            quiesced = quiesced and stood_still
+        changes = await self._parts.differ.diff(one.id, from_snapshot, to_snapshot, *disks, quiesced=quiesced)
         changes.to_sandbox = other.id
         await self._note_diff(actor, changes)
         return changes
 
-    async def _layers_at(self, sandbox: Sandbox, point: str) -> tuple[list[Path], bool]:
-        """The frozen layers of a point, or of now, as files of this machine; did the guest stand still?"""
-        if point == NOW:
-            layers, quiesced = await self.frozen(sandbox)
-        else:
-            snapshot = await self._named(sandbox, point)
-            layers, quiesced = [Path(layer) for layer in snapshot.disk_layers], snapshot.quiesced
-        return await self._readable(sandbox, layers), quiesced
+    async def _named_or_now(self, sandbox: Sandbox, name: str) -> Snapshot | None:
+        """None: now."""
+        return None if name == NOW else await self._named(sandbox, name)
+
+    async def _layers(self, sandbox: Sandbox, point: Snapshot | None) -> tuple[list[Path], bool]:
+        """The frozen layers of a point, or of now, on its host; did the guest stand still?"""
+        if point is None:
+            return await self.frozen(sandbox)
+        return [Path(layer) for layer in point.disk_layers], point.quiesced
 
     async def _note_diff(self, actor: Identity, changes: Changes) -> None:
         other = {"to_sandbox": changes.to_sandbox} if changes.to_sandbox else {}

@@ -116,24 +116,24 @@ class CertificateAuthority:
         old = PublicCaKey(self.public_key, trusted_until=until)
         _write(self._old_file, json.dumps({"line": old.line, "trusted_until": until.isoformat()}).encode())
         reached("old kept")
-        self._next_file.replace(self._file)
-        _sync(self._file.parent)
-        self._key, self._next, self._old = self._next, None, old
+        self._sign_with(self._next, old)
         reached("switched")
 
-    def revoke(self) -> PublicCaKey:
-        """Sign with a fresh key at once and trust no other; the key that signed until now. What was signed
-        before opens no guest that has learnt it."""
-        was = self.current
+    def revoke(self) -> None:
+        """Sign with a fresh key at once and trust no other. What was signed before opens no guest that has
+        learnt it."""
         self._old_file.unlink(missing_ok=True)
         self._next_file.unlink(missing_ok=True)
         fresh = _load_or_make(self._next_file)
         reached("next key")
+        self._sign_with(fresh, None)
+        reached("revoked")
+
+    def _sign_with(self, key: asyncssh.SSHKey, old: PublicCaKey | None) -> None:
+        """The next key's file is the key's from now on."""
         self._next_file.replace(self._file)
         _sync(self._file.parent)
-        self._key, self._next, self._old = fresh, None, None
-        reached("revoked")
-        return was
+        self._key, self._next, self._old = key, None, old
 
     def retire(self) -> PublicCaKey | None:
         """Forget the key before, when no certificate of it is valid any more; the one that was forgotten."""

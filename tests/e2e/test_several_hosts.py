@@ -346,9 +346,7 @@ async def test_each_host_has_stock_of_its_own_which_is_handed_out_at_once(two: T
     finally:
         two.stage.configure(**two.settings)
         await two.stage.start()
-    await two.until(
-        lambda: [host.stock for host in two.fluid.hosts()] == [0, 0], UP_S, "its stock goes again"
-    )
+    await two.until(lambda: two.stock() == [0, 0], UP_S, "its stock goes again")
     assert two.fluid.leftovers().found == []
 
 
