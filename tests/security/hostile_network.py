@@ -28,12 +28,13 @@ import libvirt
 from backend.egress import EgressPolicy, EgressProxy
 from backend.errors import FluidError
 from backend.fleet.host import guest_image
-from backend.guests import CertificateAuthority, Guest, GuestConnections, GuestForwards
-from backend.hypervisor import Hypervisor, Identity, NetworkSpec, PrivateLibvirt, kvm_works, make_identity
+from backend.guests import GuestForwards
+from backend.hypervisor import Identity, NetworkSpec
 from backend.hypervisor.domain_xml import tap_name
 from backend.hypervisor.network_xml import FILTER_NAME, filter_xml
 from backend.images import Images
 from backend.paths import Paths
+from tests.fix_guests import GuestHost, guest_of, here, opened
 from tests.security.hostile_guest import (
     ACK,
     EVERY_PROTOCOL,
@@ -227,10 +228,8 @@ class Report:
 class Lab:
     """The host, two guests, and the world round them."""
 
-    def __init__(self, host: Hypervisor, daemon: PrivateLibvirt, folder: Path) -> None:
-        self.host, self.daemon, self.folder = host, daemon, folder
-        self.authority = CertificateAuthority(folder / "ca")
-        self.guests = GuestConnections(self.authority)
+    def __init__(self, there: GuestHost) -> None:
+        self.there, self.host, self.guests = there, there.host, there.guests
         self.forwards = GuestForwards(self.guests)
         self.services = Services()
         self.scans = 0
@@ -239,13 +238,10 @@ class Lab:
 
     async def populate(self, image: str) -> None:
         built = guest_image(Images(Paths.default().images).get(image))
-        await self.host.ensure_network(NETWORK)
         template = await self.host.ensure_template(built, cpu=1, memory_mb=512)
         made = []
-        for name, address in (("attacker", "10.233.0.10"), ("neighbour", "10.233.0.11")):
-            identity = await make_identity(
-                f"{PREFIX}-{name}", address=address, prefix=24, ca_public=self.authority.public_key
-            )
+        for name, number in (("attacker", 10), ("neighbour", 11)):
+            identity = await self.there.identity(name, number)
             await self.host.fork(template, identity, NETWORK.name, metadata={"role": "sandbox"})
             await self.said(identity, "true")
             made.append(identity)
@@ -254,18 +250,15 @@ class Lab:
         await self.said(self.neighbour, "cat >/root/hostile.py", stdin=PROGRAM.read_text())
         proxy = EgressProxy(EgressPolicy(allow=("mirror.example:80",)), on_request=lambda _: None)
         await self.forwards.keep(
-            self.guest(self.attacker), lambda reader, writer: proxy.serve(reader, writer, client="attacker")
+            guest_of(self.attacker), lambda reader, writer: proxy.serve(reader, writer, client="attacker")
         )
         count_what_passes(NETWORK.bridge)
         await self.services.open()
 
-    def guest(self, identity: Identity) -> Guest:
-        return Guest(name=identity.name, address=identity.address, host_key_public=identity.host_key_public)
-
     async def said(
         self, identity: Identity, command: str, *, stdin: str = "", limit_s: float = SSH_LIMIT_S
     ) -> str:
-        connection = await self.guests.connection(self.guest(identity), timeout_s=SSH_LIMIT_S)
+        connection = await self.guests.connection(guest_of(identity), timeout_s=SSH_LIMIT_S)
         async with asyncio.timeout(limit_s):
             done = await connection.run(command, input=stdin)
         if done.exit_status:
@@ -334,7 +327,7 @@ class Lab:
 
     async def until_done(self) -> None:
         """The attacker's console says so: a network that it broke cannot."""
-        console = self.folder / "host" / "domains" / self.attacker.name / "console.log"
+        console = self.host.folder / "domains" / self.attacker.name / "console.log"
         self.scans += 1
         async with asyncio.timeout(SCAN_LIMIT_S):
             while console.read_bytes().count(DONE) < self.scans:
@@ -371,12 +364,6 @@ class Lab:
     async def close(self) -> None:
         self.services.close()
         await self.forwards.close()
-        await self.guests.close()
-        for domain in await self.host.list_ours():
-            await self.host.destroy(domain.name)
-        await self.host.remove_network(NETWORK.name)
-        await self.host.close()
-        await self.daemon.stop()
 
 
 # --- guards, and the host without each ------------------------------------------------------------------
@@ -438,23 +425,22 @@ def take_out(guard: str, connection: libvirt.virConnect, taps: list[str]) -> Non
 async def main(folder: Path, image: str, guards: list[str]) -> None:
     own_network(folder / "cgroup")
     make_world()
-    probe = await kvm_works()
-    daemon = PrivateLibvirt(folder / "lv", hide_kvm=not probe.works)
-    uri = await daemon.start()
-    host = Hypervisor(uri, folder=folder / "host", virt_type="kvm" if probe.works else "qemu", prefix=PREFIX)
-    await host.open()
-    lab = Lab(host, daemon, folder)
-    try:
-        await lab.populate(image)
-        taps = [tap_name(one.mac) for one in (lab.attacker, lab.neighbour)]
-        for guard in (NOTHING, *guards):
-            if guard != NOTHING:  # the first scan meets the host as the product makes it
-                connection = libvirt.open(uri)
-                await asyncio.to_thread(take_out, guard, connection, taps)
-                connection.close()
-            print(json.dumps(vars(await lab.scan(guard))), flush=True)
-    finally:
-        await lab.close()
+    scratch = folder / "there"
+    scratch.mkdir()
+    daemon, host = await here(scratch, PREFIX)
+    async with opened(host, daemon, NETWORK, PREFIX, scratch) as there:
+        lab = Lab(there)
+        try:
+            await lab.populate(image)
+            taps = [tap_name(one.mac) for one in (lab.attacker, lab.neighbour)]
+            for guard in (NOTHING, *guards):
+                if guard != NOTHING:  # the first scan meets the host as the product makes it
+                    connection = libvirt.open(host.uri)
+                    await asyncio.to_thread(take_out, guard, connection, taps)
+                    connection.close()
+                print(json.dumps(vars(await lab.scan(guard))), flush=True)
+        finally:
+            await lab.close()
 
 
 if __name__ == "__main__":
