@@ -94,6 +94,11 @@ def _gb(mb: int) -> str:
     return f"{mb / GB:.1f}" if mb < 10 * GB else f"{mb / GB:.0f}"
 
 
+def _stock(host: HostView) -> str:
+    on_disk = f" ({host.stock_suspended} on the disk)" if host.stock_suspended else ""
+    return f"{host.stock} in stock{on_disk}"
+
+
 def _disk_low(host: HostView) -> bool:
     return 0 < host.disk_free_mb < DISK_LOW_MB
 
@@ -173,7 +178,7 @@ def detail_lines(host: HostView, now: datetime) -> list[Line]:
         ("address", said(host.address or host.uri or "this machine")),
         ("memory", (f"{size_words(host.memory_free_mb)} free of {size_words(host.memory_mb)}", Role.TEXT)),
         ("disk", (f"{size_words(host.disk_free_mb)} free", Role.WARN if _disk_low(host) else Role.TEXT)),
-        ("holds", (f"{plural(host.sandboxes, 'sandbox', 'sandboxes')}, {host.stock} in stock", Role.TEXT)),
+        ("holds", (f"{plural(host.sandboxes, 'sandbox', 'sandboxes')}, {_stock(host)}", Role.TEXT)),
         ("creates", (creates, Role.TEXT)),
         ("template", said(templates or "none yet: the first fork of an image boots it", _known(templates))),
         ("forks", said(f"{host.fork_way or 'unknown'}{_because(host.fork_reason)}", _known(host.fork_way))),

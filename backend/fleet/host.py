@@ -276,9 +276,12 @@ class Host:
             load=len(self.promised) / self.turns.at_once,
         )
 
-    async def view(self, sandboxes: int, stock: int, templates: Sequence[str] = ()) -> HostView:
+    async def view(
+        self, sandboxes: int, stock: int, suspended: int = 0, templates: Sequence[str] = ()
+    ) -> HostView:
         """How it is now; a host that does not answer is ``lost``, never an error for the caller. What is
-        known of it then is from before. ``templates``: the names of what is ready in a second there."""
+        known of it then is from before. ``suspended``: how many of the stock lie on the disk. ``templates``:
+        the names of what is ready in a second there."""
         error = ""
         try:
             await asyncio.gather(self.look(), self._look_at_clock())
@@ -293,6 +296,7 @@ class Host:
             virt_type=self.virt_type,
             sandboxes=sandboxes,
             stock=stock,
+            stock_suspended=suspended,
             isolated=self.isolated,
             clock_skew_s=None if error else self._clock_skew_s,
             templates=sorted(templates),

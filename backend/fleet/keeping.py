@@ -15,6 +15,7 @@ from backend.errors import Conflict, DuplicateName, InvalidValue, WrongState
 from backend.fleet.following import Following
 from backend.fleet.host import Host
 from backend.fleet.lifecycle import warming
+from backend.fleet.stock import is_parked
 from backend.guests import fetch_host_key
 from backend.models import HostKeyView, HostView, Identity, Phase, Sandbox
 from backend.places import Here, SshDestination
@@ -33,9 +34,10 @@ class HostKeeping(Following):
     async def _view(self, host: Host, live: Sequence[Sandbox]) -> HostView:
         here = [row for row in live if row.host_name == host.name]
         stock = [row for row in here if row.purpose == "stock"]
-        parked = sum(row.phase is Phase.PAUSED for row in stock)
+        parked = [row for row in stock if is_parked(row)]
+        suspended = sum(row.phase is Phase.STOPPED for row in parked)
         ready = [image.name for image in self._parts.images.list() if image.sha256 in host.warm]
-        return await host.view(len(here) - len(stock), parked, ready)
+        return await host.view(len(here) - len(stock), len(parked), suspended, ready)
 
     async def drain(self, actor: Identity, name: str, draining: bool) -> HostView:
         """Whether a host takes new sandboxes; those it has stay until they end."""

@@ -120,7 +120,7 @@ class Recovery(Lifecycle, Snapshots):
 
     async def _agree_on(self, host: Host, sandbox: Sandbox, info: DomainInfo | None) -> Sequence[str]:
         name, was = sandbox.sandbox_name, before(sandbox).phase
-        unfit_stock = sandbox.purpose == "stock" and (info is None or info.state != "paused")
+        unfit_stock = sandbox.purpose == "stock" and not _is_parked(sandbox, info)
         if sandbox.purpose == "rehearsal" or was is Phase.CREATING or unfit_stock:
             doing = "it was being made" if was is Phase.CREATING else "the rehearsal ran"
             await self.discard(sandbox)
@@ -191,3 +191,8 @@ class Recovery(Lifecycle, Snapshots):
         await self.save(fresh)
         await self._look_again(sandbox.id)
         return done
+
+
+def _is_parked(stock: Sandbox, info: DomainInfo | None) -> bool:
+    """In memory, or off with its memory on the disk."""
+    return info is not None and info.state == ("shutoff" if stock.memory_file else "paused")

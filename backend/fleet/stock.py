@@ -1,7 +1,9 @@
-"""Stock: forks made ahead that have no owner yet, parked in memory with their login kept open.
+"""Stock: forks made ahead that have no owner yet, parked in memory with their login kept open, or suspended
+to disk where memory is short.
 
-A row of purpose ``stock`` is being made (``creating``) or parked (``paused``). One statement in the database
-gives it its owner: no two callers get the same, whatever dies in between.
+A row of purpose ``stock`` is being made or moved (``creating``), parked (``paused``), or suspended
+(``stopped``, with its ``memory_file``). One statement in the database gives it its owner: no two callers get
+the same, whatever dies in between.
 """
 
 from __future__ import annotations
@@ -10,12 +12,13 @@ import asyncio
 import logging
 import time
 import uuid
+from pathlib import Path
 
 from backend.errors import FluidError, WrongState
 from backend.fleet.core import FleetParts
 from backend.fleet.following import Following
 from backend.fleet.host import Host
-from backend.fleet.placement import Placement
+from backend.fleet.placement import Placement, refusal
 from backend.images import BuiltImage
 from backend.models import Phase, Sandbox, new_id, now
 from backend.steps import Trail, operation, reached
@@ -24,9 +27,10 @@ log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 15.0
 STOCK = "stock"
+PARKED = (Phase.PAUSED, Phase.STOPPED)  # in memory; with its memory on the disk
 MADE = (
     "id", "host_name", "host_address", "placement", "network", "ip_address", "domain", "uuid", "mac",
-    "host_key", "machine_id", "ca",
+    "host_key", "machine_id", "ca", "memory_file",
 )  # fmt: skip
 """What a parked fork has already; all else is its new owner's wish."""
 
@@ -54,6 +58,8 @@ class Stock(Following):
         except FluidError as error:
             log.warning("%s could not be handed out, forking another: %s", claimed.id, error.message)
             return await super().obtain(wanted, image)
+        finally:
+            self.host_of(claimed).promised.pop(claimed.id, None)
 
     async def keep_stock(self) -> None:
         """Until cancelled: on each host as many parked forks of each source as the config asks for, made one
@@ -72,28 +78,58 @@ class Stock(Following):
     async def _replenish(self, host: Host) -> None:
         images = {image.sha256: image for image in self._parts.images.list()}
         wanted = dict.fromkeys(images, 0 if host.draining else self._config.stock.per_source)
-        for broken in await self._stock(host, Phase.STOPPED, Phase.ERROR):
-            await self.discard(broken)
+        for found in await self._stock(host, Phase.RUNNING, Phase.STOPPED, Phase.ERROR):
+            if not found.memory_file:
+                await self.discard(found)  # somebody woke it or switched it off, or it died
         await self._give_way(host)
-        for parked in await self._stock(host, Phase.PAUSED):
+        for parked in await self._stock(host, *PARKED):
             if wanted.get(parked.image_sha256, 0) and self._is_usual(parked):
                 wanted[parked.image_sha256] -= 1
             elif await self._withdraw(parked):
                 log.info("%s left the stock: its image or size is not asked for any more", parked.id)
+        for suspended in await self._stock(host, Phase.STOPPED):
+            if await self._has_room(host) and await self._move(suspended, Phase.PAUSED):
+                log.info("%s is parked in memory again", suspended.id)
         for sha256, count in wanted.items():
             for _ in range(count):
                 if sha256 in host.warm and await self._has_room(host):
                     await self._park(host, images[sha256])
 
     async def _give_way(self, host: Host) -> None:
-        """Where others took of the memory that stock never takes, parked forks go, the oldest first, until it
-        is there again. What a fork would be on the disk is its template, and that stays."""
+        """Where others took of the memory that stock never takes, parked forks are suspended to disk, the
+        oldest first, until it is there again; where the disk is at its reserve, too, they go."""
         for parked in await self._stock(host, Phase.PAUSED):
             free_mb = (await host.look(max_age_s=0)).memory_free_mb
             if free_mb >= self._config.stock.memory_reserve_mb:
                 return
-            if await self._withdraw(parked):
-                log.info("%s left the stock: %s has %d MB of memory free", parked.id, host.name, free_mb)
+            if await self._has_disk(host, parked.memory_mb):
+                moved, how = await self._move(parked, Phase.STOPPED), "is suspended to disk"
+            else:
+                moved, how = await self._withdraw(parked), "left the stock"
+            if moved:
+                log.info("%s %s: %s has %d MB of memory free", parked.id, how, host.name, free_mb)
+
+    async def _move(self, parked: Sandbox, to: Phase) -> bool:
+        """To the disk (``stopped``) or into memory again (``paused``); its login stays open. False where
+        somebody just got it; when it fails, nothing of it is left."""
+        taken = await self._withhold(parked)
+        if taken is None:
+            return False
+        self._young.add(taken.id)
+        with operation("move"):
+            async with self.making(taken), self.exclusive(taken.id):
+                if to is Phase.STOPPED:
+                    taken.memory_file = str(await self.machine(taken).suspend(taken.domain))
+                else:
+                    await self._recall(taken)
+                taken.phase = to
+                await self.save(taken)
+        self._young.discard(taken.id)
+        return True
+
+    async def _recall(self, suspended: Sandbox) -> None:
+        await self.machine(suspended).recall(suspended.domain, Path(suspended.memory_file))
+        suspended.memory_file = ""
 
     async def _has_room(self, host: Host) -> bool:
         """Stock is for idle times: not while something is made or rehearsed, and not of memory that the host
@@ -136,7 +172,7 @@ class Stock(Following):
     async def retire(self, image: str) -> None:
         """Destroy the parked forks of an image that goes away; one that is just handed out stays."""
         for row in await self.all_live():
-            if row.purpose == STOCK and row.base_image == image and row.phase is Phase.PAUSED:
+            if row.base_image == image and is_parked(row):
                 await self._withdraw(row)
 
     def _is_usual(self, row: Sandbox) -> bool:
@@ -145,14 +181,14 @@ class Stock(Following):
     # --- handing out ----------------------------------------------------------------------------------
 
     async def _claim(self, wanted: Sandbox, image: BuiltImage) -> Sandbox | None:
-        """The oldest fit one on a host that takes more, now ``wanted`` in all but what it is made of; None
-        when there is none."""
+        """The oldest fit one on a host that takes more, one in memory before one on the disk, now ``wanted``
+        in all but what it is made of; None when there is none."""
         ready = [host for host in self._hosts if host.up and not host.draining]
-        for parked in [row for host in ready for row in await self._stock(host, Phase.PAUSED)]:
+        for parked in [row for phase in PARKED for host in ready for row in await self._stock(host, phase)]:
             fits = (parked.cpu, parked.memory_mb) == (wanted.cpu, wanted.memory_mb)
             if not fits or parked.image_sha256 != image.sha256:
                 continue
-            if not await self._has_disk(self.host_of(parked)):
+            if not await self._can_wake(parked):
                 continue
 
             def take(row: Sandbox) -> Sandbox:
@@ -164,34 +200,54 @@ class Stock(Following):
                 return await self._store.sandboxes.change(parked.id, take)
             except WrongState:
                 self._young.discard(parked.id)
+                self.host_of(parked).promised.pop(parked.id, None)
         return None
 
-    async def _has_disk(self, host: Host) -> bool:
-        """Asked only where there is something to hand out: a host that hangs costs a create nothing else."""
+    async def _can_wake(self, parked: Sandbox) -> bool:
+        """Asked only where there is something to hand out: a host that hangs costs a create nothing else.
+        What is suspended needs memory as a new one does, and has it promised then."""
+        host = self.host_of(parked)
+        if not parked.memory_file:
+            return await self._has_disk(host)
+        room = await host.room(parked.image_sha256, max_age_s=0)
+        if refusal(room, self.need(parked)):
+            return False
+        host.promised[parked.id] = parked.memory_mb
+        return True
+
+    async def _has_disk(self, host: Host, extra_mb: int = 0) -> bool:
         try:
-            await self.need_space(host)
+            await self.need_space(host, extra_mb)
         except FluidError:
             return False
         return True
 
     async def _withdraw(self, parked: Sandbox) -> bool:
         """Destroy one that is not wanted, unless somebody just got it."""
+        taken = await self._withhold(parked)
+        if taken is not None:
+            await self.discard(taken)
+        return taken is not None
+
+    async def _withhold(self, parked: Sandbox) -> Sandbox | None:
+        """Nobody gets it from now on; None where somebody just got it."""
 
         def take(row: Sandbox) -> Sandbox:
             _must_be_parked(row)
             return row.model_copy(update={"phase": Phase.CREATING})
 
         try:
-            await self.discard(await self._store.sandboxes.change(parked.id, take))
+            return await self._store.sandboxes.change(parked.id, take)
         except WrongState:
-            return False
-        return True
+            return None
 
     async def _hand_out(self, sandbox: Sandbox, image: BuiltImage, trail: Trail) -> Sandbox:
         """It wakes with the time of now, fresh randomness and its name; root's first command has worked."""
         started = time.monotonic()
         async with self.making(sandbox):
             reached("claimed row")
+            if sandbox.memory_file:
+                await self._recall(sandbox)
             keys = self._parts.authority.trusted
             await self.machine(sandbox).hand_out(
                 sandbox.domain,
@@ -212,6 +268,12 @@ class Stock(Following):
         return sandbox
 
 
+def is_parked(row: Sandbox) -> bool:
+    """Whether it waits for an owner."""
+    suspended = row.phase is Phase.STOPPED and row.memory_file
+    return row.purpose == STOCK and (row.phase is Phase.PAUSED or bool(suspended))
+
+
 def _must_be_parked(row: Sandbox) -> None:
-    if row.purpose != STOCK or row.phase is not Phase.PAUSED:
+    if not is_parked(row):
         raise WrongState(f"{row.id} is no stock any more", remedy="take another one")

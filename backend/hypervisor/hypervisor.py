@@ -224,6 +224,14 @@ class Hypervisor:
         """See :mod:`backend.hypervisor.stock`; a fork with ``role: stock`` is parked by :meth:`pause`."""
         return await stock.hand_out(self._domains, domain, hostname, metadata, ca_public)
 
+    async def suspend(self, domain: str) -> Path:
+        """See :mod:`backend.hypervisor.stock`: a parked fork's memory, moved to a file of that host."""
+        return await stock.suspend(self._domains, domain)
+
+    async def recall(self, domain: str, memory: Path) -> None:
+        """The reverse of :meth:`suspend`."""
+        await stock.recall(self._domains, domain, memory)
+
     async def cold_boot(
         self,
         image: GuestImage,

@@ -1,24 +1,29 @@
 """Stock: forks made ahead, with an identity of their own and no owner, paused in memory.
 
 A fork of stock bears ``role: stock`` in its metadata; one that runs is still being made, one that is paused
-waits. Handing out changes the metadata before the guest runs again: who reads the domains after a crash sees
-which it is, and what is no longer stock is never handed out.
+waits, and so does one that is off with its memory in a file beside its disk. Handing out changes the metadata
+before the guest runs again: who reads the domains after a crash sees which it is, and what is no longer stock
+is never handed out.
 """
 
 from __future__ import annotations
 
 import threading
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import libvirt
 
 from backend.errors import Conflict
 from backend.hypervisor.domain_xml import NAMESPACE, PREFIX, metadata_element
-from backend.hypervisor.domains import Domains, info_of
+from backend.hypervisor.domains import START_TIMEOUT_S, Domains, info_of
 from backend.hypervisor.nouns import DomainInfo
 from backend.models.base import check_name
+from backend.steps import reached
 
 ROLE = "stock"
+SUSPENDED = "parked.save"
+SAVE_TIMEOUT_S = 120.0
 
 _taking = threading.Lock()  # calls run on threads: looking and taking are one step
 
@@ -50,3 +55,23 @@ async def hand_out(
     await domains.call(name, work, what="hand out")
     await domains.wake(name, ca_public, hostname=hostname)
     return await domains.info(name)
+
+
+async def suspend(domains: Domains, name: str) -> Path:
+    """Move a parked fork's memory to the disk; the domain is off then. The file that holds it."""
+    memory = domains.files.path(name, SUSPENDED)
+    await domains.files.make_memory(memory)
+    await domains.call(name, lambda domain: domain.save(str(memory)), what="suspend", limit_s=SAVE_TIMEOUT_S)
+    reached("suspended")
+    return memory
+
+
+async def recall(domains: Domains, name: str, memory: Path) -> None:
+    """Park a suspended fork in memory again: paused, as it was."""
+
+    def restore(connection: libvirt.virConnect) -> None:
+        connection.restoreFlags(str(memory), None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
+
+    await domains.connection.call(restore, what=f"recall {name}", limit_s=START_TIMEOUT_S)
+    reached("recalled")
+    await domains.files.remove(memory)

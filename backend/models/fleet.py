@@ -34,6 +34,7 @@ class HostView(Answer):
     disk_free_mb: int = 0
     sandboxes: int = 0
     stock: int = 0  # parked forks without an owner
+    stock_suspended: int = 0  # of them: those whose memory lies on the disk
     templates: list[str] = Field(default_factory=list)  # images whose forks are ready in a second
     creating: int = 0
     waiting: int = 0  # creates in its queue

@@ -83,6 +83,7 @@ class Sandbox(Answer):
     queue: QueuePlace | None = None
     doing: str = ""  # written ahead of what changes its disk: "destroy", "snapshot NAME", "restore NAME" …
     purpose: str = "agent"  # agent | rehearsal | stock
+    memory_file: str = ""  # on its host: the memory of stock that is suspended to disk
     owner_uid: int = -1
     owner_name: str = ""
     domain: str = ""  # the libvirt domain's name

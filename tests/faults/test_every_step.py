@@ -31,9 +31,12 @@ STEPS = {
     "destroy": ("ahead", "domain gone", "files gone", "done"),
     "hand out": ("claimed row", "woken", "login", "ready"),
     "stock": ("overlay", "running", "defined", "ready"),
+    "move": ("suspended", "recalled"),
     "rotate": ("next key", "taught", "old kept", "switched"),  # these two are cut off in tests/service/guests
     "revoke": ("next key", "revoked"),
 }
+STOCK = {"per_source": 1}
+SHORT = {"per_source": 1, "memory_reserve_mb": 1 << 30}  # a petabyte
 BOX, POINT = "steady", "before"
 
 
@@ -151,15 +154,49 @@ async def cut_off(world: World, operation: str, step: str) -> None:
 @pytest.mark.full
 @pytest.mark.parametrize("step", [f"{name}.{step}" for name in ("stock", "hand out") for step in STEPS[name]])
 async def test_stock_is_never_handed_out_twice_and_never_half_made(world: World, step: str) -> None:
-    world.stage.configure(limits=LIMITS, stock={"per_source": 1})
+    world.stage.configure(limits=LIMITS, stock=STOCK)
     await world.start(step)
     if step.startswith("hand out"):
-        await asyncio.to_thread(world.until, lambda: world.fluid.hosts()[0].stock == 1)
+        await until_stock(world, in_memory=1)
         with pytest.raises(FluidError):
             await asyncio.to_thread(create, world.fluid)
-    assert await world.stage.died() == -9
+    await it_goes_on(world)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("step", ["move.suspended", "move.recalled", "hand out.recalled"])
+async def test_stock_that_goes_to_the_disk_and_back_is_whole_or_gone(world: World, step: str) -> None:
+    world.stage.configure(limits=LIMITS, stock=STOCK)
     await world.start()
-    await asyncio.to_thread(world.until, lambda: world.fluid.hosts()[0].stock == 1)
+    await until_stock(world, in_memory=1)
+    world.stage.configure(limits=LIMITS, stock=SHORT)
+    if step == "move.suspended":
+        await world.start(step)
+    else:
+        await world.start()
+        await until_stock(world, on_disk=1)
+        world.stage.configure(limits=LIMITS, stock=STOCK if step == "move.recalled" else SHORT)
+        await world.start(step)
+        if step == "hand out.recalled":
+            with pytest.raises(FluidError):
+                await asyncio.to_thread(create, world.fluid)
+    await it_goes_on(world)
+
+
+async def until_stock(world: World, *, in_memory: int = 0, on_disk: int = 0) -> None:
+    def stock() -> tuple[int, int]:
+        (host,) = world.fluid.hosts()
+        return host.stock - host.stock_suspended, host.stock_suspended
+
+    await asyncio.to_thread(world.until, lambda: stock() == (in_memory, on_disk))
+
+
+async def it_goes_on(world: World) -> None:
+    """The backend was killed: the next one has stock again, and gives none of it to two."""
+    assert await world.stage.died() == -9
+    world.stage.configure(limits=LIMITS, stock=STOCK)
+    await world.start()
+    await until_stock(world, in_memory=1)
     await world.agree()
     boxes = [await asyncio.to_thread(make_box, world.fluid, name) for name in ("fresh-a", "fresh-b")]
     who = [world.fluid.run(box.id, "cat /etc/machine-id").stdout for box in boxes]
@@ -172,5 +209,5 @@ async def test_stock_is_never_handed_out_twice_and_never_half_made(world: World,
                 await asyncio.to_thread(world.fluid.destroy, row.id)
             except SandboxNotFound:
                 continue
-    await asyncio.to_thread(world.until, lambda: world.fluid.hosts()[0].stock == 0)
+    await until_stock(world)
     await world.agree()

@@ -15,6 +15,7 @@ import libvirt
 from backend.client import Fluid
 from backend.errors import FluidError
 from backend.fleet import object_prefix
+from backend.fleet.stock import is_parked
 from backend.models import Phase, Sandbox
 from tests.bench.stage import Stage
 from tests.fix_hosts import RealHost
@@ -192,8 +193,7 @@ class FarWorld(World):
 
 
 def _is_unwell(row: Sandbox) -> bool:
-    parked = row.purpose == "stock" and row.phase is Phase.PAUSED
-    return row.phase is not Phase.RUNNING and not parked
+    return row.phase is not Phase.RUNNING and not is_parked(row)
 
 
 def _differ(what: str, found: set[str], wanted: set[str]) -> list[str]:

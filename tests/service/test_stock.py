@@ -2,41 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import uuid4
 
 import pytest
 
 from backend.config import Config
 from backend.errors import NoSpace
 from backend.fleet import Fleet, FleetParts
+from backend.fleet.core import LIVE
+from backend.fleet.placement import Room
 from backend.models import Phase, Sandbox, now
 from backend.store import EventBus, Store
 
 OLD, NEW = "ab" * 32, "cd" * 32
 DISK_RESERVE_MB, MEMORY_RESERVE_MB, GUEST_MB = 2048, 3000, 1024
 LEAST_MB = GUEST_MB + MEMORY_RESERVE_MB
+LIMIT_MB = 1000  # what no sandbox at all takes
 CONFIG = {
-    "limits": {"disk_reserve_mb": DISK_RESERVE_MB},
+    "limits": {"disk_reserve_mb": DISK_RESERVE_MB, "memory_reserve_mb": LIMIT_MB},
     "stock": {"per_source": 2, "memory_reserve_mb": MEMORY_RESERVE_MB},
     "guests": {"memory_mb": GUEST_MB},
 }
 
 
 class Machine:
-    """A host with a template, which loses the memory of each fork that is parked on it."""
+    """A host with a template: each fork in its memory takes of that, and each on its disk of the disk."""
 
     name, address, up, draining = "local", "", True, False
 
     def __init__(self) -> None:
         self.warm = {NEW}
         self.memory_free_mb = 2 * GUEST_MB + LEAST_MB
-        self.disk_free_mb = DISK_RESERVE_MB
+        self.disk_free_mb = DISK_RESERVE_MB + GUEST_MB
         self.promised: dict[str, int] = {}
 
     async def look(self, max_age_s: float = 1.0) -> SimpleNamespace:
         return SimpleNamespace(memory_free_mb=self.memory_free_mb, disk_free_mb=self.disk_free_mb)
+
+    async def room(self, image: str, max_age_s: float = 1.0) -> Room:
+        promised_mb = sum(self.promised.values())
+        return Room(
+            self.name,
+            memory_free_mb=self.memory_free_mb,
+            promised_mb=promised_mb,
+            disk_free_mb=self.disk_free_mb,
+        )
+
+    def require(self) -> Machine:
+        return self
+
+    async def suspend(self, domain: str) -> Path:
+        self.memory_free_mb += GUEST_MB
+        self.disk_free_mb -= GUEST_MB
+        return Path("/pool") / domain
+
+    async def recall(self, domain: str, memory: Path) -> None:
+        assert memory == Path("/pool") / domain
+        self.memory_free_mb -= GUEST_MB
+        self.disk_free_mb += GUEST_MB
 
 
 class Lab:
@@ -48,7 +76,7 @@ class Lab:
             store=store,
             events=bus,
             images=SimpleNamespace(list=lambda: self.images),
-            hosts=SimpleNamespace(named=lambda _: self.machine),
+            hosts=Hosts(self.machine),
             **dict.fromkeys(("audit", "policy", "guests", "commands", "files")),
         )
         self.fleet = Fleet(cast("FleetParts", parts))
@@ -70,15 +98,45 @@ class Lab:
         await self.store.sandboxes.insert(
             Sandbox(
                 id=f"SBX-{number:08x}", sandbox_name=f"stock-{number}", base_image="debian-12",
-                image_sha256=sha256, purpose="stock", created_at=now(), updated_at=now(), **known,
+                image_sha256=sha256, purpose="stock", created_at=now(), updated_at=now(),
+                domain=f"domain-{number}", **known,
             )
         )  # fmt: skip
 
     async def parked(self) -> list[str]:
         """Of which images there are parked forks, after one look at what is wanted."""
+        return sorted(row.image_sha256 for row in await self.stock())
+
+    async def where(self) -> list[tuple[str, str]]:
+        """The same: in which phase each is, and where its memory lies if it is on the disk."""
+        return [(row.phase.value, row.memory_file) for row in await self.stock()]
+
+    async def stock(self) -> list[Sandbox]:
         await self.fleet._replenish(cast("Any", self.machine))
-        rows = await self.fleet.all_live()
-        return sorted(row.image_sha256 for row in rows)
+        rows, _ = await self.store.sandboxes.list({"phase": LIVE}, oldest_first=True)
+        return rows
+
+    async def claim(self) -> str | None:
+        """Which one a create gets."""
+        wanted = Sandbox(
+            id="SBX-wanted", sandbox_name=f"wanted-{uuid4()}", base_image="debian-12",
+            cpu=2, memory_mb=GUEST_MB, created_at=now(), updated_at=now(),
+        )  # fmt: skip
+        claimed = await self.fleet._claim(wanted, cast("Any", self.images[0]))
+        return None if claimed is None else claimed.domain
+
+
+class Hosts(dict[str, Machine]):
+    """The one host, by its name and in a row."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__({machine.name: machine})
+
+    def named(self, name: str) -> Machine:
+        return self[name]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values())
 
 
 def image(name: str, sha256: str) -> SimpleNamespace:
@@ -102,16 +160,50 @@ async def test_memory_that_the_host_keeps_back_is_never_taken(lab: Lab) -> None:
     assert await lab.parked() == [NEW], "there is room for one, and not for the second"
 
 
-async def test_stock_gives_way_where_memory_is_short_and_comes_back_with_it(lab: Lab) -> None:
-    assert await lab.parked() == [NEW, NEW]
+MEMORY, DISK = ("paused", ""), "stopped"
+
+
+async def test_stock_is_suspended_where_memory_is_short_and_comes_back_with_it(lab: Lab) -> None:
+    lab.machine.disk_free_mb += GUEST_MB
+    assert await lab.where() == [MEMORY, MEMORY]
     lab.machine.memory_free_mb = MEMORY_RESERVE_MB - GUEST_MB
-    assert await lab.parked() == [NEW], "one is enough to have the reserve back"
+    assert await lab.where() == [(DISK, "/pool/domain-0"), MEMORY], "one is enough to have the reserve back"
     lab.machine.memory_free_mb = 0
-    assert await lab.parked() == []
-    lab.machine.memory_free_mb = MEMORY_RESERVE_MB
-    assert await lab.parked() == [], "none is made of what it would have to give back at once"
+    assert await lab.where() == [(DISK, "/pool/domain-0"), (DISK, "/pool/domain-1")]
+    lab.machine.memory_free_mb = LEAST_MB
+    assert DISK in dict(await lab.where()), "none takes what it would have to give back at once"
+    lab.machine.memory_free_mb = LEAST_MB + 1
+    assert await lab.where() == [MEMORY, (DISK, "/pool/domain-1")]
     lab.machine.memory_free_mb = 2 * GUEST_MB + LEAST_MB
-    assert await lab.parked() == [NEW, NEW]
+    assert await lab.where() == [MEMORY, MEMORY]
+
+
+async def test_where_the_disk_is_short_too_stock_goes(lab: Lab) -> None:
+    assert await lab.where() == [MEMORY, MEMORY]
+    lab.machine.memory_free_mb = 0
+    assert await lab.where() == [(DISK, "/pool/domain-0")], "the disk had room for one"
+    lab.machine.memory_free_mb = 2 * GUEST_MB + LEAST_MB
+    assert await lab.where() == [MEMORY, MEMORY], "the second is made anew"
+
+
+async def test_what_lies_in_memory_is_handed_out_first_and_the_rest_where_there_is_room_for_it(
+    lab: Lab,
+) -> None:
+    await lab.row(NEW, phase=Phase.STOPPED, memory_file="/pool/domain-0")
+    await lab.row(NEW, phase=Phase.STOPPED, memory_file="/pool/domain-1")
+    await lab.row(NEW)
+    lab.machine.memory_free_mb = GUEST_MB + LIMIT_MB
+    assert [await lab.claim(), await lab.claim()] == ["domain-2", "domain-0"]
+    assert await lab.claim() is None, "what was promised to one is not another's"
+    lab.machine.promised.clear()
+    assert await lab.claim() == "domain-1"
+
+
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.STOPPED, Phase.ERROR])
+async def test_what_somebody_woke_or_switched_off_is_made_anew(lab: Lab, phase: Phase) -> None:
+    await lab.row(NEW, phase=phase)
+    assert await lab.where() == [MEMORY, MEMORY]
+    assert "domain-0" not in {row.domain for row in await lab.stock()}
 
 
 async def test_nothing_is_made_on_a_disk_at_its_reserve(lab: Lab) -> None:
