@@ -94,8 +94,9 @@ class Two:
     def source(self) -> str:
         return self.fluid.sources()[0].name
 
-    def stock(self) -> list[int]:
-        return [host.stock for host in self.fluid.hosts()]
+    def stock(self) -> list[tuple[int, int]]:
+        """Of each host: how many are parked, and how many of them lie on the disk."""
+        return [(host.stock, host.stock_suspended) for host in self.fluid.hosts()]
 
     def row(self, id: str) -> Sandbox:
         return next(row for row in self.fluid.fleet().sandboxes if row.id == id)
@@ -331,22 +332,29 @@ async def must_have_arrived(production: Login) -> None:
 
 
 @pytest.mark.full
-async def test_each_host_has_stock_of_its_own_which_is_handed_out_at_once(two: Two) -> None:
-    two.stage.configure(**two.settings, stock={"per_source": 1})
-    await two.stage.start()
+@pytest.mark.parametrize("host", ["local", FAR])
+async def test_each_host_has_stock_of_its_own_also_on_the_disk_where_memory_is_short(
+    two: Two, host: str
+) -> None:
     try:
-        for host in ("local", FAR):  # a host that is drained keeps no stock
-            await two.until(lambda: two.stock() == [1, 1], UP_S, "both have stock")
+        for stock in ({"per_source": 1}, {"per_source": 1, "memory_reserve_mb": 1 << 30}):
+            two.stage.configure(**two.settings, stock={"per_source": 1})
+            await two.stage.start()  # a host that is drained keeps no stock
+            await two.until(lambda: two.stock() == [(1, 0), (1, 0)], UP_S, "both have stock")
+            if "memory_reserve_mb" in stock:
+                two.stage.configure(**two.settings, stock=stock)
+                await two.stage.start()
+                await two.until(lambda: two.stock() == [(1, 1), (1, 1)], UP_S, "it is suspended")
             began = time.monotonic()
             box = await two.create(f"at-once-{host}", host)
-            print(f"{host}: handed out in {time.monotonic() - began:.2f} s")
+            print(f"{host}, {stock}: handed out in {time.monotonic() - began:.2f} s")
             assert box.noun.created_by == "stock"
             assert (await asyncio.to_thread(box.run, "hostname")).stdout.strip() == f"at-once-{host}"
             await asyncio.to_thread(box.destroy)
     finally:
         two.stage.configure(**two.settings)
         await two.stage.start()
-    await two.until(lambda: two.stock() == [0, 0], UP_S, "its stock goes again")
+    await two.until(lambda: two.stock() == [(0, 0), (0, 0)], UP_S, "its stock goes again")
     assert two.fluid.leftovers().found == []
 
 
