@@ -17,6 +17,7 @@ from backend.errors import DiskUnreadable, HypervisorFailed
 
 KEY = b"-----BEGIN OPENSSH PRIVATE KEY-----\nZm9yYmlkZGVu\n-----END OPENSSH PRIVATE KEY-----\n"
 SHADOW, OURS, NAME = b"/etc/shadow", b"/home/ada/id", b"/etc/hostname"
+LIMIT_S = 10
 LOOKED_FOR = [b"/usr/bin/python3", b"/usr/bin/nothing", b"/etc"]
 
 
@@ -67,6 +68,7 @@ def chain(lab, tmp_path) -> list[Path]:
 async def test_it_reads_as_it_would_here_of_a_few_of_its_pages(chain, reader, tmp_path):
     far = Elsewhere(tmp_path, chain)
     told = await reader.survey(far.layers, LOOKED_FOR, far)
+    assert len(far.brought) == len(set(far.brought)), "each is asked for once"
     assert told == await reader.survey(chain, LOOKED_FOR)
     spread = {b"/srv/%d.key" % number for number in range(10)}
     assert {path for path, _ in told.secrets} == {SHADOW, OURS, *spread} and not told.cut
@@ -124,7 +126,7 @@ async def test_a_worker_that_asks_for_what_there_is_not_is_not_answered(lab, tmp
     try:
         os.write(worker, ask)
         with pytest.raises(DiskUnreadable, match="asked for a layer that there is not"):
-            await door.answer()
+            await asyncio.wait_for(door.answer(), LIMIT_S)
     finally:
         os.close(worker)
         door.close()
