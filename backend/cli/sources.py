@@ -83,4 +83,5 @@ def _show_check(told: dict[str, Any], *, changes: bool = False) -> None:
         for row in told["secrets"]:
             print(visible(f"  - {row['path']}: {row['kind']}"))
     else:
-        print("No secret was found on its disk.")
+        so_far = ", as far as it was looked through" if told["secrets_cut"] else ""
+        print(f"No secret was found on its disk{so_far}.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from backend.disks.reader import (
+        PAGE_BYTES,
         Comparison,
         Content,
         ContentLimits,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "PAGE_BYTES",
     "Comparison",
     "Content",
     "ContentLimits",

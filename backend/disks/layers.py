@@ -12,7 +12,9 @@ import sys
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
+from functools import partial
 
+from backend.disks.paged import Paged, Pread
 from backend.errors import DiskUnreadable
 
 RAW_SUFFIXES = (".raw", ".img")
@@ -41,9 +43,9 @@ class RawLayer:
 
     unit_bits = 16
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, pread: Pread) -> None:
         found = os.fstat(fd)
-        self.fd = fd
+        self._pread = pread
         self.size = os.lseek(fd, 0, os.SEEK_END)  # of a block device too
         self.identity = (found.st_dev, found.st_ino)
 
@@ -53,7 +55,7 @@ class RawLayer:
 
     def read(self, token: int, within: int, length: int) -> bytes:
         """``length`` bytes of the unit behind ``token``, from ``within`` it."""
-        return os.pread(self.fd, length, token + within).ljust(length, b"\0")
+        return self._pread(length, token + within).ljust(length, b"\0")
 
     def units(self) -> Iterator[int]:
         """The offsets of all units that this layer holds."""
@@ -63,12 +65,12 @@ class RawLayer:
 class Qcow2Layer:
     """One qcow2 image, versions 2 and 3, zlib clusters included."""
 
-    def __init__(self, fd: int, name: str) -> None:
+    def __init__(self, fd: int, name: str, pread: Pread) -> None:
         found = os.fstat(fd)
-        self.fd, self.name = fd, name
+        self.name, self._pread = name, pread
         self.identity = (found.st_dev, found.st_ino)
         self._file_bytes = found.st_size
-        head = os.pread(fd, 112, 0)
+        head = pread(112, 0)
         if len(head) < _HEADER.size or head[:4] != _MAGIC:
             raise DiskUnreadable(f"layer {name} is not qcow2", remedy="name raw images *.raw or *.img")
         (_, version, backing, _, bits, size, crypt, l1_count, l1_offset, _, _, _, _) = _HEADER.unpack_from(
@@ -105,7 +107,7 @@ class Qcow2Layer:
                 raise DiskUnreadable(f"layer {self.name} has unknown features {incompatible:#x}")
 
     def _exactly(self, offset: int, length: int) -> bytes:
-        data = os.pread(self.fd, length, offset) if offset < self._file_bytes else b""
+        data = self._pread(length, offset) if offset < self._file_bytes else b""
         if len(data) != length:
             raise DiskUnreadable(f"layer {self.name} ends before byte {offset + length}")
         return data
@@ -143,7 +145,7 @@ class Qcow2Layer:
         split = 62 - (self.unit_bits - 8)
         offset = entry & ((1 << split) - 1)
         sectors = (entry & (_COMPRESSED - 1)) >> split
-        packed = os.pread(self.fd, (sectors + 1) * SECTOR_BYTES - offset % SECTOR_BYTES, offset)
+        packed = self._pread((sectors + 1) * SECTOR_BYTES - offset % SECTOR_BYTES, offset)
         try:
             data = zlib.decompressobj(-15).decompress(packed, 1 << self.unit_bits)
         except zlib.error as error:
@@ -229,17 +231,19 @@ def _big_endian(data: bytes) -> array[int]:
     return table
 
 
-def open_chain(files: Sequence[tuple[int, str]]) -> Disk:
+def open_chain(files: Sequence[tuple[int, str]], door: int | None = None) -> Disk:
     """A disk from ``(file descriptor, name)`` pairs, base first. The name, not the content, says whether the
-    base is raw: what a guest wrote never decides how it is read."""
+    base is raw: what a guest wrote never decides how it is read. With a ``door`` the files are
+    :class:`Paged`."""
     layers: list[RawLayer | Qcow2Layer] = []
     for position, (fd, name) in enumerate(files):
+        pread = partial(os.pread, fd) if door is None else Paged(fd, position, door).pread
         if name.endswith(RAW_SUFFIXES):
             if position:
                 raise DiskUnreadable(f"raw layer {name} lies on another layer", remedy="give the base first")
-            layers.append(RawLayer(fd))
+            layers.append(RawLayer(fd, pread))
             continue
-        layer = Qcow2Layer(fd, name)
+        layer = Qcow2Layer(fd, name, pread)
         if layer.has_backing != (position > 0):
             wrong = (
                 "names a backing file and is the base"

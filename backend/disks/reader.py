@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from backend.disks import wire
+from backend.disks.door import Door
+from backend.disks.paged import PAGE_BYTES as PAGE_BYTES
+from backend.disks.paged import Pages
 from backend.disks.pieces import Piece, digest, records
 from backend.disks.records import Node, count, unpack
 from backend.errors import DiskUnreadable
 from backend.models.change import FileKind
+from backend.together import together
 
 NOBODY_UID = 65534
 _START = "import sys; sys.path[:0] = sys.argv[1:]; from backend.disks.worker import main; main()"
@@ -188,18 +192,22 @@ class DiskReader:
         return gone | dict(records(blobs[0]))
 
     async def read(
-        self, layers: Sequence[Path], paths: Sequence[bytes], limit_bytes: int
+        self, layers: Sequence[Path], paths: Sequence[bytes], limit_bytes: int, pages: Pages | None = None
     ) -> dict[bytes, bytes | None]:
         """Whole regular files; None for what is not there or longer than ``limit_bytes``. Links on the way
-        are not followed. Secrets are not withheld: the caller answers for them."""
+        are not followed. Secrets are not withheld: the caller answers for them. ``pages`` brings what is not
+        in the layers yet."""
         job = {"task": "read", "paths": [wire.text(path) for path in paths], "limit_bytes": limit_bytes}
-        head, blobs = await self._ask(job, (), layers)
+        head, blobs = await self._ask(job, (), layers, pages)
         return {path: _blob(at, blobs) for path, at in zip(paths, head["files"], strict=True)}
 
-    async def survey(self, layers: Sequence[Path], paths: Sequence[bytes]) -> Survey:
-        """Which of ``paths`` are there, and which files hold secrets. Raises :class:`DiskUnreadable`."""
+    async def survey(
+        self, layers: Sequence[Path], paths: Sequence[bytes], pages: Pages | None = None
+    ) -> Survey:
+        """Which of ``paths`` are there, and which files hold secrets: no more of them, where ``pages`` brings
+        no more. Raises :class:`DiskUnreadable`."""
         job = {"task": "survey", "paths": [wire.text(path) for path in paths]}
-        head, _ = await self._ask(job, (), layers)
+        head, _ = await self._ask(job, (), layers, pages)
         named = zip(paths, head["names"], strict=True)
         names = {path: Listed(path, kind, wire.raw(target)) for path, (kind, target) in named if kind}
         secrets = tuple((wire.raw(path), str(kind)) for path, kind in head["secrets"])
@@ -238,7 +246,11 @@ class DiskReader:
         return {"before": dict(head["before"]), "after": dict(head["after"])}
 
     async def _ask(
-        self, job: dict[str, Any], before: Sequence[Path], after: Sequence[Path]
+        self,
+        job: dict[str, Any],
+        before: Sequence[Path],
+        after: Sequence[Path],
+        pages: Pages | None = None,
     ) -> tuple[dict[str, Any], list[bytes]]:
         """One worker, one job, one answer."""
         with contextlib.ExitStack() as stack:
@@ -249,19 +261,24 @@ class DiskReader:
                     stack.callback(os.close, fd)
                     chains[side].append((fd, layer.name))
             fds = [fd for chain in chains.values() for fd, _ in chain]
+            door = Door(after, pages) if pages else None
+            if door:
+                stack.callback(door.close)
+                fds.append(door.theirs.fileno())
             limits = {
                 "uid": self._uid,
                 "memory_bytes": self._memory_bytes,
                 "cpu_s": max(int(self._timeout_s), 1),
                 "open_files": max(fds, default=2) + 1,
+                "door": fds[-1] if door else None,
             }
-            data = await self._run(json.dumps({**job, **chains, **limits}).encode(), fds, job["task"])
+            data = await self._run(json.dumps({**job, **chains, **limits}).encode(), fds, job["task"], door)
         head, blobs = await asyncio.to_thread(wire.parse, data)
         if "refused" in head:
             raise DiskUnreadable(str(head["refused"]), remedy=str(head.get("remedy", "")))
         return head, blobs
 
-    async def _run(self, job: bytes, fds: Sequence[int], task: str) -> bytes:
+    async def _run(self, job: bytes, fds: Sequence[int], task: str, door: Door | None) -> bytes:
         libraries = (
             [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")] if task == "declared" else []
         )
@@ -274,9 +291,12 @@ class DiskReader:
             env={"LANG": "C.UTF-8"},
             limit=1 << 20,
         )  # fmt: skip
+        out: bytes
+        err: bytes
         try:
             async with asyncio.timeout(self._timeout_s):
-                out, err = await process.communicate(job)
+                answering = [door.answer()] if door else []
+                (out, err), *_ = await together(process.communicate(job), *answering)
         except TimeoutError:
             raise DiskUnreadable(
                 f"reading the disk took longer than {self._timeout_s:g} s",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from backend.disks.contents import PASSWORDS, secret_kind
 from backend.disks.ext4 import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Ext4
 from backend.disks.files import chunks, link_target
+from backend.disks.paged import NoMorePages
 from backend.disks.records import Node, unpack
 from backend.disks.tree import find, manifest_pieces
 
@@ -37,17 +38,27 @@ class Surveyed:
 
 def survey(fs: Ext4, paths: list[bytes]) -> Surveyed:
     """Look for the names, without following links on the way, and for secrets in all that nobody shipped."""
+    names = [_name(fs, path) for path in paths]
     secrets: list[tuple[bytes, str]] = []
+    try:
+        cut = not _collected(fs, secrets)
+    except NoMorePages:
+        cut = True
+    return Surveyed(names, secrets, cut)
+
+
+def _collected(fs: Ext4, secrets: list[tuple[bytes, str]]) -> bool:
+    """Add the secrets; whether those are all."""
     left = SCANNED_BYTES
     for node in _small_files(fs):
         left -= node.size
         if left < 0 or len(secrets) == TOLD_MAX:
-            return Surveyed([_name(fs, path) for path in paths], secrets, True)
+            return False
         data = b"".join(chunks(fs, fs.inode(node.inode)))
         kind = secret_kind(node.path, data)
         if kind and (kind != PASSWORDS or _has_hash(data)):
             secrets.append((node.path, kind))
-    return Surveyed([_name(fs, path) for path in paths], secrets, False)
+    return True
 
 
 def _small_files(fs: Ext4) -> Iterator[Node]:

@@ -42,9 +42,9 @@ _MASKED = b"/etc/shadow"
 Answer = tuple[dict[str, Any], list[bytes]]
 
 
-def open_one(chain: Sequence[Sequence[Any]]) -> Ext4:
-    """The file system of a chain of ``[fd, name]``, base first."""
-    disk = open_chain([(int(fd), str(name)) for fd, name in chain])
+def open_one(chain: Sequence[Sequence[Any]], door: int | None = None) -> Ext4:
+    """The file system of a chain of ``[fd, name]``, base first. ``door``: where its pages are asked for."""
+    disk = open_chain([(int(fd), str(name)) for fd, name in chain], door)
     return open_filesystem(disk, *find_filesystem(disk))
 
 
@@ -71,7 +71,7 @@ def edits(job: dict[str, Any]) -> Answer:
 
 def read(job: dict[str, Any]) -> Answer:
     """Whole files of one disk, None for those that are not there or too long."""
-    fs, blobs = open_one(job["after"]), wire.Blobs()
+    fs, blobs = open_one(job["after"], job["door"]), wire.Blobs()
     found = [blobs.add(read_whole(fs, wire.raw(path), job["limit_bytes"])) for path in job["paths"]]
     return {"files": found}, blobs.parts
 
@@ -90,7 +90,7 @@ def declared(job: dict[str, Any]) -> Answer:
 
 def surveyed(job: dict[str, Any]) -> Answer:
     """Names and secrets of one disk."""
-    told = survey(open_one(job["after"]), [wire.raw(path) for path in job["paths"]])
+    told = survey(open_one(job["after"], job["door"]), [wire.raw(path) for path in job["paths"]])
     names = [[kind, wire.text(target)] for kind, target in told.names]
     secrets = [[wire.text(path), kind] for path, kind in told.secrets]
     return {"names": names, "secrets": secrets, "cut": told.cut}, []

@@ -34,12 +34,14 @@ from backend.errors import (
 )
 from backend.fleet import preflight
 from backend.fleet.core import undone
+from backend.fleet.far_disk import FarDisk
 from backend.fleet.host import Host
 from backend.fleet.hosts import Hosts
 from backend.fleet.sources import Sources, say
 from backend.fleet.stock import Stock
 from backend.hypervisor import SOURCE_ROLE, BackupLimits, Hypervisor, SourceDomain
 from backend.images import (
+    WORK_PREFIX,
     Brought,
     FileLayer,
     Images,
@@ -48,6 +50,7 @@ from backend.images import (
     clone_image,
     copy_layers,
     fetch_layers,
+    workspace,
 )
 from backend.models import (
     Identity,
@@ -65,6 +68,8 @@ log = logging.getLogger(__name__)
 OURS = re.compile(r"fluid-[0-9a-f]{6}-.*")  # as every installation names what it makes
 COPY = "copy.qcow2"
 RESOLVE_S = 3.0
+FAR_BYTES = 1 << 30  # what a check reads of a disk on another host
+FAR_READ_S = 600.0
 
 
 class DomainSources:
@@ -90,6 +95,7 @@ class DomainSources:
         self._hosts = hosts
         self._production = production
         self._reader = DiskReader()
+        self._far_reader = DiskReader(timeout_s=FAR_READ_S)
         self._one: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def recover(self) -> None:
@@ -235,24 +241,24 @@ class DomainSources:
         findings, on_disk = preflight.of_domain(entry, source), []
         survey: Survey | None = None
         disk = preflight.disk_to_copy(source)
-        if not self._machine(entry.host).is_local:
-            findings.append(preflight.elsewhere(entry))
-        elif disk and disk.path and not disk.problem:
+        if disk and disk.path and not disk.problem:
+            machine, running = self._machine(entry.host), "" if source.is_off else " while it runs"
+            top = FileLayer(disk.path, disk.format)
             try:
-                chain = await asyncio.to_thread(chain_of, FileLayer(disk.path, disk.format))
-                survey, called = await self._survey(chain)
-            except ImageRefused as error:
-                findings.append(
-                    SourceFinding(
-                        name="disk file", status=preflight.BAD, message=error.message, remedy=error.remedy
-                    )
-                )
+                looked = self._survey(top) if machine.is_local else self._far_survey(machine, top)
+                survey, called = await looked
             except DiskUnreadable as error:
-                while_it_runs = "" if source.is_off else " (while it runs)"
-                findings.append(preflight.unread(f"{error.message}{while_it_runs}"))
+                findings.append(preflight.unread(f"{error.message}{running and ' (while it runs)'}"))
+            except ImageRefused as error:
+                by_libvirt = not machine.is_local and not source.is_off  # that copies it, and needs no pool
+                findings.append(
+                    preflight.unread(error.message, error.remedy) if by_libvirt else preflight.of_file(error)
+                )
+            except FluidError as error:
+                findings.append(preflight.unread(error.message, error.remedy))
             else:
                 findings += preflight.host_name(called, self._production())
-                on_disk = preflight.of_disk(entry, survey, "" if source.is_off else " while it runs")
+                on_disk = preflight.of_disk(entry, survey, running)
         return SourceCheck(
             name=entry.name,
             domain=entry.called,
@@ -270,8 +276,9 @@ class DomainSources:
             secrets_cut=survey is not None and survey.cut,
         )
 
-    async def _survey(self, chain: Sequence[FileLayer]) -> tuple[Survey, bytes | None]:
+    async def _survey(self, top: FileLayer) -> tuple[Survey, bytes | None]:
         """The reader tells a layer's format by its name: links of ours name the formats that are known."""
+        chain = await asyncio.to_thread(chain_of, top)
         folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="fluid-check-"))
         try:
             links = []
@@ -282,6 +289,15 @@ class DomainSources:
             return await self._seen(links)
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _far_survey(self, machine: Hypervisor, top: FileLayer) -> tuple[Survey, bytes | None]:
+        """Of what lies on another host: its blocks are brought as they are read."""
+        self._images.folder.mkdir(parents=True, exist_ok=True)
+        async with workspace(self._images.folder, WORK_PREFIX) as work:
+            free = shutil.disk_usage(work).free - self._sources.limits.reserve_bytes
+            far = FarDisk(machine, min(FAR_BYTES, max(0, free)))
+            layers = await fetch_layers(top, far.stand_for, work)
+            return await self._seen([work / layer.name for layer in reversed(layers)], far)
 
     async def _look(self, entry: SourceConfig, as_it_is: bool, step: Step, copy: Path) -> None:
         """What would fail in the boot of the copy, minutes later, is told before it. How many secrets it
@@ -297,11 +313,12 @@ class DomainSources:
         if not as_it_is:
             _must_be_possible(preflight.of_disk(entry, survey))
 
-    async def _seen(self, layers: Sequence[Path]) -> tuple[Survey, bytes | None]:
-        """What is on the disk, and the file with its host's name."""
-        survey = await self._reader.survey(layers, preflight.LOOKED_FOR)
+    async def _seen(self, layers: Sequence[Path], far: FarDisk | None = None) -> tuple[Survey, bytes | None]:
+        """What is on the disk, and the file with its host's name: that first, while a limit leaves room."""
+        reader = self._far_reader if far else self._reader
         names = [preflight.HOST_NAME]
-        told = await self._reader.read(layers, names, preflight.HOST_NAME_BYTES)
+        told = await reader.read(layers, names, preflight.HOST_NAME_BYTES, far)
+        survey = await reader.survey(layers, preflight.LOOKED_FOR, far)
         return survey, told[preflight.HOST_NAME]
 
     # --- copying -------------------------------------------------------------------------------------

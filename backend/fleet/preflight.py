@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from backend.config import SourceConfig
 from backend.disks import Survey
+from backend.errors import ImageRefused
 from backend.hypervisor import WITH_BIOS, SourceDisk, SourceDomain
 from backend.images import can_boot
 from backend.models import SourceFinding
@@ -89,6 +90,14 @@ def of_disk(entry: SourceConfig, survey: Survey, when: str = "") -> list[SourceF
                 remedy=f"{guest}rm {off}",
             )
         )
+    if survey.cut:
+        found.append(
+            SourceFinding(
+                name="secrets",
+                status=WARN,
+                message="a limit was met before all of the disk was looked through: there may be more",
+            )
+        )
     trusted = OUR_SSHD in there and OUR_DAEMON in there
     found.append(
         SourceFinding(
@@ -116,18 +125,14 @@ def host_name(called: bytes | None, production: frozenset[str]) -> list[SourceFi
     ]
 
 
-def unread(why: str) -> SourceFinding:
+def unread(why: str, remedy: str = READABLE) -> SourceFinding:
     """The disk could not be looked into."""
-    return SourceFinding(name="file system", status=UNKNOWN, message=why, remedy=READABLE)
+    return SourceFinding(name="file system", status=UNKNOWN, message=why, remedy=remedy)
 
 
-def elsewhere(entry: SourceConfig) -> SourceFinding:
-    """The disk lies on another machine."""
-    return SourceFinding(
-        name="file system",
-        status=UNKNOWN,
-        message=f"its disk lies on {entry.host}: the copy is looked into, before anything is made of it",
-    )
+def of_file(error: ImageRefused) -> SourceFinding:
+    """The disk's file cannot be copied."""
+    return SourceFinding(name="disk file", status=BAD, message=error.message, remedy=error.remedy)
 
 
 def _state(source: SourceDomain) -> SourceFinding:

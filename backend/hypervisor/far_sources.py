@@ -1,4 +1,5 @@
-"""The disk of somebody else's domain on another machine, brought here. Nothing of it is changed there.
+"""The disk of somebody else's domain on another machine, brought here or looked into. Nothing of it is
+changed there.
 
 A file is read through the pool of that host's that it lies in. The copy that a running QEMU writes is ours,
 and goes again, after a crash too (:func:`backend.hypervisor.preparations.sweep`).
@@ -22,7 +23,7 @@ from backend.hypervisor.pool_files import PoolFiles
 from backend.hypervisor.preparations import ROLE
 from backend.hypervisor.source_xml import SourceDomain
 from backend.hypervisor.sources import Backup, BackupLimits
-from backend.hypervisor.volumes import download, move_limit_s
+from backend.hypervisor.volumes import download, move_limit_s, part
 
 COPY = "copy.qcow2"
 
@@ -53,6 +54,24 @@ async def fetch(connection: Connection, path: Path, into: Path, limits: BackupLi
     await connection.transfer(work, what=f"download {path}", limit_s=move_limit_s(allocated))
     if await connection.call(lambda conn: _print(conn, path), what=f"look at {path}") != before:
         raise WrongState(f"{path} changed while it was copied", remedy="try again")
+
+
+async def size_bytes(connection: Connection, path: Path) -> int:
+    """How long a file of that host is. Raises ImageRefused: it is in no pool of that host's."""
+
+    def work(conn: libvirt.virConnect) -> int:
+        return int(_volume(conn, path).infoFlags(libvirt.VIR_STORAGE_VOL_GET_PHYSICAL)[2])
+
+    return await connection.call(work, what=f"look at {path}")
+
+
+async def read(connection: Connection, path: Path, offset: int, length: int) -> bytes:
+    """Bytes of a file of that host, fewer where it is shorter. Raises ImageRefused as :func:`size_bytes`."""
+    return await connection.transfer(
+        lambda conn, given_up: part(_volume(conn, path), offset, length, given_up),
+        what=f"read {path}",
+        limit_s=move_limit_s(length),
+    )
 
 
 async def back_up(

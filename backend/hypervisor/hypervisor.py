@@ -340,6 +340,14 @@ class Hypervisor:
         """See :func:`backend.hypervisor.far_sources.fetch`."""
         await far_sources.fetch(self._connection, path, into, limits)
 
+    async def source_file_bytes(self, path: Path) -> int:
+        """See :func:`backend.hypervisor.far_sources.size_bytes`."""
+        return await far_sources.size_bytes(self._connection, path)
+
+    async def read_source_file(self, path: Path, offset: int, length: int) -> bytes:
+        """See :func:`backend.hypervisor.far_sources.read`."""
+        return await far_sources.read(self._connection, path, offset, length)
+
     async def thaw_source(self, name: str) -> None:
         """See :func:`backend.hypervisor.sources.thaw`."""
         await sources.thaw(self._connection, name)

@@ -188,15 +188,11 @@ class Volumes:
 
     async def part(self, name: str, offset: int, length: int) -> bytes:
         """Bytes of a volume, fewer where it is shorter."""
-
-        def work(pool: libvirt.virStoragePool, given_up: threading.Event) -> bytes:
-            received = bytearray()
-            with _stream(pool) as stream:
-                pool.storageVolLookupByName(name).download(stream, offset, length, 0)
-                stream.recvAll(_until(given_up, received.extend), None)
-            return bytes(received)
-
-        return await self._move(work, f"read {name} in", length)
+        return await self._move(
+            lambda pool, given_up: part(pool.storageVolLookupByName(name), offset, length, given_up),
+            f"read {name} in",
+            length,
+        )
 
     async def fetch(self, name: str, file: Path) -> None:
         """Write a whole volume to a file of this machine; its holes stay holes."""
@@ -240,6 +236,24 @@ def download(volume: libvirt.virStorageVol, file: Path, given_up: threading.Even
 
         volume.download(stream, 0, 0, libvirt.VIR_STORAGE_VOL_DOWNLOAD_SPARSE_STREAM)
         stream.sparseRecvAll(_until(given_up, target.write), leave_out, None)
+
+
+def part(volume: libvirt.virStorageVol, offset: int, length: int, given_up: threading.Event) -> bytes:
+    """Bytes of a volume, fewer where it is shorter; of a host that sends more, none. Blocking."""
+    received = bytearray()
+
+    def take(piece: bytes) -> None:
+        received.extend(piece)
+        if len(received) > length:
+            raise HypervisorFailed(
+                f"the host sent more than {length} bytes where so many were asked for",
+                remedy="see what runs there in place of libvirt",
+            )
+
+    with _stream(volume) as stream:
+        volume.download(stream, offset, length, 0)
+        stream.recvAll(_until(given_up, take), None)
+    return bytes(received)
 
 
 def pool_xml(name: str, path: Path) -> str:

@@ -16,7 +16,8 @@ from backend.images.clones import (
     fetch_layers,
 )
 from backend.images.convert import Layer
-from backend.images.imports import ImageImport, ImportLimits, import_image
+from backend.images.folder import workspace
+from backend.images.imports import WORK_PREFIX, ImageImport, ImportLimits, import_image
 from backend.images.prepare import Preparation
 from backend.images.removal import (
     Doomed,
@@ -31,6 +32,7 @@ from backend.images.removal import (
 )
 
 __all__ = [
+    "WORK_PREFIX",
     "Brought",
     "BuiltImage",
     "Doomed",
@@ -54,4 +56,5 @@ __all__ = [
     "remove_image",
     "remove_stray",
     "stray_files",
+    "workspace",
 ]

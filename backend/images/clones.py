@@ -173,7 +173,7 @@ def _below(layer: FileLayer, content: Path) -> FileLayer | None:
     if format not in ("qcow2", "raw"):
         named = f"as {format}" if format else "without its format"
         raise ImageRefused(f"{layer.path} names the file that it stands on {named}", remedy=REBASE)
-    if ":" in name.split("/")[0]:
+    if ":" in name.split("/")[0] or not name.isprintable():
         raise ImageRefused(f"{layer.path} stands on what is no file: {name!a}", remedy="copy it into a file")
     return FileLayer(layer.path.parent / name, cast("Format", format))
 

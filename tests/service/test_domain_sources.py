@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import random
 import shutil
 import subprocess
 import tempfile
@@ -22,13 +23,14 @@ from backend.disks import DiskReader
 from backend.errors import (
     Conflict,
     DuplicateName,
+    HypervisorFailed,
     ImageRefused,
     PreparationFailed,
     SourceNotFound,
     TimedOut,
     WrongState,
 )
-from backend.fleet import DomainSources
+from backend.fleet import DomainSources, domain_sources
 from backend.hypervisor import BackupLimits, Hypervisor, Pool, PrivateLibvirt
 from backend.hypervisor import sources as libvirt_sources
 from backend.hypervisor.volumes import pool_xml
@@ -56,6 +58,12 @@ FILES = {
     "usr/bin/python3.11": b"x",
     "var/lib/dpkg/status": b"Package: a\nStatus: install ok installed\n\n" * 2,
 }
+
+
+SECRETS = {
+    "/etc/shadow", "/etc/ssh/ssh_host_ed25519_key", "/root/.aws/credentials", "/home/ada/.ssh/id_ed25519",
+    "/srv/app/settings",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -322,8 +330,13 @@ async def test_a_machine_on_another_host_is_copied_over_libvirt_and_stays_as_it_
     before, xml = (state_of(base), state_of(top)), domain.XMLDesc(0)
     entry = {"name": "web", "host": "far-1", "acknowledge_unprepared": True}
     service = lab.service({"sources": [entry]})
+    when = " while it runs" if running else ""
     told = await service.check(OPERATOR, "web")
-    assert status_of(told)["file system"] == "unknown" and told.can_clone and not told.secrets_known
+    assert [one.message for one in told.findings if one.name == "file system"] == [
+        f"ext4, read from outside{when}"
+    ]
+    assert status_of(told)["ca trust"] == "ok" and told.can_clone and lab.left() == []
+    assert told.secrets_known and {one.path for one in told.secrets} == SECRETS
     made = await service.prepare(OPERATOR, "web", True)
     how = "running, not quiesced (it has no channel to QEMU's agent)" if running else "off"
     assert (made.packages, made.origin) == (2, f"domain web of far-1, {how}")
@@ -351,6 +364,84 @@ async def test_a_copy_there_that_takes_too_long_or_that_a_crash_left_goes(
     (far.folder / PREFIX / f"{PREFIX}-import-0badc0de.copy.qcow2").write_bytes(b"cut off")
     assert await machine.sweep_preparations() == [f"{PREFIX}-import-0badc0de"]
     assert far.left() == []
+
+
+def there(far: Far, files: dict[str, bytes], *, running: bool = False) -> libvirt.virDomain:
+    """The domain `web` of that host, with its disk in a pool."""
+    shutil.move(system_disk(far.lab.folder, files), far.folder / "web.disk")
+    far.lab.connection.storagePoolCreateXML(pool_xml("default", Path("/var/lib/libvirt/images")))
+    return far.lab.define("web", Path("/var/lib/libvirt/images/web.disk"), running=running)
+
+
+async def test_a_disk_on_another_host_is_looked_into_without_bringing_it(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there(far, {**FILES, "etc/hostname": b"web-01\n", "srv/noise": random.Random(7).randbytes(32 << 20)})
+    sent: list[int] = []
+    read = Hypervisor.read_source_file
+
+    async def counted(machine: Hypervisor, path: Path, offset: int, length: int) -> bytes:
+        data = await read(machine, path, offset, length)
+        sent.append(len(data))
+        return data
+
+    monkeypatch.setattr(Hypervisor, "read_source_file", counted)
+    entry = {"name": "web", "host": "far-1", "acknowledge_unprepared": True}
+    told = await far.lab.service({"sources": [entry]}, frozenset({"web-01"})).check(OPERATOR, "web")
+    assert (status_of(told)["host name"], told.can_prepare, told.can_clone) == ("bad", False, False)
+    assert {one.path for one in told.secrets} == SECRETS and not told.secrets_cut
+    assert 0 < sum(sent) <= 16 << 20, "of 64 MiB"
+    assert far.lab.left() == [] and far.left() == []
+
+
+async def test_a_check_brings_no_more_of_a_disk_than_the_limit_and_says_that_there_may_be_more(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = {f"srv/{number:02}.noise": random.Random(number).randbytes(1 << 20) for number in range(30)}
+    keys = {f"srv/{number:02}.key": KEY for number in range(30)}
+    there(far, {**FILES, **noise, **keys})
+    service = far.lab.service({"sources": [{"name": "web", "host": "far-1"}]})
+    whole = await service.check(OPERATOR, "web")
+    assert len(whole.secrets) == len(SECRETS) + 30 and "secrets" not in status_of(whole)
+    monkeypatch.setattr(domain_sources, "FAR_BYTES", 20 << 20)
+    told = await service.check(OPERATOR, "web")
+    assert told.secrets_cut and 0 < len(told.secrets) < len(whole.secrets)
+    assert (status_of(told)["secrets"], status_of(told)["python"]) == ("warn", "ok")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    told = await service.check(OPERATOR, "web")
+    assert status_of(told)["file system"] == "unknown" and not told.secrets_known, "there is no room here"
+
+
+async def test_a_far_disk_that_cannot_be_read_is_unknown_and_says_why(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there(far, FILES)
+    service = far.lab.service({"sources": [{"name": "web", "host": "far-1"}]})
+
+    async def fails(*_: object) -> bytes:
+        raise HypervisorFailed("read web.disk: no", remedy="read the host's log")
+
+    monkeypatch.setattr(Hypervisor, "read_source_file", fails)
+    told = await service.check(OPERATOR, "web")
+    (found,) = [one for one in told.findings if one.name == "file system"]
+    assert (found.status, found.message, found.remedy) == (
+        "unknown", "read web.disk: no", "read the host's log",
+    )  # fmt: skip
+    assert not told.secrets_known and far.lab.left() == []
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["off", "running"])
+async def test_a_check_of_a_disk_in_no_pool_says_so_and_it_is_in_the_way_of_a_machine_that_is_off(
+    far: Far, running: bool
+) -> None:
+    raw_disk(far.folder / "web.disk")
+    far.lab.define("web", Path("/var/lib/libvirt/images/web.disk"), running=running)
+    told = await far.lab.service({"sources": [{"name": "web", "host": "far-1"}]}).check(OPERATOR, "web")
+    name, status = ("file system", "unknown") if running else ("disk file", "bad")
+    (found,) = [one for one in told.findings if one.name == name]
+    assert found.status == status and "is in no storage pool of that host" in found.message
+    assert found.remedy.startswith("on that host: virsh pool-create-as ")
+    assert (told.can_prepare, told.secrets_known) == (running, False)
 
 
 async def test_a_disk_elsewhere_that_is_in_no_pool_is_refused_with_what_makes_one(far: Far) -> None:

@@ -437,6 +437,17 @@ def test_preparing_a_source_shows_changes_and_secrets_and_needs_a_yes(
     assert "domain web of local, off" in capsys.readouterr().out
 
 
+def test_a_check_that_met_a_limit_calls_no_disk_clean(backend: FakeBackend, capsys: Capture) -> None:
+    for cut, words in (
+        (False, "No secret was found on its disk."),
+        (True, "as far as it was looked through"),
+    ):
+        told = {**CHECKED, "secrets": [], "secrets_cut": cut}
+        backend.answers["POST /v1/sources/web/check"] = (200, told)
+        assert run(["sources", "check", "web"]) == 0
+        assert words in capsys.readouterr().out
+
+
 def test_removing_an_image_needs_a_yes_and_tells_what_is_free_again(
     backend: FakeBackend, capsys: Capture
 ) -> None:

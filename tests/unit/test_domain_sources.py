@@ -219,6 +219,12 @@ def test_a_chain_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
     remote = overlay(tmp_path / "remote", "nbd://192.0.2.1/x", "-F", "raw")
     with pytest.raises(ImageRefused, match=r"stands on what is no file: 'nbd://192\.0\.2\.1/x'"):
         chain_of(FileLayer(remote, "qcow2"))
+    named = overlay(tmp_path / "named", "base", "-F", "raw")
+    for name in (b"ba\0e", b"ba\xffe"):
+        odd = tmp_path / "odd"
+        odd.write_bytes(named.read_bytes().replace(b"base", name))
+        with pytest.raises(ImageRefused, match=r"stands on what is no file: 'ba\\"):
+            chain_of(FileLayer(odd, "qcow2"))
     other = overlay(tmp_path / "other", "base.vmdk", "-F", "vmdk")
     with pytest.raises(ImageRefused, match="names the file that it stands on as vmdk") as caught:
         chain_of(FileLayer(other, "qcow2"))
