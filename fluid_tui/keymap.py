@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 
-import yaml
 from textual.keys import (
     KEY_NAME_REPLACEMENTS,
     Keys,
@@ -43,6 +42,8 @@ def load(path: Path) -> dict[str, str]:
         return {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: {error}", remedy="make it a readable UTF-8 file, or remove it") from error
+    import yaml
+
     try:
         found = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:

@@ -31,7 +31,7 @@ class Request(BaseModel):
 class Answer(BaseModel):
     """A noun as we tell it: unknown fields are ignored when read."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
 
 def _is_unicode(value: object) -> bool:

@@ -22,15 +22,8 @@ from fluid_tui.fleet_rows import (
 )
 from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, said
-from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.base import NARROW_BELOW, FluidScreen
-from fluid_tui.screens.diff import DiffScreen, open_compare
-from fluid_tui.screens.hosts import HostsScreen
-from fluid_tui.screens.review import ReviewScreen
 from fluid_tui.screens.sandbox_actions import SandboxActions
-from fluid_tui.screens.terminal import TerminalScreen
-from fluid_tui.screens.timeline import TimelineScreen
-from fluid_tui.screens.wall import WallScreen
 from fluid_tui.widgets.filter_field import FilterField
 from fluid_tui.widgets.live_list import LiveList
 from fluid_tui.widgets.pane_view import PaneView
@@ -49,6 +42,7 @@ class FleetScreen(FluidScreen):
     """Two lists that one cursor walks through, and the pane of the sandbox under it."""
 
     PLACE = "fleet"
+    AUTO_FOCUS = "#sandboxes"
     FOOTER_KEPT = 1
     BINDINGS = bindings("fleet")
     FOOTER = (
@@ -85,8 +79,6 @@ class FleetScreen(FluidScreen):
         self.query_one("#preview").can_focus = False
         self.titled(self.query_one("#needs"), "Needs you")
         self.titled(self.query_one("#sandboxes"), "Sandboxes")
-        if not self._settled:
-            self.query_one("#sandboxes").focus()
         self._lay_out_preview()
         self.refresh_data()
 
@@ -236,6 +228,9 @@ class FleetScreen(FluidScreen):
         self.action_open()
 
     def action_open(self) -> None:
+        from fluid_tui.screens.ask import AskScreen
+        from fluid_tui.screens.review import ReviewScreen
+
         needs = self.query_one("#needs", LiveList)
         if needs.has_focus and needs.key:
             if self.fluid.mirror.approval(needs.key):
@@ -246,6 +241,8 @@ class FleetScreen(FluidScreen):
             self.action_terminal()
 
     def action_review(self) -> None:
+        from fluid_tui.screens.review import ReviewScreen
+
         needs, sandbox = self.query_one("#needs", LiveList), self.chosen()
         if needs.has_focus and needs.key:
             self.action_open()
@@ -257,20 +254,30 @@ class FleetScreen(FluidScreen):
             self.say("There is no request for approval of this sandbox.")
 
     def action_wall(self) -> None:
+        from fluid_tui.screens.wall import WallScreen
+
         self.app.push_screen(WallScreen(self._words))
 
     def action_timeline(self) -> None:
+        from fluid_tui.screens.timeline import TimelineScreen
+
         sandbox = self.chosen()
         self.app.push_screen(TimelineScreen(sandbox.id if sandbox else ""))
 
     def action_hosts(self) -> None:
+        from fluid_tui.screens.hosts import HostsScreen
+
         self.app.push_screen(HostsScreen())
 
     def action_diff(self) -> None:
+        from fluid_tui.screens.diff import DiffScreen
+
         if sandbox := self.chosen():
             self.app.push_screen(DiffScreen(sandbox.id))
 
     def action_compare(self) -> None:
+        from fluid_tui.screens.diff import open_compare
+
         meant, here = self._meant(), self.chosen()
         if len(meant) == 1 and here is not None and here != meant[0]:
             meant.append(here)
@@ -278,6 +285,8 @@ class FleetScreen(FluidScreen):
             self.say(problem)
 
     def action_terminal(self) -> None:
+        from fluid_tui.screens.terminal import TerminalScreen
+
         if sandbox := self.chosen():
             self.app.push_screen(TerminalScreen(sandbox.id))
 

@@ -724,6 +724,20 @@ def test_the_console_is_opened_without_the_command_line_library() -> None:
     assert done.stdout == "False\n"
 
 
+def test_the_console_imports_no_screen_and_builds_no_noun_before_it_is_needed() -> None:
+    code = (
+        "import sys; import fluid_tui.app; from backend.models import FleetView;"
+        "screens = [name for name in sys.modules if name.startswith('fluid_tui.screens.')];"
+        "print(*sorted(screens), 'yaml' in sys.modules, FleetView.__pydantic_complete__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    *screens, yaml, is_built = done.stdout.split()
+    assert [name.rpartition(".")[2] for name in screens] == ["base", "confirm", "fleet", "sandbox_actions"]
+    assert (yaml, is_built) == ("False", "False")
+
+
 def _findings(check: Any, home: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for one in check(Paths.under(home)):
