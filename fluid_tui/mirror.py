@@ -194,9 +194,13 @@ class Mirror:
             self._see(told.here)
 
     def _see(self, here: list[Presence]) -> None:
-        before, self._here = self._here, here
-        if [(one.uid, one.place, one.id) for one in before] != [(one.uid, one.place, one.id) for one in here]:
+        before = self._others()
+        self._here = here
+        if self._others() != before:
             self._on_change()
+
+    def _others(self) -> list[tuple[int, str, str]]:
+        return [(one.uid, one.place, one.id) for one in self._here if one.uid != self.uid]
 
     def look_at(self, place: str, id: str) -> None:
         """Where the operator looks now; others see it."""

@@ -115,7 +115,8 @@ class LiveList(Painted):
         self._at = min(self._at, max(0, len(rows) - 1)) if found is None else found
         if len(old) != len(rows):
             self.virtual_size = Size(0, max(1, len(rows)) + self._heading)
-        for at in range(max(len(old), len(rows))):
+        top = self.scroll_offset.y
+        for at in range(top, min(max(len(old), len(rows)), top + self.size.height)):
             same = at < len(old) and at < len(rows) and old[at] == rows[at]
             if not same or (self._at != old_at and at in (old_at, self._at)):
                 self._refresh_row(at)

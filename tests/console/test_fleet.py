@@ -172,6 +172,11 @@ async def test_ten_thousand_rows_scroll_and_repaint_one(console) -> None:
         await seen.backend.tell("sandbox.changed", "SBX-00000004")
         await seen.sees("renewed")
         assert len(painted) == 1
+        for each in view.sandboxes:
+            each.last_command = "all anew"
+        await seen.backend.tell("host.changed", "kvm-01")
+        await seen.sees("all anew")
+        assert len(painted) <= 1 + widget.size.height, "what is out of sight costs nothing"
 
 
 async def test_a_quiet_fleet_is_not_painted_again(console) -> None:

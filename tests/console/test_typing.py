@@ -167,6 +167,20 @@ async def test_who_else_looks_is_shown_beside_what_they_look_at(
         await seen.until(lambda: "also here" not in seen.text(), "berta has gone")
 
 
+async def test_where_one_looks_oneself_draws_nothing(console, monkeypatch) -> None:
+    async with console(80, 24) as seen:
+        await seen.until(lambda: seen.app.mirror.uid == 1000, "the backend said who we are")
+        drawn: list[int] = []
+        monkeypatch.setattr(seen.app.mirror, "_on_change", lambda: drawn.append(len(drawn)))
+        berta = seen.backend.other("berta", "review", APPROVAL_ID)
+        ours = [berta.model_copy(update={"uid": 1000, "place": place}) for place in ("fleet", "hosts")]
+        for here in ([ours[0]], [ours[1]], [ours[1], berta]):
+            told = [one.model_dump(mode="json") for one in here]
+            await seen.backend.tell("presence.changed", "", here=told)
+        await seen.until(lambda: drawn != [], "berta is there")
+        assert drawn == [0]
+
+
 async def test_a_request_that_the_other_has_just_decided_says_so_at_once(console) -> None:
     async with console(120, 36) as seen:
         await seen.press("enter")
