@@ -164,6 +164,7 @@ class FluidApp(App[int], inherit_bindings=False):
             self._holding = False
             self._held.close()
             self.screen.refresh()
+            self.screen._on_timer_update()  # at once: Textual 8.2.8 would wait for its clock's next step
 
     def _fleet_changed(self) -> None:
         if self.mirror.fleet is not None and self.mirror.link.contact is Contact.LIVE:
@@ -264,5 +265,6 @@ def run_console(
         where=where,
     )
     gc.freeze()  # what the imports made lives as long as we do: no collection looks through it again
+    gc.enable()
     code = app.run()
     return code if code is not None else app.return_code or 0

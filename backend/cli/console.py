@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backend.errors import BackendDown, BadRequest
 from backend.paths import Paths
+
+if TYPE_CHECKING:
+    from backend.client.door import DoorAddress
 
 START_S = 120.0
 LOOK_S = 0.2
@@ -31,18 +36,21 @@ def open_console(*, read_only: bool = False, connect: str | None = None) -> int:
     if door is None and not answers(paths.operator_socket):
         pid = start_backend(paths)
         print(f"no backend ran: started one (pid {pid}); it goes on when you leave, `kill {pid}` ends it")
-    from fluid_tui.app import run_console
-
-    return run_console(door or paths.operator_socket, read_only=read_only)
+    return _run(door or paths.operator_socket, read_only)
 
 
 def _open_far_console(login: str, *, read_only: bool) -> int:
     from backend.cli.common import behind
 
     with behind(login) as door:
-        from fluid_tui.app import run_console
+        return _run(door, read_only, str(door))
 
-        return run_console(door, read_only=read_only, where=str(door))
+
+def _run(door: str | Path | DoorAddress, read_only: bool, where: str = "") -> int:
+    gc.disable()  # until it runs: its imports make no garbage
+    from fluid_tui.app import run_console
+
+    return run_console(door, read_only=read_only, where=where)
 
 
 def need_terminal(remedy: str) -> None:

@@ -173,7 +173,7 @@ class FluidScreen(Screen[None]):
         fleet = self.fluid.mirror.fleet
         warnings = [*self._also_here(), *(open_guests(fleet) if fleet else [])]
         self.query_one(TopBar).show(self.title_line(), self._facts(), warnings)
-        self.set_class(self.fluid.mirror.link.contact is not Contact.LIVE, "-stale")
+        self.set_class(self.fluid.mirror.link.contact is Contact.LOST, "-stale")
         effective = self.fluid.keys
         help = () if self.keys_elsewhere else (("app.help", BY_ID["app.help"].label),)
         pairs = [
