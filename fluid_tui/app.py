@@ -135,6 +135,13 @@ class FluidApp(App[int], inherit_bindings=False):
             super()._display(screen, fresh)
             line.painted()
 
+    def refresh_css(self, animate: bool = True) -> None:
+        """Before there is a screen, Textual 8.2.8 would parse all styles for the theme, and then anew."""
+        if self.screen_stack:
+            super().refresh_css(animate)
+        else:
+            self.stylesheet.set_variables(self.get_css_variables())
+
     def redraw(self) -> None:
         """All of the screen, whatever stands there."""
         if isinstance(self._driver, SlowLineDriver):

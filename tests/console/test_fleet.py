@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from textual.css.stylesheet import Stylesheet
 from textual.widgets import Input
 
 from backend.models import Phase, now
@@ -145,6 +146,16 @@ async def test_a_lost_backend_is_said_and_greyed_and_mends_itself(console, monke
         await seen.sees("! 2 need you", "renamed")
         assert not seen.app.screen.has_class("-stale")
         assert ("events", 77) in seen.backend.asked, "the stream goes on where the fresh copy stands"
+
+
+async def test_a_start_does_not_parse_the_styles_for_the_theme_and_then_anew(console, monkeypatch) -> None:
+    had_rules: list[bool] = []
+    reparse = Stylesheet.reparse
+    monkeypatch.setattr(
+        Stylesheet, "reparse", lambda styles: (had_rules.append(bool(styles._rules)), reparse(styles))[1]
+    )
+    async with console():
+        assert all(had_rules)
 
 
 async def test_starts_while_the_backend_is_down(console) -> None:
