@@ -92,6 +92,7 @@ class Host:
     async def open(self) -> bool:
         """Connect, and make or find the network. False while nothing answers; what stood once comes back by
         itself."""
+        told = self._down.message
         try:
             self._hypervisor = await self._connected()
         except FluidError as error:
@@ -100,7 +101,8 @@ class Host:
             self._down = HypervisorDown(f"libvirt cannot be reached: {error}", remedy="fluid doctor")
         else:
             return True
-        log.warning("host %s is down: %s", self.name, self._down.message)
+        if self._down.message != told:  # it is asked again and again
+            log.warning("host %s is down: %s", self.name, self._down.message)
         return False
 
     async def appear(self) -> None:

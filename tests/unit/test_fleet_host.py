@@ -47,6 +47,20 @@ async def test_what_only_root_may_fill_is_not_free(tmp_path: Path, reserved_mb: 
     assert (await host.look()).disk_free_mb == (await host.room("debian-12")).disk_free_mb == free_mb
 
 
+async def test_a_host_that_stays_down_is_logged_when_the_reason_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    reasons = iter(("no route", "no route", "refused"))
+
+    async def hypervisor() -> Any:
+        raise OSError(next(reasons))
+
+    host = Host(Config(), HostConfig(), Paths.under(tmp_path))
+    host.way = cast("Any", SimpleNamespace(hypervisor=hypervisor))
+    assert not any([await host.open() for _ in range(3)])
+    assert [one.message.rpartition(": ")[2] for one in caplog.records] == ["no route", "refused"]
+
+
 async def test_a_host_that_runs_no_guests_of_an_image_has_no_room_for_it(tmp_path: Path) -> None:
     host = Host(Config(), HostConfig(), Paths.under(tmp_path))
     host.cannot["debian-12-arm64"] = ArchitectureUnsupported("it runs no aarch64 guests", remedy="none")
