@@ -43,7 +43,7 @@ _OURS = re.compile(
     r"|\x1b\[\?(?:7|25|1000|1003|1004|1006|1015|1016|1049|2004|2026|2048)[hl]"
     r"|\x1b\[\?(?:2026|2048)\$p"
     r"|\x1b\[>\d+u|\x1b\[<u"
-    r"|(?<=H|l)\x1b\[6n"  # after a paint: is it drawn?
+    r"|(?P<question>\x1b\[6n)(?=\Z|[\x1b\x07])"  # is it drawn? No text is written with it
     r"|\x1b\[2[23];2t|\x1b\]2;fluid(?:: \d+ needs? you)?\x07"
     r"|\x1b\]52;c;(?P<clipboard>[A-Za-z0-9+/]*=*)\x07"
     r"|\x07|\r?\n"
@@ -56,17 +56,21 @@ _SGR = {*range(5), 7, 9, 21, 22, 23, 24, 27, 29, *range(30, 50), *range(90, 108)
 
 
 def foreign(output: bytes) -> list[str]:
-    """What of these bytes is neither text nor a sequence of the console's own; with what follows."""
+    """What of these bytes is neither text nor a sequence of the console's own; with what follows.
+
+    The console's own question stands alone, directly behind what it asks about: a move, a mode, a title.
+    """
     text = output.decode()  # strictly: no byte that is not UTF-8 is ours
     found: list[str] = []
-    at = 0
+    at, may_ask = 0, True  # what came before may have been looked at already
     while hit := _ACTS.search(text, at):
         ours = _OURS.match(text, hit.start())
-        if ours is None:
+        if ours is None or (ours["question"] and not (may_ask and hit.start() == at)):
             found.append(repr(text[hit.start() : hit.start() + 40]))
         elif unknown := _codes(ours["colours"] or "") - _SGR:
             found.append(f"colours {unknown}")
         at = ours.end() if ours else hit.end()
+        may_ask = ours is not None and not (ours["question"] or ours[0].endswith(("m", "\n")))
     return found
 
 

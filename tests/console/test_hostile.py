@@ -117,6 +117,28 @@ class Hostile:
         return output
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        "{}",
+        "{}\x1b[2;1Htext",
+        "text\x1b[0m\x1b[1;1H{}",
+        "text\x1b[1;1H{}\x07",
+        "\x07{}\x1b[2;1H",
+        "\x1b[?2026l{}",
+    ],
+)
+def test_the_console_asks_where_the_cursor_is_behind_what_it_wrote(own: str) -> None:
+    assert foreign(own.format("\x1b[6n").encode()) == []
+
+
+@pytest.mark.parametrize(
+    "attack", ["text{}", "\x1b[1;1H{}text", "\x1b[31m{}", "\n{}", "\x1b[1;1H{0}{0}", "ll{}"]
+)
+def test_nobody_else_asks(attack: str) -> None:
+    assert foreign(attack.format("\x1b[6n").encode()) != []
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
     made = Hostile(tmp_path_factory.mktemp("hostile"))
