@@ -9,7 +9,7 @@ from fluid_tui.diff_rows import DiffDocument
 from fluid_tui.paint import Line, Role, clip, dropped, plain, width_of
 from fluid_tui.side_rows import NUMBER_CELLS, SIDE_CELLS, DiffRow, Side, folded, unfolded, unified
 from fluid_tui.syntax import coloured
-from fluid_tui.widgets.painted import Painted
+from fluid_tui.widgets.painted import Scrolled
 
 SIDE_BY_SIDE_FROM = 88
 """Cells of this view: below, half a line of a file would not fit on a side."""
@@ -17,10 +17,10 @@ DIVIDER = "│"
 SHIFT_CELLS = 16
 
 
-class DiffView(Painted):
+class DiffView(Scrolled):
     """A :class:`DiffDocument`. Rows are drawn when they come in sight."""
 
-    BINDINGS = bindings("move") + bindings("sides")
+    BINDINGS = bindings("sides")
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -95,24 +95,6 @@ class DiffView(Painted):
             (DIVIDER, Role.VOID),
             *_side(row.right, width - 1 - half, Role.ADDED, self._shift),
         )
-
-    def action_down(self) -> None:
-        self.scroll_lines(1)
-
-    def action_up(self) -> None:
-        self.scroll_lines(-1)
-
-    def action_page_down(self) -> None:
-        self.page(1)
-
-    def action_page_up(self) -> None:
-        self.page(-1)
-
-    def action_top(self) -> None:
-        self.scroll_to(y=0, animate=False)
-
-    def action_bottom(self) -> None:
-        self.scroll_to(y=len(self._rows), animate=False)
 
     # --- long lines, equal lines ------------------------------------------------------------------------
 

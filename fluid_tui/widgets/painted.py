@@ -13,6 +13,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from backend.text import Colour, Style
+from fluid_tui.actions import bindings
 from fluid_tui.paint import Ink, Line, Mixed, Role, plain, wrap
 
 LABEL_CELLS = 16
@@ -106,6 +107,30 @@ class Painted(ScrollView, can_focus=True, inherit_bindings=False):
     def page(self, direction: int) -> None:
         """One page up (-1) or down (1), two lines kept for the eye."""
         self.scroll_lines(direction * max(1, self.size.height - 2))
+
+
+class Scrolled(Painted):
+    """One that the usual keys scroll."""
+
+    BINDINGS = bindings("move")
+
+    def action_down(self) -> None:
+        self.scroll_lines(1)
+
+    def action_up(self) -> None:
+        self.scroll_lines(-1)
+
+    def action_page_down(self) -> None:
+        self.page(1)
+
+    def action_page_up(self) -> None:
+        self.page(-1)
+
+    def action_top(self) -> None:
+        self.scroll_to(y=0, animate=False)
+
+    def action_bottom(self) -> None:
+        self.scroll_to(y=self.virtual_size.height, animate=False)
 
 
 def rich_style(style: Style) -> RichStyle:
