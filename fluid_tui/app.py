@@ -171,7 +171,6 @@ class FluidApp(App[int], inherit_bindings=False):
             self._holding = False
             self._held.close()
             self.screen.refresh()
-            self.screen._on_timer_update()  # at once: Textual 8.2.8 would wait for its clock's next step
 
     def _fleet_changed(self) -> None:
         if self.mirror.fleet is not None and self.mirror.link.contact is Contact.LIVE:
