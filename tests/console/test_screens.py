@@ -209,9 +209,9 @@ async def test_two_sandboxes_are_compared_at_points_of_each(console, marks: list
 
 
 async def test_sandboxes_of_other_sources_are_not_compared(console) -> None:
-    async with console() as seen:
-        seen.backend.view.sandboxes[1].base_image = "alma-9"
-        seen.app.mirror.touch()
+    backend = FakeBackend()
+    backend.view.sandboxes[1].base_image = "alma-9"
+    async with console(backend=backend) as seen:
         await seen.press("colon", *"compare nginx-tls pg-upgrade", "enter")
         await seen.sees("only forks of one source are compared")
         await seen.press("escape", "colon", *"compare nginx-tls dns-audit", "enter")
