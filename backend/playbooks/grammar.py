@@ -247,15 +247,15 @@ def _conditions(node: Node | None, scope: Scope, task: str) -> tuple[str, ...]:
         if not isinstance(item, Scalar) or not isinstance(item.value, str) or item.unsafe:
             raise refuse("when must be a comparison", rule="P6", task=task)
         condition = _CONDITION.fullmatch(item.value)
-        probe = condition and PROBE_RESULT.fullmatch(condition["left"])
-        known = condition and (condition["left"] in WHEN_FACTS or (probe and probe["name"] in scope.probes))
-        if not known:
+        left = condition["left"] if condition else ""
+        probe = PROBE_RESULT.fullmatch(left)
+        if left not in WHEN_FACTS and not (probe and probe["name"] in scope.probes):
             raise refuse(
                 f"when may only compare a listed fact or a probe's result with text: {item.value!r}",
                 rule="P6",
                 task=task,
             )
-        if condition and condition["left"] in WHEN_FACTS and not scope.facts:
+        if left in WHEN_FACTS and not scope.facts:
             raise refuse(f"{item.value!r} needs gather_facts: true", rule="P6", task=task)
         found.append(item.value)
     return tuple(found)

@@ -277,6 +277,7 @@ def test_p4_allows_one_meta_only(word: str) -> None:
 def test_p4_a_command_is_guarded_and_opaque() -> None:
     (found,) = accepted(play(builtin("command", OPENSSL))).tasks
     assert found.opaque
+    assert accepted(play(builtin("command", "{argv: [rm, /srv/x], removes: /srv/x}"))).tasks[0].opaque
     refused(play(builtin("command", "{argv: [openssl, version]}")), "P4")
 
 
@@ -290,6 +291,7 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
     refused(play(builtin("command", "{argv: [cat, /usr/bin/x]}", register="caps"), behind), "P4")
     refused(play(builtin("command", "{argv: [getcap, -r, /]}", register="caps"), behind), "P4")
     refused(play(builtin("command", "{argv: [getcap, -r]}", register="caps"), behind), "P4")
+    refused(play(builtin("command", "{argv: [getcap, /x], chdir: /srv}", register="caps"), behind), "P4")
     refused(play(builtin("file", "{path: /srv/x}", register="caps"), behind), "P6")
     refused(play(probe, behind.replace("caps.stdout", "caps.stdout_lines")), "P6")
     assert accepted(play(probe, behind, gather_facts="false"))
@@ -510,10 +512,11 @@ def test_p5_an_argument_takes_what_is_of_its_kind(module: str, name: str) -> Non
     wrong += ["x", "../x", "/srv/../x", "/srv/$x"] if argument in PATHS else []
     wrong += [] if argument in FREE | {"hostname.name"} else [FACT]
     wrong += [] if argument in SECRETS else ["'{{ token }}'"]
-    wrong += [] if argument in LISTS else ["[x]", "[present]", "[/srv/x]", "[true]", "[5]"]
+    wrong += [] if argument in LISTS else ["[x]"]
     for value in wrong:
         error = refused(play(builtin(module, f"{{{name}: {value}}}")), "P5", secrets=["token"])
         assert f"{argument} must be" in error.message, value
+        assert not (value == "[x]" and ", not 'x'" in error.message), "what it holds does not matter"
 
 
 NEEDED = {
@@ -542,6 +545,7 @@ def test_p5_a_value_that_a_variable_or_a_loop_brings_is_checked_too() -> None:
     looped = "{path: '{{ item }}', state: directory}"
     refused(play(builtin("file", looped, loop="[/srv/x, /srv/../etc]")), "P5")
     refused(play(builtin("file", looped, loop="['{{ place }}']"), vars="{place: x}"), "P5")
+    refused(play(builtin("command", "{argv: ['{{ item }}', x], creates: /x}", loop="[id]")), "P5")
     refused(play(builtin("file", "{path: \"{{ ansible_facts['hostname'] }}\", state: absent}")), "P5")
 
 
@@ -695,6 +699,8 @@ def test_a_secret_stands_only_where_it_is_hidden() -> None:
     refused(play(builtin("copy", SECRET_COPY, no_log="true")), "P6")
     refused(play(vars="{token: x}"), "P7", secrets=["token"])
     refused(play(vars="{other: '{{ token }}'}"), "P6", secrets=["token"])
+    literal = builtin("lineinfile", "{path: /srv/x, line: token}")
+    assert accepted(play(literal), secrets=["token"]).secrets == []
 
 
 @pytest.mark.parametrize(
