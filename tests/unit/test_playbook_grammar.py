@@ -508,7 +508,8 @@ def test_p5_an_argument_takes_what_is_of_its_kind(module: str, name: str) -> Non
     argument = f"{module}.{name}"
     wrong = ['"\\e[0m"', "{a: b}", "[[x]]"]
     wrong += [] if argument in FREE else ["'a b; $(id)'"]
-    wrong += [] if argument in LINES else ['"a\\nb"']
+    wrong += [] if argument in LINES else ['"a\\nb"', "-1", "10000000000"]
+    wrong += ["'0644x'"] if name.endswith("mode") else []
     wrong += ["x", "../x", "/srv/../x", "/srv/$x"] if argument in PATHS else []
     wrong += [] if argument in FREE | {"hostname.name"} else [FACT]
     wrong += [] if argument in SECRETS else ["'{{ token }}'"]
