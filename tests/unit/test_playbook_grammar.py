@@ -289,11 +289,12 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
     refused(play(behind), "P6")
     refused(play(builtin("command", "{argv: [getcap, /usr/bin/x]}")), "P4")
     refused(play(builtin("command", "{argv: [cat, /usr/bin/x]}", register="caps"), behind), "P4")
-    refused(play(builtin("command", "{argv: [getcap, -r, /]}", register="caps"), behind), "P4")
+    refused(play(builtin("command", "{argv: [getcap, -r, /srv]}", register="caps"), behind), "P4")
     refused(play(builtin("command", "{argv: [getcap, -r]}", register="caps"), behind), "P4")
     refused(play(builtin("command", "{argv: [getcap, /x], chdir: /srv}", register="caps"), behind), "P4")
     refused(play(builtin("file", "{path: /srv/x}", register="caps"), behind), "P6")
-    refused(play(probe, behind.replace("caps.stdout", "caps.stdout_lines")), "P6")
+    for part in ("stdout_lines", "stderr", "rc"):
+        refused(play(probe, behind.replace("stdout", part)), "P6")
     assert accepted(play(probe, behind, gather_facts="false"))
     family = "\"ansible_facts['os_family'] == 'Debian'\""
     refused(play(builtin("command", "{argv: [id]}", when=family)), "P4")
@@ -629,6 +630,8 @@ def test_p6_refuses_templates_where_none_belongs(text: bytes) -> None:
         "\"ansible_facts['os_family'] == 'Debian' or true\"",
         "\"ansible_facts['os_family'] == 'Debian\\\" '\"",
         "\"ansible_facts['os_family'] in ['Debian']\"",
+        "\"ansible_facts['os_family'] in 'Debian'\"",
+        "\"ansible_facts['os_family'] > 'Debian'\"",
         "\"lookup('pipe', 'id') == 'x'\"",
         "result.stdout == 'x'",
         "!unsafe \"ansible_facts['os_family'] == 'Debian'\"",
