@@ -46,9 +46,7 @@ WARNING: Piece = ("! ", Role.WARN)
 def obstacles(approval: Approval) -> list[str]:
     """Why this cannot be approved now, a sentence each; empty when it can."""
     if approval.state is not ApprovalState.PENDING:
-        return [
-            f"it is {approval_mark(approval).word}" + (f": {approval.outcome}" if approval.outcome else "")
-        ]
+        return [f"it is {approval_mark(approval).word}" + (f": {approval.ending}" if approval.ending else "")]
     evidence, missing = approval.evidence, []
     if evidence.rehearsal is None:
         missing.append("the rehearsal has not run")
@@ -103,14 +101,14 @@ def request_lines(approval: Approval, earlier: list[Approval], now: datetime) ->
         lines.append(
             line(("said   ", Role.MUTED), said(words, Role.GOOD if verb == "approved" else Role.WARN))
         )
-    if approval.outcome:
-        lines.append(line(("end    ", Role.MUTED), said(approval.outcome, mark.role)))
+    if approval.ending:
+        lines.append(line(("end    ", Role.MUTED), said(approval.ending, mark.role)))
     lines += [
         line(
             ("before ", Role.MUTED),
             said(
                 f"{old.short_id} {old.sandbox_name} {old.state} {ago(old.updated_at, now)}: "
-                f"{old.outcome or old.reason}",
+                f"{old.ending or old.reason}",
                 Role.WARN,
             ),
         )
@@ -351,8 +349,8 @@ def apply_lines(approval: Approval, run: Run | None, now: datetime) -> list[Line
         return [line(("Nothing has been applied.", Role.MUTED))]
     mark = approval_mark(approval)
     lines = [line(mark.run, said(f"  {approval.progress}" if approval.progress else "", Role.MUTED))]
-    if approval.outcome:
-        lines.append(line(said(approval.outcome, mark.role)))
+    if approval.ending:
+        lines.append(line(said(approval.ending, mark.role)))
     if approval.verified_changed is not None:
         good = approval.verified_changed == 0
         word = "verified" if good else "not verified"

@@ -28,8 +28,8 @@ SCRIPTS = (
     _BACKEND / "secret_marks.py",
 )
 _PLUGINS = (
-    "action", "become", "cache", "cliconf", "connection", "doc_fragment", "filter", "httpapi", "inventory",
-    "lookup", "netconf", "strategy", "terminal", "test", "vars",
+    "action", "become", "cache", "callback", "cliconf", "connection", "doc_fragment", "filter", "httpapi",
+    "inventory", "lookup", "netconf", "strategy", "terminal", "test", "vars",
 )  # fmt: skip
 
 

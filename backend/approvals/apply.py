@@ -13,9 +13,9 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from backend.approvals.book import ApprovalBook
+from backend.approvals.book import ApprovalBook, became
 from backend.approvals.digest import digest_of
-from backend.approvals.evidence import APPLY, DRIFTED, blockers, counts
+from backend.approvals.evidence import blockers, counts
 from backend.approvals.rights import refuse_approver
 from backend.approvals.risks import risks
 from backend.approvals.ways_back import WaysBack
@@ -90,7 +90,7 @@ class Pipeline:
         """Start the rehearsal in the background."""
 
         def blame(words: str) -> Callable[[Approval], None]:
-            return _ended(ApprovalState.DRAFTING, f"the rehearsal could not be made: {words}")
+            return became(ApprovalState.DRAFTING, f"the rehearsal could not be made: {words}")
 
         self._start("rehearse", approval, self._rehearse, [ApprovalState.REHEARSING], blame)
 
@@ -120,10 +120,12 @@ class Pipeline:
                 evidence.counts, evidence.risk = counts(changes), risks(changes) + evidence.risk
             step.data.update(failure=evidence.failure, again_changed=evidence.again_changed)
 
+        state = ApprovalState.DRAFTING if evidence.failure else ApprovalState.PENDING
+        end = became(state, evidence.failure)
+
         def finish(row: Approval) -> None:
-            row.evidence, row.progress = evidence, ""
-            row.state = ApprovalState.DRAFTING if evidence.failure else ApprovalState.PENDING
-            row.outcome = evidence.failure
+            end(row)
+            row.evidence = evidence
 
         rehearsed = await self._book.change(approval.id, [ApprovalState.REHEARSING], finish)
         settings = self._config.targets.groups
@@ -203,7 +205,7 @@ class Pipeline:
         """Start the apply in the background. ``secrets`` stay in memory until it is over."""
         if secrets:
             self._secrets[approval.id] = secrets
-        self._start("apply", approval, self._apply, _UNDER_APPLY, partial(_ended, ApprovalState.FAILED))
+        self._start("apply", approval, self._apply, _UNDER_APPLY, _apply_failed)
 
     async def _apply(self, approval: Approval) -> None:
         playbook = await self._playbooks.load(approval.playbook_id)
@@ -219,7 +221,7 @@ class Pipeline:
         again.evidence.dry_run = await self._preview(approval)
         if self.digest(again, playbook) != approval.digest:
             moved = _drift(approval.evidence, again.evidence)
-            await self._void(approval, f"{DRIFTED}: {moved}")
+            await self._void(approval, "the target drifted after the approval", moved)
             return
         try:
             await asyncio.to_thread(self._refuse_approvers, approval)
@@ -260,9 +262,13 @@ class Pipeline:
             if decision.verb == "approve" and decision.digest == approval.digest:
                 refuse_approver(self._operator(decision.uid), approval, targets)
 
-    async def _void(self, approval: Approval, words: str) -> None:
-        await self._audit.note(Identity.system(), "approval.void", "approval", approval.id, because=words)
-        await self._book.change(approval.id, [ApprovalState.APPROVED], _ended(ApprovalState.VOIDED, words))
+    async def _void(self, approval: Approval, outcome: str, said: str = "") -> None:
+        await self._audit.note(
+            Identity.system(), "approval.void", "approval", approval.id, because=outcome, said_by_targets=said
+        )
+        await self._book.change(
+            approval.id, [ApprovalState.APPROVED], became(ApprovalState.VOIDED, outcome, said)
+        )
 
     async def _finish(self, approval: Approval, run: Run) -> None:
         """After the apply: check mode must find nothing left to change."""
@@ -271,7 +277,7 @@ class Pipeline:
             await self._book.change(
                 approval.id,
                 [ApprovalState.APPLYING],
-                _ended(ApprovalState.FAILED, f"{APPLY} {run.state}: {reason}"),
+                became(ApprovalState.FAILED, f"the apply {run.state}", reason),
             )
             return
         playbook = await self._playbooks.load(approval.playbook_id)
@@ -281,17 +287,17 @@ class Pipeline:
                 f"applied to {', '.join(approval.targets)}; not verified: its secrets went with the backend"
             )
             await self._book.change(
-                approval.id, [ApprovalState.APPLYING], _ended(ApprovalState.APPLIED, words)
+                approval.id, [ApprovalState.APPLYING], became(ApprovalState.APPLIED, words)
             )
             return
         await self._book.change(approval.id, [ApprovalState.APPLYING], _says("verifying in check mode"))
         checks = await self._on_targets(RunKind.VERIFY, approval, playbook, secrets=given)
-        words, changed = _verified(checks)
+        words, said, changed = _verified(checks)
+        end = became(ApprovalState.APPLIED, f"applied to {', '.join(approval.targets)}; {words}", said)
 
         def applied(row: Approval) -> None:
-            row.state, row.progress = ApprovalState.APPLIED, ""
+            end(row)
             row.verify_run, row.verified_changed = checks[0].id, changed
-            row.outcome = f"applied to {', '.join(row.targets)}; {words}"
 
         await self._book.change(approval.id, [ApprovalState.APPLYING], applied)
         await self._audit.note(
@@ -383,8 +389,7 @@ class Pipeline:
             elif approval.state is ApprovalState.APPROVED:
                 await self._resume_approved(approval)
             elif approval.state is ApprovalState.APPLYING:
-                blame = partial(_ended, ApprovalState.FAILED)
-                self._start("apply", approval, self._resume_applying, _UNDER_APPLY, blame)
+                self._start("apply", approval, self._resume_applying, _UNDER_APPLY, _apply_failed)
             else:
                 continue
             await self._audit.note(
@@ -405,7 +410,7 @@ class Pipeline:
         except RunNotFound:
             words = "the backend died before the apply began; nothing was changed"
             await self._book.change(
-                approval.id, [ApprovalState.APPLYING], _ended(ApprovalState.FAILED, words)
+                approval.id, [ApprovalState.APPLYING], became(ApprovalState.FAILED, words)
             )
             return
         run = await self._runs.watch(run)
@@ -422,22 +427,20 @@ def _says(words: str) -> Callable[[Approval], None]:
     return change
 
 
-def _ended(state: ApprovalState, words: str) -> Callable[[Approval], None]:
-    def change(row: Approval) -> None:
-        row.state, row.outcome, row.progress = state, words, ""
-
-    return change
+def _apply_failed(words: str) -> Callable[[Approval], None]:
+    return became(ApprovalState.FAILED, "the apply failed", words)
 
 
-def _verified(checks: Sequence[Run]) -> tuple[str, int | None]:
-    """What check mode says after an apply, and how much it would change; None where it could not say."""
+def _verified(checks: Sequence[Run]) -> tuple[str, str, int | None]:
+    """What check mode says after an apply, what the target says where it could not, and how much it would
+    change; None where it could not say."""
     for check in checks:
         if check.state is not RunState.SUCCESSFUL:
-            return f"not verified: check mode {check.state}: {check.reason or check.id}", None
+            return f"not verified: check mode {check.state}", check.reason or check.id, None
     changed = sum(result.changed for check in checks for result in check.results.values())
     if changed:
-        return f"not verified: check mode would still change {changed}", changed
-    return "verified: check mode would change nothing", changed
+        return f"not verified: check mode would still change {changed}", "", changed
+    return "verified: check mode would change nothing", "", changed
 
 
 def _drift(before: Evidence, after: Evidence) -> str:

@@ -92,6 +92,16 @@ class ApprovalBook:
         )
 
 
+def became(state: ApprovalState, outcome: str, said: str = "") -> Callable[[Approval], None]:
+    """The change to a state in which nothing is being done. ``outcome`` is for the agent too: what targets
+    ``said`` is not in it."""
+
+    def change(row: Approval) -> None:
+        row.state, row.outcome, row.said_by_targets, row.progress = state, outcome, said, ""
+
+    return change
+
+
 def refusal(approval: Approval) -> AlreadyDecided | WrongState:
     """Why a change came too late or too early, with who and when."""
     if approval.decisions:

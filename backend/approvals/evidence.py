@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from backend.models import Approval, ApprovalState, Changes, ChangeVerb, Evidence, by_whom
-
-DRIFTED = "the target drifted after the approval"
-APPLY = "the apply"
+from backend.models import Approval, Changes, ChangeVerb, Evidence, by_whom
 
 
 def blockers(evidence: Evidence, targets: list[str], *, allow_unrehearsed: bool = False) -> list[str]:
@@ -61,14 +58,7 @@ def for_agent(approval: Approval) -> Approval:
         seen.error = "failed" if seen.error else ""
     shown.digest = ""
     shown.apply_run = shown.verify_run = ""
-    shown.outcome = _without_production(shown)
+    if shown.said_by_targets is None:
+        shown.outcome = ""
+    shown.said_by_targets = ""
     return shown
-
-
-def _without_production(approval: Approval) -> str:
-    """How it ended, without what targets said: that stands behind a colon."""
-    words, _, _ = approval.outcome.partition(":")
-    if approval.state is ApprovalState.FAILED:
-        return words if words.startswith(APPLY) else f"{APPLY} failed"
-    of_targets = approval.state is ApprovalState.APPLIED or words == DRIFTED
-    return words if of_targets else approval.outcome

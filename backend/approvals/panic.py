@@ -8,7 +8,6 @@ runs already is not cut off half-way: it is named, and can be aborted.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +18,7 @@ from backend.audit import Audit
 from backend.errors import FluidError, PanicActive, WrongState
 from backend.models import Component, Identity, PanicView, Phase, Role, Sandbox, now
 from backend.store import EventBus
+from backend.whole_files import write_lasting
 
 AT_ONCE = 8
 EACH_S = 30.0
@@ -154,9 +154,4 @@ def _load(file: Path) -> PanicView | None:
 
 
 def _save(file: Path, view: PanicView) -> None:
-    beside = file.with_suffix(".new")
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as written:
-        written.write(view.model_dump_json())
-        written.flush()
-        os.fsync(written.fileno())
-    beside.replace(file)
+    write_lasting(file, view.model_dump_json().encode())

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from backend.approvals.apply import Pipeline
-from backend.approvals.book import ApprovalBook, refusal
+from backend.approvals.book import ApprovalBook, became, refusal
 from backend.approvals.evidence import for_agent
 from backend.approvals.rights import operators_only, refuse_approver
 from backend.approvals.ways_back import WaysBack
@@ -317,7 +317,7 @@ class Approvals:
                     changes_requested=changes_requested,
                 )
             )
-            row.state, row.outcome, row.progress = ApprovalState.REJECTED, reason, ""
+            became(ApprovalState.REJECTED, reason)(row)
 
         async with self._audit.step(
             actor, "approval.reject", "approval", approval_id, sandbox_id=approval.sandbox_id, reason=reason
@@ -327,20 +327,13 @@ class Approvals:
     async def withdraw(self, actor: Identity, approval_id: str) -> Approval:
         """The requester does not want it any more."""
         await self._book.load(approval_id, actor)
-
-        def end(row: Approval) -> None:
-            row.state, row.outcome, row.progress = ApprovalState.WITHDRAWN, f"withdrawn by {actor.name}", ""
-
+        end = became(ApprovalState.WITHDRAWN, f"withdrawn by {actor.name}")
         async with self._audit.step(actor, "approval.withdraw", "approval", approval_id):
             return self._shown(actor, await self._book.change(approval_id, _BEFORE_APPLY, end))
 
     async def void_edited(self, actor: Identity, playbook_id: str, edited: Playbook) -> None:
         """The agent edited a playbook that it asks an approval for: that evidence is of another text."""
-
-        def end(row: Approval) -> None:
-            row.state, row.progress = ApprovalState.VOIDED, ""
-            row.outcome = f"its playbook was edited: ask again with {edited.id}"
-
+        end = became(ApprovalState.VOIDED, f"its playbook was edited: ask again with {edited.id}")
         for approval in await self._book.all(actor):
             if approval.playbook_id == playbook_id and approval.state in _BEFORE_APPLY:
                 async with self._audit.step(
@@ -352,10 +345,7 @@ class Approvals:
         """Go on with what was cut off, end what nobody decided in time. The daemon calls this every few
         seconds."""
         await self._pipeline.pick_up()
-
-        def end(row: Approval) -> None:
-            row.state, row.outcome, row.progress = ApprovalState.EXPIRED, "nobody decided in time", ""
-
+        end = became(ApprovalState.EXPIRED, "nobody decided in time")
         for approval in await self._book.all():
             if approval.state in _BEFORE_APPLY and approval.expires_at <= now():
                 await self._book.change(approval.id, _BEFORE_APPLY, end)

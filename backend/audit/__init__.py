@@ -1,7 +1,7 @@
 """Who did what, before and after each effect, in a chain that shows any edit."""
 
 from backend.audit.chain import ChainCheck, Link, canonical
-from backend.audit.head import SignedHead, Signer, verify_signature, write_whole
+from backend.audit.head import SignedHead, Signer, verify_signature
 from backend.audit.service import Audit, AuditReport, Step
 
 __all__ = [
@@ -14,5 +14,4 @@ __all__ = [
     "Step",
     "canonical",
     "verify_signature",
-    "write_whole",
 ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from backend.audit.chain import Head, canonical
 from backend.errors import AuditBroken, ConfigError
+from backend.whole_files import write_lasting
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SignedHead:
 
     def save(self, file: Path) -> None:
         """Replace ``file`` (0644: anybody may keep a copy, that is what it is for)."""
-        write_whole(file, (canonical(asdict(self)) + "\n").encode(), 0o644)
+        write_lasting(file, (canonical(asdict(self)) + "\n").encode(), 0o644)
 
     @classmethod
     def load(cls, file: Path) -> SignedHead:
@@ -58,7 +58,7 @@ class Signer:
         public = self._key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        write_whole(self.public_file, public, 0o644)
+        write_lasting(self.public_file, public, 0o644)
 
     def sign(self, head: Head, at: str) -> SignedHead:
         """A head with its signature."""
@@ -80,30 +80,13 @@ def verify_signature(head: SignedHead, key: Ed25519PublicKey) -> bool:
     return True
 
 
-def write_whole(file: Path, content: bytes, mode: int) -> None:
-    """Replace a file with one rename, on disk before this returns."""
-    beside = file.with_name(file.name + ".new")
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, mode)
-    with os.fdopen(handle, "wb") as stream:
-        os.fchmod(stream.fileno(), mode)
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    beside.rename(file)
-    folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def _load_or_make(key_file: Path) -> Ed25519PrivateKey:
     if not key_file.exists():
         key = Ed25519PrivateKey.generate()
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        write_whole(key_file, pem, 0o600)
+        write_lasting(key_file, pem)
         return key
     if key_file.stat().st_mode & 0o077:
         raise ConfigError(f"others can read the audit key {key_file}", remedy=f"chmod 600 {key_file}")

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from backend.errors import BadRequest, NotFound
-from backend.whole_files import write_private
+from backend.whole_files import write_whole
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 FOLDER_MODE = 0o700
@@ -32,7 +32,7 @@ class BlobStore:
         if path.exists():
             return sha256
         path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
-        write_private(path, data)
+        write_whole(path, data)
         return sha256
 
     def get(self, sha256: str) -> bytes:

@@ -175,7 +175,11 @@ def _playbook(told: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decided(told: dict[str, Any]) -> None:
-    print(visible(f"{told['id']} is {told['state']}{': ' + told['outcome'] if told['outcome'] else ''}"))
+    print(visible(": ".join(filter(None, (f"{told['id']} is {told['state']}", _ending(told))))))
+
+
+def _ending(told: dict[str, Any]) -> str:
+    return ": ".join(filter(None, (told["outcome"], told["said_by_targets"])))
 
 
 def _show(told: dict[str, Any]) -> None:
@@ -187,7 +191,7 @@ def _show(told: dict[str, Any]) -> None:
             ("request", f"{told['short_id']} ({told['id']})"),
             ("state", told["state"]),
             ("doing", told["progress"]),
-            ("outcome", told["outcome"]),
+            ("outcome", _ending(told)),
             (
                 "from",
                 f"{told['requester_name']} (uid {told['requester_uid']}), agent {told['agent_id'] or '—'}",

@@ -200,7 +200,7 @@ class Story:
             return approval, 0.0
         decision_ms = (time.monotonic() - began) * 1000
         over = self._until(approval.id, lambda row: row.state in APPROVAL_OVER, APPLY_TIMEOUT_S)
-        self.progress.say(f"{over.id} is {over.state}: {over.outcome}")
+        self.progress.say(f"{over.id} is {over.state}: {over.ending}")
         return over, decision_ms
 
     def _patiently(self, call: Callable[[], T]) -> T:

@@ -20,6 +20,7 @@ from backend.errors import (
     LimitReached,
     SnapshotNotFound,
     SourceNotFound,
+    WrongState,
 )
 from backend.fleet.core import LIVE, undone
 from backend.fleet.host import Host, guest_image
@@ -27,7 +28,7 @@ from backend.fleet.placement import Need, Placement, refusal
 from backend.fleet.sizes import Sizes, allow
 from backend.fleet.snapshots import snapshot_files
 from backend.fleet.turns import Place
-from backend.hypervisor import DomainInfo, make_identity
+from backend.hypervisor import DomainInfo, beyond_source, make_identity
 from backend.hypervisor import Identity as DomainIdentity
 from backend.images import BuiltImage
 from backend.models import (
@@ -172,7 +173,11 @@ class Lifecycle(Sizes):
         return any(self._parts.background.running(warming(host)) for host in self._hosts)
 
     async def fork_twin(self, sandbox: Sandbox, *, purpose: str) -> Sandbox:
-        """A pristine fork of the same source and size, owned by the system, that the agent never touched."""
+        """A pristine fork of the same source and size, owned by the system, that the agent never touched.
+
+        Raises:
+            WrongState: below its own layer there is something else than the frozen source; it is gone again.
+        """
         image = self.image_of(sandbox)
         twin = Sandbox(
             id=new_id("SBX"),
@@ -186,7 +191,19 @@ class Lifecycle(Sizes):
             created_at=now(),
             updated_at=now(),
         )
-        return await self.obtain(twin, image)
+        twin = await self.obtain(twin, image)
+        async with self.making(twin):
+            await self._must_stand_apart(twin, image)
+        return twin
+
+    async def _must_stand_apart(self, twin: Sandbox, image: BuiltImage) -> None:
+        """What it shares with the sandbox, and with anybody, is the frozen source."""
+        layers = await self.machine(twin).disk_layers(twin.domain)
+        if shared := beyond_source(layers, image.sha256):
+            raise WrongState(
+                f"{twin.sandbox_name} stands on {shared[0]}, which is no frozen layer of {image.name}",
+                remedy="a rehearsal shares nothing else with the sandbox: see who made that layer",
+            )
 
     async def discard(self, sandbox: Sandbox) -> None:
         """Destroy without a question: twins, and what failed half-way."""

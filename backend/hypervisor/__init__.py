@@ -8,6 +8,7 @@ from __future__ import annotations
 from backend.hypervisor.domain_xml import WITH_BIOS
 from backend.hypervisor.hypervisor import Hypervisor
 from backend.hypervisor.identity import make_identity, new_mac
+from backend.hypervisor.layers import beyond_source
 from backend.hypervisor.nouns import (
     DiskUse,
     DomainEvent,
@@ -55,6 +56,7 @@ __all__ = [
     "SourceDomain",
     "Template",
     "Wanted",
+    "beyond_source",
     "kvm_works",
     "make_identity",
     "new_mac",

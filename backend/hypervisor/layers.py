@@ -16,11 +16,21 @@ from typing import TypeAlias
 
 from backend.errors import HypervisorFailed
 from backend.hypervisor.overlays import backing_chain
-from backend.hypervisor.storage import LAYER_SUFFIX
+from backend.hypervisor.storage import LAYER_SUFFIX, TEMPLATE_DISK
 
 BLOCK_BYTES = 512  # of st_blocks (stat(2))
 
 FileId: TypeAlias = tuple[int, int]  # device and inode
+
+
+def beyond_source(layers: Sequence[Path], image: str) -> list[Path]:
+    """Of a disk's layers (top first) those that are neither its own, the top one, nor frozen for everybody: a
+    template's disk, and that of the image with this SHA-256. Names tell, in a folder as in a pool."""
+    return [
+        layer
+        for layer in layers[1:]
+        if not layer.name.endswith(TEMPLATE_DISK) and not layer.name.endswith(f"-{image[:16]}.qcow2")
+    ]
 
 
 def mark_of(folder: Path, snapshot: str) -> Path:

@@ -131,6 +131,7 @@ class Approval(Answer):
     digest: str = ""  # of the evidence as it stands; empty until it can be approved
     progress: str = ""  # what is being done now, in words
     outcome: str = ""  # why it ended as it did
+    said_by_targets: str | None = None  # of its end, for operators; None: of an older version, in the outcome
     apply_run: str = ""
     verify_run: str = ""
     verified_changed: int | None = None
@@ -144,6 +145,11 @@ class Approval(Answer):
     def short_id(self) -> str:
         """Four characters that an operator types to confirm."""
         return self.id.partition("-")[2][:4]
+
+    @property
+    def ending(self) -> str:
+        """Why it ended as it did, with what targets said of it: for operators."""
+        return ": ".join(filter(None, (self.outcome, self.said_by_targets)))
 
 
 class AskState(StrEnum):

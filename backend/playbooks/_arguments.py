@@ -78,7 +78,7 @@ def _holds(kind: Kind, value: Value, scope: Scope) -> bool:
 def _argv(node: Node, scope: Scope, loop: tuple[Item, ...], task: str) -> list[Value]:
     if not isinstance(node, Sequence) or not node.items:
         raise refuse("command.argv must be a list of arguments", rule="P5", task=task)
-    kind = Kind("text", lambda value: isinstance(value, (str, int)) and "\0" not in str(value), fact=True)
+    kind = Kind("text without a NUL", lambda value: "\0" not in str(value), fact=True)
     values = [_single("command.argv", kind, item, scope, loop, task) for item in node.items]
     if isinstance(values[0], Reference) or not re.fullmatch(r"/?[A-Za-z0-9_.+/-]+", str(values[0])):
         raise refuse(f"command.argv starts with a literal program, not {values[0]!r}", rule="P5", task=task)
@@ -90,7 +90,7 @@ def is_probe(args: Args) -> bool:
     argv = args["argv"]
     if not isinstance(argv, list):
         return False
-    shape = ["PATH" if is_path(word) and place else word for place, word in enumerate(argv)]
+    shape = ["PATH" if is_path(word) else word for word in argv]
     return set(args) == {"argv"} and tuple(shape) in table.PROBES
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MAX_TEXT = 16_384
-MAX_LIST = 500
 
 _OWNER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\$?|[0-9]{1,10}")
 _PACKAGE = re.compile(
@@ -54,7 +53,7 @@ def is_guard(value: object) -> bool:
 
 
 def is_text(value: object) -> bool:
-    return isinstance(value, (str, int)) and not isinstance(value, bool) and _fits(str(value))
+    return not isinstance(value, bool) and _fits(str(value))
 
 
 def is_line(value: object) -> bool:
@@ -93,7 +92,7 @@ def whole(low: int, high: int) -> Kind:
 
 def choice(*words: str) -> Kind:
     """One of a few words."""
-    return Kind("one of " + ", ".join(words), lambda value: isinstance(value, str) and value in words)
+    return Kind("one of " + ", ".join(words), lambda value: value in words)
 
 
 def only(value: bool) -> Kind:

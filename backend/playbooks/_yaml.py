@@ -156,12 +156,11 @@ def _scalar(event: yaml.ScalarEvent, line: int) -> Scalar:
         return Scalar(event.value, line, unsafe=True)
     if event.tag is not None:
         raise refuse(f"line {line}: the tag {event.tag!r} is not allowed", rule="P1")
-    kind = plain_type(event.value) if event.implicit[0] else "str"
-    if kind == "str":
+    if not event.implicit[0] or plain_type(event.value) == "str":
         return Scalar(event.value, line)
-    if kind == "bool" and event.value in ("true", "false"):
+    if event.value in ("true", "false"):
         return Scalar(event.value == "true", line)
-    if kind == "int" and _DECIMAL.fullmatch(event.value):
+    if _DECIMAL.fullmatch(event.value):
         return Scalar(int(event.value), line)
     raise refuse(
         f"line {line}: {event.value!r} could be read in two ways",

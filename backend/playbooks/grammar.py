@@ -28,7 +28,6 @@ from backend.playbooks._scope import (
     value_of,
     variables_of,
 )
-from backend.playbooks._values import is_line
 from backend.playbooks._yaml import Mapping, Node, Scalar, Sequence, read, refuse
 
 MAX_TASKS = 500
@@ -124,7 +123,7 @@ def _list(node: Node | None, what: str) -> list[Node]:
 
 def _check_name(node: Node | None, task: str) -> str:
     name = text_of(node, "name", "P3", task)
-    if not name.strip() or len(name) > MAX_NAME or not is_line(name) or not name.isprintable():
+    if not name.strip() or len(name) > MAX_NAME or not name.isprintable():
         raise refuse(
             f"a name is one line of 1 to {MAX_NAME} printable characters: {name!r}", rule="P3", task=task
         )
@@ -148,7 +147,7 @@ def _task(node: Node, index: int, scope: Scope) -> CheckedTask:
     probe = module == "command" and is_probe(args)
     if module == "command":
         check_guard(args, when, probe=probe, register=register, task=name)
-    if probe and register:
+    if probe:
         scope.probes.add(register)
     _become(node, name)
     return CheckedTask(
@@ -182,7 +181,7 @@ def _the_module(node: Mapping, task: str) -> tuple[str, Node]:
             f"a task calls exactly one module, here: {', '.join(others) or 'none'}", rule="P3", task=task
         )
     module = others[0].removeprefix(table.PREFIX)
-    if not others[0].startswith(table.PREFIX) or (module not in table.MODULES and module != "meta"):
+    if module not in table.MODULES and module != "meta":
         raise refuse(f"the module {others[0]!r} is not allowed", rule="P4", task=task)
     return module, node.pairs[others[0]]
 
@@ -248,24 +247,22 @@ def _conditions(node: Node | None, scope: Scope, task: str) -> tuple[str, ...]:
         if not isinstance(item, Scalar) or not isinstance(item.value, str) or item.unsafe:
             raise refuse("when must be a comparison", rule="P6", task=task)
         condition = _CONDITION.fullmatch(item.value)
-        probe = condition and PROBE_RESULT.fullmatch(condition["left"])
-        known = condition and (condition["left"] in WHEN_FACTS or (probe and probe["name"] in scope.probes))
-        if not known:
+        left = condition["left"] if condition else ""
+        probe = PROBE_RESULT.fullmatch(left)
+        if left not in WHEN_FACTS and not (probe and probe["name"] in scope.probes):
             raise refuse(
                 f"when may only compare a listed fact or a probe's result with text: {item.value!r}",
                 rule="P6",
                 task=task,
             )
-        if condition and condition["left"] in WHEN_FACTS and not scope.facts:
+        if left in WHEN_FACTS and not scope.facts:
             raise refuse(f"{item.value!r} needs gather_facts: true", rule="P6", task=task)
         found.append(item.value)
     return tuple(found)
 
 
 def _secrets(node: Mapping, args: Args, loop: tuple[Item, ...], scope: Scope, task: str) -> tuple[str, ...]:
-    values: list[Value] = [item for item in loop if not isinstance(item, dict)]
-    for value in args.values():
-        values.extend(value if isinstance(value, list) else [value])
+    values = [*loop, *args.values()]
     found = tuple(sorted({str(v) for v in values if isinstance(v, Reference) and v in scope.secrets}))
     hidden = flag_of(node.pairs.get("no_log"), "no_log", "P3", task=task)
     if found and not hidden:

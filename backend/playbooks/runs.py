@@ -40,35 +40,11 @@ class Runs:
         run_id: str = "",
         secrets: Mapping[str, str] | None = None,
     ) -> Run:
-        """The finished run. Check mode for dry runs and verification."""
-        run = await self.start(
-            kind,
-            playbook,
-            files,
-            hosts,
-            key,
-            strategy=strategy,
-            approval_id=approval_id,
-            run_id=run_id,
-            secrets=secrets,
-        )
-        return await self.watch(run)
+        """The finished run. Check mode for dry runs and verification.
 
-    async def start(
-        self,
-        kind: RunKind,
-        playbook: Playbook,
-        files: dict[str, bytes],
-        hosts: Sequence[TargetHost],
-        key: SshKey,
-        *,
-        strategy: str,
-        approval_id: str = "",
-        run_id: str = "",
-        secrets: Mapping[str, str] | None = None,
-    ) -> Run:
-        """A run that has been handed to its own process. The row is written before the process starts, so a
-        backend that dies in between finds the row and no artifacts: that run is lost, never repeated."""
+        Its row is written before its process starts, so a backend that dies in between finds the row and no
+        artifacts: that run is lost, never repeated.
+        """
         run = Run(
             id=run_id or fresh_id("RUN"),
             kind=kind,
@@ -95,7 +71,7 @@ class Runs:
         handle = await self._runner.start(spec, key=key)
         run.state, run.runner_pid = RunState.RUNNING, handle.pid
         await self._save(run)
-        return run
+        return await self.watch(run)
 
     async def watch(self, run: Run) -> Run:
         """Follow a run to its end, whoever started it."""

@@ -33,7 +33,7 @@ from backend.errors import DiskUnreadable, NotFound, TargetDown
 from backend.guests import contents_job, names_job, program
 from backend.models import now, wire_path
 from backend.targets.targets import ResolvedTarget, Targets
-from backend.whole_files import write_private
+from backend.whole_files import write_whole
 
 ASK_S = 120
 NAMES_BYTES = 64 << 20
@@ -198,7 +198,7 @@ class Keeper:
     def _write(self, run_id: str, name: str, data: bytes) -> None:
         nonce = secrets.token_bytes(_NONCE_BYTES)
         sealed = nonce + self._cipher.encrypt(nonce, data, _bound(run_id, name))
-        write_private(self._file(run_id, name), sealed)
+        write_whole(self._file(run_id, name), sealed)
 
     def _file(self, run_id: str, name: str) -> Path:
         return self._folder / f"{run_id}.{name}"

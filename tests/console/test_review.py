@@ -275,7 +275,9 @@ async def test_a_failed_apply_offers_the_way_back(console, typed: str, target: s
         await seen.backend.approve(APPROVAL_ID, DIGEST)
         await seen.sees("● applying")
         seen.backend.approve_state(
-            ApprovalState.FAILED, outcome="web-01: nginx did not start; web-02 untouched"
+            ApprovalState.FAILED,
+            outcome="the apply failed",
+            said_by_targets="web-01: nginx did not start; web-02 untouched",
         )
         await seen.backend.tell("approval.changed", APPROVAL_ID)
         await seen.sees("✗ failed", "web-02 untouched", "b asks to take it back", "b roll back")

@@ -46,6 +46,7 @@ from backend.models import (
     Role,
     RunState,
     Sandbox,
+    TargetEvidence,
     TargetResult,
     new_id,
     now,
@@ -426,15 +427,39 @@ async def test_whoever_approved_must_still_have_the_right_when_the_apply_begins(
         async with asyncio.timeout(5):
             while (over := await book.wait(asked.id, 5, ANNA)).state is ApprovalState.APPROVED:
                 pass
-    assert over.state is end and word in over.outcome
+    assert over.state is end and word in over.ending
+    assert (word in over.outcome) is (end is ApprovalState.VOIDED), "of an error nobody knows who said it"
+
+
+async def test_what_drifted_is_kept_apart_from_that_it_did(
+    store: Store, book: ApprovalBook, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def load(_: str) -> Any:
+        return SimpleNamespace(secrets=[])
+
+    async def drifted(_: Approval) -> Any:
+        return {"web-01": TargetEvidence(target="web-01", fingerprint="another", differs=["x is 6"])}
+
+    yes = Decision(verb="approve", uid=ANNA.uid, name="anna", at=now(), digest="d" * 64)
+    asked = await pending(book, state=ApprovalState.APPROVED, decisions=[yes])
+    async with Background() as background:
+        playbooks = SimpleNamespace(load=load)
+        parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, None, None, None]
+        whole = RealPipeline(*parts, background, lambda: None, cast("Any", None))
+        monkeypatch.setattr(whole, "_preview", drifted)
+        monkeypatch.setattr(whole, "digest", lambda *_: "another")
+        whole.apply(asked)
+        over = await book.wait(asked.id, 5, ANNA)
+    assert (over.state, over.outcome) == (ApprovalState.VOIDED, "the target drifted after the approval")
+    assert over.said_by_targets == "web-01: x is 6"
 
 
 @pytest.mark.parametrize(
-    ("state", "changed", "words", "told"),
+    ("state", "changed", "words", "said", "told"),
     [
-        (RunState.SUCCESSFUL, 0, "applied to web-01; verified: check mode would change nothing", 0),
-        (RunState.SUCCESSFUL, 2, "applied to web-01; not verified: check mode would still change 2", 2),
-        (RunState.FAILED, 0, "applied to web-01; not verified: check mode failed: it is gone", None),
+        (RunState.SUCCESSFUL, 0, "verified: check mode would change nothing", "", 0),
+        (RunState.SUCCESSFUL, 2, "not verified: check mode would still change 2", "", 2),
+        (RunState.FAILED, 0, "not verified: check mode failed", "it is gone", None),
     ],
 )
 async def test_an_apply_is_verified_only_by_a_check_that_worked_and_would_change_nothing(
@@ -444,6 +469,7 @@ async def test_an_apply_is_verified_only_by_a_check_that_worked_and_would_change
     state: RunState,
     changed: int,
     words: str,
+    said: str,
     told: int | None,
 ) -> None:
     applied = SimpleNamespace(id="RUN-00000001", state=RunState.SUCCESSFUL)
@@ -468,7 +494,8 @@ async def test_an_apply_is_verified_only_by_a_check_that_worked_and_would_change
         parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, runs, targets, None]
         await RealPipeline(*parts, background, lambda: None, cast("Any", None)).resume([asked])
         over = await book.wait(asked.id, 5, ANNA)
-    assert (over.state, over.outcome, over.verified_changed) == (ApprovalState.APPLIED, words, told)
+    assert (over.state, over.verified_changed) == (ApprovalState.APPLIED, told)
+    assert (over.outcome, over.said_by_targets) == (f"applied to web-01; {words}", said)
 
 
 @pytest.mark.parametrize("asked_for", [True, False])

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from backend.approvals import ApprovalBook, Approvals
+from backend.approvals.evidence import for_agent
 from backend.audit import Audit
 from backend.config import Config
 from backend.errors import FluidError, PlaybookRefused, WrongState
@@ -136,7 +137,7 @@ async def test_an_edit_voids_what_was_asked_with_the_text_before(
     edited = await playbooks.update(AGENT, playbook.id, YAML + COMMAND)
     await approvals.void_edited(AGENT, playbook.id, edited)
     for approval in (pending, rehearsing):
-        after = await book.load(approval.id)
+        after = for_agent(await book.load(approval.id))
         assert after.state is ApprovalState.VOIDED and edited.id in after.outcome
     assert (await book.load(applying.id)).state is ApprovalState.APPLYING
     rows, _ = await audit.list(action="approval.void")

@@ -60,6 +60,7 @@ APPROVAL = {
     "targets": ["web-01"],
     "digest": "d1",
     "outcome": "",
+    "said_by_targets": "",
 }
 
 
@@ -470,6 +471,14 @@ def test_approving_without_a_terminal_needs_the_digest(backend: FakeBackend) -> 
     assert not any(path.endswith("/approve") for _, path, _ in backend.asked)
     assert run(["approvals", "approve", "4f2a", "--digest", "d1"]) == 0
     assert backend.asked[-1][2]["digest"] == "d1"
+
+
+def test_an_operator_reads_how_it_ended_and_what_targets_said(backend: FakeBackend, capsys: Capture) -> None:
+    ended = {"state": "failed", "outcome": "the apply failed", "said_by_targets": "web-01: no space"}
+    backend.answers["POST /v1/approvals/APR-4f2a0000/approve"] = (200, APPROVAL | ended)
+    backend.answers["GET /v1/approvals"] = (200, {"approvals": [APPROVAL]})
+    assert run(["approvals", "approve", "4f2a", "--digest", "d1"]) == 0
+    assert capsys.readouterr().out == "APR-4f2a0000 is failed: the apply failed: web-01: no space\n"
 
 
 @pytest.mark.parametrize(

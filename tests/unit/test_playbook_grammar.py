@@ -112,9 +112,9 @@ def test_a_refusal_names_the_task_the_value_and_the_rule() -> None:
         play(vars="{a: !unsafe 'true'}"),
         play(vars="{a: !unsafe '0644'}"),
         play(vars="{<<: {a: 1}}"),
-        play(vars="{a: " + "[" * 13 + "]" * 13 + "}"),
+        play(vars="{a: " + "[" * 10 + "]" * 10 + "}"),
         b"[" * 100_000,
-        play() + b"# " + b"x" * 1024**2,
+        play() + b"#" * (1024**2 + 1 - len(play())),
     ],
 )
 def test_p1_refuses_what_two_readers_could_read_differently(text: bytes) -> None:
@@ -126,8 +126,9 @@ def test_p1_counts_tasks_and_handlers() -> None:
     refused(play(*[GOOD] * 500, handlers=GOOD), "P1")
 
 
-def test_p1_allows_deep_lists_up_to_the_limit() -> None:
-    refused(play(vars="{a: " + "[" * 8 + "]" * 8 + "}"), "P7")  # read, and refused for being a list
+def test_p1_allows_depth_and_size_up_to_the_limit() -> None:
+    refused(play(vars="{a: " + "[" * 9 + "]" * 9 + "}"), "P7")  # read, and refused for being a list
+    accepted(play() + b"#" * (1024**2 - len(play())))
 
 
 # --- P2: the play ------------------------------------------------------------------------------------------
@@ -157,6 +158,7 @@ def test_p2_refuses_other_keys_of_a_play(key: str) -> None:
         play(hosts="[all]"),
         play(gather_facts="'true'"),
         play(become="'true'"),
+        play(become="[true]"),
         play(vars="[a]"),
         b"- {name: T, hosts: all}",
         b"- {name: T, hosts: all, tasks: {}}",
@@ -194,7 +196,7 @@ def test_p3_refuses_other_keys_of_a_task(key: str) -> None:
         builtin("file", "{path: /srv/x}", name="''"),
         builtin("file", "{path: /srv/x}", name='"a\\nb"'),
         builtin("file", "{path: /srv/x}", name='"\\u202e"'),
-        builtin("file", "{path: /srv/x}", name="'" + "x" * 300 + "'"),
+        builtin("file", "{path: /srv/x}", name="x" * 251),
         GOOD + "      ansible.builtin.command: " + OPENSSL + "\n",
         builtin("file", "{path: /srv/x}", loop="text"),
         builtin("file", "{path: /srv/x}", loop="[]"),
@@ -225,10 +227,16 @@ def test_p3_accepts_the_keys_that_are_left() -> None:
         loop="[/a/b, /a/c]",
         become="true",
         become_user="www-data",
+        notify="[One, Two]",
+        name="x" * 250,
     )
-    (found,) = accepted(play(one)).tasks
-    assert found.loop == ("/a/b", "/a/c")
+    handlers = "".join(
+        builtin("systemd_service", "{daemon_reload: true}", name=name) for name in ("One", "Two")
+    )
+    (found,) = accepted(play(one, handlers=handlers)).tasks
+    assert (found.loop, found.notify) == (("/a/b", "/a/c"), ("One", "Two"))
     assert isinstance(found.args["path"], Reference)
+    assert accepted(play(builtin("command", "{argv: [id, '{{ item }}'], creates: /x}", loop="[item]")))
 
 
 # --- P4: modules -------------------------------------------------------------------------------------------
@@ -269,6 +277,7 @@ def test_p4_allows_one_meta_only(word: str) -> None:
 def test_p4_a_command_is_guarded_and_opaque() -> None:
     (found,) = accepted(play(builtin("command", OPENSSL))).tasks
     assert found.opaque
+    assert accepted(play(builtin("command", "{argv: [rm, /srv/x], removes: /srv/x}"))).tasks[0].opaque
     refused(play(builtin("command", "{argv: [openssl, version]}")), "P4")
 
 
@@ -280,7 +289,15 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
     refused(play(behind), "P6")
     refused(play(builtin("command", "{argv: [getcap, /usr/bin/x]}")), "P4")
     refused(play(builtin("command", "{argv: [cat, /usr/bin/x]}", register="caps"), behind), "P4")
-    refused(play(builtin("command", "{argv: [getcap, -r, /]}", register="caps"), behind), "P4")
+    refused(play(builtin("command", "{argv: [getcap, -r, /srv]}", register="caps"), behind), "P4")
+    refused(play(builtin("command", "{argv: [getcap, -r]}", register="caps"), behind), "P4")
+    refused(play(builtin("command", "{argv: [getcap, /x], chdir: /srv}", register="caps"), behind), "P4")
+    refused(play(builtin("file", "{path: /srv/x}", register="caps"), behind), "P6")
+    for part in ("stdout_lines", "stderr", "rc"):
+        refused(play(probe, behind.replace("stdout", part)), "P6")
+    assert accepted(play(probe, behind, gather_facts="false"))
+    family = "\"ansible_facts['os_family'] == 'Debian'\""
+    refused(play(builtin("command", "{argv: [id]}", when=family)), "P4")
 
 
 # --- P5: arguments -----------------------------------------------------------------------------------------
@@ -302,6 +319,9 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
         ("file", "{path: /srv/$HOME, state: directory}"),
         ("file", "{path: ~/x, state: directory}"),
         ("file", '{path: "/srv/a\\nb", state: directory}'),
+        ("file", '{path: "/srv/a\\eb", state: directory}'),
+        ("file", f"{{path: /{'x' * 4095}, state: directory}}"),
+        ("file", "{path: 5, state: directory}"),
         ("file", "{path: [/srv/a], state: directory}"),
         ("file", "{path: /srv/x, state: hard, src: /etc/shadow}"),
         ("file", "{path: /srv/x, state: touch}"),
@@ -310,6 +330,9 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
         ("file", "{path: /srv/x, state: file, src: /etc/shadow}"),
         ("file", "{path: /srv/x, state: link}"),
         ("file", "{path: /srv/x, state: link, src: '$HOME'}"),
+        ("file", "{path: /srv/x, state: link, src: '~x'}"),
+        ("file", "{path: /srv/x, state: link, src: ''}"),
+        ("file", '{path: /srv/x, state: link, src: "a\\nb"}'),
         ("file", "{path: /srv/x, mode: 644}"),
         ("file", "{path: /srv/x, mode: u=rwx}"),
         ("file", "{path: /srv/x, mode: '999'}"),
@@ -320,6 +343,8 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
         ("copy", "{src: files/x, dest: /srv/x}"),
         ("copy", f"{{src: files/{'b' * 64}, dest: /srv/x}}"),
         ("copy", f"{{src: files/../files/{SHA}, dest: /srv/x}}"),
+        ("copy", f"{{src: files/{SHA}/../x, dest: /srv/x}}"),
+        ("copy", "{src: 5, dest: /srv/x}"),
         ("copy", f"{{src: files/{SHA}}}"),
         ("copy", "{content: text, dest: /srv/x}"),
         ("copy", "{dest: /srv/x}"),
@@ -339,8 +364,11 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
         ("apt", "{name: x, state: latest}"),
         ("apt", "{name: x, cache_valid_time: -1}"),
         ("apt", "{name: x, cache_valid_time: '5'}"),
+        ("apt", "{name: x, cache_valid_time: true}"),
+        ("apt", "{name: x, cache_valid_time: 2592001}"),
         ("apt_repository", "{repo: 'ppa:x/y'}"),
         ("apt_repository", "{repo: 'deb [trusted=yes] http://x y z'}"),
+        ("apt_repository", '{repo: "deb http://x y z\\ndeb http://x z"}'),
         ("deb822_repository", "{name: x, trusted: true}"),
         ("deb822_repository", "{name: x, signed_by: 'https://x'}"),
         ("yum_repository", "{name: x, gpgcheck: false}"),
@@ -357,6 +385,8 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
         ("user", "{name: x, password: abc}"),
         ("user", "{name: x, generate_ssh_key: true}"),
         ("user", "{name: x, uid: -1}"),
+        ("user", "{name: x, uid: true}"),
+        ("user", "{name: x, uid: 4294967295}"),
         ("user", "{name: 'x:0:0'}"),
         ("group", "{name: x, gid: '5'}"),
         ("systemd_service", "{state: started}"),
@@ -374,13 +404,17 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
         ("known_hosts", "{name: x, path: relative, key: y}"),
         ("lineinfile", "{path: /srv/x, line: x, validate: 'cp %s /tmp'}"),
         ("lineinfile", '{path: /srv/x, line: "a\\u001b[0m"}'),
+        ("lineinfile", "{path: /srv/x, line: 5}"),
+        ("lineinfile", f"{{path: /srv/x, line: {'x' * 16385}}}"),
         ("replace", "{path: /srv/x}"),
+        ("replace", "{path: /srv/x, regexp: x, replace: true}"),
         ("blockinfile", "{path: /srv/x, block: [a]}"),
         ("command", "{cmd: ls, creates: /srv/x}"),
         ("command", "{argv: ls, creates: /srv/x}"),
         ("command", "{argv: [], creates: /srv/x}"),
         ("command", "{argv: [[ls]], creates: /srv/x}"),
         ("command", "{argv: ['ls; id'], creates: /srv/x}"),
+        ("command", '{argv: [ls, "a\\0b"], creates: /srv/x}'),
         ("command", "{argv: [ls], creates: '/srv/*'}"),
         ("command", "{argv: [ls], creates: relative}"),
         ("command", "{argv: [ls], creates: /srv/x, stdin: y}"),
@@ -416,6 +450,8 @@ ACCEPTED = [
     ("systemd_service", "{name: 'getty@tty1.service', enabled: false}"),
     ("cron", "{name: x, job: 'true', special_time: daily, user: root}"),
     ("lineinfile", "{path: /etc/hosts, line: '10.0.0.1 x', state: present}"),
+    ("lineinfile", f"{{path: /{'x' * 4094}, line: {'x' * 16384}}}"),
+    ("replace", "{path: /srv/x, regexp: 5, replace: 6}"),
     ("pip", "{name: x, version: '1.0', virtualenv: /srv/v}"),
     ("getent", "{database: passwd, key: root}"),
     ("reboot", "{reboot_timeout: 600}"),
@@ -428,6 +464,82 @@ def test_p5_accepts_what_the_table_holds(module: str, args: str) -> None:
     assert accepted(play(builtin(module, args))).tasks[0].module == f"ansible.builtin.{module}"
 
 
+ARGUMENTS = [(module, name) for module, spec in MODULES.items() for name in spec.args]
+LISTS = {
+    *(
+        "apt.name",
+        "dnf.name",
+        "package.name",
+        "pip.name",
+        "user.groups",
+        "command.argv",
+        "rpm_key.fingerprint",
+    ),
+    *(f"deb822_repository.{name}" for name in ("types", "uris", "suites", "components", "architectures")),
+    *("yum_repository.baseurl", "yum_repository.gpgkey"),
+}
+FREE = {
+    *(
+        "deb822_repository.uris",
+        "yum_repository.description",
+        "yum_repository.baseurl",
+        "yum_repository.gpgkey",
+    ),
+    *("rpm_key.fingerprint", "debconf.value", "user.comment", "cron.name", "cron.job", "reboot.msg"),
+    *("known_hosts.name", "known_hosts.key", "getent.split"),
+    *(f"blockinfile.{name}" for name in ("block", "marker", "marker_begin", "marker_end")),
+    *(f"blockinfile.{name}" for name in ("insertafter", "insertbefore")),
+    *(f"lineinfile.{name}" for name in ("line", "regexp", "search_string", "insertafter", "insertbefore")),
+    *(f"replace.{name}" for name in ("regexp", "replace", "after", "before")),
+}
+"""What may be any line of text: there, and in a host's name, a fact may stand."""
+LINES = {"blockinfile.block", *(f"replace.{name}" for name in ("regexp", "replace", "after", "before"))}
+"""What may be several lines of it."""
+PATHS = {
+    *("deb822_repository.signed_by", "rpm_key.key", "user.home", "user.shell", "file.path", "copy.dest"),
+    *("blockinfile.path", "lineinfile.path", "replace.path", "known_hosts.path", "pip.requirements"),
+    *("pip.virtualenv", "command.creates", "command.removes", "command.chdir"),
+}
+SECRETS = {"copy.content", "debconf.value", "lineinfile.line", "user.password"}
+FACT = "\"{{ ansible_facts['hostname'] }}\""
+
+
+@pytest.mark.parametrize(("module", "name"), ARGUMENTS)
+def test_p5_an_argument_takes_what_is_of_its_kind(module: str, name: str) -> None:
+    argument = f"{module}.{name}"
+    wrong = ['"\\e[0m"', "{a: b}", "[[x]]"]
+    wrong += [] if argument in FREE else ["'a b; $(id)'"]
+    wrong += [] if argument in LINES else ['"a\\nb"', "-1", "10000000000"]
+    wrong += ["'0644x'"] if name.endswith("mode") else []
+    wrong += ["x", "../x", "/srv/../x", "/srv/$x"] if argument in PATHS else []
+    wrong += [] if argument in FREE | {"hostname.name"} else [FACT]
+    wrong += [] if argument in SECRETS else ["'{{ token }}'"]
+    wrong += [] if argument in LISTS else ["[x]"]
+    for value in wrong:
+        error = refused(play(builtin(module, f"{{{name}: {value}}}")), "P5", secrets=["token"])
+        assert f"{argument} must be" in error.message, value
+        assert not (value == "[x]" and ", not 'x'" in error.message), "what it holds does not matter"
+
+
+NEEDED = {
+    "dnf": "name", "package": "name state", "apt_repository": "repo", "deb822_repository": "name",
+    "yum_repository": "name", "rpm_key": "key", "dpkg_selections": "name selection", "debconf": "name",
+    "user": "name", "group": "name", "file": "path", "copy": "dest", "blockinfile": "path",
+    "lineinfile": "path", "replace": "path regexp", "cron": "name", "hostname": "name",
+    "known_hosts": "name path", "pip": "virtualenv", "getent": "database", "command": "argv",
+}  # fmt: skip
+GIVEN = {"name": "x", "state": "present", "selection": "hold", "path": "/srv/x", "regexp": "x"}
+
+
+@pytest.mark.parametrize("module", NEEDED)
+def test_p5_a_module_needs_what_says_what_it_is_about(module: str) -> None:
+    needed = NEEDED[module].split()
+    for missing in needed:
+        others = ", ".join(f"{name}: {GIVEN[name]}" for name in needed if name != missing)
+        error = refused(play(builtin(module, f"{{{others}}}")), "P5")
+        assert f"{module} needs {missing!r}" in error.message
+
+
 def test_p5_a_value_that_a_variable_or_a_loop_brings_is_checked_too() -> None:
     file = builtin("file", "{path: '{{ place }}', state: absent}")
     assert accepted(play(file, vars="{place: /srv/x}"))
@@ -435,6 +547,7 @@ def test_p5_a_value_that_a_variable_or_a_loop_brings_is_checked_too() -> None:
     looped = "{path: '{{ item }}', state: directory}"
     refused(play(builtin("file", looped, loop="[/srv/x, /srv/../etc]")), "P5")
     refused(play(builtin("file", looped, loop="['{{ place }}']"), vars="{place: x}"), "P5")
+    refused(play(builtin("command", "{argv: ['{{ item }}', x], creates: /x}", loop="[id]")), "P5")
     refused(play(builtin("file", "{path: \"{{ ansible_facts['hostname'] }}\", state: absent}")), "P5")
 
 
@@ -513,9 +626,12 @@ def test_p6_refuses_templates_where_none_belongs(text: bytes) -> None:
         "inventory_hostname == 'web-01'",
         "\"ansible_facts['hostname'] == 'web-01'\"",
         "\"ansible_facts['default_ipv4']['address'] == '10.0.0.1'\"",
+        "\"ansible_facts['default_ipv4']['interface'] == 'eth0'\"",
         "\"ansible_facts['os_family'] == 'Debian' or true\"",
         "\"ansible_facts['os_family'] == 'Debian\\\" '\"",
         "\"ansible_facts['os_family'] in ['Debian']\"",
+        "\"ansible_facts['os_family'] in 'Debian'\"",
+        "\"ansible_facts['os_family'] > 'Debian'\"",
         "\"lookup('pipe', 'id') == 'x'\"",
         "result.stdout == 'x'",
         "!unsafe \"ansible_facts['os_family'] == 'Debian'\"",
@@ -538,16 +654,27 @@ def test_p6_accepts_listed_facts() -> None:
 
 BAD_NAMES = [
     "ansible_connection", "ansible_become_exe", "mitogen_via", "mitogen_kind", "mitogen_docker_path",
-    "hostvars", "groups", "inventory_hostname", "item", "omit", "vars", "environment", "Upper", "a-b",
-    "_x", "9x", "become_exe", "playbook_dir", "lookup",
+    "hostvars", "groups", "group", "group_names", "inventory_hostname", "playbook_dir", "play_hosts",
+    "role_path", "item", "omit", "vars", "environment", "lookup", "query", "q", "now", "undef", "range",
+    "dict", "namespace", "self", "loop", "true", "false", "none", "not", "and", "or", "in", "is", "if",
+    "else", "port", "remote_user", "become_exe", "delegated_vars", "connection", "hosts", "name", "tasks",
+    "handlers", "no_log", "register", "when", "notify", "Upper", "a-b", "_x", "9x", "x" * 65,
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
 def test_p7_refuses_names_that_mean_something_to_ansible(name: str) -> None:
-    refused(play(vars=f"{{{name}: x}}"), "P7")
-    refused(play(builtin("file", "{path: /srv/x}", register=name)), "P7")
+    refused(play(vars=f"{{'{name}': x}}"), "P7")
+    refused(play(builtin("file", "{path: /srv/x}", register=f"'{name}'")), "P7")
     refused(play(), "P7", secrets=[name])
+
+
+def test_p7_accepts_every_other_name_with_a_value_or_a_fact() -> None:
+    names = ["portal", "is_on", "items", "queue", "x" * 64]
+    line = builtin("lineinfile", "{path: /srv/x, line: '{{ portal }}'}")
+    text = play(line, vars="{" + ", ".join(f"{name}: x" for name in names) + "}", gather_facts="false")
+    assert list(accepted(text).variables) == names
+    assert accepted(play(vars=f"{{a: {FACT}}}")).variables == {"a": "ansible_facts['hostname']"}
 
 
 def test_p7_a_variable_is_one_value() -> None:
@@ -576,6 +703,8 @@ def test_a_secret_stands_only_where_it_is_hidden() -> None:
     refused(play(builtin("copy", SECRET_COPY, no_log="true")), "P6")
     refused(play(vars="{token: x}"), "P7", secrets=["token"])
     refused(play(vars="{other: '{{ token }}'}"), "P6", secrets=["token"])
+    literal = builtin("lineinfile", "{path: /srv/x, line: token}")
+    assert accepted(play(literal), secrets=["token"]).secrets == []
 
 
 @pytest.mark.parametrize(

@@ -346,7 +346,8 @@ async def test_an_apply_to_a_target_that_cannot_be_kept_does_not_begin(world: Wo
     world.keeper._targets = Targets(targets_of(silent))
     await world.approvals.approve(BERT, asked.id, asked.digest)
     over = await world.moved(asked)
-    assert over.state is ApprovalState.FAILED and over.outcome.startswith("web-01: "), over.outcome
+    assert over.state is ApprovalState.FAILED and over.outcome == "the apply failed"
+    assert over.said_by_targets and over.said_by_targets.startswith("web-01: "), over.said_by_targets
     assert not over.apply_run
     assert world.production.run("ls /srv") == ""
 
@@ -357,7 +358,8 @@ async def test_a_target_that_drifts_after_the_review_voids_the_approval(world: W
     world.production.run("mkdir -m 0700 /srv/made")
     await world.approvals.approve(BERT, asked.id, asked.digest)
     over = await world.moved(asked)
-    assert over.state is ApprovalState.VOIDED and "drifted" in over.outcome
+    assert over.state is ApprovalState.VOIDED and over.outcome == "the target drifted after the approval"
+    assert over.said_by_targets and over.said_by_targets.startswith("web-01: "), over.said_by_targets
     assert world.production.run("stat -c %a /srv/made") == "700\n"
 
 
@@ -409,9 +411,8 @@ async def test_an_apply_that_is_aborted_says_where_and_its_way_back_leads_back(w
     run_id = (await world.book.load(asked.id)).apply_run
     await world.runs.cancel(BERT, run_id)
     over = await world.moved(asked)
-    assert over.state is ApprovalState.FAILED and over.outcome.endswith("done: web-01 up to 'Task 0'"), (
-        over.outcome
-    )
+    assert (over.state, over.outcome) == (ApprovalState.FAILED, "the apply canceled")
+    assert over.ending.endswith("done: web-01 up to 'Task 0'"), over.ending
     assert (await world.runs.load(run_id)).state is RunState.CANCELED
     assert set(world.production.run("ls /srv").split()) == {Path(gate).name, "first"}
     world.production.run(f"rm {gate}")
@@ -447,7 +448,7 @@ async def test_a_connection_that_is_lost_makes_the_apply_lost_and_never_repeated
     world.production.run("cat > /srv/cut.py", stdin=cut.encode())
     await world.approvals.approve(BERT, asked.id, asked.digest)
     over = await world.moved(asked)
-    assert over.state is ApprovalState.FAILED and "lost in 'Task 1'" in over.outcome, over.outcome
+    assert over.state is ApprovalState.FAILED and "lost in 'Task 1'" in over.ending, over.ending
     assert (await world.runs.load(over.apply_run)).state is RunState.LOST
     assert world.production.run("cat /srv/log; ls /srv") == "once\ncut.py\nfirst\nlog\n"
 

@@ -1,0 +1,113 @@
+"""P7, before a run starts: its folder, its settings and its environment are ours, and hold nothing else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.ansible import RunSpec, TargetHost
+from backend.ansible._folder import environment, prepare, remove
+from backend.errors import FluidError
+from backend.models import RunKind
+
+SHA = "a" * 64
+HOST = {"name": "web-01", "address": "192.0.2.7", "host_key": "ssh-ed25519 AAAA"}
+
+
+def spec(**more: Any) -> RunSpec:
+    given = {"id": "RUN-1", "hosts": [TargetHost(**HOST)], "files": {SHA: b"x"}, **more}
+    return RunSpec(
+        kind=RunKind.APPLY, playbook="---\n", check=False, strategy="linear", timeout_s=60, **given
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    made = tmp_path / "RUN-1"
+    prepare(made, spec(), python=sys.executable, owner=None)
+    yield made
+    remove(made)
+
+
+def test_beside_the_playbook_there_are_its_files_and_nobody_writes_them(folder: Path) -> None:
+    found = {path.relative_to(folder): path for path in (folder / "playbook").rglob("*") if path.is_file()}
+    assert {str(name) for name in found} == {"playbook/playbook.yml", f"playbook/files/{SHA}"}
+    written = [*found.values(), *(path for path in (folder / "etc").rglob("*") if path.is_file())]
+    assert [path for path in written if path.stat().st_mode & 0o222] == []
+
+
+def test_no_folder_is_used_twice(folder: Path) -> None:
+    with pytest.raises(FileExistsError):
+        prepare(folder, spec(), python=sys.executable, owner=None)
+
+
+def test_ansible_looks_for_plugins_in_an_empty_folder_of_ours_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANSIBLE_LIBRARY", "/srv/theirs")
+    given = environment(folder, sys.executable) | {"ANSIBLE_CONFIG": str(folder / "etc" / "ansible.cfg")}
+    program = [sys.executable, "-I", "-m", "ansible.cli.config", "dump", "--format", "json"]
+    done = subprocess.run(program, env=given, capture_output=True, text=True, timeout=60, check=True)
+    told = {row["name"]: row["value"] for row in json.loads(done.stdout) if "name" in row}
+    places = {name for name in told if name.endswith(("_PLUGIN_PATH", "_MODULE_PATH", "_MODULE_UTILS_PATH"))}
+    assert len(places) > 15
+    empty = folder / "etc" / "empty"
+    for name in (*places, "DEFAULT_ROLES_PATH", "COLLECTIONS_PATHS"):
+        assert told[name] == [str(empty)], name
+    assert list(empty.iterdir()) == []
+    assert not told["COLLECTIONS_SCAN_SYS_PATH"] and not told["INJECT_FACTS_AS_VARS"]
+    assert told["HOST_KEY_CHECKING"] and told["INVENTORY_ENABLED"] == ["script", "yaml"]
+
+
+def test_the_inventory_names_the_hosts_and_our_values_of_them(folder: Path) -> None:
+    hosts = json.loads((folder / "etc" / "hosts.json").read_text())["all"]["hosts"]
+    assert hosts == {
+        "web-01": {
+            "ansible_host": "192.0.2.7",
+            "ansible_port": 22,
+            "ansible_user": "root",
+            "ansible_python_interpreter": "/usr/bin/python3",
+            "ansible_become_method": "su",
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"id": "../RUN-1"},
+        {"hosts": []},
+        {"files": {"../x": b""}},
+        {"files": {f"{SHA}/../x": b""}},
+        {"files": {"library": b""}},
+        {"secrets": {"ansible-x": "y"}},
+        {"secrets": {"Word": "y"}},
+    ],
+)
+def test_what_would_be_another_name_in_the_folder_or_the_inventory_is_no_run(bad: dict[str, Any]) -> None:
+    with pytest.raises(FluidError):
+        spec(**bad)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"name": "a b"},
+        {"address": "{{ x }}"},
+        {"address": "-oProxyCommand=x"},
+        {"address": "web-01 x"},
+        {"user": "a;b"},
+        {"host_key": "ssh-ed25519 A\nB"},
+        {"port": 0},
+        {"port": 65536},
+    ],
+)
+def test_no_target_has_a_value_that_ansible_or_ssh_would_interpret(bad: dict[str, Any]) -> None:
+    with pytest.raises(FluidError):
+        TargetHost(**{**HOST, **bad})
