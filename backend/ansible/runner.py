@@ -17,6 +17,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from backend.models import RunEvent, RunState, TargetResult
 from backend.system_users import new_user
 
 START_S = 30
+LOOK_S = 0.02
 MAX_END_BYTES = 4 * 1024**2
 MAX_LINE_BYTES = 1024**2
 _PROGRAMS = ("setpriv", "ssh-agent", "ssh-add", "ssh")
@@ -130,11 +132,12 @@ class Runner:
         """The run's events from number ``after`` on, as they come, until the run is over or lost."""
         folder = self._existing(run_id)
         reader = _Events(folder / "out" / "events.jsonl", after)
-        if not _is_running(folder):
+        pid = await _pid_told(folder)
+        if pid is None:
             for event in reader.new():
                 yield event
             return
-        async with Watch(folder / "out", _pid(folder)) as watch:
+        async with Watch(folder / "out", pid) as watch:
             while True:
                 over = (await self.status(run_id)).state not in (RunState.STARTING, RunState.RUNNING)
                 for event in reader.new():
@@ -271,6 +274,20 @@ def _is_locked(folder: Path) -> bool:
     finally:
         os.close(fd)
     return False
+
+
+async def _pid_told(folder: Path) -> int | None:
+    """The supervisor's pid, which it tells a moment after its start: whoever started it may be dead by then.
+    None once the run is over or lost, of which no event tells before there is a process to watch."""
+    deadline = time.monotonic() + START_S
+    while _is_running(folder):
+        try:
+            return _pid(folder)
+        except RunnerFailed:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(LOOK_S)
+    return None
 
 
 def _pid(folder: Path) -> int:
