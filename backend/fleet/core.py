@@ -367,6 +367,7 @@ def _as_seen(judged: Sandbox, verdict: Verdict, row: Sandbox) -> Sandbox:
     }
     if verdict.phase is Phase.RUNNING and was.phase is not Phase.RUNNING:
         update["last_activity_at"] = now()  # somebody started it
+        update["memory_file"] = ""  # and it left behind what was saved of it
     return row.model_copy(update=update)
 
 

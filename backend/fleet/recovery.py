@@ -16,7 +16,7 @@ from backend.fleet.host import Host
 from backend.fleet.lifecycle import Lifecycle
 from backend.fleet.snapshots import Snapshots
 from backend.fleet.states import before
-from backend.hypervisor import DomainInfo, Hypervisor
+from backend.hypervisor import DomainInfo, Hypervisor, is_suspended
 from backend.models import Identity, Phase, Sandbox
 
 log = logging.getLogger(__name__)
@@ -109,9 +109,9 @@ class Recovery(Lifecycle, Snapshots):
         return [sandbox for sandbox in await self.all_live() if sandbox.host_name == host.name]
 
     async def _clear_files(self, host: Host, hypervisor: Hypervisor) -> list[str]:
-        named = {host.domain_name(sandbox.id) for sandbox in await self.all_live()}
-        said = []
-        for name in await hypervisor.leftovers():
+        said, found = [], await hypervisor.leftovers()
+        named = {host.domain_name(sandbox.id) for sandbox in await self.all_live()}  # last: one may be new
+        for name in found:
             if host.is_sandbox(name) and name not in named:
                 with self._parts.background.turn(f"remove the files of {name}, which no row names"):
                     await hypervisor.destroy(name)
@@ -119,22 +119,34 @@ class Recovery(Lifecycle, Snapshots):
         return said
 
     async def _agree_on(self, host: Host, sandbox: Sandbox, info: DomainInfo | None) -> Sequence[str]:
+        """``sandbox`` and ``info`` were read a while ago: what is no news is believed, and else both are read
+        again before anything is done."""
         name, was = sandbox.sandbox_name, before(sandbox).phase
-        unfit_stock = sandbox.purpose == "stock" and not _is_parked(sandbox, info)
-        if sandbox.purpose == "rehearsal" or was is Phase.CREATING or unfit_stock:
-            doing = "it was being made" if was is Phase.CREATING else "the rehearsal ran"
+        if why := _needless(sandbox, info):
+            info = await self.domain_of(host, sandbox)
+            if not await self._is_as_read(sandbox) or not _needless(sandbox, info):
+                return []
             await self.discard(sandbox)
-            return [f"discarded {name}: the backend died while {doing}"]
+            return [f"discarded {name}: {why}"]
         if sandbox.doing:
-            return [await self._end(sandbox)]
-        stood_still, shown, said = was is Phase.PAUSED, sandbox.phase, []
+            return [await self._end(sandbox)] if await self._is_as_read(sandbox) else []
+        stood_still, shown = was is Phase.PAUSED, sandbox.phase
         async with self.exclusive(sandbox.id):
-            if info is None or not info.persistent:
-                info = await self.domain_of(host, sandbox)
-            if await self.see(sandbox, info):
-                said = [f"{name} was {shown}, is {sandbox.phase} {sandbox.reason}".rstrip()]
+            if info and info.persistent and await self._judged(sandbox, info) == before(sandbox):
+                news = await self.see(sandbox, info)
+            else:
+                sandbox = await self.load(sandbox.id)
+                if sandbox.phase in (Phase.CREATING, Phase.DESTROYED):
+                    return []
+                news = await self.see(sandbox, await self.domain_of(host, sandbox))
         self._reach(sandbox, woken=stood_still)
-        return said
+        return [f"{name} was {shown}, is {sandbox.phase} {sandbox.reason}".rstrip()] if news else []
+
+    async def _is_as_read(self, sandbox: Sandbox) -> bool:
+        """Whether nobody has taken it up since."""
+        fresh = await self.load(sandbox.id)
+        same = (fresh.phase, fresh.purpose, fresh.doing) == (sandbox.phase, sandbox.purpose, sandbox.doing)
+        return same and sandbox.id not in self._young and not self.exclusive(sandbox.id).locked()
 
     def _reach(self, sandbox: Sandbox, *, woken: bool = False) -> None:
         """Hold the connection to one that runs; ``woken``: it stood still, and nobody set its clock."""
@@ -193,6 +205,16 @@ class Recovery(Lifecycle, Snapshots):
         return done
 
 
-def _is_parked(stock: Sandbox, info: DomainInfo | None) -> bool:
-    """In memory, or off with its memory on the disk."""
-    return info is not None and info.state == ("shutoff" if stock.memory_file else "paused")
+def _needless(sandbox: Sandbox, info: DomainInfo | None) -> str:
+    """Why nobody waits for it any more; empty for what is somebody's."""
+    if before(sandbox).phase is Phase.CREATING:
+        return "the backend died while it was being made"
+    if sandbox.purpose == "rehearsal":
+        return "the backend died while the rehearsal ran"
+    if sandbox.purpose != "stock":
+        return ""
+    if sandbox.memory_file:
+        fit = info is not None and is_suspended(info)
+    else:
+        fit = info is not None and info.state == "paused"
+    return "" if fit else "it stood in stock, and is not as it was parked"

@@ -12,9 +12,10 @@ import asyncio
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
-from backend.errors import FluidError, WrongState
+from backend.errors import FluidError, NoSpace, WrongState
 from backend.fleet.core import FleetParts
 from backend.fleet.following import Following
 from backend.fleet.host import Host
@@ -57,9 +58,9 @@ class Stock(Following):
                 return await self._hand_out(claimed, image, trail)
         except FluidError as error:
             log.warning("%s could not be handed out, forking another: %s", claimed.id, error.message)
-            return await super().obtain(wanted, image)
         finally:
-            self.host_of(claimed).promised.pop(claimed.id, None)
+            self.host_of(claimed).promised.pop(wanted.id, None)
+        return await super().obtain(wanted, image)
 
     async def keep_stock(self) -> None:
         """Until cancelled: on each host as many parked forks of each source as the config asks for, made one
@@ -79,14 +80,14 @@ class Stock(Following):
         images = {image.sha256: image for image in self._parts.images.list()}
         wanted = dict.fromkeys(images, 0 if host.draining else self._config.stock.per_source)
         for found in await self._stock(host, Phase.RUNNING, Phase.STOPPED, Phase.ERROR):
-            if not found.memory_file:
+            if not is_parked(found):
                 await self.discard(found)  # somebody woke it or switched it off, or it died
-        await self._give_way(host)
         for parked in await self._stock(host, *PARKED):
             if wanted.get(parked.image_sha256, 0) and self._is_usual(parked):
                 wanted[parked.image_sha256] -= 1
             elif await self._withdraw(parked):
                 log.info("%s left the stock: its image or size is not asked for any more", parked.id)
+        await self._give_way(host)
         for suspended in await self._stock(host, Phase.STOPPED):
             if await self._has_room(host) and await self._move(suspended, Phase.PAUSED):
                 log.info("%s is parked in memory again", suspended.id)
@@ -97,7 +98,12 @@ class Stock(Following):
 
     async def _give_way(self, host: Host) -> None:
         """Where others took of the memory that stock never takes, parked forks are suspended to disk, the
-        oldest first, until it is there again; where the disk is at its reserve, too, they go."""
+        oldest first, until it is there again; where the disk is at its reserve, they go."""
+        for suspended in await self._stock(host, Phase.STOPPED):
+            if await self._has_disk(host):
+                break
+            if await self._withdraw(suspended):
+                log.info("%s left the stock: the disk of %s is at its reserve", suspended.id, host.name)
         for parked in await self._stock(host, Phase.PAUSED):
             free_mb = (await host.look(max_age_s=0)).memory_free_mb
             if free_mb >= self._config.stock.memory_reserve_mb:
@@ -112,16 +118,20 @@ class Stock(Following):
     async def _move(self, parked: Sandbox, to: Phase) -> bool:
         """To the disk (``stopped``) or into memory again (``paused``); its login stays open. False where
         somebody just got it; when it fails, nothing of it is left."""
-        taken = await self._withhold(parked)
+        taken = await self._take_out(parked, _nobodys)
         if taken is None:
             return False
-        self._young.add(taken.id)
+        promised = self.host_of(taken).promised
         with operation("move"):
             async with self.making(taken), self.exclusive(taken.id):
                 if to is Phase.STOPPED:
                     taken.memory_file = str(await self.machine(taken).suspend(taken.domain))
                 else:
-                    await self._recall(taken)
+                    promised[taken.id] = taken.memory_mb
+                    try:
+                        await self._recall(taken)
+                    finally:
+                        del promised[taken.id]
                 taken.phase = to
                 await self.save(taken)
         self._young.discard(taken.id)
@@ -183,63 +193,77 @@ class Stock(Following):
     async def _claim(self, wanted: Sandbox, image: BuiltImage) -> Sandbox | None:
         """The oldest fit one on a host that takes more, one in memory before one on the disk, now ``wanted``
         in all but what it is made of; None when there is none."""
-        ready = [host for host in self._hosts if host.up and not host.draining]
-        for parked in [row for phase in PARKED for host in ready for row in await self._stock(host, phase)]:
-            fits = (parked.cpu, parked.memory_mb) == (wanted.cpu, wanted.memory_mb)
-            if not fits or parked.image_sha256 != image.sha256:
-                continue
-            if not await self._can_wake(parked):
-                continue
 
-            def take(row: Sandbox) -> Sandbox:
-                _must_be_parked(row)
-                return wanted.model_copy(update={name: getattr(row, name) for name in MADE})
+        def give(row: Sandbox) -> Sandbox:
+            return wanted.model_copy(update={name: getattr(row, name) for name in MADE})
 
-            self._young.add(parked.id)
-            try:
-                return await self._store.sandboxes.change(parked.id, take)
-            except WrongState:
-                self._young.discard(parked.id)
-                self.host_of(parked).promised.pop(parked.id, None)
+        ready = {host.name: host for host in self._hosts if host.up and not host.draining}
+        for phase in PARKED:
+            for host in [*ready.values()]:
+                for parked in await self._stock(host, phase):
+                    fits = (parked.cpu, parked.memory_mb) == (wanted.cpu, wanted.memory_mb)
+                    if not fits or parked.image_sha256 != image.sha256:
+                        continue
+                    if not await self._can_wake(parked, wanted):
+                        del ready[host.name]  # nor another of its forks
+                        break
+                    claimed = None
+                    try:
+                        if claimed := await self._take_out(parked, give):
+                            return claimed
+                    finally:
+                        if claimed is None:
+                            host.promised.pop(wanted.id, None)
         return None
 
-    async def _can_wake(self, parked: Sandbox) -> bool:
+    async def _can_wake(self, parked: Sandbox, wanted: Sandbox) -> bool:
         """Asked only where there is something to hand out: a host that hangs costs a create nothing else.
         What is suspended needs memory as a new one does, and has it promised then."""
         host = self.host_of(parked)
-        if not parked.memory_file:
-            return await self._has_disk(host)
-        room = await host.room(parked.image_sha256, max_age_s=0)
+        try:
+            if not parked.memory_file:
+                return await self._has_disk(host)
+            room = await host.room(parked.image_sha256, max_age_s=0)
+        except FluidError:
+            return False
         if refusal(room, self.need(parked)):
             return False
-        host.promised[parked.id] = parked.memory_mb
+        host.promised[wanted.id] = parked.memory_mb
         return True
 
     async def _has_disk(self, host: Host, extra_mb: int = 0) -> bool:
         try:
             await self.need_space(host, extra_mb)
-        except FluidError:
+        except NoSpace:
             return False
         return True
 
     async def _withdraw(self, parked: Sandbox) -> bool:
         """Destroy one that is not wanted, unless somebody just got it."""
-        taken = await self._withhold(parked)
+        taken = await self._take_out(parked, _nobodys)
         if taken is not None:
             await self.discard(taken)
         return taken is not None
 
-    async def _withhold(self, parked: Sandbox) -> Sandbox | None:
-        """Nobody gets it from now on; None where somebody just got it."""
+    async def _take_out(self, parked: Sandbox, edit: Callable[[Sandbox], Sandbox]) -> Sandbox | None:
+        """Out of stock, as ``edit`` makes it, and young until the caller is done with it. None where somebody
+        else got it."""
+        if parked.id in self._young:
+            return None
 
         def take(row: Sandbox) -> Sandbox:
-            _must_be_parked(row)
-            return row.model_copy(update={"phase": Phase.CREATING})
+            if not is_parked(row):
+                raise WrongState(f"{row.id} is no stock any more", remedy="take another one")
+            return edit(row)
 
+        self._young.add(parked.id)
         try:
             return await self._store.sandboxes.change(parked.id, take)
-        except WrongState:
-            return None
+        except BaseException as error:
+            self._young.discard(parked.id)
+            if isinstance(error, WrongState):
+                return None
+            raise
 
     async def _hand_out(self, sandbox: Sandbox, image: BuiltImage, trail: Trail) -> Sandbox:
         """It wakes with the time of now, fresh randomness and its name; root's first command has worked."""
@@ -274,6 +298,6 @@ def is_parked(row: Sandbox) -> bool:
     return row.purpose == STOCK and (row.phase is Phase.PAUSED or bool(suspended))
 
 
-def _must_be_parked(row: Sandbox) -> None:
-    if not is_parked(row):
-        raise WrongState(f"{row.id} is no stock any more", remedy="take another one")
+def _nobodys(row: Sandbox) -> Sandbox:
+    """Being made: if this process dies, it goes."""
+    return row.model_copy(update={"phase": Phase.CREATING})

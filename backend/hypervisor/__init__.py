@@ -29,6 +29,7 @@ from backend.hypervisor.private import PrivateLibvirt, system_libvirt
 from backend.hypervisor.probe import kvm_works
 from backend.hypervisor.source_xml import SourceDisk, SourceDomain
 from backend.hypervisor.sources import SOURCE_ROLE, Backup, BackupLimits
+from backend.hypervisor.stock import is_suspended
 from backend.hypervisor.storage import HELD_SUFFIX
 from backend.hypervisor.templates import Wanted
 
@@ -57,6 +58,7 @@ __all__ = [
     "Template",
     "Wanted",
     "beyond_source",
+    "is_suspended",
     "kvm_works",
     "make_identity",
     "new_mac",

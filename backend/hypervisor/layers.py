@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +27,8 @@ FileId: TypeAlias = tuple[int, int]  # device and inode
 def beyond_source(layers: Sequence[Path], image: str) -> list[Path]:
     """Of a disk's layers (top first) those that are neither its own, the top one, nor frozen for everybody: a
     template's disk, and that of the image with this SHA-256. Names tell, in a folder as in a pool."""
-    return [
-        layer
-        for layer in layers[1:]
-        if not layer.name.endswith(TEMPLATE_DISK) and not layer.name.endswith(f"-{image[:16]}.qcow2")
-    ]
+    frozen = re.compile(rf"(.+-template-[^.]+\.)?{re.escape(TEMPLATE_DISK)}|.+-{image[:16]}\.qcow2")
+    return [layer for layer in layers[1:] if not frozen.fullmatch(layer.name)]
 
 
 def mark_of(folder: Path, snapshot: str) -> Path:

@@ -66,8 +66,16 @@ async def suspend(domains: Domains, name: str) -> Path:
     return memory
 
 
+def is_suspended(info: DomainInfo) -> bool:
+    """Whether a domain whose memory lies on the disk has not run since: its disk would be another one by now.
+    After a restart libvirt does not know why a domain is off."""
+    return info.state == "shutoff" and info.why in ("saved", "")
+
+
 async def recall(domains: Domains, name: str, memory: Path) -> None:
-    """Park a suspended fork in memory again: paused, as it was."""
+    """Park a suspended fork in memory again: paused, as it was. Conflict when it ran meanwhile."""
+    if not is_suspended(await domains.info(name)):
+        raise Conflict(f"domain {name!r} ran since it was suspended", remedy="take another one")
 
     def restore(connection: libvirt.virConnect) -> None:
         connection.restoreFlags(str(memory), None, libvirt.VIR_DOMAIN_SAVE_PAUSED)

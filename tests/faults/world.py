@@ -117,6 +117,10 @@ class World:
         for domain, names in points.items():
             wrong += _differ(f"snapshots of {domain}", self._marks(domain), names)
             wrong += _differ(f"memories of {domain}", self._files(domain, ".memory"), names)
+        suspended = {row.domain for row in rows if row.memory_file}
+        for domain in named:
+            wanted = {"parked"} if domain in suspended else set()
+            wrong += _differ(f"saved memories of {domain}", self._files(domain, ".save"), wanted)
         if self._foreign_now() != self._foreign_xml:
             wrong.append("a foreign domain was altered")
         return wrong

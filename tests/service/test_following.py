@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -445,3 +446,39 @@ async def test_a_pause_for_the_disk_outlives_its_host_s_absence_and_still_needs_
     monkeypatch.setattr(lab.host, "look", look)
     with pytest.raises(NoSpace):
         await lab.fleet.resume(OPERATOR, row.id)
+
+
+@pytest.mark.parametrize(
+    ("row_was", "domain_was"),
+    [
+        ({"phase": Phase.CREATING}, {}),
+        ({"doing": "restore before"}, {}),
+        ({"purpose": "stock"}, {}),
+        ({}, {"state": "shutoff", "why": "switched off"}),
+    ],
+    ids=["made since", "restored since", "handed out since", "started since"],
+)
+async def test_what_a_reconcile_read_a_while_ago_is_read_again_before_it_does_anything(
+    lab: Lab, row_was: dict[str, Any], domain_was: dict[str, Any]
+) -> None:
+    row = await lab.box(1)
+    info = replace(await lab.host.require().info(row.domain), **domain_was)
+    assert await lab.fleet._agree_on(lab.host, row.model_copy(update=row_was), info) == []
+    assert await lab.row(row) == row and lab.domain(row).isActive()
+
+
+async def test_files_that_are_claimed_while_a_reconcile_looks_for_leftovers_stay(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hypervisor = lab.host.require()
+    leftovers, folders = hypervisor.leftovers, lab.paths.domains / "domains"
+
+    async def looked() -> list[str]:
+        row = await lab.box(1, here=False, phase=Phase.CREATING)
+        (folders / row.domain).mkdir()
+        (folders / f"{lab.prefix}-sbx-nobodys").mkdir()
+        return await leftovers()
+
+    monkeypatch.setattr(hypervisor, "leftovers", looked)
+    await lab.fleet.reconcile(lab.host)
+    assert [path.name for path in folders.iterdir()] == [f"{lab.prefix}-sbx-00000001"]

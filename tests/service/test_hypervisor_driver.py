@@ -16,7 +16,7 @@ from backend.hypervisor import DomainEvent, Hypervisor
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.local_files import LocalFiles
-from backend.hypervisor.stock import hand_out
+from backend.hypervisor.stock import hand_out, is_suspended, recall, suspend
 
 EVENT_LIMIT_S = 10
 MARK = (
@@ -103,6 +103,20 @@ async def test_stock_is_handed_out_once_and_its_metadata_says_so(
     assert (await domains.info("fluid-a")).metadata == owner
     await domains.power_off("fluid-a")
     assert (await domains.info("fluid-a")).metadata == owner  # what the next start reads
+
+
+async def test_one_that_ran_since_it_was_suspended_is_another_machine(
+    connection: Connection, domains: Domains
+) -> None:
+    await define(connection, xml("fluid-a", MARK.replace("sandbox", "stock")))
+    await domains.files.claim("fluid-a")
+    memory = await suspend(domains, "fluid-a")
+    assert is_suspended(await domains.info("fluid-a"))
+    await domains.call("fluid-a", lambda domain: domain.create(), what="start")
+    await domains.power_off("fluid-a")
+    with pytest.raises(Conflict, match="ran since it was suspended"):
+        await recall(domains, "fluid-a", memory)
+    assert memory.exists()
 
 
 async def test_files_without_a_domain_are_found(domains: Domains) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from uuid import uuid4
 import pytest
 
 from backend.config import Config
-from backend.errors import NoSpace
+from backend.errors import HypervisorDown, NoSpace
 from backend.fleet import Fleet, FleetParts
 from backend.fleet.core import LIVE
 from backend.fleet.placement import Room
@@ -89,7 +90,11 @@ class Lab:
         self.machine.memory_free_mb -= GUEST_MB
 
     async def _discard(self, row: Sandbox) -> None:
-        self.machine.memory_free_mb += row.memory_mb
+        if row.memory_file:
+            self.machine.disk_free_mb += row.memory_mb
+        else:
+            self.machine.memory_free_mb += row.memory_mb
+        self.fleet._young.discard(row.id)
         await self.store.sandboxes.save(row.model_copy(update={"phase": Phase.DESTROYED}))
 
     async def row(self, sha256: str, **other: Any) -> None:
@@ -119,7 +124,7 @@ class Lab:
     async def claim(self) -> str | None:
         """Which one a create gets."""
         wanted = Sandbox(
-            id="SBX-wanted", sandbox_name=f"wanted-{uuid4()}", base_image="debian-12",
+            id=f"SBX-{uuid4()}", sandbox_name=f"wanted-{uuid4()}", base_image="debian-12",
             cpu=2, memory_mb=GUEST_MB, created_at=now(), updated_at=now(),
         )  # fmt: skip
         claimed = await self.fleet._claim(wanted, cast("Any", self.images[0]))
@@ -186,6 +191,41 @@ async def test_where_the_disk_is_short_too_stock_goes(lab: Lab) -> None:
     assert await lab.where() == [MEMORY, MEMORY], "the second is made anew"
 
 
+async def test_what_is_suspended_goes_once_its_disk_is_at_the_reserve(lab: Lab) -> None:
+    lab.machine.disk_free_mb += GUEST_MB
+    assert await lab.where() == [MEMORY, MEMORY]
+    lab.machine.memory_free_mb = -GUEST_MB
+    assert [phase for phase, _ in await lab.where()] == [DISK, DISK]
+    lab.machine.disk_free_mb = DISK_RESERVE_MB - 1
+    lab.machine.memory_free_mb = 0
+    assert await lab.where() == [(DISK, "/pool/domain-1")], "one was enough"
+
+
+async def test_of_two_who_want_the_last_one_one_gets_it_and_nothing_is_promised_to_the_other(
+    lab: Lab,
+) -> None:
+    await lab.row(NEW, phase=Phase.STOPPED, memory_file="/pool/domain-0")
+    claimed = await asyncio.gather(lab.claim(), lab.claim(), lab.claim())
+    assert sorted(map(str, claimed)) == ["None", "None", "domain-0"]
+    assert [*lab.machine.promised.values()] == [GUEST_MB]
+    assert lab.fleet._young == {"SBX-00000000"}
+
+
+async def test_a_host_that_hangs_is_asked_once_for_all_its_stock(lab: Lab) -> None:
+    asked = 0
+
+    async def look(max_age_s: float = 1.0) -> SimpleNamespace:
+        nonlocal asked
+        asked += 1
+        raise HypervisorDown("it hangs", remedy="wait")
+
+    for _ in range(3):
+        await lab.row(NEW)
+    lab.machine.look = look  # type: ignore[method-assign]
+    assert await lab.claim() is None
+    assert asked == 1
+
+
 async def test_what_lies_in_memory_is_handed_out_first_and_the_rest_where_there_is_room_for_it(
     lab: Lab,
 ) -> None:
@@ -199,9 +239,20 @@ async def test_what_lies_in_memory_is_handed_out_first_and_the_rest_where_there_
     assert await lab.claim() == "domain-1"
 
 
-@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.STOPPED, Phase.ERROR])
-async def test_what_somebody_woke_or_switched_off_is_made_anew(lab: Lab, phase: Phase) -> None:
-    await lab.row(NEW, phase=phase)
+@pytest.mark.parametrize(
+    ("phase", "memory_file"),
+    [
+        (Phase.RUNNING, ""),
+        (Phase.RUNNING, "/pool/domain-0"),
+        (Phase.STOPPED, ""),
+        (Phase.ERROR, ""),
+        (Phase.ERROR, "/pool/domain-0"),
+    ],
+)
+async def test_what_somebody_woke_or_switched_off_is_made_anew(
+    lab: Lab, phase: Phase, memory_file: str
+) -> None:
+    await lab.row(NEW, phase=phase, memory_file=memory_file)
     assert await lab.where() == [MEMORY, MEMORY]
     assert "domain-0" not in {row.domain for row in await lab.stock()}
 

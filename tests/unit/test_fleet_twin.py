@@ -61,6 +61,7 @@ async def test_a_twin_stands_on_a_template_or_on_the_image(layers: tuple[str, ..
         (("/f/domains/t/disk-1.qcow2", OWN, TEMPLATE, IMAGE), OWN),  # a branch: it is the sandbox's by a link
         ((FAR_OWN, "/pool/f-box.disk-3.qcow2", FAR_TEMPLATE, FAR_IMAGE), "/pool/f-box.disk-3.qcow2"),
         ((OWN, "/var/lib/libvirt/images/shop.qcow2"), "/var/lib/libvirt/images/shop.qcow2"),
+        ((OWN, "/var/lib/libvirt/images/shop-disk.qcow2"), "/var/lib/libvirt/images/shop-disk.qcow2"),
         ((OWN, TEMPLATE, f"/i/base-{'6b' * 8}.qcow2"), f"/i/base-{'6b' * 8}.qcow2"),
     ],
 )
