@@ -60,7 +60,7 @@ async def opened(seen, name: str) -> None:
             await seen.sees("Site with TLS")  # the request and its playbook are read
         await seen.press(key)
     await seen.sees(words)
-    if name == "panic" and seen.app.size.width >= NARROW_BELOW:
+    if name == "panic":
         await seen.sees("panic ON")  # in the headline, too
     before = ""
     while (after := text_of(seen)) != before:  # whatever else was on its way
