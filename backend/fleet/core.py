@@ -339,10 +339,9 @@ class FleetCore:
         return sandbox
 
     async def woken(self, sandbox: Sandbox, keys: TrustedKeys) -> Sandbox:
-        """Somebody's doing: it runs, and was given ``keys``."""
-        return await self.change(
-            sandbox, phase=Phase.RUNNING, reason="", ca=keys.mark, last_activity_at=now()
-        )
+        """Somebody's doing: it runs, was given ``keys``, and left behind what was saved of its memory."""
+        awake = {"phase": Phase.RUNNING, "reason": "", "memory_file": ""}
+        return await self.change(sandbox, **awake, ca=keys.mark, last_activity_at=now())
 
     async def _changed(self, sandbox: Sandbox) -> None:
         data = {"phase": sandbox.phase}

@@ -17,6 +17,7 @@ from psycopg import sql
 from backend.config import Config
 from backend.errors import DuplicateName, SandboxNotFound, WrongState
 from backend.fleet import Fleet
+from backend.fleet.stock import is_parked
 from backend.fleet.turns import Place
 from backend.guests import Outcome
 from backend.hypervisor import SnapshotFiles
@@ -194,6 +195,13 @@ async def test_who_wants_what_another_did_meanwhile_is_right(
     async with queued(lab, row, act) as task:
         await lab.store.sandboxes.save(row.model_copy(update={"phase": became}))
     assert task.result().phase is (await lab.fleet.load(row.id)).phase is became
+
+
+async def test_stock_that_somebody_starts_and_stops_is_not_taken_for_suspended(lab: Lab) -> None:
+    row = await lab.runs(1, purpose="stock", phase=Phase.STOPPED, memory_file="/pool/memory")
+    assert is_parked(row)
+    await lab.fleet.start(OPERATOR, row.id)
+    assert not is_parked(await lab.fleet.stop(OPERATOR, row.id))
 
 
 async def points(lab: Lab, row: Sandbox, *names: str) -> None:
