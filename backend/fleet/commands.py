@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 
-from backend.errors import FluidError, InvalidValue, PolicyDenied
-from backend.fleet.core import FleetCore
+from backend.errors import FluidError, InvalidValue, PolicyDenied, SandboxNotFound
+from backend.fleet.core import FleetCore, living
 from backend.guests import Outcome
 from backend.models import Command, CommandRequest, Identity, Sandbox, new_id, now
 
@@ -92,11 +94,8 @@ class Commands(FleetCore):
         command.timed_out, command.truncated = outcome.timed_out, outcome.truncated
         done = await self._store.commands.finish(command, outcome.stdout, outcome.stderr)
         command.stdout, command.stderr = done.stdout, done.stderr
-        sandbox = await self.load(sandbox.id)
-        sandbox.last_command, sandbox.last_activity_at = command.command[:SHOWN_CHARS], now()
-        sandbox.last_exit = outcome.exit_code
-        sandbox.commands += 1
-        await self.save(sandbox)
+        with suppress(SandboxNotFound):  # destroyed meanwhile; the command ended all the same
+            await self.edit(sandbox, partial(_ended, command))
         await self._tell(sandbox, command, "command.ended", {"exit_code": command.exit_code})
         return outcome
 
@@ -119,3 +118,13 @@ class Commands(FleetCore):
         command = await self._store.commands.get(command_id)
         await self.get(actor, command.sandbox_id)
         return command
+
+
+def _ended(command: Command, row: Sandbox) -> Sandbox:
+    update = {
+        "last_command": command.command[:SHOWN_CHARS],
+        "last_exit": command.exit_code,
+        "last_activity_at": now(),
+        "commands": row.commands + 1,
+    }
+    return living(row).model_copy(update=update)

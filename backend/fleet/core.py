@@ -30,6 +30,7 @@ from backend.guests import (
     GuestConnections,
     GuestFiles,
     GuestForwards,
+    TrustedKeys,
     make_client_key,
 )
 from backend.guests.forwards import Reader, Writer
@@ -208,14 +209,35 @@ class FleetCore:
             raise no_space(host.name, free_mb, needed_mb)
 
     @asynccontextmanager
+    async def alone(self, sandbox: Sandbox, *phases: Phase) -> AsyncIterator[None]:
+        """One operation at a time on one sandbox, which is here as it stands when its turn comes.
+
+        Raises:
+            SandboxNotFound, WrongState: it was destroyed meanwhile, or is in none of ``phases``.
+        """
+        async with self.exclusive(sandbox.id):
+            row = living(await self.load(sandbox.id))
+            if phases:
+                self.must_be(row, *phases)
+            _become(sandbox, row)
+            yield
+
+    @asynccontextmanager
     async def step(
+        self, actor: Identity, action: str, sandbox: Sandbox, *phases: Phase, **data: object
+    ) -> AsyncIterator[Step]:
+        """An audited operation, :meth:`alone`."""
+        async with self.alone(sandbox, *phases), self.audited(actor, action, sandbox, **data) as step:
+            yield step
+
+    @asynccontextmanager
+    async def audited(
         self, actor: Identity, action: str, sandbox: Sandbox, **data: object
     ) -> AsyncIterator[Step]:
-        """One audited operation at a time on one sandbox. After one that failed the row is true."""
-        async with (
-            self.exclusive(sandbox.id),
-            self._audit.step(actor, action, "sandbox", sandbox.id, sandbox_id=sandbox.id, **data) as step,
-        ):
+        """An operation of who is :meth:`alone`. After one that failed the row is true."""
+        async with self._audit.step(
+            actor, action, "sandbox", sandbox.id, sandbox_id=sandbox.id, **data
+        ) as step:
             try:
                 yield step
             except BaseException:
@@ -292,11 +314,34 @@ class FleetCore:
         return True
 
     async def save(self, sandbox: Sandbox) -> Sandbox:
-        """Keep the row and tell who listens."""
-        sandbox.updated_at = now()
-        await self._store.sandboxes.save(sandbox)
+        """Keep the whole row, which nobody else writes, and tell who listens. Raises SandboxNotFound: it was
+        destroyed."""
+
+        def whole(row: Sandbox) -> Sandbox:
+            living(row)
+            return sandbox
+
+        return await self.edit(sandbox, whole)
+
+    async def change(self, sandbox: Sandbox, **fields: object) -> Sandbox:
+        """Keep these fields alone, and tell who listens; ``sandbox`` is the row then. Raises SandboxNotFound:
+        it was destroyed."""
+        return await self.edit(sandbox, lambda row: living(row).model_copy(update=fields))
+
+    async def edit(self, sandbox: Sandbox, edit: Callable[[Sandbox], Sandbox]) -> Sandbox:
+        """Change the row as it stands, under its lock, and tell who listens; ``sandbox`` is the row then."""
+
+        def edited(row: Sandbox) -> Sandbox:
+            return edit(row).model_copy(update={"updated_at": now()})
+
+        _become(sandbox, await self._store.sandboxes.change(sandbox.id, edited))
         await self._changed(sandbox)
         return sandbox
+
+    async def woken(self, sandbox: Sandbox, keys: TrustedKeys) -> Sandbox:
+        """Somebody's doing: it runs, was given ``keys``, and left behind what was saved of its memory."""
+        awake = {"phase": Phase.RUNNING, "reason": "", "memory_file": ""}
+        return await self.change(sandbox, **awake, ca=keys.mark, last_activity_at=now())
 
     async def _changed(self, sandbox: Sandbox) -> None:
         data = {"phase": sandbox.phase}
@@ -351,6 +396,18 @@ class FleetCore:
             host_key=" ".join(sandbox.host_key.split()[:2]),  # without ssh-keygen's comment
         )
         return host, SshKey(private=private.encode(), certificate=certificate.encode())
+
+
+def living(row: Sandbox) -> Sandbox:
+    """The row. Raises SandboxNotFound: it was destroyed since somebody read it."""
+    if row.phase is Phase.DESTROYED:
+        raise SandboxNotFound(f"{row.sandbox_name} was destroyed meanwhile", remedy=WAY_OUT[Phase.DESTROYED])
+    return row
+
+
+def _become(sandbox: Sandbox, row: Sandbox) -> None:
+    for name in Sandbox.model_fields:
+        setattr(sandbox, name, getattr(row, name))
 
 
 def _as_seen(judged: Sandbox, verdict: Verdict, row: Sandbox) -> Sandbox:

@@ -4,9 +4,9 @@ the disk can name what made it."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from backend.errors import TooLarge
+from backend.errors import SandboxNotFound, TooLarge
 from backend.fleet.core import FleetCore
 from backend.models import Command, FileState, Identity, Sandbox, guest_path, new_id, now, wire_path
 
@@ -89,6 +89,5 @@ class Files(FleetCore):
             finally:
                 command.ended_at = now()
                 await self._store.commands.save(command)
-                fresh = await self.load(sandbox.id)
-                fresh.last_activity_at = command.ended_at
-                await self.save(fresh)
+                with suppress(SandboxNotFound):  # destroyed meanwhile; what was done is answered all the same
+                    await self.change(sandbox, last_activity_at=command.ended_at)

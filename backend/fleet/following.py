@@ -53,12 +53,12 @@ class Following(Recovery):
         host = self._hosts.find(sandbox.host_name)
         if sandbox.phase is Phase.DESTROYED or host is None or not host.up or not self._is_over(sandbox):
             return
-        async with self._ending[host.name]:
+        async with self._ending[host.name], self.alone(sandbox):
             if sandbox.id in self._torn:
                 await self.discard(sandbox)
-            else:
+            elif self._is_over(sandbox):  # nobody extended it meanwhile
                 log.info("%s outlived its %s s", sandbox.id, sandbox.ttl_seconds)
-                await self.destroy(Identity.system(), sandbox.id)
+                await self._destroy(Identity.system(), sandbox)
 
     # --- after a crash --------------------------------------------------------------------------------
 

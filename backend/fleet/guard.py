@@ -192,7 +192,7 @@ class Guard:
 def due(row: Sandbox, warnings_s: Sequence[int], at: datetime) -> int | None:
     """The warning that is to be given now, None if there is none: the nearest before the end, if that one or
     a nearer one was not given yet, and if the sandbox was meant to live longer than that."""
-    if row.expires_at is None or row.phase is Phase.CREATING:
+    if row.expires_at is None or row.phase in (Phase.CREATING, Phase.DESTROYED):
         return None
     left_s = (row.expires_at - at).total_seconds()
     passed = [seconds for seconds in warnings_s if 0 < left_s <= seconds < (row.ttl_seconds or 0)]

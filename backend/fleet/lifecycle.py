@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Protocol
@@ -18,6 +18,7 @@ from backend.errors import (
     ImageNotFound,
     InvalidValue,
     LimitReached,
+    SandboxNotFound,
     SnapshotNotFound,
     SourceNotFound,
     WrongState,
@@ -51,6 +52,13 @@ from backend.store import Seen
 
 log = logging.getLogger(__name__)
 READY_TIMEOUT_S = 120
+BEGUN = ("reason", "queue", "network", "ip_address", "mac", "machine_id", "host_key", "ca")
+"""What is new of one whose turn has come."""
+MADE = (
+    "phase", "reason", "domain", "uuid", "created_by", "steps", "ca", "memory_file", "ready_s",
+    "last_activity_at", "queue",
+)  # fmt: skip
+"""What is new of one that was made or handed out."""
 OPERATIONS = {"rehearsal": "twin", "stock": "stock"}  # what their making is called in steps
 BRANCH_OF = "fluid.branch_of"  # the label that names the snapshot a sandbox was branched from
 Boot = Callable[[Sandbox], Awaitable[tuple[DomainInfo, str]]]
@@ -214,8 +222,7 @@ class Lifecycle(Sizes):
                 await host.require().destroy(host.domain_name(sandbox.id), uuid=sandbox.uuid)
                 host.give_back(sandbox.ip_address)
             await self._store.snapshots.forget(sandbox.id)
-            sandbox.phase, sandbox.deleted_at = Phase.DESTROYED, now()
-            await self.save(sandbox)
+            await self.edit(sandbox, partial(_destroyed, sandbox.reason))
         except BaseException:
             self._torn.add(sandbox.id)
             raise
@@ -253,9 +260,9 @@ class Lifecycle(Sizes):
             raise
 
     async def _waits(self, sandbox: Sandbox, place: Place) -> None:
-        sandbox.reason = f"waits for its turn on {sandbox.host_name}: {place}"
-        sandbox.queue = QueuePlace(before=place.before, about_s=round(place.about_s, 1))
-        await self.save(sandbox)
+        queue = QueuePlace(before=place.before, about_s=round(place.about_s, 1))
+        reason = f"waits for its turn on {sandbox.host_name}: {place}"
+        await self.change(sandbox, reason=reason, queue=queue)
 
     async def _branched(self, wanted: Sandbox, point: Snapshot) -> Sandbox:
         """Where the snapshot's files are: nowhere else can it be run."""
@@ -282,7 +289,11 @@ class Lifecycle(Sizes):
     async def _is_ready(self, sandbox: Sandbox, started: float) -> None:
         sandbox.phase, sandbox.ready_s = Phase.RUNNING, round(time.monotonic() - started, 3)
         sandbox.last_activity_at = now()
-        await self.save(sandbox)
+        await self._keep(sandbox, *MADE)
+
+    async def _keep(self, sandbox: Sandbox, *fields: str) -> None:
+        """As :meth:`change`, to what is in ``sandbox``: what its agent says meanwhile stays."""
+        await self.change(sandbox, **{name: getattr(sandbox, name) for name in fields})
 
     async def _point(self, actor: Identity, request: CreateSandbox) -> Snapshot | None:
         """The snapshot to branch from, of a sandbox that the actor may touch."""
@@ -400,7 +411,7 @@ class Lifecycle(Sizes):
         sandbox.mac, sandbox.machine_id = identity.mac, identity.machine_id
         sandbox.host_key, sandbox.ca = identity.host_key_public, keys.mark
         sandbox.network = host.network.name
-        await self.save(sandbox)
+        await self._keep(sandbox, *BEGUN)
         reached("identity made")
         return identity
 
@@ -443,15 +454,14 @@ class Lifecycle(Sizes):
         if sandbox.phase is Phase.RUNNING:
             return sandbox
         self.must_be(sandbox, Phase.STOPPED, Phase.ERROR)
-        async with self.step(actor, "sandbox.start", sandbox):
+        by_now = (Phase.STOPPED, Phase.ERROR, Phase.RUNNING)  # somebody else may have started it
+        async with self.step(actor, "sandbox.start", sandbox, *by_now):
             keys = self._parts.authority.trusted
             await self.domain_of(self.host_of(sandbox), sandbox)  # it has its name again
             await self.machine(sandbox).start(sandbox.domain, ca_public=keys.text)
-            sandbox.ca = keys.mark
             await self._guests.ready(self.guest(sandbox), timeout_s=READY_TIMEOUT_S)
             await self.open_egress(sandbox)
-            sandbox.phase, sandbox.reason, sandbox.last_activity_at = Phase.RUNNING, "", now()
-            await self.save(sandbox)
+            await self.woken(sandbox, keys)
         await self._events.publish("sandbox.started", "sandbox", sandbox.id, sandbox_id=sandbox.id)
         return sandbox
 
@@ -461,21 +471,19 @@ class Lifecycle(Sizes):
         if sandbox.phase is Phase.STOPPED:
             return sandbox
         self.must_be(sandbox, Phase.RUNNING, Phase.PAUSED)
-        async with self.step(actor, "sandbox.stop", sandbox, **why(reason)):
+        by_now = (Phase.RUNNING, Phase.PAUSED, Phase.STOPPED)  # somebody else may have stopped it
+        async with self.step(actor, "sandbox.stop", sandbox, *by_now, **why(reason)):
             await self.hang_up(sandbox)
             await self.machine(sandbox).stop(sandbox.domain)
-            sandbox.phase, sandbox.reason = Phase.STOPPED, reason
-            return await self.save(sandbox)
+            return await self.change(sandbox, phase=Phase.STOPPED, reason=reason)
 
     async def pause(self, actor: Identity, sandbox_id: str, *, reason: str = "") -> Sandbox:
         """``reason``: why, when nobody asked for it."""
         sandbox = await self.get(actor, sandbox_id)
-        self.must_be(sandbox, Phase.RUNNING)
-        async with self.step(actor, "sandbox.pause", sandbox, **why(reason)):
+        async with self.step(actor, "sandbox.pause", sandbox, Phase.RUNNING, **why(reason)):
             self._guests.hold(sandbox.id)
             await self.machine(sandbox).pause(sandbox.domain)
-            sandbox.phase, sandbox.reason = Phase.PAUSED, reason
-            return await self.save(sandbox)
+            return await self.change(sandbox, phase=Phase.PAUSED, reason=reason)
 
     async def resume(self, actor: Identity, sandbox_id: str) -> Sandbox:
         """Raises NoSpace for one that was paused for its host's disk, until there is room."""
@@ -483,34 +491,36 @@ class Lifecycle(Sizes):
         self.must_be(sandbox, Phase.PAUSED)
         if sandbox.reason:  # whoever pauses it on purpose leaves none
             await self.need_space(self.host_of(sandbox))
-        async with self.step(actor, "sandbox.resume", sandbox):
+        async with self.step(actor, "sandbox.resume", sandbox, Phase.PAUSED):
             keys = self._parts.authority.trusted
             await self.machine(sandbox).resume(sandbox.domain, ca_public=keys.text)
-            sandbox.ca = keys.mark
             self._guests.release(sandbox.id)
-            sandbox.phase, sandbox.reason, sandbox.last_activity_at = Phase.RUNNING, "", now()
-            return await self.save(sandbox)
+            return await self.woken(sandbox, keys)
 
     async def destroy(self, actor: Identity, sandbox_id: str) -> Sandbox:
         """Domain, disks, memory files, snapshots: nothing is left but the record."""
         sandbox = await self.get(actor, sandbox_id)
         if self._hosts.find(sandbox.host_name):
             self.machine(sandbox)  # a host that is lost is told at once, and nothing is promised
+        async with self.alone(sandbox):
+            await self._destroy(actor, sandbox)
+        return sandbox
+
+    async def _destroy(self, actor: Identity, sandbox: Sandbox) -> None:
+        """For who is :meth:`alone`."""
         async with (
-            self.step(actor, "sandbox.destroy", sandbox) as step,
+            self.audited(actor, "sandbox.destroy", sandbox) as step,
             self.ahead(sandbox, "destroy", step=step),
         ):
             await self.discard(sandbox)
-        return sandbox
 
     async def extend(self, actor: Identity, sandbox_id: str, seconds: int) -> Sandbox:
         """It ends ``seconds`` from now. Raises PolicyDenied, naming the rule."""
         sandbox = await self.get(actor, sandbox_id)
         allow(self._policy.check_ttl(seconds))
         async with self.step(actor, "sandbox.extend", sandbox, seconds=seconds):
-            sandbox.expires_at = now() + timedelta(seconds=seconds)
-            sandbox.ttl_seconds, sandbox.expiry_told_s = seconds, None
-            return await self.save(sandbox)
+            end = now() + timedelta(seconds=seconds)
+            return await self.change(sandbox, expires_at=end, ttl_seconds=seconds, expiry_told_s=None)
 
     # --- lists ----------------------------------------------------------------------------------------
 
@@ -550,8 +560,12 @@ class Lifecycle(Sizes):
         """What an agent says of itself, shown with its age on all its sandboxes."""
         for sandbox in await self.all_live():
             if sandbox.owner_uid == actor.uid and sandbox.purpose == "agent":
-                sandbox.status, sandbox.status_note, sandbox.status_at = said.status, said.note, now()
-                await self.save(sandbox)
+                with suppress(SandboxNotFound):
+                    await self.change(sandbox, status=said.status, status_note=said.note, status_at=now())
+
+
+def _destroyed(reason: str, row: Sandbox) -> Sandbox:
+    return row.model_copy(update={"phase": Phase.DESTROYED, "reason": reason, "deleted_at": now()})
 
 
 def why(reason: str) -> dict[str, str]:

@@ -53,15 +53,25 @@ class Snapshots(FleetCore):
         ``auto``: made by policy, not by somebody's wish."""
         sandbox = await self.running(actor, sandbox_id)
         name = check_name(request.name, "snapshot name")
-        earlier = await self._points(sandbox)
-        if name == NOW or any(other.name == name for other in earlier):
-            raise DuplicateName(
-                f"{sandbox.sandbox_name} has a snapshot {name!r}", remedy="choose another name"
-            )
-        await self.need_space(self.host_of(sandbox), sandbox.memory_mb)
+        async with self.alone(sandbox, Phase.RUNNING):
+            earlier = await self._points(sandbox)
+            if name == NOW or any(other.name == name for other in earlier):
+                raise DuplicateName(
+                    f"{sandbox.sandbox_name} has a snapshot {name!r}", remedy="choose another name"
+                )
+            await self.need_space(self.host_of(sandbox), sandbox.memory_mb)
+            snapshot = await self._make_point(actor, sandbox, name, earlier, note=request.note, auto=auto)
+        await self._events.publish(
+            "snapshot.created", "snapshot", snapshot.id, sandbox_id=sandbox.id, data={"name": name}
+        )
+        return snapshot
+
+    async def _make_point(
+        self, actor: Identity, sandbox: Sandbox, name: str, earlier: list[Snapshot], *, note: str, auto: bool
+    ) -> Snapshot:
         started = time.monotonic()
         async with (
-            self.step(actor, "snapshot.create", sandbox, name=name) as step,
+            self.audited(actor, "snapshot.create", sandbox, name=name) as step,
             self.ahead(sandbox, "snapshot", name, step=step),
         ):
             files = await self.machine(sandbox).snapshot(sandbox.domain, name, memory=True)
@@ -74,7 +84,7 @@ class Snapshots(FleetCore):
                 name=name,
                 ref=str(files.memory_file or ""),
                 created_at=now(),
-                note=request.note,
+                note=note,
                 auto=auto,
                 parent=sandbox.stands_on,
                 quiesced=files.quiesced,
@@ -90,10 +100,7 @@ class Snapshots(FleetCore):
             await self._store.snapshots.insert(snapshot)
             reached("row")
             step.data.update(manifest=manifest, quiesced=files.quiesced, read_from=read_from)
-        await self._standing_on(sandbox, name)
-        await self._events.publish(
-            "snapshot.created", "snapshot", snapshot.id, sandbox_id=sandbox.id, data={"name": name}
-        )
+            await self._standing_on(sandbox, name)
         return snapshot
 
     async def _manifest(
@@ -151,28 +158,27 @@ class Snapshots(FleetCore):
     async def restore(self, actor: Identity, sandbox_id: str, name: str) -> Sandbox:
         """Back to a point: memory, disk, address, processes. Later snapshots stay."""
         sandbox = await self.get(actor, sandbox_id)
-        self.must_be(sandbox, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.ERROR)
-        snapshot = await self._named(sandbox, name)
-        async with (
-            self.step(actor, "snapshot.restore", sandbox, name=name) as step,
-            self.ahead(sandbox, "restore", name, step=step),
-        ):
-            await self._put_back(sandbox, snapshot)
-        restored = await self._standing_on(sandbox, name)
+        async with self.alone(sandbox, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.ERROR):
+            snapshot = await self._named(sandbox, name)
+            async with (
+                self.audited(actor, "snapshot.restore", sandbox, name=name) as step,
+                self.ahead(sandbox, "restore", name, step=step),
+            ):
+                await self._put_back(sandbox, snapshot)
+                await self._standing_on(sandbox, name)
         await self._events.publish(
             "snapshot.restored", "snapshot", snapshot.id, sandbox_id=sandbox.id, data={"name": name}
         )
-        return restored
+        return sandbox
 
     async def _put_back(self, sandbox: Sandbox, snapshot: Snapshot) -> None:
         await self.hang_up(sandbox)
         keys = self._parts.authority.trusted
         files = snapshot_files(snapshot)
         await self.machine(sandbox).restore(sandbox.domain, files, ca_public=keys.text)
-        sandbox.ca = keys.mark
         await self._guests.ready(self.guest(sandbox), timeout_s=RESTORE_TIMEOUT_S)
         await self.open_egress(sandbox)
-        sandbox.phase, sandbox.reason = Phase.RUNNING, ""
+        await self.woken(sandbox, keys)
 
     async def delete_snapshot(self, actor: Identity, sandbox_id: str, name: str) -> int:
         """Forget a point, anywhere in the tree; what stood on it stands on its parent then. A second
@@ -181,17 +187,15 @@ class Snapshots(FleetCore):
         Returns the bytes that the host's disk has again.
         """
         sandbox = await self.get(actor, sandbox_id)
-        snapshot = await self._named(sandbox, name)
-        async with (
-            self.exclusive(sandbox.id),
-            self._audit.step(
-                actor, "snapshot.delete", "snapshot", snapshot.id, sandbox_id=sandbox.id, name=name
-            ) as step,
-            self.ahead(sandbox, "forget", name),
-        ):
-            freed = step.data["freed_bytes"] = await self._drop_point(sandbox, snapshot)
-        if sandbox.stands_on == name:
-            await self._standing_on(sandbox, snapshot.parent)
+        async with self.alone(sandbox):
+            snapshot = await self._named(sandbox, name)
+            async with (
+                self._audit.step(
+                    actor, "snapshot.delete", "snapshot", snapshot.id, sandbox_id=sandbox.id, name=name
+                ) as step,
+                self.ahead(sandbox, "forget", name),
+            ):
+                freed = step.data["freed_bytes"] = await self._drop_point(sandbox, snapshot)
         await self._events.publish(
             "snapshot.deleted", "snapshot", snapshot.id, sandbox_id=sandbox.id, data={"name": name}
         )
@@ -203,6 +207,8 @@ class Snapshots(FleetCore):
             if other.parent == snapshot.name:
                 other.parent = snapshot.parent
                 await self._store.snapshots.save(other)
+        if sandbox.stands_on == snapshot.name:
+            await self._standing_on(sandbox, snapshot.parent)
         await self._store.snapshots.delete(snapshot.id)
         reached("row gone")
         return freed
@@ -322,7 +328,7 @@ class Snapshots(FleetCore):
         """The disk as it is now, as a layer of its host that nobody writes any more; did the guest stand
         still? The layer stays as long as the running disk stands on it."""
         name = new_id(NOW).lower()
-        async with self.exclusive(sandbox.id), self.ahead(sandbox, "snapshot", name):
+        async with self.alone(sandbox), self.ahead(sandbox, "snapshot", name):
             files = await self.machine(sandbox).snapshot(sandbox.domain, name, memory=False)
             await self._forget(sandbox, name)
         return _base_first(files), files.quiesced
@@ -362,12 +368,8 @@ class Snapshots(FleetCore):
             return 0
 
     async def _standing_on(self, sandbox: Sandbox, name: str | None) -> Sandbox:
-        fresh = await self.load(sandbox.id)
-        fresh.phase, fresh.reason, fresh.ca = sandbox.phase, sandbox.reason, sandbox.ca
-        fresh.labels.pop(STANDING_ON, None)
-        if name is not None:
-            fresh.labels[STANDING_ON] = name
-        return await self.save(fresh)
+        labels = {label: text for label, text in sandbox.labels.items() if label != STANDING_ON}
+        return await self.change(sandbox, labels=labels | ({STANDING_ON: name} if name else {}))
 
 
 def _base_first(files: SnapshotFiles) -> list[Path]:

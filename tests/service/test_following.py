@@ -399,6 +399,20 @@ async def test_one_that_cannot_be_destroyed_does_not_keep_others_alive(lab: Lab)
     assert stuck.domain in lab.names() and over.domain not in lab.names()
 
 
+async def test_one_that_is_extended_while_its_end_waits_lives_on(lab: Lab) -> None:
+    row = await lab.box(1, expires_at=now() - timedelta(seconds=1))
+    lock = lab.fleet.exclusive(row.id)
+    async with lock, asyncio.timeout(LIMIT_S):
+        await lab.fleet.expire()
+        while not lock._waiters:
+            await asyncio.sleep(0.01)
+        longer = row.model_copy(update={"expires_at": now() + timedelta(hours=1)})
+        await lab.store.sandboxes.save(longer)  # by who was before it
+        (ending,) = lab.background._tasks.values()
+    await ending
+    assert (await lab.row(row)).phase is Phase.RUNNING and row.domain in lab.names()
+
+
 async def test_rows_of_a_host_that_is_not_listed_any_more_are_lost_found_again_or_given_up(lab: Lab) -> None:
     there: dict[str, Any] = {"host_name": "sold", "here": False}
     row = await lab.box(1, phase=Phase.PAUSED, reason="the disk was full", **there)

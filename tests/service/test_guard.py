@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -374,10 +375,20 @@ async def test_a_create_that_waits_shows_its_place_and_an_estimate(
 ) -> None:
     image = SimpleNamespace(name="i", sha256="ab" * 32)
     going_on = asyncio.Event()
-    host = SimpleNamespace(turns=Turns(), promised={})
+    network = SimpleNamespace(name="n", host_address="10.0.0.1")
+    host = SimpleNamespace(
+        name="local",
+        turns=Turns(),
+        promised={},
+        network=network,
+        prefix=24,
+        domain_name=str.lower,
+        take_address=AsyncMock(return_value="10.0.0.2"),
+    )
 
     async def boot(row: Sandbox) -> tuple[SimpleNamespace, str]:
         await going_on.wait()
+        await lab.fleet._identify(row)
         return SimpleNamespace(name=f"d-{row.sandbox_name}", uuid=row.id), "fork"
 
     async def obtain(wanted: Sandbox, _: object) -> Sandbox:
@@ -415,6 +426,7 @@ async def test_a_create_that_waits_shows_its_place_and_an_estimate(
     for made in await asyncio.gather(*making):
         row = await lab.row(made.sandbox_name)
         assert (row.phase, row.reason, row.queue) == (Phase.RUNNING, "", None)
+        assert row.mac and row.uuid and row.ip_address
 
 
 @pytest.mark.parametrize("config", [Config.model_validate({"snapshots": {"at_task": True}})])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
@@ -30,11 +31,8 @@ class Fleet(Commands):
         self._events = AsyncMock()
         self.saved: list[Sandbox] = []
 
-    async def load(self, sandbox_id: str) -> Sandbox:
-        return ROW.model_copy(update={"last_exit": 3})
-
-    async def save(self, sandbox: Sandbox) -> Sandbox:
-        self.saved.append(sandbox)
+    async def edit(self, sandbox: Sandbox, edit: Callable[[Sandbox], Sandbox]) -> Sandbox:
+        self.saved.append(edit(ROW.model_copy(update={"last_exit": 3})))
         return sandbox
 
     def guest(self, sandbox: Sandbox) -> Any:

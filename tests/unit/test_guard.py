@@ -59,11 +59,12 @@ def test_who_asked_for_a_short_life_is_not_warned_of_it_at_once() -> None:
     assert due(sandbox(at + timedelta(seconds=59), ttl_seconds=300), WARNINGS, at) == 60
 
 
-def test_what_has_no_end_or_is_not_made_yet_is_not_warned() -> None:
+def test_what_has_no_end_or_is_not_made_yet_or_gone_is_not_warned() -> None:
     at = now()
     endless = sandbox(at, ttl_seconds=3600).model_copy(update={"expires_at": None})
     unmade = sandbox(at + timedelta(seconds=30), ttl_seconds=3600, phase=Phase.CREATING)
-    assert due(endless, WARNINGS, at) is due(unmade, WARNINGS, at) is None
+    gone = unmade.model_copy(update={"phase": Phase.DESTROYED})
+    assert [due(row, WARNINGS, at) for row in (endless, unmade, gone)] == [None] * 3
 
 
 def sandbox(expires_at: object, **fields: object) -> Sandbox:
