@@ -70,8 +70,8 @@ class Recovery(Lifecycle, Snapshots):
         return unlisted and info is not None and info.uuid == sandbox.uuid
 
     async def _adopt(self, host: Host, sandbox: Sandbox) -> str:
-        was, sandbox.host_name, sandbox.host_address = sandbox.host_name, host.name, host.address
-        await self.save(sandbox)
+        was = sandbox.host_name
+        await self.change(sandbox, host_name=host.name, host_address=host.address)
         return f"found {sandbox.sandbox_name} of {was}, which is not listed, on {host.name}"
 
     async def _settled(self, host: Host, sandbox: Sandbox, info: DomainInfo | None) -> Sequence[str]:
@@ -185,7 +185,7 @@ class Recovery(Lifecycle, Snapshots):
             done = f"finished the restore to {point}"
             async with self.ahead(sandbox, what, point):
                 await self._put_back(sandbox, snapshot)
-            await self._standing_on(sandbox, point)
+                await self._standing_on(sandbox, point)
             return done
         if what == "forget" and snapshot:
             done = f"finished the deletion of snapshot {point}"
@@ -198,9 +198,7 @@ class Recovery(Lifecycle, Snapshots):
             done = f"undid the snapshot {point}"
             await self._forget(sandbox, point)
         await self.machine(sandbox).tidy(sandbox.domain)
-        fresh = await self.load(sandbox.id)
-        fresh.doing = ""
-        await self.save(fresh)
+        await self.change(sandbox, doing="")
         await self._look_again(sandbox.id)
         return done
 
