@@ -19,6 +19,7 @@ from backend.client import AsyncFluid, Fluid
 from backend.errors import SandboxNotFound, WrongState
 from backend.models import Phase, Sandbox
 from tests.fix_demo import Demo
+from tests.leftovers import left_of
 
 LIMIT_S = 60
 LOOK_S = 0.05
@@ -111,7 +112,7 @@ async def test_one_that_is_switched_off_renamed_and_removed_by_hand_is_told_each
     reason = await hands.told("sandbox.error", lambda: hands.domain.undefine())
     assert reason == "its virtual machine is gone: somebody removed it on local, not by Fluid"
     await hands.fluid.destroy(hands.box.id)
-    assert (await hands.fluid.leftovers()).found == []
+    assert left_of(await hands.fluid.leftovers()) == []
 
 
 @pytest.mark.full

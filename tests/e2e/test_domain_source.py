@@ -21,6 +21,7 @@ from backend.models import Phase
 from tests.bench.stage import CHECKOUT, Stage
 from tests.fix_cloud_image import cloud_image
 from tests.fix_foreign import foreign_xml, idle_floppy, raw_disk
+from tests.leftovers import left_of
 
 LIMIT_S = 60
 WHOLE = "Golden.Machine"
@@ -166,5 +167,5 @@ def still_apart(stage: Stage, box: FluidSandbox) -> None:
             with pytest.raises(NotFound):
                 ask(name)
     assert [host.stock for host in door.hosts()] == [0]
-    assert door.leftovers().found == []
+    assert left_of(door.leftovers()) == []
     mine.destroy()

@@ -17,6 +17,7 @@ from backend.hypervisor import HELD_SUFFIX
 from backend.images.sources import read_release
 from tests.bench.stage import CHECKOUT, Stage
 from tests.fix_cloud_image import cloud_image
+from tests.leftovers import left_of
 
 pytestmark = pytest.mark.full
 IMPORT_LIMIT_S = 1500
@@ -60,7 +61,7 @@ async def test_a_disk_that_does_not_prepare_itself_is_told_with_its_console_and_
     assert fluid.images() == []
     assert left(stage) == []
     assert not list(stage.paths.images.glob("*.qcow2"))
-    assert (await asyncio.to_thread(fluid.leftovers)).found == []
+    assert left_of(await asyncio.to_thread(fluid.leftovers)) == []
 
 
 async def test_a_cloud_image_becomes_a_source_like_any_other(stage: Stage, fluid: Fluid) -> None:
@@ -99,7 +100,7 @@ async def test_a_cloud_image_becomes_a_source_like_any_other(stage: Stage, fluid
     assert await asyncio.to_thread(fluid.remove_image, "cloud") > 100 << 20
     assert not list(stage.paths.images.glob("*.qcow2"))
     assert list((stage.paths.domains / "templates").glob("*/disk.qcow2")) == []
-    assert (await asyncio.to_thread(fluid.leftovers)).found == []
+    assert left_of(await asyncio.to_thread(fluid.leftovers)) == []
 
 
 def use(fluid: Fluid) -> None:

@@ -31,6 +31,7 @@ from tests.fix_doors import call_as
 from tests.fix_hosts import RealHost, real_hosts
 from tests.fix_target import NAME as WEB
 from tests.fix_target import Login, Target
+from tests.leftovers import left_of
 
 FAR = "far-1"
 UP_S, LOST_S, FOUND_S = 180.0, 75.0, 75.0
@@ -144,7 +145,7 @@ async def test_a_sandbox_on_the_second_host_does_what_one_on_the_first_does(two:
         print(f"{host}: created by {box.noun.created_by} in {time.monotonic() - began:.1f} s")
         assert box.noun.created_by == "fork"
         await asyncio.to_thread(live, two, box)
-    assert two.fluid.leftovers().found == []
+    assert left_of(two.fluid.leftovers()) == []
     assert [name for name in two.volumes() if not name.startswith("image.") and "template" not in name] == []
 
 
@@ -244,7 +245,7 @@ async def test_a_change_made_on_the_second_host_is_rehearsed_there_and_reaches_p
         await asyncio.to_thread(decide, two, asked, steps)
         await must_have_arrived(production)
     await asyncio.to_thread(box.destroy)
-    assert two.fluid.leftovers().found == []
+    assert left_of(two.fluid.leftovers()) == []
     print(steps.took)
 
 
@@ -357,7 +358,7 @@ async def test_each_host_has_stock_of_its_own_also_on_the_disk_where_memory_is_s
         two.stage.configure(**two.settings)
         await two.stage.start()
     await two.until(lambda: two.stock() == [(0, 0), (0, 0)], UP_S, "its stock goes again")
-    assert two.fluid.leftovers().found == []
+    assert left_of(two.fluid.leftovers()) == []
 
 
 async def test_the_first_hosts_files_do_not_exist_on_the_second(two: Two) -> None:

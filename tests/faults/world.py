@@ -19,6 +19,7 @@ from backend.fleet.stock import is_parked
 from backend.models import Phase, Sandbox
 from tests.bench.stage import Stage
 from tests.fix_hosts import RealHost
+from tests.leftovers import left_of
 
 AGREE_S = 60.0
 LIVE = [phase for phase in Phase if phase is not Phase.DESTROYED]
@@ -103,7 +104,7 @@ class World:
             points = {row.domain: {point.name for point in self.fluid.snapshots(row.id)} for row in rows}
         except FluidError as error:
             return [f"the backend: {error.message}"]
-        wrong = [f"{one.kind} {one.name}: {one.why}" for one in report.found]
+        wrong = [f"{one.kind} {one.name}: {one.why}" for one in left_of(report)]
         wrong += [f"{row.sandbox_name} is {row.phase} {row.reason}" for row in rows if _is_unwell(row)]
         wrong += [f"{row.sandbox_name} is still at {row.doing!r}" for row in rows if row.doing]
         named = {row.domain for row in rows}
