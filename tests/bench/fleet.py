@@ -36,7 +36,9 @@ REFUSED_PORT = 9
 SMALL_MB = 512
 PREFIX = "fluid-bench"
 LIMITS = {"sandboxes_per_owner": 50}
-STOCK = {"per_source": PARKED}
+SUSPENDED = 5
+STOCK, MORE_STOCK = {"per_source": PARKED}, {"per_source": SUSPENDED}
+MORE_THAN_THERE_IS_MB = 1 << 30
 
 
 async def measure() -> list[Figure]:
@@ -56,6 +58,7 @@ async def measure() -> list[Figure]:
         stage.configure(limits=LIMITS, stock=STOCK)
         await stage.start()
         figures += await asyncio.to_thread(_stock, fluid, image.name, virt, min(cold))
+        figures += await _suspended(stage, fluid, image.name, virt)
     return figures
 
 
@@ -230,6 +233,24 @@ def _stock(fluid: Fluid, source: str, virt: str, cold_s: float) -> list[Figure]:
         figure("create: stock against cold boot", [cold_s / one for one in took], "times faster",
                f"against the fastest of {COLD} cold boots in this run; {virt}", Bar(p50=15, least=True)),
     ]  # fmt: skip
+
+
+async def _suspended(stage: Stage, fluid: Fluid, source: str, virt: str) -> list[Figure]:
+    """Memory falls short: what is parked goes to the disk, and is handed out from there."""
+    for stock in (MORE_STOCK, MORE_STOCK | {"memory_reserve_mb": MORE_THAN_THERE_IS_MB}):
+        stage.configure(limits=LIMITS, stock=stock)
+        await stage.start()
+        await asyncio.to_thread(_until, lambda: fluid.hosts()[0].stock == SUSPENDED)
+    await asyncio.to_thread(_until, lambda: fluid.hosts()[0].stock_suspended == SUSPENDED)
+    took, steps = [], []
+    for number in range(SUSPENDED):
+        seconds, box = await asyncio.to_thread(_create, fluid, source, f"suspended-{number}")
+        assert box.created_by == "stock", box.created_by
+        took.append(seconds)
+        steps.append(fluid.sandbox(box.id).steps)
+        await asyncio.to_thread(fluid.destroy, box.id)
+    how = f"a fork whose memory lies on the disk, logged in to anew ({_by_step(steps)}); {virt}"
+    return [figure("create: from stock on the disk", took, "s", how)]
 
 
 def _create(fluid: Fluid, source: str, name: str) -> tuple[float, Sandbox]:
