@@ -48,6 +48,8 @@ _TRUSTED_CERTIFICATES = (
     "/usr/share/pki/",
 )
 _NO = ("0", "no", "false", "off", "none")
+_APT_NO = ("0", "no", "false", "without", "off", "disable")  # all else may mean yes to apt (StringToBool)
+_APT_UNSIGNED = ("trusted", "allow-insecure", "allow-downgrade-to-insecure")  # sources.list(5)
 _APT = (
     (re.compile(r"(?i).*(?:allowunauthenticated|allowinsecure|allowweak|allow-insecure).*"), True,
      "apt takes packages that nobody signed"),
@@ -205,7 +207,9 @@ def _source(change: SettingChange) -> Iterator[Told]:
         yield USUAL, f"takes no more packages from {where}"
         return
     signer = values.get("signed-by") or values.get("gpgkey")
-    unsigned = values.get("trusted", "").lower() == "yes" or values.get("gpgcheck") in _NO
+    unsigned = values.get("gpgcheck", "1").lower() in _NO or any(
+        values.get(name, "no").lower() not in _APT_NO for name in _APT_UNSIGNED
+    )
     off = values.get("enabled", "").lower() in _NO and "enabled" in values
     how = (
         "WITHOUT a signature" if unsigned else f"signed by {signer}" if signer else "signed by any known key"

@@ -69,8 +69,11 @@ def _pattern(regex: re.Pattern[str]) -> Callable[[object], bool]:
 
 
 def _is_apt_line(value: object) -> bool:
-    """A ``deb`` line; ``trusted=yes`` would switch signatures off."""
-    return is_line(value) and str(value).startswith(("deb ", "deb-src ")) and "trusted" not in str(value)
+    """A ``deb`` line. ``trusted`` and ``allow-insecure`` would switch signatures off, and apt reads them
+    through quotes and %XX, too (ParseQuoteWord)."""
+    line = str(value)
+    hidden = any(sign in line for sign in ("trusted", "insecure", '"', "%"))
+    return is_line(value) and line.startswith(("deb ", "deb-src ")) and not hidden
 
 
 def is_link_target(value: object) -> bool:
@@ -120,7 +123,7 @@ LINE = Kind("one line of text", is_line, fact=True)
 WORD = Kind("a word of letters, digits and ._:/+-", _pattern(_DOTTED))
 FILE_NAME = Kind("a plain file name", _pattern(_FILE_NAME))
 CRON_FIELD = Kind("a field of a cron line", _pattern(_CRON_FIELD))
-APT_LINE = Kind("a 'deb ' line without trusted=", _is_apt_line)
+APT_LINE = Kind("a 'deb ' line without trusted=, allow-insecure=, quotes and %", _is_apt_line)
 SECRET = Kind("a declared secret", lambda value: False, secret=True)
 LOCKED = Kind("a declared secret, '!' or '*'", lambda value: value in ("!", "*", "!!"), secret=True)
 SECRET_LINE = Kind("one line of text or a declared secret", is_line, fact=True, secret=True)

@@ -145,6 +145,25 @@ def changed(path: str, mode: int = 0o644, **more: Any) -> FileChange:
             (LIST, None, "deb [trusted=yes] http://d.example x main\n"),
             ["takes packages from http://d.example x, WITHOUT a signature"],
         ),
+        *(
+            (
+                (LIST, None, f"deb [{so}] http://d.example x main\n"),
+                [f"takes packages from http://d.example x, {how}"],
+            )
+            for so, how in (
+                ("trusted=true", "WITHOUT a signature"),
+                ("trusted=1", "WITHOUT a signature"),
+                ("tr%75sted=yes", "WITHOUT a signature"),
+                ('trus"te"d=yes', "WITHOUT a signature"),
+                ('lang="]" trusted=yes', "WITHOUT a signature"),
+                ("allow-insecure=yes", "WITHOUT a signature"),
+                ("trusted=no", "signed by any known key"),
+            )
+        ),
+        (
+            ("/etc/yum.repos.d/x.repo", None, "[x]\nbaseurl=https://x/\ngpgcheck=False\n"),
+            ["takes packages from https://x/, WITHOUT a signature"],
+        ),
         (
             ("/etc/yum.repos.d/x.repo", None, "[x]\nbaseurl=https://x/\ngpgcheck=0\nenabled=0\n"),
             ["takes packages from https://x/, WITHOUT a signature (switched off)"],

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 from backend.changes.settings import openpgp
 from backend.changes.settings.fact import Parse, Place, Reader, Stated, text
 from backend.models import SettingKind
 
 MAX_FACTS = 1_000
-_ONE_LINE = re.compile(r"(deb|deb-src)\s+(?:\[([^\]]*)\]\s*)?(\S+)\s+(\S+)\s*(.*)")
+_ONE_LINE = re.compile(r'(deb|deb-src)\s+(?:\[((?:"[^"]*"|[^\]"])*)\]\s*)?(\S+)\s+(\S+)\s*(.*)')
+_QUOTED_WORD = re.compile(r'(?:"[^"]*"|[^\s"])+')
 _SECTION = re.compile(r"\[([^\]]+)\]")
 _APT_TOKENS = re.compile(r"\"[^\"]*\"?|//[^\n]*|/\*.*?(?:\*/|\Z)|#[^\n]*|[{};]|[^\s{};\"]+", re.DOTALL)
 
@@ -24,8 +26,8 @@ def one_line(place: Place) -> Iterator[Stated]:
         if match := _ONE_LINE.fullmatch(line.partition(" #")[0]):
             kind, options, uri, suite, components = (part or "" for part in match.groups())
             values = {"type": kind, "components": " ".join(components.split())}
-            for option in options.split():
-                name, _, value = option.partition("=")
+            for option in _QUOTED_WORD.findall(options):
+                name, _, value = unquote(option.replace('"', "")).partition("=")  # as apt's ParseQuoteWord
                 values[name.lower()] = value
             yield f"{uri} {suite}", values
 
