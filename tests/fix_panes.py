@@ -26,6 +26,7 @@ class OneSandbox:
     """A fleet of one sandbox, Ann's, until it is destroyed."""
 
     def __init__(self, name: str = "nginx-tls") -> None:
+        self.asked = asyncio.Event()
         self.sandbox: Sandbox | None = Sandbox(
             id="SBX-1",
             sandbox_name=name,
@@ -36,6 +37,7 @@ class OneSandbox:
         )
 
     async def get(self, actor: Identity, sandbox_id: str) -> Sandbox:
+        self.asked.set()
         if self.sandbox is None or (actor.role is Role.AGENT and actor.uid != ANN.uid):
             raise SandboxNotFound(sandbox_id)
         return self.sandbox

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Protocol
 
 from backend.audit import Audit
 from backend.errors import FluidError, NotFound, PaneNotFound, RoleDenied, TmuxDown
-from backend.models import Identity, Pane, PaneScreen, Phase, Role, Sandbox
+from backend.models import EVENTS_MISSED, Identity, Pane, PaneScreen, Phase, Role, Sandbox
 from backend.panes.hands import Hands
 from backend.panes.recorder import Recorder
 from backend.panes.taking import Mark, TakeOver, Why
@@ -222,6 +222,9 @@ class Panes:
             async for event in events:
                 if event.kind == "sandbox.changed" and event.data.get("phase") == Phase.DESTROYED:
                     self._hands.end(Why.DESTROYED, sandbox_id=event.sandbox_id)
+                    self._tmux.changed.set()
+                if event.kind == EVENTS_MISSED:
+                    self._tmux.changed.set()
                 if event.kind in BACK_AGAIN:
                     try:
                         await self._reattach_all(event.sandbox_id)
@@ -248,6 +251,7 @@ class Panes:
                 await self._recorder.look(panes)
             for pane_id in known.keys() | panes.keys():
                 await self._tell_one(known.get(pane_id), panes.get(pane_id))
+            await self._clear_away(panes.values())
             known = panes
             await self._tmux.changed.wait()
             self._tmux.changed.clear()
@@ -262,9 +266,13 @@ class Panes:
         if word == "closed":
             self._hands.typing.pop(pane.pane_id, None)
         await self._events.publish(f"pane.{word}", "pane", pane.pane_id, pane.sandbox, {"alive": pane.alive})
-        if after and not after.alive and await self._destroyed(after):
-            with contextlib.suppress(FluidError):
-                await self._tmux.kill_pane(after.pane_id)
+
+    async def _clear_away(self, panes: Iterable[TmuxPane]) -> None:
+        """The ended ones whose sandbox was destroyed, before or after they ended."""
+        for pane in panes:
+            if not pane.alive and await self._destroyed(pane):
+                with contextlib.suppress(FluidError):
+                    await self._tmux.kill_pane(pane.pane_id)
 
     async def _destroyed(self, pane: TmuxPane) -> bool:
         """Whether its sandbox is gone for good; a pane whose guest only stopped keeps its last screen."""

@@ -9,6 +9,7 @@ import pytest
 
 from backend.audit import Audit
 from backend.errors import InvalidValue, PaneNotFound, SandboxNotFound
+from backend.models import EVENTS_MISSED
 from backend.panes import Panes
 from backend.store import EventBus, Subscription
 from backend.tmux import TmuxServer
@@ -109,6 +110,28 @@ async def test_panes_that_come_and_go_are_told(panes: Panes, bus: EventBus, flee
         fleet.sandbox = None
         await panes.send(OPERATOR, pane.pane_id, text="exit\n")
         assert await told(events, "pane.ended") == pane.pane_id
+        assert await told(events, "pane.closed") == pane.pane_id
+    assert await panes.list(OPERATOR) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [("sandbox.changed", {"phase": "destroyed"}), (EVENTS_MISSED, {})],
+    ids=["told", "missed"],
+)
+async def test_a_pane_that_ended_before_its_sandbox_goes_with_it(
+    panes: Panes, bus: EventBus, fleet: OneSandbox, kind: str, data: dict[str, object]
+) -> None:
+    with bus.subscribe() as events:
+        pane = await panes.open(ANN, "SBX-1")
+        assert await told(events, "pane.opened") == pane.pane_id
+        fleet.asked.clear()
+        await panes.send(ANN, pane.pane_id, text="exit", key="Enter")
+        assert await told(events, "pane.ended") == pane.pane_id
+        await asyncio.wait_for(fleet.asked.wait(), LIMIT_S)
+        assert len(await panes.list(ANN)) == 1, "its last screen stays as long as its sandbox"
+        fleet.sandbox = None
+        await bus.publish(kind, "sandbox", "SBX-1", sandbox_id="SBX-1", data=data)
         assert await told(events, "pane.closed") == pane.pane_id
     assert await panes.list(OPERATOR) == []
 
