@@ -233,6 +233,7 @@ class LimitConfig(Section):
     """Guard rails for agents."""
 
     sandboxes_per_owner: int = Field(default=20, ge=0)
+    panes_per_sandbox: int = Field(default=16, ge=1)  # those whose shell has ended counted
     output_bytes: int = Field(default=1024**2, ge=1024)
     file_bytes: int = Field(default=16 * 1024**2, ge=1024)
     command_s: int = Field(default=300, ge=1)

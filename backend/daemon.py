@@ -360,7 +360,7 @@ class _Backend:
         config, shelf = self.config.recordings, Shelf(self.paths.recordings)
         recorder = Recorder(tmux, shelf, audit, config, self.config.limits.disk_reserve_mb)
         self.parts["recordings"] = recorder.component
-        panes = Panes(tmux, events, audit, fleet, shell, recorder)
+        panes = Panes(tmux, events, audit, fleet, shell, self.config.limits, recorder)
         return panes, Recordings(shelf, recorder, audit, config)
 
     def _egress_policy(self) -> EgressPolicy:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from backend.audit import Audit
+from backend.config import LimitConfig
 from backend.errors import SandboxNotFound
 from backend.models import Identity, Role, Sandbox, now
 from backend.panes import Panes
@@ -76,7 +77,7 @@ def audit(store: Store, tmp_path: Path) -> Audit:
 
 @pytest.fixture
 async def panes(tmux: TmuxServer, bus: EventBus, audit: Audit, fleet: OneSandbox) -> AsyncIterator[Panes]:
-    panes = Panes(tmux, bus, audit, fleet, shell)
+    panes = Panes(tmux, bus, audit, fleet, shell, LimitConfig())
     running = asyncio.create_task(panes.run())
     yield panes
     running.cancel()

@@ -17,7 +17,8 @@ from functools import partial
 from typing import Protocol
 
 from backend.audit import Audit
-from backend.errors import FluidError, NotFound, PaneNotFound, RoleDenied, TmuxDown
+from backend.config import LimitConfig
+from backend.errors import FluidError, LimitReached, NotFound, PaneNotFound, RoleDenied, TmuxDown
 from backend.models import EVENTS_MISSED, Identity, Pane, PaneScreen, Phase, Role, Sandbox
 from backend.panes.hands import Hands
 from backend.panes.recorder import Recorder
@@ -55,6 +56,7 @@ class Panes:
         audit: Audit,
         sandboxes: Sandboxes,
         shell: Callable[[Sandbox], Awaitable[list[str]]],
+        limits: LimitConfig,
         recorder: Recorder | None = None,
     ) -> None:
         self._tmux = tmux
@@ -62,19 +64,26 @@ class Panes:
         self._audit = audit
         self._sandboxes = sandboxes
         self._shell = shell
+        self._limits = limits
         self._recorder = recorder
         self._pumps: dict[str, _Pump] = {}
         self._hands = Hands(tmux, events, audit)
+        self._opening = asyncio.Lock()
 
     async def open(self, actor: Identity, sandbox_id: str, width: int = 80, height: int = 24) -> Pane:
         """A new shell in the caller's sandbox.
 
         Raises:
             SandboxNotFound, WrongState: no sandbox of the caller's, or it does not run.
+            LimitReached: it has as many as it may have.
             TmuxDown, MissingProgram: no terminal to be had.
         """
         sandbox = await self._sandboxes.running(actor, sandbox_id)
-        async with self._audit.step(actor, "pane.open", "pane", sandbox_id=sandbox.id) as step:
+        async with (
+            self._opening,
+            self._audit.step(actor, "pane.open", "pane", sandbox_id=sandbox.id) as step,
+        ):
+            await self._may_have_one_more(sandbox)
             step.id = pane_id = await self._tmux.create_pane(
                 await self._shell(sandbox),
                 width=width,
@@ -189,6 +198,14 @@ class Panes:
                 await self._hands.give_back_what_was_cut()
 
     # --- below ----------------------------------------------------------------------------------------------
+
+    async def _may_have_one_more(self, sandbox: Sandbox) -> None:
+        has = sum(pane.sandbox == sandbox.id for pane in await self._tmux.list_panes())
+        if has >= self._limits.panes_per_sandbox:
+            raise LimitReached(
+                f"{sandbox.sandbox_name} has {has} terminals",
+                remedy="close one: DELETE /v1/tmux/panes/{pane_id}",
+            )
 
     async def _find(self, actor: Identity, pane_id: str) -> TmuxPane:
         for pane in await self._tmux.list_panes():

@@ -115,6 +115,7 @@ class Policy:
         words = [f"{denied.rule}: {denied.words}" for denied in _DENIED]
         words.append(f"a command may run {limits.command_s_max} s, and be {limits.command_chars} characters")
         words.append(f"you may hold {limits.sandboxes_per_owner} sandboxes")
+        words.append(f"a sandbox has at most {limits.panes_per_sandbox} terminals, ended ones counted")
         words.append(f"a sandbox ends at most {limits.ttl_max_s} s from now; ask again before that")
         words.append(f"a sandbox's disk has at most {limits.disk_gb_max} GB")
         words.append("a sandbox reaches nothing but its proxy, 127.0.0.1:3128")

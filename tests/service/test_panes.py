@@ -8,7 +8,8 @@ import time
 import pytest
 
 from backend.audit import Audit
-from backend.errors import InvalidValue, PaneNotFound, SandboxNotFound
+from backend.config import LimitConfig
+from backend.errors import InvalidValue, LimitReached, PaneNotFound, SandboxNotFound
 from backend.models import EVENTS_MISSED
 from backend.panes import Panes
 from backend.store import EventBus, Subscription
@@ -70,6 +71,25 @@ async def test_an_agent_sees_and_touches_its_own_panes_only(panes: Panes) -> Non
     assert [one.pane_id for one in await panes.list(OPERATOR)] == [pane.pane_id]
     with pytest.raises(InvalidValue):
         await panes.send(ANN, pane.pane_id, key="kill-server")
+
+
+async def test_a_sandbox_has_as_many_terminals_as_it_may_have_ended_ones_counted(
+    panes: Panes, bus: EventBus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panes, "_limits", LimitConfig(panes_per_sandbox=2))
+    asked = [panes.open(ANN, "SBX-1") for _ in range(3)]
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(one) for one in results if isinstance(one, Exception)] == [LimitReached]
+    first, second = await panes.list(ANN)
+    with bus.subscribe() as events:
+        await panes.send(ANN, first.pane_id, text="exit", key="Enter")
+        assert await told(events, "pane.ended") == first.pane_id
+    with pytest.raises(LimitReached, match="nginx-tls has 2 terminals"):
+        await panes.open(ANN, "SBX-1")
+    assert len(await panes.list(ANN)) == 2
+    await panes.close(ANN, first.pane_id)
+    third = await panes.open(ANN, "SBX-1")
+    assert {one.pane_id for one in await panes.list(ANN)} == {second.pane_id, third.pane_id}
 
 
 async def test_a_flood_is_painted_at_most_four_times_a_second_and_ends_on_its_last_screen(
@@ -143,7 +163,7 @@ async def test_a_restarted_backend_finds_every_pane_with_its_owner(
     again = TmuxServer(tmux.socket)
     await again.start()
     try:
-        restarted = Panes(again, bus, audit, fleet, shell)
+        restarted = Panes(again, bus, audit, fleet, shell, LimitConfig())
         (adopted,) = await restarted.list(ANN)
         assert (adopted.pane_id, adopted.sandbox_id, adopted.owner_uid) == (pane.pane_id, "SBX-1", 1001)
         assert await restarted.list(BOB) == []

@@ -18,7 +18,7 @@ from backend.api.gate import Gate
 from backend.api.operator import operator_app
 from backend.asciicast import MARK, Cast, read_cast
 from backend.audit import Audit
-from backend.config import RecordingConfig
+from backend.config import LimitConfig, RecordingConfig
 from backend.errors import RecordingNotFound, RoleDenied
 from backend.models import Identity, Recording, Role
 from backend.panes import Panes, Recorder, Recordings, Shelf
@@ -57,7 +57,7 @@ def start(open_folder: Path, bus: EventBus, audit: Audit) -> Callable[..., objec
         tmux, config = TmuxServer(open_folder / "tmux.sock"), RecordingConfig.model_validate(settings)
         await tmux.start()
         recorder = Recorder(tmux, Shelf(folder), audit, config, reserve_mb)
-        panes = Panes(tmux, bus, audit, OneSandbox("web"), shell, recorder)
+        panes = Panes(tmux, bus, audit, OneSandbox("web"), shell, LimitConfig(), recorder)
         running = asyncio.create_task(panes.run())
         try:
             yield Recorded(tmux, panes, Recordings(Shelf(folder), recorder, audit, config), recorder)

@@ -21,7 +21,7 @@ from backend.approvals import Asks, Onlookers
 from backend.audit import Audit
 from backend.client import AsyncFluid
 from backend.client.call import Call, nothing, path
-from backend.config import Config, ServerConfig
+from backend.config import Config, LimitConfig, ServerConfig
 from backend.errors import AlreadyDecided, NoRoute, PaneNotFound, PaneTaken, RoleDenied, WrongState
 from backend.models import AskRequest, Event, Identity, Role, Sandbox, TakeOverEnd, now
 from backend.panes import Panes, TakeOver
@@ -204,7 +204,7 @@ async def test_a_backend_that_was_killed_gives_the_pane_back_and_says_so(
     assert (await panes.list(ANN))[0].taken_by == "op"
     again = TmuxServer(tmux.socket)
     await again.start()
-    restarted = Panes(again, bus, audit, fleet, shell)
+    restarted = Panes(again, bus, audit, fleet, shell, LimitConfig())
     async with heard(bus) as next_of:
         running = asyncio.create_task(restarted.run())
         try:
