@@ -99,9 +99,8 @@ class Recorder:
                 return
             self.stopped = ""
             log.info("terminals are recorded again")
-            for tape in self._tapes.values():
-                await self._tap(tape)
-        self._tmux.changed.set()  # those that came meanwhile
+            self._dirty.set()  # those that flooded are drawn anew
+        self._tmux.changed.set()  # the others, those that came meanwhile, and those that could not be ended
 
     def live(self) -> dict[str, float]:
         """How long each recording is that is being made, by its id."""
@@ -169,11 +168,12 @@ class Recorder:
         return Tape(recording, lambda: max(began + time.monotonic(), 0.0), part)
 
     async def _end(self, tape: Tape) -> None:
-        del self._tapes[tape.recording.pane_id]
+        """Whatever fails here is done at the next look."""
         await self._tmux.untap(tape.recording.pane_id)
         if not self.stopped:
             await asyncio.to_thread(self._write, [(tape, tape.take())])
         ended = await asyncio.to_thread(self._shelf.close, tape.recording, tape.last_at)
+        del self._tapes[tape.recording.pane_id]
         facts = {"pane": ended.pane_id, "seconds": round(ended.duration_s)}
         await self._audit.note(SYSTEM, "recording.end", "recording", ended.id, ended.sandbox_id, **facts)
 

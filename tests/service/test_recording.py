@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -210,6 +212,32 @@ async def test_recording_ends_before_the_disk_is_short_and_goes_on_by_itself(
         await seen.recordings.age()
         await typed(seen, pane_id, "echo af''ter", "after")
         assert "meanwhile" in await seen.screen() and (await seen.recorder.component()).status == "ok"
+
+
+async def test_a_recording_that_a_full_disk_did_not_let_end_ends_when_there_is_room(
+    start, monkeypatch
+) -> None:
+    async with start() as seen:
+        pane_id = await opened(seen)
+        await typed(seen, pane_id, "echo the e''nd", "the end")
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        async def ended() -> bool:
+            return (await seen.recordings.list(OPERATOR))[0].ended_at is not None
+
+        async def stopped() -> bool:
+            return bool(seen.recorder.stopped)
+
+        with monkeypatch.context() as disk:
+            disk.setattr(Shelf, "pack", full)
+            await seen.panes.close(ANN, pane_id)
+            await until(stopped, "it stops")
+            assert not await ended()
+        await seen.recordings.age()
+        await until(ended, "it has ended")
+        assert "the end" in await seen.screen() and seen.recorder.live() == {}
 
 
 async def test_nobody_is_recorded_where_it_is_off_and_a_pane_that_nobody_follows_is_paused(start) -> None:
