@@ -35,6 +35,8 @@ from backend.tmux.settings import HISTORY_LINES, TERM, set_words
 log = logging.getLogger(__name__)
 
 SESSION = "fluid"
+KEEPER = "keeper"  # the window that holds the session
+HALF_MADE = f"#{{&&:#{{!=:#{{window_name}},{KEEPER}}},#{{==:#{{@fluid_created}},}}}}"
 TYPING = "typing-"  # how the sessions of keyboards begin
 ATTACHED_LOOK_S = 0.02
 PROGRAM_TIMEOUT_S = 10.0
@@ -97,7 +99,7 @@ class TmuxServer:
         self.socket.parent.mkdir(parents=True, exist_ok=True)
         begin: list[str] = []  # a server that an older backend began gets our settings too
         if not await self._run("has-session", "-t", f"={SESSION}", check=False):
-            begin = [";", "new-session", "-d", "-s", SESSION, "-n", "keeper", "env", "true"]
+            begin = [";", "new-session", "-d", "-s", SESSION, "-n", KEEPER, "env", "true"]
         await self._run("start-server", *set_words(), *begin)
         client = ControlClient(self._notice, self._printed)
         attach = ["-C", "attach-session", "-t", f"={SESSION}", "-f", "ignore-size"]
@@ -107,6 +109,11 @@ class TmuxServer:
         await self._command("refresh-client -B 'dead:%*:#{pane_dead}'")
         for pane in await self.list_panes():
             await self._quiet(pane.pane_id)
+        async with self._creating:
+            for window_id in await self._command(
+                f"list-windows -t ={SESSION} -f '{HALF_MADE}' -F '#{{window_id}}'"
+            ):
+                await self._kill_window(window_id)
         for name in await self._command("list-sessions -F '#{session_name}'"):
             if name.startswith(TYPING):  # of a backend that was killed
                 await self._command(f"kill-session -t ={name}")
@@ -184,14 +191,18 @@ class TmuxServer:
             f"{SESSION}:",
             *environment,
         ]
-        async with self._creating:  # default-size is one for all
+        async with self._creating:  # default-size is one for all, and a half-made window is nobody's
             await self._command(f"set-option -g default-size {width}x{height}")
             made = await self._libtmux_cmd(*window, "--", *_program(argv))
-        pane_id, window_id = made.split()
-        await self._command(f"resize-window -t {window_id} -x {width} -y {height}")
-        for tag, value in {**tags, "created": str(int(datetime.now(UTC).timestamp()))}.items():
-            await self._command(f"set-option -w -t {window_id} @fluid_{tag} '{value}'")
-        await self._quiet(pane_id)
+            pane_id, window_id = made.split()
+            try:
+                await self._command(f"resize-window -t {window_id} -x {width} -y {height}")
+                for tag, value in {**tags, "created": str(int(datetime.now(UTC).timestamp()))}.items():
+                    await self._command(f"set-option -w -t {window_id} @fluid_{tag} '{value}'")
+                await self._quiet(pane_id)
+            except BaseException:
+                await asyncio.shield(asyncio.ensure_future(self._kill_window(window_id)))
+                raise
         self.changed.set()
         return pane_id
 
@@ -382,6 +393,11 @@ class TmuxServer:
             return await self._attached().command(line)
         except CommandFailed as error:
             raise TmuxDown(f"tmux refused: {error}", remedy="see `fluid doctor`") from error
+
+    async def _kill_window(self, window_id: str) -> None:
+        """One that is gone, or whose tmux is, is what was wanted."""
+        with contextlib.suppress(TmuxDown):
+            await self._command(f"kill-window -t {window_id}")
 
     async def _pane_command(self, name: str, pane_id: str, words: str = "", instead: str = "") -> None:
         target = _checked(pane_id)

@@ -115,6 +115,47 @@ async def test_a_pane_that_is_not_there_is_404(tmux: TmuxServer, pane_id: str) -
     assert tmux.status().status == "ok"
 
 
+async def windows(tmux: TmuxServer) -> list[str]:
+    return await tmux._command("list-windows -t =fluid -F '#{window_name}'")
+
+
+async def test_a_pane_whose_making_fails_or_is_cut_short_leaves_no_window(
+    tmux: TmuxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached = asyncio.Event()
+
+    async def fail(_: str) -> None:
+        raise TmuxDown("tmux is gone")
+
+    async def hang(_: str) -> None:
+        reached.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(tmux, "_quiet", fail)
+    with pytest.raises(TmuxDown):
+        await tmux.create_pane(SHELL)
+    assert await windows(tmux) == ["keeper"]
+    monkeypatch.setattr(tmux, "_quiet", hang)
+    making = asyncio.create_task(tmux.create_pane(SHELL))
+    await asyncio.wait_for(reached.wait(), LIMIT_S)
+    assert len(await windows(tmux)) == 2
+    making.cancel()
+    await asyncio.gather(making, return_exceptions=True)
+    assert await windows(tmux) == ["keeper"]
+
+
+async def test_a_start_ends_what_a_killed_backend_was_making_and_nothing_else(tmux: TmuxServer) -> None:
+    pane = await tmux.create_pane(SHELL)
+    await tmux._command("new-window -d -t fluid: -n half 'sleep 1000'")
+    again = TmuxServer(tmux.socket)
+    await again.start()
+    try:
+        assert [one.pane_id for one in await again.list_panes()] == [pane]
+        assert len(await windows(again)) == 2 and "keeper" in await windows(again)
+    finally:
+        await again.close()
+
+
 async def test_a_pane_inherits_nothing_of_ours(open_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://fluid:hunter2@db/fluid")
     tmux = TmuxServer(open_folder / "tmux.sock")
