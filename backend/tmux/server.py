@@ -80,6 +80,7 @@ class TmuxServer:
         self.changed = asyncio.Event()  # a pane came, went or died; whoever waits clears it
         self.on_output: Callable[[str, bytes], None] = lambda _pane, _data: None
         self._tapped: set[str] = set()
+        self._tapping: set[str] = set()  # those that will be tapped when tmux has answered
         self._client: ControlClient | None = None
         self._creating = asyncio.Lock()
         self._libtmux = libtmux.Server(socket_path=socket, config_file=os.devnull)
@@ -108,7 +109,7 @@ class TmuxServer:
         self._tapped.clear()
         await self._command("refresh-client -B 'dead:%*:#{pane_dead}'")
         for pane in await self.list_panes():
-            await self._quiet(pane.pane_id)
+            await self._quiet_if_unwanted(pane.pane_id)
         async with self._creating:
             for window_id in await self._command(
                 f"list-windows -t ={SESSION} -f '{HALF_MADE}' -F '#{{window_id}}'"
@@ -331,10 +332,9 @@ class TmuxServer:
             yield watch
         finally:
             watches.discard(watch)
-            if not watches and client is self._client and pane_id not in self._tapped:
+            if not watches and client is self._client:
                 client.watches.pop(pane_id, None)
-                with contextlib.suppress(TmuxDown, PaneNotFound):
-                    await self._quiet(pane_id)
+                await self._quiet_if_unwanted(pane_id)
 
     def is_tapped(self, pane_id: str) -> bool:
         """Whether ``on_output`` gets all that this pane prints."""
@@ -360,19 +360,19 @@ class TmuxServer:
             (f"capture-pane -p -e -t {target}", Reply(lines_of_text=height, then=take)),
             (f"refresh-client -A '{target}:continue'", Reply()),
         ]
+        self._tapping.add(pane_id)
         try:
             await self._attached().commands(batch)
         except CommandFailed as error:
             self._tapped.discard(pane_id)
             raise _no_pane(pane_id) from error
+        finally:
+            self._tapping.discard(pane_id)
 
     async def untap(self, pane_id: str) -> None:
         """The pane costs nothing again, unless it is watched."""
         self._tapped.discard(pane_id)
-        client = self._client
-        if client is not None and not client.watches.get(pane_id):
-            with contextlib.suppress(TmuxDown, PaneNotFound):
-                await self._quiet(pane_id)
+        await self._quiet_if_unwanted(pane_id)
 
     async def outputs(self, pane_id: str) -> AsyncIterator[bytes]:
         """What the pane prints, as it prints it. Ends with the pane's server."""
@@ -408,6 +408,13 @@ class TmuxServer:
 
     async def _quiet(self, pane_id: str) -> None:
         await self._pane_command("refresh-client", pane_id, "", f"-A '{pane_id}:pause'")
+
+    async def _quiet_if_unwanted(self, pane_id: str) -> None:
+        """Nothing comes between the look and the word to tmux: who wants the pane later is heard later."""
+        with contextlib.suppress(TmuxDown, PaneNotFound):
+            client = self._attached()
+            if not (client.watches.get(pane_id) or pane_id in self._tapped | self._tapping):
+                await self._quiet(pane_id)
 
     def _printed(self, output: Output) -> None:
         if output.pane_id in self._tapped:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from backend.errors import InvalidValue, PaneNotFound, TmuxDown
-from backend.tmux import TmuxServer
+from backend.tmux import TmuxPane, TmuxServer
+from backend.tmux.client import Watch
 
 SHELL = ["env", "PS1=$ ", "bash", "--norc", "--noprofile", "-i"]
 LIMIT_S = 20
@@ -250,9 +251,57 @@ async def test_a_pane_nobody_watches_is_silent_and_runs_on(tmux: TmuxServer) -> 
     assert told.count("Output") == 0
 
 
+class Told:
+    """What taps told."""
+
+    def __init__(self) -> None:
+        self.something = asyncio.Event()
+
+    def __call__(self, pane_id: str, data: bytes) -> None:
+        self.something.set()
+
+
+async def test_who_wants_a_pane_while_tmux_is_attached_again_hears_it(
+    tmux: TmuxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed, recorded = await tmux.create_pane(["cat"]), await tmux.create_pane(["cat"])
+    again, told = TmuxServer(tmux.socket), Told()
+    again.on_output = told
+    listed = again.list_panes
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(again.close)
+        watches: list[Watch] = []
+
+        async def want_meanwhile() -> list[TmuxPane]:
+            panes = await listed()
+            watches.append(await stack.enter_async_context(again.watch(followed)))
+            await again.tap(recorded, lambda _: None)
+            return panes
+
+        monkeypatch.setattr(again, "list_panes", want_meanwhile)
+        await again.start()
+        await again.send_text(followed, "live\n")
+        await again.send_text(recorded, "kept\n")
+        async with asyncio.timeout(LIMIT_S):
+            await anext(aiter(watches[0]))
+            await told.something.wait()
+
+
+async def test_a_pane_that_is_tapped_while_its_last_follower_leaves_is_heard(tmux: TmuxServer) -> None:
+    pane, told = await tmux.create_pane(["cat"]), Told()
+    tmux.on_output = told
+    async with tmux.watch(pane):
+        tapping = asyncio.create_task(tmux.tap(pane, lambda _: None))
+        await asyncio.sleep(0)  # tmux is asked, and has not answered
+    await tapping
+    await tmux.send_text(pane, "kept\n")
+    await asyncio.wait_for(told.something.wait(), LIMIT_S)
+
+
 HOLD = """
 import asyncio, pathlib, sys
-from backend.tmux import TmuxServer
+from backend.tmux import TmuxPane, TmuxServer
+from backend.tmux.client import Watch
 async def hold():
     tmux = TmuxServer(pathlib.Path(sys.argv[1]))
     await tmux.start()
