@@ -15,6 +15,7 @@ from backend.api import Door, Peer, Roles, Services
 from backend.api.agent import agent_app
 from backend.api.gate import Gate
 from backend.api.operator import operator_app
+from backend.api.routes import commands
 from backend.client import calls
 from backend.client.calls import STDIN_LIMIT_BYTES
 from backend.errors import AlreadyDecided, HypervisorDown, PanicActive, SandboxNotFound, TooLarge
@@ -336,6 +337,32 @@ async def test_a_streamed_command_sends_whole_characters_and_then_the_record(doo
     data = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: ")]
     assert data[0] == {"stream": "stdout", "text": "ä"}
     assert data[-1]["command"]["id"] == "CMD-00000001"
+
+
+async def test_a_command_that_prints_much_after_its_reader_left_ends() -> None:
+    begun, left = asyncio.Event(), asyncio.Event()
+
+    class Chatty(FakeFleet):
+        async def run(
+            self, actor: Identity, id: str, request: CommandRequest, on_output: Any = None
+        ) -> Command:
+            begun.set()
+            await left.wait()
+            for _ in range(commands.QUEUED_CHUNKS + 1):
+                on_output("stdout", b"x")
+            return await super().run(actor, id, request)
+
+    running: set[asyncio.Task[Command]] = set()
+    request: Any = SimpleNamespace(app=SimpleNamespace(state=SimpleNamespace(running=running)))
+    services, body = SimpleNamespace(fleet=Chatty()), CommandRequest(command="yes")
+    frames = commands._streamed(request, Identity(uid=BOT.uid), cast("Services", services), "SBX-1", body)
+    reader = asyncio.ensure_future(anext(frames))
+    await begun.wait()
+    reader.cancel()
+    await asyncio.gather(reader, return_exceptions=True)
+    left.set()
+    _, stuck = await asyncio.wait(running, timeout=5)
+    assert not stuck
 
 
 async def test_a_file_may_be_larger_than_a_body_and_not_larger_than_the_policy(

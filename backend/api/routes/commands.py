@@ -57,10 +57,12 @@ async def _streamed(
 ) -> AsyncIterator[bytes]:
     """Output while the command runs, which it does to its end whether or not the reader stays."""
     chunks: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue(QUEUED_CHUNKS)
-    missed = 0
+    missed, has_left = 0, False
 
     def on_output(name: str, data: bytes) -> None:
         nonlocal missed
+        if has_left:
+            return
         try:
             chunks.put_nowait((name, data))
         except asyncio.QueueFull:
@@ -85,6 +87,7 @@ async def _streamed(
                 yield sse.frame({"stream": name, "text": text}, event="output")
         yield sse.frame({"command": await task, "missed_bytes": missed}, event="command")
     finally:
+        has_left = True
         _drain(chunks)
 
 
