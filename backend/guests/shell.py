@@ -28,8 +28,8 @@ async def shell_argv(
     """The arguments that open a shell in ``guest``, ``through`` its host if that is another machine; start
     them within 60 s.
 
-    ``folder`` is made (0700) and belongs to this one log-in: its keys are deleted when the certificate has
-    run out, by when they are of no use.
+    ``folder`` is made (0700) and belongs to this one log-in: it is deleted when the certificate has run
+    out, by when its keys are of no use.
 
     Raises:
         MissingProgram: there is no OpenSSH client.
@@ -65,16 +65,15 @@ async def shell_argv(
 
 
 def remove_keys(folder: Path) -> None:
-    """Delete a log-in's key and certificate; ssh has read them, or is too late."""
-    for name in (_KEY, _CERTIFICATE):
-        (folder / name).unlink(missing_ok=True)
+    """Delete a log-in's folder; ssh has read its files, or is too late."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep_keys(parent: Path) -> None:
     """Delete what a backend that was killed left: log-ins below ``parent`` older than their certificate."""
-    for key in parent.glob(f"*/{_KEY}"):
-        if time.time() - key.stat().st_mtime > SHELL_CERTIFICATE_TTL_S:
-            remove_keys(key.parent)
+    for folder in parent.glob("*"):
+        if time.time() - folder.stat().st_mtime > SHELL_CERTIFICATE_TTL_S:
+            remove_keys(folder)
 
 
 def _write_files(ca: CertificateAuthority, guest: Guest, folder: Path) -> None:

@@ -24,6 +24,7 @@ from backend.guests import (
     make_client_key,
     make_host_key,
     shell_argv,
+    sweep_keys,
 )
 
 LIMIT_S = 20.0
@@ -229,6 +230,17 @@ def talk_on_a_terminal(argv: list[str], text: bytes) -> tuple[int, bytes]:
             break
         seen += data
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), seen
+
+
+def test_of_log_ins_that_are_over_nothing_stays(tmp_path: Path) -> None:
+    for name in ("over", "over-without-keys", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "known_hosts").touch()
+    (tmp_path / "over" / "key").touch()
+    for name in ("over", "over-without-keys"):
+        os.utime(tmp_path / name, (0, 0))
+    sweep_keys(tmp_path)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["new"]
 
 
 async def test_a_shell_opens_on_a_terminal_and_cannot_reach_the_client(
