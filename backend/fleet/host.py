@@ -11,9 +11,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network
+from pathlib import Path
 
 from backend.config import Config, HostConfig
-from backend.errors import FluidError, HypervisorDown
+from backend.errors import FluidError, HypervisorDown, HypervisorFailed
 from backend.fleet.addresses import free_address, free_network
 from backend.fleet.placement import Room
 from backend.fleet.turns import Turns
@@ -29,6 +30,7 @@ from backend.hypervisor import (
 from backend.images import BuiltImage
 from backend.models import HostView, now
 from backend.paths import Paths
+from backend.whole_files import write_lasting
 
 log = logging.getLogger(__name__)
 RETRY_FIRST_S = 1.0
@@ -182,9 +184,10 @@ class Host:
         if cidr is None:
             folder.mkdir(exist_ok=True)
             if not kept.exists():
-                ours = [IPv4Network(file.read_text().strip()) for file in folder.iterdir()]
-                kept.write_text(free_network([*await self.way.routes(), *ours]))
-            cidr = kept.read_text().strip()
+                routes = await self.way.routes()
+                ours = [_network_in(file) for file in folder.glob("[!.]*")]  # others' opened meanwhile, too
+                write_lasting(kept, free_network([*routes, *ours]).encode())
+            cidr = str(_network_in(kept))
         mark = self._prefix.removeprefix("fluid-")
         return NetworkSpec(name=self._own_name, bridge=f"fl-{mark}", cidr=cidr)
 
@@ -330,6 +333,16 @@ class Host:
                 remedy="see that libvirtd runs there; it is tried again",
             )
         return self._hypervisor
+
+
+def _network_in(file: Path) -> IPv4Network:
+    try:
+        return IPv4Network(file.read_text().strip())
+    except ValueError:
+        raise HypervisorFailed(
+            f"{file} does not hold the network of that host's guests",
+            remedy="write it there as `virsh net-dumpxml` tells it; remove the file if it has no guests",
+        ) from None
 
 
 def _address_in(network: NetworkSpec | ForeignNetwork, used: set[str]) -> str:

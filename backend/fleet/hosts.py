@@ -122,8 +122,8 @@ class Hosts:
             WrongState: a machine of ours is there; nothing was done.
         """
         left = await self._hosts[name].vanish()
-        await self._hosts[name].close()
         await self._store.hosts.delete(name)
+        await self._hosts[name].close()
         self._known_hosts(name).unlink(missing_ok=True)
         del self._hosts[name]
         self.links.pop(name, None)

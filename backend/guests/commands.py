@@ -20,7 +20,7 @@ import asyncssh
 from backend.errors import CommandLost, GuestDown
 from backend.guests import _trampoline
 from backend.guests._capture import Capture
-from backend.guests.connection import Guest, GuestConnections
+from backend.guests.connection import Guest, GuestConnections, run_unheard
 from backend.models import now
 
 OUTPUT_LIMIT_BYTES = 1024**2
@@ -191,7 +191,7 @@ class GuestCommands:
 
 
 async def _signal(connection: asyncssh.SSHClientConnection, session_id: int, name: str) -> None:
-    await connection.run(_trampoline.end_session(session_id, name), encoding=None, stdin=asyncssh.DEVNULL)
+    await run_unheard(connection, _trampoline.end_session(session_id, name))
 
 
 class _Session(asyncssh.SSHClientSession[bytes]):

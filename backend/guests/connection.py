@@ -89,7 +89,7 @@ class GuestConnections:
         left = max(timeout_s - (time.monotonic() - started), CLOSE_TIMEOUT_S)
         try:
             async with asyncio.timeout(left):
-                done = await connection.run(FIRST_COMMAND, encoding=None, stdin=asyncssh.DEVNULL)
+                done = await run_unheard(connection, FIRST_COMMAND)
         except (TimeoutError, OSError, asyncssh.Error) as error:
             raise _down(guest, f"its first command did not end: {_words(error)}") from error
         if done.exit_status != 0:
@@ -311,6 +311,12 @@ class _Tunnel:
 
     async def wait_closed(self) -> None:
         """Nothing is waited for."""
+
+
+async def run_unheard(connection: asyncssh.SSHClientConnection, command: str) -> asyncssh.SSHCompletedProcess:
+    """Wait for the end of a command that has nothing to say: what a guest says all the same is not kept."""
+    none = asyncssh.DEVNULL
+    return await connection.run(command, encoding=None, stdin=none, stdout=none, stderr=none)
 
 
 async def _tcp(guest: Guest, timeout_s: float) -> socket.socket:

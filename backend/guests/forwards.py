@@ -15,7 +15,7 @@ from typing import TypeAlias
 import asyncssh
 
 from backend.errors import GuestDown
-from backend.guests.connection import Guest, GuestConnections
+from backend.guests.connection import Guest, GuestConnections, run_unheard
 
 LISTEN_HOST = "127.0.0.1"
 PROXY_PORT = 3128
@@ -97,7 +97,7 @@ class GuestForwards:
         try:
             async with asyncio.timeout(LISTEN_TIMEOUT_S):
                 if not await _try_listen(connection, handler, port):
-                    await connection.run(_END_STALE_LISTENER.format(port=port), stdin=asyncssh.DEVNULL)
+                    await run_unheard(connection, _END_STALE_LISTENER.format(port=port))
                     if not await _try_listen(connection, handler, port):
                         raise GuestDown(
                             f"{guest.words}: its port {port} is held by another program",

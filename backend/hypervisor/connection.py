@@ -217,6 +217,7 @@ class Connection:
     async def _connect(self) -> None:
         """A host that is slow to answer is dialled once: the next try waits for the same answer."""
         if self._dialling is None:
+            self._dropped.clear()  # it may drop before anybody looks at it
             self._dialling = self._threads.submit(self._dial)
         dialled = asyncio.wrap_future(self._dialling)
         dialled.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -235,7 +236,6 @@ class Connection:
         finally:
             if self._dialling.done():
                 self._dialling = None
-        self._dropped.clear()
         self.alive = True
 
     def _dial(self) -> libvirt.virConnect:

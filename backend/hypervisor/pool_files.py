@@ -19,6 +19,7 @@ import shutil
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from backend.errors import DuplicateName, HypervisorFailed, NoSpace, NotFound
 from backend.hypervisor.connection import Connection
@@ -66,7 +67,8 @@ class PoolFiles:
         self._start = f"{prefix}-"
         # Whoever stands on a layer does so before a sweep looks, or after it is gone.
         self._standing = asyncio.Lock()
-        self._locks: dict[str, asyncio.Lock] = {}
+        # Each for as long as somebody has it or waits for it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # Of files that nobody changes while they are there.
         self._below: dict[str, str | None] = {}
         self._templates: dict[str, Template] = {}
@@ -166,7 +168,6 @@ class PoolFiles:
         for name in listed:
             self._below.pop(name, None)
             self._headers.pop(name, None)
-            self._locks.pop(name, None)
             await asyncio.to_thread((self._pool.cache / name).unlink, missing_ok=True)
         return await self._volumes.delete(listed)
 

@@ -14,6 +14,8 @@ import shutil
 import signal
 import stat
 import sys
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 
 import libvirt
@@ -51,6 +53,8 @@ LIBVIRTD_CONF = (
 )
 VIRTLOGD_CONF = "max_size = 1048576\nmax_backups = 1\n"
 
+_asked: dict[str, Future[bool]] = {}  # by URI; libvirt.open has no limit of its own
+
 
 class PrivateLibvirt:
     """One private libvirtd. ``folder`` holds its state, logs, sockets and pid files."""
@@ -65,7 +69,7 @@ class PrivateLibvirt:
 
     async def start(self) -> str:
         """Start both daemons, or adopt those that run, and return the URI once libvirt answers."""
-        if self._pid("libvirtd") and await _answers(self.uri):
+        if self._pid("libvirtd") and await _answers(self.uri, START_TIMEOUT_S):
             return self.uri
         if os.geteuid() != 0:
             raise HypervisorDown(
@@ -79,7 +83,7 @@ class PrivateLibvirt:
                 await self._launch(name, program)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
-                while not await _answers(self.uri):  # noqa: ASYNC110 - nothing tells us but its socket
+                while not await _answers(self.uri, START_TIMEOUT_S):  # noqa: ASYNC110 - nothing tells us
                     await asyncio.sleep(ANSWER_PAUSE_S)
         except TimeoutError:
             raise HypervisorDown(
@@ -174,8 +178,8 @@ def qemu_user(folder: Path) -> str:
 
 
 async def system_libvirt() -> str | None:
-    """The URI of the machine's own libvirtd if it answers, else None."""
-    if await asyncio.to_thread(DEFAULT_SOCKET.exists) and await _answers(SYSTEM_URI):
+    """The URI of the machine's own libvirtd, None where none runs. Raises HypervisorDown: it is silent."""
+    if await asyncio.to_thread(DEFAULT_SOCKET.exists) and await _answers(SYSTEM_URI, PROBE_TIMEOUT_S):
         return SYSTEM_URI
     return None
 
@@ -193,12 +197,33 @@ def remedy_for_users(socket: Path = DEFAULT_SOCKET) -> str:
     return f"usermod -aG {group} {pwd.getpwuid(os.geteuid()).pw_name}, as root; then log in again"
 
 
-async def _answers(uri: str) -> bool:
+async def _answers(uri: str, limit_s: float) -> bool:
+    """Whether a libvirtd answers there. One that is silent is asked once: the next caller waits for the same
+    answer, and nothing else waits for the thread.
+
+    Raises:
+        HypervisorDown: it was silent for ``limit_s`` seconds.
+    """
+    asked = _asked.get(uri)
+    if asked is None or asked.done():
+        asked = _asked[uri] = Future()
+        asked.set_running_or_notify_cancel()  # who leaves does not cancel it for the others
+        threading.Thread(target=_tell, args=(uri, asked), name=f"ask {uri}", daemon=True).start()
     try:
-        async with asyncio.timeout(PROBE_TIMEOUT_S):
-            return await asyncio.to_thread(_ask, uri)
+        async with asyncio.timeout(limit_s):
+            return await asyncio.wrap_future(asked)
     except TimeoutError:
-        return False
+        raise HypervisorDown(
+            f"{uri} does not answer within {limit_s:g} s",
+            remedy="see whether libvirtd hangs, and start it again",
+        ) from None
+
+
+def _tell(uri: str, asked: Future[bool]) -> None:
+    try:
+        asked.set_result(_ask(uri))
+    except BaseException as error:
+        asked.set_exception(error)
 
 
 def _ask(uri: str) -> bool:

@@ -6,13 +6,14 @@ A template is named by everything that its memory depends on, made aside and put
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
 import math
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from typing import TypeAlias
 
 import libvirt
@@ -67,12 +68,19 @@ class Templates:
         return await self._files.template(await self._key(*wanted)) is not None
 
     async def age(self, wanted: Iterable[Wanted], idle_s: float) -> list[str]:
-        """Remove those that are neither wanted nor stood on and that nobody asked for within ``idle_s``.
-        Their keys."""
-        old = [key for key in await self._needless(wanted) if self._idle_s(key, self._since) > idle_s]
-        for key in old:
-            await self.remove(key)
-        return old
+        """Remove those that are neither wanted nor stood on and that nobody asked for within ``idle_s``, nor
+        while this was under way. Their keys."""
+
+        def is_old(key: str) -> bool:
+            return self._idle_s(key, self._since) > idle_s
+
+        gone = []
+        for key in filter(is_old, await self._needless(wanted)):
+            async with self._alone(key):
+                if await self.is_free(key) and is_old(key):
+                    await self._files.remove_template(key)
+                    gone.append(key)
+        return gone
 
     async def leftovers(self, wanted: Iterable[Wanted]) -> list[str]:
         """The keys of those that are neither wanted nor stood on, nor made for a fork that is under way."""
@@ -92,8 +100,14 @@ class Templates:
 
     async def remove(self, key: str) -> None:
         """Forks that stand on it lose their disk: the caller knows of none."""
-        async with self._locks.setdefault(key, asyncio.Lock()), self._files.template_lock(key):
+        async with self._alone(key):
             await self._files.remove_template(check_name(key, "template"))
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, key: str) -> AsyncIterator[None]:
+        """Nobody takes it meanwhile."""
+        async with self._locks.setdefault(key, asyncio.Lock()), self._files.template_lock(key):
+            yield
 
     async def _key(self, image: GuestImage, cpu: int, memory_mb: int) -> str:
         def versions(connection: libvirt.virConnect) -> list[int]:

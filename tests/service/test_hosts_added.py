@@ -15,7 +15,7 @@ import pytest
 from backend.audit import Audit
 from backend.background import Background
 from backend.config import Config
-from backend.errors import Conflict, DuplicateName, HostNotFound, InvalidValue, WrongState
+from backend.errors import Conflict, DatabaseDown, DuplicateName, HostNotFound, InvalidValue, WrongState
 from backend.fleet import Fleet, FleetParts, Hosts
 from backend.guests import make_host_key
 from backend.models import HostView, Identity, Phase, Role, Sandbox, now
@@ -169,3 +169,17 @@ async def test_a_host_is_forgotten_once_it_holds_nothing_and_only_if_it_was_adde
             await asyncio.sleep(LOOK_S)
     async with Backend(store, bus, open_folder) as later:
         assert [host.name for host in later.hosts] == ["listed"]
+
+
+async def test_a_host_that_the_database_does_not_forget_stays_connected(
+    backend: Backend, make_sshd: MakeSshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(name: str) -> bool:
+        raise DatabaseDown(f"{name} stays", remedy="wait")
+
+    await backend.add(make_sshd("far"))
+    await backend.until(lambda view: "no-libvirt does not open" in view.last_error)
+    monkeypatch.setattr(backend.store.hosts, "delete", fail)
+    with pytest.raises(DatabaseDown):
+        await backend.hosts.remove("far")
+    assert backend.hosts.links["far"].up

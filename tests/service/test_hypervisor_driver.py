@@ -157,6 +157,24 @@ async def test_a_call_that_hangs_is_given_up_and_the_loop_goes_on(connection: Co
     assert await connection.call(lambda conn: conn.getType(), what="ask") == "TEST"
 
 
+async def test_a_connection_that_dies_before_anybody_looks_at_it_is_made_again(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dial, dialled = connection._dial, list[libvirt.virConnect]()
+
+    def short_lived() -> libvirt.virConnect:
+        dialled.append(dial())
+        if len(dialled) == 1:
+            connection._closed(dialled[0], 0, None)
+        return dialled[-1]
+
+    monkeypatch.setattr(connection, "_dial", short_lived)
+    connection._dropped.set()
+    async with asyncio.timeout(EVENT_LIMIT_S):
+        while len(dialled) < 2 or not connection.alive:
+            await asyncio.sleep(0.01)
+
+
 async def test_errors_say_what_was_wrong(connection: Connection, domains: Domains) -> None:
     with pytest.raises(NotFound, match="fluid-none"):
         await domains.info("fluid-none")

@@ -210,6 +210,25 @@ async def test_an_image_that_is_whole_there_needs_no_file_here(lab: Lab, image: 
     assert await lab.files.ensure_image(image) == there
 
 
+async def test_an_image_that_is_being_brought_is_left_alone_by_the_next_who_needs_it(
+    lab: Lab, image: GuestImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent, held, send = list[str](), asyncio.Event(), Volumes.send
+
+    async def send_slowly(volumes: Volumes, name: str, file: Path) -> None:
+        sent.append(name)
+        await held.wait()
+        await send(volumes, name, file)
+
+    monkeypatch.setattr(Volumes, "send", send_slowly)
+    both = [asyncio.create_task(lab.files.ensure_image(image)) for _ in range(2)]
+    await asyncio.sleep(0.5)
+    held.set()
+    there, same = await asyncio.gather(*both)
+    assert there == same and len(sent) == len(set(sent)) == 3
+    assert (lab.real / there.disk.name).read_bytes() == image.disk.read_bytes()
+
+
 # --- layers -------------------------------------------------------------------------------------------
 
 

@@ -249,6 +249,31 @@ async def test_a_template_that_a_disk_stands_on_is_nobodys_to_remove(both: Machi
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(("taken", "look"), [("stood on", 1), ("asked for", 2)])
+async def test_a_template_that_is_taken_meanwhile_does_not_age(
+    both: Machines, monkeypatch: pytest.MonkeyPatch, taken: str, look: int
+) -> None:
+    image, templates = both.build(), both.local._templates
+    folder = plant_template(both, "0123456789abcdef", image, facts(image))
+    files, name, looks = templates._files, f"{both.prefix}-sbx-00000001", 0
+    await files.claim(name)
+    look_at = files.free_templates
+
+    async def free_templates() -> list[str]:
+        nonlocal looks
+        found, looks = await look_at(), looks + 1
+        if looks == look and taken == "asked for":
+            templates._used[folder.name] = time.monotonic()
+        elif looks == look:
+            await files.create_overlay(files.path(name, "disk-0.qcow2"), folder / TEMPLATE_DISK)
+        return found
+
+    templates._since -= 3600
+    monkeypatch.setattr(files, "free_templates", free_templates)
+    assert await both.local.age_templates([], 60) == []
+    assert folder.exists() and looks == 2
+
+
 async def test_nothing_ages_while_a_disk_cannot_be_read(both: Machines) -> None:
     image = both.build()
     folder = plant_template(both, "0123456789abcdef", image, facts(image))

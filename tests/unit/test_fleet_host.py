@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from ipaddress import IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from backend.config import Config, HostConfig
-from backend.errors import ArchitectureUnsupported
+from backend.errors import ArchitectureUnsupported, HypervisorFailed
 from backend.fleet import Host, object_prefix
 from backend.fleet.placement import Need, Room, place
 from backend.hypervisor import ForeignNetwork, HostFacts
@@ -45,6 +48,51 @@ async def test_what_only_root_may_fill_is_not_free(tmp_path: Path, reserved_mb: 
     host.way = cast("Any", SimpleNamespace(hypervisor=hypervisor, reserved_mb=reserved))
     assert await host.open()
     assert (await host.look()).disk_free_mb == (await host.room("debian-12")).disk_free_mb == free_mb
+
+
+def host_with_network(name: str, paths: Paths) -> Host:
+    async def routes() -> list[IPv4Network]:
+        await asyncio.sleep(0)
+        return [IPv4Network("10.231.0.0/24")]
+
+    host = Host(Config(), HostConfig(name=name), paths)
+    host.way = cast("Any", SimpleNamespace(routes=routes))
+    return host
+
+
+async def test_hosts_that_open_at_once_have_networks_of_their_own(tmp_path: Path) -> None:
+    paths = Paths.under(tmp_path)
+    paths.make()
+    (paths.state / "networks").mkdir()
+    (paths.state / "networks" / ".new-x").touch()  # of a backend that was killed
+    both = [host_with_network(name, paths) for name in ("a", "b")]
+    chosen = [spec.cidr for spec in await asyncio.gather(*(host._network() for host in both))]
+    assert chosen == ["10.231.1.0/24", "10.231.2.0/24"]
+    assert [(await host._network()).cidr for host in both] == chosen
+
+
+async def test_a_network_is_on_the_disk_before_it_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError("no power")
+
+    paths = Paths.under(tmp_path)
+    paths.make()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no power"):
+        patch.setattr(os, "fsync", fail)
+        await host_with_network("a", paths)._network()
+    assert list((paths.state / "networks").iterdir()) == []
+
+
+async def test_a_file_that_holds_no_network_is_told(tmp_path: Path) -> None:
+    paths = Paths.under(tmp_path)
+    paths.make()
+    (paths.state / "networks").mkdir()
+    (paths.state / "networks" / "a").touch()
+    for name in ("a", "b"):
+        with pytest.raises(HypervisorFailed, match="networks/a does not hold the network"):
+            await host_with_network(name, paths)._network()
 
 
 async def test_a_host_that_stays_down_is_logged_when_the_reason_changes(

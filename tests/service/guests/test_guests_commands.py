@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import socket
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from backend.errors import InvalidValue, TooLarge
-from backend.guests import Guest, GuestCommands
+from backend.errors import GuestDown, InvalidValue, TooLarge
+from backend.guests import Guest, GuestCommands, GuestConnections, GuestForwards
+from backend.guests.commands import _signal
+from backend.guests.forwards import Reader, Writer
+from tests.service.guests.conftest import SshServer
 
 LIMIT_S = 20.0
 
@@ -259,6 +265,38 @@ async def test_a_flood_keeps_memory_flat_and_tells_the_true_size(
     assert outcome.stdout.endswith(b"\0last\n")
     assert b"bytes left out]" in outcome.stdout
     assert outcome.exit_code == 7
+    assert grown_kib < 16 * 1024
+
+
+UNHEARD: dict[str, Callable[[GuestConnections, Guest, int], Awaitable[object]]] = {
+    "ready": lambda connections, guest, _: connections.ready(guest, timeout_s=LIMIT_S),
+    "signal": lambda connections, guest, _: signal(connections, guest),
+    "forward": lambda connections, guest, port: GuestForwards(connections)._listen(guest, no_call, port),
+}
+
+
+async def signal(connections: GuestConnections, guest: Guest) -> None:
+    await _signal(await connections.connection(guest), 1, "TERM")
+
+
+async def no_call(reader: Reader, writer: Writer) -> None:
+    raise AssertionError("nobody calls")
+
+
+@pytest.mark.parametrize("what", UNHEARD)
+async def test_a_flood_of_a_guest_that_has_nothing_to_say_is_not_kept(
+    own_sshd: SshServer, connections: GuestConnections, what: str
+) -> None:
+    """Its login shell is its own, whatever we ask it to run."""
+    await connections.connect(own_sshd.guest, timeout_s=LIMIT_S)
+    size, said = 48 * 1024**2, own_sshd.folder / "said"
+    flood = f"head -c {size} /dev/zero"
+    (own_sshd.folder / ".bashrc").write_text(f"{flood}; {flood} >&2; touch {said}; exit 0")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with socket.create_server(("127.0.0.1", 0)) as held, suppress(GuestDown):
+        await UNHEARD[what](connections, own_sshd.guest, held.getsockname()[1])
+    grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert said.exists()
     assert grown_kib < 16 * 1024
 
 
