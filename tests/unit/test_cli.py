@@ -477,6 +477,25 @@ def test_approving_without_a_terminal_needs_the_digest(backend: FakeBackend) -> 
     assert backend.asked[-1][2]["digest"] == "d1"
 
 
+@pytest.mark.parametrize(
+    ("states", "exit_code", "words"),
+    [
+        (["rejected", "pending"], 0, ""),
+        (["pending", "pending"], 3, "2 requests are called '4f2a': APR-4f2a0000, APR-4f2a0001 — "),
+        (["rejected", "failed"], 3, "2 requests are called '4f2a': APR-4f2a0000, APR-4f2a0001 — "),
+        ([], 3, "no request '4f2a' — "),
+    ],
+)
+def test_a_short_id_means_the_one_open_request_that_has_it(
+    backend: FakeBackend, capsys: Capture, states: list[str], exit_code: int, words: str
+) -> None:
+    rows = [APPROVAL | {"id": f"APR-4f2a000{at}", "state": state} for at, state in enumerate(states)]
+    backend.answers["GET /v1/approvals"] = (200, {"approvals": rows})
+    backend.answers["GET /v1/approvals/APR-4f2a0001"] = (200, APPROVAL)
+    assert run(["approvals", "show", "4f2a", "--json"]) == exit_code
+    assert words in capsys.readouterr().err
+
+
 def _tried(digest: str, dry_run: dict[str, Any], state: str = "pending") -> dict[str, Any]:
     """A request with the evidence of this dry run."""
     names = ("residual", "opaque", "unrehearsed", "risk")
