@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from backend.models import Sandbox
+from backend.models.approval import APPROVAL_OVER
 from fluid_tui.commands import CHANGING, Parsed, parse
 from fluid_tui.fleet_rows import Sorting, short_id
 from fluid_tui.screens.ask import AskScreen
@@ -82,7 +83,11 @@ class _Commander:
         found = [one for one in fleet.approvals if one.short_id == short] if fleet else []
         if not found:
             return f"no request {short!r}"
-        newest = max(found, key=lambda one: one.created_at)
+        still_open = [one for one in found if one.state not in APPROVAL_OVER]
+        if len(still_open) > 1:
+            ids = ", ".join(one.id for one in still_open)
+            return f"{len(still_open)} requests are called {short!r}, open one from the fleet: {ids}"
+        newest = max(still_open or found, key=lambda one: one.created_at)
         self._fluid.push_screen(ReviewScreen(newest.id, begin=begin))
         return ""
 

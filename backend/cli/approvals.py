@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,14 +21,20 @@ from backend.cli.common import (
     show_json,
     show_rows,
     show_text,
+    span,
 )
 from backend.cli.options import ApprovalName, AsJson, Yes, confirm, examples, noun_app
 from backend.cli.secret_values import secret_values
 from backend.client import calls, operator_calls
-from backend.errors import BadRequest, EvidenceIncomplete, WrongState
+from backend.errors import BadRequest, EvidenceIncomplete, TimedOut, WrongState
 from backend.text import visible
 
 app = noun_app("Requests for production.")
+
+LOOK_S = 0.5
+TELL_S = 10.0
+DRY_RUN_S = 3600.0
+"""A run ends after half an hour (runner: timeout_s); one of another group may come before it."""
 
 
 @app.command("list", epilog=examples("fluid approvals list", "fluid approvals list --json"))
@@ -67,8 +74,8 @@ def show(approval: ApprovalName, as_json: AsJson = False) -> None:
 
 @app.command("dry-run", epilog=examples("fluid approvals dry-run 4f2a"))
 def dry_run(approval: ApprovalName, as_json: AsJson = False) -> None:
-    """Check mode on each target, now."""
-    told = door().json(operator_calls.dry_run(approval_id(approval)))
+    """Check mode on each target, now; the evidence when all have ended."""
+    told = _dry_run(approval_id(approval))
     return show_json(told) if as_json else _show(told)
 
 
@@ -125,6 +132,34 @@ def pack(approval: ApprovalName) -> None:
     show_json(door().json(operator_calls.pack(approval_id(approval))))
 
 
+def _dry_run(id: str) -> dict[str, Any]:
+    """The request when a new dry run has ended on each target, or it is pending no more. Standard error is
+    told each TELL_S how long it takes.
+
+    Raises:
+        TimedOut: it goes on after DRY_RUN_S.
+    """
+    told: dict[str, Any] = door().json(operator_calls.dry_run(id))
+    before, began, told_s = told["evidence"]["dry_run"], time.monotonic(), 0.0
+    words = f"dry run on {', '.join(visible(name) for name in told['targets'])}"
+    print(f"{words} …", file=sys.stderr)
+    while told["state"] == "pending" and any(
+        told["evidence"]["dry_run"].get(name) == before.get(name) for name in told["targets"]
+    ):
+        waited_s = time.monotonic() - began
+        if waited_s > DRY_RUN_S:
+            raise TimedOut(
+                f"the {words} goes on after {span(waited_s)}",
+                remedy=f"`fluid approvals show {id}` says how it ends",
+            )
+        if waited_s - told_s > TELL_S:
+            told_s = waited_s
+            print(f"{words} … {span(waited_s)}", file=sys.stderr)
+        time.sleep(LOOK_S)
+        told = door().json(calls.approval(id))
+    return told
+
+
 def _judged(id: str) -> tuple[str, list[str]]:
     """The digest of the evidence that was shown and confirmed on this terminal; the secrets that it needs."""
     if not sys.stdin.isatty():
@@ -133,8 +168,7 @@ def _judged(id: str) -> tuple[str, list[str]]:
         )
     told = door().json(calls.approval(id))
     if told["state"] == "pending" and not told["evidence"]["dry_run"]:
-        print(f"dry run on {', '.join(visible(name) for name in told['targets'])} …")
-        told = door().json(operator_calls.dry_run(id))
+        told = _dry_run(id)
     playbook = _playbook(told)
     _show(told)
     print()

@@ -103,14 +103,23 @@ def sandbox_id(name: str) -> str:
 
 
 def approval_id(name: str) -> str:
-    """The id of a request given by id or by short id."""
+    """The id of a request given by id or by short id; one that is open goes before those that are over.
+
+    Raises:
+        ApprovalNotFound: none, or more than one, has the short id.
+    """
     if name.startswith("APR-"):
         return name
-    rows = door().json(calls.approvals())["approvals"]
-    found = [row["id"] for row in rows if row["short_id"] == name.lower()]
+    from backend.models.approval import APPROVAL_OVER
+
+    rows = [row for row in door().json(calls.approvals())["approvals"] if row["short_id"] == name.lower()]
+    found = [row["id"] for row in rows if row["state"] not in APPROVAL_OVER] or [row["id"] for row in rows]
     if len(found) == 1:
         return str(found[0])
-    raise ApprovalNotFound(f"no request {name!r}", remedy="`fluid approvals list` shows them")
+    many = (
+        f"{len(found)} requests are called {name!r}: {', '.join(found)}" if found else f"no request {name!r}"
+    )
+    raise ApprovalNotFound(many, remedy="`fluid approvals list` shows them")
 
 
 def show_json(data: Any) -> None:

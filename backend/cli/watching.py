@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from backend.client import AsyncFluid
+from backend.client.aio import RECONNECT_MAX_S, RECONNECT_S
+from backend.errors import FluidError, TimedOut, Unavailable
 from backend.models import Event, FleetView
 from backend.text import visible
 
@@ -34,13 +36,32 @@ def watch(at: AsyncFluid, *, once: bool, bell: bool, as_json: bool) -> None:
         async with at:
             waits = Waits(tell)
             fleet = await at.fleet()
-            if waits.look(fleet) and once:
-                return
-            async for event in at.events(fleet.seq):
-                if concerns(event) and waits.look(await at.fleet()) and once:
+            while True:
+                if waits.look(fleet) and once:
                     return
+                try:
+                    async for event in at.events(fleet.seq):
+                        if concerns(event) and waits.look(await at.fleet()) and once:
+                            return
+                except (Unavailable, TimedOut) as error:
+                    fleet = await _read_again(at, error)
 
     asyncio.run(follow())
+
+
+async def _read_again(at: AsyncFluid, error: FluidError) -> FleetView:
+    """The fleet, when it can be read again. That it was lost is told once, that it is back too."""
+    print(visible(f"fluid: {error.message}; tried again until it answers"), file=sys.stderr)
+    wait_s = RECONNECT_S
+    while True:
+        await asyncio.sleep(wait_s)
+        try:
+            fleet = await at.fleet()
+        except (Unavailable, TimedOut):
+            wait_s = min(wait_s * 2, RECONNECT_MAX_S)
+        else:
+            print("fluid: it answers again", file=sys.stderr)
+            return fleet
 
 
 def concerns(event: Event) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -27,7 +28,7 @@ from backend.client.door import DoorAddress, door_address
 from backend.client.methods import AgentMethods, OperatorMethods, SandboxMethods
 from backend.client.sse import Frame, Parser
 from backend.client.taking import TakenPane, taken_pane
-from backend.errors import BackendDown, FluidError
+from backend.errors import BackendDown, FluidError, TimedOut
 
 if TYPE_CHECKING:
     from backend.models import Event, PaneScreen, Sandbox
@@ -112,8 +113,8 @@ class AsyncFluid(AgentMethods, OperatorMethods):
         return read_answer(call, response.status_code, response.content)
 
     async def events(self, after: int | None = None) -> AsyncIterator[Event]:
-        """The fleet's events after number ``after``, for ever: a lost backend is knocked at again, and the
-        stream goes on where it was cut. An event of kind ``events.gap`` says that some are lost."""
+        """The fleet's events after number ``after``, for ever: a backend that is lost or silent is knocked at
+        again, and the stream goes on where it was cut. The kind ``events.gap`` says that some are lost."""
         one = noun("Event")
         wait_s = RECONNECT_S
         last = after
@@ -124,7 +125,7 @@ class AsyncFluid(AgentMethods, OperatorMethods):
                     event: Event = one(frame.json())
                     last, wait_s = event.seq, RECONNECT_S
                     yield event
-            except BackendDown:
+            except (BackendDown, TimedOut):
                 wait_s = min(wait_s * 2, RECONNECT_MAX_S)
             await asyncio.sleep(wait_s)
 
@@ -145,8 +146,8 @@ class AsyncFluid(AgentMethods, OperatorMethods):
         return taken_pane(self._address, operator_calls.take_over(pane_id, force))
 
     async def _frames(self, call: Call[Any], headers: dict[str, str] | None = None) -> AsyncIterator[Frame]:
+        call = replace(call, timeout_s=QUIET_S)
         request = self._request(call, {"Accept": "text/event-stream", **(headers or {})})
-        request.extensions["timeout"] = httpx2.Timeout(QUIET_S, connect=CONNECT_S).as_dict()
         parser = Parser()
         try:
             response = await self._http.send(request, stream=True)

@@ -99,10 +99,13 @@ class Fluid(AgentMethods, OperatorMethods):
             response = self._request(call)
             if call.follow is None or response.status >= 400:
                 return read_answer(call, response.status, response.read())
-            for frame in _frames(response):
-                raise_if_error(frame)
-                if (found := call.follow(frame)) is not None:
-                    return call.read(found)
+            try:
+                for frame in _frames(response):
+                    raise_if_error(frame)
+                    if (found := call.follow(frame)) is not None:
+                        return call.read(found)
+            finally:
+                self.close()  # with an unread end of the stream it takes no other call
             raise cut_off()
         except TimeoutError as error:
             self.close()

@@ -218,7 +218,8 @@ class FluidScreen(Screen[None]):
             self.app.screen.tell(visible(words))
 
     def do(self, work: Callable[[], Awaitable[Any]], done: str = "") -> None:
-        """Send something to the backend in the background; say how it went, then read the fleet anew."""
+        """Send something to the backend in the background; say how it went, also to who has left this screen
+        by then, and read the fleet anew."""
 
         async def run() -> None:
             try:
@@ -230,7 +231,7 @@ class FluidScreen(Screen[None]):
                     self.say(done)
             self.fluid.mirror.touch()
 
-        self.run_worker(run(), group="do")
+        self.app.run_worker(run(), group="do")
 
     def action_back(self) -> None:
         self.fluid.left = self

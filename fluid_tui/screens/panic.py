@@ -44,27 +44,38 @@ class PanicScreen(FluidScreen):
             ask = TypedConfirm("Release the panic", what, RELEASE_WORD, "go on")
             self.app.push_screen(ask, self._released)
         else:
-            self.run_worker(self._work())
+            self._start()
 
     def _released(self, yes: bool | None) -> None:
         if yes:
-            self.run_worker(self._work())
+            self._start()
         else:
             self.action_back()
 
-    async def _work(self) -> None:
-        client, view = self.fluid.client, self.query_one(TextView)
+    def _start(self) -> None:
         self._began = monotonic()
         self.refresh_data()
+        self.app.run_worker(self._work(), group="do")
+
+    async def _work(self) -> None:
+        client = self.fluid.client
         try:
             done = await (client.release_panic() if self._release else client.panic())
         except FluidError as error:
-            self._began = None
-            view.set_lines([line(said(f"✗ {error.message}. {error.remedy}", Role.BAD))])
+            self._end([line(said(f"✗ {error.message}. {error.remedy}", Role.BAD))], bad=True)
         else:
-            self._began = None
-            view.set_lines(self._released_lines(done) if self._release else self._lines(done))
+            lines = self._released_lines(done) if self._release else self._lines(done)
+            self._end(lines, bad=bool(done.failed))
         self.fluid.mirror.touch()
+
+    def _end(self, lines: list[Line], *, bad: bool) -> None:
+        """How it went; whoever has left this screen is told it in short."""
+        self._began = None
+        if self in self.app.screen_stack:
+            self.query_one(TextView).set_lines(lines)
+        else:
+            told = [runs for runs in lines if runs and runs[0][1] is not Role.MUTED]
+            self.say(" ".join(text for runs in told for text, _ in runs), bad=bad)
 
     def refresh_data(self) -> None:
         """What is under way, and for how long."""

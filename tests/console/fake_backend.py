@@ -167,6 +167,7 @@ class FakeBackend:
     async def panic(self) -> PanicView:
         self.asked.append(("panic",))
         await self.may_answer.wait()
+        self._here()
         self.view.components.append(Component(name="panic", status="ON"))
         return PanicView(
             since=self.at, by="ops", paused=["SBX-00000001"], failed={"dns-audit": "host lost"}, revoked=True
@@ -212,6 +213,8 @@ class FakeBackend:
 
     async def reject(self, approval_id: str, reason: str, changes_requested: bool = False) -> Approval:
         self.asked.append(("reject", approval_id, reason, changes_requested))
+        await self.may_answer.wait()
+        self._here()
         approval = self.approve_state(ApprovalState.REJECTED, outcome=reason)
         await self.tell("approval.changed", approval_id, state="rejected")
         return approval

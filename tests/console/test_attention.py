@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
+from backend.cli import watching
 from backend.cli.watching import Waits, watch
-from backend.models import ApprovalState, Ask, now
+from backend.errors import BackendDown, DatabaseDown, FluidError, RoleDenied, TimedOut
+from backend.models import ApprovalState, Ask, FleetView, now
 from fluid_tui.attention import Attention, Notify, wrapped
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import fleet
@@ -124,3 +127,35 @@ def test_watching_once_ends_when_somebody_waits_and_prints_no_control(capsys) ->
     assert all(line.isprintable() for line in lines)
     watch(Door(), once=True, bell=True, as_json=True)
     assert json.loads(capsys.readouterr().out.splitlines()[0])["short"] == "4f2a"
+
+
+class Hiccup(Door):
+    """What each reading of the fleet fails with, in turn; at the last one a question waits."""
+
+    def __init__(self, *problems: FluidError | None) -> None:
+        super().__init__()
+        self.view.approvals = []
+        self._problems = list(problems)
+        asyncio.run(self.tell("ask.changed", "ASK-99990000"))
+
+    async def fleet(self) -> FleetView:
+        problem = self._problems.pop(0)
+        if problem is not None:
+            raise problem
+        self.view.asks = [] if self._problems else [one_more("Drop it?")]
+        return await super().fleet()
+
+
+def test_watching_goes_on_after_a_hiccup_and_tells_it_once(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(watching, "RECONNECT_S", 0.001)
+    door = Hiccup(None, DatabaseDown("no \x1bdatabase"), BackendDown("gone"), TimedOut("slow"), None)
+    watch(door, once=True, bell=False, as_json=False)
+    told = capsys.readouterr()
+    assert told.err == "fluid: no ␛database; tried again until it answers\nfluid: it answers again\n"
+    assert "Drop it?" in told.out
+
+
+@pytest.mark.parametrize("problems", [[BackendDown("nobody is there")], [None, RoleDenied("not yours")]])
+def test_watching_ends_where_no_wait_helps(problems: list[FluidError | None]) -> None:
+    with pytest.raises(type(problems[-1])):
+        watch(Hiccup(*problems), once=True, bell=False, as_json=False)

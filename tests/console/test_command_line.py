@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from textual.widgets import Input
 
+from backend.models import ApprovalState, now
 from fluid_tui import memory
 from fluid_tui.commands import VERBS, complete, completed, parse
 from tests.console.fake_backend import FakeBackend
-from tests.console.sample import fleet
+from tests.console.sample import APPROVAL_ID, fleet
 
 SIZES = [(80, 24), (120, 36)]
 
@@ -113,6 +114,22 @@ async def test_approve_leads_through_the_review_and_still_asks(console) -> None:
         await seen.until(lambda: isinstance(seen.app.screen.focused, Input), "the field is armed")
         await seen.press("escape")
         await seen.sees("Serve the shop over TLS", "fluid › review 4f2a")
+
+
+async def test_a_short_id_means_the_one_open_request_that_has_it(console) -> None:
+    async with console() as seen:
+        view = seen.backend.view
+        newer = {"id": "APR-4f2a0001", "created_at": now(), "reason": "Another one"}
+        view.approvals.append(view.approvals[0].model_copy(update=newer | {"state": ApprovalState.REJECTED}))
+        await seen.backend.tell("approval.changed", "APR-4f2a0001")
+        await seen.until(lambda: len(seen.app.mirror.fleet.approvals) == len(view.approvals), "read")
+        await seen.press("colon", *"review", "space", *"4f2a", "enter")
+        await seen.sees("Serve the shop over TLS", "fluid › review 4f2a")
+        view.approvals[-1] = view.approvals[0].model_copy(update=newer)
+        await seen.backend.tell("approval.changed", "APR-4f2a0001")
+        await seen.until(lambda: seen.app.mirror.fleet.approvals[-1].state is ApprovalState.PENDING, "read")
+        await seen.press("colon", *"review", "space", *"4f2a", "enter")
+        await seen.sees(f"2 requests are called '4f2a', open one from the fleet: {APPROVAL_ID}, APR-4f2a0001")
 
 
 async def test_a_mistake_is_said_and_kept(console) -> None:

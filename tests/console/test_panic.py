@@ -20,6 +20,25 @@ async def test_one_press_only_warns_and_two_stop_everything(console, width: int,
         await seen.sees("Every certificate is revoked", "fluid ca show")
 
 
+@pytest.mark.parametrize(
+    ("down", "said"),
+    [(False, ["1 sandbox paused.", "dns-audit still runs:"]), (True, ["✗ no backend listens"])],
+)
+async def test_who_leaves_before_its_end_is_told_it_all_the_same(
+    console, down: bool, said: list[str]
+) -> None:
+    async with console() as seen:
+        seen.backend.may_answer.clear()
+        await seen.press("exclamation_mark", "exclamation_mark")
+        await seen.sees("Pausing every sandbox …")
+        await seen.press("escape")
+        await seen.until(lambda: "Pausing" not in seen.text(), "left")
+        seen.backend.down = down
+        seen.backend.may_answer.set()
+        await seen.sees(*said)
+        assert seen.backend.asked.count(("panic",)) == 1
+
+
 async def test_a_second_press_that_comes_late_only_warns_again(console, monkeypatch) -> None:
     monkeypatch.setattr("fluid_tui.app.PANIC_S", -1.0)
     async with console(80, 24) as seen:

@@ -238,6 +238,27 @@ async def test_rejecting_needs_a_reason(console, key: str, changes_requested: bo
         await seen.sees("✗ rejected")
 
 
+@pytest.mark.parametrize(
+    ("down", "said"), [(False, "The agent is told."), (True, "no backend listens at operator.sock.")]
+)
+async def test_how_an_answer_went_is_told_also_to_who_has_left_the_review(
+    console, down: bool, said: str
+) -> None:
+    async with console() as seen:
+        seen.backend.may_answer.clear()
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        await seen.press("r")
+        await armed(seen)
+        await seen.press(*"no", "enter")
+        await seen.until(lambda: bool(decisions(seen.backend)), "sent")
+        await seen.press("escape")
+        await seen.until(lambda: "review 4f2a" not in seen.text(), "left")
+        seen.backend.down = down
+        seen.backend.may_answer.set()
+        await seen.sees(said)
+
+
 async def test_an_answer_by_another_operator_shows_at_once(console) -> None:
     async with console() as seen:
         await seen.press("enter")

@@ -83,7 +83,9 @@ async def test_both_clients_run_a_command_and_hear_it_as_it_prints(
     def blocking() -> int | None:
         with Fluid(backend.url or backend.paths.agent_socket) as fluid:
             sandbox = fluid.create_sandbox("debian-12", agent_id="me")
-            return sandbox.run("true", on_output=lambda name, text: heard.append((name, text))).exit_code
+            ran = sandbox.run("true", on_output=lambda name, text: heard.append((name, text)))
+            assert fluid.whoami().uid == os.getuid()
+            return ran.exit_code
 
     async with backend.serving(Config(server=ServerConfig(listen=listen))):
         assert await asyncio.to_thread(blocking) == 7

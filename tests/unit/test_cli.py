@@ -23,7 +23,7 @@ import pytest
 from typer.main import get_command
 
 from backend.cli import app as program
-from backend.cli import console, doctor, main, options, piped, sandboxes, snapshots
+from backend.cli import approvals, console, doctor, main, options, piped, sandboxes, snapshots
 from backend.cli.app import NOUNS, run
 from backend.cli.approvals import question
 from backend.cli.common import door
@@ -72,6 +72,7 @@ class FakeBackend(http.server.ThreadingHTTPServer):
     def __init__(self, path: Path) -> None:
         self.answers: dict[str, tuple[int, Any]] = {}
         self.asked: list[tuple[str, str, Any]] = []
+        self.later: dict[str, list[Any]] = {}  # what is answered to a question that comes again, in order
         self.after: dict[str, str] = {}  # a question that is answered once another one came twice
         self._came = threading.Condition()
         super().__init__(str(path), Handler)  # type: ignore[arg-type]
@@ -99,7 +100,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         self.server.note(self.command, path, json.loads(body) if body else None)
         unknown = (404, {"error": f"no route {path}", "error_code": "route_not_found", "remedy": "look"})
-        status, told = self.server.answers.get(f"{self.command} {path}", unknown)
+        question = f"{self.command} {path}"
+        status, told = self.server.answers.get(question, unknown)
+        if later := self.server.later.get(question):
+            self.server.answers[question] = (200, later.pop(0))
         data = json.dumps(told).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(data)))
@@ -471,6 +475,106 @@ def test_approving_without_a_terminal_needs_the_digest(backend: FakeBackend) -> 
     assert not any(path.endswith("/approve") for _, path, _ in backend.asked)
     assert run(["approvals", "approve", "4f2a", "--digest", "d1"]) == 0
     assert backend.asked[-1][2]["digest"] == "d1"
+
+
+@pytest.mark.parametrize(
+    ("states", "exit_code", "words"),
+    [
+        (["rejected", "pending"], 0, ""),
+        (["pending", "pending"], 3, "2 requests are called '4f2a': APR-4f2a0000, APR-4f2a0001 — "),
+        (["rejected", "failed"], 3, "2 requests are called '4f2a': APR-4f2a0000, APR-4f2a0001 — "),
+        ([], 3, "no request '4f2a' — "),
+    ],
+)
+def test_a_short_id_means_the_one_open_request_that_has_it(
+    backend: FakeBackend, capsys: Capture, states: list[str], exit_code: int, words: str
+) -> None:
+    rows = [APPROVAL | {"id": f"APR-4f2a000{at}", "state": state} for at, state in enumerate(states)]
+    backend.answers["GET /v1/approvals"] = (200, {"approvals": rows})
+    backend.answers["GET /v1/approvals/APR-4f2a0001"] = (200, APPROVAL)
+    assert run(["approvals", "show", "4f2a", "--json"]) == exit_code
+    assert words in capsys.readouterr().err
+
+
+def _tried(digest: str, dry_run: dict[str, Any], state: str = "pending") -> dict[str, Any]:
+    """A request with the evidence of this dry run."""
+    names = ("residual", "opaque", "unrehearsed", "risk")
+    evidence = {name: [] for name in names} | {"counts": {}, "failure": "", "dry_run": dry_run}
+    unmeasured = {"rehearsal": None, "again_changed": None, "read_from": "the disk"}
+    words = ("progress", "requester_name", "agent_id", "sandbox_name", "sandbox_id", "reason", "apply_run")
+    row = dict.fromkeys((*words, "rolls_back", "playbook_id"), "x")
+    asked = {"state": state, "digest": digest, "requester_uid": 1, "expires_at": None, "targets": ["a", "b"]}
+    return row | APPROVAL | asked | {"evidence": evidence | unmeasured}
+
+
+def _result(run_id: str, error: str = "") -> dict[str, Any]:
+    return {"run_id": run_id, "error": error, "result": {"ok": 1}, "differs": []}
+
+
+OLD, NEW = _result("RUN-1", "it was down"), _result("RUN-2")
+
+
+@pytest.mark.parametrize(
+    ("before", "later", "shown"),
+    [
+        ({}, [{}, {"a": NEW, "b": NEW}], NEW),
+        ({"a": OLD, "b": OLD}, [{"a": OLD, "b": OLD}, {"a": NEW, "b": OLD}, {"a": NEW, "b": NEW}], NEW),
+        ({}, [{}, {"a": OLD, "b": OLD}], OLD),
+    ],
+)
+def test_a_dry_run_is_waited_for_on_every_target(
+    backend: FakeBackend,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+    before: Any,
+    later: Any,
+    shown: Any,
+) -> None:
+    monkeypatch.setattr(approvals, "LOOK_S", 0.001)
+    monkeypatch.setattr(approvals, "TELL_S", 0.0)
+    path = "/v1/approvals/APR-4f2a0000"
+    first, *rest = (_tried("", row) for row in later)
+    backend.answers |= {f"POST {path}/dry-run": (200, _tried("", before)), f"GET {path}": (200, first)}
+    backend.later[f"GET {path}"] = rest
+    assert run(["approvals", "dry-run", "APR-4f2a0000", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["evidence"]["dry_run"] == {"a": shown, "b": shown}
+    assert told.err.splitlines() == ["dry run on a, b …", *["dry run on a, b … 0s"] * len(later)]
+
+
+def test_a_dry_run_is_not_waited_for_when_the_request_is_over_nor_for_ever(
+    backend: FakeBackend, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approvals, "LOOK_S", 0.001)
+    path = "/v1/approvals/APR-4f2a0000"
+    backend.answers |= {
+        f"POST {path}/dry-run": (200, _tried("", {})),
+        f"GET {path}": (200, _tried("", {}, "rejected")),
+    }
+    assert run(["approvals", "dry-run", "APR-4f2a0000", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "rejected"
+    monkeypatch.setattr(approvals, "DRY_RUN_S", 0.0)
+    assert run(["approvals", "dry-run", "APR-4f2a0000"]) == 7
+    assert "the dry run on a, b goes on after 0s — " in capsys.readouterr().err
+
+
+def test_what_is_approved_is_the_dry_run_that_was_waited_for(
+    backend: FakeBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(approvals, "LOOK_S", 0.001)
+    monkeypatch.setattr(approvals, "drop_typed_ahead", lambda: None)
+    monkeypatch.setattr(sys, "stdin", Terminal("4f2a\n"))
+    path = "/v1/approvals/APR-4f2a0000"
+    untried, tried = _tried("", {}), _tried("d2", {"a": NEW, "b": NEW})
+    backend.answers |= {
+        f"GET {path}": (200, untried),
+        f"POST {path}/dry-run": (200, untried),
+        f"POST {path}/approve": (200, APPROVAL | {"state": "approved"}),
+        "GET /v1/playbooks/x": (200, {"yaml": "- hosts: all", "kept": False, "secrets": []}),
+    }
+    backend.later[f"GET {path}"] = [untried, tried]
+    assert run(["approvals", "approve", "APR-4f2a0000"]) == 0
+    assert backend.asked[-1][2]["digest"] == "d2"
 
 
 def test_an_operator_reads_how_it_ended_and_what_targets_said(backend: FakeBackend, capsys: Capture) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import httpx2
 import pytest
 
-from backend.client import Fluid
+from backend.client import AsyncFluid, Fluid, aio
 from backend.client.door import DoorAddress, door_address
-from backend.errors import InvalidValue
+from backend.errors import InvalidValue, TimedOut
 
 
 @pytest.mark.parametrize(
@@ -36,3 +38,29 @@ def test_what_is_no_door_is_told_without_a_token(at: str) -> None:
 def test_the_address_is_one_that_another_client_takes() -> None:
     assert Fluid("http://[::1]:8080/t/word").address == "http://[::1]:8080/t/word"
     assert str(door_address("http://[::1]:8080/t/word")) == "[::1]:8080", "no token where a person reads"
+
+
+class SilentOnce(httpx2.AsyncBaseTransport):
+    """The first stream stays silent; each later one brings an event."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        self.asked += 1
+        if self.asked == 1:
+            raise httpx2.ReadTimeout("")
+        event = {"seq": 7, "at": "2026-11-30T10:00:00Z", "kind": "ask.changed", "noun": "ask", "id": "ASK-1"}
+        return httpx2.Response(200, content=f"data: {json.dumps(event)}\n\n".encode())
+
+
+async def test_events_go_on_after_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio, "RECONNECT_S", 0.001)
+    async with AsyncFluid("http://localhost", transport=SilentOnce()) as fluid:
+        assert (await anext(fluid.events())).seq == 7
+
+
+async def test_a_stream_that_is_silent_says_for_how_long() -> None:
+    async with AsyncFluid("http://localhost", transport=SilentOnce()) as fluid:
+        with pytest.raises(TimedOut, match=f"within {aio.QUIET_S:g} s"):
+            await anext(fluid.pane_screens("%1"))
