@@ -171,7 +171,10 @@ class Audit:
         """Check every row, the links, and the signed heads: the head file, and a kept copy (``head``)."""
         anchors: dict[int, str] = {}
         for file in filter(None, [head, self._head_file if self._head_file.exists() else None]):
-            signed = SignedHead.load(file)
+            try:
+                signed = SignedHead.load(file)
+            except AuditBroken as error:
+                return AuditReport(False, 0, None, error.message)
             if not self._signer.verify(signed):
                 return AuditReport(False, 0, signed.seq, f"{file} was not signed by this installation")
             if signed.seq:

@@ -163,6 +163,18 @@ async def test_a_head_that_somebody_else_signed_does_not_count(
     assert "not signed by this installation" in report.reason
 
 
+@pytest.mark.parametrize("garbage", ["", "{", '{"at":1,"hash":1,"seq":1,"signature":1}'])
+async def test_a_head_that_cannot_be_read_is_a_broken_audit(
+    audit: Audit, tmp_path: Path, garbage: str
+) -> None:
+    await fill(audit, 3)
+    await audit.seal()
+    (tmp_path / "audit.head").write_text(garbage)
+    report = await audit.verify()
+    assert not report.ok
+    assert str(tmp_path / "audit.head") in report.reason
+
+
 async def test_a_decision_is_sealed_at_once(audit: Audit, tmp_path: Path) -> None:
     row = await audit.outcome(ANN, "approval.approve", "approval", "APR-1")
     head = SignedHead.load(tmp_path / "audit.head")
