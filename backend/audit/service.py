@@ -25,6 +25,7 @@ from backend.store import Store
 log = logging.getLogger(__name__)
 
 SEAL_EVERY_S = 60.0
+SPOOL_PART = 1_000  # rows of a spool that are committed at once: a statement has a time limit
 APPEND_ATTEMPTS = 5  # another writer may append between our read of the head and our insert
 DECISIONS = frozenset({"approval.approve", "approval.reject", "ask.answer", "panic", "panic.release"})
 
@@ -244,10 +245,12 @@ class Audit:
     async def _absorb(self) -> None:
         async with self._spooling:
             drafts = await asyncio.to_thread(self._spool.read)
-            known = await self._rows.spooled([draft["data"]["spool_id"] for draft in drafts])
-            fresh = [draft for draft in drafts if draft["data"]["spool_id"] not in known]
-            if fresh:
-                await self._commit(fresh)
+            for start in range(0, len(drafts), SPOOL_PART):
+                part = drafts[start : start + SPOOL_PART]
+                known = await self._rows.spooled([draft["data"]["spool_id"] for draft in part])
+                fresh = [draft for draft in part if draft["data"]["spool_id"] not in known]
+                if fresh:
+                    await self._commit(fresh)
             await asyncio.to_thread(self._spool.forget)
             self._spool_dirty = False
 

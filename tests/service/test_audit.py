@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from backend.audit import Audit, SignedHead
+from backend.audit import Audit, SignedHead, service
 from backend.audit import verifier as verifier_module
-from backend.audit.chain import Head, link, timestamp
+from backend.audit.chain import Head, link, plain, timestamp
+from backend.audit.spool import Spool
 from backend.errors import AuditBroken, ConfigError, DatabaseDown, PolicyDenied
 from backend.models import Identity, Role, now
 from backend.store import Database, EmbeddedPostgres, Store, migrate
@@ -262,6 +264,44 @@ async def test_with_the_database_gone_nothing_starts_and_outcomes_are_chained_in
     finally:
         await database.close()
         await server.stop()
+
+
+async def test_a_spool_of_any_size_is_chained_in_by_parts(
+    audit: Audit, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SPOOL_PART", 10)
+    append = store.audit.append
+    parts: list[int] = []
+
+    async def counted(rows: Sequence[tuple[str, str]]) -> None:
+        parts.append(len(rows))
+        await append(rows)
+
+    spool = Spool(tmp_path / "spool")
+    row = await audit.note(ANN, "test.row", "test", "0")
+    draft = {key: plain(value) for key, value in row if key not in ("seq", "prev", "hash")}
+    for number in range(25):
+        spool.add({**draft, "id": str(number)})
+    monkeypatch.setattr(store.audit, "append", counted)
+    await make(store, tmp_path).absorb()
+    assert parts == [10, 10, 5]
+    rows, _ = await audit.list()
+    assert [row.id for row in rows] == [*(str(number) for number in reversed(range(25))), "0"]
+    assert (await audit.verify()).ok
+
+
+def test_a_row_that_the_disk_takes_half_of_is_not_taken_for_kept(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    kept = spool.add({"id": "1", "data": {}})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (spool.file.stat().st_size + 20, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            spool.add({"id": "2", "data": {}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    last = spool.add({"id": "3", "data": {}})
+    assert spool.read() == [kept, last]
 
 
 async def _until_up(database: Database) -> None:
