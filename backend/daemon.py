@@ -10,6 +10,7 @@ import errno
 import fcntl
 import logging
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -75,6 +76,10 @@ def serve(config: Config, paths: Paths) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stdout
     )
     failure: Exception | None = None
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (files, files)
+    )  # the usual 1024 are for programs that select(2)
     paths = paths.placed(images=config.storage.images, domains=config.storage.domains)
     try:
         paths.make()
