@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import psycopg
@@ -22,6 +23,7 @@ from backend.audit.spool import Spool
 from backend.errors import AuditBroken, ConfigError, DatabaseDown, PolicyDenied
 from backend.models import Identity, Role, now
 from backend.store import Database, EmbeddedPostgres, Store, migrate
+from backend.store.pool import MAX_CONNECTIONS
 from tests.fix_database import RUN_AS
 
 ANN = Identity(uid=1000, name="ann", role=Role.AGENT)
@@ -311,6 +313,15 @@ async def _until_up(database: Database) -> None:
                 return await database.ping()
             except DatabaseDown:
                 await asyncio.sleep(0.05)
+
+
+async def test_a_reader_that_takes_its_time_holds_no_connection(audit: Audit, database: Database) -> None:
+    await fill(audit, 2)
+    async with AsyncExitStack() as readers:
+        for _ in range(MAX_CONNECTIONS):
+            export = await readers.enter_async_context(aclosing(audit.export()))
+            await anext(export)
+        await database.ping()
 
 
 async def test_a_chain_longer_than_a_page_verifies(audit: Audit, store: Store) -> None:
