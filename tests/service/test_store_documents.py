@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import NoReturn
 
 import pytest
+from psycopg.rows import TupleRow
 
 from backend.errors import (
     Conflict,
@@ -168,3 +169,22 @@ async def test_an_outage_between_claim_and_end_does_not_hold_the_key(
 
 def _down() -> NoReturn:
     raise DatabaseDown("the database does not answer")
+
+
+async def test_a_list_is_whole_though_another_caller_forgets_what_was_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = store.sandboxes
+    for name in ("a", "b"):
+        await kept.insert(sandbox(f"SBX-{name}", name))
+    await kept.seen()
+    await kept.save(sandbox("SBX-a", "a", phase=Phase.RUNNING))
+    read = kept._read
+
+    def read_while_another_forgets(row: TupleRow) -> Sandbox:
+        kept._kept.clear()
+        return read(row)
+
+    monkeypatch.setattr(kept, "_read", read_while_another_forgets)
+    rows, total = await kept.seen()
+    assert (len(rows), total) == (2, 2)
