@@ -54,10 +54,12 @@ from backend.policy import Policy
 from backend.store import Database, EmbeddedPostgres, EventBus, Store, dsn_of, migrate
 from backend.targets import Keeper, Targets
 from backend.tmux import TmuxServer
+from backend.whole_files import write_lasting
 
 log = logging.getLogger("fluid")
 
 MIB = 1024**2
+KEY_BYTES = 32
 START_MB = 128  # a new cluster takes half of it; PostgreSQL stops for good where it cannot write
 HOUSEKEEPING_S = 5.0
 AUDIT_VERIFY_S = 60.0
@@ -492,9 +494,13 @@ def _versions() -> dict[str, str]:
 
 
 def _key(file: Path) -> bytes:
-    """The installation's HMAC key, made on first use."""
+    """The installation's HMAC key, made on first use. Raises ConfigError for one that is not whole."""
     if not file.exists():
-        fresh = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fresh, "wb") as out:
-            out.write(secrets.token_bytes(32))
-    return file.read_bytes()
+        write_lasting(file, secrets.token_bytes(KEY_BYTES))
+    key = file.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise ConfigError(
+            f"{file} holds {len(key)} bytes of a key's {KEY_BYTES}",
+            remedy="restore it from a backup; without one remove it: what it vouched for is lost",
+        )
+    return key
