@@ -32,7 +32,7 @@ from backend.background import COMPONENT, Background
 from backend.changes import LIMITS, Asker, BlobStore, Differ, Manifests, NoiseProfile
 from backend.config import LOCAL, Config, ListenAddress, listen_address
 from backend.disks import DiskReader
-from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow
+from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow, split_authority
 from backend.errors import EXIT_OK, AlreadyRunning, ConfigError, FluidError, NoSpace
 from backend.fleet import DomainSources, Fleet, FleetParts, Guard, Host, Hosts, Sources, Trust
 from backend.guests import (
@@ -298,7 +298,7 @@ class _Backend:
                 commands=commands,
                 files=GuestFiles(connections, commands, limit_bytes=config.limits.file_bytes),
                 forwards=GuestForwards(connections),
-                proxy=EgressProxy(self._egress_policy(), on_request=_record(audit)),
+                proxy=self._egress_proxy(audit),
                 reader=reader,
                 blobs=blobs,
                 differ=Differ(reader, blobs, key, NoiseProfile.load(paths.noise_file)),
@@ -370,15 +370,22 @@ class _Backend:
         panes = Panes(tmux, events, audit, fleet, shell, recorder)
         return panes, Recordings(shelf, recorder, audit, config)
 
-    def _egress_policy(self) -> EgressPolicy:
+    def _egress_proxy(self, audit: Audit) -> EgressProxy:
         egress = self.config.egress
         allow = default_allow() if egress.allow is None else egress.allow
-        return EgressPolicy(
+        policy = EgressPolicy(
             allow=tuple(allow),
             ports=frozenset(egress.ports),
             bytes_per_sandbox=egress.bytes_per_sandbox,
             rate_bytes_s=egress.rate_bytes_s,
         )
+        upstream = None if egress.upstream is None else split_authority(egress.upstream)
+        if egress.upstream is not None and upstream is None:
+            raise ConfigError(
+                f"egress.upstream: {egress.upstream!r} is not HOST:PORT",
+                remedy="write proxy.example.org:3128",
+            )
+        return EgressProxy(policy, on_request=_record(audit), upstream=upstream)
 
     def _strategy(self, hosts: Hosts) -> str:
         if self.config.ansible.strategy != "auto":

@@ -1,16 +1,21 @@
-"""The installation's own keys: there whole, or not at all."""
+"""What the composition root itself makes of the config and the disk."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from pathlib import Path
-from typing import NoReturn
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import pytest
 
-from backend.daemon import _key
+from backend.audit import Audit
+from backend.config import Config, EgressConfig
+from backend.daemon import _Backend, _key
 from backend.errors import ConfigError
+from backend.paths import Paths
 
 
 def test_a_key_is_made_once(tmp_path: Path) -> None:
@@ -40,3 +45,30 @@ def test_a_key_that_was_cut_short_is_refused(tmp_path: Path, size: int) -> None:
     with pytest.raises(ConfigError, match=f"kept.key holds {size} bytes") as refused:
         _key(file)
     assert "backup" in refused.value.remedy
+
+
+async def test_the_proxy_of_the_host_is_the_one_of_its_sandboxes(tmp_path: Path) -> None:
+    seen = asyncio.Event()
+
+    async def outer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.readline() == b"GET http://mirror.example/ HTTP/1.1\r\n"
+        seen.set()
+        writer.close()
+
+    server = await asyncio.start_server(outer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    egress = EgressConfig(allow=["mirror.example:80"], upstream=f"127.0.0.1:{port}")
+    audit = SimpleNamespace(note=lambda *_, **__: asyncio.sleep(0))
+    proxy = _Backend(Config(egress=egress), Paths.under(tmp_path))._egress_proxy(cast("Audit", audit))
+    inner = await asyncio.start_server(lambda r, w: proxy.serve(r, w, client="SBX-1"), "127.0.0.1", 0)
+    _, guest = await asyncio.open_connection("127.0.0.1", inner.sockets[0].getsockname()[1])
+    guest.write(b"GET http://mirror.example/ HTTP/1.1\r\n\r\n")
+    await asyncio.wait_for(seen.wait(), 10)
+    for one in (guest, inner, server):
+        one.close()
+
+
+def test_an_upstream_that_is_no_address_ends_the_start_with_a_line(tmp_path: Path) -> None:
+    config = Config(egress=EgressConfig(allow=[], upstream="http://proxy"))
+    with pytest.raises(ConfigError, match=r"egress\.upstream"):
+        _Backend(config, Paths.under(tmp_path))._egress_proxy(cast("Audit", None))
