@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import itertools
 import logging
 import os
 import resource
@@ -63,6 +64,7 @@ KEY_BYTES = 32
 START_MB = 128  # a new cluster takes half of it; PostgreSQL stops for good where it cannot write
 HOUSEKEEPING_S = 5.0
 AUDIT_VERIFY_S = 60.0
+AUDIT_WHOLE_EVERY = 1_440  # verifications: once a day the old rows too
 EVENTS_KEPT = 100_000
 ANSWERS_KEPT_S = 86_400
 MANIFESTS_KEPT_S = 3_600  # without a snapshot: its row comes within seconds, or never
@@ -420,9 +422,9 @@ class _Backend:
                     await duty()
 
     async def _verify(self, audit: Audit) -> None:
-        while True:
+        for turn in itertools.count():
             try:
-                self.audited = await audit.verify()
+                self.audited = await audit.verify(whole=turn % AUDIT_WHOLE_EVERY == 0)
             except FluidError as error:
                 log.warning("the audit cannot be verified: %s", error.message)
             await asyncio.sleep(AUDIT_VERIFY_S)

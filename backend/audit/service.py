@@ -61,6 +61,8 @@ class Audit:
         self._signer = Signer(signing_key)
         self._head_file = head_file
         self._head: Head | None = None  # None: ask the database
+        self._seen = EMPTY  # as far as all was well once
+        self._all_well = False
         self._waiting: list[tuple[Draft, asyncio.Future[Link]]] = []
         self._writing = asyncio.Lock()
         self._spooling = asyncio.Lock()
@@ -168,8 +170,9 @@ class Audit:
             for line, hash_ in batch:
                 yield f'{{"hash":"{hash_}",{line[1:]}\n'  # the line's own brace makes room for it
 
-    async def verify(self, head: Path | None = None) -> AuditReport:
-        """Check every row, the links, and the signed heads: the head file, and a kept copy (``head``)."""
+    async def verify(self, head: Path | None = None, *, whole: bool = True) -> AuditReport:
+        """Check every row, the links, and the signed heads: the head file, and a kept copy (``head``).
+        Not ``whole``: of the rows those that came since the last time, if all was well then."""
         anchors: dict[int, str] = {}
         for file in filter(None, [head, self._head_file if self._head_file.exists() else None]):
             try:
@@ -180,14 +183,25 @@ class Audit:
                 return AuditReport(False, 0, signed.seq, f"{file} was not signed by this installation")
             if signed.seq:
                 anchors[signed.seq] = signed.hash
-        check = ChainCheck(anchors)
-        async with contextlib.aclosing(self._rows.stream()) as batches:
+        unseen = "" if anchors else "no signed head: a cut tail would not be seen"
+        if self._seen.seq:
+            anchors.setdefault(self._seen.seq, self._seen.hash)
+        goes_on = not whole and self._all_well and await self._holds(anchors)
+        check = ChainCheck(anchors, self._seen if goes_on else EMPTY)
+        async with contextlib.aclosing(self._rows.stream(check.rows)) as batches:
             async for batch in batches:
                 if not await asyncio.to_thread(check.feed, batch):
                     break
         check.finish()
-        unseen = "" if anchors else "no signed head: a cut tail would not be seen"
+        self._all_well = check.ok and (self._all_well or not goes_on)
+        if check.ok:
+            self._seen = check.head
         return AuditReport(check.ok, check.rows, check.first_bad, check.reason or unseen)
+
+    async def _holds(self, anchors: dict[int, str]) -> bool:
+        """Whether those of the rows that were checked before are where they were."""
+        before = [(seq, hash_) for seq, hash_ in anchors.items() if seq <= self._seen.seq]
+        return all([await self._rows.hash_at(seq) == hash_ for seq, hash_ in before])
 
     # --- how a row gets its place ---------------------------------------------------------------------------
 

@@ -142,6 +142,41 @@ async def test_what_a_superuser_does_behind_our_back_is_found(
     assert reason in report.reason
 
 
+async def test_a_check_of_what_is_new_goes_on_from_the_last_one(
+    audit: Audit, superuser: psycopg.AsyncConnection[tuple[object, ...]]
+) -> None:
+    await fill(audit, 5)
+    await audit.seal()
+    assert (await audit.verify(whole=False)).rows == 5
+    await fill(audit, 5)
+    await superuser.execute("UPDATE fluid.audit SET line = replace(line, 'ann', 'bob') WHERE seq = 2")
+    assert (await audit.verify(whole=False)).rows == 10, "the old rows are the whole check's"
+    assert [(await audit.verify(whole=whole)).first_bad for whole in (True, False)] == [2, 2], "and stay bad"
+
+
+@pytest.mark.parametrize(
+    ("tamper", "reason"),
+    [
+        ("UPDATE fluid.audit SET line = replace(line, 'ann', 'bob') WHERE seq = 8", "edited"),
+        ("DELETE FROM fluid.audit WHERE seq > 3", "cut"),
+        ("UPDATE fluid.audit SET hash = 'x' WHERE seq = 3", "edited"),
+        ("DELETE FROM fluid.audit WHERE seq = 5", "missing"),
+    ],
+)
+async def test_a_check_of_what_is_new_sees_the_end_of_the_last_one_and_the_signed_head(
+    audit: Audit, superuser: psycopg.AsyncConnection[tuple[object, ...]], tamper: str, reason: str
+) -> None:
+    await fill(audit, 3)
+    await audit.seal()
+    await fill(audit, 2)
+    assert (await audit.verify(whole=False)).rows == 5
+    await fill(audit, 5)
+    await superuser.execute(tamper)  # type: ignore[arg-type]
+    report = await audit.verify(whole=False)
+    assert not report.ok
+    assert reason in report.reason
+
+
 async def test_a_cut_tail_is_never_signed_over(
     audit: Audit, superuser: psycopg.AsyncConnection[tuple[object, ...]], tmp_path: Path
 ) -> None:

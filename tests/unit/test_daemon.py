@@ -11,7 +11,8 @@ from typing import NoReturn, cast
 
 import pytest
 
-from backend.audit import Audit
+from backend import daemon
+from backend.audit import Audit, AuditReport
 from backend.config import Config, EgressConfig
 from backend.daemon import _Backend, _key
 from backend.errors import ConfigError
@@ -72,3 +73,21 @@ def test_an_upstream_that_is_no_address_ends_the_start_with_a_line(tmp_path: Pat
     config = Config(egress=EgressConfig(allow=[], upstream="http://proxy"))
     with pytest.raises(ConfigError, match=r"egress\.upstream"):
         _Backend(config, Paths.under(tmp_path))._egress_proxy(cast("Audit", None))
+
+
+async def test_the_old_rows_of_the_audit_are_verified_too_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(daemon, "AUDIT_VERIFY_S", 0)
+    monkeypatch.setattr(daemon, "AUDIT_WHOLE_EVERY", 3)
+    asked: list[bool] = []
+
+    async def verify(*, whole: bool) -> AuditReport:
+        asked.append(whole)
+        if len(asked) == 5:
+            raise asyncio.CancelledError
+        return AuditReport(True, 0)
+
+    with pytest.raises(asyncio.CancelledError):
+        await _Backend(Config(), Paths.under(tmp_path))._verify(cast("Audit", SimpleNamespace(verify=verify)))
+    assert asked == [True, False, False, True, False]
