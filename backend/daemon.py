@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import fcntl
+import itertools
 import logging
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -31,7 +33,7 @@ from backend.background import COMPONENT, Background
 from backend.changes import LIMITS, Asker, BlobStore, Differ, Manifests, NoiseProfile
 from backend.config import LOCAL, Config, ListenAddress, listen_address
 from backend.disks import DiskReader
-from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow
+from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow, split_authority
 from backend.errors import EXIT_OK, AlreadyRunning, ConfigError, FluidError, NoSpace
 from backend.fleet import DomainSources, Fleet, FleetParts, Guard, Host, Hosts, Sources, Trust
 from backend.guests import (
@@ -53,13 +55,16 @@ from backend.policy import Policy
 from backend.store import Database, EmbeddedPostgres, EventBus, Store, dsn_of, migrate
 from backend.targets import Keeper, Targets
 from backend.tmux import TmuxServer
+from backend.whole_files import write_lasting
 
 log = logging.getLogger("fluid")
 
 MIB = 1024**2
+KEY_BYTES = 32
 START_MB = 128  # a new cluster takes half of it; PostgreSQL stops for good where it cannot write
 HOUSEKEEPING_S = 5.0
 AUDIT_VERIFY_S = 60.0
+AUDIT_WHOLE_EVERY = 1_440  # verifications: once a day the old rows too
 EVENTS_KEPT = 100_000
 ANSWERS_KEPT_S = 86_400
 MANIFESTS_KEPT_S = 3_600  # without a snapshot: its row comes within seconds, or never
@@ -75,6 +80,10 @@ def serve(config: Config, paths: Paths) -> int:
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stdout
     )
     failure: Exception | None = None
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (files, files)
+    )  # the usual 1024 are for programs that select(2)
     paths = paths.placed(images=config.storage.images, domains=config.storage.domains)
     try:
         paths.make()
@@ -291,7 +300,7 @@ class _Backend:
                 commands=commands,
                 files=GuestFiles(connections, commands, limit_bytes=config.limits.file_bytes),
                 forwards=GuestForwards(connections),
-                proxy=EgressProxy(self._egress_policy(), on_request=_record(audit)),
+                proxy=self._egress_proxy(audit),
                 reader=reader,
                 blobs=blobs,
                 differ=Differ(reader, blobs, key, NoiseProfile.load(paths.noise_file)),
@@ -363,15 +372,22 @@ class _Backend:
         panes = Panes(tmux, events, audit, fleet, shell, self.config.limits, recorder)
         return panes, Recordings(shelf, recorder, audit, config)
 
-    def _egress_policy(self) -> EgressPolicy:
+    def _egress_proxy(self, audit: Audit) -> EgressProxy:
         egress = self.config.egress
         allow = default_allow() if egress.allow is None else egress.allow
-        return EgressPolicy(
+        policy = EgressPolicy(
             allow=tuple(allow),
             ports=frozenset(egress.ports),
             bytes_per_sandbox=egress.bytes_per_sandbox,
             rate_bytes_s=egress.rate_bytes_s,
         )
+        upstream = None if egress.upstream is None else split_authority(egress.upstream)
+        if egress.upstream is not None and upstream is None:
+            raise ConfigError(
+                f"egress.upstream: {egress.upstream!r} is not HOST:PORT",
+                remedy="write proxy.example.org:3128",
+            )
+        return EgressProxy(policy, on_request=_record(audit), upstream=upstream)
 
     def _strategy(self, hosts: Hosts) -> str:
         if self.config.ansible.strategy != "auto":
@@ -406,9 +422,9 @@ class _Backend:
                     await duty()
 
     async def _verify(self, audit: Audit) -> None:
-        while True:
+        for turn in itertools.count():
             try:
-                self.audited = await audit.verify()
+                self.audited = await audit.verify(whole=turn % AUDIT_WHOLE_EVERY == 0)
             except FluidError as error:
                 log.warning("the audit cannot be verified: %s", error.message)
             await asyncio.sleep(AUDIT_VERIFY_S)
@@ -487,9 +503,13 @@ def _versions() -> dict[str, str]:
 
 
 def _key(file: Path) -> bytes:
-    """The installation's HMAC key, made on first use."""
+    """The installation's HMAC key, made on first use. Raises ConfigError for one that is not whole."""
     if not file.exists():
-        fresh = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fresh, "wb") as out:
-            out.write(secrets.token_bytes(32))
-    return file.read_bytes()
+        write_lasting(file, secrets.token_bytes(KEY_BYTES))
+    key = file.read_bytes()
+    if len(key) != KEY_BYTES:
+        raise ConfigError(
+            f"{file} holds {len(key)} bytes of a key's {KEY_BYTES}",
+            remedy="restore it from a backup; without one remove it: what it vouched for is lost",
+        )
+    return key

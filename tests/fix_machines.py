@@ -42,6 +42,7 @@ class Silent:
     """Guests' connections and forwards, of which there are none."""
 
     def hold(self, name: str) -> None: ...
+    def forget(self, name: str) -> None: ...
     async def drop(self, name: str) -> None: ...
 
 
@@ -91,6 +92,7 @@ class Machines:
             background=self.background,
             guests=Silent(),
             forwards=Silent(),
+            proxy=Silent(),
             commands=None,
             files=None,
         )

@@ -11,8 +11,10 @@ import contextlib
 import errno
 import grp
 import json
+import math
 import os
 import pwd
+import resource
 import socket
 import struct
 from dataclasses import dataclass
@@ -32,8 +34,12 @@ _CREDENTIALS = struct.Struct("3i")
 _GROUPS_BYTES = 1024  # as much as Python's getsockopt takes: 256 gids
 _UNKNOWN = -1
 
+FILES_WANTED = 8_192
+AGENT_CONNECTIONS = 2_000
+UID_CONNECTIONS = 1_500
 TCP_CONNECTIONS = 512
-"""Any user of the machine may connect by TCP: they must not use up the files that the other doors need."""
+"""Agents must not use up the files that the operator door needs, nor any user of the machine by TCP. Where
+this process has less than ``FILES_WANTED`` files all three shrink in proportion."""
 
 
 class Door(StrEnum):
@@ -172,14 +178,14 @@ def group_name(gid: int) -> str:
 class PeerProtocol(HttpToolsProtocol):
     """uvicorn's protocol that adds ``peer`` to each request's state and speaks JSON about broken HTTP."""
 
+    peer: Peer | None = None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         connection = transport.get_extra_info("socket")
-        if connection.family != socket.AF_UNIX and len(self.connections) > TCP_CONNECTIONS:
-            transport.abort()
-            return
         with contextlib.suppress(OSError):  # without a peer the gate answers 401
-            self.app_state = {**self.app_state, "peer": read_peer(connection)}
+            self.peer = read_peer(connection)
+            self.app_state = {**self.app_state, "peer": self.peer}
 
     def send_400_response(self, msg: str) -> None:
         body = json.dumps(BadRequest("the request is not HTTP/1.1", remedy="mind the framing").body())
@@ -189,3 +195,26 @@ class PeerProtocol(HttpToolsProtocol):
         )
         self.transport.write((head + body).encode("ascii"))
         self.transport.close()
+
+
+class AgentProtocol(PeerProtocol):
+    """The same on an agent door: a connection beyond what it, or the caller's uid, may have is closed."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        unix = transport.get_extra_info("socket").family == socket.AF_UNIX
+        most = share(AGENT_CONNECTIONS if unix else TCP_CONNECTIONS)
+        if len(self.connections) > most or self._of_this_uid() > share(UID_CONNECTIONS):
+            transport.abort()
+
+    def _of_this_uid(self) -> int:
+        if self.peer is None:
+            return 0
+        peers = (one.peer for one in self.connections if isinstance(one, PeerProtocol))
+        return sum(peer is not None and peer.uid == self.peer.uid for peer in peers)
+
+
+def share(connections: int) -> int:
+    """As many of them as the process has files for."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.ceil(connections * min(1, files / FILES_WANTED))

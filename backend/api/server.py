@@ -18,7 +18,7 @@ import uvicorn
 from backend.api.agent import agent_app
 from backend.api.gate import Gate
 from backend.api.operator import operator_app
-from backend.api.peers import Door, PeerProtocol, Roles, group_name
+from backend.api.peers import AgentProtocol, Door, PeerProtocol, Roles, group_name
 from backend.api.services import Services
 from backend.api.tcp import LocalAgents
 from backend.config import Config
@@ -96,11 +96,12 @@ async def serve_doors(
             bound = opened.enter_context(contextlib.closing(bind_door(path, group)))
             opened.callback(_remove, path, path.stat().st_ino)
             gate = Gate(app, door, roles, config.limits.file_bytes)
-            servers.append((_server(gate), bound))
+            protocol = AgentProtocol if door is Door.AGENT else PeerProtocol
+            servers.append((_server(gate, protocol), bound))
         if tcp is not None:
             local = LocalAgents(agents, agents_group or group_name(os.getegid()))
             gate = Gate(local, Door.AGENT, roles, config.limits.file_bytes)
-            servers.append((_server(gate), tcp))
+            servers.append((_server(gate, AgentProtocol), tcp))
         async with asyncio.TaskGroup() as group_of_tasks:
             for server, bound in servers:
                 group_of_tasks.create_task(server.serve(sockets=[bound]))
@@ -109,11 +110,11 @@ async def serve_doors(
                 server.should_exit = True
 
 
-def _server(gate: Gate) -> _DoorServer:
+def _server(gate: Gate, protocol: type[PeerProtocol]) -> _DoorServer:
     return _DoorServer(
         uvicorn.Config(
             gate,
-            http=PeerProtocol,
+            http=protocol,
             ws="none",
             lifespan="off",
             log_config=None,

@@ -105,19 +105,25 @@ def stands_at(line: str, seq: int, prev: str) -> bool:
 class ChainCheck:
     """Feed a chain in order; the first bad row and why stay in ``first_bad`` and ``reason``.
 
-    ``anchors``: ``seq → hash`` that signed heads claim.
+    ``anchors``: ``seq → hash`` of rows that were there, as signed heads claim. ``since``: where an earlier
+    check came to.
     """
 
-    def __init__(self, anchors: dict[int, str] | None = None) -> None:
-        self.rows = 0  # good ones
+    def __init__(self, anchors: dict[int, str] | None = None, since: Head = EMPTY) -> None:
+        self.rows = since.seq  # good ones
         self.first_bad: int | None = None
         self.reason = ""
-        self._last_hash = ""
+        self._last_hash = since.hash
         self._anchors = anchors or {}
 
     @property
     def ok(self) -> bool:
         return self.first_bad is None
+
+    @property
+    def head(self) -> Head:
+        """As far as it is good."""
+        return Head(self.rows, self._last_hash)
 
     def feed(self, batch: Iterable[tuple[str, str]]) -> bool:
         """Check ``(line, hash)`` pairs; False once something is bad (what follows then proves nothing)."""
@@ -137,7 +143,7 @@ class ChainCheck:
         claimed = max(self._anchors, default=0)
         if self.ok and claimed > self.rows:
             self.first_bad = self.rows + 1
-            self.reason = f"the chain ends at row {self.rows}, a signed head says {claimed}: the tail was cut"
+            self.reason = f"the chain ends at row {self.rows}, row {claimed} was there: the tail was cut"
 
     def _explain(self, line: str, stored: str) -> str:
         expected = self.rows + 1
@@ -152,4 +158,4 @@ class ChainCheck:
             return f"row {expected} is missing: {seq} follows"
         if prev != self._last_hash:
             return "the row does not follow the one before it"
-        return "a signed head names another hash: the chain was rewritten"
+        return "it was there with another hash: the chain was rewritten"

@@ -75,7 +75,7 @@ def verify_signature(head: SignedHead, key: Ed25519PublicKey) -> bool:
     """Whether ``key`` signed ``head``."""
     try:
         key.verify(base64.b64decode(head.signature, validate=True), head.message())
-    except (InvalidSignature, ValueError):
+    except (InvalidSignature, ValueError, TypeError):
         return False
     return True
 

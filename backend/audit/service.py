@@ -25,6 +25,7 @@ from backend.store import Store
 log = logging.getLogger(__name__)
 
 SEAL_EVERY_S = 60.0
+SPOOL_PART = 1_000  # rows of a spool that are committed at once: a statement has a time limit
 APPEND_ATTEMPTS = 5  # another writer may append between our read of the head and our insert
 DECISIONS = frozenset({"approval.approve", "approval.reject", "ask.answer", "panic", "panic.release"})
 
@@ -60,6 +61,8 @@ class Audit:
         self._signer = Signer(signing_key)
         self._head_file = head_file
         self._head: Head | None = None  # None: ask the database
+        self._seen = EMPTY  # as far as all was well once
+        self._all_well = False
         self._waiting: list[tuple[Draft, asyncio.Future[Link]]] = []
         self._writing = asyncio.Lock()
         self._spooling = asyncio.Lock()
@@ -167,23 +170,38 @@ class Audit:
             for line, hash_ in batch:
                 yield f'{{"hash":"{hash_}",{line[1:]}\n'  # the line's own brace makes room for it
 
-    async def verify(self, head: Path | None = None) -> AuditReport:
-        """Check every row, the links, and the signed heads: the head file, and a kept copy (``head``)."""
+    async def verify(self, head: Path | None = None, *, whole: bool = True) -> AuditReport:
+        """Check every row, the links, and the signed heads: the head file, and a kept copy (``head``).
+        Not ``whole``: of the rows those that came since the last time, if all was well then."""
         anchors: dict[int, str] = {}
         for file in filter(None, [head, self._head_file if self._head_file.exists() else None]):
-            signed = SignedHead.load(file)
+            try:
+                signed = SignedHead.load(file)
+            except AuditBroken as error:
+                return AuditReport(False, 0, None, error.message)
             if not self._signer.verify(signed):
                 return AuditReport(False, 0, signed.seq, f"{file} was not signed by this installation")
             if signed.seq:
                 anchors[signed.seq] = signed.hash
-        check = ChainCheck(anchors)
-        async with contextlib.aclosing(self._rows.stream()) as batches:
+        unseen = "" if anchors else "no signed head: a cut tail would not be seen"
+        if self._seen.seq:
+            anchors.setdefault(self._seen.seq, self._seen.hash)
+        goes_on = not whole and self._all_well and await self._holds(anchors)
+        check = ChainCheck(anchors, self._seen if goes_on else EMPTY)
+        async with contextlib.aclosing(self._rows.stream(check.rows)) as batches:
             async for batch in batches:
                 if not await asyncio.to_thread(check.feed, batch):
                     break
         check.finish()
-        unseen = "" if anchors else "no signed head: a cut tail would not be seen"
+        self._all_well = check.ok and (self._all_well or not goes_on)
+        if check.ok:
+            self._seen = check.head
         return AuditReport(check.ok, check.rows, check.first_bad, check.reason or unseen)
+
+    async def _holds(self, anchors: dict[int, str]) -> bool:
+        """Whether those of the rows that were checked before are where they were."""
+        before = [(seq, hash_) for seq, hash_ in anchors.items() if seq <= self._seen.seq]
+        return all([await self._rows.hash_at(seq) == hash_ for seq, hash_ in before])
 
     # --- how a row gets its place ---------------------------------------------------------------------------
 
@@ -241,10 +259,12 @@ class Audit:
     async def _absorb(self) -> None:
         async with self._spooling:
             drafts = await asyncio.to_thread(self._spool.read)
-            known = await self._rows.spooled([draft["data"]["spool_id"] for draft in drafts])
-            fresh = [draft for draft in drafts if draft["data"]["spool_id"] not in known]
-            if fresh:
-                await self._commit(fresh)
+            for start in range(0, len(drafts), SPOOL_PART):
+                part = drafts[start : start + SPOOL_PART]
+                known = await self._rows.spooled([draft["data"]["spool_id"] for draft in part])
+                fresh = [draft for draft in part if draft["data"]["spool_id"] not in known]
+                if fresh:
+                    await self._commit(fresh)
             await asyncio.to_thread(self._spool.forget)
             self._spool_dirty = False
 

@@ -24,15 +24,14 @@ class Spool:
         self.file = folder / SPOOL_FILE
 
     def add(self, draft: Draft) -> Draft:
-        """Keep a draft; as it was kept, with its ``spool_id``."""
+        """Keep a draft; as it was kept, with its ``spool_id``. Raises OSError if it does not fit whole."""
         kept = {**draft, "data": {**draft["data"], "spool_id": secrets.token_hex(16)}}
         handle = os.open(self.file, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
-        try:
+        with os.fdopen(handle, "ab") as file:
             # A line break before it, too: what a crash left half written must not swallow this row.
-            os.write(handle, f"\n{canonical(kept)}\n".encode())
+            file.write(f"\n{canonical(kept)}\n".encode())
+            file.flush()
             os.fsync(handle)
-        finally:
-            os.close(handle)
         return kept
 
     def read(self) -> list[Draft]:

@@ -19,6 +19,7 @@ class Meter:
     ) -> None:
         self.used = 0  # bytes, both directions
         self.connections = 0
+        self.told = False  # on record: the bytes are used up
         self._limit = limit_bytes
         self._rate = rate_bytes_s
         self._clock = clock
@@ -43,6 +44,10 @@ class Meter:
         self._credit = min(self._credit + (now - self._at) * self._rate, float(self._rate)) - size
         self._at = now
         return max(0.0, -self._credit / self._rate)
+
+    def charge(self, size: int) -> None:
+        """Book ``size`` bytes as far as they fit, of what is over already."""
+        self.used = min(self.used + size, self._limit)
 
     async def spend(self, size: int) -> None:
         """Book ``size`` bytes and wait as long as the rate asks."""

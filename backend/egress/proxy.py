@@ -25,6 +25,8 @@ CONNECT_TIMEOUT_S = 10.0
 RESOLVE_TIMEOUT_S = 5.0
 ADDRESSES_TRIED = 3
 REFUSED_IDLE_S = 1.0
+RECORD_BYTES = 16_384  # what each record costs a sandbox at least: refusals too come to an end
+OUT_OF_BYTES = "egress.bytes"
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 
@@ -79,8 +81,9 @@ class EgressProxy:
         meter = self._meter(client)
         meter.connections += 1
         try:
-            if meter.connections > self.policy.connections_per_sandbox:
-                await self._refuse_connection(side, client)
+            refusal = self._refusal(meter)
+            if refusal:
+                await self._refuse_connection(side, client, meter, refusal)
             else:
                 await _Conversation(self, side, client, meter).run()
         except (OSError, EOFError, TimeoutError, Malformed) as error:
@@ -109,18 +112,35 @@ class EgressProxy:
             self._meters[client] = Meter(self.policy.bytes_per_sandbox, self.policy.rate_bytes_s)
         return self._meters[client]
 
-    async def _refuse_connection(self, side: Side, client: str) -> None:
+    def _refusal(self, meter: Meter) -> Refusal | None:
+        if meter.exhausted:
+            return self.no_bytes_left()
         count = self.policy.connections_per_sandbox
-        refusal = Refusal(
+        if meter.connections <= count:
+            return None
+        return Refusal(
             "egress.connections", f"more than {count} connections at once; close some and try again", 429
         )
-        await self.record(Exchange(client, "", "", 0), refusal)
+
+    def no_bytes_left(self) -> Refusal:
+        limit = self.policy.bytes_per_sandbox
+        return Refusal(
+            OUT_OF_BYTES, f"the sandbox has used its {limit} bytes; ask the operator or take a new sandbox"
+        )
+
+    async def _refuse_connection(self, side: Side, client: str, meter: Meter, refusal: Refusal) -> None:
+        await self.record(Exchange(client, "", "", 0), refusal, meter)
         with suppress(TimeoutError):
             await side.some(idle_s=REFUSED_IDLE_S)  # unread input would make TCP throw our answer away
         await side.send(refusal_answer(refusal, keep_alive=False))
 
-    async def record(self, exchange: Exchange, why: Grant | Refusal) -> None:
-        """Hand the finished exchange to the audit."""
+    async def record(self, exchange: Exchange, why: Grant | Refusal, meter: Meter) -> None:
+        """Hand the finished exchange to the audit. That a sandbox has no bytes left is on record once."""
+        if isinstance(why, Refusal) and why.rule == OUT_OF_BYTES:
+            if meter.told and not exchange.up:
+                return
+            meter.told = True
+        meter.charge(max(0, RECORD_BYTES - exchange.up - exchange.down))
         rule, reason = (why.entry, exchange.reason) if isinstance(why, Grant) else (why.rule, why.message)
         told = self._on_request(
             EgressRecord(
@@ -218,8 +238,9 @@ class _Conversation:
         finally:
             if exchange.spoiled:
                 self._leave_origin()
-            await self._proxy.record(exchange, why)
+            await self._proxy.record(exchange, why, self._meter)
         keep = head.keep_alive and head.body == 0 and head.method != "CONNECT" and not exchange.up
+        keep = keep and not self._meter.exhausted
         await self._side.send(refusal_answer(why, keep_alive=keep, bodiless=head.method == "HEAD"))
         return keep
 
@@ -236,7 +257,7 @@ class _Conversation:
     def _failure(self, head: RequestHead, error: Exception) -> Refusal:
         where = f"{head.host}:{head.port}"
         if isinstance(error, Exhausted):
-            return self._no_bytes_left()
+            return self._proxy.no_bytes_left()
         if isinstance(error, Malformed):
             return Refusal("egress.answer", f"{where}: {error}", 502)
         if isinstance(error, TimeoutError):
@@ -249,20 +270,14 @@ class _Conversation:
             return parse_request(raw) if raw else None
         except Malformed as error:
             refusal = Refusal("egress.request", str(error), 400)
-            await self._proxy.record(Exchange(self._client, "", "", 0), refusal)
+            await self._proxy.record(Exchange(self._client, "", "", 0), refusal, self._meter)
             await self._side.send(refusal_answer(refusal, keep_alive=False))
             return None
 
     def _decide(self, head: RequestHead) -> Grant | Refusal:
         if self._meter.exhausted:
-            return self._no_bytes_left()
+            return self._proxy.no_bytes_left()
         return self._proxy.policy.decide(head.host, head.port)
-
-    def _no_bytes_left(self) -> Refusal:
-        limit = self._proxy.policy.bytes_per_sandbox
-        return Refusal(
-            "egress.bytes", f"the sandbox has used its {limit} bytes; ask the operator or take a new sandbox"
-        )
 
     async def _reach(self, grant: Grant, head: RequestHead) -> Upstream | Refusal:
         """The kept connection if it leads to the same origin, else a fresh one."""

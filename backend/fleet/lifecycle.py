@@ -217,6 +217,7 @@ class Lifecycle(Sizes):
         """Destroy without a question: twins, and what failed half-way."""
         try:
             await self.hang_up(sandbox)
+            self._parts.proxy.forget(sandbox.id)
             # On a host that is not listed any more it stays, and goes when that one is listed again.
             if host := self._hosts.find(sandbox.host_name):
                 await host.require().destroy(host.domain_name(sandbox.id), uuid=sandbox.uuid)

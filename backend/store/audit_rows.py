@@ -82,12 +82,13 @@ class AuditRows:
             total = await (await connection.execute(count, values)).fetchone()
         return [(row[0], row[1]) for row in rows], total[0] if total else 0
 
-    async def stream(self) -> Batches:
-        """The whole chain in order, in batches; memory stays flat."""
-        last: int | None = 0
-        async with self._database.transaction() as connection:
-            while last is not None:
+    async def stream(self, after_seq: int = 0) -> Batches:
+        """The chain in order, in batches; memory stays flat. A reader that waits holds no connection:
+        rows never change."""
+        last: int | None = after_seq
+        while last is not None:
+            async with self._database.transaction() as connection:
                 row = await (await connection.execute(_BATCH, (last, BATCH_ROWS))).fetchone()
-                lines, hashes, last = row or (None, None, None)
-                if last is not None:
-                    yield list(zip(lines.split("\n"), hashes.split("\n"), strict=False))
+            lines, hashes, last = row or (None, None, None)
+            if last is not None:
+                yield list(zip(lines.split("\n"), hashes.split("\n"), strict=False))

@@ -145,13 +145,17 @@ class Documents(Generic[T]):
         )
         async with self._database.transaction() as connection:
             rows, total = await self._page(connection, version, filters or {}, limit, offset)
-            if len(self._kept) + len(rows) > KEPT:
-                self._kept.clear()
-            changed = [id for id, at in rows if id not in self._kept or self._kept[id].version != at]
+            found = {
+                id: self._kept[id] for id, at in rows if id in self._kept and self._kept[id].version == at
+            }
+            changed = [id for id, _ in rows if id not in found]
             if changed:
                 for id, at, *row in await (await connection.execute(rest, (changed,))).fetchall():
-                    self._kept[id] = Seen(at, self._read(tuple(row)))
-        return [self._kept[id] for id, _ in rows if id in self._kept], total
+                    found[id] = Seen(at, self._read(tuple(row)))
+        if len(self._kept) + len(rows) > KEPT:
+            self._kept.clear()
+        self._kept |= found
+        return [found[id] for id, _ in rows if id in found], total
 
     async def _page(
         self,

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import LiteralString
 
-from backend.errors import Conflict, InvalidValue
+from backend.errors import Conflict, DatabaseDown, InvalidValue, NoSpace, TimedOut
 from backend.store.encoding import escape, unescape
 from backend.store.pool import Database
 
@@ -24,6 +24,7 @@ class Keys:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._owed: dict[tuple[str, str], KeptAnswer | None] = {}  # None: a release
 
     async def claim(self, scope: str, key: str, request: bytes) -> KeptAnswer | None:
         """The kept answer. None: the caller does the work and then calls :meth:`keep` or :meth:`release`.
@@ -32,6 +33,8 @@ class Keys:
             InvalidValue: the key was used with another request body.
             Conflict: the first request with this key is still at work.
         """
+        if (scope, key) in self._owed:
+            await self._settle(scope, key, self._owed.pop((scope, key)))
         digest = hashlib.sha256(request).hexdigest()
         async with self._database.transaction() as connection:
             claimed = await connection.execute(
@@ -60,14 +63,11 @@ class Keys:
 
     async def keep(self, scope: str, key: str, answer: KeptAnswer) -> None:
         """Remember the answer for the next caller with this key."""
-        await self._execute(
-            "UPDATE fluid.keys SET status = %s, answer = %s WHERE scope = %s AND key = %s",
-            (answer.status, escape(answer.body), scope, key),
-        )
+        await self._settle(scope, key, answer)
 
     async def release(self, scope: str, key: str) -> None:
         """The work failed and left nothing: the key may be used again."""
-        await self._execute("DELETE FROM fluid.keys WHERE scope = %s AND key = %s", (scope, key))
+        await self._settle(scope, key, None)
 
     async def forget_unfinished(self) -> int:
         """At start: nobody works on these any more. How many there were."""
@@ -78,6 +78,19 @@ class Keys:
         return await self._execute(
             "DELETE FROM fluid.keys WHERE created_at < now() - make_interval(secs => %s)", (older_than_s,)
         )
+
+    async def _settle(self, scope: str, key: str, answer: KeptAnswer | None) -> None:
+        """Keep, or release. What the database cannot take now is done when the key comes again."""
+        try:
+            if answer is None:
+                await self._execute("DELETE FROM fluid.keys WHERE scope = %s AND key = %s", (scope, key))
+            else:
+                await self._execute(
+                    "UPDATE fluid.keys SET status = %s, answer = %s WHERE scope = %s AND key = %s",
+                    (answer.status, escape(answer.body), scope, key),
+                )
+        except (DatabaseDown, NoSpace, TimedOut):
+            self._owed[scope, key] = answer
 
     async def _execute(self, statement: LiteralString, values: tuple[object, ...]) -> int:
         async with self._database.transaction() as connection:

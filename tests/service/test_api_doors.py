@@ -6,6 +6,7 @@ import asyncio
 import grp
 import json
 import os
+import resource
 import socket
 import stat
 import time
@@ -14,10 +15,13 @@ from typing import Any
 
 import pytest
 
+from backend.api import peers
 from backend.api.server import bind_door
 from backend.client import AsyncFluid, Fluid
 from backend.config import Config, ServerConfig
+from backend.daemon import serve
 from backend.errors import AlreadyRunning, BackendDown, ConfigError, RoleDenied, SandboxNotFound, TooLarge
+from backend.paths import Paths
 from tests.fix_doors import NOBODY_UID, Backend, as_uid, needs_ipv6
 
 GROUP = grp.getgrgid(1).gr_name  # any group that root's children can be given and nobody is not in
@@ -182,3 +186,43 @@ async def test_broken_http_gets_the_same_error_body(backend: Backend) -> None:
         writer.close()
     assert answer.startswith(b"HTTP/1.1 400")
     assert json.loads(answer.partition(b"\r\n\r\n")[2])["error_code"] == "bad_request"
+
+
+async def test_no_uid_shuts_the_agent_door_to_the_others(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "UID_CONNECTIONS", 2)
+    async with backend.serving(Config(server=ServerConfig(socket_group_agents=GROUP))):
+        held = [await asyncio.open_unix_connection(backend.paths.agent_socket) for _ in range(3)]
+        assert await asyncio.wait_for(held[2][0].read(), 10) == b"", "closed at once"
+        status, _ = await as_uid(NOBODY_UID, backend.paths.agent_socket, "/v1/whoami", [1])
+        assert status == 200
+        for _, writer in held:
+            writer.close()
+
+
+async def test_no_number_of_agents_uses_up_the_files_of_the_operator_door(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "AGENT_CONNECTIONS", 1)
+    async with backend.serving(Config()):
+        held = [await asyncio.open_unix_connection(backend.paths.agent_socket) for _ in range(2)]
+        assert await asyncio.wait_for(held[1][0].read(), 10) == b"", "closed at once"
+        held += [await asyncio.open_unix_connection(backend.paths.operator_socket) for _ in range(2)]
+        async with AsyncFluid(backend.paths.operator_socket) as operator:
+            assert (await operator.whoami()).role == "operator"
+        for _, writer in held:
+            writer.close()
+
+
+def test_the_backend_takes_all_the_files_it_may_have_and_agents_a_share(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    (tmp_path / "a-file").touch()
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+        assert peers.share(peers.AGENT_CONNECTIONS) + peers.share(peers.TCP_CONNECTIONS) < 1024 / 2
+        with pytest.raises(OSError, match="a-file"):
+            serve(Config(), Paths.under(tmp_path / "a-file"))
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

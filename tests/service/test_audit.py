@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from backend.audit import Audit, SignedHead
+from backend.audit import Audit, SignedHead, service
 from backend.audit import verifier as verifier_module
-from backend.audit.chain import Head, link, timestamp
+from backend.audit.chain import Head, link, plain, timestamp
+from backend.audit.spool import Spool
 from backend.errors import AuditBroken, ConfigError, DatabaseDown, PolicyDenied
 from backend.models import Identity, Role, now
 from backend.store import Database, EmbeddedPostgres, Store, migrate
+from backend.store.pool import MAX_CONNECTIONS
 from tests.fix_database import RUN_AS
 
 ANN = Identity(uid=1000, name="ann", role=Role.AGENT)
@@ -138,6 +142,41 @@ async def test_what_a_superuser_does_behind_our_back_is_found(
     assert reason in report.reason
 
 
+async def test_a_check_of_what_is_new_goes_on_from_the_last_one(
+    audit: Audit, superuser: psycopg.AsyncConnection[tuple[object, ...]]
+) -> None:
+    await fill(audit, 5)
+    await audit.seal()
+    assert (await audit.verify(whole=False)).rows == 5
+    await fill(audit, 5)
+    await superuser.execute("UPDATE fluid.audit SET line = replace(line, 'ann', 'bob') WHERE seq = 2")
+    assert (await audit.verify(whole=False)).rows == 10, "the old rows are the whole check's"
+    assert [(await audit.verify(whole=whole)).first_bad for whole in (True, False)] == [2, 2], "and stay bad"
+
+
+@pytest.mark.parametrize(
+    ("tamper", "reason"),
+    [
+        ("UPDATE fluid.audit SET line = replace(line, 'ann', 'bob') WHERE seq = 8", "edited"),
+        ("DELETE FROM fluid.audit WHERE seq > 3", "cut"),
+        ("UPDATE fluid.audit SET hash = 'x' WHERE seq = 3", "edited"),
+        ("DELETE FROM fluid.audit WHERE seq = 5", "missing"),
+    ],
+)
+async def test_a_check_of_what_is_new_sees_the_end_of_the_last_one_and_the_signed_head(
+    audit: Audit, superuser: psycopg.AsyncConnection[tuple[object, ...]], tamper: str, reason: str
+) -> None:
+    await fill(audit, 3)
+    await audit.seal()
+    await fill(audit, 2)
+    assert (await audit.verify(whole=False)).rows == 5
+    await fill(audit, 5)
+    await superuser.execute(tamper)  # type: ignore[arg-type]
+    report = await audit.verify(whole=False)
+    assert not report.ok
+    assert reason in report.reason
+
+
 async def test_a_cut_tail_is_never_signed_over(
     audit: Audit, superuser: psycopg.AsyncConnection[tuple[object, ...]], tmp_path: Path
 ) -> None:
@@ -161,6 +200,18 @@ async def test_a_head_that_somebody_else_signed_does_not_count(
     report = await audit.verify(head=elsewhere / "audit.head")
     assert not report.ok
     assert "not signed by this installation" in report.reason
+
+
+@pytest.mark.parametrize("garbage", ["", "{", '{"at":1,"hash":1,"seq":1,"signature":1}'])
+async def test_a_head_that_cannot_be_read_is_a_broken_audit(
+    audit: Audit, tmp_path: Path, garbage: str
+) -> None:
+    await fill(audit, 3)
+    await audit.seal()
+    (tmp_path / "audit.head").write_text(garbage)
+    report = await audit.verify()
+    assert not report.ok
+    assert str(tmp_path / "audit.head") in report.reason
 
 
 async def test_a_decision_is_sealed_at_once(audit: Audit, tmp_path: Path) -> None:
@@ -252,6 +303,44 @@ async def test_with_the_database_gone_nothing_starts_and_outcomes_are_chained_in
         await server.stop()
 
 
+async def test_a_spool_of_any_size_is_chained_in_by_parts(
+    audit: Audit, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SPOOL_PART", 10)
+    append = store.audit.append
+    parts: list[int] = []
+
+    async def counted(rows: Sequence[tuple[str, str]]) -> None:
+        parts.append(len(rows))
+        await append(rows)
+
+    spool = Spool(tmp_path / "spool")
+    row = await audit.note(ANN, "test.row", "test", "0")
+    draft = {key: plain(value) for key, value in row if key not in ("seq", "prev", "hash")}
+    for number in range(25):
+        spool.add({**draft, "id": str(number)})
+    monkeypatch.setattr(store.audit, "append", counted)
+    await make(store, tmp_path).absorb()
+    assert parts == [10, 10, 5]
+    rows, _ = await audit.list()
+    assert [row.id for row in rows] == [*(str(number) for number in reversed(range(25))), "0"]
+    assert (await audit.verify()).ok
+
+
+def test_a_row_that_the_disk_takes_half_of_is_not_taken_for_kept(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    kept = spool.add({"id": "1", "data": {}})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (spool.file.stat().st_size + 20, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            spool.add({"id": "2", "data": {}})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    last = spool.add({"id": "3", "data": {}})
+    assert spool.read() == [kept, last]
+
+
 async def _until_up(database: Database) -> None:
     async with asyncio.timeout(30):
         while True:
@@ -259,6 +348,15 @@ async def _until_up(database: Database) -> None:
                 return await database.ping()
             except DatabaseDown:
                 await asyncio.sleep(0.05)
+
+
+async def test_a_reader_that_takes_its_time_holds_no_connection(audit: Audit, database: Database) -> None:
+    await fill(audit, 2)
+    async with AsyncExitStack() as readers:
+        for _ in range(MAX_CONNECTIONS):
+            export = await readers.enter_async_context(aclosing(audit.export()))
+            await anext(export)
+        await database.ping()
 
 
 async def test_a_chain_longer_than_a_page_verifies(audit: Audit, store: Store) -> None:

@@ -11,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from backend.egress import EgressPolicy, EgressProxy, EgressRecord, _streams
+from backend.egress import proxy as proxy_module
+from backend.egress.proxy import RECORD_BYTES
 
 ANSWER_S = 10.0
 BIG = bytes(range(256)) * 4096  # 1 MiB
@@ -324,6 +326,27 @@ async def test_the_bytes_of_a_sandbox_come_to_an_end(make_proxy: Make, origin: T
     assert b"403" in head
     assert b"300000 bytes" in body
     assert proxy.core.used("SBX-1") == 300_000
+
+
+@pytest.mark.parametrize("request_text", ["GET http://evil.example/ HTTP/1.1\r\n\r\n", "nonsense\r\n\r\n"])
+async def test_refusals_come_to_an_end_too(make_proxy: Make, request_text: str) -> None:
+    proxy = await make_proxy(".example", bytes_per_sandbox=10 * RECORD_BYTES)
+    for _ in range(15):
+        await proxy.talk(request_text.encode() * 100)
+    assert [record.rule for record in proxy.records].count("egress.bytes") == 1
+    assert len(proxy.records) == 11
+    assert b"egress.bytes" in await proxy.talk(request_text.encode())
+    assert len(proxy.records) == 11
+
+
+async def test_connections_beyond_the_limit_come_to_an_end_too(
+    make_proxy: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy_module, "REFUSED_IDLE_S", 0.01)
+    proxy = await make_proxy(".example", connections_per_sandbox=0, bytes_per_sandbox=5 * RECORD_BYTES)
+    for _ in range(10):
+        await proxy.talk(b"")
+    assert [record.rule for record in proxy.records] == ["egress.connections"] * 5 + ["egress.bytes"]
 
 
 async def test_the_account_of_a_sandbox_survives_a_restart_of_ours(make_proxy: Make) -> None:

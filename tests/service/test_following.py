@@ -20,6 +20,7 @@ from backend import background as background_module
 from backend.audit import Audit
 from backend.background import Background
 from backend.config import Config
+from backend.egress import EgressPolicy, EgressProxy
 from backend.errors import HypervisorFailed, NoSpace, WrongState
 from backend.fleet import Fleet, FleetParts, Hosts, following, object_prefix
 from backend.guests import CertificateAuthority
@@ -99,6 +100,7 @@ class Lab:
         self.host.way = cast("Any", self.way)
         self.background = Background()
         self.audit = Audit(store, folder / "spool", folder / "audit.key", folder / "audit.head")
+        self.proxy = EgressProxy(EgressPolicy(allow=()), on_request=lambda _: None)
         parts = SimpleNamespace(
             config=config,
             store=store,
@@ -109,6 +111,7 @@ class Lab:
             images=SimpleNamespace(list=list),
             guests=Silent(),
             forwards=Silent(),
+            proxy=self.proxy,
             commands=None,
             files=None,
             authority=CertificateAuthority(folder / "ca"),
@@ -219,6 +222,14 @@ async def test_what_is_done_to_it_by_hand_is_in_its_row_and_told_with_its_reason
     assert (await lab.row(other)).phase is Phase.RUNNING
     shown, _ = await lab.fleet.list(OPERATOR)
     assert {one.id: one.reason for one in shown}[row.id] == found.reason
+
+
+async def test_what_the_proxy_knew_of_a_sandbox_goes_with_it(lab: Lab) -> None:
+    row, other = await lab.box(1), await lab.box(2)
+    for one in (row, other):
+        lab.proxy.restore(one.id, 5)
+    await lab.fleet.discard(row)
+    assert (lab.proxy.used(row.id), lab.proxy.used(other.id)) == (0, 5)
 
 
 async def test_a_twin_that_goes_is_not_told_as_somebody_else_s_doing(

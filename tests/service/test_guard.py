@@ -74,6 +74,7 @@ class Silent:
     """Guests' connections and forwards, of which there are none."""
 
     def hold(self, name: str) -> None: ...
+    def forget(self, name: str) -> None: ...
     def release(self, name: str) -> None: ...
     async def drop(self, name: str) -> None: ...
 
@@ -95,6 +96,7 @@ class Lab:
             hosts=self.machines,
             guests=Silent(),
             forwards=Silent(),
+            proxy=Silent(),
             commands=None,
             files=None,
             authority=CertificateAuthority(folder / "ca"),

@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import timedelta
+from typing import NoReturn
 
 import pytest
+from psycopg.rows import TupleRow
 
-from backend.errors import Conflict, DuplicateName, InvalidValue, SandboxNotFound, SnapshotNotFound
+from backend.errors import (
+    Conflict,
+    DatabaseDown,
+    DuplicateName,
+    InvalidValue,
+    SandboxNotFound,
+    SnapshotNotFound,
+)
 from backend.models import Command, Phase, Sandbox, Snapshot, now
-from backend.store import KeptAnswer, Store
+from backend.store import Database, KeptAnswer, Store
 
 
 def sandbox(id: str, name: str, **fields: object) -> Sandbox:
@@ -137,3 +146,45 @@ async def test_an_idempotency_key_gives_the_same_answer_again(store: Store) -> N
         await store.keys.claim(scope, "k1", b"{1}")
     assert await store.keys.claim("1001 POST /v1/sandboxes", "k1", b"{}") is None
     assert await store.keys.forget_unfinished() == 1
+
+
+@pytest.mark.parametrize("answer", [KeptAnswer(201, "{}"), None])
+async def test_an_outage_between_claim_and_end_does_not_hold_the_key(
+    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch, answer: KeptAnswer | None
+) -> None:
+    assert await store.keys.claim("scope", "k1", b"{}") is None
+    with monkeypatch.context() as outage:
+        outage.setattr(database, "transaction", _down)
+        if answer is None:
+            await store.keys.release("scope", "k1")
+        else:
+            await store.keys.keep("scope", "k1", answer)
+        with pytest.raises(DatabaseDown):
+            await store.keys.claim("scope", "k1", b"{}")
+    assert await store.keys.claim("scope", "k1", b"{}") == answer
+    if answer is None:
+        with pytest.raises(Conflict, match="still at work"):
+            await store.keys.claim("scope", "k1", b"{}")
+
+
+def _down() -> NoReturn:
+    raise DatabaseDown("the database does not answer")
+
+
+async def test_a_list_is_whole_though_another_caller_forgets_what_was_kept(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = store.sandboxes
+    for name in ("a", "b"):
+        await kept.insert(sandbox(f"SBX-{name}", name))
+    await kept.seen()
+    await kept.save(sandbox("SBX-a", "a", phase=Phase.RUNNING))
+    read = kept._read
+
+    def read_while_another_forgets(row: TupleRow) -> Sandbox:
+        kept._kept.clear()
+        return read(row)
+
+    monkeypatch.setattr(kept, "_read", read_while_another_forgets)
+    rows, total = await kept.seen()
+    assert (len(rows), total) == (2, 2)
