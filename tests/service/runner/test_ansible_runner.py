@@ -54,6 +54,18 @@ async def run(runner: Runner, sshd: Any, playbook: str, **changes: Any) -> RunOu
     return await runner.wait(spec.id)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+async def test_a_third_user_reads_nothing_of_a_run(
+    runner: Runner, sshd: Any, machine: Path, runs: Path
+) -> None:
+    done = await run(runner, sshd, play(folder_task(machine / "made")))
+    assert done.state is RunState.SUCCESSFUL
+    cat = ["cat", *(str(runs / "RUN-1" / name) for name in ("out/events.jsonl", "etc/hosts.json"))]
+    assert subprocess.run(cat, capture_output=True, check=True).stdout
+    third = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--", *cat]
+    assert subprocess.run(third, capture_output=True, check=False).stdout == b""
+
+
 @pytest.mark.parametrize("strategy", ["linear", "mitogen_linear"])
 async def test_a_run_does_its_tasks_and_tells_each(
     runner: Runner, sshd: Any, machine: Path, strategy: str
