@@ -220,6 +220,7 @@ class _Backend:
             self.config, paths.state, Images(paths.images), audit, fleet, images, hosts, targets.production
         )
         await sources.recover()
+        await runs.end_forsaken()  # before its successor begins
         await approvals.resume()
         for host in hosts:
             background.keep(f"follow {host.name}", partial(fleet.follow, host))
@@ -232,7 +233,7 @@ class _Backend:
             ("keep the CA's keys", trust.run),
             (
                 "housekeeping",
-                partial(self._housekeeping, background, store, fleet, approvals, recordings, keeper),
+                partial(self._housekeeping, background, store, fleet, approvals, runs, recordings, keeper),
             ),
         ):
             background.keep(name, work)
@@ -386,12 +387,14 @@ class _Backend:
         store: Store,
         fleet: Fleet,
         approvals: Approvals,
+        runs: Runs,
         recordings: Recordings,
         keeper: Keeper,
     ) -> None:
         duties: dict[str, Callable[[], Awaitable[object]]] = {
             "end what outlived its time": fleet.expire,
             "age the templates": fleet.age_templates,
+            "end forsaken runs": runs.end_forsaken,
             "expire approvals": approvals.expire,
             "age the recordings": recordings.age,
             "prune the manifests": partial(store.manifests.prune, MANIFESTS_KEPT_S),
