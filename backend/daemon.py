@@ -309,7 +309,7 @@ class _Backend:
     ) -> tuple[Playbooks, Runs, Targets, Approvals, Keeper]:
         config = self.config
         runner = Runner(self.paths.runs, run_as=config.ansible.run_as)
-        runs = Runs(store, events, runner, timeout_s=config.ansible.timeout_s)
+        runs = Runs(store, events, audit, runner, timeout_s=config.ansible.timeout_s)
         playbooks = Playbooks(store, audit, fleet)
         targets = Targets(config.targets)
         book = ApprovalBook(store, events)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 from backend.ansible import Runner, RunOutcome, RunSpec, SshKey, TargetHost
+from backend.audit import Audit
 from backend.errors import RunnerFailed, RunNotFound, WrongState
 from backend.models import Identity, Playbook, Role, Run, RunEvent, RunKind, RunState, now
 from backend.models import new_id as fresh_id
@@ -24,9 +25,12 @@ _APPLIES = (RunKind.APPLY, RunKind.ROLLBACK)
 class Runs:
     """Starts and watches runs; each is a row that the console can follow."""
 
-    def __init__(self, store: Store, events: EventBus, runner: Runner, *, timeout_s: int) -> None:
+    def __init__(
+        self, store: Store, events: EventBus, audit: Audit, runner: Runner, *, timeout_s: int
+    ) -> None:
         self._store = store
         self._events = events
+        self._audit = audit
         self._runner = runner
         self._timeout_s = timeout_s
         self._followed: dict[str, Run] = {}  # by id
@@ -142,20 +146,24 @@ class Runs:
 
     async def get(self, actor: Identity, run_id: str) -> Run:
         """A run, for operators, with all its events."""
-        if actor.role is Role.AGENT:
-            raise RunNotFound(f"no run {run_id}")
+        _operators_only(actor, run_id)
         return await self.load(run_id)
 
     async def load(self, run_id: str) -> Run:
         return await self._store.runs.get(run_id)
 
     async def cancel(self, actor: Identity, run_id: str) -> Run:
-        """Ask Ansible to stop cleanly; what is done stays done, and the run says where."""
-        run = await self.get(actor, run_id)
-        if run.state in RUN_OVER:
-            raise WrongState(f"{run_id} is {run.state}", remedy="nothing is running any more")
+        """Ask Ansible to stop cleanly; what is done stays done, and the run says where. Of a run that is
+        followed no database is needed.
+
+        Raises:
+            RunNotFound: unknown, or not the caller's.
+            WrongState: it is over.
+        """
+        _operators_only(actor, run_id)
         await self._runner.cancel(run_id)
-        return run
+        await self._audit.note(actor, "run.cancel", "run", run_id)
+        return self._followed.get(run_id) or await self.load(run_id)
 
     async def _publish(self, run: Run, event: RunEvent) -> None:
         await self._events.publish(
@@ -170,3 +178,8 @@ class Runs:
         await self._events.publish(
             "run.changed", "run", run.id, data={"state": run.state, "approval_id": run.approval_id}
         )
+
+
+def _operators_only(actor: Identity, run_id: str) -> None:
+    if actor.role is Role.AGENT:
+        raise RunNotFound(f"no run {run_id}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -10,106 +11,137 @@ from typing import Any
 import pytest
 
 from backend.ansible import Runner
-from backend.errors import RunnerFailed
+from backend.audit import Audit
+from backend.errors import DatabaseDown, RunnerFailed, RunNotFound, WrongState
 from backend.models import Playbook, Run, RunKind, RunState, now
 from backend.playbooks import Runs
-from backend.store import EventBus, Store
+from backend.store import Database, EventBus, Store
+from tests.service.runner.stage import AGENT, BERT
 from tests.service.runner.test_ansible_runner import HOLD, folder_task, play
 
 TEST_S = 300  # on a busy machine
 
 
-def runs_of(store: Store, bus: EventBus, runner: Runner) -> Runs:
-    """Those of a backend of its own."""
-    return Runs(store, bus, runner, timeout_s=120)
+class Backend:
+    """What a backend has of runs. It dies with its tasks; what it started goes on."""
+
+    def __init__(self, store: Store, bus: EventBus, audit: Audit, runner: Runner, sshd: Any) -> None:
+        self.runs = Runs(store, bus, audit, runner, timeout_s=120)
+        self._store, self._sshd = store, sshd
+
+    async def execute(self, kind: RunKind, *tasks: str) -> Run:
+        text = play(*tasks)
+        playbook = Playbook(
+            id="PBK-1", name="a", sandbox_id="SBX-1", owner_uid=1, changes_id="CHG-1", yaml=text, digest="",
+            created_at=now(),
+        )  # fmt: skip
+        hosts, key = [self._sshd.target()], self._sshd.key
+        return await self.runs.execute(kind, playbook, {}, hosts, key, strategy="linear", run_id="RUN-1")
+
+    async def begin(self, kind: RunKind, *tasks: str) -> asyncio.Task[Run]:
+        """The same once it runs."""
+        task = asyncio.create_task(self.execute(kind, *tasks))
+        while not await self._store.runs.find({"state": RunState.RUNNING}):
+            await asyncio.sleep(0.05)
+        return task
+
+    async def leave(self, kind: RunKind, *tasks: str) -> None:
+        """The same, and it dies then."""
+        task = await self.begin(kind, *tasks)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
-async def begin(made: Runs, sshd: Any, kind: RunKind, *tasks: str) -> Run:
-    text = play(*tasks)
-    playbook = Playbook(
-        id="PBK-1", name="a", sandbox_id="SBX-1", owner_uid=1, changes_id="CHG-1", yaml=text, digest="",
-        created_at=now(),
-    )  # fmt: skip
-    return await made.execute(
-        kind, playbook, {}, [sshd.target()], sshd.key, strategy="linear", run_id="RUN-1"
-    )
+Make = Callable[[], Backend]
 
 
-async def left(store: Store, bus: EventBus, runner: Runner, sshd: Any, kind: RunKind, *tasks: str) -> None:
-    """A run whose backend is gone while it goes on."""
-    task = asyncio.create_task(begin(runs_of(store, bus, runner), sshd, kind, *tasks))
-    while (await store.runs.find({"state": RunState.RUNNING})) is None:
-        await asyncio.sleep(0.05)
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
+@pytest.fixture
+def another(store: Store, bus: EventBus, audit: Audit, runner: Runner, sshd: Any) -> Make:
+    """A backend of the same runs."""
+    return lambda: Backend(store, bus, audit, runner, sshd)
 
 
 async def test_a_run_that_does_not_start_has_failed_and_says_why(
-    store: Store, bus: EventBus, runs: Path, run_as: str | None, sshd: Any
+    store: Store, bus: EventBus, audit: Audit, runs: Path, run_as: str | None, sshd: Any
 ) -> None:
     runner = Runner(runs, run_as=run_as, python="/nonexistent/python")
     with pytest.raises(RunnerFailed):
-        await begin(runs_of(store, bus, runner), sshd, RunKind.APPLY, HOLD)
+        await Backend(store, bus, audit, runner, sshd).execute(RunKind.APPLY, HOLD)
     row = await store.runs.get("RUN-1")
     assert (row.state, row.ended_at is None) == (RunState.FAILED, False)
     assert row.reason.startswith("it did not start: the Ansible supervisor did not start: "), row.reason
 
 
 async def test_a_run_that_finds_no_place_has_failed(
-    store: Store, bus: EventBus, tmp_path: Path, sshd: Any
+    store: Store, bus: EventBus, audit: Audit, tmp_path: Path, sshd: Any
 ) -> None:
-    runner = Runner(tmp_path / "full")
     with pytest.raises(OSError, match="full"):
-        await begin(runs_of(store, bus, runner), sshd, RunKind.APPLY, HOLD)
+        await Backend(store, bus, audit, Runner(tmp_path / "full"), sshd).execute(RunKind.APPLY, HOLD)
     assert (await store.runs.get("RUN-1")).state is RunState.FAILED
 
 
 async def test_a_trial_whose_backend_is_gone_is_ended_and_told(
-    store: Store, bus: EventBus, runner: Runner, sshd: Any, machine: Path
+    another: Make, store: Store, runner: Runner, machine: Path
 ) -> None:
-    await left(store, bus, runner, sshd, RunKind.REHEARSAL, folder_task(machine / "first"), HOLD)
-    made = runs_of(store, bus, runner)
-    await made.end_forsaken()
+    await another().leave(RunKind.REHEARSAL, folder_task(machine / "first"), HOLD)
+    runs = another().runs
+    await runs.end_forsaken()
     assert (await runner.wait("RUN-1")).state is RunState.CANCELED
-    await made.end_forsaken()
+    await runs.end_forsaken()
     row = await store.runs.get("RUN-1")
     assert (row.state, row.ended_at is None) == (RunState.CANCELED, False)
 
 
 async def test_an_apply_whose_backend_is_gone_goes_on_and_its_end_is_told(
-    store: Store, bus: EventBus, runner: Runner, sshd: Any, machine: Path
+    another: Make, store: Store, runner: Runner, machine: Path
 ) -> None:
-    gate = machine / "gate"
-    gate.touch()
+    (gate := machine / "gate").touch()
     waits = f"while test -e {gate}; do sleep 0.1; done"
     wait = f"ansible.builtin.command: {{argv: [sh, -c, '{waits}'], creates: /nonexistent}}"
-    await left(store, bus, runner, sshd, RunKind.APPLY, wait, folder_task(machine / "last"))
-    made = runs_of(store, bus, runner)
-    await made.end_forsaken()
+    await another().leave(RunKind.APPLY, wait, folder_task(machine / "last"))
+    runs = another().runs
+    await runs.end_forsaken()
     assert (await store.runs.get("RUN-1")).state is RunState.RUNNING
     gate.unlink()
     await runner.wait("RUN-1")
-    await made.end_forsaken()
+    await runs.end_forsaken()
     row = await store.runs.get("RUN-1")
     assert (row.state, [event.status for event in row.events]) == (RunState.SUCCESSFUL, ["changed"] * 2)
     assert (machine / "last").is_dir()
 
 
-async def test_a_run_of_which_there_is_a_row_alone_is_lost(
-    store: Store, bus: EventBus, runner: Runner
-) -> None:
+async def test_a_run_of_which_there_is_a_row_alone_is_lost(another: Make, store: Store) -> None:
     await store.runs.insert(Run(id="RUN-1", kind=RunKind.DRY_RUN, started_at=now()))
-    await runs_of(store, bus, runner).end_forsaken()
+    await another().runs.end_forsaken()
     assert (await store.runs.get("RUN-1")).state is RunState.LOST
 
 
-async def test_a_run_that_is_followed_is_nobodys_to_end(
-    store: Store, bus: EventBus, runner: Runner, sshd: Any
-) -> None:
-    made = runs_of(store, bus, runner)
-    task = asyncio.create_task(begin(made, sshd, RunKind.REHEARSAL, HOLD.replace("120", "3")))
-    while (await store.runs.find({"state": RunState.RUNNING})) is None:
-        await asyncio.sleep(0.05)
-    await made.end_forsaken()
+async def test_a_run_that_is_followed_is_nobodys_to_end(another: Make) -> None:
+    here = another()
+    task = await here.begin(RunKind.REHEARSAL, HOLD.replace("120", "3"))
+    await here.runs.end_forsaken()
     assert (await task).state is RunState.SUCCESSFUL
+
+
+async def test_to_abort_a_run_is_audited_and_needs_no_database(
+    another: Make, store: Store, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = another()
+    task = await here.begin(RunKind.APPLY, HOLD)
+    with pytest.raises(RunNotFound):
+        await here.runs.cancel(AGENT, "RUN-1")
+    with monkeypatch.context() as away:
+        away.setattr(Database, "transaction", _down)
+        told = await here.runs.cancel(BERT, "RUN-1")
+    assert (told.id, told.kind) == ("RUN-1", RunKind.APPLY)
+    assert (await task).state is RunState.CANCELED
+    await audit.absorb()
+    ((row,), _) = await audit.list(limit=9, action="run.cancel")
+    assert (row.actor_name, row.id) == (BERT.name, "RUN-1")
+    with pytest.raises(WrongState):
+        await here.runs.cancel(BERT, "RUN-1")
+
+
+def _down(_: Database) -> None:
+    raise DatabaseDown("it is away")
