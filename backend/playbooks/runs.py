@@ -17,7 +17,7 @@ from backend.models import new_id as fresh_id
 from backend.models.playbook import RUN_OVER
 from backend.store import EventBus, Store
 
-KEPT_EVENTS = 2000
+KEPT_EVENTS = 2000  # a target
 _LIVE = frozenset(RunState) - RUN_OVER
 _APPLIES = (RunKind.APPLY, RunKind.ROLLBACK)
 
@@ -95,8 +95,10 @@ class Runs:
     async def _watch(self, run: Run) -> Run:
         try:
             async for event in self._runner.follow(run.id, after=len(run.events)):
-                if len(run.events) < KEPT_EVENTS:
+                if len(run.events) < KEPT_EVENTS * len(run.targets):
                     run.events.append(event)
+                else:
+                    run.left_out += 1
                 await self._publish(run, event)
             outcome = await self._runner.status(run.id)
         except RunNotFound:

@@ -28,6 +28,7 @@ class Backend:
     def __init__(self, store: Store, bus: EventBus, audit: Audit, runner: Runner, sshd: Any) -> None:
         self.runs = Runs(store, bus, audit, runner, timeout_s=120)
         self._store, self._sshd = store, sshd
+        self.targets = ["web-01"]
 
     async def execute(self, kind: RunKind, *tasks: str) -> Run:
         text = play(*tasks)
@@ -35,7 +36,7 @@ class Backend:
             id="PBK-1", name="a", sandbox_id="SBX-1", owner_uid=1, changes_id="CHG-1", yaml=text, digest="",
             created_at=now(),
         )  # fmt: skip
-        hosts, key = [self._sshd.target()], self._sshd.key
+        hosts, key = [self._sshd.target(name) for name in self.targets], self._sshd.key
         return await self.runs.execute(kind, playbook, {}, hosts, key, strategy="linear", run_id="RUN-1")
 
     async def begin(self, kind: RunKind, *tasks: str) -> asyncio.Task[Run]:
@@ -122,6 +123,17 @@ async def test_a_run_that_is_followed_is_nobodys_to_end(another: Make) -> None:
     task = await here.begin(RunKind.REHEARSAL, HOLD.replace("120", "3"))
     await here.runs.end_forsaken()
     assert (await task).state is RunState.SUCCESSFUL
+
+
+async def test_of_each_target_so_many_events_are_kept_and_the_others_counted(
+    another: Make, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.playbooks.runs.KEPT_EVENTS", 2)
+    here = another()
+    here.targets = ["web-01", "web-02"]
+    tasks = [folder_task(machine / str(number)) for number in range(3)]
+    done = await here.execute(RunKind.DRY_RUN, *tasks)
+    assert (len(done.events), done.left_out) == (4, 2)
 
 
 async def test_to_abort_a_run_is_audited_and_needs_no_database(
