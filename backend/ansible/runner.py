@@ -34,6 +34,7 @@ START_S = 30
 LOOK_S = 0.02
 MAX_END_BYTES = 4 * 1024**2
 MAX_LINE_BYTES = 1024**2
+PIDS = 1 << 22  # as many as Linux has
 _PROGRAMS = ("setpriv", "ssh-agent", "ssh-add", "ssh")
 
 
@@ -291,9 +292,10 @@ async def _pid_told(folder: Path) -> int | None:
 
 
 def _pid(folder: Path) -> int:
-    """The supervisor's pid. Only to be signalled while the lock is held."""
+    """The supervisor's pid. Only to be signalled while the lock is held; the runner wrote it, and 0 would be
+    all of our own group."""
     content = _read(folder / "out" / "pid", limit=32)
-    if not content.isdigit():
+    if not content.isdigit() or not 1 < int(content) < PIDS:
         raise RunnerFailed(
             f"run {folder.name}: its supervisor has not told its process id yet",
             remedy="try again in a moment",
