@@ -395,6 +395,7 @@ class _Backend:
             "end what outlived its time": fleet.expire,
             "age the templates": fleet.age_templates,
             "end forsaken runs": runs.end_forsaken,
+            "age the folders of runs": runs.age,
             "expire approvals": approvals.expire,
             "age the recordings": recordings.age,
             "prune the manifests": partial(store.manifests.prune, MANIFESTS_KEPT_S),

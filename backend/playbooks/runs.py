@@ -6,6 +6,7 @@ killed and started again picks the watching up where the artifacts stand.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
@@ -125,6 +126,13 @@ class Runs:
         elif run.kind not in _APPLIES:
             with suppress(WrongState, RunnerFailed):  # over by now, or of no process id yet: the next time
                 await self._runner.cancel(run.id)
+
+    async def age(self) -> None:
+        """Forget the folders of old runs that are over; their rows stay."""
+        for run_id in await asyncio.to_thread(self._runner.old):
+            row = await self._store.runs.find({"id": run_id})
+            if row is None or row.state in RUN_OVER:
+                await asyncio.to_thread(self._runner.forget, run_id)
 
     async def _not_started(self, run: Run, error: Exception) -> None:
         with suppress(RunNotFound):

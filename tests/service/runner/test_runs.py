@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -134,6 +135,21 @@ async def test_of_each_target_so_many_events_are_kept_and_the_others_counted(
     tasks = [folder_task(machine / str(number)) for number in range(3)]
     done = await here.execute(RunKind.DRY_RUN, *tasks)
     assert (len(done.events), done.left_out) == (4, 2)
+
+
+async def test_the_folder_of_an_old_run_that_is_over_goes(
+    another: Make, store: Store, runs: Path, machine: Path
+) -> None:
+    here = another()
+    await here.execute(RunKind.REHEARSAL, folder_task(machine / "made"))
+    await store.runs.insert(Run(id="RUN-2", kind=RunKind.APPLY, started_at=now()))  # whose end nobody saw
+    for name in ("RUN-2", "RUN-3", "RUN-4"):  # the third is half made, the fourth young
+        (runs / name).mkdir()
+    for name in ("RUN-1", "RUN-2", "RUN-3"):
+        os.utime(runs / name, times=(0, 0))
+    await here.runs.age()
+    assert {folder.name for folder in runs.iterdir()} == {"RUN-2", "RUN-4"}
+    assert (await store.runs.get("RUN-1")).state is RunState.SUCCESSFUL
 
 
 async def test_to_abort_a_run_is_audited_and_needs_no_database(
