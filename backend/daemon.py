@@ -229,6 +229,7 @@ class _Backend:
             self.config, paths.state, Images(paths.images), audit, fleet, images, hosts, targets.production
         )
         await sources.recover()
+        await runs.end_forsaken()  # before its successor begins
         await approvals.resume()
         for host in hosts:
             background.keep(f"follow {host.name}", partial(fleet.follow, host))
@@ -241,7 +242,7 @@ class _Backend:
             ("keep the CA's keys", trust.run),
             (
                 "housekeeping",
-                partial(self._housekeeping, background, store, fleet, approvals, recordings, keeper),
+                partial(self._housekeeping, background, store, fleet, approvals, runs, recordings, keeper),
             ),
         ):
             background.keep(name, work)
@@ -317,7 +318,7 @@ class _Backend:
     ) -> tuple[Playbooks, Runs, Targets, Approvals, Keeper]:
         config = self.config
         runner = Runner(self.paths.runs, run_as=config.ansible.run_as)
-        runs = Runs(store, events, runner, timeout_s=config.ansible.timeout_s)
+        runs = Runs(store, events, audit, runner, timeout_s=config.ansible.timeout_s)
         playbooks = Playbooks(store, audit, fleet)
         targets = Targets(config.targets)
         book = ApprovalBook(store, events)
@@ -402,12 +403,15 @@ class _Backend:
         store: Store,
         fleet: Fleet,
         approvals: Approvals,
+        runs: Runs,
         recordings: Recordings,
         keeper: Keeper,
     ) -> None:
         duties: dict[str, Callable[[], Awaitable[object]]] = {
             "end what outlived its time": fleet.expire,
             "age the templates": fleet.age_templates,
+            "end forsaken runs": runs.end_forsaken,
+            "age the folders of runs": runs.age,
             "expire approvals": approvals.expire,
             "age the recordings": recordings.age,
             "prune the manifests": partial(store.manifests.prune, MANIFESTS_KEPT_S),

@@ -34,12 +34,13 @@ _PLUGINS = (
 
 
 def prepare(folder: Path, spec: RunSpec, *, python: str, owner: tuple[int, int] | None) -> None:
-    """Make the folder of ``spec``, which must not exist. ``owner`` is the uid and gid of the runner.
+    """Make the folder of ``spec``, which must not exist. ``owner`` is the uid and gid of the runner: but for
+    us only that group enters it, since what production has is told in there.
 
     Raises:
         FileExistsError: a run of that id was started before.
     """
-    folder.mkdir(mode=0o755)
+    folder.mkdir(mode=0o700)
     files = folder / "playbook" / "files"
     files.mkdir(parents=True)
     _write(folder / "playbook" / "playbook.yml", spec.playbook.encode())
@@ -67,6 +68,9 @@ def prepare(folder: Path, spec: RunSpec, *, python: str, owner: tuple[int, int] 
         (folder / name).mkdir(mode=mode)
         if owner:
             os.chown(folder / name, *owner)
+    if owner:
+        os.chown(folder, -1, owner[1])
+        folder.chmod(0o710)
 
 
 def remove(folder: Path) -> None:

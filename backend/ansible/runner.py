@@ -34,6 +34,8 @@ START_S = 30
 LOOK_S = 0.02
 MAX_END_BYTES = 4 * 1024**2
 MAX_LINE_BYTES = 1024**2
+KEPT_S = 30 * 86_400
+PIDS = 1 << 22  # as many as Linux has
 _PROGRAMS = ("setpriv", "ssh-agent", "ssh-add", "ssh")
 
 
@@ -171,6 +173,11 @@ class Runner:
                 raise WrongState(f"run {run_id} is still running", remedy="cancel it first")
             remove(folder)
 
+    def old(self) -> list[str]:
+        """The runs that began longer ago than their folders are kept."""
+        oldest = time.time() - KEPT_S
+        return [folder.name for folder in self._folder.glob("RUN-*") if folder.stat().st_mtime < oldest]
+
     def _existing(self, run_id: str) -> Path:
         folder = self._folder / check_run_id(run_id)
         if not (folder / "lock").exists():
@@ -266,7 +273,10 @@ def _is_running(folder: Path) -> bool:
 
 def _is_locked(folder: Path) -> bool:
     """True while some process holds the lock: the supervisor, or the backend that is starting it."""
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fd = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -291,9 +301,10 @@ async def _pid_told(folder: Path) -> int | None:
 
 
 def _pid(folder: Path) -> int:
-    """The supervisor's pid. Only to be signalled while the lock is held."""
+    """The supervisor's pid. Only to be signalled while the lock is held; the runner wrote it, and 0 would be
+    all of our own group."""
     content = _read(folder / "out" / "pid", limit=32)
-    if not content.isdigit():
+    if not content.isdigit() or not 1 < int(content) < PIDS:
         raise RunnerFailed(
             f"run {folder.name}: its supervisor has not told its process id yet",
             remedy="try again in a moment",

@@ -103,6 +103,7 @@ class Run(Answer):
     targets: list[str] = Field(default_factory=list)
     results: dict[str, TargetResult] = Field(default_factory=dict)
     events: list[RunEvent] = Field(default_factory=list)
+    left_out: int = 0  # events that are too many to be kept
     strategy: str = "linear"
     runner_pid: int | None = None
     started_at: datetime

@@ -97,4 +97,6 @@ def _error(run: Run, tasks: dict[int, _Task], result: TargetResult, target: str)
     if result.failed:
         bad = next((task for task in tasks.values() if task.status == "failed"), _Task(name="a task"))
         return f"{bad.name}: {bad.message}"[:500]
+    if run.left_out:
+        return f"more than {len(run.events)} results, too many to be judged: ask for less at once"
     return "" if run.state is RunState.SUCCESSFUL else f"the run ended {run.state}: {run.reason}"

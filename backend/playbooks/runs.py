@@ -6,26 +6,35 @@ killed and started again picks the watching up where the artifacts stand.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from backend.ansible import Runner, RunOutcome, RunSpec, SshKey, TargetHost
-from backend.errors import RunNotFound, WrongState
+from backend.audit import Audit
+from backend.errors import RunnerFailed, RunNotFound, WrongState
 from backend.models import Identity, Playbook, Role, Run, RunEvent, RunKind, RunState, now
 from backend.models import new_id as fresh_id
 from backend.models.playbook import RUN_OVER
 from backend.store import EventBus, Store
 
-KEPT_EVENTS = 2000
+KEPT_EVENTS = 2000  # a target
+_LIVE = frozenset(RunState) - RUN_OVER
+_APPLIES = (RunKind.APPLY, RunKind.ROLLBACK)
 
 
 class Runs:
     """Starts and watches runs; each is a row that the console can follow."""
 
-    def __init__(self, store: Store, events: EventBus, runner: Runner, *, timeout_s: int) -> None:
+    def __init__(
+        self, store: Store, events: EventBus, audit: Audit, runner: Runner, *, timeout_s: int
+    ) -> None:
         self._store = store
         self._events = events
+        self._audit = audit
         self._runner = runner
         self._timeout_s = timeout_s
+        self._followed: dict[str, Run] = {}  # by id
 
     async def execute(
         self,
@@ -43,7 +52,8 @@ class Runs:
         """The finished run. Check mode for dry runs and verification.
 
         Its row is written before its process starts, so a backend that dies in between finds the row and no
-        artifacts: that run is lost, never repeated.
+        artifacts: that run is lost, never repeated. One that does not start has failed: the error goes on to
+        the caller.
         """
         run = Run(
             id=run_id or fresh_id("RUN"),
@@ -54,56 +64,116 @@ class Runs:
             strategy=strategy,
             started_at=now(),
         )
-        await self._store.runs.insert(run)
-        check = kind in (RunKind.DRY_RUN, RunKind.VERIFY)
-        spec = RunSpec(
-            id=run.id,
-            kind=kind,
-            playbook=playbook.yaml,
-            files=files,
-            hosts=list(hosts),
-            check=check,
-            strategy="mitogen_linear" if strategy == "mitogen_linear" else "linear",
-            timeout_s=self._timeout_s,
-            secrets=dict(secrets or {}),
-            first_alone=kind in (RunKind.APPLY, RunKind.ROLLBACK),
-        )
-        handle = await self._runner.start(spec, key=key)
-        run.state, run.runner_pid = RunState.RUNNING, handle.pid
-        await self._save(run)
-        return await self.watch(run)
+        with self._following(run):
+            await self._store.runs.insert(run)
+            try:
+                check = kind in (RunKind.DRY_RUN, RunKind.VERIFY)
+                spec = RunSpec(
+                    id=run.id,
+                    kind=kind,
+                    playbook=playbook.yaml,
+                    files=files,
+                    hosts=list(hosts),
+                    check=check,
+                    strategy="mitogen_linear" if strategy == "mitogen_linear" else "linear",
+                    timeout_s=self._timeout_s,
+                    secrets=dict(secrets or {}),
+                    first_alone=kind in _APPLIES,
+                )
+                handle = await self._runner.start(spec, key=key)
+            except Exception as error:
+                await self._not_started(run, error)
+                raise
+            run.state, run.runner_pid = RunState.RUNNING, handle.pid
+            await self._save(run)
+            return await self._watch(run)
 
     async def watch(self, run: Run) -> Run:
         """Follow a run to its end, whoever started it."""
+        with self._following(run):
+            return await self._watch(run)
+
+    async def _watch(self, run: Run) -> Run:
         try:
             async for event in self._runner.follow(run.id, after=len(run.events)):
-                if len(run.events) < KEPT_EVENTS:
+                if len(run.events) < KEPT_EVENTS * len(run.targets):
                     run.events.append(event)
+                else:
+                    run.left_out += 1
                 await self._publish(run, event)
             outcome = await self._runner.status(run.id)
         except RunNotFound:
             outcome = RunOutcome(run.id, RunState.LOST, reason="its process was never started")
+        await self._ended(run, outcome)
+        return run
+
+    async def end_forsaken(self) -> None:
+        """Of runs that nobody follows, as after a kill or an outage of the database: keep the outcome of
+        those that are over, and ask a trial that goes on to end. An apply goes on: half of one is worse."""
+        followed = {*self._followed}  # one whose end is kept while the rows are read is nobody's to end
+        rows, _ = await self._store.runs.list({"state": _LIVE})
+        for run in rows:
+            if run.id not in followed | self._followed.keys():
+                await self._end(run)
+
+    async def _end(self, run: Run) -> None:
+        try:
+            outcome = await self._runner.status(run.id)
+        except RunNotFound:
+            outcome = RunOutcome(run.id, RunState.LOST)
+        if outcome.state not in _LIVE:
+            await self.watch(run)
+        elif run.kind not in _APPLIES:
+            with suppress(WrongState, RunnerFailed):  # over by now, or of no process id yet: the next time
+                await self._runner.cancel(run.id)
+
+    async def age(self) -> None:
+        """Forget the folders of old runs that are over; their rows stay."""
+        for run_id in await asyncio.to_thread(self._runner.old):
+            row = await self._store.runs.find({"id": run_id})
+            if row is None or row.state in RUN_OVER:
+                await asyncio.to_thread(self._runner.forget, run_id)
+
+    async def _not_started(self, run: Run, error: Exception) -> None:
+        with suppress(RunNotFound):
+            if (await self._runner.status(run.id)).state in _LIVE:
+                return
+        await self._ended(run, RunOutcome(run.id, RunState.FAILED, reason=f"it did not start: {error}"))
+
+    async def _ended(self, run: Run, outcome: RunOutcome) -> None:
         run.state, run.results, run.reason = outcome.state, outcome.results, outcome.reason
         run.ended_at = now()
-        await self._save(run)
-        return run
+        if await self._store.runs.transition(run.id, [*_LIVE], run):
+            await self._tell(run)
+
+    @contextmanager
+    def _following(self, run: Run) -> Iterator[None]:
+        self._followed[run.id] = run
+        try:
+            yield
+        finally:
+            self._followed.pop(run.id, None)
 
     async def get(self, actor: Identity, run_id: str) -> Run:
         """A run, for operators, with all its events."""
-        if actor.role is Role.AGENT:
-            raise RunNotFound(f"no run {run_id}")
+        _operators_only(actor, run_id)
         return await self.load(run_id)
 
     async def load(self, run_id: str) -> Run:
         return await self._store.runs.get(run_id)
 
     async def cancel(self, actor: Identity, run_id: str) -> Run:
-        """Ask Ansible to stop cleanly; what is done stays done, and the run says where."""
-        run = await self.get(actor, run_id)
-        if run.state in RUN_OVER:
-            raise WrongState(f"{run_id} is {run.state}", remedy="nothing is running any more")
+        """Ask Ansible to stop cleanly; what is done stays done, and the run says where. Of a run that is
+        followed no database is needed.
+
+        Raises:
+            RunNotFound: unknown, or not the caller's.
+            WrongState: it is over.
+        """
+        _operators_only(actor, run_id)
         await self._runner.cancel(run_id)
-        return run
+        await self._audit.note(actor, "run.cancel", "run", run_id)
+        return self._followed.get(run_id) or await self.load(run_id)
 
     async def _publish(self, run: Run, event: RunEvent) -> None:
         await self._events.publish(
@@ -112,6 +182,14 @@ class Runs:
 
     async def _save(self, run: Run) -> None:
         await self._store.runs.save(run)
+        await self._tell(run)
+
+    async def _tell(self, run: Run) -> None:
         await self._events.publish(
             "run.changed", "run", run.id, data={"state": run.state, "approval_id": run.approval_id}
         )
+
+
+def _operators_only(actor: Identity, run_id: str) -> None:
+    if actor.role is Role.AGENT:
+        raise RunNotFound(f"no run {run_id}")

@@ -223,7 +223,7 @@ class Keeper:
         finally:
             if process.returncode is None:
                 process.kill()
-                await process.wait()
+                await process.communicate()  # what nobody reads would hold up its end for ever
         if process.returncode:
             lines = errors.decode("utf-8", "replace").strip().splitlines()
             raise _down(target.name, lines[-1][:200] if lines else f"ssh ended with {process.returncode}")
@@ -233,7 +233,8 @@ class Keeper:
 async def _exchange(
     process: asyncio.subprocess.Process, message: bytes, limit_bytes: int
 ) -> tuple[bytes, bytes]:
-    """What it prints, at most a byte more than the limit, and its errors."""
+    """What it prints, at most a byte more than the limit, and its errors; of one that prints more none, since
+    it does not end while nobody reads."""
     if process.stdin is None or process.stdout is None or process.stderr is None:
         raise ValueError("the process has no pipes")
     told = asyncio.create_task(_read(process.stdout, limit_bytes))
@@ -241,7 +242,8 @@ async def _exchange(
     try:
         process.stdin.write(message)
         process.stdin.write_eof()
-        return await told, await errors
+        printed = await told
+        return printed, b"" if len(printed) > limit_bytes else await errors
     finally:
         for task in (told, errors):
             task.cancel()

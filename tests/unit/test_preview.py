@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from backend.models import Run, RunEvent, RunKind, RunState, TargetResult, now
+from backend.approvals.evidence import blockers
+from backend.models import Evidence, Run, RunEvent, RunKind, RunState, TargetResult, now
 from backend.playbooks.preview import preview
 
 
@@ -52,6 +53,15 @@ def test_a_failed_dry_run_is_an_error_and_never_silent() -> None:
     twin = run(RunKind.REHEARSAL, "rehearsal", (0, "changed", ""))
     seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "failed", ""), failed=1), "web-01", "")
     assert seen.error.startswith("task 0")
+
+
+def test_a_dry_run_of_which_results_are_left_out_is_an_error_and_blocks() -> None:
+    twin = run(RunKind.REHEARSAL, "rehearsal", (0, "changed", FRESH))
+    cut = run(RunKind.DRY_RUN, "web-01", (0, "changed", FRESH)).model_copy(update={"left_out": 1})
+    seen = preview(twin, cut, "web-01", "")
+    assert seen.error.startswith("more than 1 results")
+    evidence = Evidence(rehearsal=TargetResult(), again_changed=0, dry_run={"web-01": seen})
+    assert blockers(evidence, ["web-01"]) == [f"the dry run on web-01 failed: {seen.error}"]
 
 
 def test_drift_between_two_dry_runs_changes_the_fingerprint_and_nothing_else_does() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,14 @@ def test_beside_the_playbook_there_are_its_files_and_nobody_writes_them(folder: 
     assert {str(name) for name in found} == {"playbook/playbook.yml", f"playbook/files/{SHA}"}
     written = [*found.values(), *(path for path in (folder / "etc").rglob("*") if path.is_file())]
     assert [path for path in written if path.stat().st_mode & 0o222] == []
+
+
+def test_the_folder_is_closed_to_all_but_us_and_the_runners_group(folder: Path, tmp_path: Path) -> None:
+    assert folder.stat().st_mode & 0o777 == 0o700
+    shared = tmp_path / "RUN-2"
+    prepare(shared, spec(id="RUN-2"), python=sys.executable, owner=(os.geteuid(), os.getegid()))
+    assert shared.stat().st_mode & 0o777 == 0o710
+    remove(shared)
 
 
 def test_no_folder_is_used_twice(folder: Path) -> None:

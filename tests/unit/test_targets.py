@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from backend.config import TargetsConfig
-from backend.errors import ConfigError, TargetNotFound
+from backend.errors import ConfigError, TargetDown, TargetNotFound
 from backend.models import Identity, Role
-from backend.targets import Targets, host_key, read_inventory
+from backend.targets import Keeper, Targets, Wanted, host_key, keeping, read_inventory
 
 KEY = "AAAAC3NzaC1lZDI1NTE5AAAAIHk1s"
 AGENT = Identity(uid=1001, name="robot", role=Role.AGENT, groups=["bots"])
@@ -69,6 +69,17 @@ def test_a_resolved_target_holds_all_that_is_bound(tmp_path: Path, given: dict[s
     assert (target.address, target.port, target.user, target.become) == ("10.9.0.1", 2222, "ops", True)
     assert (target.host_key, target.approvals, target.approvers) == (f"ssh-ed25519 {KEY}", 2, ("@sre",))
     assert target.host().known_hosts_line() == f"[10.9.0.1]:2222 ssh-ed25519 {KEY}"
+
+
+async def test_a_target_that_tells_without_end_is_refused_for_that_and_at_once(
+    tmp_path: Path, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = targets(tmp_path, given)
+    monkeypatch.setattr(found, "ssh", lambda *_: ["yes"])
+    monkeypatch.setattr(keeping, "NAMES_BYTES", 1 << 20)
+    monkeypatch.setattr(keeping, "ASK_S", 5)
+    with pytest.raises(TargetDown, match="more than 1048576 bytes"):
+        await Keeper(found, tmp_path, b"k" * 32).look("web-01", Wanted(frozenset({b"/etc/issue"})))
 
 
 def test_a_target_without_a_known_key_says_how_to_get_one(tmp_path: Path, given: dict[str, Any]) -> None:

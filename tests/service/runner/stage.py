@@ -135,7 +135,7 @@ class Stage:
         audit = Audit(store, folder / "spool", folder / "signing", folder / "head")
         (folder / "kept").mkdir(mode=0o700, exist_ok=True)
         self.keeper = Keeper(targets, folder / "kept", KEY)
-        self.runs = Runs(store, bus, runner, timeout_s=600)
+        self.runs = Runs(store, bus, audit, runner, timeout_s=600)
         self.playbooks = Playbooks(store, audit, fleet)
         self.book = ApprovalBook(store, bus)
         back = WaysBack(store, audit, fleet, self.playbooks, self.keeper)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import pytest
 
 from backend.ansible import Runner, RunOutcome, RunSpec
 from backend.ansible._folder import prepare
-from backend.errors import AlreadyRunning, InvalidName, InvalidValue, RunNotFound, WrongState
+from backend.errors import AlreadyRunning, InvalidName, InvalidValue, RunnerFailed, RunNotFound, WrongState
 from backend.models import RunKind, RunState
 from backend.paths import Paths
 from tests.service.runner.conftest import venv
@@ -52,6 +53,18 @@ async def run(runner: Runner, sshd: Any, playbook: str, **changes: Any) -> RunOu
     spec = spec_of(sshd, playbook, **changes)
     await runner.start(spec, key=sshd.key)
     return await runner.wait(spec.id)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+async def test_a_third_user_reads_nothing_of_a_run(
+    runner: Runner, sshd: Any, machine: Path, runs: Path
+) -> None:
+    done = await run(runner, sshd, play(folder_task(machine / "made")))
+    assert done.state is RunState.SUCCESSFUL
+    cat = ["cat", *(str(runs / "RUN-1" / name) for name in ("out/events.jsonl", "etc/hosts.json"))]
+    assert subprocess.run(cat, capture_output=True, check=True).stdout
+    third = ["setpriv", "--reuid=54321", "--regid=54321", "--clear-groups", "--", *cat]
+    assert subprocess.run(third, capture_output=True, check=False).stdout == b""
 
 
 @pytest.mark.parametrize("strategy", ["linear", "mitogen_linear"])
@@ -485,6 +498,21 @@ async def test_nothing_of_a_lost_run_stays_after_it_is_forgotten(
     runner.forget("RUN-1")
     assert not short.exists()
     assert list(runs.iterdir()) == []
+
+
+@pytest.mark.parametrize("told", ["0", "1", "9" * 12])
+async def test_a_process_id_that_no_supervisor_has_is_signalled_by_nobody(
+    runner: Runner, sshd: Any, runs: Path, monkeypatch: pytest.MonkeyPatch, told: str
+) -> None:
+    prepare(runs / "RUN-1", spec_of(sshd, play(HOLD)), python=sys.executable, owner=None)
+    (runs / "RUN-1" / "out" / "pid").write_text(told)
+    signalled: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: signalled.append(pid))
+    with (runs / "RUN-1" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunnerFailed):
+            await runner.cancel("RUN-1")
+    assert signalled == []
 
 
 async def test_a_run_whose_start_was_cut_short_is_lost(runner: Runner, sshd: Any, runs: Path) -> None:
