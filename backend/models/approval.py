@@ -36,6 +36,7 @@ APPROVAL_OVER = frozenset(
         ApprovalState.VOIDED,
     }
 )
+APPROVAL_OPEN = frozenset(ApprovalState) - APPROVAL_OVER
 
 
 class ApprovalRequest(Request):

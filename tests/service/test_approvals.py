@@ -76,6 +76,9 @@ class Pipeline:
 
     async def pick_up(self) -> None: ...
 
+    async def resume(self, approvals: list[Approval]) -> None:
+        self.resumed = approvals
+
 
 class Playbooks:
     """One playbook, with the secrets that a test gives it."""
@@ -301,6 +304,40 @@ async def test_a_target_under_apply_is_locked_and_its_holder_named(
     asked = await pending(book)
     with pytest.raises(TargetLocked, match=holder.id):
         await approvals.approve(ANNA, asked.id, asked.digest)
+
+
+async def followed_by_many_that_are_over(store: Store, approval: Approval) -> None:
+    withdrawn = {"state": ApprovalState.WITHDRAWN, "requester_uid": OTHER_AGENT.uid}
+    async with asyncio.TaskGroup() as group:
+        for _ in range(600):
+            copy = {"id": new_id("APR"), "created_at": now(), **withdrawn}
+            group.create_task(store.approvals.insert(approval.model_copy(update=copy)))
+
+
+async def test_a_target_is_locked_however_many_requests_ended_since(
+    approvals: Approvals, book: ApprovalBook, store: Store
+) -> None:
+    holder = await pending(book, state=ApprovalState.APPLYING)
+    await followed_by_many_that_are_over(store, holder)
+    asked = await pending(book)
+    with pytest.raises(TargetLocked, match=holder.id):
+        await approvals.approve(ANNA, asked.id, asked.digest)
+
+
+async def test_an_open_request_is_found_however_many_ended_since(
+    approvals: Approvals, book: ApprovalBook, store: Store, pipeline: Pipeline
+) -> None:
+    asked = await pending(book)
+    await followed_by_many_that_are_over(store, asked)
+    told = await approvals.list(ANNA, over=20)
+    assert told[0].id == asked.id and len(told) == 21
+    assert [row.id for row in await approvals.list(AGENT)] == [asked.id]
+    await approvals.resume()
+    assert [row.id for row in pipeline.resumed] == [asked.id]
+    await store.approvals.change(asked.id, lambda row: row.model_copy(update={"expires_at": now()}))
+    await approvals.expire()
+    assert (await book.load(asked.id)).state is ApprovalState.EXPIRED
+    assert await book.open() == []
 
 
 async def test_of_requests_for_one_target_that_are_approved_at_once_one_begins(
