@@ -6,7 +6,7 @@ Only the machines are stood in for: no rehearsal runs here and nothing is applie
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,8 +26,11 @@ from backend.errors import (
     EvidenceIncomplete,
     FluidError,
     InvalidValue,
+    MissingProgram,
+    NoSpace,
     PanicActive,
     RoleDenied,
+    RunNotFound,
     SelfApproval,
     StaleDigest,
     TargetLocked,
@@ -354,12 +357,21 @@ async def test_of_requests_for_one_target_that_are_approved_at_once_one_begins(
     assert states == ["approved", "pending", "pending", "pending"]
 
 
+OUTAGES = [DatabaseDown("gone"), TimedOut("the database did not answer"), NoSpace("its disk is full")]
+
+
+async def until_idle() -> None:
+    stages = ("rehearse", "dry run", "apply")
+    await asyncio.gather(*(one for one in asyncio.all_tasks() if one.get_name().startswith(stages)))
+
+
+@pytest.mark.parametrize("error", [*OUTAGES, RuntimeError("a bug")], ids=lambda error: type(error).__name__)
 async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
-    store: Store, book: ApprovalBook, audit: Audit
+    store: Store, book: ApprovalBook, audit: Audit, error: Exception
 ) -> None:
     """The run itself is a process of its own: how it ended is known once the database is back."""
     run = SimpleNamespace(id="RUN-00000001", state=RunState.SUCCESSFUL, results={})
-    outages = [DatabaseDown("gone"), None]
+    outages = [error, error, None]
 
     async def watch(_: Any) -> Any:
         if error := outages.pop(0):
@@ -384,10 +396,155 @@ async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
         parts: list[Any] = [Config(), store, book, audit, fleet, playbooks, None, runs, targets, None]
         whole = RealPipeline(*parts, background, lambda: None, cast("Any", None))
         await whole.resume([asked])
-        await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("apply")))
+        await until_idle()
+        assert (await book.load(asked.id)).state is ApprovalState.APPLYING
+        await whole.pick_up()
+        await until_idle()
         assert (await book.load(asked.id)).state is ApprovalState.APPLYING
         await whole.pick_up()
         assert (await book.wait(asked.id, 5, ANNA)).state is ApprovalState.APPLIED
+
+
+@pytest.fixture
+def approved_pipeline(
+    store: Store, book: ApprovalBook, audit: Audit, panic: Panic, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Any, Background], RealPipeline]:
+    """Makes a pipeline over these runs that finds nothing between an approval and its apply."""
+
+    async def load(_: str) -> Any:
+        return SimpleNamespace(secrets=[])
+
+    async def nothing(*_: Any) -> Any:
+        return {}
+
+    one = SimpleNamespace(name="web-01", group="web", approvers=("*",), host=lambda: None)
+    targets = SimpleNamespace(resolve=lambda _: [one], key=lambda _: None)
+    playbooks = SimpleNamespace(load=load, to_run=lambda _: {})
+    back = SimpleNamespace(keep=nothing)
+
+    def make(runs: Any, background: Background) -> RealPipeline:
+        parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, runs, targets, back]
+        whole = RealPipeline(*parts, background, panic.refuse, lambda _: ANNA)
+        monkeypatch.setattr(whole, "_preview", nothing)
+        monkeypatch.setattr(whole, "digest", lambda *_: "d" * 64)
+        return whole
+
+    return make
+
+
+@pytest.mark.parametrize("error", [*OUTAGES, RuntimeError("a bug")], ids=lambda error: type(error).__name__)
+async def test_an_apply_that_has_begun_holds_its_target_whatever_becomes_of_its_watcher(
+    approvals: Approvals, book: ApprovalBook, approved_pipeline: Any, error: Exception
+) -> None:
+    run = SimpleNamespace(id="RUN-00000001", state=RunState.SUCCESSFUL, results={})
+    errors = [error]
+
+    async def execute(*_: Any, **__: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return run
+
+    async def answer(_: Any) -> Any:
+        return run
+
+    asked, other = await pending(book, state=ApprovalState.APPROVED), await pending(book)
+    async with Background() as background:
+        whole = approved_pipeline(SimpleNamespace(load=answer, watch=answer, execute=execute), background)
+        whole.apply(asked)
+        await until_idle()
+        with pytest.raises(TargetLocked, match=asked.id):
+            await approvals.approve(ANNA, other.id, other.digest)
+        await whole.pick_up()
+        await until_idle()
+    assert (await book.load(asked.id)).state is ApprovalState.APPLIED
+
+
+async def test_an_apply_whose_run_never_began_failed_and_says_of_what(
+    book: ApprovalBook, approved_pipeline: Any
+) -> None:
+    async def execute(*_: Any, **__: Any) -> Any:
+        raise MissingProgram("there is no ansible")
+
+    async def load(_: str) -> Any:
+        raise RunNotFound("no run")
+
+    asked = await pending(book, state=ApprovalState.APPROVED)
+    async with Background() as background:
+        approved_pipeline(SimpleNamespace(load=load, execute=execute), background).apply(asked)
+        await until_idle()
+    over = await book.load(asked.id)
+    assert (over.state, over.said_by_targets) == (ApprovalState.FAILED, "there is no ansible")
+
+
+async def test_a_panic_that_begins_with_the_apply_stops_it_before_its_run(
+    book: ApprovalBook, panic: Panic, approved_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def load(_: str) -> Any:
+        raise RunNotFound("no run")
+
+    asked = await pending(book, state=ApprovalState.APPROVED)
+    change = book.change
+
+    async def panics_meanwhile(*args: Any) -> Approval:
+        row = await change(*args)
+        if row.state is ApprovalState.APPLYING:
+            await panic.start(ANNA)
+        return row
+
+    monkeypatch.setattr(book, "change", panics_meanwhile)
+    async with Background() as background:
+        approved_pipeline(SimpleNamespace(load=load), background).apply(asked)  # no `execute`
+        await until_idle()
+    over = await book.load(asked.id)
+    assert over.state is ApprovalState.FAILED and "panic since" in (over.said_by_targets or "")
+
+
+@pytest.mark.parametrize("error", OUTAGES, ids=lambda error: type(error).__name__)
+async def test_a_failure_that_the_database_did_not_take_is_not_lost(
+    book: ApprovalBook, approved_pipeline: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fails(_: Approval) -> Any:
+        raise WrongState("not like this")
+
+    asked = await pending(book)
+    change, outages = book.change, [None, error]
+
+    async def full(*args: Any) -> Approval:
+        if outages and (error := outages.pop(0)):
+            raise error
+        return await change(*args)
+
+    monkeypatch.setattr(book, "change", full)
+    async with Background() as background:
+        whole = approved_pipeline(None, background)
+        monkeypatch.setattr(whole, "_preview", fails)
+        whole.dry_run(asked)
+        await until_idle()
+        await whole.pick_up()
+        await until_idle()
+    assert (await book.load(asked.id)).evidence.dry_run["web-01"].error == "not like this"
+
+
+async def test_what_cannot_be_picked_up_yet_is_picked_up_later(
+    book: ApprovalBook, approved_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = await pending(book, progress="dry run on web-01")
+    load, outages = book.load, [NoSpace("its disk is full")]
+
+    async def full(*args: Any) -> Approval:
+        if outages:
+            raise outages.pop()
+        return await load(*args)
+
+    monkeypatch.setattr(book, "load", full)
+    async with Background() as background:
+        whole = approved_pipeline(None, background)
+        whole._cut_off.add(asked.id)
+        with pytest.raises(NoSpace):
+            await whole.pick_up()
+        await whole.pick_up()
+        await until_idle()
+    assert (await book.load(asked.id)).progress == ""
 
 
 @pytest.mark.parametrize(
@@ -497,13 +654,14 @@ async def test_what_drifted_is_kept_apart_from_that_it_did(
         (RunState.SUCCESSFUL, 0, "verified: check mode would change nothing", "", 0),
         (RunState.SUCCESSFUL, 2, "not verified: check mode would still change 2", "", 2),
         (RunState.FAILED, 0, "not verified: check mode failed", "it is gone", None),
+        (None, 0, "not verified: check mode did not run", "there is no ansible", None),
     ],
 )
 async def test_an_apply_is_verified_only_by_a_check_that_worked_and_would_change_nothing(
     store: Store,
     book: ApprovalBook,
     audit: Audit,
-    state: RunState,
+    state: RunState | None,
     changed: int,
     words: str,
     said: str,
@@ -517,6 +675,8 @@ async def test_an_apply_is_verified_only_by_a_check_that_worked_and_would_change
         return applied
 
     async def execute(*_: Any, **__: Any) -> Any:
+        if state is None:
+            raise MissingProgram("there is no ansible")
         return checked
 
     async def load(_: str) -> Any:

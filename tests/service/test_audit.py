@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 from backend.audit import Audit, SignedHead
 from backend.audit import verifier as verifier_module
 from backend.audit.chain import Head, link, timestamp
-from backend.errors import AuditBroken, ConfigError, DatabaseDown, PolicyDenied
+from backend.errors import AuditBroken, ConfigError, DatabaseDown, NoSpace, PolicyDenied, TimedOut
 from backend.models import Identity, Role, now
 from backend.store import Database, EmbeddedPostgres, Store, migrate
 from tests.fix_database import RUN_AS
@@ -250,6 +250,25 @@ async def test_with_the_database_gone_nothing_starts_and_outcomes_are_chained_in
     finally:
         await database.close()
         await server.stop()
+
+
+@pytest.mark.parametrize("error", [TimedOut("it did not answer"), NoSpace("its disk is full")])
+async def test_an_outcome_that_the_database_does_not_take_is_spooled_and_chained_in_later(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def refuses(_: object) -> None:
+        raise error
+
+    async with audit.step(ANN, "command.run", "command", "CMD-1"):
+        with monkeypatch.context() as patch:
+            patch.setattr(audit._rows, "append", refuses)
+            assert (await audit.note(ANN, "login")).seq == 0
+    rows, _ = await audit.list()
+    assert [(row.action, row.step) for row in rows] == [
+        ("command.run", "outcome"),
+        ("login", "note"),
+        ("command.run", "intent"),
+    ]
 
 
 async def _until_up(database: Database) -> None:
