@@ -263,9 +263,8 @@ class Pipeline:
     def _refuse_approvers(self, approval: Approval) -> None:
         """Whoever said yes may have lost the right since. Raises RoleDenied, SelfApproval."""
         targets = self._targets.resolve(approval.targets)
-        for decision in approval.decisions:
-            if decision.verb == "approve" and decision.digest == approval.digest:
-                refuse_approver(self._operator(decision.uid), approval, targets)
+        for decision in approval.given:
+            refuse_approver(self._operator(decision.uid), approval, targets)
 
     async def _void(self, approval: Approval, outcome: str, said: str = "") -> None:
         await self._audit.note(

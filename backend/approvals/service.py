@@ -272,12 +272,12 @@ class Approvals:
         def decide(row: Approval) -> None:
             if row.digest != digest:
                 raise StaleDigest(f"{approval_id} changed while you decided", remedy="open the review again")
-            if any(earlier.uid == actor.uid for earlier in row.decisions):
+            if any(earlier.uid == actor.uid for earlier in row.given):
                 raise WrongState(
                     f"you have approved {approval_id} already", remedy="another operator is needed"
                 )
             row.decisions.append(decision)
-            if sum(earlier.digest == digest for earlier in row.decisions) >= row.threshold:
+            if len(row.given) >= row.threshold:
                 check_values(checked, given)
                 row.state = ApprovalState.APPROVED
 

@@ -148,6 +148,11 @@ class Approval(Answer):
         return self.id.partition("-")[2][:4]
 
     @property
+    def given(self) -> list[Decision]:
+        """The approvals of the evidence as it stands: those of an earlier dry run do not count."""
+        return [one for one in self.decisions if one.verb == "approve" and one.digest == self.digest]
+
+    @property
     def ending(self) -> str:
         """Why it ended as it did, with what targets said of it: for operators."""
         return ": ".join(filter(None, (self.outcome, self.said_by_targets)))

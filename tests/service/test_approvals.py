@@ -300,6 +300,22 @@ async def test_two_approvals_are_needed_where_two_are_asked_for(
     assert pipeline.applied == [asked.id]
 
 
+async def test_a_yes_to_evidence_that_was_renewed_since_is_given_again_and_counts_no_more(
+    approvals: Approvals, book: ApprovalBook
+) -> None:
+    asked = await pending(book, threshold=2)
+    await approvals.approve(ANNA, asked.id, asked.digest)
+
+    def renewed(row: Approval) -> None:
+        row.digest = "e" * 64
+
+    await book.change(asked.id, [ApprovalState.PENDING], renewed)
+    assert (await approvals.approve(BERT, asked.id, "e" * 64)).state is ApprovalState.PENDING
+    with pytest.raises(WrongState, match="you have approved"):
+        await approvals.approve(BERT, asked.id, "e" * 64)
+    assert (await approvals.approve(ANNA, asked.id, "e" * 64)).state is ApprovalState.APPROVED
+
+
 async def test_a_target_under_apply_is_locked_and_its_holder_named(
     approvals: Approvals, book: ApprovalBook
 ) -> None:
