@@ -37,6 +37,8 @@ from backend.errors import (
     TimedOut,
     WrongState,
 )
+from backend.fleet import Trust
+from backend.guests import CertificateAuthority
 from backend.models import (
     Approval,
     ApprovalState,
@@ -136,6 +138,7 @@ class Machines:
         }
         self.revoked_of: list[list[str]] = []  # at each time, what was running
         self.no_space = False
+        self.outage: Exception | None = None
 
     async def revoke(self, actor: Identity) -> None:
         if self.no_space:
@@ -143,7 +146,13 @@ class Machines:
         self.revoked_of.append([name for name, row in self.rows.items() if row.phase is Phase.RUNNING])
 
     async def list(self, actor: Identity, /, *, limit: int = 100) -> tuple[list[Sandbox], int]:
+        if self.outage:
+            raise self.outage
         return list(self.rows.values()), len(self.rows)
+
+    async def stand_still(self) -> tuple[list[str], dict[str, str]]:
+        self.rows["SBX-a"].phase = self.rows["SBX-b"].phase = Phase.PAUSED
+        return ["SBX-b", "SBX-a"], {"stuck": "libvirt does not answer"}
 
     async def pause(self, actor: Identity, sandbox_id: str, *, reason: str = "") -> Sandbox:
         if sandbox_id == "SBX-stuck":
@@ -816,6 +825,38 @@ async def test_a_panic_revokes_certificates_once_and_before_anything_goes_on(
     await restarted.start(ANNA)
     await restarted.release(ANNA)
     assert len(machines.revoked_of) == 2, "once a panic"
+
+
+@pytest.mark.parametrize("error", OUTAGES, ids=lambda error: type(error).__name__)
+async def test_a_panic_waits_for_no_database(
+    panic: Panic, audit: Audit, bus: EventBus, machines: Machines, tmp_path: Path, error: Exception
+) -> None:
+    machines.outage = error
+    done = await panic.start(ANNA)
+    assert (done.paused, done.failed) == (["SBX-a", "SBX-b"], {"stuck": "libvirt does not answer"})
+    assert done.revoked and machines.revoked_of == [["SBX-stuck"]]
+    assert Panic(tmp_path / "panic.json", machines, machines.revoke, audit, bus).view == done
+    machines.outage = None
+    await panic.release(ANNA)
+    assert machines.rows["SBX-a"].phase is Phase.RUNNING
+
+
+async def test_to_revoke_waits_for_no_database(
+    audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(_: object) -> None:
+        raise DatabaseDown("gone")
+
+    authority = CertificateAuthority(tmp_path / "ca")
+    before = authority.current.fingerprint
+    with monkeypatch.context() as patch:
+        patch.setattr(audit._rows, "append", gone)
+        await Trust(authority, audit, cast("Any", None), cast("Any", None)).revoke(ANNA)
+    after = authority.current.fingerprint
+    assert after != before
+    await audit.absorb()
+    rows, _ = await audit.list(action="ca.revoke")
+    assert [row.step for row in rows] == ["outcome", "note"] and rows[0].data["fingerprint"] == after
 
 
 async def test_no_agent_wakes_a_sandbox_while_a_panic_lasts(panic: Panic) -> None:
