@@ -123,7 +123,10 @@ def refusal(approval: Approval) -> AlreadyDecided | WrongState:
             f"{approval.id} is {approval.state}: {last.name} ({last.verb}) at {last.at:%H:%M:%S} UTC"
         )
     if approval.state in APPROVAL_OVER:
-        return AlreadyDecided(f"{approval.id} is {approval.state}: {approval.outcome}")
+        known = approval.said_by_targets is not None  # else the outcome may have targets' words in it
+        return AlreadyDecided(
+            f"{approval.id} is {approval.state}" + (f": {approval.outcome}" if known else "")
+        )
     return WrongState(
         f"{approval.id} is {approval.state} {approval.progress}".rstrip(), remedy="wait until it is pending"
     )

@@ -28,6 +28,7 @@ from backend.errors import (
     InvalidValue,
     MissingProgram,
     NoSpace,
+    NotFound,
     PanicActive,
     RoleDenied,
     RunNotFound,
@@ -781,6 +782,31 @@ async def test_a_blocked_ask_returns_when_a_person_answers(store: Store, bus: Ev
     assert heard.approved and heard.comment == "go on" and heard.approved_by == "anna"
     with pytest.raises(AlreadyDecided, match="anna"):
         await asks.answer(BERT, ask.request_id, False)
+
+
+async def test_nothing_is_kept_of_a_question_that_there_is_not_or_that_is_another_agents(
+    store: Store, bus: EventBus, audit: Audit
+) -> None:
+    asks = Asks(store, bus, audit)
+    ask = await asks.ask(AGENT, AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30))
+    for actor, id in ((AGENT, "APR-00000000"), (OTHER_AGENT, ask.request_id)):
+        with pytest.raises(NotFound):
+            await asks.wait(actor, id, 1)
+    assert asks._answered == {}
+
+
+async def test_what_targets_said_of_an_older_request_is_in_no_refusal(
+    approvals: Approvals, book: ApprovalBook
+) -> None:
+    ended = {"state": ApprovalState.FAILED, "outcome": "the apply failed: 10.9.8.7 is full"}
+    older = await pending(book, **ended)
+    fresh = await pending(book, **{**ended, "outcome": "the apply failed", "said_by_targets": "10.9.8.7"})
+    with pytest.raises(AlreadyDecided) as refused:
+        await approvals.withdraw(AGENT, older.id)
+    assert str(refused.value) == f"{older.id} is failed"
+    with pytest.raises(AlreadyDecided) as refused:
+        await approvals.withdraw(AGENT, fresh.id)
+    assert str(refused.value) == f"{fresh.id} is failed: the apply failed"
 
 
 async def test_a_panic_blocks_every_approval_and_pauses_what_runs_until_it_is_released(
