@@ -97,6 +97,8 @@ def request_lines(approval: Approval, earlier: list[Approval], now: datetime) ->
     )
     for decision in approval.decisions:
         verb = "approved" if decision.verb == "approve" else "rejected"
+        if verb == "approved" and decision not in approval.given:
+            verb = "approved other evidence"
         words = f"{verb} by {decision.name}" + (f": {decision.comment}" if decision.comment else "")
         lines.append(
             line(("said   ", Role.MUTED), said(words, Role.GOOD if verb == "approved" else Role.WARN))
@@ -234,13 +236,13 @@ def policy_lines(approval: Approval, uid: int | None) -> list[Line]:
     """What the rules say of this request and of the operator ``uid`` who looks at it."""
     if approval.state is not ApprovalState.PENDING:
         return []
-    given = [one.name for one in approval.decisions if one.verb == "approve"]
+    given = [one.name for one in approval.given]
     found = []
     if approval.threshold > 1:
         found.append(f"{approval.threshold} operators must approve; so far {', '.join(given) or 'none'}")
     if uid is not None and approval.requester_uid == uid:
         found.append("you asked for this yourself: another operator approves it")
-    if any(one.uid == uid and one.verb == "approve" for one in approval.decisions):
+    if any(one.uid == uid for one in approval.given):
         found.append("you have approved it: another operator is needed")
     return [line(WARNING, ("policy  ", Role.TITLE), said(words, Role.WARN)) for words in found]
 

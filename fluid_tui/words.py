@@ -123,9 +123,8 @@ def sandbox_mark(sandbox: Sandbox, asks: bool) -> Mark:
 def approval_mark(approval: Approval) -> Mark:
     """The state of a request, with how many of its approvals are there."""
     mark = APPROVALS[approval.state]
-    given = sum(decision.verb == "approve" for decision in approval.decisions)
     if approval.state is ApprovalState.PENDING and approval.threshold > 1:
-        return Mark(mark.glyph, f"{mark.word} ({given} of {approval.threshold})", mark.role)
+        return Mark(mark.glyph, f"{mark.word} ({len(approval.given)} of {approval.threshold})", mark.role)
     return mark
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from backend.api.services import Services
 from backend.models import FleetView, Identity, now
-from backend.models.approval import APPROVAL_OVER
 
 KEPT_OVER = 20
 
@@ -13,15 +12,14 @@ async def fleet_view(services: Services, actor: Identity) -> FleetView:
     """What is live, and the last few requests that ended: a request is looked at again after its apply."""
     seq = services.events.last_seq  # before the reads: what changes meanwhile comes again as an event
     sandboxes, _ = await services.fleet.list(actor, limit=10_000)
-    approvals = await services.approvals.list(actor)
-    over = [row for row in approvals if row.state in APPROVAL_OVER]
+    approvals = await services.approvals.list(actor, over=KEPT_OVER)
     audit = services.audit_seen()
     return FleetView(
         seq=seq,
         at=now(),
         hosts=list(await services.fleet.hosts()),
         sandboxes=list(sandboxes),
-        approvals=[row for row in approvals if row.state not in APPROVAL_OVER] + over[:KEPT_OVER],
+        approvals=list(approvals),
         asks=list(await services.asks.list(actor)),
         panes=list(await services.panes.list(actor)),
         components=await services.components(),

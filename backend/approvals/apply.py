@@ -7,6 +7,7 @@ anew, a dry run is asked for again, an apply is only ever watched, never repeate
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -41,11 +42,14 @@ from backend.models import (
 from backend.playbooks import Playbooks, Rehearser, Runs
 from backend.playbooks.preview import preview
 from backend.playbooks.secrets import placeholders
-from backend.store import Store
+from backend.store import OUTAGES, Store
 from backend.targets import ResolvedTarget, Targets
+
+log = logging.getLogger(__name__)
 
 STALE_APPROVAL = timedelta(minutes=5)
 _UNDER_APPLY = (ApprovalState.APPROVED, ApprovalState.APPLYING)
+Verdict = tuple[str, str, int | None]
 
 
 class Pipeline:
@@ -250,6 +254,7 @@ class Pipeline:
             targets=approval.targets,
             digest=approval.digest,
         ) as step:
+            self._refuse_in_panic()
             kind = RunKind.ROLLBACK if approval.rolls_back else RunKind.APPLY
             runs = await self._on_targets(kind, approval, playbook, run_id=run_id, secrets=given)
             step.data["state"] = runs[0].state
@@ -258,9 +263,8 @@ class Pipeline:
     def _refuse_approvers(self, approval: Approval) -> None:
         """Whoever said yes may have lost the right since. Raises RoleDenied, SelfApproval."""
         targets = self._targets.resolve(approval.targets)
-        for decision in approval.decisions:
-            if decision.verb == "approve" and decision.digest == approval.digest:
-                refuse_approver(self._operator(decision.uid), approval, targets)
+        for decision in approval.given:
+            refuse_approver(self._operator(decision.uid), approval, targets)
 
     async def _void(self, approval: Approval, outcome: str, said: str = "") -> None:
         await self._audit.note(
@@ -280,29 +284,33 @@ class Pipeline:
                 became(ApprovalState.FAILED, f"the apply {run.state}", reason),
             )
             return
-        playbook = await self._playbooks.load(approval.playbook_id)
-        given = await self._values(approval, playbook)
-        if playbook.secrets and not given:
-            words = (
-                f"applied to {', '.join(approval.targets)}; not verified: its secrets went with the backend"
-            )
-            await self._book.change(
-                approval.id, [ApprovalState.APPLYING], became(ApprovalState.APPLIED, words)
-            )
-            return
-        await self._book.change(approval.id, [ApprovalState.APPLYING], _says("verifying in check mode"))
-        checks = await self._on_targets(RunKind.VERIFY, approval, playbook, secrets=given)
-        words, said, changed = _verified(checks)
+        try:
+            verify_run, (words, said, changed) = await self._verify(approval)
+        except OUTAGES:
+            raise
+        except Exception as error:
+            log.exception("%s is applied, and its check failed", approval.id)
+            verify_run, words, said, changed = "", "not verified: check mode did not run", _words(error), None
         end = became(ApprovalState.APPLIED, f"applied to {', '.join(approval.targets)}; {words}", said)
 
         def applied(row: Approval) -> None:
             end(row)
-            row.verify_run, row.verified_changed = checks[0].id, changed
+            row.verify_run, row.verified_changed = verify_run, changed
 
         await self._book.change(approval.id, [ApprovalState.APPLYING], applied)
         await self._audit.note(
             Identity.system(), "approval.applied", "approval", approval.id, verified_changed=changed
         )
+
+    async def _verify(self, approval: Approval) -> tuple[str, Verdict]:
+        """The run of check mode after the apply, empty where there can be none, and what it says."""
+        playbook = await self._playbooks.load(approval.playbook_id)
+        given = await self._values(approval, playbook)
+        if playbook.secrets and not given:
+            return "", ("not verified: its secrets went with the backend", "", None)
+        await self._book.change(approval.id, [ApprovalState.APPLYING], _says("verifying in check mode"))
+        checks = await self._on_targets(RunKind.VERIFY, approval, playbook, secrets=given)
+        return checks[0].id, _verified(checks)
 
     async def _values(self, approval: Approval, playbook: Playbook) -> Mapping[str, str]:
         """Of the playbook's secrets those that are known: given by operators, or kept of the target."""
@@ -355,26 +363,42 @@ class Pipeline:
     ) -> None:
         """Run a stage in the background, unless it is under way. ``blame`` tells the row of an error.
 
-        To lose the database is no failure of a stage: what it started runs on, and :meth:`pick_up` finds it.
+        To lose the database is no failure of a stage, nor is anything of an apply whose run has begun: what
+        was started runs on, and :meth:`pick_up` finds it.
         """
 
         async def failed(error: Exception) -> None:
-            words = error.message if isinstance(error, FluidError) else "an internal error, see the log"
             try:
-                if isinstance(error, DatabaseDown):
-                    raise error
-                await self._book.change(approval.id, states, blame(words))
-            except DatabaseDown:
+                if isinstance(error, DatabaseDown) or await self._runs_on(approval.id):
+                    self._cut_off.add(approval.id)
+                else:
+                    await self._book.change(approval.id, states, blame(_words(error)))
+            except OUTAGES:
                 self._cut_off.add(approval.id)
 
         self._background.start(f"{stage} {approval.id}", partial(work, approval), failed=failed)
+
+    async def _runs_on(self, approval_id: str) -> bool:
+        """Whether its apply has begun: from then on nothing but its run tells how it ends."""
+        approval = await self._book.load(approval_id)
+        if approval.state is not ApprovalState.APPLYING:
+            return False
+        try:
+            await self._runs.load(approval.apply_run)
+        except RunNotFound:
+            return False
+        return True
 
     async def pick_up(self) -> None:
         """Go on with what an outage of the database cut off, as after a restart; forget secrets whose apply
         is over."""
         for approval_id in tuple(self._cut_off):
-            await self.resume([await self._book.load(approval_id)])
-            self._cut_off.discard(approval_id)
+            self._cut_off.discard(approval_id)  # before: what is begun again may be cut off again at once
+            try:
+                await self.resume([await self._book.load(approval_id)])
+            except Exception:
+                self._cut_off.add(approval_id)
+                raise
         for approval_id in tuple(self._secrets):
             if (await self._book.load(approval_id)).state not in _UNDER_APPLY:
                 del self._secrets[approval_id]
@@ -408,7 +432,7 @@ class Pipeline:
         try:
             run = await self._runs.load(approval.apply_run)
         except RunNotFound:
-            words = "the backend died before the apply began; nothing was changed"
+            words = "it was cut off before the apply began; nothing was changed"
             await self._book.change(
                 approval.id, [ApprovalState.APPLYING], became(ApprovalState.FAILED, words)
             )
@@ -431,7 +455,11 @@ def _apply_failed(words: str) -> Callable[[Approval], None]:
     return became(ApprovalState.FAILED, "the apply failed", words)
 
 
-def _verified(checks: Sequence[Run]) -> tuple[str, str, int | None]:
+def _words(error: Exception) -> str:
+    return error.message if isinstance(error, FluidError) else "an internal error, see the log"
+
+
+def _verified(checks: Sequence[Run]) -> Verdict:
     """What check mode says after an apply, what the target says where it could not, and how much it would
     change; None where it could not say."""
     for check in checks:

@@ -43,8 +43,9 @@ class Asks:
 
     async def wait(self, actor: Identity, request_id: str, seconds: float) -> Ask:
         """The ask once it is answered, or as it stands after ``seconds``; expired when its own time is up."""
-        answered = self._answered.setdefault(request_id, asyncio.Event())
-        ask = await self.get(actor, request_id)
+        await self.get(actor, request_id)  # nothing is kept of what there is not
+        answered = self._answered.setdefault(request_id, asyncio.Event())  # before the look, or an answer
+        ask = await self.get(actor, request_id)  # in between is missed
         left = (ask.expires_at - now()).total_seconds()
         if ask.status is AskState.PENDING:
             try:

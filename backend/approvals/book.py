@@ -11,8 +11,11 @@ from collections.abc import Callable, Collection
 
 from backend.errors import AlreadyDecided, ApprovalNotFound, WrongState
 from backend.models import Approval, ApprovalState, Identity, Role, now
-from backend.models.approval import APPROVAL_OVER
+from backend.models.approval import APPROVAL_OPEN, APPROVAL_OVER
 from backend.store import EventBus, Store
+
+MAX_OPEN = 10_000
+LAST_OVER = 500
 
 
 class ApprovalBook:
@@ -34,14 +37,24 @@ class ApprovalBook:
             raise ApprovalNotFound(f"no approval {approval_id}", remedy="`fluid approvals list` shows them")
         return approval
 
-    async def all(self, actor: Identity | None = None) -> list[Approval]:
-        """Newest first."""
-        rows, _ = await self._store.approvals.list(limit=500)
-        return [
-            row
-            for row in rows
-            if actor is None or actor.role is not Role.AGENT or row.requester_uid == actor.uid
-        ]
+    async def open(
+        self, states: Collection[ApprovalState] = APPROVAL_OPEN, actor: Identity | None = None
+    ) -> list[Approval]:
+        """Those in one of ``states``, however many ended since, newest first; agents see their own only."""
+        return await self._newest(states, actor, MAX_OPEN)
+
+    async def all(self, actor: Identity | None = None, *, over: int = LAST_OVER) -> list[Approval]:
+        """Those that are open, then the last ``over`` that ended; agents see their own only."""
+        rows = await self.open(actor=actor)
+        rows += await self._newest(APPROVAL_OVER, actor, over)
+        return list({row.id: row for row in rows}.values())  # one may have ended between the two looks
+
+    async def _newest(
+        self, states: Collection[ApprovalState], actor: Identity | None, limit: int
+    ) -> list[Approval]:
+        mine = {"requester_uid": actor.uid} if actor is not None and actor.role is Role.AGENT else {}
+        rows, _ = await self._store.approvals.list({"state": states, **mine}, limit=limit)
+        return rows
 
     async def change(
         self, approval_id: str, states: Collection[ApprovalState], change: Callable[[Approval], None]
@@ -110,7 +123,10 @@ def refusal(approval: Approval) -> AlreadyDecided | WrongState:
             f"{approval.id} is {approval.state}: {last.name} ({last.verb}) at {last.at:%H:%M:%S} UTC"
         )
     if approval.state in APPROVAL_OVER:
-        return AlreadyDecided(f"{approval.id} is {approval.state}: {approval.outcome}")
+        known = approval.said_by_targets is not None  # else the outcome may have targets' words in it
+        return AlreadyDecided(
+            f"{approval.id} is {approval.state}" + (f": {approval.outcome}" if known else "")
+        )
     return WrongState(
         f"{approval.id} is {approval.state} {approval.progress}".rstrip(), remedy="wait until it is pending"
     )

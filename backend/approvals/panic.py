@@ -17,13 +17,15 @@ from pydantic import ValidationError
 from backend.audit import Audit
 from backend.errors import FluidError, PanicActive, WrongState
 from backend.models import Component, Identity, PanicView, Phase, Role, Sandbox, now
-from backend.store import EventBus
+from backend.store import OUTAGES, EventBus
 from backend.whole_files import write_lasting
 
 AT_ONCE = 8
 EACH_S = 30.0
 REASON = "panic: every sandbox was paused"
 RELEASE = "fluid panic --release"
+Paused = tuple[list[str], dict[str, str]]
+"""The ids of what was paused, and by name why the rest was not."""
 
 
 class Machines(Protocol):
@@ -32,6 +34,7 @@ class Machines(Protocol):
     async def list(self, actor: Identity, /, *, limit: int = ...) -> tuple[Sequence[Sandbox], int]: ...
     async def pause(self, actor: Identity, sandbox_id: str, *, reason: str = ...) -> Sandbox: ...
     async def resume(self, actor: Identity, sandbox_id: str) -> Sandbox: ...
+    async def stand_still(self) -> Paused: ...
 
 
 class Panic:
@@ -73,21 +76,27 @@ class Panic:
 
     async def start(self, actor: Identity) -> PanicView:
         """Block applies, pause what runs, revoke certificates. What could not be paused is in the answer;
-        again: tries it again."""
+        again: tries it again. It waits for no database: without one, what runs is what libvirt says."""
         view = self._view or PanicView(since=now(), by=actor.name or f"uid {actor.uid}")
         self._view = view  # from here on nothing is applied, whatever happens to the rest
         await asyncio.to_thread(_save, self._file, view)
         async with self._changing:
             await self._audit.note(actor, "panic", "panic")
-            rows, _ = await self._fleet.list(actor, limit=10_000)
-            running = [row for row in rows if row.phase is Phase.RUNNING]
-            view.failed = await _each(running, lambda row: self._fleet.pause(actor, row.id, reason=REASON))
-            done = [row.id for row in running if row.sandbox_name not in view.failed]
+            try:
+                done, view.failed = await self._pause(actor)
+            except OUTAGES:
+                done, view.failed = await self._fleet.stand_still()
             view.paused = sorted({*view.paused, *done})
             await asyncio.to_thread(_save, self._file, view)
             await self._revoke_once(actor, view)
         await self._events.publish("host.changed", "host", "panic")
         return view
+
+    async def _pause(self, actor: Identity) -> Paused:
+        rows, _ = await self._fleet.list(actor, limit=10_000)
+        running = [row for row in rows if row.phase is Phase.RUNNING]
+        failed = await _each(running, lambda row: self._fleet.pause(actor, row.id, reason=REASON))
+        return [row.id for row in running if row.sandbox_name not in failed], failed
 
     async def release(self, actor: Identity) -> PanicView:
         """Let applies start again, and thaw what the panic paused: each trusts the CA key of now first.

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 from backend.approvals.apply import Pipeline
-from backend.approvals.book import ApprovalBook, became, refusal
+from backend.approvals.book import LAST_OVER, ApprovalBook, became, refusal
 from backend.approvals.evidence import for_agent
 from backend.approvals.rights import operators_only, refuse_approver
 from backend.approvals.ways_back import WaysBack
@@ -39,14 +39,12 @@ from backend.models import (
     new_id,
     now,
 )
-from backend.models.approval import APPROVAL_OVER
 from backend.models.playbook import RUN_OVER
 from backend.playbooks import Playbooks, Runs
 from backend.playbooks.secrets import check_values
 from backend.store import Store
 from backend.targets import Targets
 
-_OPEN = frozenset(ApprovalState) - APPROVAL_OVER
 _BEFORE_APPLY = (ApprovalState.DRAFTING, ApprovalState.REHEARSING, ApprovalState.PENDING)
 _HOLDING = (ApprovalState.APPROVED, ApprovalState.APPLYING)
 
@@ -184,8 +182,9 @@ class Approvals:
         """For agents with counts only per target; for operators whole."""
         return self._shown(actor, await self._book.load(approval_id, actor))
 
-    async def list(self, actor: Identity) -> Sequence[Approval]:
-        return [self._shown(actor, row) for row in await self._book.all(actor)]
+    async def list(self, actor: Identity, *, over: int = LAST_OVER) -> Sequence[Approval]:
+        """Those that are open, then the last ``over`` that ended."""
+        return [self._shown(actor, row) for row in await self._book.all(actor, over=over)]
 
     async def wait(self, actor: Identity, approval_id: str, seconds: float) -> Approval:
         """Blocks up to ``seconds`` for a change of state."""
@@ -273,12 +272,12 @@ class Approvals:
         def decide(row: Approval) -> None:
             if row.digest != digest:
                 raise StaleDigest(f"{approval_id} changed while you decided", remedy="open the review again")
-            if any(earlier.uid == actor.uid for earlier in row.decisions):
+            if any(earlier.uid == actor.uid for earlier in row.given):
                 raise WrongState(
                     f"you have approved {approval_id} already", remedy="another operator is needed"
                 )
             row.decisions.append(decision)
-            if sum(earlier.digest == digest for earlier in row.decisions) >= row.threshold:
+            if len(row.given) >= row.threshold:
                 check_values(checked, given)
                 row.state = ApprovalState.APPROVED
 
@@ -334,8 +333,8 @@ class Approvals:
     async def void_edited(self, actor: Identity, playbook_id: str, edited: Playbook) -> None:
         """The agent edited a playbook that it asks an approval for: that evidence is of another text."""
         end = became(ApprovalState.VOIDED, f"its playbook was edited: ask again with {edited.id}")
-        for approval in await self._book.all(actor):
-            if approval.playbook_id == playbook_id and approval.state in _BEFORE_APPLY:
+        for approval in await self._book.open(_BEFORE_APPLY, actor):
+            if approval.playbook_id == playbook_id:
                 async with self._audit.step(
                     actor, "approval.void", "approval", approval.id, digest=edited.digest
                 ):
@@ -346,19 +345,19 @@ class Approvals:
         seconds."""
         await self._pipeline.pick_up()
         end = became(ApprovalState.EXPIRED, "nobody decided in time")
-        for approval in await self._book.all():
-            if approval.state in _BEFORE_APPLY and approval.expires_at <= now():
+        for approval in await self._book.open(_BEFORE_APPLY):
+            if approval.expires_at <= now():
                 await self._book.change(approval.id, _BEFORE_APPLY, end)
                 await self._audit.note(Identity.system(), "approval.expire", "approval", approval.id)
 
     async def resume(self) -> None:
         """After a start: pick up what a former backend left half done."""
-        await self._pipeline.resume([row for row in await self._book.all() if row.state in _OPEN])
+        await self._pipeline.resume(await self._book.open())
 
     async def _refuse_locked(self, approval: Approval) -> None:
-        for other in await self._book.all():
+        for other in await self._book.open(_HOLDING):
             shared = set(other.targets) & set(approval.targets)
-            if other.id != approval.id and other.state in _HOLDING and shared:
+            if other.id != approval.id and shared:
                 raise TargetLocked(
                     f"{other.id} holds {', '.join(sorted(shared))}", remedy="wait until its apply has ended"
                 )

@@ -1,7 +1,7 @@
 """The audit: an intent row commits before an effect, an outcome row after it, every row linked to the last.
 
-With the database gone no new effect starts (``intent`` raises), while outcomes and notes of what already runs
-are spooled to disk and chained in before anything else once it is back.
+With the database gone or full no new effect starts (``intent`` raises), while outcomes and notes of what
+already runs are spooled to disk and chained in before anything else once it is back.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 from backend.audit.chain import EMPTY, ChainCheck, Draft, Head, Link, link, plain, timestamp
 from backend.audit.head import SignedHead, Signer
 from backend.audit.spool import Spool
-from backend.errors import AuditBroken, Conflict, DatabaseDown, FluidError
+from backend.errors import AuditBroken, Conflict, FluidError
 from backend.models import AuditRow, Identity, now
-from backend.store import Store
+from backend.store import OUTAGES, Store
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class Audit:
     async def intent(
         self, actor: Identity, action: str, noun: str = "", id: str = "", sandbox_id: str = "", **data: Any
     ) -> AuditRow:
-        """Say what is about to be done; returns once that is committed. With DatabaseDown the
+        """Say what is about to be done; returns once that is committed. If it raises, the
         effect must not start."""
         return await self._append(_draft(actor, action, "intent", noun, id, sandbox_id, data))
 
@@ -139,7 +139,7 @@ class Audit:
     async def run(self) -> None:
         """Until cancelled: each minute chain in what was spooled, and seal."""
         while True:
-            with contextlib.suppress(DatabaseDown):
+            with contextlib.suppress(*OUTAGES):
                 await self.absorb()
             await self._try_seal()
             await asyncio.sleep(SEAL_EVERY_S)
@@ -249,11 +249,11 @@ class Audit:
     async def _append_or_spool(self, draft: Draft) -> AuditRow:
         try:
             return await self._append(draft)
-        except DatabaseDown:
+        except OUTAGES as error:
             async with self._spooling:
                 kept = await asyncio.to_thread(self._spool.add, draft)
                 self._spool_dirty = True
-            log.warning("audit: %s of %s is spooled: the database is gone", draft["action"], draft["id"])
+            log.warning("audit: %s of %s is spooled: %s", draft["action"], draft["id"], error.message)
             return AuditRow.model_validate({**kept, "seq": EMPTY.seq})
 
     async def _absorb(self) -> None:

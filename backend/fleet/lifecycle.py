@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 import uuid
@@ -485,6 +486,33 @@ class Lifecycle(Sizes):
             self._guests.hold(sandbox.id)
             await self.machine(sandbox).pause(sandbox.domain)
             return await self.change(sandbox, phase=Phase.PAUSED, reason=reason)
+
+    async def stand_still(self) -> tuple[list[str], dict[str, str]]:
+        """Pause every sandbox that runs as libvirt has it, without the database: rows follow once it is back.
+        The ids of what was paused, and by the name of a host or a domain why not."""
+        paused, failed = list[str](), dict[str, str]()
+
+        async def pause(host: Host, info: DomainInfo) -> None:
+            try:
+                await host.require().pause(info.name)
+            except FluidError as error:
+                failed[info.name] = error.message
+            else:
+                self._guests.hold(info.metadata["sandbox"])
+                paused.append(info.metadata["sandbox"])
+
+        async def pause_all(host: Host) -> None:
+            try:
+                found = await host.require().list_ours()
+            except FluidError as error:
+                failed[host.name] = error.message
+                return
+            for info in found:
+                if info.metadata.get("role") == "sandbox" and info.state == "running":
+                    await pause(host, info)
+
+        await asyncio.gather(*map(pause_all, self._hosts))
+        return paused, failed
 
     async def resume(self, actor: Identity, sandbox_id: str) -> Sandbox:
         """Raises NoSpace for one that was paused for its host's disk, until there is room."""

@@ -106,12 +106,14 @@ class Trust:
 
     async def revoke(self, actor: Identity) -> None:
         """Every certificate that was signed until now is worth nothing: a fresh key signs, and guests trust
-        it alone, those that stand still when they wake. A rotation that is under way fails."""
+        it alone, those that stand still when they wake. A rotation that is under way fails. It waits for no
+        database: what is said of it is spooled."""
         before = self._authority.current.fingerprint
-        async with self._audit.step(actor, "ca.revoke", "ca", before) as step:
-            with operation("revoke"):
-                self._authority.revoke()
-            step.data["fingerprint"] = self._authority.current.fingerprint
+        await self._audit.note(actor, "ca.revoke", "ca", before)
+        with operation("revoke"):
+            self._authority.revoke()
+        after = self._authority.current.fingerprint
+        await self._audit.outcome(actor, "ca.revoke", "ca", before, ok=True, fingerprint=after)
 
     async def run(self) -> None:
         """Until cancelled: guests are kept up to date, and what was cut off is finished."""

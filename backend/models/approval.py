@@ -36,6 +36,7 @@ APPROVAL_OVER = frozenset(
         ApprovalState.VOIDED,
     }
 )
+APPROVAL_OPEN = frozenset(ApprovalState) - APPROVAL_OVER
 
 
 class ApprovalRequest(Request):
@@ -145,6 +146,11 @@ class Approval(Answer):
     def short_id(self) -> str:
         """Four characters that an operator types to confirm."""
         return self.id.partition("-")[2][:4]
+
+    @property
+    def given(self) -> list[Decision]:
+        """The approvals of the evidence as it stands: those of an earlier dry run do not count."""
+        return [one for one in self.decisions if one.verb == "approve" and one.digest == self.digest]
 
     @property
     def ending(self) -> str:

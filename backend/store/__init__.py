@@ -27,7 +27,7 @@ from backend.store.nouns import (
     Sandboxes,
     Snapshots,
 )
-from backend.store.pool import Database, dsn_of
+from backend.store.pool import OUTAGES, Database, dsn_of
 
 
 class Store:
@@ -51,6 +51,7 @@ class Store:
 
 
 __all__ = [
+    "OUTAGES",
     "Approvals",
     "Asks",
     "AuditRows",

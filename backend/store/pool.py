@@ -29,6 +29,9 @@ RETRY_EVERY_S = 600.0  # the pool itself backs off between its attempts; it must
 MIN_CONNECTIONS = 2
 MAX_CONNECTIONS = 12
 
+OUTAGES = (DatabaseDown, TimedOut, NoSpace)
+"""The database did not do it, through no fault of what was asked."""
+
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 

@@ -347,6 +347,16 @@ async def test_the_rules_that_concern_this_operator_are_said(console) -> None:
         )
 
 
+async def test_a_yes_to_other_evidence_is_told_and_not_counted(console) -> None:
+    backend = FakeBackend()
+    stale = Decision(verb="approve", uid=1000, name="ops", at=backend.at, digest="e" * 64)
+    backend.approve_state(ApprovalState.PENDING, threshold=2, decisions=[stale])
+    async with console(backend=backend) as seen:
+        await seen.press("enter")
+        await seen.sees("(0 of 2)", "approved other evidence by ops", "must approve; so far none")
+        assert "you have approved it" not in seen.text()
+
+
 async def test_a_run_under_way_says_for_how_long(console) -> None:
     backend = FakeBackend()
     run = backend._runs["RUN-00000002"]

@@ -6,7 +6,7 @@ Only the machines are stood in for: no rehearsal runs here and nothing is applie
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,14 +26,20 @@ from backend.errors import (
     EvidenceIncomplete,
     FluidError,
     InvalidValue,
+    MissingProgram,
+    NoSpace,
+    NotFound,
     PanicActive,
     RoleDenied,
+    RunNotFound,
     SelfApproval,
     StaleDigest,
     TargetLocked,
     TimedOut,
     WrongState,
 )
+from backend.fleet import Trust
+from backend.guests import CertificateAuthority
 from backend.models import (
     Approval,
     ApprovalState,
@@ -75,6 +81,9 @@ class Pipeline:
         self.given = secrets
 
     async def pick_up(self) -> None: ...
+
+    async def resume(self, approvals: list[Approval]) -> None:
+        self.resumed = approvals
 
 
 class Playbooks:
@@ -130,6 +139,7 @@ class Machines:
         }
         self.revoked_of: list[list[str]] = []  # at each time, what was running
         self.no_space = False
+        self.outage: Exception | None = None
 
     async def revoke(self, actor: Identity) -> None:
         if self.no_space:
@@ -137,7 +147,13 @@ class Machines:
         self.revoked_of.append([name for name, row in self.rows.items() if row.phase is Phase.RUNNING])
 
     async def list(self, actor: Identity, /, *, limit: int = 100) -> tuple[list[Sandbox], int]:
+        if self.outage:
+            raise self.outage
         return list(self.rows.values()), len(self.rows)
+
+    async def stand_still(self) -> tuple[list[str], dict[str, str]]:
+        self.rows["SBX-a"].phase = self.rows["SBX-b"].phase = Phase.PAUSED
+        return ["SBX-b", "SBX-a"], {"stuck": "libvirt does not answer"}
 
     async def pause(self, actor: Identity, sandbox_id: str, *, reason: str = "") -> Sandbox:
         if sandbox_id == "SBX-stuck":
@@ -294,6 +310,22 @@ async def test_two_approvals_are_needed_where_two_are_asked_for(
     assert pipeline.applied == [asked.id]
 
 
+async def test_a_yes_to_evidence_that_was_renewed_since_is_given_again_and_counts_no_more(
+    approvals: Approvals, book: ApprovalBook
+) -> None:
+    asked = await pending(book, threshold=2)
+    await approvals.approve(ANNA, asked.id, asked.digest)
+
+    def renewed(row: Approval) -> None:
+        row.digest = "e" * 64
+
+    await book.change(asked.id, [ApprovalState.PENDING], renewed)
+    assert (await approvals.approve(BERT, asked.id, "e" * 64)).state is ApprovalState.PENDING
+    with pytest.raises(WrongState, match="you have approved"):
+        await approvals.approve(BERT, asked.id, "e" * 64)
+    assert (await approvals.approve(ANNA, asked.id, "e" * 64)).state is ApprovalState.APPROVED
+
+
 async def test_a_target_under_apply_is_locked_and_its_holder_named(
     approvals: Approvals, book: ApprovalBook
 ) -> None:
@@ -301,6 +333,40 @@ async def test_a_target_under_apply_is_locked_and_its_holder_named(
     asked = await pending(book)
     with pytest.raises(TargetLocked, match=holder.id):
         await approvals.approve(ANNA, asked.id, asked.digest)
+
+
+async def followed_by_many_that_are_over(store: Store, approval: Approval) -> None:
+    withdrawn = {"state": ApprovalState.WITHDRAWN, "requester_uid": OTHER_AGENT.uid}
+    async with asyncio.TaskGroup() as group:
+        for _ in range(600):
+            copy = {"id": new_id("APR"), "created_at": now(), **withdrawn}
+            group.create_task(store.approvals.insert(approval.model_copy(update=copy)))
+
+
+async def test_a_target_is_locked_however_many_requests_ended_since(
+    approvals: Approvals, book: ApprovalBook, store: Store
+) -> None:
+    holder = await pending(book, state=ApprovalState.APPLYING)
+    await followed_by_many_that_are_over(store, holder)
+    asked = await pending(book)
+    with pytest.raises(TargetLocked, match=holder.id):
+        await approvals.approve(ANNA, asked.id, asked.digest)
+
+
+async def test_an_open_request_is_found_however_many_ended_since(
+    approvals: Approvals, book: ApprovalBook, store: Store, pipeline: Pipeline
+) -> None:
+    asked = await pending(book)
+    await followed_by_many_that_are_over(store, asked)
+    told = await approvals.list(ANNA, over=20)
+    assert told[0].id == asked.id and len(told) == 21
+    assert [row.id for row in await approvals.list(AGENT)] == [asked.id]
+    await approvals.resume()
+    assert [row.id for row in pipeline.resumed] == [asked.id]
+    await store.approvals.change(asked.id, lambda row: row.model_copy(update={"expires_at": now()}))
+    await approvals.expire()
+    assert (await book.load(asked.id)).state is ApprovalState.EXPIRED
+    assert await book.open() == []
 
 
 async def test_of_requests_for_one_target_that_are_approved_at_once_one_begins(
@@ -317,12 +383,21 @@ async def test_of_requests_for_one_target_that_are_approved_at_once_one_begins(
     assert states == ["approved", "pending", "pending", "pending"]
 
 
+OUTAGES = [DatabaseDown("gone"), TimedOut("the database did not answer"), NoSpace("its disk is full")]
+
+
+async def until_idle() -> None:
+    stages = ("rehearse", "dry run", "apply")
+    await asyncio.gather(*(one for one in asyncio.all_tasks() if one.get_name().startswith(stages)))
+
+
+@pytest.mark.parametrize("error", [*OUTAGES, RuntimeError("a bug")], ids=lambda error: type(error).__name__)
 async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
-    store: Store, book: ApprovalBook, audit: Audit
+    store: Store, book: ApprovalBook, audit: Audit, error: Exception
 ) -> None:
     """The run itself is a process of its own: how it ended is known once the database is back."""
     run = SimpleNamespace(id="RUN-00000001", state=RunState.SUCCESSFUL, results={})
-    outages = [DatabaseDown("gone"), None]
+    outages = [error, error, None]
 
     async def watch(_: Any) -> Any:
         if error := outages.pop(0):
@@ -347,10 +422,155 @@ async def test_an_outage_of_the_database_does_not_fail_an_apply_that_runs_on(
         parts: list[Any] = [Config(), store, book, audit, fleet, playbooks, None, runs, targets, None]
         whole = RealPipeline(*parts, background, lambda: None, cast("Any", None))
         await whole.resume([asked])
-        await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name().startswith("apply")))
+        await until_idle()
+        assert (await book.load(asked.id)).state is ApprovalState.APPLYING
+        await whole.pick_up()
+        await until_idle()
         assert (await book.load(asked.id)).state is ApprovalState.APPLYING
         await whole.pick_up()
         assert (await book.wait(asked.id, 5, ANNA)).state is ApprovalState.APPLIED
+
+
+@pytest.fixture
+def approved_pipeline(
+    store: Store, book: ApprovalBook, audit: Audit, panic: Panic, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Any, Background], RealPipeline]:
+    """Makes a pipeline over these runs that finds nothing between an approval and its apply."""
+
+    async def load(_: str) -> Any:
+        return SimpleNamespace(secrets=[])
+
+    async def nothing(*_: Any) -> Any:
+        return {}
+
+    one = SimpleNamespace(name="web-01", group="web", approvers=("*",), host=lambda: None)
+    targets = SimpleNamespace(resolve=lambda _: [one], key=lambda _: None)
+    playbooks = SimpleNamespace(load=load, to_run=lambda _: {})
+    back = SimpleNamespace(keep=nothing)
+
+    def make(runs: Any, background: Background) -> RealPipeline:
+        parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, runs, targets, back]
+        whole = RealPipeline(*parts, background, panic.refuse, lambda _: ANNA)
+        monkeypatch.setattr(whole, "_preview", nothing)
+        monkeypatch.setattr(whole, "digest", lambda *_: "d" * 64)
+        return whole
+
+    return make
+
+
+@pytest.mark.parametrize("error", [*OUTAGES, RuntimeError("a bug")], ids=lambda error: type(error).__name__)
+async def test_an_apply_that_has_begun_holds_its_target_whatever_becomes_of_its_watcher(
+    approvals: Approvals, book: ApprovalBook, approved_pipeline: Any, error: Exception
+) -> None:
+    run = SimpleNamespace(id="RUN-00000001", state=RunState.SUCCESSFUL, results={})
+    errors = [error]
+
+    async def execute(*_: Any, **__: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return run
+
+    async def answer(_: Any) -> Any:
+        return run
+
+    asked, other = await pending(book, state=ApprovalState.APPROVED), await pending(book)
+    async with Background() as background:
+        whole = approved_pipeline(SimpleNamespace(load=answer, watch=answer, execute=execute), background)
+        whole.apply(asked)
+        await until_idle()
+        with pytest.raises(TargetLocked, match=asked.id):
+            await approvals.approve(ANNA, other.id, other.digest)
+        await whole.pick_up()
+        await until_idle()
+    assert (await book.load(asked.id)).state is ApprovalState.APPLIED
+
+
+async def test_an_apply_whose_run_never_began_failed_and_says_of_what(
+    book: ApprovalBook, approved_pipeline: Any
+) -> None:
+    async def execute(*_: Any, **__: Any) -> Any:
+        raise MissingProgram("there is no ansible")
+
+    async def load(_: str) -> Any:
+        raise RunNotFound("no run")
+
+    asked = await pending(book, state=ApprovalState.APPROVED)
+    async with Background() as background:
+        approved_pipeline(SimpleNamespace(load=load, execute=execute), background).apply(asked)
+        await until_idle()
+    over = await book.load(asked.id)
+    assert (over.state, over.said_by_targets) == (ApprovalState.FAILED, "there is no ansible")
+
+
+async def test_a_panic_that_begins_with_the_apply_stops_it_before_its_run(
+    book: ApprovalBook, panic: Panic, approved_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def load(_: str) -> Any:
+        raise RunNotFound("no run")
+
+    asked = await pending(book, state=ApprovalState.APPROVED)
+    change = book.change
+
+    async def panics_meanwhile(*args: Any) -> Approval:
+        row = await change(*args)
+        if row.state is ApprovalState.APPLYING:
+            await panic.start(ANNA)
+        return row
+
+    monkeypatch.setattr(book, "change", panics_meanwhile)
+    async with Background() as background:
+        approved_pipeline(SimpleNamespace(load=load), background).apply(asked)  # no `execute`
+        await until_idle()
+    over = await book.load(asked.id)
+    assert over.state is ApprovalState.FAILED and "panic since" in (over.said_by_targets or "")
+
+
+@pytest.mark.parametrize("error", OUTAGES, ids=lambda error: type(error).__name__)
+async def test_a_failure_that_the_database_did_not_take_is_not_lost(
+    book: ApprovalBook, approved_pipeline: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fails(_: Approval) -> Any:
+        raise WrongState("not like this")
+
+    asked = await pending(book)
+    change, outages = book.change, [None, error]
+
+    async def full(*args: Any) -> Approval:
+        if outages and (error := outages.pop(0)):
+            raise error
+        return await change(*args)
+
+    monkeypatch.setattr(book, "change", full)
+    async with Background() as background:
+        whole = approved_pipeline(None, background)
+        monkeypatch.setattr(whole, "_preview", fails)
+        whole.dry_run(asked)
+        await until_idle()
+        await whole.pick_up()
+        await until_idle()
+    assert (await book.load(asked.id)).evidence.dry_run["web-01"].error == "not like this"
+
+
+async def test_what_cannot_be_picked_up_yet_is_picked_up_later(
+    book: ApprovalBook, approved_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = await pending(book, progress="dry run on web-01")
+    load, outages = book.load, [NoSpace("its disk is full")]
+
+    async def full(*args: Any) -> Approval:
+        if outages:
+            raise outages.pop()
+        return await load(*args)
+
+    monkeypatch.setattr(book, "load", full)
+    async with Background() as background:
+        whole = approved_pipeline(None, background)
+        whole._cut_off.add(asked.id)
+        with pytest.raises(NoSpace):
+            await whole.pick_up()
+        await whole.pick_up()
+        await until_idle()
+    assert (await book.load(asked.id)).progress == ""
 
 
 @pytest.mark.parametrize(
@@ -460,13 +680,14 @@ async def test_what_drifted_is_kept_apart_from_that_it_did(
         (RunState.SUCCESSFUL, 0, "verified: check mode would change nothing", "", 0),
         (RunState.SUCCESSFUL, 2, "not verified: check mode would still change 2", "", 2),
         (RunState.FAILED, 0, "not verified: check mode failed", "it is gone", None),
+        (None, 0, "not verified: check mode did not run", "there is no ansible", None),
     ],
 )
 async def test_an_apply_is_verified_only_by_a_check_that_worked_and_would_change_nothing(
     store: Store,
     book: ApprovalBook,
     audit: Audit,
-    state: RunState,
+    state: RunState | None,
     changed: int,
     words: str,
     said: str,
@@ -480,6 +701,8 @@ async def test_an_apply_is_verified_only_by_a_check_that_worked_and_would_change
         return applied
 
     async def execute(*_: Any, **__: Any) -> Any:
+        if state is None:
+            raise MissingProgram("there is no ansible")
         return checked
 
     async def load(_: str) -> Any:
@@ -561,6 +784,31 @@ async def test_a_blocked_ask_returns_when_a_person_answers(store: Store, bus: Ev
         await asks.answer(BERT, ask.request_id, False)
 
 
+async def test_nothing_is_kept_of_a_question_that_there_is_not_or_that_is_another_agents(
+    store: Store, bus: EventBus, audit: Audit
+) -> None:
+    asks = Asks(store, bus, audit)
+    ask = await asks.ask(AGENT, AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30))
+    for actor, id in ((AGENT, "APR-00000000"), (OTHER_AGENT, ask.request_id)):
+        with pytest.raises(NotFound):
+            await asks.wait(actor, id, 1)
+    assert asks._answered == {}
+
+
+async def test_what_targets_said_of_an_older_request_is_in_no_refusal(
+    approvals: Approvals, book: ApprovalBook
+) -> None:
+    ended = {"state": ApprovalState.FAILED, "outcome": "the apply failed: 10.9.8.7 is full"}
+    older = await pending(book, **ended)
+    fresh = await pending(book, **{**ended, "outcome": "the apply failed", "said_by_targets": "10.9.8.7"})
+    with pytest.raises(AlreadyDecided) as refused:
+        await approvals.withdraw(AGENT, older.id)
+    assert str(refused.value) == f"{older.id} is failed"
+    with pytest.raises(AlreadyDecided) as refused:
+        await approvals.withdraw(AGENT, fresh.id)
+    assert str(refused.value) == f"{fresh.id} is failed: the apply failed"
+
+
 async def test_a_panic_blocks_every_approval_and_pauses_what_runs_until_it_is_released(
     approvals: Approvals,
     book: ApprovalBook,
@@ -603,6 +851,38 @@ async def test_a_panic_revokes_certificates_once_and_before_anything_goes_on(
     await restarted.start(ANNA)
     await restarted.release(ANNA)
     assert len(machines.revoked_of) == 2, "once a panic"
+
+
+@pytest.mark.parametrize("error", OUTAGES, ids=lambda error: type(error).__name__)
+async def test_a_panic_waits_for_no_database(
+    panic: Panic, audit: Audit, bus: EventBus, machines: Machines, tmp_path: Path, error: Exception
+) -> None:
+    machines.outage = error
+    done = await panic.start(ANNA)
+    assert (done.paused, done.failed) == (["SBX-a", "SBX-b"], {"stuck": "libvirt does not answer"})
+    assert done.revoked and machines.revoked_of == [["SBX-stuck"]]
+    assert Panic(tmp_path / "panic.json", machines, machines.revoke, audit, bus).view == done
+    machines.outage = None
+    await panic.release(ANNA)
+    assert machines.rows["SBX-a"].phase is Phase.RUNNING
+
+
+async def test_to_revoke_waits_for_no_database(
+    audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(_: object) -> None:
+        raise DatabaseDown("gone")
+
+    authority = CertificateAuthority(tmp_path / "ca")
+    before = authority.current.fingerprint
+    with monkeypatch.context() as patch:
+        patch.setattr(audit._rows, "append", gone)
+        await Trust(authority, audit, cast("Any", None), cast("Any", None)).revoke(ANNA)
+    after = authority.current.fingerprint
+    assert after != before
+    await audit.absorb()
+    rows, _ = await audit.list(action="ca.revoke")
+    assert [row.step for row in rows] == ["outcome", "note"] and rows[0].data["fingerprint"] == after
 
 
 async def test_no_agent_wakes_a_sandbox_while_a_panic_lasts(panic: Panic) -> None:

@@ -20,7 +20,7 @@ from backend.audit import Audit, SignedHead, service
 from backend.audit import verifier as verifier_module
 from backend.audit.chain import Head, link, plain, timestamp
 from backend.audit.spool import Spool
-from backend.errors import AuditBroken, ConfigError, DatabaseDown, PolicyDenied
+from backend.errors import AuditBroken, ConfigError, DatabaseDown, NoSpace, PolicyDenied, TimedOut
 from backend.models import Identity, Role, now
 from backend.store import Database, EmbeddedPostgres, Store, migrate
 from backend.store.pool import MAX_CONNECTIONS
@@ -339,6 +339,25 @@ def test_a_row_that_the_disk_takes_half_of_is_not_taken_for_kept(tmp_path: Path)
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     last = spool.add({"id": "3", "data": {}})
     assert spool.read() == [kept, last]
+
+
+@pytest.mark.parametrize("error", [TimedOut("it did not answer"), NoSpace("its disk is full")])
+async def test_an_outcome_that_the_database_does_not_take_is_spooled_and_chained_in_later(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def refuses(_: object) -> None:
+        raise error
+
+    async with audit.step(ANN, "command.run", "command", "CMD-1"):
+        with monkeypatch.context() as patch:
+            patch.setattr(audit._rows, "append", refuses)
+            assert (await audit.note(ANN, "login")).seq == 0
+    rows, _ = await audit.list()
+    assert [(row.action, row.step) for row in rows] == [
+        ("command.run", "outcome"),
+        ("login", "note"),
+        ("command.run", "intent"),
+    ]
 
 
 async def _until_up(database: Database) -> None:

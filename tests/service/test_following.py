@@ -21,7 +21,7 @@ from backend.audit import Audit
 from backend.background import Background
 from backend.config import Config
 from backend.egress import EgressPolicy, EgressProxy
-from backend.errors import HypervisorFailed, NoSpace, WrongState
+from backend.errors import DatabaseDown, HypervisorDown, HypervisorFailed, NoSpace, WrongState
 from backend.fleet import Fleet, FleetParts, Hosts, following, object_prefix
 from backend.guests import CertificateAuthority
 from backend.hypervisor import ForeignNetwork, Hypervisor
@@ -507,3 +507,33 @@ async def test_files_that_are_claimed_while_a_reconcile_looks_for_leftovers_stay
     monkeypatch.setattr(hypervisor, "leftovers", looked)
     await lab.fleet.reconcile(lab.host)
     assert [path.name for path in folders.iterdir()] == [f"{lab.prefix}-sbx-00000001"]
+
+
+async def test_what_runs_stands_still_without_the_database_and_the_rows_follow(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box, stock = await lab.box(1), await lab.box(2)
+    text = lab.domain(stock).XMLDesc().replace(">sandbox</fluid:item>", ">stock</fluid:item>")
+    lab.domain(stock).destroy()
+    lab.hands.defineXML(text).create()
+
+    async def gone(*_: object, **__: object) -> None:
+        raise DatabaseDown("gone")
+
+    async def down(*_: object) -> list[str]:
+        raise HypervisorDown("it is not there")
+
+    async with lab.followed():
+        with monkeypatch.context() as patch:
+            for table in (lab.store.sandboxes, lab.store.audit):
+                for work in ("list", "find", "change", "get", "append", "head"):
+                    patch.setattr(table, work, gone, raising=False)
+            assert await lab.fleet.stand_still() == ([box.id], {})
+        assert lab.domain(box).state()[0] == libvirt.VIR_DOMAIN_PAUSED
+        assert lab.domain(stock).state()[0] == libvirt.VIR_DOMAIN_RUNNING
+        await lab.until(lambda row: row.phase is Phase.PAUSED, box)
+    lab.domain(box).resume()
+    monkeypatch.setattr(lab.host.require(), "pause", down)
+    assert await lab.fleet.stand_still() == ([], {box.domain: "it is not there"})
+    monkeypatch.setattr(lab.host.require(), "list_ours", down)
+    assert await lab.fleet.stand_still() == ([], {"local": "it is not there"})
