@@ -64,6 +64,7 @@ class Host:
         self._clock_skew_s: float | None = None
         self._clock_due = 0.0  # time.monotonic()
         self._booted_at: datetime | None = None
+        self._asking_boot = asyncio.Lock()
         self._booted_due = 0.0  # time.monotonic()
         self.network: NetworkSpec | ForeignNetwork
         self.virt_type = ""
@@ -252,15 +253,16 @@ class Host:
 
     async def booted_at(self) -> datetime | None:
         """When the host itself started; None where it does not say."""
-        if time.monotonic() >= self._booted_due:
-            self._booted_due = time.monotonic() + BOOTED_FRESH_S
-            try:
-                async with asyncio.timeout(LOOK_TIMEOUT_S):
-                    self._booted_at = now() - timedelta(seconds=await self.way.uptime())
-            except (FluidError, OSError, ValueError, TimeoutError) as error:
-                self._booted_at = None
-                log.info("since when %s runs is not known: %s", self.name, error or "no answer")
-        return self._booted_at
+        async with self._asking_boot:  # who comes while it is asked hears the same
+            if time.monotonic() >= self._booted_due:
+                self._booted_due = time.monotonic() + BOOTED_FRESH_S
+                try:
+                    async with asyncio.timeout(LOOK_TIMEOUT_S):
+                        self._booted_at = now() - timedelta(seconds=await self.way.uptime())
+                except (FluidError, OSError, ValueError, TimeoutError) as error:
+                    self._booted_at = None
+                    log.info("since when %s runs is not known: %s", self.name, error or "no answer")
+            return self._booted_at
 
     async def room(self, image: str, max_age_s: float = FRESH_S) -> Room:
         """What placement weighs; ``image`` is a SHA-256."""

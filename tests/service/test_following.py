@@ -64,6 +64,7 @@ class Way:
         return made
 
     async def uptime(self) -> float:
+        await asyncio.sleep(0)
         return self.up_s
 
     async def reserved_mb(self) -> int:
@@ -339,6 +340,11 @@ async def test_a_host_that_was_restarted_is_the_reason_of_what_it_held(lab: Lab)
     async with lab.followed():
         found = await lab.row(row)
     assert found.phase is Phase.STOPPED and "local was restarted at" in found.reason
+
+
+async def test_of_two_who_ask_since_when_a_host_runs_both_hear_it(lab: Lab) -> None:
+    told = await asyncio.gather(lab.host.booted_at(), lab.host.booted_at())
+    assert told[0] is not None and told[0] == told[1]
 
 
 async def test_following_goes_on_after_an_error_that_nobody_foresaw(
