@@ -81,9 +81,7 @@ def serve(config: Config, paths: Paths) -> int:
     )
     failure: Exception | None = None
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (files, files)
-    )  # the usual 1024 are for programs that select(2)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # 1,024 is for programs that select(2)
     paths = paths.placed(images=config.storage.images, domains=config.storage.domains)
     try:
         paths.make()

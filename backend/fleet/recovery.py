@@ -211,8 +211,5 @@ def _needless(sandbox: Sandbox, info: DomainInfo | None) -> str:
         return "the backend died while the rehearsal ran"
     if sandbox.purpose != "stock":
         return ""
-    if sandbox.memory_file:
-        fit = info is not None and is_suspended(info)
-    else:
-        fit = info is not None and info.state == "paused"
+    fit = info is not None and (is_suspended(info) if sandbox.memory_file else info.state == "paused")
     return "" if fit else "it stood in stock, and is not as it was parked"

@@ -367,9 +367,9 @@ class Snapshots(FleetCore):
         except SnapshotNotFound:
             return 0
 
-    async def _standing_on(self, sandbox: Sandbox, name: str | None) -> Sandbox:
+    async def _standing_on(self, sandbox: Sandbox, name: str | None) -> None:
         labels = {label: text for label, text in sandbox.labels.items() if label != STANDING_ON}
-        return await self.change(sandbox, labels=labels | ({STANDING_ON: name} if name else {}))
+        await self.change(sandbox, labels=labels | ({STANDING_ON: name} if name else {}))
 
 
 def _base_first(files: SnapshotFiles) -> list[Path]:

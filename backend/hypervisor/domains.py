@@ -28,6 +28,7 @@ T = TypeVar("T")
 BOOT_TIMEOUT_S = 240.0  # under emulation, with other guests beside it
 ANSWER_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 60.0
+SAVE_TIMEOUT_S = 120.0
 SEED_BYTES = 32
 SECURE_XML = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 
@@ -181,6 +182,11 @@ class Domains:
                 domain.destroy()
 
         await self.call(name, work, what="power off", limit_s=START_TIMEOUT_S)
+
+    async def save(self, name: str, memory: Path) -> None:
+        """Move its memory to a file of its own; it is off then."""
+        await self.files.make_memory(memory)
+        await self.call(name, lambda domain: domain.save(str(memory)), what="save", limit_s=SAVE_TIMEOUT_S)
 
     async def pause(self, name: str) -> None:
         await self.call(name, lambda domain: domain.suspend(), what="pause")

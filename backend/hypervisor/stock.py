@@ -23,7 +23,6 @@ from backend.steps import reached
 
 ROLE = "stock"
 SUSPENDED = "parked.save"
-SAVE_TIMEOUT_S = 120.0
 
 _taking = threading.Lock()  # calls run on threads: looking and taking are one step
 
@@ -60,8 +59,7 @@ async def hand_out(
 async def suspend(domains: Domains, name: str) -> Path:
     """Move a parked fork's memory to the disk; the domain is off then. The file that holds it."""
     memory = domains.files.path(name, SUSPENDED)
-    await domains.files.make_memory(memory)
-    await domains.call(name, lambda domain: domain.save(str(memory)), what="suspend", limit_s=SAVE_TIMEOUT_S)
+    await domains.save(name, memory)
     reached("suspended")
     return memory
 

@@ -31,7 +31,6 @@ Wanted: TypeAlias = tuple[GuestImage, int, int]
 
 LAYOUT = 4  # of the template folder and of the domain's XML: a change makes new templates
 SETTLE_TIMEOUT_S = 120.0
-SAVE_TIMEOUT_S = 120.0
 FREEZE_TIMEOUT_S = 5.0
 UNDER_WAY_S = 900.0  # within it a fork stands on the template that it asked for
 
@@ -150,10 +149,7 @@ class Templates:
                     loose_nic(new_mac()),
                 )
                 await self._boot(name, domain_xml(spec, image))
-                await self._files.make_memory(memory)
-                await self._domains.call(
-                    name, lambda domain: domain.save(str(memory)), what="save", limit_s=SAVE_TIMEOUT_S
-                )
+                await self._domains.save(name, memory)
                 build_s = round(time.monotonic() - started, 2)
                 facts = TemplateFacts(cpu, memory_mb, build_s, image.sha256)
                 template = await self._files.keep_template(name, key, facts)

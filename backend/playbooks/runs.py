@@ -117,11 +117,7 @@ class Runs:
                 await self._end(run)
 
     async def _end(self, run: Run) -> None:
-        try:
-            outcome = await self._runner.status(run.id)
-        except RunNotFound:
-            outcome = RunOutcome(run.id, RunState.LOST)
-        if outcome.state not in _LIVE:
+        if not await self._lives(run.id):
             await self.watch(run)
         elif run.kind not in _APPLIES:
             with suppress(WrongState, RunnerFailed):  # over by now, or of no process id yet: the next time
@@ -135,10 +131,14 @@ class Runs:
                 await asyncio.to_thread(self._runner.forget, run_id)
 
     async def _not_started(self, run: Run, error: Exception) -> None:
-        with suppress(RunNotFound):
-            if (await self._runner.status(run.id)).state in _LIVE:
-                return
-        await self._ended(run, RunOutcome(run.id, RunState.FAILED, reason=f"it did not start: {error}"))
+        if not await self._lives(run.id):
+            await self._ended(run, RunOutcome(run.id, RunState.FAILED, reason=f"it did not start: {error}"))
+
+    async def _lives(self, run_id: str) -> bool:
+        try:
+            return (await self._runner.status(run_id)).state in _LIVE
+        except RunNotFound:
+            return False
 
     async def _ended(self, run: Run, outcome: RunOutcome) -> None:
         run.state, run.results, run.reason = outcome.state, outcome.results, outcome.reason

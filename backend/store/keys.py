@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import LiteralString
 
-from backend.errors import Conflict, DatabaseDown, InvalidValue, NoSpace, TimedOut
+from backend.errors import Conflict, InvalidValue
 from backend.store.encoding import escape, unescape
-from backend.store.pool import Database
+from backend.store.pool import OUTAGES, Database
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Keys:
                     "UPDATE fluid.keys SET status = %s, answer = %s WHERE scope = %s AND key = %s",
                     (answer.status, escape(answer.body), scope, key),
                 )
-        except (DatabaseDown, NoSpace, TimedOut):
+        except OUTAGES:
             self._owed[scope, key] = answer
 
     async def _execute(self, statement: LiteralString, values: tuple[object, ...]) -> int:
