@@ -25,6 +25,7 @@ from backend.store import OUTAGES, Store
 log = logging.getLogger(__name__)
 
 SEAL_EVERY_S = 60.0
+DECISION_SEAL_S = 2.0  # a disk that is busy with memory files keeps nobody who answers longer than this
 SPOOL_PART = 1_000  # rows of a spool that are committed at once: a statement has a time limit
 APPEND_ATTEMPTS = 5  # another writer may append between our read of the head and our insert
 DECISIONS = frozenset({"approval.approve", "approval.reject", "ask.answer", "panic", "panic.release"})
@@ -66,6 +67,8 @@ class Audit:
         self._waiting: list[tuple[Draft, asyncio.Future[Link]]] = []
         self._writing = asyncio.Lock()
         self._spooling = asyncio.Lock()
+        self._sealing = asyncio.Lock()  # heads reach the file in the order in which they were read
+        self._owed: set[asyncio.Task[None]] = set()  # seals that a slow disk still keeps
         self._spool_dirty = self._spool.file.exists()
 
     @property
@@ -88,7 +91,7 @@ class Audit:
         """Say how it ended. A row that had to be spooled has ``seq`` 0 until it is chained in."""
         row = await self._append_or_spool(_draft(actor, action, "outcome", noun, id, sandbox_id, data))
         if action in DECISIONS and row.seq:
-            await self._try_seal()
+            await self._seal_a_decision()
         return row
 
     async def note(
@@ -146,10 +149,18 @@ class Audit:
 
     async def _try_seal(self) -> None:
         """What was done is done and recorded: a seal that fails is for the log and for ``verify``."""
-        try:
-            await self.seal()
-        except (FluidError, OSError) as error:
-            log.error("audit: the head was not signed: %s", error)
+        async with self._sealing:
+            try:
+                await self.seal()
+            except (FluidError, OSError) as error:
+                log.error("audit: the head was not signed: %s", error)
+
+    async def _seal_a_decision(self) -> None:
+        """At once. What takes longer than :data:`DECISION_SEAL_S` is finished without its caller."""
+        sealing = asyncio.create_task(self._try_seal())
+        self._owed.add(sealing)
+        sealing.add_done_callback(self._owed.discard)
+        await asyncio.wait([sealing], timeout=DECISION_SEAL_S)
 
     async def absorb(self) -> None:
         """Chain in what was spooled, if anything was."""

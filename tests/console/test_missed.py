@@ -81,7 +81,9 @@ async def test_the_commands_of_a_review_go_on_while_it_is_open_and_none_is_left_
     backend = FakeBackend()
     backend.ran_before = 150
     async with console(backend=backend) as seen:
-        await seen.press("enter", "5", "end")
+        await seen.press("enter", "5")
+        await seen.sees("true 1 ")  # they are read: `end` has an end to go to
+        await seen.press("end")
         await seen.sees("true 149", "nginx -t")
         backend.ran_before = 151
         await backend.tell("command.ended", "CMD-1", sandbox_id="SBX-00000001")

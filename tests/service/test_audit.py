@@ -8,6 +8,7 @@ import resource
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -219,6 +220,28 @@ async def test_a_decision_is_sealed_at_once(audit: Audit, tmp_path: Path) -> Non
     head = SignedHead.load(tmp_path / "audit.head")
     assert (head.seq, head.hash) == (row.seq, row.hash)
     assert stat.S_IMODE((tmp_path / "audit.key").stat().st_mode) == 0o600
+
+
+async def test_a_slow_disk_does_not_hold_a_decision_and_its_head_comes_all_the_same(
+    audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An fsync waits for what others write: a minute, beside a guest's memory on its way to the disk."""
+    quick, slow = SignedHead.save, threading.Event()
+
+    def save(head: SignedHead, file: Path) -> None:
+        slow.wait(20.0)
+        quick(head, file)
+
+    monkeypatch.setattr(SignedHead, "save", save)
+    monkeypatch.setattr("backend.audit.service.DECISION_SEAL_S", 0.05)
+    first = await audit.outcome(ANN, "approval.approve", "approval", "APR-1")
+    second = await audit.outcome(ANN, "approval.reject", "approval", "APR-2")
+    assert (first.seq, second.seq) == (1, 2)
+    assert not (tmp_path / "audit.head").exists()
+    slow.set()
+    await asyncio.gather(*audit._owed)
+    assert SignedHead.load(tmp_path / "audit.head").seq == 2
+    assert (await audit.verify()).ok
 
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
