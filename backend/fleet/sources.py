@@ -24,6 +24,7 @@ from backend.images import (
     Images,
     ImportLimits,
     Preparation,
+    as_kept,
     import_image,
     recover,
     remove_image,
@@ -79,7 +80,11 @@ class Sources:
 
     async def import_image(self, actor: Identity, wanted: ImageImport) -> ImageView:
         """Take an image that somebody else made; minutes. See :func:`backend.images.import_image`."""
-        facts = {"source": wanted.source, "format": wanted.format, "expected_sha256": wanted.sha256}
+        facts = {
+            "source": as_kept(wanted.source),
+            "format": wanted.format,
+            "expected_sha256": wanted.sha256,
+        }
         async with self._audit.step(actor, "image.import", "image", wanted.name, **facts) as step:
             image = await import_image(
                 self._images, wanted, self.preparation, self.limits, partial(say, "import")

@@ -16,6 +16,7 @@ from backend.images.clones import (
     fetch_layers,
 )
 from backend.images.convert import Layer
+from backend.images.fetch import as_kept
 from backend.images.folder import workspace
 from backend.images.imports import WORK_PREFIX, ImageImport, ImportLimits, import_image
 from backend.images.prepare import Preparation
@@ -43,6 +44,7 @@ __all__ = [
     "ImportLimits",
     "Layer",
     "Preparation",
+    "as_kept",
     "can_boot",
     "chain_of",
     "clone_image",

@@ -99,6 +99,11 @@ def is_url(source: str) -> bool:
     return "://" in source
 
 
+def as_kept(source: str) -> str:
+    """What audit and catalog hold of a source: a URL without its query, where a signed one has its secret."""
+    return urlsplit(source)._replace(query="", fragment="").geturl() if is_url(source) else source
+
+
 def check_source(source: str, sha256: str) -> None:
     """InvalidValue for a source that is not taken, before anything is begun."""
     if sha256 and not SHA256.fullmatch(sha256):

@@ -19,7 +19,7 @@ from backend.errors import DuplicateName, ImageNotFound
 from backend.images import architectures
 from backend.images.catalog import BLOCK_BYTES, BuiltImage, Catalog, sha256_of
 from backend.images.convert import NEEDED, ConvertLimits, Layer, convert, output_limit
-from backend.images.fetch import FetchLimits, Staging, check_source, copy_file, download, is_url
+from backend.images.fetch import FetchLimits, Staging, as_kept, check_source, copy_file, download, is_url
 from backend.images.folder import Progress, locked, put_file, workspace
 from backend.images.programs import Programs, require
 from backend.images.qcow2 import Format, check_image
@@ -110,7 +110,7 @@ async def import_image(
         disk = await flatten(programs, work, [Layer(CONVERTED, "qcow2")], PREPARED, limits)
         packages = await prepare.examine(name, disk)
         progress("recording the image")
-        made = Made(name, "imported", wanted.source, recipe, packages)
+        made = Made(name, "imported", as_kept(wanted.source), recipe, packages)
         image = await asyncio.to_thread(describe, images, disk, made, started)
         async with locked(images.folder, programs, progress):
             if known := _known(images, name, recipe):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -240,6 +241,26 @@ async def test_a_url_is_fetched_through_a_redirect_and_its_sum_is_checked(folder
     assert left(folder) == sorted([made.disk.name, "some.json"])
 
 
+async def test_the_secret_of_a_signed_url_is_kept_nowhere(
+    sources: Sources, folder: Path, serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "backend")
+    sources.preparation = cast("Any", Unprepared())
+    url = await serve(redirect(f"{await serve(whole(DISK))}?sig=hunter2"))
+    made = await sources.import_image(
+        OPERATOR, ImageImport(f"{url}?sig=hunter2", "raw", hashlib.sha256(DISK).hexdigest())
+    )
+    with pytest.raises(ImageRefused) as refused:
+        await sources.import_image(OPERATOR, ImageImport(f"{url}?sig=hunter2", "raw", "1" * 64, name="other"))
+    rows, _ = await sources._audit.list()
+    assert {row.data.get("source") for row in rows if row.step == "intent"} == {url}
+    assert made.origin == url
+    told = (
+        f"{rows}{made}{caplog.text}{refused.value}{refused.value.remedy}{(folder / 'some.json').read_text()}"
+    )
+    assert "hunter2" not in told
+
+
 @pytest.mark.parametrize("target", ["file:///etc/shadow", "ftp://127.0.0.1/x", "gopher://127.0.0.1/"])
 async def test_a_redirect_out_of_the_web_is_not_followed(folder: Path, serve: Serve, target: str) -> None:
     with pytest.raises(ImageRefused, match="not followed"):
@@ -310,6 +331,8 @@ class Fleet:
 
     def is_warming(self) -> bool:
         return self.warming
+
+    def warm_soon(self, host: object) -> None: ...
 
     def add(self, name: str, image: str, purpose: str = "agent") -> Sandbox:
         row = Sandbox(
