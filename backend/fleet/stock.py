@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 from backend.errors import FluidError, NoSpace, WrongState
@@ -186,7 +186,7 @@ class Stock(Following):
                 await self._withdraw(row)
 
     def _is_usual(self, row: Sandbox) -> bool:
-        return (row.cpu, row.memory_mb) == (self._config.guests.cpu, self._config.guests.memory_mb)
+        return _size(row) == (self._config.guests.cpu, self._config.guests.memory_mb)
 
     # --- handing out ----------------------------------------------------------------------------------
 
@@ -197,24 +197,29 @@ class Stock(Following):
         def give(row: Sandbox) -> Sandbox:
             return wanted.model_copy(update={name: getattr(row, name) for name in MADE})
 
-        ready = {host.name: host for host in self._hosts if host.up and not host.draining}
-        for phase in PARKED:
-            for host in [*ready.values()]:
-                for parked in await self._stock(host, phase):
-                    fits = (parked.cpu, parked.memory_mb) == (wanted.cpu, wanted.memory_mb)
-                    if not fits or parked.image_sha256 != image.sha256:
-                        continue
-                    if not await self._can_wake(parked, wanted):
-                        del ready[host.name]  # nor another of its forks
-                        break
-                    claimed = None
-                    try:
-                        if claimed := await self._take_out(parked, give):
-                            return claimed
-                    finally:
-                        if claimed is None:
-                            host.promised.pop(wanted.id, None)
+        full: set[str] = set()
+        async for host, parked in self._fitting(wanted, image):
+            if host.name in full:
+                continue
+            if not await self._can_wake(parked, wanted):
+                full.add(host.name)  # nor another of its forks
+                continue
+            claimed = None
+            try:
+                if claimed := await self._take_out(parked, give):
+                    return claimed
+            finally:
+                if claimed is None:
+                    host.promised.pop(wanted.id, None)
         return None
+
+    async def _fitting(self, wanted: Sandbox, image: BuiltImage) -> AsyncIterator[tuple[Host, Sandbox]]:
+        hosts = [host for host in self._hosts if host.up and not host.draining]
+        for phase in PARKED:
+            for host in hosts:
+                for parked in await self._stock(host, phase):
+                    if parked.image_sha256 == image.sha256 and _size(parked) == _size(wanted):
+                        yield host, parked
 
     async def _can_wake(self, parked: Sandbox, wanted: Sandbox) -> bool:
         """Asked only where there is something to hand out: a host that hangs costs a create nothing else.
@@ -301,3 +306,7 @@ def is_parked(row: Sandbox) -> bool:
 def _nobodys(row: Sandbox) -> Sandbox:
     """Being made: if this process dies, it goes."""
     return row.model_copy(update={"phase": Phase.CREATING})
+
+
+def _size(row: Sandbox) -> tuple[int, int]:
+    return row.cpu, row.memory_mb

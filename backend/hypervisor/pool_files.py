@@ -345,8 +345,9 @@ class PoolFiles:
         return replace(image, disk=disk, kernel=kernel, initrd=initrd)
 
     async def forget_image(self, files: Sequence[Path]) -> None:
-        names = [f"{IMAGE}{file.name}" for file in files]
-        await self._delete([*(f"{name}{WHOLE}" for name in names), *names])
+        for name in (f"{IMAGE}{file.name}" for file in files):
+            async with self._locks.setdefault(name, asyncio.Lock()):  # an upload of it ends first
+                await self._delete([f"{name}{WHOLE}", name])
 
     async def images(self) -> list[Path]:
         copies = {name for name in await self._volumes.names() if name.startswith(IMAGE)}
