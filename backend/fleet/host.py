@@ -16,6 +16,7 @@ from pathlib import Path
 from backend.config import Config, HostConfig
 from backend.errors import FluidError, HypervisorDown, HypervisorFailed
 from backend.fleet.addresses import free_address, free_network
+from backend.fleet.patience import Asked
 from backend.fleet.placement import Room
 from backend.fleet.turns import Turns
 from backend.fleet.ways import way_to
@@ -58,6 +59,7 @@ class Host:
         self._down = HypervisorDown("libvirt was not asked yet", remedy="fluid doctor")
         self._hypervisor: Hypervisor | None = None
         self.way = way_to(settings, paths, self._prefix)
+        self._asked = Asked(self._ask, LOOK_TIMEOUT_S)
         self._facts: HostFacts | None = None
         self._reserved_mb = 0  # of the disk's free space, root's alone
         self._looked_at = 0.0  # time.monotonic()
@@ -143,6 +145,7 @@ class Host:
 
     async def close(self) -> None:
         """Hang up. Our network goes with the last machine on a libvirtd of ours."""
+        self._asked.close()
         idle = False
         if self._hypervisor:
             try:
@@ -220,23 +223,28 @@ class Host:
     def prefix(self) -> int:
         return int(self.network.cidr.partition("/")[2])
 
-    async def look(self, max_age_s: float = FRESH_S) -> HostFacts:
-        """How it is, not older than that; 0 asks it now.
+    async def look(self, max_age_s: float = FRESH_S, *, patient: bool = False) -> HostFacts:
+        """How it is, not older than that; 0 asks it now, or joins who does. A host that hangs holds up who
+        asks first; until it answers again the others are told at once, but for who is ``patient``.
 
         Raises:
             HypervisorDown, TimedOut: it does not answer, or not soon.
         """
         if self._facts is None or time.monotonic() - self._looked_at > max_age_s or not self.up:
+            self.require()
             try:
-                async with asyncio.timeout(LOOK_TIMEOUT_S):
-                    facts = await self.require().facts()
+                return await self._asked.answer(patient=patient)
             except TimeoutError:
                 raise HypervisorDown(
                     f"{self.name} does not answer within {LOOK_TIMEOUT_S:g} s", remedy="fluid hosts list"
                 ) from None
-            free_mb = max(facts.disk_free_mb - self._reserved_mb, 0)
-            self._facts, self._looked_at = replace(facts, disk_free_mb=free_mb), time.monotonic()
-            self.turns.at_once = max(self._facts.cpus, 1)
+        return self._facts
+
+    async def _ask(self) -> HostFacts:
+        facts = await self.require().facts()
+        free_mb = max(facts.disk_free_mb - self._reserved_mb, 0)
+        self._facts, self._looked_at = replace(facts, disk_free_mb=free_mb), time.monotonic()
+        self.turns.at_once = max(self._facts.cpus, 1)
         return self._facts
 
     async def _look_at_clock(self) -> None:
@@ -284,14 +292,20 @@ class Host:
         )
 
     async def view(
-        self, sandboxes: int, stock: int, suspended: int = 0, templates: Sequence[str] = ()
+        self,
+        sandboxes: int,
+        stock: int,
+        suspended: int = 0,
+        templates: Sequence[str] = (),
+        *,
+        patient: bool = False,
     ) -> HostView:
         """How it is now; a host that does not answer is ``lost``, never an error for the caller. What is
         known of it then is from before. ``suspended``: how many of the stock lie on the disk. ``templates``:
-        the names of what is ready in a second there."""
+        the names of what is ready in a second there. ``patient``: see :meth:`look`."""
         error = ""
         try:
-            await asyncio.gather(self.look(), self._look_at_clock())
+            await asyncio.gather(self.look(patient=patient), self._look_at_clock())
         except FluidError as down:
             error = down.message
         view = HostView(

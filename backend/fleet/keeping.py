@@ -27,17 +27,18 @@ class HostKeeping(Following):
     """The operators' side of the fleet's hosts."""
 
     async def hosts(self) -> Sequence[HostView]:
-        """All hosts, asked at once: one that hangs holds up the answer by five seconds at most."""
+        """All hosts, asked at once: one that hangs holds up the first answer by five seconds, the others not
+        at all (:meth:`Host.look`)."""
         live = await self.all_live()
         return await asyncio.gather(*(self._view(host, live) for host in self._hosts))
 
-    async def _view(self, host: Host, live: Sequence[Sandbox]) -> HostView:
+    async def _view(self, host: Host, live: Sequence[Sandbox], *, patient: bool = False) -> HostView:
         here = [row for row in live if row.host_name == host.name]
         stock = [row for row in here if row.purpose == "stock"]
         parked = [row for row in stock if is_parked(row)]
         suspended = sum(row.phase is Phase.STOPPED for row in parked)
         ready = [image.name for image in self._parts.images.list() if image.sha256 in host.warm]
-        return await host.view(len(here) - len(stock), len(parked), suspended, ready)
+        return await host.view(len(here) - len(stock), len(parked), suspended, ready, patient=patient)
 
     async def drain(self, actor: Identity, name: str, draining: bool) -> HostView:
         """Whether a host takes new sandboxes; those it has stay until they end."""
@@ -45,7 +46,7 @@ class HostKeeping(Following):
         async with self._audit.step(actor, "host.drain" if draining else "host.resume", "host", name):
             host = await self._hosts.drain(name, draining)
         await self._tell_of(host)
-        return await self._view(host, await self.all_live())
+        return await self._view(host, await self.all_live(), patient=True)
 
     async def host_key(self, actor: Identity, address: str, port: int | None) -> HostKeyView:
         """The key that a host shows now, for a person to compare. Nothing believes it.

@@ -44,7 +44,7 @@ async def far(server: HostSshd, folder: Path, monkeypatch: pytest.MonkeyPatch) -
     paths.make()
     host = Host(Config(), settings, paths)
 
-    async def look() -> HostFacts:
+    async def look(*, patient: bool) -> HostFacts:
         return FACTS
 
     monkeypatch.setattr(host, "look", look)

@@ -183,3 +183,20 @@ async def test_a_host_that_the_database_does_not_forget_stays_connected(
     with pytest.raises(DatabaseDown):
         await backend.hosts.remove("far")
     assert backend.hosts.links["far"].up
+
+
+async def test_an_operator_who_drains_a_silent_host_waits_for_its_answer_and_a_list_does_not(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, waited = backend.hosts.named("listed"), []
+
+    async def answer(*, patient: bool = False) -> None:
+        waited.append(patient)
+        raise TimeoutError
+
+    monkeypatch.setattr(host, "require", lambda: None)
+    monkeypatch.setattr(host._asked, "answer", answer)
+    assert (await backend.view("listed")).status == "lost"
+    for draining in (True, False):
+        assert (await backend.fleet.drain(OPERATOR, "listed", draining)).draining is draining
+    assert waited == [False, True, True]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from collections.abc import Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +14,9 @@ from typing import Any, cast
 import pytest
 
 from backend.config import Config, HostConfig
-from backend.errors import ArchitectureUnsupported, HypervisorFailed
+from backend.errors import ArchitectureUnsupported, HypervisorDown, HypervisorFailed, TimedOut
 from backend.fleet import Host, object_prefix
+from backend.fleet import host as host_module
 from backend.fleet.placement import Need, Room, place
 from backend.hypervisor import ForeignNetwork, HostFacts
 from backend.paths import Paths
@@ -30,16 +33,33 @@ def test_two_installations_never_share_a_prefix(tmp_path: Path) -> None:
     assert object_prefix(Paths.under(tmp_path / "a")) != object_prefix(Paths.under(tmp_path / "b"))
 
 
-@pytest.mark.parametrize(("reserved_mb", "free_mb"), [(0, 9000), (2500, 6500), (9500, 0)])
-async def test_what_only_root_may_fill_is_not_free(tmp_path: Path, reserved_mb: int, free_mb: int) -> None:
-    async def find_network(name: str) -> ForeignNetwork:
+FACTS = HostFacts("far", "9.0.0", "7.2.0", 4, 1024, 512, 9000, "qemu")
+NEED = Need(memory_mb=1, memory_reserve_mb=0, disk_reserve_mb=0)
+
+
+class Asking:
+    """A libvirt that is asked how its host is; ``hold`` makes it hang."""
+
+    def __init__(self) -> None:
+        self.alive, self.virt_type, self.asked = True, "qemu", 0
+        self.answers = asyncio.Event()
+        self.answers.set()
+        self.fails: Exception | None = None
+
+    async def find_network(self, name: str) -> ForeignNetwork:
         return ForeignNetwork(name, "br0", "192.0.2.0/24", "192.0.2.1")
 
-    async def facts() -> HostFacts:
-        return HostFacts("far", "9.0.0", "7.2.0", 2, 1024, 512, 9000, "qemu")
+    async def facts(self) -> HostFacts:
+        self.asked += 1
+        await self.answers.wait()
+        if self.fails:
+            raise self.fails
+        return FACTS
 
+
+async def host_that_asks(tmp_path: Path, asking: Asking, reserved_mb: int = 0) -> Host:
     async def hypervisor() -> Any:
-        return SimpleNamespace(alive=True, virt_type="qemu", find_network=find_network, facts=facts)
+        return asking
 
     async def reserved() -> int:
         return reserved_mb
@@ -47,7 +67,107 @@ async def test_what_only_root_may_fill_is_not_free(tmp_path: Path, reserved_mb: 
     host = Host(Config(), HostConfig(network="lan"), Paths.under(tmp_path))
     host.way = cast("Any", SimpleNamespace(hypervisor=hypervisor, reserved_mb=reserved))
     assert await host.open()
+    return host
+
+
+@pytest.mark.parametrize(("reserved_mb", "free_mb"), [(0, 9000), (2500, 6500), (9500, 0)])
+async def test_what_only_root_may_fill_is_not_free(tmp_path: Path, reserved_mb: int, free_mb: int) -> None:
+    host = await host_that_asks(tmp_path, Asking(), reserved_mb)
     assert (await host.look()).disk_free_mb == (await host.room("debian-12")).disk_free_mb == free_mb
+
+
+LIMIT_S = 0.5
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Asking:
+    monkeypatch.setattr(host_module, "LOOK_TIMEOUT_S", LIMIT_S)
+    asking = Asking()
+    asking.answers.clear()
+    return asking
+
+
+async def told_after_s(host: Host, **how: Any) -> float:
+    """How long a caller waits before it hears that the host does not answer."""
+    began = time.monotonic()
+    with pytest.raises(HypervisorDown, match="does not answer within"):
+        await host.look(0, **how)
+    return time.monotonic() - began
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LIMIT_S):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+async def test_a_host_that_hangs_holds_up_who_asks_first_and_nobody_after(
+    tmp_path: Path, hanging: Asking
+) -> None:
+    host = await host_that_asks(tmp_path, hanging)
+    together = await asyncio.gather(*(told_after_s(host) for _ in range(20)))
+    assert min(together) >= 0.9 * LIMIT_S and max(together) < 2 * LIMIT_S
+    assert await told_after_s(host) < 0.1, "a look that had no answer is remembered"
+    room = await asyncio.wait_for(host.room("debian-12"), 0.1)
+    assert isinstance(room.down, HypervisorDown)
+    assert hanging.asked == 1, "all share one question, and it goes on"
+
+    hanging.answers.set()
+    await until(lambda: not host._asked._silent)
+    assert (await host.look(0)).cpus == 4, "it answers again, and is used again"
+    assert (await host.room("debian-12")).down is None
+
+
+async def test_an_operator_who_asks_of_a_silent_host_has_its_answer(tmp_path: Path, hanging: Asking) -> None:
+    host = await host_that_asks(tmp_path, hanging)
+    await told_after_s(host)
+    assert await told_after_s(host, patient=True) >= 0.9 * LIMIT_S
+    asyncio.get_running_loop().call_later(LIMIT_S / 2, hanging.answers.set)
+    assert await host.look(0, patient=True) == FACTS
+
+
+async def test_a_late_answer_is_kept_and_the_host_asked_again_before_it_is_used(
+    tmp_path: Path, hanging: Asking
+) -> None:
+    host = await host_that_asks(tmp_path, hanging)
+    await told_after_s(host)
+    late, hanging.answers = hanging.answers, asyncio.Event()
+    late.set()
+    await until(lambda: hanging.asked == 2)
+    assert host._facts is not None
+    assert await told_after_s(host) < 0.1, "slow is not there"
+    hanging.answers.set()
+    await until(lambda: not host._asked._silent)
+    assert await host.look(0) == FACTS
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [(TimedOut("30 s", remedy="wait"), False), (HypervisorDown("the link is lost", remedy="wait"), True)],
+)
+async def test_a_host_stays_silent_until_it_answers_or_its_link_is_another(
+    tmp_path: Path, hanging: Asking, error: Exception, waits: bool
+) -> None:
+    host = await host_that_asks(tmp_path, hanging)
+    await told_after_s(host)
+    hanging.fails = error
+    hanging.answers.set()
+    await until(lambda: host._asked._asking is None or host._asked._asking.done())
+    hanging.answers.clear()
+    assert (await told_after_s(host) >= 0.9 * LIMIT_S) is waits
+    assert hanging.asked == 2, "it is asked again all the same"
+    hanging.fails = None
+    hanging.answers.set()
+    await until(lambda: not host._asked._silent)
+    assert await host.look(0) == FACTS
+
+
+async def test_nothing_asks_a_host_that_is_closed(tmp_path: Path, hanging: Asking) -> None:
+    host = await host_that_asks(tmp_path, hanging)
+    waiting = asyncio.create_task(told_after_s(host))
+    await until(lambda: hanging.asked == 1)
+    host._asked.close()
+    assert await waiting < LIMIT_S / 2
 
 
 def host_with_network(name: str, paths: Paths) -> Host:
