@@ -240,7 +240,7 @@ class LimitConfig(Section):
     command_s_max: int = Field(default=7200, ge=1)
     command_chars: int = Field(default=65_536, ge=1)
     disk_reserve_mb: int = Field(default=2048, ge=0)
-    memory_reserve_mb: int = Field(default=512, ge=0)  # of each host's, that no sandbox gets
+    memory_reserve_mb: int = Field(default=512, ge=0)  # of each host's; beyond it creates are refused
     disk_gb_max: int = Field(default=64, ge=1)  # of one sandbox, as the guest sees it
     ttl_max_s: int = Field(default=7 * DAY_S, ge=60, le=3660 * DAY_S)  # how far ahead an end may be
     image_gb: int = Field(default=32, ge=8)  # of an imported image, as a file and as a disk

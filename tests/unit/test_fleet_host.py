@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
@@ -34,7 +34,6 @@ def test_two_installations_never_share_a_prefix(tmp_path: Path) -> None:
 
 
 FACTS = HostFacts("far", "9.0.0", "7.2.0", 4, 1024, 512, 9000, "qemu")
-NEED = Need(memory_mb=1, memory_reserve_mb=0, disk_reserve_mb=0)
 
 
 class Asking:
@@ -57,15 +56,19 @@ class Asking:
         return FACTS
 
 
+def reserves(reserved_mb: int) -> Callable[[], Awaitable[int]]:
+    async def reserved() -> int:
+        return reserved_mb
+
+    return reserved
+
+
 async def host_that_asks(tmp_path: Path, asking: Asking, reserved_mb: int = 0) -> Host:
     async def hypervisor() -> Any:
         return asking
 
-    async def reserved() -> int:
-        return reserved_mb
-
     host = Host(Config(), HostConfig(network="lan"), Paths.under(tmp_path))
-    host.way = cast("Any", SimpleNamespace(hypervisor=hypervisor, reserved_mb=reserved))
+    host.way = cast("Any", SimpleNamespace(hypervisor=hypervisor, reserved_mb=reserves(reserved_mb)))
     assert await host.open()
     return host
 
@@ -74,6 +77,13 @@ async def host_that_asks(tmp_path: Path, asking: Asking, reserved_mb: int = 0) -
 async def test_what_only_root_may_fill_is_not_free(tmp_path: Path, reserved_mb: int, free_mb: int) -> None:
     host = await host_that_asks(tmp_path, Asking(), reserved_mb)
     assert (await host.look()).disk_free_mb == (await host.room("debian-12")).disk_free_mb == free_mb
+
+
+async def test_a_host_makes_as_many_at_once_as_it_has_processors(tmp_path: Path) -> None:
+    host = await host_that_asks(tmp_path, Asking())
+    assert host.turns.at_once == 1, "nobody knows it yet"
+    await host.look()
+    assert host.turns.at_once == FACTS.cpus == 4
 
 
 LIMIT_S = 0.5
