@@ -86,6 +86,26 @@ async def test_a_host_makes_as_many_at_once_as_it_has_processors(tmp_path: Path)
     assert host.turns.at_once == FACTS.cpus == 4
 
 
+async def test_a_host_that_stays_away_is_asked_in_growing_pauses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    async def hypervisor() -> Any:
+        if len(pauses) < 6:
+            raise HypervisorDown("nobody answers", remedy="wait")
+        return Asking()
+
+    host = Host(Config(), HostConfig(network="lan"), Paths.under(tmp_path))
+    host.way = cast("Any", SimpleNamespace(hypervisor=hypervisor, reserved_mb=reserves(0)))
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    await host.appear()
+    assert host.up and pauses == [1, 2, 4, 8, 15, 15]
+
+
 LIMIT_S = 0.5
 
 
