@@ -6,6 +6,7 @@ import json
 import os
 import struct
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -192,34 +193,26 @@ async def test_its_threads_fit_into_a_third_of_its_memory_however_many_a_disk_ma
     assert (await made_by(tmp_path, data, limits=limits)).stat().st_size > len(data)
 
 
+CLUSTER = 65_536
+
+
+def same_everywhere(entry: int, count: int, cluster: bytes, tables: int = 1) -> bytes:
+    """A small qcow2 of ``tables`` times ``count`` clusters that are all the one at its end: ``entry`` leads
+    there in each of the tables, which are one, too."""
+    image = bytearray(5 * CLUSTER) + cluster
+    size = tables * count * CLUSTER
+    header = (b"QFI\xfb", 3, 0, 0, 16, size, 0, tables, 3 * CLUSTER, CLUSTER, 1, 0, 0)
+    struct.pack_into(">4sIQIIQIIQQIIQ", image, 0, *header)
+    struct.pack_into(">QQQII", image, 72, 0, 0, 0, 4, 104)
+    struct.pack_into(f">{tables}Q", image, 3 * CLUSTER, *[4 * CLUSTER] * tables)
+    struct.pack_into(f">{count}Q", image, 4 * CLUSTER, *[entry] * count)
+    return bytes(image)
+
+
 async def test_an_image_that_grows_beyond_its_limit_is_refused(tmp_path: Path) -> None:
     """A small file that says it holds 64 MB: every entry of its table names the same cluster."""
-    cluster, count = 65_536, 1024
-    image = bytearray(6 * cluster)
-    struct.pack_into(
-        ">4sIQIIQIIQQIIQ",
-        image,
-        0,
-        b"QFI\xfb",
-        3,
-        0,
-        0,
-        16,
-        count * cluster,
-        0,
-        1,
-        3 * cluster,
-        cluster,
-        1,
-        0,
-        0,
-    )
-    struct.pack_into(">QQQII", image, 72, 0, 0, 0, 4, 104)
-    struct.pack_into(">Q", image, 3 * cluster, 4 * cluster)
-    struct.pack_into(f">{count}Q", image, 4 * cluster, *[5 * cluster] * count)
-    image[5 * cluster :] = b"x" * cluster
     with pytest.raises(ImageRefused, match="beyond the 16 MB"):
-        await made_by(tmp_path, bytes(image), "qcow2", room=16 << 20)
+        await made_by(tmp_path, same_everywhere(5 * CLUSTER, 1024, b"x" * CLUSTER), "qcow2", room=16 << 20)
     assert not list(tmp_path.glob(".test-*"))
 
 
@@ -235,6 +228,16 @@ async def test_each_limit_of_the_conversion_ends_it(
 ) -> None:
     with pytest.raises(ImageRefused, match=words):
         await made_by(tmp_path, bytes(8 << 20), limits=limits)
+
+
+async def test_a_conversion_that_needs_more_processor_time_than_it_may_have_ends(tmp_path: Path) -> None:
+    """4 GB of zeros, each cluster of them packed, of which nothing is written."""
+    pack = zlib.compressobj(9, zlib.DEFLATED, -12)
+    packed = pack.compress(bytes(CLUSTER)) + pack.flush()
+    image = same_everywhere(1 << 62 | 5 * CLUSTER, 8192, packed.ljust(512, b"\0"), tables=8)
+    with pytest.raises(ImageRefused, match=r"more than 1 s of processor time"):
+        await made_by(tmp_path, image, "qcow2", ConvertLimits(cpu_s=1))
+    assert not list(tmp_path.glob(".test-*"))
 
 
 async def test_what_is_not_the_format_that_was_named_is_refused(tmp_path: Path) -> None:
