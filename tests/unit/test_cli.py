@@ -382,6 +382,27 @@ def test_a_sandbox_is_found_by_name_and_an_unknown_one_is_not(backend: FakeBacke
 IMAGE = {"name": "noble", "sha256": "ab" * 32, "packages": 7, "build_s": 61.2}
 
 
+def test_the_list_of_images_tells_what_each_takes_and_who_stands_on_it(
+    backend: FakeBackend, capsys: Capture
+) -> None:
+    known = {"kind": "import", "arch": "x86_64", "built_at": "2026-01-01T00:00:00Z"}
+    used = {"sandboxes": ["web-1", "db\x1b[31m"], "stock": ["SBX-1", "SBX-2"], "templates": ["one"]}
+    unused: dict[str, list[str]] = {"sandboxes": [], "stock": [], "templates": []}
+    rows = [
+        {**IMAGE, **known, **used, "size_bytes": 612 << 20},
+        {**IMAGE, **known, **unused, "name": "former", "size_bytes": (3 << 20) - 1},
+    ]
+    backend.answers["GET /v1/images"] = (200, {"images": rows})
+    assert run(["images", "list"]) == 0
+    shown = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    titles = ("name", "used", "used by")
+    told = [tuple(row[shown[0].index(title)] for title in titles) for row in shown[1:]]
+    assert told == [
+        ("noble", "612 MiB", "web-1, db␛[31m, 2 stock, 1 templates"),
+        ("former", "2 MiB", ""),
+    ]
+
+
 def test_an_imported_file_is_named_by_its_whole_path_and_a_url_as_it_is(
     backend: FakeBackend, capsys: Capture
 ) -> None:
