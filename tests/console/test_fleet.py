@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+
 import pytest
 from textual.css.stylesheet import Stylesheet
 from textual.widgets import Input
 
 from backend.models import Phase, now
+from fluid_tui import screens
 from fluid_tui.mirror import FEW
+from fluid_tui.screens.base import FluidScreen
 from fluid_tui.widgets.live_list import LiveList
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import fleet
@@ -220,8 +225,33 @@ async def test_survives_a_tiny_window(console) -> None:
         await seen.sees("! 2 need you", "4f2a nginx-tls")
 
 
-@pytest.mark.parametrize("key", [None, "v", "d", "t", "question_mark"], ids=lambda key: key or "fleet")
-async def test_guests_that_are_not_isolated_are_named_on_every_screen(console, key: str | None) -> None:
+WAYS: dict[str, tuple[str, ...]] = {
+    "FleetScreen": (),
+    "ReviewScreen": ("v",),
+    "AskScreen": ("j", "enter"),
+    "DiffScreen": ("d",),
+    "TerminalScreen": ("t",),
+    "WallScreen": ("w",),
+    "TimelineScreen": ("l",),
+    "ReplayScreen": ("colon", *"sandbox nginx-tls replay", "enter"),
+    "HostsScreen": ("h",),
+    "HelpScreen": ("question_mark",),
+    "PanicScreen": ("!", "!"),
+    "ReasonDialog": ("v", "r"),
+    "TypedConfirm": ("D",),
+    "CommandPalette": ("ctrl+p",),
+}
+"""The keys that lead from home to each screen, and to a dialog of both kinds."""
+
+
+def test_no_screen_is_forgotten() -> None:
+    for module in pkgutil.iter_modules(screens.__path__):
+        importlib.import_module(f"{screens.__name__}.{module.name}")
+    assert {screen.__name__ for screen in FluidScreen.__subclasses__()} <= WAYS.keys()
+
+
+@pytest.mark.parametrize("screen", WAYS)
+async def test_guests_that_are_not_isolated_are_named_on_every_screen(console, screen: str) -> None:
     view = fleet(now())
     words = "guests on kvm-02 are not isolated"
     async with console(80, 24, backend=FakeBackend(view)) as seen:
@@ -229,11 +259,9 @@ async def test_guests_that_are_not_isolated_are_named_on_every_screen(console, k
     view.hosts[1].isolated = False
     async with console(80, 24, backend=FakeBackend(view)) as seen:
         await seen.sees(words)
-        if key:
-            home = seen.app.screen
-            await seen.press(key)
-            await seen.until(lambda: seen.app.screen is not home, "another screen")
-            await seen.until(lambda: words in seen.lines()[0], words)
+        await seen.press(*WAYS[screen])
+        await seen.until(lambda: type(seen.app.screen).__name__ == screen, screen)
+        await seen.until(lambda: words in seen.lines()[0], words)
 
 
 async def test_several_hosts_with_open_guests_are_counted(console) -> None:
