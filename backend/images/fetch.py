@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import re
+import ssl
 import stat
 import time
 from collections.abc import Callable
@@ -182,10 +183,25 @@ async def download(url: str, into: Staging, limits: FetchLimits, progress: Calla
             remedy="try again, or fetch it yourself and import the file",
         ) from error
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        if problem := _untrusted(error):
+            raise Unavailable(
+                f"{urlsplit(url).hostname} shows a certificate that this machine does not trust: {problem}",
+                remedy="add its authority to this machine's certificates, or name it in the backend's "
+                "SSL_CERT_FILE, or fetch the image yourself and import the file",
+            ) from error
         raise Unavailable(
             f"the image cannot be fetched: {error or type(error).__name__}",
             remedy="see that this machine reaches that server, or fetch it yourself and import the file",
         ) from error
+
+
+def _untrusted(error: BaseException | None) -> str:
+    """Why a certificate was refused; empty where something else went wrong."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _next_url(url: str, location: str) -> str:

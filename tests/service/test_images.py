@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -37,6 +38,7 @@ from backend.images import BuiltImage, ImageImport, Images, ImportLimits, import
 from backend.images.folder import Progress
 from backend.models import Identity, Phase, Role, Sandbox, now
 from backend.store import Store
+from tests.fix_tls import write_pki
 
 LIMITS = ImportLimits(bytes=64 << 20, reserve_bytes=0, silent_s=1, fetch_s=20)
 OPERATOR = Identity(uid=0, name="root", role=Role.OPERATOR)
@@ -44,6 +46,7 @@ AGENT = Identity(uid=2000, name="bot", role=Role.AGENT)
 DISK = b"a disk that boots nothing".ljust(4096, b".") * 512
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+Serve = Callable[..., Awaitable[str]]
 
 
 class Unprepared:
@@ -192,19 +195,19 @@ async def test_a_disk_over_the_limit_is_refused(folder: Path, tmp_path: Path) ->
 
 
 @pytest.fixture
-async def serve() -> AsyncIterator[Callable[[Answer], Awaitable[str]]]:
+async def serve() -> AsyncIterator[Serve]:
     """Starts web servers at 127.0.0.1, each with one answer to everything; their URLs."""
     servers: list[asyncio.Server] = []
 
-    async def start(answer: Answer) -> str:
+    async def start(answer: Answer, tls: ssl.SSLContext | None = None) -> str:
         async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readuntil(b"\r\n\r\n")
             await answer(writer)
             writer.close()
 
-        servers.append(await asyncio.start_server(handle, "127.0.0.1", 0))
+        servers.append(await asyncio.start_server(handle, "127.0.0.1", 0, ssl=tls))
         port = servers[-1].sockets[0].getsockname()[1]
-        return f"http://127.0.0.1:{port}/some.raw"
+        return f"{'https' if tls else 'http'}://127.0.0.1:{port}/some.raw"
 
     yield start
     for server in servers:
@@ -226,9 +229,6 @@ def redirect(target: str) -> Answer:
     return answer
 
 
-Serve = Callable[[Answer], Awaitable[str]]
-
-
 async def test_a_url_is_fetched_through_a_redirect_and_its_sum_is_checked(folder: Path, serve: Serve) -> None:
     good = hashlib.sha256(DISK).hexdigest()
     url = await serve(redirect(await serve(whole(DISK))))
@@ -239,6 +239,27 @@ async def test_a_url_is_fetched_through_a_redirect_and_its_sum_is_checked(folder
     with pytest.raises(InvalidValue, match="needs its checksum"):
         await take(folder, ImageImport(url, "raw", name="other"))
     assert left(folder) == sorted([made.disk.name, "some.json"])
+
+
+async def test_a_server_whose_certificate_nobody_vouches_for_is_refused_until_its_authority_is_trusted(
+    folder: Path, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pki(pki := tmp_path / "pki", "127.0.0.1")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pki / "servercert.pem", pki / "serverkey.pem")
+    url = await serve(whole(DISK), tls)
+    wanted = ImageImport(url, "raw", hashlib.sha256(DISK).hexdigest())
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with pytest.raises(Unavailable, match=r"^127\.0\.0\.1 shows a certificate .* trust: .+") as refused:
+        await take(folder, wanted)
+    assert "SSL_CERT_FILE" in refused.value.remedy
+    assert left(folder) == []
+
+    monkeypatch.setenv("SSL_CERT_FILE", str(pki / "cacert.pem"))
+    assert (await take(folder, wanted)).origin == url
+    elsewhere = replace(wanted, source=url.replace("127.0.0.1", "localhost"), name="other")
+    with pytest.raises(Unavailable, match=r"^localhost shows a certificate .*ostname"):  # it is another's
+        await take(folder, elsewhere)
 
 
 async def test_the_secret_of_a_signed_url_is_kept_nowhere(
