@@ -6,12 +6,13 @@ Nothing is asked of the guest and nothing in it is believed: names on a disk are
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 
-from backend.config import SourceConfig
+from backend.config import LOCAL, SourceConfig
 from backend.disks import Survey
 from backend.errors import ImageRefused
-from backend.hypervisor import WITH_BIOS, SourceDisk, SourceDomain
+from backend.hypervisor import AGENT_PORT, WITH_BIOS, SourceDisk, SourceDomain
 from backend.images import can_boot
 from backend.models import SourceFinding
 from backend.text import visible
@@ -50,7 +51,7 @@ def disk_to_copy(source: SourceDomain) -> SourceDisk | None:
 
 def of_domain(entry: SourceConfig, source: SourceDomain) -> list[SourceFinding]:
     """What the XML tells."""
-    return [_state(source), *_disks(source), _firmware(source), _agent(entry, source)]
+    return [_state(source), *_disks(entry, source), _firmware(entry, source), _agent(entry, source)]
 
 
 def bad(findings: Sequence[SourceFinding]) -> list[SourceFinding]:
@@ -67,7 +68,7 @@ def of_disk(entry: SourceConfig, survey: Survey, when: str = "") -> list[SourceF
         _python(there[PYTHON3[0]].target if PYTHON3[0] in there else None, guest),
     ]
     for name, paths, remedy in (
-        ("systemd", SYSTEMD, "clone a machine that runs systemd"),
+        ("systemd", SYSTEMD, f"{guest}apt-get install systemd-sysv"),
         ("ssh", SSHD, f"{guest}apt-get install openssh-server"),
         ("cloud-init", CLOUD_INIT, f"{guest}apt-get install cloud-init"),
     ):
@@ -143,18 +144,31 @@ def _state(source: SourceDomain) -> SourceFinding:
     )
 
 
-def _disks(source: SourceDomain) -> list[SourceFinding]:
+def _there(entry: SourceConfig, *command: str) -> str:
+    """A command for the host of the machine, as an operator types it there."""
+    where = "" if entry.host == LOCAL else f"on {entry.host}: "
+    return f"{where}{shlex.join(command)}"
+
+
+def _virsh(entry: SourceConfig, verb: str, *words: str) -> str:
+    return _there(entry, "virsh", verb, entry.called, *words)
+
+
+def _disks(entry: SourceConfig, source: SourceDomain) -> list[SourceFinding]:
     left_out = [disk.target for disk in source.disks if disk.readonly]
     writable = [disk for disk in source.disks if not disk.readonly]
     found = []
     if len(writable) != 1:
         names = f" ({', '.join(disk.target for disk in writable)})" if writable else ""
+        others = [_virsh(entry, "detach-disk", disk.target, "--config") for disk in writable[1:]]
         found.append(
             SourceFinding(
                 name="disks",
                 status=BAD,
                 message=f"it has {len(writable)} disks{names}, and a sandbox has one",
-                remedy="clone a machine whose system and data lie on one disk",
+                remedy=f"move what it needs to {writable[0].target}, then {'; '.join(others)}"
+                if others
+                else "clone a machine whose system and data lie on one disk",
             )
         )
     for disk in writable:
@@ -164,7 +178,7 @@ def _disks(source: SourceDomain) -> list[SourceFinding]:
                 name=f"disk {disk.target}",
                 status=BAD if disk.problem else OK,
                 message=f"{disk.target} {disk.problem}" if disk.problem else where,
-                remedy="copy it into a qcow2 or raw file of its own" if disk.problem else "",
+                remedy=_own_file(entry, disk) if disk.problem else "",
             )
         )
     if left_out:
@@ -173,7 +187,17 @@ def _disks(source: SourceDomain) -> list[SourceFinding]:
     return found
 
 
-def _firmware(source: SourceDomain) -> SourceFinding:
+def _own_file(entry: SourceConfig, disk: SourceDisk) -> str:
+    """How what cannot be copied becomes a disk that can be."""
+    edit = _virsh(entry, "edit")
+    if disk.path is not None and disk.other_format:
+        convert = ("qemu-img", "convert", "-f", disk.other_format, "-O", "qcow2")
+        copy = _there(entry, *convert, str(disk.path), f"{disk.path}.qcow2")
+        return f"while it is off: {copy}, and name that file: {edit}"
+    return f"let {disk.target} be a qcow2 or raw file of its own, its format named in <driver>: {edit}"
+
+
+def _firmware(entry: SourceConfig, source: SourceDomain) -> SourceFinding:
     if not can_boot(source.arch):
         why, remedy = f"it is {source.arch}, and this machine is not", "clone it on a machine of its kind"
     elif source.efi and source.arch in WITH_BIOS:
@@ -181,7 +205,7 @@ def _firmware(source: SourceDomain) -> SourceFinding:
     elif source.kernel:
         why, remedy = (
             "it boots a kernel that lies on the host, and a clone the one on its disk",
-            "install a boot loader on the disk, and take <kernel> out of its XML",
+            f"in {entry.called}: apt-get install grub-pc; then take <kernel> out: {_virsh(entry, 'edit')}",
         )
     else:
         kind = "BIOS" if source.arch in WITH_BIOS else "UEFI"
@@ -197,11 +221,13 @@ def _agent(entry: SourceConfig, source: SourceDomain) -> SourceFinding:
             name="agent", status=OK, message="QEMU's agent answers: file systems stand still at the copy"
         )
     has = "does not answer" if source.agent else "has no channel"
+    channel = "" if source.agent else f"add <channel type='unix'> {AGENT_PORT}: {_virsh(entry, 'edit')}; "
     return SourceFinding(
         name="agent",
         status=WARN,
         message=f"QEMU's agent {has}: a copy of the running machine is as after a power cut (not quiesced)",
-        remedy=f"in {entry.called}: apt-get install qemu-guest-agent; or shut it off",
+        remedy=f"{channel}in {entry.called}: apt-get install qemu-guest-agent; "
+        f"or {_virsh(entry, 'shutdown')}",
     )
 
 

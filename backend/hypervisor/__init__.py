@@ -5,7 +5,7 @@ Nothing here believes a guest, blocks the event loop, or alters a domain that do
 
 from __future__ import annotations
 
-from backend.hypervisor.domain_xml import WITH_BIOS
+from backend.hypervisor.domain_xml import AGENT_PORT, WITH_BIOS
 from backend.hypervisor.hypervisor import Hypervisor
 from backend.hypervisor.identity import make_identity, new_mac
 from backend.hypervisor.layers import beyond_source
@@ -34,6 +34,7 @@ from backend.hypervisor.storage import HELD_SUFFIX
 from backend.hypervisor.templates import Wanted
 
 __all__ = [
+    "AGENT_PORT",
     "HELD_SUFFIX",
     "SOURCE_ROLE",
     "WITH_BIOS",

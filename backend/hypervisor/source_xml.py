@@ -21,13 +21,15 @@ PLACES = {"file": "file", "block": "dev"}  # libvirt's type of a disk, and where
 @dataclass(frozen=True)
 class SourceDisk:
     """A disk of the domain, by the name that the domain has for it (``vda``). ``problem``: why it cannot be
-    copied; empty when ``path`` and ``format`` say what to copy."""
+    copied; empty when ``path`` and ``format`` say what to copy. ``other_format``: the one that is named, of
+    those that are not copied."""
 
     target: str
     path: Path | None
     format: DiskFormat
     readonly: bool = False
     problem: str = ""
+    other_format: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ def _disk(disk: ET.Element) -> SourceDisk:
         format=cast("DiskFormat", format) if format in FORMATS else "raw",
         readonly=disk.find("readonly") is not None,
         problem=_problem(disk, source, kind, path, format),
+        other_format="" if format in FORMATS else format,
     )
 
 

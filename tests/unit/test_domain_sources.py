@@ -87,6 +87,55 @@ def test_a_disk_that_cannot_be_copied_is_refused_with_the_reason(disk: str, word
     assert bad(domain(disk)).startswith(words) and bool(bad(domain(disk))) == bool(words)
 
 
+@pytest.mark.parametrize(
+    ("disks", "system", "remedy"),
+    [
+        (
+            [FILE.format("vmdk", "", "")],
+            "",
+            "while it is off: qemu-img convert -f vmdk -O qcow2 /srv/web.img /srv/web.img.qcow2, "
+            "and name that file: virsh edit web",
+        ),
+        (
+            [FILE.format("raw", "", "<shareable/>")],
+            "",
+            "let vda be a qcow2 or raw file of its own, its format named in <driver>: virsh edit web",
+        ),
+        (
+            [NET],
+            "",
+            "let vda be a qcow2 or raw file of its own, its format named in <driver>: virsh edit web",
+        ),
+        (
+            [FILE.format("raw", "", ""), FILE.format("raw", "", "").replace("vda", "vdb")],
+            "",
+            "move what it needs to vda, then virsh detach-disk web vdb --config",
+        ),
+        (
+            [FILE.format("raw", "", "")],
+            "<kernel>/boot/vmlinuz</kernel>",
+            "in web: apt-get install grub-pc; then take <kernel> out: virsh edit web",
+        ),
+    ],
+)
+def test_what_cannot_be_copied_or_would_not_boot_names_the_command_that_mends_it(
+    disks: list[str], system: str, remedy: str
+) -> None:
+    found = preflight.of_domain(ENTRY, domain(*disks, system=system))
+    assert [one.remedy for one in found if one.status == preflight.BAD] == [remedy]
+
+
+def test_a_command_is_for_the_host_of_the_machine_and_every_name_in_it_is_one_word() -> None:
+    entry = SourceConfig(name="web", host="kvm-02", domain="web; reboot")
+    disk = FILE.format("vmdk", "", "").replace("/srv/web.img", "/srv/$(reboot).img")
+    (vmdk,) = preflight.bad(preflight.of_domain(entry, domain(disk)))
+    assert (
+        "on kvm-02: qemu-img convert -f vmdk -O qcow2 '/srv/$(reboot).img' '/srv/$(reboot).img.qcow2'"
+        in vmdk.remedy
+    )
+    assert vmdk.remedy.endswith("on kvm-02: virsh edit 'web; reboot'")
+
+
 def test_more_than_one_disk_is_refused_by_name_and_one_that_is_only_read_is_left_out() -> None:
     first = FILE.format("raw", "", "")
     second = first.replace("vda", "vdb")
@@ -115,19 +164,30 @@ def test_a_clone_that_would_not_boot_is_refused(system: str, words: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("agent", "status", "words"),
+    ("agent", "status", "words", "remedy"),
     [
-        ("connected", "ok", "stand still at the copy"),
-        ("disconnected", "warn", "does not answer: .*not quiesced"),
-        ("", "warn", "has no channel: .*not quiesced"),
+        ("connected", "ok", "stand still at the copy", ""),
+        (
+            "disconnected",
+            "warn",
+            "does not answer: .*not quiesced",
+            "in web: apt-get install qemu-guest-agent; or virsh shutdown web",
+        ),
+        (
+            "",
+            "warn",
+            "has no channel: .*not quiesced",
+            "add <channel type='unix'> org.qemu.guest_agent.0: virsh edit web; "
+            "in web: apt-get install qemu-guest-agent; or virsh shutdown web",
+        ),
     ],
 )
 def test_a_running_machine_without_an_agent_is_told_to_be_copied_unquiesced(
-    agent: str, status: str, words: str
+    agent: str, status: str, words: str, remedy: str
 ) -> None:
     found = preflight.of_domain(ENTRY, domain(FILE.format("raw", "", ""), agent=agent))
     (told,) = [one for one in found if one.name == "agent"]
-    assert told.status == status and re.search(words, told.message)
+    assert told.status == status and re.search(words, told.message) and told.remedy == remedy
     (off,) = [
         one
         for one in preflight.of_domain(ENTRY, domain(FILE.format("raw", "", ""), state="shutoff"))
@@ -152,6 +212,7 @@ def test_what_is_missing_on_the_disk_names_the_command_that_mends_it() -> None:
         "ssh",
         "cloud-init",
     }
+    assert found["systemd"].remedy == "in web: apt-get install systemd-sysv"
     assert found["ssh"].remedy == "in web: apt-get install openssh-server"
     assert found["cloud-init"].remedy == "in web: apt-get install cloud-init"
     off = listed(b"/usr/bin/cloud-init", preflight.CLOUD_INIT_OFF)
