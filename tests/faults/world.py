@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import libvirt
 
@@ -115,6 +117,8 @@ class World:
         macs = {f"fl{row.mac.replace(':', '')}" for row in rows if row.domain in running}
         wrong += _differ("taps", self._taps() & (macs | self._known_taps), macs)
         self._known_taps |= macs
+        wrong += _differ("network ports", self._network_ports(), running)
+        wrong += _differ("filters on an interface", self._filtered(), running)
         for domain, names in points.items():
             wrong += _differ(f"snapshots of {domain}", self._marks(domain), names)
             wrong += _differ(f"memories of {domain}", self._files(domain, ".memory"), names)
@@ -134,6 +138,27 @@ class World:
             names = {domain.name() for domain in connection.listAllDomains()}
         finally:
             connection.close()
+        return {name for name in names if name.startswith(f"{self.prefix}-sbx-")} - set(self.foreign)
+
+    def _network_ports(self) -> set[str]:
+        """The sandboxes that hold a port of a libvirt network."""
+        connection = libvirt.open(self.libvirt)
+        try:
+            return self._owners(port for net in connection.listAllNetworks() for port in net.listAllPorts())
+        finally:
+            connection.close()
+
+    def _filtered(self) -> set[str]:
+        """The sandboxes for whose interface a filter stands."""
+        connection = libvirt.open(self.libvirt)
+        try:
+            return self._owners(connection.listAllNWFilterBindings())
+        finally:
+            connection.close()
+
+    def _owners(self, held: Iterable[Any]) -> set[str]:
+        """Which sandboxes hold these ports, or bindings of a filter; others' are not ours to judge."""
+        names = {ET.fromstring(one.XMLDesc()).findtext("owner/name", "") for one in held}
         return {name for name in names if name.startswith(f"{self.prefix}-sbx-")} - set(self.foreign)
 
     def _foreign_now(self) -> list[str]:
