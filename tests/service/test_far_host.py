@@ -17,6 +17,7 @@ from backend.config import HostConfig
 from backend.errors import HypervisorDown
 from backend.fleet.ways import way_to
 from backend.guests import HostLink, hosts
+from backend.hypervisor import connection as dialled
 from backend.paths import Paths
 from tests.fix_hosts import USER, RealHost, real_hosts
 from tests.fix_tls import write_pki
@@ -143,6 +144,36 @@ async def test_over_tls_both_sides_show_certificates_of_one_authority(
         await must_answer(far, open_folder, f"qemu+tls://{far.address}/system?pkipath={ours}")
         with pytest.raises(HypervisorDown, match="certificate"):
             await must_answer(far, open_folder, f"qemu+tls://{far.address}/system?pkipath={strange}")
+
+
+async def test_a_libvirt_that_falls_silent_is_lost_and_answers_again_when_it_goes_on(
+    far: RealHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its kernel keeps the connection: only that nobody answers tells that it hangs."""
+    monkeypatch.setattr(dialled, "KEEPALIVE_INTERVAL_S", 1)
+    monkeypatch.setattr(dialled, "KEEPALIVE_COUNT", 2)
+    with listening(far):
+        connection = dialled.Connection(f"qemu+tcp://{far.address}/system")
+        await connection.open()
+        try:
+            async with connection.listening() as events:
+                far.freeze()
+                try:
+                    asking = asyncio.create_task(
+                        connection.call(lambda it: it.getHostname(), what="ask", limit_s=2 * LIMIT_S)
+                    )
+                    async with asyncio.timeout(LIMIT_S):
+                        assert (await events.get()).kind == "lost"
+                    assert not connection.alive
+                    with pytest.raises(HypervisorDown):  # who waited for it is told, too
+                        await asyncio.wait_for(asking, LIMIT_S)
+                finally:
+                    far.thaw()
+                async with asyncio.timeout(LIMIT_S):
+                    assert (await events.get()).kind == "connected"
+            assert await connection.call(lambda it: it.getHostname(), what="ask") == "far-1"
+        finally:
+            await connection.close()
 
 
 @contextmanager
