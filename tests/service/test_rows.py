@@ -223,6 +223,14 @@ async def test_of_snapshots_at_once_each_stands_on_the_one_before(lab: Lab) -> N
     assert (await lab.fleet.load(row.id)).stands_on == second.name
 
 
+async def test_what_somebody_notes_of_a_snapshot_is_read_back(lab: Lab) -> None:
+    row, note = await lab.runs(1), "before TLS; 'clean' \x1b[31m ✓"
+    made = await lab.fleet.snapshot(AGENT, row.id, SnapshotRequest(name="noted", note=note))
+    await lab.fleet.snapshot(AGENT, row.id, SnapshotRequest(name="bare"))
+    told = {one.name: (one.note, one.auto) for one in await lab.fleet.snapshots(AGENT, row.id)}
+    assert told == {"noted": (note, False), "bare": ("", False)} and made.note == note
+
+
 async def test_of_snapshots_that_go_at_once_none_is_stood_on_any_more(lab: Lab) -> None:
     row = await lab.runs(1, labels={STANDING_ON: "c"})
     await points(lab, row, "a", "b", "c", "d")

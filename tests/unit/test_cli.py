@@ -731,6 +731,19 @@ def test_snapshots_are_a_tree(backend: FakeBackend, capsys: Capture) -> None:
     assert drawn == ["a", "└ b", "  └ d", "└ e", "c"]
 
 
+@pytest.mark.parametrize(
+    ("words", "sent"), [([], {"name": "pre"}), (["--note", "clean ✓"], {"name": "pre", "note": "clean ✓"})]
+)
+def test_a_snapshot_is_asked_for_with_its_note(
+    backend: FakeBackend, capsys: Capture, words: list[str], sent: dict[str, str]
+) -> None:
+    made = {"name": "pre", "files": 9, "read_from": "disk", "quiesced": True, "took_s": 0.4}
+    backend.answers["POST /v1/sandboxes/SBX-0000000a/snapshots"] = (201, {"snapshot": made})
+    assert run(["snapshots", "create", "SBX-0000000a", "pre", *words]) == 0
+    assert [body for method, _, body in backend.asked if method == "POST"] == [sent]
+    assert "pre" in capsys.readouterr().out
+
+
 def test_the_content_of_a_diff_is_shown_as_what_it_is(backend: FakeBackend, capsys: Capture) -> None:
     plain = {"kind": "file", "mode": 0o644, "uid": 0, "gid": 0, "owner": "root", "group": "root"}
     plain |= {"target": None, "xattrs": {}, "text": None, "size": 4, "sha256": "a" * 64}
