@@ -141,6 +141,7 @@ class StockConfig(Section):
 
     per_source: int = Field(default=0, ge=0, le=50)
     memory_reserve_mb: int = Field(default=2048, ge=0)  # of the host's, that stock never takes
+    busy_percent: int = Field(default=80, ge=1, le=100)  # none is made on a host whose CPUs are busier
 
 
 class HostAddress(Section):

@@ -57,7 +57,7 @@ class DemoHome:
             "operators": ["root"],
             "agents": [users.AGENT],
             "ansible": {"run_as": users.RUNNER},
-            "stock": {"per_source": 1},
+            "stock": {"per_source": 1, "busy_percent": 100},  # also where all is emulated on few processors
             "targets": {
                 "groups": {
                     "production": {

@@ -16,6 +16,7 @@ from pathlib import Path
 from backend.config import Config, HostConfig
 from backend.errors import FluidError, HypervisorDown, HypervisorFailed
 from backend.fleet.addresses import free_address, free_network
+from backend.fleet.busy import Busy
 from backend.fleet.patience import Asked
 from backend.fleet.placement import Room
 from backend.fleet.turns import Turns
@@ -61,6 +62,7 @@ class Host:
         self.way = way_to(settings, paths, self._prefix)
         self._asked = Asked(self._ask, LOOK_TIMEOUT_S)
         self._facts: HostFacts | None = None
+        self._busy = Busy()
         self._reserved_mb = 0  # of the disk's free space, root's alone
         self._looked_at = 0.0  # time.monotonic()
         self._clock_skew_s: float | None = None
@@ -244,8 +246,15 @@ class Host:
         facts = await self.require().facts()
         free_mb = max(facts.disk_free_mb - self._reserved_mb, 0)
         self._facts, self._looked_at = replace(facts, disk_free_mb=free_mb), time.monotonic()
+        self._busy.see(facts)
         self.turns.at_once = max(self._facts.cpus, 1)
         return self._facts
+
+    @property
+    def busy_percent(self) -> int | None:
+        """How busy its processors were when it was last looked at, with whose work ever; None: not known
+        yet."""
+        return None if self._busy.share is None else round(100 * self._busy.share)
 
     async def _look_at_clock(self) -> None:
         """At most once a minute, however many ask; one that cannot be told is unknown until then."""
@@ -331,7 +340,7 @@ class Host:
             view.virt_reason = self._hypervisor.kvm.reason if self._hypervisor.kvm else ""
         if facts := self._facts:
             view.cpus, view.memory_mb, view.memory_free_mb = facts.cpus, facts.memory_mb, facts.memory_free_mb
-            view.disk_free_mb = facts.disk_free_mb
+            view.disk_free_mb, view.busy_percent = facts.disk_free_mb, self.busy_percent
             view.libvirt_version, view.qemu_version = facts.libvirt_version, facts.qemu_version
         return view
 

@@ -142,12 +142,13 @@ class Stock(Following):
         suspended.memory_file = ""
 
     async def _has_room(self, host: Host) -> bool:
-        """Stock is for idle times: not while something is made or rehearsed, and not of memory that the host
-        needs."""
+        """Stock is for idle times: not while something is made or rehearsed, not while the host's processors
+        are busy with whose work ever, and not of memory that it needs."""
         await self.need_space(host)
         facts = await host.look()
         needed_mb = self._config.guests.memory_mb + self._config.stock.memory_reserve_mb
-        return not self._young and facts.memory_free_mb > needed_mb
+        busy = (host.busy_percent or 0) > self._config.stock.busy_percent
+        return not self._young and not busy and facts.memory_free_mb > needed_mb
 
     async def _park(self, host: Host, image: BuiltImage) -> None:
         guests = self._config.guests

@@ -133,6 +133,7 @@ class Hypervisor:
         def work(conn: libvirt.virConnect) -> HostFacts:
             info = conn.getInfo()
             memory = conn.getMemoryStats(libvirt.VIR_NODE_MEMORY_STATS_ALL_CELLS)
+            cpu = conn.getCPUStats(libvirt.VIR_NODE_CPU_STATS_ALL_CPUS)
             free_kb = sum(int(memory.get(key, 0)) for key in ("free", "buffers", "cached"))
             return HostFacts(
                 hostname=conn.getHostname(),
@@ -143,6 +144,8 @@ class Hypervisor:
                 memory_free_mb=free_kb >> 10,
                 disk_free_mb=disk_free_mb,
                 virt_type=self.virt_type,
+                cpu_busy_ns=sum(int(cpu.get(key, 0)) for key in ("kernel", "user")),
+                cpu_idle_ns=sum(int(cpu.get(key, 0)) for key in ("idle", "iowait")),
             )
 
         return await self._connection.call(work, what="ask the host")

@@ -169,7 +169,8 @@ class Pool:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """One host as libvirt tells it. Sizes in MiB."""
+    """One host as libvirt tells it. Sizes in MiB. ``cpu_busy_ns``, ``cpu_idle_ns``: what all its processors
+    did since it started, with whose work ever."""
 
     hostname: str
     libvirt_version: str
@@ -179,6 +180,8 @@ class HostFacts:
     memory_free_mb: int
     disk_free_mb: int
     virt_type: str
+    cpu_busy_ns: int = 0
+    cpu_idle_ns: int = 0
 
 
 @dataclass(frozen=True)

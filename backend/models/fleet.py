@@ -29,6 +29,7 @@ class HostView(Answer):
     draining: bool = False  # it takes no new sandboxes, also once it is back
     since: datetime | None = None
     cpus: int = 0
+    busy_percent: int | None = None  # of the time of all cpus, lately, with whose work ever; None: unknown
     memory_mb: int = 0
     memory_free_mb: int = 0
     disk_free_mb: int = 0

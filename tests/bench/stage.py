@@ -13,11 +13,12 @@ import sys
 import tempfile
 import uuid
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import libvirt
 import yaml
@@ -59,7 +60,7 @@ def name_of(number: int) -> str:
 class Stage:
     """``async with Stage() as stage: await stage.fill(1000); await stage.start()``."""
 
-    def __init__(self, cache: Path | None = None, **config: object) -> None:
+    def __init__(self, cache: Path | None = None, **config: Any) -> None:
         """``cache``: where guest images are; without it there is none, and no guest runs. ``config`` is added
         to the backend's."""
         self._cache, self._config = cache, config
@@ -107,9 +108,13 @@ class Stage:
         if not self._cache and probed.exists():  # the backend boots a probe otherwise, for ten seconds
             shutil.copy(probed, self.environment["FLUID_CACHE"])
 
-    def configure(self, **config: object) -> None:
-        """What the next start reads."""
-        base = {"embedded": {"run_as": RUN_AS}, "hosts": [{"name": "local", "uri": self._libvirt}]}
+    def configure(self, *, stock: Mapping[str, int] | None = None, **config: Any) -> None:
+        """What the next start reads. Stock is made beside whatever keeps the processors busy here."""
+        base = {
+            "embedded": {"run_as": RUN_AS},
+            "hosts": [{"name": "local", "uri": self._libvirt}],
+            "stock": {"busy_percent": 100, **(stock or {})},
+        }
         self.paths.config_file.write_text(yaml.safe_dump(base | config))
 
     @property

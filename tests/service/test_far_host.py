@@ -205,6 +205,7 @@ async def must_answer(far: RealHost, folder: Path, uri: str, **settings: bool) -
         finally:
             await hypervisor.close()
         assert (facts.hostname, way.uri) == ("far-1", uri)
+        assert facts.cpu_busy_ns > 0 and facts.cpu_idle_ns > 0
         assert way.link is not None and way.link.up
     finally:
         await way.leave(idle=True)

@@ -35,6 +35,7 @@ class Machine:
     """A host with a template: each fork in its memory takes of that, and each on its disk of the disk."""
 
     name, address, up, draining = "local", "", True, False
+    busy_percent: int | None = None
 
     def __init__(self) -> None:
         self.warm = {NEW}
@@ -262,6 +263,16 @@ async def test_nothing_is_made_on_a_disk_at_its_reserve(lab: Lab) -> None:
     with pytest.raises(NoSpace, match="2047 MB are free"):
         await lab.parked()
     assert await lab.fleet.all_live() == []
+
+
+async def test_stock_waits_while_the_host_is_busy_with_whose_work_ever(lab: Lab) -> None:
+    lab.machine.busy_percent = 81
+    assert await lab.parked() == []
+    lab.machine.busy_percent = 80
+    assert await lab.parked() == [NEW, NEW]
+    lab.machine.busy_percent = 100
+    assert await lab.parked() == [NEW, NEW], "what is there stays"
+    assert await lab.claim() == "domain-0", "and is handed out"
 
 
 async def test_stock_waits_while_something_is_made(lab: Lab) -> None:

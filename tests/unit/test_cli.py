@@ -946,6 +946,7 @@ HOST = {
     "status": "up",
     "virt_type": "kvm",
     "cpus": 4,
+    "busy_percent": 37,
     "memory_mb": 100,
     "memory_free_mb": 50,
     "disk_free_mb": 9,
@@ -974,6 +975,16 @@ def test_guests_that_are_not_isolated_are_named(
     assert (words in capsys.readouterr().out) is not isolated
     noted = _findings(doctor.hosts, tmp_path).get(doctor.NOTE, [])
     assert any(one.startswith(f"{words} — take `network`") for one in noted) is not isolated
+
+
+@pytest.mark.parametrize(("busy", "shown"), [(37, "37 %"), (None, "")])
+def test_how_busy_a_host_is_stands_in_the_list(
+    backend: FakeBackend, capsys: Capture, busy: int | None, shown: str
+) -> None:
+    backend.answers["GET /v1/hosts"] = (200, {"hosts": [{**HOST, "busy_percent": busy}]})
+    assert run(["hosts", "list"]) == 0
+    titles, row = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert row[titles.index("busy")] == shown
 
 
 def test_a_host_that_is_drained_while_it_is_away_says_so(

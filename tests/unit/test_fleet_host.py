@@ -6,10 +6,12 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -41,6 +43,7 @@ class Asking:
 
     def __init__(self) -> None:
         self.alive, self.virt_type, self.asked = True, "qemu", 0
+        self.fork_way, self.kvm = SimpleNamespace(name="", reason=""), None
         self.answers = asyncio.Event()
         self.answers.set()
         self.fails: Exception | None = None
@@ -68,7 +71,13 @@ async def host_that_asks(tmp_path: Path, asking: Asking, reserved_mb: int = 0) -
         return asking
 
     host = Host(Config(), HostConfig(network="lan"), Paths.under(tmp_path))
-    host.way = cast("Any", SimpleNamespace(hypervisor=hypervisor, reserved_mb=reserves(reserved_mb)))
+    way = {
+        "hypervisor": hypervisor,
+        "reserved_mb": reserves(reserved_mb),
+        "uri": "",
+        "clock_skew": AsyncMock(),
+    }
+    host.way = cast("Any", SimpleNamespace(**way))
     assert await host.open()
     return host
 
@@ -84,6 +93,29 @@ async def test_a_host_makes_as_many_at_once_as_it_has_processors(tmp_path: Path)
     assert host.turns.at_once == 1, "nobody knows it yet"
     await host.look()
     assert host.turns.at_once == FACTS.cpus == 4
+
+
+async def test_how_busy_a_host_is_comes_of_what_its_processors_did_since_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asking = Asking()
+    host = await host_that_asks(tmp_path, asking)
+
+    async def busy(busy_s: int, idle_s: int) -> int | None:
+        """After a look that shows so many seconds of its four processors since its start."""
+        told = replace(FACTS, cpu_busy_ns=busy_s * 10**9, cpu_idle_ns=idle_s * 10**9)
+        monkeypatch.setattr(asking, "facts", AsyncMock(return_value=told))
+        await host.look(0)
+        return host.busy_percent
+
+    assert await busy(1000, 9000) is None, "what was before is nothing of now"
+    assert await busy(1039, 9000) is None, "too short a while"
+    assert await busy(1030, 9010) == 75
+    assert await busy(1031, 9049) == 2 and await busy(1070, 9049) == 2
+    assert await busy(1071, 9049) == 100
+    assert await busy(1, 9) is None, "it started again"
+    assert await busy(1, 49) == 0
+    assert (await host.view(0, 0)).busy_percent == 0
 
 
 async def test_a_host_that_stays_away_is_asked_in_growing_pauses(
