@@ -43,6 +43,7 @@ class Asking:
 
     def __init__(self) -> None:
         self.alive, self.virt_type, self.asked = True, "qemu", 0
+        self.is_idle, self.close = AsyncMock(return_value=False), AsyncMock()
         self.fork_way, self.kvm = SimpleNamespace(name="", reason=""), None
         self.answers = asyncio.Event()
         self.answers.set()
@@ -75,6 +76,7 @@ async def host_that_asks(tmp_path: Path, asking: Asking, reserved_mb: int = 0) -
         "hypervisor": hypervisor,
         "reserved_mb": reserves(reserved_mb),
         "uri": "",
+        "link": None,
         "clock_skew": AsyncMock(),
     }
     host.way = cast("Any", SimpleNamespace(**way))
@@ -226,9 +228,10 @@ async def test_a_host_stays_silent_until_it_answers_or_its_link_is_another(
 
 async def test_nothing_asks_a_host_that_is_closed(tmp_path: Path, hanging: Asking) -> None:
     host = await host_that_asks(tmp_path, hanging)
+    host.way.leave = AsyncMock()  # type: ignore[method-assign]
     waiting = asyncio.create_task(told_after_s(host))
     await until(lambda: hanging.asked == 1)
-    host._asked.close()
+    await host.close()
     assert await waiting < LIMIT_S / 2
 
 
