@@ -1,7 +1,8 @@
 """Starts detached Ansible runs and reads what they leave on disk; nothing of a run lives in this process.
 
 A run is alive while its supervisor holds the lock of its folder. A lock that is free without an end on disk
-means the run is lost: it is never started again, because nobody knows how far it came.
+means the run is lost: it is never started again, because nobody knows how far it came. Who the supervisor is
+the kernel tells: what the runner's user writes down is believed of no process.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import shlex
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -35,7 +38,7 @@ LOOK_S = 0.02
 MAX_END_BYTES = 4 * 1024**2
 MAX_LINE_BYTES = 1024**2
 KEPT_S = 30 * 86_400
-PIDS = 1 << 22  # as many as Linux has
+_FLOCK = "hhqqi4x"  # fcntl(2), struct flock: type, whence, start, length, process
 _PROGRAMS = ("setpriv", "ssh-agent", "ssh-add", "ssh")
 
 
@@ -84,7 +87,7 @@ class Runner:
             self._spawn(folder, lock, json.dumps(message).encode())
         finally:
             os.close(lock)
-        return RunHandle(spec.id, _pid(folder))
+        return RunHandle(spec.id, _holder(folder))
 
     def _spawn(self, folder: Path, lock: int, message: bytes) -> None:
         """Run the supervisor up to the point where it has left our process tree."""
@@ -134,12 +137,12 @@ class Runner:
         """The run's events from number ``after`` on, as they come, until the run is over or lost."""
         folder = self._existing(run_id)
         reader = _Events(folder / "out" / "events.jsonl", after)
-        pid = await _pid_told(folder)
-        if pid is None:
+        process = await _supervisor_there(folder)
+        if process is None:
             for event in reader.new():
                 yield event
             return
-        async with Watch(folder / "out", pid) as watch:
+        async with Watch(folder / "out", process) as watch:
             while True:
                 over = (await self.status(run_id)).state not in (RunState.STARTING, RunState.RUNNING)
                 for event in reader.new():
@@ -159,11 +162,19 @@ class Runner:
 
         Raises:
             WrongState: the run is over.
+            RunnerFailed: it has no supervisor yet.
         """
         folder = self._existing(run_id)
+        over = WrongState(f"run {run_id} is not running", remedy="nothing is to be ended")
         if not _is_running(folder):
-            raise WrongState(f"run {run_id} is not running", remedy="nothing is to be ended")
-        os.kill(_pid(folder), signal.SIGTERM)
+            raise over
+        process = _supervisor(folder)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+        except ProcessLookupError:
+            raise over from None
+        finally:
+            os.close(process)
 
     def forget(self, run_id: str) -> None:
         """Remove the folder of a run that is over; nothing if there is none."""
@@ -286,13 +297,13 @@ def _is_locked(folder: Path) -> bool:
     return False
 
 
-async def _pid_told(folder: Path) -> int | None:
-    """The supervisor's pid, which it tells a moment after its start: whoever started it may be dead by then.
-    None once the run is over or lost, of which no event tells before there is a process to watch."""
+async def _supervisor_there(folder: Path) -> int | None:
+    """A pidfd of the supervisor, which is there a moment after the start: whoever started it may be dead by
+    then. None once the run is over or lost, of which no event tells before there is a process to watch."""
     deadline = time.monotonic() + START_S
     while _is_running(folder):
         try:
-            return _pid(folder)
+            return _supervisor(folder)
         except RunnerFailed:
             if time.monotonic() > deadline:
                 raise
@@ -300,13 +311,24 @@ async def _pid_told(folder: Path) -> int | None:
     return None
 
 
-def _pid(folder: Path) -> int:
-    """The supervisor's pid. Only to be signalled while the lock is held; the runner wrote it, and 0 would be
-    all of our own group."""
-    content = _read(folder / "out" / "pid", limit=32)
-    if not content.isdigit() or not 1 < int(content) < PIDS:
-        raise RunnerFailed(
-            f"run {folder.name}: its supervisor has not told its process id yet",
-            remedy="try again in a moment",
-        )
-    return int(content)
+def _supervisor(folder: Path) -> int:
+    """A pidfd of the run's supervisor. Raises :class:`RunnerFailed` as long as there is none."""
+    if (pid := _holder(folder)) is not None:
+        with suppress(ProcessLookupError):
+            process = os.pidfd_open(pid)
+            if _holder(folder) == pid:  # else it ended, and its number may be somebody else's by now
+                return process
+            os.close(process)
+    raise RunnerFailed(f"run {folder.name}: its supervisor is not there yet", remedy="try again in a moment")
+
+
+def _holder(folder: Path) -> int | None:
+    """The pid of the process that has the record lock of the run, as the kernel tells it (fcntl(2), F_GETLK):
+    only who was given the lock's file, which is the backend's alone, can have that."""
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    finally:
+        os.close(fd)
+    return pid if kind != fcntl.F_UNLCK and pid > 1 else None

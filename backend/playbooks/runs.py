@@ -120,7 +120,7 @@ class Runs:
         if not await self._lives(run.id):
             await self.watch(run)
         elif run.kind not in _APPLIES:
-            with suppress(WrongState, RunnerFailed):  # over by now, or of no process id yet: the next time
+            with suppress(WrongState, RunnerFailed):  # over by now, or unsupervised yet: the next time
                 await self._runner.cancel(run.id)
 
     async def age(self) -> None:

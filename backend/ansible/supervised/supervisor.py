@@ -2,13 +2,15 @@
 
 Started as ``python -I supervisor.py RUN_FOLDER LOCK_FD`` with one JSON message on standard input: the private
 key, its certificate, the secrets. The key goes to an ssh-agent of its own, the secrets to a memory file; none
-of them ever to a disk. The held lock says that the run is alive; ``out/end.json`` says that it ended.
+of them ever to a disk. The held locks of the folder say that the run is alive (flock(2), which goes along
+with a fork) and who supervises it (lockf(3), which does not); ``out/end.json`` says that it ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import importlib.util
 import json
 import os
@@ -343,14 +345,19 @@ def main() -> None:
     stop = Stop()
     signal.signal(signal.SIGTERM, lambda *_: stop.ask("canceled"))
     text = sys.stdin.read()
-    if child := os.fork():
-        (folder / "out" / "pid").write_text(str(child))
-        os._exit(0)
+    heard, ready = os.pipe()
+    if os.fork():
+        os.close(ready)
+        os._exit(0 if os.read(heard, 1) else 1)  # nothing: it ended before it had begun
+    os.close(heard)
     os.setsid()
+    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no fork has it: the kernel names us as its holder
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if not text:
         raise SystemExit("the backend ended before it sent the key")
     with (folder / "out" / "events.jsonl").open("a", encoding="utf-8", errors="replace") as events:
+        os.write(ready, b".")  # a parent that is gone would say that nothing was started: so nothing is
+        os.close(ready)
         Supervisor(folder, json.loads(text), stop, events).run()
 
 
