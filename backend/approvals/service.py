@@ -20,6 +20,7 @@ from backend.audit import Audit
 from backend.config import Config
 from backend.errors import (
     EvidenceIncomplete,
+    RunNotFound,
     StaleDigest,
     TargetLocked,
     TargetNotFound,
@@ -34,6 +35,7 @@ from backend.models import (
     Identity,
     Playbook,
     Role,
+    Run,
     RunKind,
     Sandbox,
     new_id,
@@ -195,7 +197,8 @@ class Approvals:
         return self._pipeline.blockers(approval)
 
     async def pack(self, actor: Identity, approval_id: str) -> dict[str, Any]:
-        """The evidence pack: everything that was shown, with the audit rows of this request."""
+        """The evidence pack: everything that was shown, with the audit rows of this request. ``never_began``
+        names the runs of which there is no row: one has it before its process."""
         operators_only(actor)
         approval = await self._book.load(approval_id)
         evidence = approval.evidence
@@ -206,13 +209,19 @@ class Approvals:
         ]
         run_ids = [evidence.rehearsal_run, evidence.repeat_run, approval.apply_run, approval.verify_run]
         run_ids += [row.run_id for row in evidence.dry_run.values()]
-        runs = [await self._runs.load(run_id) for run_id in run_ids if run_id]
+        runs, never_began = list[Run](), list[str]()
+        for run_id in dict.fromkeys(filter(None, run_ids)):
+            try:
+                runs.append(await self._runs.load(run_id))
+            except RunNotFound:
+                never_began.append(run_id)
         rows, _ = await self._audit.list(limit=10_000, id=approval_id)
         return {
             "approval": approval.model_dump(mode="json"),
             "playbook": (await self._playbooks.load(approval.playbook_id)).model_dump(mode="json"),
             "changes": changes,
             "runs": [run.model_dump(mode="json") for run in runs],
+            "never_began": never_began,
             "audit": [row.model_dump(mode="json") for row in rows],
         }
 

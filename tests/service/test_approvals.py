@@ -49,7 +49,10 @@ from backend.models import (
     Evidence,
     Identity,
     Phase,
+    Playbook,
     Role,
+    Run,
+    RunKind,
     RunState,
     Sandbox,
     TargetEvidence,
@@ -57,7 +60,7 @@ from backend.models import (
     new_id,
     now,
 )
-from backend.playbooks import CheckedPlaybook
+from backend.playbooks import CheckedPlaybook, Runs
 from backend.store import EventBus, Store
 
 AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
@@ -324,6 +327,27 @@ async def test_a_yes_to_evidence_that_was_renewed_since_is_given_again_and_count
     with pytest.raises(WrongState, match="you have approved"):
         await approvals.approve(BERT, asked.id, "e" * 64)
     assert (await approvals.approve(ANNA, asked.id, "e" * 64)).state is ApprovalState.APPROVED
+
+
+async def test_the_pack_of_an_apply_that_was_cut_off_before_it_began_says_so(
+    approvals: Approvals, book: ApprovalBook, store: Store, bus: EventBus, audit: Audit
+) -> None:
+    """And a run that several targets shared is in it once."""
+    playbook = Playbook(
+        id="PBK-00000001", name="a", sandbox_id="SBX-00000001", owner_uid=AGENT.uid, changes_id="CHG-1",
+        yaml="", digest="", created_at=now(),
+    )  # fmt: skip
+    await store.playbooks.insert(playbook)
+    await store.runs.insert(Run(id="RUN-1", kind=RunKind.DRY_RUN, started_at=now()))
+    cast("Any", approvals)._runs = Runs(store, bus, audit, cast("Any", None), timeout_s=1)
+    cast("Any", approvals)._playbooks = SimpleNamespace(load=store.playbooks.get)
+    dry_run = {name: TargetEvidence(target=name, run_id="RUN-1") for name in ("web-01", "web-02")}
+    asked = await pending(
+        book, state=ApprovalState.FAILED, apply_run="RUN-2", evidence=Evidence(dry_run=dry_run)
+    )
+    told = await approvals.pack(ANNA, asked.id)
+    assert ([run["id"] for run in told["runs"]], told["never_began"]) == (["RUN-1"], ["RUN-2"])
+    assert told["playbook"]["id"] == playbook.id and told["approval"]["apply_run"] == "RUN-2"
 
 
 async def test_a_target_under_apply_is_locked_and_its_holder_named(
