@@ -89,7 +89,9 @@ class Runs:
             return await self._watch(run)
 
     async def watch(self, run: Run) -> Run:
-        """Follow a run to its end, whoever started it."""
+        """Follow a run to its end, whoever started it; one that is over stays as it ended."""
+        if run.state in RUN_OVER:
+            return run
         with self._following(run):
             return await self._watch(run)
 
