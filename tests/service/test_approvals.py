@@ -6,6 +6,7 @@ Only the machines are stood in for: no rehearsal runs here and nothing is applie
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -524,6 +525,27 @@ async def test_an_apply_whose_run_never_began_failed_and_says_of_what(
         await until_idle()
     over = await book.load(asked.id)
     assert (over.state, over.said_by_targets) == (ApprovalState.FAILED, "there is no ansible")
+
+
+async def test_a_dry_run_whose_request_was_decided_meanwhile_fails_of_nothing_else(
+    approvals: Approvals, book: ApprovalBook, approved_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = await pending(book)
+    untold: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: untold.append(context))
+
+    async def rejected(approval: Approval) -> Any:
+        await approvals.reject(ANNA, approval.id, "not on a Friday")
+        raise MissingProgram("there is no ansible")
+
+    async with Background() as background:
+        whole = approved_pipeline(None, background)
+        monkeypatch.setattr(whole, "_preview", rejected)
+        whole.dry_run(asked)
+        await until_idle()
+    gc.collect()
+    assert untold == []
+    assert (await book.load(asked.id)).outcome == "not on a Friday"
 
 
 async def test_a_panic_that_begins_with_the_apply_stops_it_before_its_run(
