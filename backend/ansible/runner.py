@@ -20,7 +20,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,12 +31,14 @@ from backend.ansible._watch import Watch
 from backend.ansible.spec import RunHandle, RunOutcome, RunSpec, SshKey, check_run_id
 from backend.errors import AlreadyRunning, ConfigError, MissingProgram, RunnerFailed, RunNotFound, WrongState
 from backend.models import RunEvent, RunState, TargetResult
+from backend.models.playbook import RUN_OVER
 from backend.system_users import new_user
 
 START_S = 30
 LOOK_S = 0.02
 MAX_END_BYTES = 4 * 1024**2
 MAX_LINE_BYTES = 1024**2
+BLOCK_BYTES = 2 * MAX_LINE_BYTES
 KEPT_S = 30 * 86_400
 _FLOCK = "hhqqi4x"  # fcntl(2), struct flock: type, whence, start, length, process
 _PROGRAMS = ("setpriv", "ssh-agent", "ssh-add", "ssh")
@@ -97,8 +99,9 @@ class Runner:
             argv += [f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
         argv += ["--", self._python, "-I", str(folder / "etc" / "supervisor.py"), str(folder), str(lock)]
         log = folder / "supervisor.log"
-        with log.open("wb") as output:
-            done = subprocess.run(
+        code: int | str = f"no answer within {START_S} s"
+        with log.open("wb") as output, suppress(subprocess.TimeoutExpired):
+            code = subprocess.run(
                 argv,
                 input=message,
                 stdout=output,
@@ -109,11 +112,11 @@ class Runner:
                 start_new_session=True,
                 timeout=START_S,
                 check=False,
-            )
-        if done.returncode:
+            ).returncode
+        if code:
             words = log.read_text(errors="replace").strip().rpartition("\n")[2]
             raise RunnerFailed(
-                f"the Ansible supervisor did not start: {words or done.returncode}",
+                f"the Ansible supervisor did not start: {words or code}",
                 remedy=f"the user of ansible.run_as must be able to read {self._python} and enter {folder}",
             )
 
@@ -127,7 +130,7 @@ class Runner:
         alive = _is_locked(folder)
         end = _read_end(folder)  # after the lock: an end is written before the lock is let go
         if end is not None:
-            return _outcome(run_id, end)
+            return end
         if not alive:
             return RunOutcome(run_id, RunState.LOST, reason="its process is gone and no end was written")
         started = bool(_read(folder / "out" / "events.jsonl", limit=1))
@@ -214,23 +217,36 @@ def runner_user(run_as: str | None) -> pwd.struct_passwd | None:
 
 
 class _Events:
-    """Reads whole lines of a growing file; half a line waits for its other half."""
+    """Reads whole lines of a growing file; half a line waits for its other half. A line that is longer than a
+    block is cut, and no event."""
 
     def __init__(self, path: Path, after: int) -> None:
         self._path = path
         self._skip = after
         self._offset = 0
 
-    def new(self) -> list[RunEvent]:
-        content = _read(self._path, self._offset)
-        whole, _, _ = content.rpartition(b"\n")
-        if not whole:
-            return []
-        self._offset += len(whole) + 1
-        lines = whole.split(b"\n")
-        skipped = min(self._skip, len(lines))
-        self._skip -= skipped
-        return [event for line in lines[skipped:] if (event := _event(line)) is not None]
+    def new(self) -> Iterator[RunEvent]:
+        """Up to where the file ends now."""
+        end = _size(self._path)
+        while self._offset < end and (content := _read(self._path, self._offset, limit=BLOCK_BYTES)):
+            whole, newline, _ = content.rpartition(b"\n")
+            if not newline:
+                if len(content) < BLOCK_BYTES:
+                    return
+                self._offset += len(content)
+                continue
+            self._offset += len(whole) + 1
+            lines = whole.split(b"\n")
+            skipped = min(self._skip, len(lines))
+            self._skip -= skipped
+            yield from filter(None, map(_event, lines[skipped:]))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _event(line: bytes) -> RunEvent | None:
@@ -243,7 +259,7 @@ def _event(line: bytes) -> RunEvent | None:
         return None
 
 
-def _read(path: Path, offset: int = 0, limit: int = -1) -> bytes:
+def _read(path: Path, offset: int = 0, *, limit: int) -> bytes:
     """A regular file's content from ``offset`` on; nothing for a link, a device or no file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -256,26 +272,20 @@ def _read(path: Path, offset: int = 0, limit: int = -1) -> bytes:
         return file.read(limit)
 
 
-def _read_end(folder: Path) -> dict[str, object] | None:
+def _read_end(folder: Path) -> RunOutcome | None:
+    """How the run ended by its own word; None for none, and for one that makes no sense."""
     try:
         end = json.loads(_read(folder / "out" / "end.json", limit=MAX_END_BYTES))
-    except ValueError:
+        outcome = RunOutcome(
+            folder.name,
+            RunState(end["state"]),
+            {name: TargetResult.model_validate(counts) for name, counts in end["results"].items()},
+            str(end["reason"]),
+            str(end.get("strategy", "")),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return end if isinstance(end, dict) and end.get("state") in list(RunState) else None
-
-
-def _outcome(run_id: str, end: dict[str, object]) -> RunOutcome:
-    results = end.get("results")
-    return RunOutcome(
-        run_id,
-        RunState(str(end["state"])),
-        {
-            str(name): TargetResult.model_validate(counts)
-            for name, counts in (results.items() if isinstance(results, dict) else ())
-        },
-        str(end.get("reason", "")),
-        str(end.get("strategy", "")),
-    )
+    return outcome if outcome.state in RUN_OVER else None
 
 
 def _is_running(folder: Path) -> bool:
