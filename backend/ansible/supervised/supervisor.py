@@ -44,14 +44,17 @@ class Stop:
         self._overdue = threading.Event()
 
     def ask(self, why: str) -> None:
-        """Ask Ansible to end; once its grace is over, :meth:`overdue` says so."""
+        """Ask Ansible to end; once its grace is over, :meth:`overdue` says so. One that is only being begun
+        hears nothing, and has none."""
         if self.why:
             return
         self.why = why
-        for child in _children():
-            if child not in self.spared:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGTERM)
+        children = [child for child in _children() if child not in self.spared]
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+        if not children:
+            self._overdue.set()
         timer = threading.Timer(GRACE_S, self._overdue.set)
         timer.daemon = True
         timer.start()
@@ -95,6 +98,7 @@ class Supervisor:
             self._start_agent()
             end = self._ansible()
         except Exception as error:
+            end["state"] = self.stop.why or "failed"  # who is canceled may see its helpers end first
             end["reason"] = f"{type(error).__name__}: {error}"[:4096]
         finally:
             if os.getpid() != supervisor:  # a fork that did not become Ansible: its terminal went with us

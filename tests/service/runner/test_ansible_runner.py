@@ -546,6 +546,77 @@ async def test_a_supervisor_that_has_no_place_for_its_events_did_not_start(
     assert not (machine / "never").exists()
 
 
+async def test_a_supervisor_that_takes_too_long_did_not_start(
+    runner: Runner, sshd: Any, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.ansible.runner.START_S", 0.01)
+    with pytest.raises(RunnerFailed, match="did not start: no answer within"):
+        await runner.start(spec_of(sshd, play(folder_task(machine / "never"))), key=sshd.key)
+    assert (await runner.wait("RUN-1")).state is RunState.LOST
+    assert not (machine / "never").exists()
+
+
+# Of the supervisor: Ansible is begun a while after the last look whether it is still wanted.
+SLOW_BEGIN = """
+import sys, time
+from pathlib import Path
+
+if sys.orig_argv[-3].endswith("supervisor.py"):
+    import ansible_runner
+
+    def run(real=ansible_runner.run, **given):
+        private = Path(sys.argv[1], "private")
+        (private / "begins").touch()
+        while not (private / "go").exists():
+            time.sleep(0.01)
+        return real(**given)
+
+    ansible_runner.run = run
+"""
+
+
+async def test_a_run_that_is_canceled_while_ansible_begins_is_not_waited_for(
+    sshd: Any, runs: Path, run_as: str | None, machine: Path, scratch: Path
+) -> None:
+    runner = Runner(runs, run_as=run_as, python=venv(scratch / "begins", first=SLOW_BEGIN))
+    playbook = play("ansible.builtin.command: {argv: [sleep, '3']}", folder_task(machine / "never"))
+    await runner.start(spec_of(sshd, playbook), key=sshd.key)
+    private = runs / "RUN-1" / "private"
+    while not (private / "begins").exists():
+        await asyncio.sleep(0.05)
+    await runner.cancel("RUN-1")
+    (private / "go").touch()
+    done = await runner.wait("RUN-1")
+    assert (done.state, done.reason) == (RunState.CANCELED, "canceled; done: nothing")
+    assert not (machine / "never").exists()
+
+
+# Of the supervisor: the key is not taken for a while.
+SLOW_KEY = """
+import subprocess, sys
+from pathlib import Path
+
+def run(argv, real=subprocess.run, **given):
+    Path(sys.argv[1], "private", "key").touch()
+    return real(["sleep", "60"], **given)
+
+if sys.orig_argv[-3].endswith("supervisor.py"):
+    subprocess.run = run
+"""
+
+
+async def test_a_run_that_is_canceled_before_its_key_is_there_is_canceled(
+    sshd: Any, runs: Path, run_as: str | None, scratch: Path
+) -> None:
+    runner = Runner(runs, run_as=run_as, python=venv(scratch / "key", first=SLOW_KEY))
+    await runner.start(spec_of(sshd, play(HOLD)), key=sshd.key)
+    while not (runs / "RUN-1" / "private" / "key").exists():
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(MOMENT_S)  # the program is begun
+    await runner.cancel("RUN-1")
+    assert (await runner.wait("RUN-1")).state is RunState.CANCELED
+
+
 # Of the supervisor: the fork that is to supervise waits until its parent is gone.
 FORSAKEN_FORK = """
 import os, sys, time
