@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -19,6 +20,7 @@ from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.config import Config
 from backend.errors import (
+    AlreadyDecided,
     EvidenceIncomplete,
     RunNotFound,
     StaleDigest,
@@ -254,6 +256,7 @@ class Approvals:
             AlreadyDecided: over, or somebody was first.
             EvidenceIncomplete: says what is missing.
             StaleDigest: the evidence is not what the operator saw.
+            WrongState: its time is over, or they have approved it already.
             InvalidValue: a secret is missing or unfit.
             TargetLocked: names the approval that holds the target.
         """
@@ -279,6 +282,11 @@ class Approvals:
         )
 
         def decide(row: Approval) -> None:
+            if row.expires_at <= now():  # housekeeping may be late
+                raise WrongState(
+                    f"{approval_id} expired at {row.expires_at:%H:%M:%S} UTC",
+                    remedy="it must be asked for again",
+                )
             if row.digest != digest:
                 raise StaleDigest(f"{approval_id} changed while you decided", remedy="open the review again")
             if any(earlier.uid == actor.uid for earlier in row.given):
@@ -356,8 +364,9 @@ class Approvals:
         end = became(ApprovalState.EXPIRED, "nobody decided in time")
         for approval in await self._book.open(_BEFORE_APPLY):
             if approval.expires_at <= now():
-                await self._book.change(approval.id, _BEFORE_APPLY, end)
-                await self._audit.note(Identity.system(), "approval.expire", "approval", approval.id)
+                with suppress(AlreadyDecided, WrongState):  # in this moment
+                    await self._book.change(approval.id, _BEFORE_APPLY, end)
+                    await self._audit.note(Identity.system(), "approval.expire", "approval", approval.id)
 
     async def resume(self) -> None:
         """After a start: pick up what a former backend left half done."""

@@ -243,6 +243,35 @@ async def test_the_second_operator_learns_who_was_first(approvals: Approvals, bo
     assert (await approvals.get(BERT, asked.id)).state is ApprovalState.REJECTED
 
 
+async def test_what_is_past_its_time_is_not_approved_though_nobody_ended_it_yet(
+    approvals: Approvals, book: ApprovalBook, pipeline: Pipeline
+) -> None:
+    asked = await pending(book, expires_at=now() - timedelta(seconds=1))
+    with pytest.raises(WrongState, match="expired at"):
+        await approvals.approve(ANNA, asked.id, asked.digest)
+    assert pipeline.applied == []
+    await approvals.expire()
+    assert (await book.load(asked.id)).state is ApprovalState.EXPIRED
+
+
+async def test_what_is_decided_while_it_expires_keeps_no_other_from_it(
+    approvals: Approvals, book: ApprovalBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_ago = now() - timedelta(seconds=1)
+    other, decided = await pending(book, expires_at=long_ago), await pending(book, expires_at=long_ago)
+    seen = book.open
+
+    async def decided_then(*args: Any) -> list[Approval]:
+        rows = await seen(*args)
+        await approvals.reject(ANNA, decided.id, "not on a Friday")
+        return rows
+
+    monkeypatch.setattr(book, "open", decided_then)
+    await approvals.expire()
+    states = [(await book.load(row.id)).state for row in (decided, other)]
+    assert states == [ApprovalState.REJECTED, ApprovalState.EXPIRED]
+
+
 async def test_another_digest_is_stale(approvals: Approvals, book: ApprovalBook, pipeline: Pipeline) -> None:
     asked = await pending(book)
     with pytest.raises(StaleDigest):
