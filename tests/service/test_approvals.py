@@ -6,6 +6,7 @@ Only the machines are stood in for: no rehearsal runs here and nothing is applie
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -940,6 +941,38 @@ async def test_a_panic_waits_for_no_database(
     machines.outage = None
     await panic.release(ANNA)
     assert machines.rows["SBX-a"].phase is Phase.RUNNING
+
+
+async def test_a_panic_pauses_though_no_disk_takes_a_word_of_it(
+    panic: Panic, audit: Audit, machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its file nor, since the database can only be read, a step or the audit."""
+
+    async def no_space(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "no space")
+
+    async def no_step(actor: Identity, sandbox_id: str, *, reason: str = "") -> Sandbox:
+        raise NoSpace("PostgreSQL: no space")
+
+    def no_file(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as full:
+        full.setattr("backend.approvals.panic.write_lasting", no_file)
+        full.setattr(audit, "note", no_space)
+        full.setattr(machines, "pause", no_step)
+        with pytest.raises(OSError, match="no space"):
+            await panic.start(ANNA)
+    assert machines.rows["SBX-a"].phase is machines.rows["SBX-b"].phase is Phase.PAUSED
+    with pytest.raises(PanicActive):
+        panic.refuse()
+    assert panic.view is not None
+    assert (panic.view.paused, panic.view.failed) == (
+        ["SBX-a", "SBX-b"],
+        {"stuck": "libvirt does not answer"},
+    )
+    again = await panic.start(ANNA)
+    assert again.revoked and again.paused == ["SBX-a", "SBX-b"]
 
 
 async def test_to_revoke_waits_for_no_database(
