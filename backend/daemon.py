@@ -30,7 +30,7 @@ from backend.api import Door, Roles, Services, admit, bind_tcp, peer_of, refuse_
 from backend.approvals import ApprovalBook, Approvals, Asks, Onlookers, Panic, Pipeline, WaysBack
 from backend.audit import Audit, AuditReport
 from backend.background import COMPONENT, Background
-from backend.changes import LIMITS, Asker, BlobStore, Differ, Manifests, NoiseProfile
+from backend.changes import LIMITS, Ageing, Asker, BlobStore, Differ, Manifests, NoiseProfile
 from backend.config import LOCAL, Config, ListenAddress, listen_address
 from backend.disks import DiskReader
 from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow, split_authority
@@ -412,6 +412,7 @@ class _Backend:
             "end forsaken runs": runs.end_forsaken,
             "age the folders of runs": runs.age,
             "expire approvals": approvals.expire,
+            "age the diffs": Ageing(fleet.blobs, store.uses).age,
             "age the recordings": recordings.age,
             "prune the manifests": partial(store.manifests.prune, MANIFESTS_KEPT_S),
             "age what was kept of targets": keeper.age,

@@ -23,6 +23,7 @@ from backend.models import (
     AskState,
     Command,
     CommandRequest,
+    Component,
     CreateSandbox,
     Event,
     FleetView,
@@ -166,6 +167,10 @@ class Backend:
         self.url = ""
         self.fleet = StubFleet()
         self.asks = StubAsks()
+        self.components: list[Component] = []
+
+    async def _components(self) -> list[Component]:
+        return self.components
 
     @asynccontextmanager
     async def serving(self, config: Config) -> AsyncIterator[asyncio.Event]:
@@ -176,6 +181,7 @@ class Backend:
             events=StubEvents(),
             panes=StubPanes(),
             panic=SimpleNamespace(refuse_agent=lambda _: None),
+            components=self._components,
         )
         async with AsyncExitStack() as stack:
             tcp = None

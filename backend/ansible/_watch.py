@@ -1,4 +1,4 @@
-"""Waiting for a folder to change or a process to end, by inotify(7) and pidfd_open(2): nobody polls."""
+"""Waiting for a folder to change or a process to end, by inotify(7) and a pidfd: nobody polls."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ _BUFFER = 65_536
 
 
 class Watch:
-    """``async with Watch(folder, pid) as watch: await watch.changed()``. Nothing between calls is missed."""
+    """``async with Watch(folder, process) as watch: await watch.changed()``. Nothing between calls is missed.
 
-    def __init__(self, folder: Path, pid: int) -> None:
+    ``process`` is a pidfd, and closed at the end."""
+
+    def __init__(self, folder: Path, process: int) -> None:
         self._folder = folder
-        self._pid = pid
+        self._process = process
         self._fd = -1
-        self._process = -1
         self._event = asyncio.Event()
 
     async def __aenter__(self) -> Watch:
@@ -33,11 +34,7 @@ class Watch:
             raise OSError(error, os.strerror(error), str(self._folder))
         loop = asyncio.get_running_loop()
         loop.add_reader(self._fd, self._drain)
-        try:
-            self._process = os.pidfd_open(self._pid)
-            loop.add_reader(self._process, self._ended)
-        except ProcessLookupError:
-            self._event.set()
+        loop.add_reader(self._process, self._ended)
         return self
 
     async def __aexit__(
@@ -45,8 +42,7 @@ class Watch:
     ) -> None:
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._fd)
-        if self._process >= 0:
-            loop.remove_reader(self._process)
+        loop.remove_reader(self._process)
         self._close()
 
     async def changed(self) -> None:

@@ -1,7 +1,8 @@
 """Starts detached Ansible runs and reads what they leave on disk; nothing of a run lives in this process.
 
 A run is alive while its supervisor holds the lock of its folder. A lock that is free without an end on disk
-means the run is lost: it is never started again, because nobody knows how far it came.
+means the run is lost: it is never started again, because nobody knows how far it came. Who the supervisor is
+the kernel tells: what the runner's user writes down is believed of no process.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ import shlex
 import shutil
 import signal
 import stat
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -28,14 +31,16 @@ from backend.ansible._watch import Watch
 from backend.ansible.spec import RunHandle, RunOutcome, RunSpec, SshKey, check_run_id
 from backend.errors import AlreadyRunning, ConfigError, MissingProgram, RunnerFailed, RunNotFound, WrongState
 from backend.models import RunEvent, RunState, TargetResult
+from backend.models.playbook import RUN_OVER
 from backend.system_users import new_user
 
 START_S = 30
 LOOK_S = 0.02
 MAX_END_BYTES = 4 * 1024**2
 MAX_LINE_BYTES = 1024**2
+BLOCK_BYTES = 2 * MAX_LINE_BYTES
 KEPT_S = 30 * 86_400
-PIDS = 1 << 22  # as many as Linux has
+_FLOCK = "hhqqi4x"  # fcntl(2), struct flock: type, whence, start, length, process
 _PROGRAMS = ("setpriv", "ssh-agent", "ssh-add", "ssh")
 
 
@@ -84,7 +89,7 @@ class Runner:
             self._spawn(folder, lock, json.dumps(message).encode())
         finally:
             os.close(lock)
-        return RunHandle(spec.id, _pid(folder))
+        return RunHandle(spec.id, _holder(folder))
 
     def _spawn(self, folder: Path, lock: int, message: bytes) -> None:
         """Run the supervisor up to the point where it has left our process tree."""
@@ -94,8 +99,9 @@ class Runner:
             argv += [f"--reuid={uid}", f"--regid={gid}", "--clear-groups"]
         argv += ["--", self._python, "-I", str(folder / "etc" / "supervisor.py"), str(folder), str(lock)]
         log = folder / "supervisor.log"
-        with log.open("wb") as output:
-            done = subprocess.run(
+        code: int | str = f"no answer within {START_S} s"
+        with log.open("wb") as output, suppress(subprocess.TimeoutExpired):
+            code = subprocess.run(
                 argv,
                 input=message,
                 stdout=output,
@@ -106,11 +112,11 @@ class Runner:
                 start_new_session=True,
                 timeout=START_S,
                 check=False,
-            )
-        if done.returncode:
+            ).returncode
+        if code:
             words = log.read_text(errors="replace").strip().rpartition("\n")[2]
             raise RunnerFailed(
-                f"the Ansible supervisor did not start: {words or done.returncode}",
+                f"the Ansible supervisor did not start: {words or code}",
                 remedy=f"the user of ansible.run_as must be able to read {self._python} and enter {folder}",
             )
 
@@ -124,7 +130,7 @@ class Runner:
         alive = _is_locked(folder)
         end = _read_end(folder)  # after the lock: an end is written before the lock is let go
         if end is not None:
-            return _outcome(run_id, end)
+            return end
         if not alive:
             return RunOutcome(run_id, RunState.LOST, reason="its process is gone and no end was written")
         started = bool(_read(folder / "out" / "events.jsonl", limit=1))
@@ -134,12 +140,12 @@ class Runner:
         """The run's events from number ``after`` on, as they come, until the run is over or lost."""
         folder = self._existing(run_id)
         reader = _Events(folder / "out" / "events.jsonl", after)
-        pid = await _pid_told(folder)
-        if pid is None:
+        process = await _supervisor_there(folder)
+        if process is None:
             for event in reader.new():
                 yield event
             return
-        async with Watch(folder / "out", pid) as watch:
+        async with Watch(folder / "out", process) as watch:
             while True:
                 over = (await self.status(run_id)).state not in (RunState.STARTING, RunState.RUNNING)
                 for event in reader.new():
@@ -159,11 +165,19 @@ class Runner:
 
         Raises:
             WrongState: the run is over.
+            RunnerFailed: it has no supervisor yet.
         """
         folder = self._existing(run_id)
+        over = WrongState(f"run {run_id} is not running", remedy="nothing is to be ended")
         if not _is_running(folder):
-            raise WrongState(f"run {run_id} is not running", remedy="nothing is to be ended")
-        os.kill(_pid(folder), signal.SIGTERM)
+            raise over
+        process = _supervisor(folder)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+        except ProcessLookupError:
+            raise over from None
+        finally:
+            os.close(process)
 
     def forget(self, run_id: str) -> None:
         """Remove the folder of a run that is over; nothing if there is none."""
@@ -203,23 +217,36 @@ def runner_user(run_as: str | None) -> pwd.struct_passwd | None:
 
 
 class _Events:
-    """Reads whole lines of a growing file; half a line waits for its other half."""
+    """Reads whole lines of a growing file; half a line waits for its other half. A line that is longer than a
+    block is cut, and no event."""
 
     def __init__(self, path: Path, after: int) -> None:
         self._path = path
         self._skip = after
         self._offset = 0
 
-    def new(self) -> list[RunEvent]:
-        content = _read(self._path, self._offset)
-        whole, _, _ = content.rpartition(b"\n")
-        if not whole:
-            return []
-        self._offset += len(whole) + 1
-        lines = whole.split(b"\n")
-        skipped = min(self._skip, len(lines))
-        self._skip -= skipped
-        return [event for line in lines[skipped:] if (event := _event(line)) is not None]
+    def new(self) -> Iterator[RunEvent]:
+        """Up to where the file ends now."""
+        end = _size(self._path)
+        while self._offset < end and (content := _read(self._path, self._offset, limit=BLOCK_BYTES)):
+            whole, newline, _ = content.rpartition(b"\n")
+            if not newline:
+                if len(content) < BLOCK_BYTES:
+                    return
+                self._offset += len(content)
+                continue
+            self._offset += len(whole) + 1
+            lines = whole.split(b"\n")
+            skipped = min(self._skip, len(lines))
+            self._skip -= skipped
+            yield from filter(None, map(_event, lines[skipped:]))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.lstat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _event(line: bytes) -> RunEvent | None:
@@ -232,7 +259,7 @@ def _event(line: bytes) -> RunEvent | None:
         return None
 
 
-def _read(path: Path, offset: int = 0, limit: int = -1) -> bytes:
+def _read(path: Path, offset: int = 0, *, limit: int) -> bytes:
     """A regular file's content from ``offset`` on; nothing for a link, a device or no file."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -245,26 +272,20 @@ def _read(path: Path, offset: int = 0, limit: int = -1) -> bytes:
         return file.read(limit)
 
 
-def _read_end(folder: Path) -> dict[str, object] | None:
+def _read_end(folder: Path) -> RunOutcome | None:
+    """How the run ended by its own word; None for none, and for one that makes no sense."""
     try:
         end = json.loads(_read(folder / "out" / "end.json", limit=MAX_END_BYTES))
-    except ValueError:
+        outcome = RunOutcome(
+            folder.name,
+            RunState(end["state"]),
+            {name: TargetResult.model_validate(counts) for name, counts in end["results"].items()},
+            str(end["reason"]),
+            str(end.get("strategy", "")),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return end if isinstance(end, dict) and end.get("state") in list(RunState) else None
-
-
-def _outcome(run_id: str, end: dict[str, object]) -> RunOutcome:
-    results = end.get("results")
-    return RunOutcome(
-        run_id,
-        RunState(str(end["state"])),
-        {
-            str(name): TargetResult.model_validate(counts)
-            for name, counts in (results.items() if isinstance(results, dict) else ())
-        },
-        str(end.get("reason", "")),
-        str(end.get("strategy", "")),
-    )
+    return outcome if outcome.state in RUN_OVER else None
 
 
 def _is_running(folder: Path) -> bool:
@@ -286,13 +307,13 @@ def _is_locked(folder: Path) -> bool:
     return False
 
 
-async def _pid_told(folder: Path) -> int | None:
-    """The supervisor's pid, which it tells a moment after its start: whoever started it may be dead by then.
-    None once the run is over or lost, of which no event tells before there is a process to watch."""
+async def _supervisor_there(folder: Path) -> int | None:
+    """A pidfd of the supervisor, which is there a moment after the start: whoever started it may be dead by
+    then. None once the run is over or lost, of which no event tells before there is a process to watch."""
     deadline = time.monotonic() + START_S
     while _is_running(folder):
         try:
-            return _pid(folder)
+            return _supervisor(folder)
         except RunnerFailed:
             if time.monotonic() > deadline:
                 raise
@@ -300,13 +321,24 @@ async def _pid_told(folder: Path) -> int | None:
     return None
 
 
-def _pid(folder: Path) -> int:
-    """The supervisor's pid. Only to be signalled while the lock is held; the runner wrote it, and 0 would be
-    all of our own group."""
-    content = _read(folder / "out" / "pid", limit=32)
-    if not content.isdigit() or not 1 < int(content) < PIDS:
-        raise RunnerFailed(
-            f"run {folder.name}: its supervisor has not told its process id yet",
-            remedy="try again in a moment",
-        )
-    return int(content)
+def _supervisor(folder: Path) -> int:
+    """A pidfd of the run's supervisor. Raises :class:`RunnerFailed` as long as there is none."""
+    if (pid := _holder(folder)) is not None:
+        with suppress(ProcessLookupError):
+            process = os.pidfd_open(pid)
+            if _holder(folder) == pid:  # else it ended, and its number may be somebody else's by now
+                return process
+            os.close(process)
+    raise RunnerFailed(f"run {folder.name}: its supervisor is not there yet", remedy="try again in a moment")
+
+
+def _holder(folder: Path) -> int | None:
+    """The pid of the process that has the record lock of the run, as the kernel tells it (fcntl(2), F_GETLK):
+    only who was given the lock's file, which is the backend's alone, can have that."""
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    finally:
+        os.close(fd)
+    return pid if kind != fcntl.F_UNLCK and pid > 1 else None

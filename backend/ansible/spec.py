@@ -110,10 +110,11 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class RunHandle:
-    """A started run. ``pid`` is the supervisor's, outside the backend's process tree."""
+    """A started run. ``pid`` is the supervisor's, outside the backend's process tree; None: it ended
+    already."""
 
     id: str
-    pid: int
+    pid: int | None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,15 @@ from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.background import Background
 from backend.config import Config
-from backend.errors import DatabaseDown, FluidError, RoleDenied, RunNotFound, SelfApproval, WrongState
+from backend.errors import (
+    AlreadyDecided,
+    DatabaseDown,
+    FluidError,
+    RoleDenied,
+    RunNotFound,
+    SelfApproval,
+    WrongState,
+)
 from backend.fleet import Fleet
 from backend.models import (
     Approval,
@@ -373,6 +381,8 @@ class Pipeline:
                     self._cut_off.add(approval.id)
                 else:
                     await self._book.change(approval.id, states, blame(_words(error)))
+            except (AlreadyDecided, WrongState):
+                log.info("%s was decided while its %s failed", approval.id, stage)
             except OUTAGES:
                 self._cut_off.add(approval.id)
 

@@ -8,14 +8,15 @@ runs already is not cut off half-way: it is named, and can be aborted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 from pydantic import ValidationError
 
 from backend.audit import Audit
-from backend.errors import FluidError, PanicActive, WrongState
+from backend.errors import DatabaseDown, FluidError, NoSpace, PanicActive, WrongState
 from backend.models import Component, Identity, PanicView, Phase, Role, Sandbox, now
 from backend.store import OUTAGES, EventBus
 from backend.whole_files import write_lasting
@@ -76,12 +77,22 @@ class Panic:
 
     async def start(self, actor: Identity) -> PanicView:
         """Block applies, pause what runs, revoke certificates. What could not be paused is in the answer;
-        again: tries it again. It waits for no database: without one, what runs is what libvirt says."""
+        again: tries it again. It waits for no database: without one, what runs is what libvirt says. Nor does
+        it wait for a disk.
+
+        Raises:
+            OSError: what runs is paused, and the disk takes no word of it.
+        """
         view = self._view or PanicView(since=now(), by=actor.name or f"uid {actor.uid}")
         self._view = view  # from here on nothing is applied, whatever happens to the rest
-        await asyncio.to_thread(_save, self._file, view)
+        with suppress(OSError):  # it is tried again below, once nothing runs
+            await asyncio.to_thread(_save, self._file, view)
         async with self._changing:
-            await self._audit.note(actor, "panic", "panic")
+            unsaid = None
+            try:
+                await self._audit.note(actor, "panic", "panic")
+            except OSError as error:
+                unsaid = error
             try:
                 done, view.failed = await self._pause(actor)
             except OUTAGES:
@@ -89,6 +100,8 @@ class Panic:
             view.paused = sorted({*view.paused, *done})
             await asyncio.to_thread(_save, self._file, view)
             await self._revoke_once(actor, view)
+        if unsaid:
+            raise unsaid
         await self._events.publish("host.changed", "host", "panic")
         return view
 
@@ -96,7 +109,11 @@ class Panic:
         rows, _ = await self._fleet.list(actor, limit=10_000)
         running = [row for row in rows if row.phase is Phase.RUNNING]
         failed = await _each(running, lambda row: self._fleet.pause(actor, row.id, reason=REASON))
-        return [row.id for row in running if row.sandbox_name not in failed], failed
+        done = [row.id for row in running if row.sandbox_name not in failed]
+        if not any(isinstance(error, (DatabaseDown, NoSpace)) for error in failed.values()):
+            return done, _told(failed)
+        others, untold = await self._fleet.stand_still()  # it can be read, and takes nothing
+        return [*done, *others], untold
 
     async def release(self, actor: Identity) -> PanicView:
         """Let applies start again, and thaw what the panic paused: each trusts the CA key of now first.
@@ -111,7 +128,7 @@ class Panic:
             await self._revoke_once(actor, view)
             rows, _ = await self._fleet.list(actor, limit=10_000)
             ours = [row for row in rows if row.id in view.paused and row.phase is Phase.PAUSED]
-            view.failed = await _each(ours, lambda row: self._fleet.resume(actor, row.id))
+            view.failed = _told(await _each(ours, lambda row: self._fleet.resume(actor, row.id)))
             self._view = None
             await asyncio.to_thread(self._file.unlink, missing_ok=True)
         await self._events.publish("host.changed", "host", "panic")
@@ -135,21 +152,27 @@ class Panic:
         return f"panic since {view.since:%H:%M} UTC by {view.by}, {len(view.paused)} paused" if view else ""
 
 
-async def _each(rows: list[Sandbox], act: Callable[[Sandbox], Awaitable[object]]) -> dict[str, str]:
-    """Act on all of them, a few at once; who failed, by name, and why."""
-    gate, failed = asyncio.Semaphore(AT_ONCE), dict[str, str]()
+async def _each(
+    rows: list[Sandbox], act: Callable[[Sandbox], Awaitable[object]]
+) -> dict[str, FluidError | TimeoutError]:
+    """Act on all of them, a few at once; who failed, by name, and of what."""
+    gate, failed = asyncio.Semaphore(AT_ONCE), dict[str, FluidError | TimeoutError]()
 
     async def one(row: Sandbox) -> None:
         try:
             async with gate, asyncio.timeout(EACH_S):
                 await act(row)
         except (FluidError, TimeoutError) as error:
-            failed[row.sandbox_name] = str(error) or f"no answer within {EACH_S:g} s"
+            failed[row.sandbox_name] = error
 
     async with asyncio.TaskGroup() as tasks:
         for row in rows:
             tasks.create_task(one(row))
     return failed
+
+
+def _told(failed: Mapping[str, Exception]) -> dict[str, str]:
+    return {name: str(error) or f"no answer within {EACH_S:g} s" for name, error in failed.items()}
 
 
 def _load(file: Path) -> PanicView | None:

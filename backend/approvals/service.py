@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +20,9 @@ from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.config import Config
 from backend.errors import (
+    AlreadyDecided,
     EvidenceIncomplete,
+    RunNotFound,
     StaleDigest,
     TargetLocked,
     TargetNotFound,
@@ -34,6 +37,7 @@ from backend.models import (
     Identity,
     Playbook,
     Role,
+    Run,
     RunKind,
     Sandbox,
     new_id,
@@ -195,7 +199,8 @@ class Approvals:
         return self._pipeline.blockers(approval)
 
     async def pack(self, actor: Identity, approval_id: str) -> dict[str, Any]:
-        """The evidence pack: everything that was shown, with the audit rows of this request."""
+        """The evidence pack: everything that was shown, with the audit rows of this request. ``never_began``
+        names the runs of which there is no row: one has it before its process."""
         operators_only(actor)
         approval = await self._book.load(approval_id)
         evidence = approval.evidence
@@ -206,13 +211,19 @@ class Approvals:
         ]
         run_ids = [evidence.rehearsal_run, evidence.repeat_run, approval.apply_run, approval.verify_run]
         run_ids += [row.run_id for row in evidence.dry_run.values()]
-        runs = [await self._runs.load(run_id) for run_id in run_ids if run_id]
+        runs, never_began = list[Run](), list[str]()
+        for run_id in dict.fromkeys(filter(None, run_ids)):
+            try:
+                runs.append(await self._runs.load(run_id))
+            except RunNotFound:
+                never_began.append(run_id)
         rows, _ = await self._audit.list(limit=10_000, id=approval_id)
         return {
             "approval": approval.model_dump(mode="json"),
             "playbook": (await self._playbooks.load(approval.playbook_id)).model_dump(mode="json"),
             "changes": changes,
             "runs": [run.model_dump(mode="json") for run in runs],
+            "never_began": never_began,
             "audit": [row.model_dump(mode="json") for row in rows],
         }
 
@@ -245,6 +256,7 @@ class Approvals:
             AlreadyDecided: over, or somebody was first.
             EvidenceIncomplete: says what is missing.
             StaleDigest: the evidence is not what the operator saw.
+            WrongState: its time is over, or they have approved it already.
             InvalidValue: a secret is missing or unfit.
             TargetLocked: names the approval that holds the target.
         """
@@ -270,6 +282,11 @@ class Approvals:
         )
 
         def decide(row: Approval) -> None:
+            if row.expires_at <= now():  # housekeeping may be late
+                raise WrongState(
+                    f"{approval_id} expired at {row.expires_at:%H:%M:%S} UTC",
+                    remedy="it must be asked for again",
+                )
             if row.digest != digest:
                 raise StaleDigest(f"{approval_id} changed while you decided", remedy="open the review again")
             if any(earlier.uid == actor.uid for earlier in row.given):
@@ -347,8 +364,9 @@ class Approvals:
         end = became(ApprovalState.EXPIRED, "nobody decided in time")
         for approval in await self._book.open(_BEFORE_APPLY):
             if approval.expires_at <= now():
-                await self._book.change(approval.id, _BEFORE_APPLY, end)
-                await self._audit.note(Identity.system(), "approval.expire", "approval", approval.id)
+                with suppress(AlreadyDecided, WrongState):  # in this moment
+                    await self._book.change(approval.id, _BEFORE_APPLY, end)
+                    await self._audit.note(Identity.system(), "approval.expire", "approval", approval.id)
 
     async def resume(self) -> None:
         """After a start: pick up what a former backend left half done."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from backend.changes.ageing import Ageing
     from backend.changes.blobs import BlobStore
     from backend.changes.differ import LIMITS, Differ, Point
     from backend.changes.manifests import Earlier, Manifests, Taken
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LIMITS",
+    "Ageing",
     "Asker",
     "BlobStore",
     "Differ",
@@ -33,6 +35,7 @@ __all__ = [
 
 _HOMES = {
     "LIMITS": "differ",
+    "Ageing": "ageing",
     "Asker": "told",
     "BlobStore": "blobs",
     "Differ": "differ",

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import threading
+import time
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 from backend.errors import BadRequest, NotFound
@@ -18,6 +23,7 @@ class BlobStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = threading.Lock()  # what is found is not forgotten in the same moment
 
     def path(self, sha256: str) -> Path:
         """Where a blob is or would be. Raises :class:`BadRequest` for what is no SHA-256."""
@@ -26,10 +32,11 @@ class BlobStore:
         return self._folder / sha256[:2] / sha256
 
     def put(self, data: bytes) -> str:
-        """Keep ``data``; its SHA-256. The same content twice is one file."""
+        """Keep ``data``; its SHA-256. The same content twice is one file, which is young again."""
         sha256 = hashlib.sha256(data).hexdigest()
         path = self.path(sha256)
-        if path.exists():
+        with self._lock, suppress(FileNotFoundError):
+            os.utime(path)
             return sha256
         path.parent.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
         write_whole(path, data)
@@ -44,3 +51,14 @@ class BlobStore:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise NotFound(f"blob {sha256} is damaged on this host's disk", remedy="make the diff again")
         return data
+
+    def forget(self, used: Collection[str], older_than_s: float) -> int:
+        """Remove what is not ``used`` and was given for the last time so long ago; how many. Blocking."""
+        oldest, gone = time.time() - older_than_s, 0
+        for path in self._folder.glob("??/*"):  # drafts of a writer that was killed, too
+            if path.name not in used:
+                with self._lock, suppress(FileNotFoundError):
+                    if path.stat().st_mtime < oldest:
+                        path.unlink()
+                        gone += 1
+        return gone

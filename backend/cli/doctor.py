@@ -185,6 +185,8 @@ def backend(paths: Paths) -> Iterator[Finding]:
         level = NOTE if not Path(paths.operator_socket).is_socket() else BAD
         yield Finding(level, "backend", error.message, error.remedy)
         return
+    if not parts:
+        yield Finding(OK, "backend", "it answers; of its parts it tells operators")
     for part in parts:
         level = {"ok": OK, "degraded": NOTE}.get(part["status"], BAD)
         yield Finding(level, part["name"], part["message"] or part["status"], part.get("remedy", ""))

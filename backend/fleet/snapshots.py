@@ -228,7 +228,8 @@ class Snapshots(FleetCore):
         )
         if after is not None:
             points = {"sandbox_id": sandbox.id, "from_snapshot": from_snapshot, "to_snapshot": to_snapshot}
-            if kept := await self._store.changes.find(points):
+            kept = await self._store.changes.find(points)
+            if kept and kept.created_at >= max(before.created_at, after.created_at):  # else of one gone
                 return kept
         first, _ = await self._layers(sandbox, before)
         layers, quiesced = await self._layers(sandbox, after)

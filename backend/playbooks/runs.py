@@ -89,7 +89,9 @@ class Runs:
             return await self._watch(run)
 
     async def watch(self, run: Run) -> Run:
-        """Follow a run to its end, whoever started it."""
+        """Follow a run to its end, whoever started it; one that is over stays as it ended."""
+        if run.state in RUN_OVER:
+            return run
         with self._following(run):
             return await self._watch(run)
 
@@ -120,7 +122,7 @@ class Runs:
         if not await self._lives(run.id):
             await self.watch(run)
         elif run.kind not in _APPLIES:
-            with suppress(WrongState, RunnerFailed):  # over by now, or of no process id yet: the next time
+            with suppress(WrongState, RunnerFailed):  # over by now, or unsupervised yet: the next time
                 await self._runner.cancel(run.id)
 
     async def age(self) -> None:

@@ -28,6 +28,7 @@ from backend.store.nouns import (
     Snapshots,
 )
 from backend.store.pool import OUTAGES, Database, dsn_of
+from backend.store.uses import Uses
 
 
 class Store:
@@ -48,6 +49,7 @@ class Store:
         self.keys = Keys(database)
         self.events = Events(database)
         self.audit = AuditRows(database)
+        self.uses = Uses(database)
 
 
 __all__ = [
@@ -75,6 +77,7 @@ __all__ = [
     "Snapshots",
     "Store",
     "Subscription",
+    "Uses",
     "dsn_of",
     "migrate",
 ]

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
+from backend import __version__
 from backend.api import peers
 from backend.api.server import bind_door
 from backend.client import AsyncFluid, Fluid
 from backend.config import Config, ServerConfig
 from backend.daemon import serve
 from backend.errors import AlreadyRunning, BackendDown, ConfigError, RoleDenied, SandboxNotFound, TooLarge
+from backend.models import Component
 from backend.paths import Paths
 from tests.fix_doors import NOBODY_UID, Backend, as_uid, needs_ipv6
 
@@ -67,6 +69,18 @@ async def test_without_lists_whoever_runs_it_is_operator_and_agent(backend: Back
             assert (await operator.whoami()).role == "operator"
         async with AsyncFluid(backend.paths.agent_socket) as agent:
             assert (await agent.whoami()).role == "agent"
+
+
+async def test_an_agent_hears_that_the_backend_is_up_and_an_operator_how_each_part_is(
+    backend: Backend,
+) -> None:
+    part = Component(name="libvirt secret-host", status="down", message="10.9.8.7 does not answer")
+    backend.components = [part]
+    async with backend.serving(Config()):
+        async with AsyncFluid(backend.paths.agent_socket) as agent:
+            assert await agent.health() == {"status": "ok", "version": __version__, "components": []}
+        async with AsyncFluid(backend.paths.operator_socket) as operator:
+            assert (await operator.health())["components"] == [part.model_dump(mode="json")]
 
 
 async def test_an_sdk_error_is_the_class_of_its_code(backend: Backend) -> None:

@@ -6,6 +6,8 @@ Only the machines are stood in for: no rehearsal runs here and nothing is applie
 from __future__ import annotations
 
 import asyncio
+import errno
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -49,7 +51,10 @@ from backend.models import (
     Evidence,
     Identity,
     Phase,
+    Playbook,
     Role,
+    Run,
+    RunKind,
     RunState,
     Sandbox,
     TargetEvidence,
@@ -57,7 +62,7 @@ from backend.models import (
     new_id,
     now,
 )
-from backend.playbooks import CheckedPlaybook
+from backend.playbooks import CheckedPlaybook, Runs
 from backend.store import EventBus, Store
 
 AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
@@ -239,6 +244,35 @@ async def test_the_second_operator_learns_who_was_first(approvals: Approvals, bo
     assert (await approvals.get(BERT, asked.id)).state is ApprovalState.REJECTED
 
 
+async def test_what_is_past_its_time_is_not_approved_though_nobody_ended_it_yet(
+    approvals: Approvals, book: ApprovalBook, pipeline: Pipeline
+) -> None:
+    asked = await pending(book, expires_at=now() - timedelta(seconds=1))
+    with pytest.raises(WrongState, match="expired at"):
+        await approvals.approve(ANNA, asked.id, asked.digest)
+    assert pipeline.applied == []
+    await approvals.expire()
+    assert (await book.load(asked.id)).state is ApprovalState.EXPIRED
+
+
+async def test_what_is_decided_while_it_expires_keeps_no_other_from_it(
+    approvals: Approvals, book: ApprovalBook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long_ago = now() - timedelta(seconds=1)
+    other, decided = await pending(book, expires_at=long_ago), await pending(book, expires_at=long_ago)
+    seen = book.open
+
+    async def decided_then(*args: Any) -> list[Approval]:
+        rows = await seen(*args)
+        await approvals.reject(ANNA, decided.id, "not on a Friday")
+        return rows
+
+    monkeypatch.setattr(book, "open", decided_then)
+    await approvals.expire()
+    states = [(await book.load(row.id)).state for row in (decided, other)]
+    assert states == [ApprovalState.REJECTED, ApprovalState.EXPIRED]
+
+
 async def test_another_digest_is_stale(approvals: Approvals, book: ApprovalBook, pipeline: Pipeline) -> None:
     asked = await pending(book)
     with pytest.raises(StaleDigest):
@@ -324,6 +358,27 @@ async def test_a_yes_to_evidence_that_was_renewed_since_is_given_again_and_count
     with pytest.raises(WrongState, match="you have approved"):
         await approvals.approve(BERT, asked.id, "e" * 64)
     assert (await approvals.approve(ANNA, asked.id, "e" * 64)).state is ApprovalState.APPROVED
+
+
+async def test_the_pack_of_an_apply_that_was_cut_off_before_it_began_says_so(
+    approvals: Approvals, book: ApprovalBook, store: Store, bus: EventBus, audit: Audit
+) -> None:
+    """And a run that several targets shared is in it once."""
+    playbook = Playbook(
+        id="PBK-00000001", name="a", sandbox_id="SBX-00000001", owner_uid=AGENT.uid, changes_id="CHG-1",
+        yaml="", digest="", created_at=now(),
+    )  # fmt: skip
+    await store.playbooks.insert(playbook)
+    await store.runs.insert(Run(id="RUN-1", kind=RunKind.DRY_RUN, started_at=now()))
+    cast("Any", approvals)._runs = Runs(store, bus, audit, cast("Any", None), timeout_s=1)
+    cast("Any", approvals)._playbooks = SimpleNamespace(load=store.playbooks.get)
+    dry_run = {name: TargetEvidence(target=name, run_id="RUN-1") for name in ("web-01", "web-02")}
+    asked = await pending(
+        book, state=ApprovalState.FAILED, apply_run="RUN-2", evidence=Evidence(dry_run=dry_run)
+    )
+    told = await approvals.pack(ANNA, asked.id)
+    assert ([run["id"] for run in told["runs"]], told["never_began"]) == (["RUN-1"], ["RUN-2"])
+    assert told["playbook"]["id"] == playbook.id and told["approval"]["apply_run"] == "RUN-2"
 
 
 async def test_a_target_under_apply_is_locked_and_its_holder_named(
@@ -500,6 +555,27 @@ async def test_an_apply_whose_run_never_began_failed_and_says_of_what(
         await until_idle()
     over = await book.load(asked.id)
     assert (over.state, over.said_by_targets) == (ApprovalState.FAILED, "there is no ansible")
+
+
+async def test_a_dry_run_whose_request_was_decided_meanwhile_fails_of_nothing_else(
+    approvals: Approvals, book: ApprovalBook, approved_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = await pending(book)
+    untold: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: untold.append(context))
+
+    async def rejected(approval: Approval) -> Any:
+        await approvals.reject(ANNA, approval.id, "not on a Friday")
+        raise MissingProgram("there is no ansible")
+
+    async with Background() as background:
+        whole = approved_pipeline(None, background)
+        monkeypatch.setattr(whole, "_preview", rejected)
+        whole.dry_run(asked)
+        await until_idle()
+    gc.collect()
+    assert untold == []
+    assert (await book.load(asked.id)).outcome == "not on a Friday"
 
 
 async def test_a_panic_that_begins_with_the_apply_stops_it_before_its_run(
@@ -865,6 +941,38 @@ async def test_a_panic_waits_for_no_database(
     machines.outage = None
     await panic.release(ANNA)
     assert machines.rows["SBX-a"].phase is Phase.RUNNING
+
+
+async def test_a_panic_pauses_though_no_disk_takes_a_word_of_it(
+    panic: Panic, audit: Audit, machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its file nor, since the database can only be read, a step or the audit."""
+
+    async def no_space(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "no space")
+
+    async def no_step(actor: Identity, sandbox_id: str, *, reason: str = "") -> Sandbox:
+        raise NoSpace("PostgreSQL: no space")
+
+    def no_file(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as full:
+        full.setattr("backend.approvals.panic.write_lasting", no_file)
+        full.setattr(audit, "note", no_space)
+        full.setattr(machines, "pause", no_step)
+        with pytest.raises(OSError, match="no space"):
+            await panic.start(ANNA)
+    assert machines.rows["SBX-a"].phase is machines.rows["SBX-b"].phase is Phase.PAUSED
+    with pytest.raises(PanicActive):
+        panic.refuse()
+    assert panic.view is not None
+    assert (panic.view.paused, panic.view.failed) == (
+        ["SBX-a", "SBX-b"],
+        {"stuck": "libvirt does not answer"},
+    )
+    again = await panic.start(ANNA)
+    assert again.revoked and again.paused == ["SBX-a", "SBX-b"]
 
 
 async def test_to_revoke_waits_for_no_database(

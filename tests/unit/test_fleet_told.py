@@ -134,6 +134,15 @@ async def test_without_disk_and_guest_both_reasons_are_told(lost: Exception) -> 
     assert refused.value.remedy == "the usual"
 
 
+async def test_the_diff_of_a_point_that_is_gone_is_none_of_a_new_one_of_its_name() -> None:
+    fleet = Fleet(point("a", "guest"), point("b", "guest"))
+    kept = await fleet.diff(ACTOR, "SBX-1", "a", "b")
+    fleet._store.changes.find.return_value = kept
+    assert await fleet.diff(ACTOR, "SBX-1", "a", "b") is kept
+    fleet.points[1] = point("b", "guest")
+    assert await fleet.diff(ACTOR, "SBX-1", "a", "b") is not kept
+
+
 async def test_now_is_asked_for_when_the_first_point_was_told() -> None:
     fleet = Fleet(point("a", "guest"), point("b", "guest"))
     assert (await fleet.diff(ACTOR, "SBX-1", "a", NOW)).read_from == "guest"

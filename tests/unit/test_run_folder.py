@@ -1,4 +1,5 @@
-"""P7, before a run starts: its folder, its settings and its environment are ours, and hold nothing else."""
+"""P7, before a run starts: its folder, its settings and its environment are ours, and hold nothing else. What
+the run's own user writes there later is read with care."""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from backend.ansible import RunSpec, TargetHost
+from backend.ansible import Runner, RunSpec, TargetHost
 from backend.ansible._folder import environment, prepare, remove
+from backend.ansible.runner import BLOCK_BYTES, _read
 from backend.errors import FluidError
-from backend.models import RunKind
+from backend.models import RunEvent, RunKind, RunState, now
 
 SHA = "a" * 64
 HOST = {"name": "web-01", "address": "192.0.2.7", "host_key": "ssh-ed25519 AAAA"}
@@ -120,3 +122,45 @@ def test_what_would_be_another_name_in_the_folder_or_the_inventory_is_no_run(bad
 def test_no_target_has_a_value_that_ansible_or_ssh_would_interpret(bad: dict[str, Any]) -> None:
     with pytest.raises(FluidError):
         TargetHost(**{**HOST, **bad})
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        '{"state": "running", "results": {}, "reason": ""}',
+        '{"state": "done", "results": {}, "reason": ""}',
+        '{"state": ["failed"], "results": {}, "reason": ""}',
+        '{"state": "successful", "results": {"web-01": {"ok": "all"}}, "reason": ""}',
+        '{"state": "successful", "results": {"web-01": 7}, "reason": ""}',
+        '{"state": "successful", "results": [], "reason": ""}',
+        '["successful"]',
+        "[" * 100_000,
+        '{"state": "successful"',
+    ],
+)
+async def test_an_end_that_makes_no_sense_is_none_and_the_run_is_lost(folder: Path, end: str) -> None:
+    """Or the run would be neither over nor to be ended, and hold its targets for ever."""
+    (folder / "lock").touch()
+    (folder / "out" / "end.json").write_text(end)
+    runner = Runner(folder.parent)
+    assert (await runner.status("RUN-1")).state is RunState.LOST
+    assert (await runner.wait("RUN-1")).state is RunState.LOST
+
+
+async def test_of_an_endless_line_little_is_in_memory_at_once_and_what_follows_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def watched(path: Path, offset: int = 0, *, limit: int) -> bytes:
+        content = _read(path, offset, limit=limit)
+        read.append(len(content))
+        return content
+
+    (folder / "lock").touch()
+    events = [RunEvent(at=now(), host="web-01", task=str(number)).model_dump_json() for number in range(3)]
+    text = "\n".join([events[0], "", "x" * 9_000_000, *events[1:], '{"half'])
+    (folder / "out" / "events.jsonl").write_text("\n" + text)
+    monkeypatch.setattr("backend.ansible.runner._read", watched)
+    assert [event.task async for event in Runner(folder.parent).follow("RUN-1")] == ["0", "1", "2"]
+    assert max(read) == BLOCK_BYTES < 9_000_000

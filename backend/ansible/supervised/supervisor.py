@@ -2,13 +2,15 @@
 
 Started as ``python -I supervisor.py RUN_FOLDER LOCK_FD`` with one JSON message on standard input: the private
 key, its certificate, the secrets. The key goes to an ssh-agent of its own, the secrets to a memory file; none
-of them ever to a disk. The held lock says that the run is alive; ``out/end.json`` says that it ended.
+of them ever to a disk. The held locks of the folder say that the run is alive (flock(2), which goes along
+with a fork) and who supervises it (lockf(3), which does not); ``out/end.json`` says that it ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import importlib.util
 import json
 import os
@@ -42,14 +44,17 @@ class Stop:
         self._overdue = threading.Event()
 
     def ask(self, why: str) -> None:
-        """Ask Ansible to end; once its grace is over, :meth:`overdue` says so."""
+        """Ask Ansible to end; once its grace is over, :meth:`overdue` says so. One that is only being begun
+        hears nothing, and has none."""
         if self.why:
             return
         self.why = why
-        for child in _children():
-            if child not in self.spared:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child, signal.SIGTERM)
+        children = [child for child in _children() if child not in self.spared]
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+        if not children:
+            self._overdue.set()
         timer = threading.Timer(GRACE_S, self._overdue.set)
         timer.daemon = True
         timer.start()
@@ -93,6 +98,7 @@ class Supervisor:
             self._start_agent()
             end = self._ansible()
         except Exception as error:
+            end["state"] = self.stop.why or "failed"  # who is canceled may see its helpers end first
             end["reason"] = f"{type(error).__name__}: {error}"[:4096]
         finally:
             if os.getpid() != supervisor:  # a fork that did not become Ansible: its terminal went with us
@@ -343,14 +349,19 @@ def main() -> None:
     stop = Stop()
     signal.signal(signal.SIGTERM, lambda *_: stop.ask("canceled"))
     text = sys.stdin.read()
-    if child := os.fork():
-        (folder / "out" / "pid").write_text(str(child))
-        os._exit(0)
+    heard, ready = os.pipe()
+    if os.fork():
+        os.close(ready)
+        os._exit(0 if os.read(heard, 1) else 1)  # nothing: it ended before it had begun
+    os.close(heard)
     os.setsid()
+    fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no fork has it: the kernel names us as its holder
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     if not text:
         raise SystemExit("the backend ended before it sent the key")
     with (folder / "out" / "events.jsonl").open("a", encoding="utf-8", errors="replace") as events:
+        os.write(ready, b".")  # a parent that is gone would say that nothing was started: so nothing is
+        os.close(ready)
         Supervisor(folder, json.loads(text), stop, events).run()
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -500,19 +501,157 @@ async def test_nothing_of_a_lost_run_stays_after_it_is_forgotten(
     assert list(runs.iterdir()) == []
 
 
-@pytest.mark.parametrize("told", ["0", "1", "9" * 12])
-async def test_a_process_id_that_no_supervisor_has_is_signalled_by_nobody(
-    runner: Runner, sshd: Any, runs: Path, monkeypatch: pytest.MonkeyPatch, told: str
+async def test_no_process_is_signalled_as_long_as_a_run_has_no_supervisor(
+    runner: Runner, sshd: Any, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(runs / "RUN-1", spec_of(sshd, play(HOLD)), python=sys.executable, owner=None)
-    (runs / "RUN-1" / "out" / "pid").write_text(told)
     signalled: list[int] = []
-    monkeypatch.setattr(os, "kill", lambda pid, _: signalled.append(pid))
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda process, _: signalled.append(process))
     with (runs / "RUN-1" / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(RunnerFailed):
             await runner.cancel("RUN-1")
     assert signalled == []
+
+
+@pytest.fixture
+def bystander() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(["sleep", "300"]) as process:
+        yield process
+        process.kill()
+
+
+async def test_a_run_that_names_another_process_as_its_own_has_itself_ended(
+    runner: Runner, sshd: Any, runs: Path, bystander: subprocess.Popen[bytes]
+) -> None:
+    """All that its user may write into its folder says so."""
+    await runner.start(spec_of(sshd, play(HOLD)), key=sshd.key)
+    (runs / "RUN-1" / "out" / "pid").write_text(str(bystander.pid))
+    await runner.cancel("RUN-1")
+    assert (await runner.wait("RUN-1")).state is RunState.CANCELED
+    assert bystander.poll() is None
+
+
+async def test_a_supervisor_that_has_no_place_for_its_events_did_not_start(
+    runner: Runner, sshd: Any, runs: Path, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, *args: Any, **more: Any) -> None:
+        prepare(folder, *args, **more)
+        (folder / "out" / "events.jsonl").mkdir()
+
+    monkeypatch.setattr("backend.ansible.runner.prepare", full)
+    with pytest.raises(RunnerFailed, match=r"did not start: IsADirectoryError.*events\.jsonl"):
+        await runner.start(spec_of(sshd, play(folder_task(machine / "never"))), key=sshd.key)
+    assert (await runner.status("RUN-1")).state is RunState.LOST
+    assert not (machine / "never").exists()
+
+
+async def test_a_supervisor_that_takes_too_long_did_not_start(
+    runner: Runner, sshd: Any, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.ansible.runner.START_S", 0.01)
+    with pytest.raises(RunnerFailed, match="did not start: no answer within"):
+        await runner.start(spec_of(sshd, play(folder_task(machine / "never"))), key=sshd.key)
+    assert (await runner.wait("RUN-1")).state is RunState.LOST
+    assert not (machine / "never").exists()
+
+
+# Of the supervisor: Ansible is begun a while after the last look whether it is still wanted.
+SLOW_BEGIN = """
+import sys, time
+from pathlib import Path
+
+if sys.orig_argv[-3].endswith("supervisor.py"):
+    import ansible_runner
+
+    def run(real=ansible_runner.run, **given):
+        private = Path(sys.argv[1], "private")
+        (private / "begins").touch()
+        while not (private / "go").exists():
+            time.sleep(0.01)
+        return real(**given)
+
+    ansible_runner.run = run
+"""
+
+
+async def test_a_run_that_is_canceled_while_ansible_begins_is_not_waited_for(
+    sshd: Any, runs: Path, run_as: str | None, machine: Path, scratch: Path
+) -> None:
+    runner = Runner(runs, run_as=run_as, python=venv(scratch / "begins", first=SLOW_BEGIN))
+    playbook = play("ansible.builtin.command: {argv: [sleep, '3']}", folder_task(machine / "never"))
+    await runner.start(spec_of(sshd, playbook), key=sshd.key)
+    private = runs / "RUN-1" / "private"
+    while not (private / "begins").exists():
+        await asyncio.sleep(0.05)
+    await runner.cancel("RUN-1")
+    (private / "go").touch()
+    done = await runner.wait("RUN-1")
+    assert (done.state, done.reason) == (RunState.CANCELED, "canceled; done: nothing")
+    assert not (machine / "never").exists()
+
+
+# Of the supervisor: the key is not taken for a while.
+SLOW_KEY = """
+import subprocess, sys
+from pathlib import Path
+
+def run(argv, real=subprocess.run, **given):
+    Path(sys.argv[1], "private", "key").touch()
+    return real(["sleep", "60"], **given)
+
+if sys.orig_argv[-3].endswith("supervisor.py"):
+    subprocess.run = run
+"""
+
+
+async def test_a_run_that_is_canceled_before_its_key_is_there_is_canceled(
+    sshd: Any, runs: Path, run_as: str | None, scratch: Path
+) -> None:
+    runner = Runner(runs, run_as=run_as, python=venv(scratch / "key", first=SLOW_KEY))
+    await runner.start(spec_of(sshd, play(HOLD)), key=sshd.key)
+    while not (runs / "RUN-1" / "private" / "key").exists():
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(MOMENT_S)  # the program is begun
+    await runner.cancel("RUN-1")
+    assert (await runner.wait("RUN-1")).state is RunState.CANCELED
+
+
+# Of the supervisor: the fork that is to supervise waits until its parent is gone.
+FORSAKEN_FORK = """
+import os, sys, time
+from pathlib import Path
+
+def fork(real=os.fork):
+    parent = os.getpid()
+    pid = real()
+    if pid == 0:
+        Path(sys.argv[1], "private", "parent").write_text(str(parent))
+        while os.getppid() == parent:
+            time.sleep(0.01)
+    return pid
+
+if sys.orig_argv[-3].endswith("supervisor.py"):
+    os.fork = fork
+"""
+
+
+async def test_a_supervisor_whose_parent_cannot_say_that_it_started_ends(
+    sshd: Any, runs: Path, run_as: str | None, machine: Path, scratch: Path
+) -> None:
+    """Or a start that is told as failed would go on by itself."""
+    runner = Runner(runs, run_as=run_as, python=venv(scratch / "forsaken", first=FORSAKEN_FORK))
+    spec = spec_of(sshd, play(folder_task(machine / "never")))
+    start = asyncio.create_task(runner.start(spec, key=sshd.key))
+    told = runs / "RUN-1" / "private" / "parent"
+    while not told.exists() or not told.read_text():
+        await asyncio.sleep(0.05)
+    os.kill(int(told.read_text()), signal.SIGKILL)
+    with pytest.raises(RunnerFailed):
+        await start
+    assert (await runner.wait("RUN-1")).state is RunState.LOST
+    assert not (machine / "never").exists()
+    assert "BrokenPipeError" in (runs / "RUN-1" / "supervisor.log").read_text()
 
 
 async def test_a_run_whose_start_was_cut_short_is_lost(runner: Runner, sshd: Any, runs: Path) -> None:

@@ -73,6 +73,8 @@ async def test_a_run_that_does_not_start_has_failed_and_says_why(
     row = await store.runs.get("RUN-1")
     assert (row.state, row.ended_at is None) == (RunState.FAILED, False)
     assert row.reason.startswith("it did not start: the Ansible supervisor did not start: "), row.reason
+    told = await Backend(store, bus, audit, runner, sshd).runs.watch(row)  # as an apply is picked up
+    assert (told.state, told.reason) == (RunState.FAILED, row.reason)
 
 
 async def test_a_run_that_finds_no_place_has_failed(
