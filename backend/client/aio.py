@@ -28,7 +28,7 @@ from backend.client.door import DoorAddress, door_address
 from backend.client.methods import AgentMethods, OperatorMethods, SandboxMethods
 from backend.client.sse import Frame, Parser
 from backend.client.taking import TakenPane, taken_pane
-from backend.errors import BackendDown, FluidError, TimedOut
+from backend.errors import FluidError, TimedOut, Unavailable
 
 if TYPE_CHECKING:
     from backend.models import Event, PaneScreen, Sandbox
@@ -125,7 +125,7 @@ class AsyncFluid(AgentMethods, OperatorMethods):
                     event: Event = one(frame.json())
                     last, wait_s = event.seq, RECONNECT_S
                     yield event
-            except (BackendDown, TimedOut):
+            except (Unavailable, TimedOut):
                 wait_s = min(wait_s * 2, RECONNECT_MAX_S)
             await asyncio.sleep(wait_s)
 
