@@ -161,10 +161,12 @@ class FluidScreen(Screen[None]):
 
     def why_nothing(self) -> str:
         """What stands in place of a copy that was never read: nothing is claimed of what is not known."""
+        return f"Not known: {why}" if (why := self.why_lost()) else "Connecting …"
+
+    def why_lost(self) -> str:
+        """Why nothing new is known, and what to do; empty while it is."""
         link = self.fluid.mirror.link
-        if link.contact is not Contact.LOST:
-            return "Connecting …"
-        return f"Not known: {link.problem}. {link.remedy}".rstrip(" .")
+        return f"{link.problem}. {link.remedy}".rstrip(" .") if link.contact is Contact.LOST else ""
 
     def draw_bars(self) -> None:
         """Both bars; they paint only what differs."""
@@ -199,7 +201,7 @@ class FluidScreen(Screen[None]):
         if link.contact is Contact.CONNECTING:
             return [*read_only, ("◌ connecting", Role.ACCENT), at]
         since = f" since {clock(link.since)}" if link.since else ""
-        return [*read_only, (f"✗ backend not reachable{since}", Role.BAD), at]
+        return [*read_only, (f"✗ {link.word}{since}", Role.BAD), at]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """In read-only, what touches more than the console is off."""

@@ -104,6 +104,7 @@ class FleetScreen(FluidScreen):
         at = now()
         rows = need_rows(mirror.fleet, at)
         needs.set_rows(rows)
+        self.titled(needs, "Needs you", f"✗ {why}" if (why := self.why_lost()) else "")
         if (height := min(max(1, len(rows)), NEED_ROWS_SHOWN) + 2) != self._needs_height:
             self._needs_height = height
             needs.styles.height = height
