@@ -68,7 +68,7 @@ class HostsScreen(FluidScreen):
             return
         hosts.empty = "No host. Add one: fluid hosts add NAME ADDRESS"
         self.query_one("#queue", LiveList).empty = "No create is on its way."
-        hosts.set_rows(host_rows(fleet.hosts))
+        hosts.set_rows(host_rows(fleet.hosts, now()))
         hosts.styles.height = min(max(1, len(fleet.hosts)), ROWS_SHOWN) + FRAME
         if self._wanted:
             hosts.move_to(self._wanted)
