@@ -19,7 +19,7 @@ LABEL_CELLS = 10
 
 HOST_COLUMNS = (
     Column("host", 0),
-    Column("state", 12),
+    Column("state", 11),
     Column("cpus", 4, right=True, from_width=70),
     Column("memory free", 18, from_width=58),
     Column("disk free", 9, right=True),

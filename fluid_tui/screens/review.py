@@ -14,7 +14,6 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import ContentSwitcher
 
-from backend.errors import FluidError
 from backend.models import Approval, ApprovalState, now
 from backend.text import visible
 from fluid_tui.actions import bindings, shown_keys
@@ -472,15 +471,10 @@ class ReviewScreen(FluidScreen):
         self.app.push_screen(TypedConfirm(f"Take the apply back{where}", what, word, "ask for it"), sure)
 
     def action_write(self) -> None:
-        """Everything that this screen knows, as one JSON file that only its owner reads."""
-        approval = self.data.approval
+        """The evidence pack: all that was shown, with the audit of this request."""
+        approval = self.approval
         if approval is None:
-            self.say("The evidence is still being read.")
+            self.say("The request is still being read.")
             return
         path = Path.cwd() / f"fluid-{visible(approval.short_id)}-evidence.json"
-        try:
-            self.data.write(path)
-        except (OSError, FluidError) as error:
-            self.say(f"Could not write {path}: {error}", bad=True)
-        else:
-            self.say(f"Written to {path}")
+        self.do(lambda: self.data.write(path), f"The evidence pack is in {path}")

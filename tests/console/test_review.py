@@ -366,18 +366,29 @@ async def test_a_run_under_way_says_for_how_long(console) -> None:
         await seen.sees("Second run, on the same fork  ● running  for 1 m")
 
 
-async def test_the_evidence_is_written_to_a_private_file(console, tmp_path, monkeypatch) -> None:
+async def test_the_evidence_pack_is_written_to_a_private_file_and_none_is_overwritten(
+    console, tmp_path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
+    path = tmp_path / "fluid-4f2a-evidence.json"
     async with console() as seen:
         await seen.press("enter")
         await seen.sees("Ready:")
-        await seen.press("5")
-        await seen.sees("apt-get install")
+        seen.backend.down = True
         await seen.press("w")
-        await seen.sees("Written to")
-    path = tmp_path / "fluid-4f2a-evidence.json"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert json.loads(path.read_text())["approval"]["digest"] == DIGEST
+        await seen.sees("no backend listens")
+        assert not path.exists()
+        seen.backend.down = False
+        await seen.press("w")
+        await seen.sees("The evidence pack is in")
+        assert path.stat().st_mode & 0o777 == 0o600
+        pack = json.loads(path.read_text())
+        assert pack["approval"]["digest"] == DIGEST
+        assert [row["action"] for row in pack["audit"]] == ["approval.request"], "as `approvals pack` has it"
+        path.write_text("mine")
+        await seen.press("w")
+        await seen.sees("Could not write", "File exists")
+        assert path.read_text() == "mine"
 
 
 async def test_an_irreversible_question_wants_its_short_id(console) -> None:
