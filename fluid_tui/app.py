@@ -22,7 +22,7 @@ from textual.screen import Screen
 from backend.client.door import DoorAddress
 from backend.models import Event
 from fluid_tui import keymap, memory
-from fluid_tui.actions import of
+from fluid_tui.actions import EVERYWHERE, WITHIN, of
 from fluid_tui.attention import Attention, Notify, surroundings
 from fluid_tui.copying import clipboard_sequence
 from fluid_tui.fleet_rows import Sorting
@@ -239,13 +239,14 @@ class FluidApp(App[int], inherit_bindings=False):
         memory.save(self.layout_kept, self._layout_file)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The palette: every action of the screen it was opened on, by its words."""
+        """The palette: every action of the screen it was opened on, and of its parts, by its words."""
         if not isinstance(screen, FluidScreen):
             return
-        for action in of(screen.PLACE, "app"):
+        for action in of(screen.PLACE, *WITHIN.get(screen.PLACE, ()), *EVERYWHERE):
             if action.id == "app.palette" or (self.read_only and action.changes):
                 continue
-            yield SystemCommand(action.words, action.id, getattr(screen, f"action_{action.name}"))
+            if (act := screen.method_of(action)) is not None:
+                yield SystemCommand(action.words, action.id, act)
 
 
 def run_console(

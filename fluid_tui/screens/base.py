@@ -17,7 +17,7 @@ from textual.widget import Widget
 from backend.errors import FluidError
 from backend.models import Event, now
 from backend.text import visible
-from fluid_tui.actions import BY_ID, bindings, changing_names, shown_keys
+from fluid_tui.actions import BY_ID, Action, bindings, changing_names, shown_keys
 from fluid_tui.commands import complete
 from fluid_tui.copying import clipboard_sequence, write_new
 from fluid_tui.fleet_rows import headline, open_guests
@@ -105,6 +105,14 @@ class FluidScreen(Screen[None]):
     def keys_elsewhere(self) -> bool:
         """Whether keys are not the console's now."""
         return False
+
+    def method_of(self, action: Action) -> Callable[[], object] | None:
+        """What an action does here: by this screen, by what has the focus, or by a part that is in sight."""
+        parts = [each for each in self.query(Painted) if each.can_focus and each.region]
+        for owner in (self, self.focused, *parts):
+            if (method := getattr(owner, f"action_{action.name}", None)) is not None:
+                return cast("Callable[[], object]", method)
+        return None
 
     def on_screen_resume(self) -> None:
         self.fluid.gather()
