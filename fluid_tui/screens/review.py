@@ -324,7 +324,9 @@ class ReviewScreen(FluidScreen):
 
         def approve(secrets: dict[str, str]) -> None:
             self.do(
-                lambda: client.approve(self._approval_id, digest, "", secrets), f"{short_id} is approved."
+                lambda: client.approve(self._approval_id, digest, "", secrets),
+                f"approving {short_id}",
+                f"{short_id} is approved.",
             )
             self._show("apply")
 
@@ -382,7 +384,9 @@ class ReviewScreen(FluidScreen):
         def reject(reason: str | None) -> None:
             if reason:
                 self.do(
-                    lambda: client.reject(self._approval_id, reason, changes_requested), "The agent is told."
+                    lambda: client.reject(self._approval_id, reason, changes_requested),
+                    f"rejecting {approval.short_id}",
+                    "The agent is told.",
                 )
 
         what = [line(("asks  ", Role.MUTED), said(approval.reason)), *consequences(kept, role=Role.MUTED)]
@@ -396,7 +400,9 @@ class ReviewScreen(FluidScreen):
 
         def abort(yes: bool | None) -> None:
             if yes:
-                self.do(lambda: client.cancel_run(approval.apply_run), "The apply is told to stop.")
+                self.do(
+                    lambda: client.cancel_run(approval.apply_run), "aborting", "The apply is told to stop."
+                )
 
         what = consequences(
             "The running task is ended, no further one is started.",
@@ -461,7 +467,7 @@ class ReviewScreen(FluidScreen):
 
         def sure(yes: bool | None) -> None:
             if yes:
-                self.do(ask, "It is asked for. Another operator approves it.")
+                self.do(ask, "asking for it", "It is asked for. Another operator approves it.")
 
         what = consequences(
             "A playbook is made that leads back to what was there before. It is rehearsed first and",
@@ -477,4 +483,4 @@ class ReviewScreen(FluidScreen):
             self.say("The request is still being read.")
             return
         path = Path.cwd() / f"fluid-{visible(approval.short_id)}-evidence.json"
-        self.do(lambda: self.data.write(path), f"The evidence pack is in {path}")
+        self.do(lambda: self.data.write(path), "reading the evidence pack", f"The evidence pack is in {path}")

@@ -392,7 +392,9 @@ class FakeBackend:
         return await self._sandbox("resume", id)
 
     async def stop(self, id: str) -> Sandbox:
-        return await self._sandbox("stop", id)
+        stopped = await self._sandbox("stop", id)
+        await self.may_answer.wait()
+        return stopped
 
     async def destroy(self, id: str) -> None:
         await self._sandbox("destroy", id)

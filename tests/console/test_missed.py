@@ -175,6 +175,26 @@ async def test_long_work_says_for_how_long(
         assert words not in seen.text()
 
 
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (160, 48)])
+async def test_what_takes_long_is_told_on_every_screen_until_it_is_over(
+    console, monkeypatch, width: int, height: int
+) -> None:
+    monkeypatch.setattr("fluid_tui.screens.base.TICK_S", 0.05)
+    async with console(width, height) as seen:
+        seen.backend.may_answer.clear()
+        await seen.press("j", "j", "x")
+        await seen.until(lambda: ("stop", "SBX-00000001") in seen.backend.asked, "asked for")
+        assert "stopping" not in seen.lines()[0], "not for a moment"
+        await seen.until(lambda: "◌ stopping nginx-tls · ! 2 need you" in seen.lines()[0], "under way")
+        await seen.press("j", "x", "h")
+        await seen.until(lambda: "◌ stopping nginx-tls and 1 more" in seen.lines()[0], "both, elsewhere too")
+        monkeypatch.setattr("fluid_tui.screens.base.monotonic", lambda: monotonic() + 25)
+        await seen.until(lambda: "and 1 more for 20 s" in seen.lines()[0], "with its time")
+        seen.backend.may_answer.set()
+        await seen.sees("nginx-tls: stopped", "pg-upgrade: stopped")
+        await seen.until(lambda: "stopping" not in seen.lines()[0], "over")
+
+
 async def test_a_diff_that_could_not_be_read_is_read_when_the_backend_is_back(console) -> None:
     backend = FakeBackend()
 
