@@ -330,7 +330,7 @@ async def test_what_the_same_agent_was_refused_before_is_shown(console) -> None:
     ]
     async with console(backend=backend) as seen:
         await seen.press("enter")
-        await seen.sees("before 1111 nginx-old rejected just now: the key")
+        await seen.sees("before 1111 nginx-old rejected", ": the key")
         assert "of a stranger" not in seen.text()
 
 
@@ -400,6 +400,20 @@ async def test_an_irreversible_question_wants_its_short_id(console) -> None:
         await armed(seen)
         await seen.press(*"5b11", "enter")
         await seen.until(lambda: ("answer", "ASK-5b11aa00", True, "") in seen.backend.asked, "answered")
+
+
+@pytest.mark.parametrize("note", ["on Sunday", ""])
+async def test_a_plain_question_is_said_yes_to_with_a_note_or_without(console, note: str) -> None:
+    backend = FakeBackend()
+    backend.view.asks[0].action_type = "question"
+    async with console(80, 24, backend=backend) as seen:
+        await seen.press("j", "enter")
+        await seen.sees("Answer: y, with a note; or n, with a note.")
+        await seen.press("y")
+        await seen.sees("A note for the agent")
+        await armed(seen)
+        await seen.press(*note, "enter")
+        await seen.until(lambda: ("answer", "ASK-5b11aa00", True, note) in backend.asked, "answered")
 
 
 async def test_a_question_is_refused_with_a_note(console) -> None:
