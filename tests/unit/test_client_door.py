@@ -103,6 +103,22 @@ async def test_events_go_on_by_themselves_after_an_outage_of_the_database(
     assert rested == [2 * aio.RECONNECT_S, 4 * aio.RECONNECT_S, 8 * aio.RECONNECT_S]
 
 
+async def test_who_was_cut_before_the_first_event_goes_on_where_the_stream_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resumed: list[str | None] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        resumed.append(request.headers.get("Last-Event-ID"))
+        said = b": beat\n\nid: 41\n\n" if len(resumed) == 1 else _event(42)
+        return httpx2.Response(200, content=said)
+
+    monkeypatch.setattr(aio, "RECONNECT_S", 0.001)
+    async with AsyncFluid("http://localhost", transport=httpx2.MockTransport(answer)) as fluid:
+        assert (await anext(fluid.events())).seq == 42
+    assert resumed == [None, "41"]
+
+
 async def test_events_end_where_no_wait_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aio, "RECONNECT_S", 0.001)
     async with AsyncFluid("http://localhost", transport=Ailing(denied=True)) as fluid:
