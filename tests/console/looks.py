@@ -73,6 +73,8 @@ async def opened(seen: Console, name: str) -> None:
     await seen.sees(words)
     if name == "panic":
         await seen.sees("panic ON")  # in the headline, too
+    if seen.app.screen.query("#dialog"):
+        await seen.until(lambda: bool(seen.app.screen.query("#dialog.-armed")), "the dialog is armed")
     before = ""
     while (after := text_of(seen)) != before:  # whatever else was on its way
         before = after
