@@ -7,7 +7,7 @@ from datetime import datetime
 from backend.models import FleetView, HostView, Phase, Sandbox
 from fluid_tui.paint import BLANK, Line, Role, Run, line, said
 from fluid_tui.widgets.live_list import Column, Row
-from fluid_tui.words import Mark, ago, clock, plural, span
+from fluid_tui.words import Mark, clock, plural, span
 
 CLOCK_SKEW_MAX_S = 2.0
 """Beyond it an operator is told."""
@@ -182,7 +182,7 @@ def detail_lines(host: HostView, now: datetime) -> list[Line]:
         lines.append(line(("? ", Role.BAD), (words, Role.BAD)))
     if lines:
         lines.append(BLANK)
-    since = f" {ago(host.since, now)}" if host.since else ""
+    since = f" for {span((now - host.since).total_seconds())}" if host.since else ""
     templates = ", ".join(host.templates)
     creates = (
         f"{host.creating} on their way, {host.waiting} wait" if host.creating or host.waiting else "none"

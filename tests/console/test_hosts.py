@@ -147,10 +147,10 @@ def test_what_is_known_of_a_lost_host_is_greyed_and_says_how_old_it_is() -> None
     assert gone.cells[1] == ("? lost 3 m", Role.BAD)
     assert roles(gone.cells[2:]) == {Role.MUTED} < roles(up.cells[2:])
     *_, state = [runs for runs in detail_lines(lost, at) if runs and runs[0][0].startswith("state")]
-    assert state[1] == ("lost 3 m ago", Role.BAD)
+    assert state[1] == ("lost for 3 m", Role.BAD)
     words = ["".join(text for text, _ in runs) for runs in detail_lines(lost, at)]
     assert any("not heard since" in line and "from before" in line for line in words)
-    facts = detail_lines(lost, at)[words.index("state     lost 3 m ago") + 1 :]
+    facts = detail_lines(lost, at)[words.index("state     lost for 3 m") + 1 :]
     assert {role for runs in facts for _, role in runs} == {Role.MUTED}
 
 
