@@ -120,7 +120,7 @@ ACTIONS: tuple[Action, ...] = (
     Action("review.previous_change", "N", "", "To the previous change"),
     Action("review.noise", "i", "", "Show or hide what the noise profile hides"),
     Action("review.terminal", "t", "", "Watch the agent's terminal"),
-    Action("review.write", "w", "write", "Write the evidence to a file"),
+    Action("review.write", "w", "write", "Write the evidence pack to a file"),
     Action("ask.yes", "y", "yes", "Say yes, with an optional note", changes=True),
     Action("ask.no", "n", "no", "Say no, with an optional note", changes=True),
     Action("ask.terminal", "t", "terminal", "Watch the agent's terminal"),

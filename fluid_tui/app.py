@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path, PurePath
 from time import monotonic
@@ -22,7 +22,7 @@ from textual.screen import Screen
 from backend.client.door import DoorAddress
 from backend.models import Event
 from fluid_tui import keymap, memory
-from fluid_tui.actions import of
+from fluid_tui.actions import EVERYWHERE, WITHIN, of
 from fluid_tui.attention import Attention, Notify, surroundings
 from fluid_tui.copying import clipboard_sequence
 from fluid_tui.fleet_rows import Sorting
@@ -43,6 +43,8 @@ FEW_COLOURS = "standard"
 """What Rich calls the 16 colours of old terminals."""
 PANIC_S = 3.0
 """The key of the panic counts when it is pressed twice within so long."""
+LONG_S = 1.0
+"""What is over sooner is told by its end alone."""
 FIRST_PAINT_S = 0.25
 """The first paint waits so long for the fleet, and no longer: each paint is kilobytes on a slow line."""
 
@@ -78,6 +80,7 @@ class FluidApp(App[int], inherit_bindings=False):
         self.layout_kept = memory.load(layout_file)
         self._turns = Turns(self)
         self._panic_at = -PANIC_S
+        self._under_way: list[tuple[str, float]] = []
         self.left: FluidScreen | None = None  # the view that was left last
         self.client = client
         self.read_only = read_only
@@ -172,6 +175,28 @@ class FluidApp(App[int], inherit_bindings=False):
             self._held.close()
             self.screen.refresh()
 
+    @contextmanager
+    def under_way(self, doing: str) -> Iterator[None]:
+        """While it lasts, and if it does for longer than a moment, ``doing`` is told on every screen."""
+        one = doing, monotonic()
+        self._under_way.append(one)
+        timer = self.set_timer(LONG_S, self._draw_bars)
+        try:
+            yield
+        finally:
+            timer.stop()
+            self._under_way.remove(one)
+            self._draw_bars()
+
+    def takes_long(self) -> list[tuple[str, float]]:
+        """What the operator asked for and is not over after a moment: words, and when it began; oldest
+        first."""
+        return [one for one in self._under_way if monotonic() - one[1] >= LONG_S]
+
+    def _draw_bars(self) -> None:
+        if isinstance(self.screen, FluidScreen):
+            self.screen.draw_bars()
+
     def _fleet_changed(self) -> None:
         if self.mirror.fleet is not None and self.mirror.link.contact is Contact.LIVE:
             self._attention.look(self.mirror.fleet)
@@ -239,13 +264,14 @@ class FluidApp(App[int], inherit_bindings=False):
         memory.save(self.layout_kept, self._layout_file)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The palette: every action of the screen it was opened on, by its words."""
+        """The palette: every action of the screen it was opened on, and of its parts, by its words."""
         if not isinstance(screen, FluidScreen):
             return
-        for action in of(screen.PLACE, "app"):
+        for action in of(screen.PLACE, *WITHIN.get(screen.PLACE, ()), *EVERYWHERE):
             if action.id == "app.palette" or (self.read_only and action.changes):
                 continue
-            yield SystemCommand(action.words, action.id, getattr(screen, f"action_{action.name}"))
+            if (act := screen.method_of(action)) is not None:
+                yield SystemCommand(action.words, action.id, act)
 
 
 def run_console(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from backend.models import (
     Approval,
@@ -56,6 +56,7 @@ class BackendPort(Protocol):
 
     def approval(self, id: str, /) -> Awaitable[Approval]: ...
     def dry_run(self, approval_id: str, /) -> Awaitable[Approval]: ...
+    def pack(self, approval_id: str, /) -> Awaitable[dict[str, Any]]: ...
     def approve(
         self, approval_id: str, digest: str, comment: str = "", secrets: Mapping[str, str] | None = None, /
     ) -> Awaitable[Approval]: ...

@@ -102,9 +102,13 @@ class _Commander:
     def _host(self, name: str, verb: str) -> None:
         client = self._fluid.client
         if verb == "drain":
-            self._screen.do(lambda: client.drain_host(name), f"{name} takes no new sandboxes.")
+            self._screen.do(
+                lambda: client.drain_host(name), f"draining {name}", f"{name} takes no new sandboxes."
+            )
         elif verb == "resume":
-            self._screen.do(lambda: client.resume_host(name), f"{name} takes new sandboxes again.")
+            self._screen.do(
+                lambda: client.resume_host(name), f"resuming {name}", f"{name} takes new sandboxes again."
+            )
         else:
             self._fluid.push_screen(HostsScreen(name))
 

@@ -201,7 +201,7 @@ def _state_facts(state: FileState | None) -> dict[str, str]:
         facts |= {f"certificate {visible(name)}": visible(text) for name, text in state.certificate.items()}
     if state.text is None and state.sha256:
         facts["size"] = f"{state.size:,} bytes"
-        facts["sha256"] = "withheld" if state.secret else state.sha256[:16] + "…"
+        facts["sha256"] = "withheld" if state.secret else state.sha256
     return facts
 
 

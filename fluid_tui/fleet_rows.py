@@ -224,8 +224,8 @@ def matches(sandbox: Sandbox, wanted: Filter, asks: bool, now: datetime) -> bool
     return wanted.matches(texts, measures)
 
 
-def headline(fleet: FleetView, facts: Sequence[Run] = ()) -> list[Run]:
-    """The facts of the top line, the most important last."""
+def headline(fleet: FleetView, doing: Sequence[Run] = (), facts: Sequence[Run] = ()) -> list[Run]:
+    """The facts of the top line, the most important last. ``doing``: what the operator has under way."""
     approvals, asks = waiting(fleet)
     needs = len(approvals) + len(asks)
     broken = [part for part in fleet.components if part.status != "ok"]
@@ -234,6 +234,7 @@ def headline(fleet: FleetView, facts: Sequence[Run] = ()) -> list[Run]:
         ("audit ok", Role.MUTED) if fleet.audit_ok else ("✗ audit broken", Role.BAD),
     ]
     runs += [(f"✗ {visible(part.name)} {visible(part.status)}", Role.BAD) for part in broken[:2]]
+    runs += doing
     runs += [(f"! {needs} {'needs' if needs == 1 else 'need'} you", Role.WARN)] if needs else []
     return [*runs, *facts]
 

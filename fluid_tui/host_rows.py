@@ -7,7 +7,7 @@ from datetime import datetime
 from backend.models import FleetView, HostView, Phase, Sandbox
 from fluid_tui.paint import BLANK, Line, Role, Run, line, said
 from fluid_tui.widgets.live_list import Column, Row
-from fluid_tui.words import Mark, ago, plural
+from fluid_tui.words import Mark, clock, plural, span
 
 CLOCK_SKEW_MAX_S = 2.0
 """Beyond it an operator is told."""
@@ -19,7 +19,7 @@ LABEL_CELLS = 10
 
 HOST_COLUMNS = (
     Column("host", 0),
-    Column("state", 10),
+    Column("state", 11),
     Column("cpus", 4, right=True, from_width=70),
     Column("memory free", 18, from_width=58),
     Column("disk free", 9, right=True),
@@ -45,28 +45,39 @@ def host_mark(host: HostView) -> Mark:
     return STATES.get(host.status, UNKNOWN)
 
 
-def host_rows(hosts: list[HostView]) -> list[Row]:
-    """One row a host, in the order of the config."""
-    return [_host_row(host) for host in hosts]
+def is_heard(host: HostView) -> bool:
+    """Whether what is told of a host is how it is now."""
+    return host.status in ("up", "draining")
 
 
-def _host_row(host: HostView) -> Row:
+def host_rows(hosts: list[HostView], now: datetime) -> list[Row]:
+    """One row a host, in the order of the config; what is known of a lost one is greyed."""
+    return [_host_row(host, now) for host in hosts]
+
+
+def _host_row(host: HostView, now: datetime) -> Row:
     creates = f"{host.creating}+{host.waiting}" if host.creating or host.waiting else "—"
-    return Row(
-        host.name,
-        (
-            said(host.name, Role.TITLE),
-            host_mark(host).run,
-            (str(host.cpus or "—"), Role.MUTED),
-            memory_words(host),
-            (size_words(host.disk_free_mb), Role.WARN if _disk_low(host) else Role.TEXT),
-            (str(host.sandboxes), Role.TEXT),
-            (str(host.stock), Role.MUTED),
-            (creates, Role.ACCENT if host.waiting else Role.MUTED),
-            _clock(host),
-            said(_versions(host), Role.MUTED),
-        ),
-    )
+    mark = host_mark(host)
+    facts: list[Run | Line] = [
+        (str(host.cpus or "—"), Role.MUTED),
+        memory_words(host),
+        (size_words(host.disk_free_mb), Role.WARN if _disk_low(host) else Role.TEXT),
+        (str(host.sandboxes), Role.TEXT),
+        (str(host.stock), Role.MUTED),
+        (creates, Role.ACCENT if host.waiting else Role.MUTED),
+        _clock(host),
+        said(_versions(host), Role.MUTED),
+    ]
+    if is_heard(host):
+        return Row(host.name, (said(host.name, Role.TITLE), mark.run, *facts))
+    since = f" {span((now - host.since).total_seconds())}" if host.since else ""
+    state = (f"{mark.glyph} {mark.word}{since}", mark.role)
+    return Row(host.name, (said(host.name, Role.TITLE), state, *map(_greyed, facts)))
+
+
+def _greyed(cell: Run | Line) -> Line:
+    runs = (cell,) if isinstance(cell[0], str) else cell
+    return tuple((text, Role.MUTED) for text, _ in runs)
 
 
 def memory_words(host: HostView) -> Line:
@@ -166,9 +177,12 @@ def detail_lines(host: HostView, now: datetime) -> list[Line]:
     lines = [line(("! ", Role.WARN), said(words, Role.WARN)) for words in host_warnings(host)]
     if host.last_error:
         lines.append(line(("✗ ", Role.BAD), said(host.last_error, Role.BAD)))
+    if not is_heard(host) and host.since:
+        words = f"not heard since {clock(host.since)}: what stands here is from before"
+        lines.append(line(("? ", Role.BAD), (words, Role.BAD)))
     if lines:
         lines.append(BLANK)
-    since = f" {ago(host.since, now)}" if host.since else ""
+    since = f" for {span((now - host.since).total_seconds())}" if host.since else ""
     templates = ", ".join(host.templates)
     creates = (
         f"{host.creating} on their way, {host.waiting} wait" if host.creating or host.waiting else "none"
@@ -186,6 +200,8 @@ def detail_lines(host: HostView, now: datetime) -> list[Line]:
         ("versions", said(_versions(host) or "unknown", _known(_versions(host)))),
         ("clock", (_skew(host), _clock(host)[1])),
     ]
+    if not is_heard(host):
+        facts[1:] = [(name, (words, Role.MUTED)) for name, (words, _) in facts[1:]]
     return lines + [line((f"{name:<{LABEL_CELLS}}", Role.MUTED), words) for name, words in facts]
 
 

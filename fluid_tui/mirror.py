@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from backend.errors import FluidError, RoleDenied, SandboxNotFound
+from backend.errors import BackendDown, FluidError, RoleDenied, SandboxNotFound, TimedOut
 from backend.models import Approval, Ask, Event, FleetView, Pane, Presence, Sandbox, now
 from fluid_tui.backend_port import BackendPort
 
@@ -26,6 +26,8 @@ GATHER_S = 0.05
 """Events of one burst lead to one reading."""
 REST_S = 0.2
 """After a reading: a fleet in motion is read four times a second."""
+FRESH_S = 60.0
+"""What no event tells (a part that is down, the audit's chain, the room of hosts) is at most so old."""
 FEW = 20
 """So many sandboxes that changed are read one by one, more with the whole fleet."""
 RETRY_S = 1.0
@@ -49,10 +51,12 @@ class Contact(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """The state of the connection; ``since`` is the last sign of life when it is lost."""
+    """The state of the connection; ``since`` is the last sign of life when it is lost, ``word`` says in short
+    what is wrong then."""
 
     contact: Contact = Contact.CONNECTING
     since: datetime | None = None
+    word: str = ""
     problem: str = ""
     remedy: str = ""
 
@@ -91,10 +95,14 @@ class Mirror:
                     self._on_event(Event.missed(self.fleet.seq))
                 wait_s = RETRY_S
                 await self._follow()
-            except FluidError as error:
-                self._lose(error.message, error.remedy)
+            except BackendDown as error:
+                self._lose("backend not reachable", error.message, error.remedy)
+            except TimedOut as error:
+                self._lose("backend silent", error.message, error.remedy)
+            except FluidError as error:  # it answers, that it cannot
+                self._lose(error.code.replace("_", " "), error.message, error.remedy)
             except TimeoutError:
-                self._lose("the backend does not answer", "look at it: fluid doctor")
+                self._lose("backend silent", "the backend does not answer", "look at it: fluid doctor")
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 2, RETRY_MAX_S)
 
@@ -169,7 +177,9 @@ class Mirror:
 
     async def _gather(self) -> None:
         while True:
-            await self._dirty.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FRESH_S):
+                    await self._dirty.wait()
             await asyncio.sleep(GATHER_S)
             if self.fleet and (moved := self._settle()):
                 await self._read_some(self.fleet, moved)
@@ -214,9 +224,9 @@ class Mirror:
             {one.name for one in self._here if (one.place, one.id) == (place, id) and one.uid != self.uid}
         )
 
-    def _lose(self, problem: str, remedy: str) -> None:
+    def _lose(self, word: str, problem: str, remedy: str) -> None:
         since = self.link.since if self.link.contact is not Contact.CONNECTING else None
-        self.link = Link(Contact.LOST, since, problem, remedy)
+        self.link = Link(Contact.LOST, since, word, problem, remedy)
         self._on_change()
 
     # --- looking up -----------------------------------------------------------------------------------

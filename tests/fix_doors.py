@@ -128,7 +128,9 @@ class StubAsks:
 
 
 class StubEvents:
-    """Numbers without end. It is its own subscription."""
+    """Numbers without end, from 1 on if none is named. It is its own subscription."""
+
+    last_seq = 0
 
     def __init__(self, after_seq: int = 0) -> None:
         self._numbers = itertools.count(after_seq + 1)

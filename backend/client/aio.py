@@ -28,7 +28,7 @@ from backend.client.door import DoorAddress, door_address
 from backend.client.methods import AgentMethods, OperatorMethods, SandboxMethods
 from backend.client.sse import Frame, Parser
 from backend.client.taking import TakenPane, taken_pane
-from backend.errors import BackendDown, FluidError, TimedOut
+from backend.errors import FluidError, TimedOut, Unavailable
 
 if TYPE_CHECKING:
     from backend.models import Event, PaneScreen, Sandbox
@@ -119,14 +119,16 @@ class AsyncFluid(AgentMethods, OperatorMethods):
         wait_s = RECONNECT_S
         last = after
         while True:
-            headers = {"Last-Event-ID": str(last)} if last is not None else {}
+            headers, parser = {"Last-Event-ID": str(last)} if last is not None else {}, Parser()
             try:
-                async for frame in self._frames(Call("GET", path("events"), nothing), headers):
+                async for frame in self._frames(Call("GET", path("events"), nothing), headers, parser):
                     event: Event = one(frame.json())
                     last, wait_s = event.seq, RECONNECT_S
                     yield event
-            except (BackendDown, TimedOut):
+            except (Unavailable, TimedOut):
                 wait_s = min(wait_s * 2, RECONNECT_MAX_S)
+            if last is None and parser.last_id.isdecimal():
+                last = int(parser.last_id)  # cut before the first event, the stream had said where it began
             await asyncio.sleep(wait_s)
 
     async def pane_stream(self, pane_id: str) -> AsyncIterator[list[str]]:
@@ -145,10 +147,11 @@ class AsyncFluid(AgentMethods, OperatorMethods):
         ``force`` also where another operator types, who is told. Raises PaneTaken."""
         return taken_pane(self._address, operator_calls.take_over(pane_id, force))
 
-    async def _frames(self, call: Call[Any], headers: dict[str, str] | None = None) -> AsyncIterator[Frame]:
-        call = replace(call, timeout_s=QUIET_S)
+    async def _frames(
+        self, call: Call[Any], headers: dict[str, str] | None = None, parser: Parser | None = None
+    ) -> AsyncIterator[Frame]:
+        call, parser = replace(call, timeout_s=QUIET_S), parser or Parser()
         request = self._request(call, {"Accept": "text/event-stream", **(headers or {})})
-        parser = Parser()
         try:
             response = await self._http.send(request, stream=True)
             try:

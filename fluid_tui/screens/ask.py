@@ -156,4 +156,4 @@ class AskScreen(FluidScreen):
 
     def _answer(self, approved: bool, note: str) -> None:
         client = self.fluid.client
-        self.do(lambda: client.answer(self._request_id, approved, note), "The agent is told.")
+        self.do(lambda: client.answer(self._request_id, approved, note), "answering", "The agent is told.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from textual import events, on
@@ -17,7 +18,7 @@ from textual.widget import Widget
 from backend.errors import FluidError
 from backend.models import Event, now
 from backend.text import visible
-from fluid_tui.actions import BY_ID, bindings, changing_names, shown_keys
+from fluid_tui.actions import BY_ID, Action, bindings, changing_names, shown_keys
 from fluid_tui.commands import complete
 from fluid_tui.copying import clipboard_sequence, write_new
 from fluid_tui.fleet_rows import headline, open_guests
@@ -28,7 +29,7 @@ from fluid_tui.screens.confirm import Dialog
 from fluid_tui.widgets.bars import KeyBar, TopBar
 from fluid_tui.widgets.command_bar import CommandBar
 from fluid_tui.widgets.painted import Painted
-from fluid_tui.words import clock
+from fluid_tui.words import clock, for_so_long
 
 if TYPE_CHECKING:
     from fluid_tui.app import FluidApp
@@ -38,6 +39,7 @@ TICK_S = 10.0
 NARROW_BELOW = 100
 SHORT_BELOW = 16
 CRUMBS_SHOWN = 3
+DOING_CHARS = 32
 
 
 class FleetChanged(Message):
@@ -106,6 +108,14 @@ class FluidScreen(Screen[None]):
         """Whether keys are not the console's now."""
         return False
 
+    def method_of(self, action: Action) -> Callable[[], object] | None:
+        """What an action does here: by this screen, by what has the focus, or by a part that is in sight."""
+        parts = [each for each in self.query(Painted) if each.can_focus and each.region]
+        for owner in (self, self.focused, *parts):
+            if (method := getattr(owner, f"action_{action.name}", None)) is not None:
+                return cast("Callable[[], object]", method)
+        return None
+
     def on_screen_resume(self) -> None:
         self.fluid.gather()
         self.fluid.mirror.look_at(*self.looks_at)
@@ -161,10 +171,12 @@ class FluidScreen(Screen[None]):
 
     def why_nothing(self) -> str:
         """What stands in place of a copy that was never read: nothing is claimed of what is not known."""
+        return f"Not known: {why}" if (why := self.why_lost()) else "Connecting …"
+
+    def why_lost(self) -> str:
+        """Why nothing new is known, and what to do; empty while it is."""
         link = self.fluid.mirror.link
-        if link.contact is not Contact.LOST:
-            return "Connecting …"
-        return f"Not known: {link.problem}. {link.remedy}".rstrip(" .")
+        return f"{link.problem}. {link.remedy}".rstrip(" .") if link.contact is Contact.LOST else ""
 
     def draw_bars(self) -> None:
         """Both bars; they paint only what differs."""
@@ -195,11 +207,22 @@ class FluidScreen(Screen[None]):
         link, at = mirror.link, (clock(now()), Role.MUTED)
         read_only: list[Run] = [("read-only", Role.ACCENT)] if self.fluid.read_only else []
         if link.contact is Contact.LIVE and mirror.fleet is not None:
-            return [*headline(mirror.fleet, read_only), at]
+            return [*headline(mirror.fleet, self._under_way(), read_only), at]
         if link.contact is Contact.CONNECTING:
             return [*read_only, ("◌ connecting", Role.ACCENT), at]
         since = f" since {clock(link.since)}" if link.since else ""
-        return [*read_only, (f"✗ backend not reachable{since}", Role.BAD), at]
+        return [*read_only, (f"✗ {link.word}{since}", Role.BAD), at]
+
+    def _under_way(self) -> list[Run]:
+        """The oldest of what takes long, with how many others do."""
+        long = self.fluid.takes_long()
+        if not long:
+            return []
+        words, began = long[0]
+        more = f" and {len(long) - 1} more" if len(long) > 1 else ""
+        return [
+            (f"◌ {visible(words, limit=DOING_CHARS)}{more}{for_so_long(began, monotonic())}", Role.ACCENT)
+        ]
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """In read-only, what touches more than the console is off."""
@@ -217,18 +240,18 @@ class FluidScreen(Screen[None]):
         if isinstance(self.app.screen, Dialog):
             self.app.screen.tell(visible(words))
 
-    def do(self, work: Callable[[], Awaitable[Any]], done: str = "") -> None:
-        """Send something to the backend in the background; say how it went, also to who has left this screen
-        by then, and read the fleet anew."""
+    def do(self, work: Callable[[], Awaitable[Any]], doing: str, done: str) -> None:
+        """Send something to the backend in the background; what takes long stands in the top line. Say how it
+        went, also to who has left this screen by then, and read the fleet anew."""
 
         async def run() -> None:
             try:
-                await work()
+                with self.fluid.under_way(doing):
+                    await work()
             except FluidError as error:
                 self.say(f"{error.message}. {error.remedy}" if error.remedy else error.message, bad=True)
             else:
-                if done:
-                    self.say(done)
+                self.say(done)
             self.fluid.mirror.touch()
 
         self.app.run_worker(run(), group="do")

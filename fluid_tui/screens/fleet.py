@@ -20,6 +20,7 @@ from fluid_tui.fleet_rows import (
     sandbox_rows,
     waiting,
 )
+from fluid_tui.host_rows import host_mark
 from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, said
 from fluid_tui.screens.base import NARROW_BELOW, FluidScreen
@@ -83,14 +84,14 @@ class FleetScreen(FluidScreen):
         self.refresh_data()
 
     def title_line(self) -> Line:
-        """The hosts stand beside the name: there is no way to this screen."""
-        fleet = self.fluid.mirror.fleet
-        hosts = (
-            [said(f"  {host.name}", Role.MUTED if host.status == "up" else Role.BAD) for host in fleet.hosts]
-            if fleet
-            else []
-        )
-        return (*self.name_line(), *hosts)
+        """The hosts stand beside the name, with their state where it is not `up`: there is no way to this
+        screen."""
+        runs, fleet = [*self.name_line()], self.fluid.mirror.fleet
+        for host in fleet.hosts if fleet else ():
+            mark = host_mark(host)
+            runs.append(said(f"  {host.name}", Role.MUTED))
+            runs += [] if host.status == "up" else [(f" {mark.glyph} {mark.word}", mark.role)]
+        return tuple(runs)
 
     def refresh_data(self) -> None:
         mirror = self.fluid.mirror
@@ -104,6 +105,7 @@ class FleetScreen(FluidScreen):
         at = now()
         rows = need_rows(mirror.fleet, at)
         needs.set_rows(rows)
+        self.titled(needs, "Needs you", f"✗ {why}" if (why := self.why_lost()) else "")
         if (height := min(max(1, len(rows)), NEED_ROWS_SHOWN) + 2) != self._needs_height:
             self._needs_height = height
             needs.styles.height = height

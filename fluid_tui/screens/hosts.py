@@ -68,7 +68,7 @@ class HostsScreen(FluidScreen):
             return
         hosts.empty = "No host. Add one: fluid hosts add NAME ADDRESS"
         self.query_one("#queue", LiveList).empty = "No create is on its way."
-        hosts.set_rows(host_rows(fleet.hosts))
+        hosts.set_rows(host_rows(fleet.hosts, now()))
         hosts.styles.height = min(max(1, len(fleet.hosts)), ROWS_SHOWN) + FRAME
         if self._wanted:
             hosts.move_to(self._wanted)
@@ -111,13 +111,18 @@ class HostsScreen(FluidScreen):
             client, name = self.fluid.client, host.name
             self.do(
                 lambda: client.drain_host(name),
+                f"draining {name}",
                 f"{visible(name)} takes no new sandboxes; those it has stay.",
             )
 
     def action_resume(self) -> None:
         if host := self.chosen():
             client, name = self.fluid.client, host.name
-            self.do(lambda: client.resume_host(name), f"{visible(name)} takes new sandboxes again.")
+            self.do(
+                lambda: client.resume_host(name),
+                f"resuming {name}",
+                f"{visible(name)} takes new sandboxes again.",
+            )
 
     def action_open(self) -> None:
         """The fleet, filtered to this host."""

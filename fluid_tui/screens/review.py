@@ -14,7 +14,6 @@ from textual.app import ComposeResult
 from textual.containers import Horizontal, Vertical
 from textual.widgets import ContentSwitcher
 
-from backend.errors import FluidError
 from backend.models import Approval, ApprovalState, now
 from backend.text import visible
 from fluid_tui.actions import bindings, shown_keys
@@ -325,7 +324,9 @@ class ReviewScreen(FluidScreen):
 
         def approve(secrets: dict[str, str]) -> None:
             self.do(
-                lambda: client.approve(self._approval_id, digest, "", secrets), f"{short_id} is approved."
+                lambda: client.approve(self._approval_id, digest, "", secrets),
+                f"approving {short_id}",
+                f"{short_id} is approved.",
             )
             self._show("apply")
 
@@ -383,7 +384,9 @@ class ReviewScreen(FluidScreen):
         def reject(reason: str | None) -> None:
             if reason:
                 self.do(
-                    lambda: client.reject(self._approval_id, reason, changes_requested), "The agent is told."
+                    lambda: client.reject(self._approval_id, reason, changes_requested),
+                    f"rejecting {approval.short_id}",
+                    "The agent is told.",
                 )
 
         what = [line(("asks  ", Role.MUTED), said(approval.reason)), *consequences(kept, role=Role.MUTED)]
@@ -397,7 +400,9 @@ class ReviewScreen(FluidScreen):
 
         def abort(yes: bool | None) -> None:
             if yes:
-                self.do(lambda: client.cancel_run(approval.apply_run), "The apply is told to stop.")
+                self.do(
+                    lambda: client.cancel_run(approval.apply_run), "aborting", "The apply is told to stop."
+                )
 
         what = consequences(
             "The running task is ended, no further one is started.",
@@ -462,7 +467,7 @@ class ReviewScreen(FluidScreen):
 
         def sure(yes: bool | None) -> None:
             if yes:
-                self.do(ask, "It is asked for. Another operator approves it.")
+                self.do(ask, "asking for it", "It is asked for. Another operator approves it.")
 
         what = consequences(
             "A playbook is made that leads back to what was there before. It is rehearsed first and",
@@ -472,15 +477,10 @@ class ReviewScreen(FluidScreen):
         self.app.push_screen(TypedConfirm(f"Take the apply back{where}", what, word, "ask for it"), sure)
 
     def action_write(self) -> None:
-        """Everything that this screen knows, as one JSON file that only its owner reads."""
-        approval = self.data.approval
+        """The evidence pack: all that was shown, with the audit of this request."""
+        approval = self.approval
         if approval is None:
-            self.say("The evidence is still being read.")
+            self.say("The request is still being read.")
             return
         path = Path.cwd() / f"fluid-{visible(approval.short_id)}-evidence.json"
-        try:
-            self.data.write(path)
-        except (OSError, FluidError) as error:
-            self.say(f"Could not write {path}: {error}", bad=True)
-        else:
-            self.say(f"Written to {path}")
+        self.do(lambda: self.data.write(path), "reading the evidence pack", f"The evidence pack is in {path}")

@@ -215,16 +215,14 @@ class ReviewData:
 
     # --- a file ---------------------------------------------------------------------------------------------
 
-    def write(self, path: Path) -> None:
-        """All parts as JSON, readable by their owner only. Refuses to follow or overwrite what is there."""
-        parts = {
-            "approval": self.approval,
-            "changes": self.changes,
-            "playbook": self.playbook,
-            **{f"run {id}": run for id, run in self.runs.items()},
-        }
-        body: dict[str, object] = {
-            name: part.model_dump(mode="json") for name, part in parts.items() if part is not None
-        }
-        body["commands"] = [command.model_dump(mode="json") for command in self.commands or []]
-        write_new(path, json.dumps(body, indent=1, ensure_ascii=True))
+    async def write(self, path: Path) -> None:
+        """The evidence pack, as JSON that only its owner reads. Refuses to follow or overwrite what is there.
+
+        Raises:
+            FluidError: the backend does not give it, or it cannot be written.
+        """
+        pack = await self._client.pack(self._id)
+        try:
+            await asyncio.to_thread(lambda: write_new(path, json.dumps(pack, indent=2, ensure_ascii=True)))
+        except OSError as error:
+            raise FluidError(f"Could not write {path}: {error.strerror}") from error

@@ -19,22 +19,23 @@ class SandboxActions:
     def __init__(self, screen: FluidScreen) -> None:
         self._screen = screen
 
-    def _each(self, meant: Meant, act: Callable[[str], Awaitable[object]], done: str) -> None:
+    def _each(self, meant: Meant, act: Callable[[str], Awaitable[object]], doing: str, done: str) -> None:
         for sandbox in meant:
-            words = f"{sandbox.sandbox_name}: {done}"
-            self._screen.do(lambda id=sandbox.id: act(id), words)  # type: ignore[misc]
+            name = sandbox.sandbox_name
+            self._screen.do(lambda id=sandbox.id: act(id), f"{doing} {name}", f"{name}: {done}")  # type: ignore[misc]
 
     def pause(self, meant: Meant) -> None:
-        self._each(meant, self._screen.fluid.client.pause, "paused")
+        self._each(meant, self._screen.fluid.client.pause, "pausing", "paused")
 
     def resume(self, meant: Meant) -> None:
-        self._each(meant, self._screen.fluid.client.resume, "resumed")
+        self._each(meant, self._screen.fluid.client.resume, "resuming", "resumed")
 
     def stop(self, meant: Meant) -> None:
-        self._each(meant, self._screen.fluid.client.stop, "stopped")
+        self._each(meant, self._screen.fluid.client.stop, "stopping", "stopped")
 
     def extend(self, meant: Meant) -> None:
-        self._each(meant, lambda id: self._screen.fluid.client.extend(id, EXTEND_S), "an hour more")
+        client = self._screen.fluid.client
+        self._each(meant, lambda id: client.extend(id, EXTEND_S), "extending", "an hour more")
 
     def snapshot(self, meant: Meant) -> None:
         if not meant:
@@ -45,7 +46,8 @@ class SandboxActions:
         def take(name: str | None) -> None:
             if name:
                 client = self._screen.fluid.client
-                self._each(meant, lambda id: client.snapshot(id, name), f"snapshot {name} taken")
+                taken = f"snapshot {name} taken"
+                self._each(meant, lambda id: client.snapshot(id, name), "taking a snapshot of", taken)
 
         self._screen.app.push_screen(NameDialog("Take a snapshot", what, "Its name:"), take)
 
@@ -60,6 +62,6 @@ class SandboxActions:
 
         def destroy(yes: bool | None) -> None:
             if yes:
-                self._each(meant, self._screen.fluid.client.destroy, "destroyed")
+                self._each(meant, self._screen.fluid.client.destroy, "destroying", "destroyed")
 
         self._screen.app.push_screen(TypedConfirm("Destroy", what, word, "destroy", bad=True), destroy)

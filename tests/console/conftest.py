@@ -75,27 +75,28 @@ class Console:
             await self.until(lambda word=word: word in self.text(), word)  # type: ignore[misc]
 
 
+@asynccontextmanager
+async def running(
+    width: int = 160,
+    height: int = 48,
+    *,
+    backend: FakeBackend | None = None,
+    read_only: bool = False,
+    keys: dict[str, str] | None = None,
+    layout_file: Path | None = None,
+    awaited: str = "nginx-tls",
+) -> AsyncIterator[Console]:
+    """A console of that size, its fleet drawn."""
+    backend = backend or FakeBackend()
+    app = FluidApp(backend, read_only=read_only, keys=keys, layout_file=layout_file)
+    async with app.run_test(size=(width, height), notifications=True) as pilot:
+        seen = Console(app, pilot, backend)
+        await seen.sees(awaited)
+        yield seen
+
+
 @pytest.fixture
 def console(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
-    """``async with console(80, 24) as seen:`` a console of that size, its fleet drawn."""
+    """``async with console(80, 24) as seen:`` is :func:`running` in a terminal of 256 colours."""
     monkeypatch.setenv("TERM", "xterm-256color")
-
-    @asynccontextmanager
-    async def start(
-        width: int = 160,
-        height: int = 48,
-        *,
-        backend: FakeBackend | None = None,
-        read_only: bool = False,
-        keys: dict[str, str] | None = None,
-        layout_file: Path | None = None,
-        awaited: str = "nginx-tls",
-    ) -> AsyncIterator[Console]:
-        backend = backend or FakeBackend()
-        app = FluidApp(backend, read_only=read_only, keys=keys, layout_file=layout_file)
-        async with app.run_test(size=(width, height), notifications=True) as pilot:
-            seen = Console(app, pilot, backend)
-            await seen.sees(awaited)
-            yield seen
-
-    return start
+    return running

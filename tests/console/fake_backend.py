@@ -191,6 +191,14 @@ class FakeBackend:
         self.asked.append(("dry_run", approval_id))
         return await self.approval(approval_id)
 
+    async def pack(self, approval_id: str) -> dict[str, Any]:
+        self._here()
+        approval, rows = await self.approval(approval_id), [row for row in self.rows if row.id == approval_id]
+        return {
+            "approval": approval.model_dump(mode="json"),
+            "audit": [row.model_dump(mode="json") for row in rows],
+        }
+
     async def approve(
         self, approval_id: str, digest: str, comment: str = "", secrets: Mapping[str, str] | None = None
     ) -> Approval:
@@ -384,7 +392,9 @@ class FakeBackend:
         return await self._sandbox("resume", id)
 
     async def stop(self, id: str) -> Sandbox:
-        return await self._sandbox("stop", id)
+        stopped = await self._sandbox("stop", id)
+        await self.may_answer.wait()
+        return stopped
 
     async def destroy(self, id: str) -> None:
         await self._sandbox("destroy", id)

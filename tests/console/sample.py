@@ -236,6 +236,25 @@ def evidence(at: datetime) -> Evidence:
     )
 
 
+def _host(name: str, address: str, at: datetime, memory_free_mb: int, **more: Any) -> HostView:
+    return HostView(
+        name=name,
+        address=address,
+        status="up",
+        since=at - timedelta(days=3),
+        cpus=16,
+        memory_mb=65_536,
+        memory_free_mb=memory_free_mb,
+        disk_free_mb=420_000,
+        templates=["debian-12"],
+        virt_type="kvm",
+        fork_way="save image",
+        libvirt_version="9.0.0",
+        qemu_version="7.2.11",
+        **more,
+    )
+
+
 def fleet(at: datetime | None = None) -> FleetView:
     """Two hosts, five sandboxes of which two ask, one is paused and one is broken."""
     at = at or now()
@@ -293,7 +312,10 @@ def fleet(at: datetime | None = None) -> FleetView:
     return FleetView(
         seq=41,
         at=at,
-        hosts=[HostView(name="kvm-01", status="up"), HostView(name="kvm-02", status="up")],
+        hosts=[
+            _host("kvm-01", "", at, 22_528, stock=3, sandboxes=2),
+            _host("kvm-02", "192.0.2.12", at, 3_900, clock_skew_s=0.04, sandboxes=3),
+        ],
         sandboxes=[
             sandbox(
                 1,

@@ -87,6 +87,37 @@ async def test_actions_apply_to_the_marked(console) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("key", "asked", "said"),
+    [
+        ("P", ("resume", "SBX-00000001"), "nginx-tls: resumed"),
+        ("e", ("extend", "SBX-00000001", 3600), "nginx-tls: an hour more"),
+        ("x", ("stop", "SBX-00000001"), "nginx-tls: stopped"),
+    ],
+)
+async def test_a_key_acts_on_the_sandbox_under_the_cursor(
+    console, key: str, asked: tuple[object, ...], said: str
+) -> None:
+    async with console(80, 24) as seen:
+        await seen.press("j", "j", key)
+        await seen.sees(said)
+        assert asked in seen.backend.asked
+
+
+async def test_a_snapshot_has_a_name_that_can_be_one(console) -> None:
+    async with console(80, 24) as seen:
+        await seen.press("j", "j", "s")
+        await seen.sees("Memory and disk of nginx-tls, as they are now.", "Its name:")
+        await seen.until(lambda: isinstance(seen.app.screen.focused, Input), "the field is armed")
+        await seen.press(*"../up", "enter")
+        await seen.sees("'../up' is not a name")
+        assert not [call for call in seen.backend.asked if call[0] == "snapshot"]
+        seen.app.screen.query_one(Input).value = ""
+        await seen.press(*"before-tls", "enter")
+        await seen.sees("nginx-tls: snapshot before-tls taken")
+        assert ("snapshot", "SBX-00000001", "before-tls") in seen.backend.asked
+
+
 async def test_destroying_wants_the_name(console) -> None:
     async with console() as seen:
         await seen.press("D")

@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from backend.models import FleetView, HostView, Phase, now
-from fluid_tui.host_rows import host_warnings, size_words
+from fluid_tui.host_rows import detail_lines, host_rows, host_warnings, size_words
+from fluid_tui.paint import Role
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import fleet
 
@@ -132,3 +133,31 @@ def test_what_is_wrong_is_said(facts: dict[str, object], words: str) -> None:
 @pytest.mark.parametrize(("mb", "words"), [(0, "—"), (512, "512 MB"), (2048, "2.0 GB"), (420_000, "410 GB")])
 def test_sizes_are_short(mb: int, words: str) -> None:
     assert size_words(mb) == words
+
+
+def test_what_is_known_of_a_lost_host_is_greyed_and_says_how_old_it_is() -> None:
+    at, view = now(), busy_hosts()
+    lost = view.hosts[1].model_copy(update={"status": "lost", "since": at - timedelta(seconds=190)})
+    up, gone = host_rows([view.hosts[1], lost], at)
+
+    def roles(cells) -> set[Role]:  # type: ignore[no-untyped-def]
+        runs = [run for cell in cells for run in ([cell] if isinstance(cell[0], str) else cell)]
+        return {role for _, role in runs}
+
+    assert gone.cells[1] == ("? lost 3 m", Role.BAD)
+    assert roles(gone.cells[2:]) == {Role.MUTED} < roles(up.cells[2:])
+    *_, state = [runs for runs in detail_lines(lost, at) if runs and runs[0][0].startswith("state")]
+    assert state[1] == ("lost for 3 m", Role.BAD)
+    words = ["".join(text for text, _ in runs) for runs in detail_lines(lost, at)]
+    assert any("not heard since" in line and "from before" in line for line in words)
+    facts = detail_lines(lost, at)[words.index("state     lost for 3 m") + 1 :]
+    assert {role for runs in facts for _, role in runs} == {Role.MUTED}
+
+
+@pytest.mark.parametrize(("status", "words"), [("lost", "kvm-02 ? lost"), ("draining", "kvm-02 ○ draining")])
+async def test_a_host_that_is_not_up_says_so_in_words_at_home(console, status: str, words: str) -> None:
+    view = fleet()
+    view.hosts[1].status = status
+    async with console(80, 24, backend=FakeBackend(view)) as seen:
+        await seen.until(lambda: words in seen.lines()[0], words)
+        assert "kvm-01  kvm-02" in seen.lines()[0], "one that is up is only named"

@@ -10,8 +10,8 @@ from time import monotonic
 import pytest
 from textual.widgets import Input
 
-from backend.errors import BackendDown
-from backend.models import ApprovalState, Event, PaneScreen, now
+from backend.errors import BackendDown, DatabaseDown
+from backend.models import ApprovalState, Component, Event, PaneScreen, now
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import APPROVAL_ID
 
@@ -175,6 +175,26 @@ async def test_long_work_says_for_how_long(
         assert words not in seen.text()
 
 
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (160, 48)])
+async def test_what_takes_long_is_told_on_every_screen_until_it_is_over(
+    console, monkeypatch, width: int, height: int
+) -> None:
+    monkeypatch.setattr("fluid_tui.screens.base.TICK_S", 0.05)
+    async with console(width, height) as seen:
+        seen.backend.may_answer.clear()
+        await seen.press("j", "j", "x")
+        await seen.until(lambda: ("stop", "SBX-00000001") in seen.backend.asked, "asked for")
+        assert "stopping" not in seen.lines()[0], "not for a moment"
+        await seen.until(lambda: "◌ stopping nginx-tls · ! 2 need you" in seen.lines()[0], "under way")
+        await seen.press("j", "x", "h")
+        await seen.until(lambda: "◌ stopping nginx-tls and 1 more" in seen.lines()[0], "both, elsewhere too")
+        monkeypatch.setattr("fluid_tui.screens.base.monotonic", lambda: monotonic() + 25)
+        await seen.until(lambda: "and 1 more for 20 s" in seen.lines()[0], "with its time")
+        seen.backend.may_answer.set()
+        await seen.sees("nginx-tls: stopped", "pg-upgrade: stopped")
+        await seen.until(lambda: "stopping" not in seen.lines()[0], "over")
+
+
 async def test_a_diff_that_could_not_be_read_is_read_when_the_backend_is_back(console) -> None:
     backend = FakeBackend()
 
@@ -188,3 +208,31 @@ async def test_a_diff_that_could_not_be_read_is_read_when_the_backend_is_back(co
         backend.snapshots = answers
         await backend.stream.put(Event.missed(backend.view.seq))
         await seen.sees("before → after")
+
+
+async def test_what_no_event_tells_is_read_all_the_same(console, monkeypatch) -> None:
+    monkeypatch.setattr("fluid_tui.mirror.FRESH_S", 0.05)
+    async with console() as seen:
+        await seen.sees("audit ok")
+        seen.backend.view.audit_ok = False
+        seen.backend.view.components = [Component(name="tmux", status="down")]
+        await seen.sees("✗ audit broken", "✗ tmux down")
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (160, 48)])
+async def test_a_backend_that_answers_that_it_cannot_says_why(
+    console, monkeypatch, width: int, height: int
+) -> None:
+    async def no_database() -> object:
+        raise DatabaseDown("PostgreSQL does not answer", remedy="look at it: fluid doctor")
+
+    async with console(width, height) as seen:
+        monkeypatch.setattr(seen.backend, "fleet", no_database)
+        await seen.backend.tell("host.changed", "kvm-01")
+        await seen.sees("✗ database down since", "PostgreSQL does not answer. look at it: fluid doctor")
+        assert seen.app.screen.has_class("-stale")
+        assert "not reachable" not in seen.text()
+        monkeypatch.undo()
+        seen.app.mirror.touch()
+        await seen.sees("! 2 need you")
+        assert "fluid doctor" not in seen.text()

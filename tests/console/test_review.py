@@ -330,7 +330,7 @@ async def test_what_the_same_agent_was_refused_before_is_shown(console) -> None:
     ]
     async with console(backend=backend) as seen:
         await seen.press("enter")
-        await seen.sees("before 1111 nginx-old rejected just now: the key")
+        await seen.sees("before 1111 nginx-old rejected", ": the key")
         assert "of a stranger" not in seen.text()
 
 
@@ -366,18 +366,29 @@ async def test_a_run_under_way_says_for_how_long(console) -> None:
         await seen.sees("Second run, on the same fork  ● running  for 1 m")
 
 
-async def test_the_evidence_is_written_to_a_private_file(console, tmp_path, monkeypatch) -> None:
+async def test_the_evidence_pack_is_written_to_a_private_file_and_none_is_overwritten(
+    console, tmp_path, monkeypatch
+) -> None:
     monkeypatch.chdir(tmp_path)
+    path = tmp_path / "fluid-4f2a-evidence.json"
     async with console() as seen:
         await seen.press("enter")
         await seen.sees("Ready:")
-        await seen.press("5")
-        await seen.sees("apt-get install")
+        seen.backend.down = True
         await seen.press("w")
-        await seen.sees("Written to")
-    path = tmp_path / "fluid-4f2a-evidence.json"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert json.loads(path.read_text())["approval"]["digest"] == DIGEST
+        await seen.sees("no backend listens")
+        assert not path.exists()
+        seen.backend.down = False
+        await seen.press("w")
+        await seen.sees("The evidence pack is in")
+        assert path.stat().st_mode & 0o777 == 0o600
+        pack = json.loads(path.read_text())
+        assert pack["approval"]["digest"] == DIGEST
+        assert [row["action"] for row in pack["audit"]] == ["approval.request"], "as `approvals pack` has it"
+        path.write_text("mine")
+        await seen.press("w")
+        await seen.sees("Could not write", "File exists")
+        assert path.read_text() == "mine"
 
 
 async def test_an_irreversible_question_wants_its_short_id(console) -> None:
@@ -389,6 +400,20 @@ async def test_an_irreversible_question_wants_its_short_id(console) -> None:
         await armed(seen)
         await seen.press(*"5b11", "enter")
         await seen.until(lambda: ("answer", "ASK-5b11aa00", True, "") in seen.backend.asked, "answered")
+
+
+@pytest.mark.parametrize("note", ["on Sunday", ""])
+async def test_a_plain_question_is_said_yes_to_with_a_note_or_without(console, note: str) -> None:
+    backend = FakeBackend()
+    backend.view.asks[0].action_type = "question"
+    async with console(80, 24, backend=backend) as seen:
+        await seen.press("j", "enter")
+        await seen.sees("Answer: y, with a note; or n, with a note.")
+        await seen.press("y")
+        await seen.sees("A note for the agent")
+        await armed(seen)
+        await seen.press(*note, "enter")
+        await seen.until(lambda: ("answer", "ASK-5b11aa00", True, note) in backend.asked, "answered")
 
 
 async def test_a_question_is_refused_with_a_note(console) -> None:

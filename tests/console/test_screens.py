@@ -11,7 +11,7 @@ from backend.errors import ConfigError
 from backend.models import Phase, Sandbox, Snapshot, now
 from backend.models.sandbox import STANDING_ON
 from fluid_tui import keymap
-from fluid_tui.actions import ACTIONS, FORBIDDEN_KEYS, bindings
+from fluid_tui.actions import ACTIONS, BY_ID, FORBIDDEN_KEYS, bindings
 from fluid_tui.points import points, two_points
 from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.base import FluidScreen
@@ -307,6 +307,27 @@ async def test_palette_finds_an_action_by_its_words(console) -> None:
         await seen.press("ctrl+p")
         await seen.press(*"watch")
         await seen.sees("Watch the agent's terminal")
+
+
+async def test_the_palette_has_every_action_of_what_is_in_sight_and_it_works_from_there(console) -> None:
+    paths = [["enter"], ["enter", "6"], ["j", "enter"], ["d"], ["h"], ["t"], ["w"], ["l"], ["l", "r"], []]
+    offered: set[str] = set()
+    async with console() as seen:
+        for keys in paths:
+            await seen.press(*keys)
+            if keys and keys[-1] in ("6", "r"):
+                await seen.sees("pauses cut to")
+            offered |= {command.help for command in seen.app.get_system_commands(seen.app.screen)}
+            if keys == ["l", "r"]:
+                await seen.press("ctrl+p", *"cut pauses")
+                await seen.sees("replay.idle")
+                await seen.press("enter")
+                await seen.sees("pauses as they were")
+            seen.app.show_fleet()
+            await seen.pilot.pause()
+            seen.app.screen.set_focus(seen.app.screen.query_one("#needs"))
+            await seen.press("home")
+    assert offered == set(BY_ID) - {"app.palette"}
 
 
 async def test_every_theme_draws_and_says_its_name(console) -> None:

@@ -147,6 +147,15 @@ async def test_events_go_on_where_a_restart_cut_them(backend: Backend) -> None:
     assert seen == sorted(set(seen)), "no event twice"
 
 
+async def test_a_stream_from_now_on_says_where_it_begins_before_anything_happens(backend: Backend) -> None:
+    async with backend.serving(Config()):
+        reader, writer = await asyncio.open_unix_connection(backend.paths.operator_socket)
+        writer.write(b"GET /v1/events HTTP/1.1\r\nhost: fluid\r\n\r\n")
+        said = await asyncio.wait_for(reader.readuntil(b"data: "), 10)
+        writer.close()
+    assert said.index(b"id: 0\n\n") < said.index(b"id: 1\nevent: ")
+
+
 async def test_a_pane_stream_brings_rows_and_ends_with_the_pane(backend: Backend) -> None:
     async with backend.serving(Config()), AsyncFluid(backend.paths.operator_socket) as fluid:
         screens = [rows async for rows in fluid.pane_stream("%1")]

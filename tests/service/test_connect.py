@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -269,6 +270,36 @@ def test_the_console_of_a_base_install_shows_the_other_machine_and_comes_back(co
         seen.since(began, b"Once more?")
         seen.press(b"q")
         assert seen.wait() == 0
+
+
+def test_the_console_runs_at_the_end_of_a_login_and_ends_with_it(control: Control) -> None:
+    far = ["env", f"FLUID_SOCKET={control.socket}", f"PYTHONPATH={ROOT}", "LANG=C.UTF-8", sys.executable]
+    login = ["ssh", "-tt", "-o", "PermitLocalCommand=no", "control", shlex.join([*far, "-m", "backend.cli"])]
+    with Terminal(login, control.environment, 80, 24) as seen:
+        seen.until(b"kernel-cve")
+        seen.since(seen.press(b"h"), b"Creates")
+        seen.resize(40, 10)
+        seen.resize(80, 24)
+        seen.since(seen.press(b"q"), b"Needs you")
+        seen.press(b"q")
+        assert seen.wait() == 0
+    with Terminal(login, control.environment, 80, 24) as seen:
+        seen.until(b"kernel-cve")
+        assert _consoles(control.socket)
+    until = monotonic() + SOON_S
+    while _consoles(control.socket):  # the line is gone
+        assert monotonic() < until, "a console goes on without anybody"
+        sleep(0.02)
+
+
+def _consoles(socket: Path) -> list[str]:
+    """The processes that were told this door."""
+    told, found = f"FLUID_SOCKET={socket}\0".encode(), []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if told in environment.read_bytes():
+                found.append(environment.parent.name)
+    return found
 
 
 def _ask(prompt: str) -> Ask:

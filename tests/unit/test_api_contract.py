@@ -105,6 +105,8 @@ class FakeKeys:
 class FakeEvents:
     """Three events. It is its own subscription."""
 
+    last_seq = 0
+
     def __init__(self, after_seq: int = 0) -> None:
         self._numbers = iter(range(after_seq + 1, 4))
 

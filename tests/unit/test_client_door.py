@@ -10,7 +10,7 @@ import pytest
 
 from backend.client import AsyncFluid, Fluid, aio
 from backend.client.door import DoorAddress, door_address
-from backend.errors import InvalidValue, TimedOut
+from backend.errors import DatabaseDown, InvalidValue, RoleDenied, TimedOut
 
 
 @pytest.mark.parametrize(
@@ -50,14 +50,82 @@ class SilentOnce(httpx2.AsyncBaseTransport):
         self.asked += 1
         if self.asked == 1:
             raise httpx2.ReadTimeout("")
-        event = {"seq": 7, "at": "2026-11-30T10:00:00Z", "kind": "ask.changed", "noun": "ask", "id": "ASK-1"}
-        return httpx2.Response(200, content=f"data: {json.dumps(event)}\n\n".encode())
+        return httpx2.Response(200, content=_event(7))
+
+
+def _event(seq: int) -> bytes:
+    event = {"seq": seq, "at": "2026-11-30T10:00:00Z", "kind": "ask.changed", "noun": "ask", "id": "ASK-1"}
+    return f"data: {json.dumps(event)}\n\n".encode()
 
 
 async def test_events_go_on_after_a_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aio, "RECONNECT_S", 0.001)
     async with AsyncFluid("http://localhost", transport=SilentOnce()) as fluid:
         assert (await anext(fluid.events())).seq == 7
+
+
+class Ailing(httpx2.AsyncBaseTransport):
+    """A stream that brings an event and then says that the database is gone; a door that says so twice; and
+    one that is well again, or, with ``denied``, one that is shut."""
+
+    def __init__(self, *, denied: bool = False) -> None:
+        self.resumed: list[str | None] = []
+        self._denied = denied
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        self.resumed.append(request.headers.get("Last-Event-ID"))
+        gone = DatabaseDown("PostgreSQL does not answer").body("")
+        if len(self.resumed) == 1:
+            return httpx2.Response(
+                200, content=_event(7) + f"event: error\ndata: {json.dumps(gone)}\n\n".encode()
+            )
+        if len(self.resumed) <= 3:
+            return httpx2.Response(503, json=gone)
+        if self._denied:
+            return httpx2.Response(403, json=RoleDenied("not yours").body(""))
+        return httpx2.Response(200, content=_event(8))
+
+
+async def test_events_go_on_by_themselves_after_an_outage_of_the_database(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rested: list[float] = []
+
+    async def rest(seconds: float) -> None:
+        rested.append(seconds)
+
+    monkeypatch.setattr(aio.asyncio, "sleep", rest)
+    door = Ailing()
+    async with AsyncFluid("http://localhost", transport=door) as fluid:
+        feed = fluid.events(after=6)
+        assert [(await anext(feed)).seq for _ in range(2)] == [7, 8]
+    assert door.resumed == ["6", "7", "7", "7"], "it goes on where it was cut"
+    assert rested == [2 * aio.RECONNECT_S, 4 * aio.RECONNECT_S, 8 * aio.RECONNECT_S]
+
+
+async def test_who_was_cut_before_the_first_event_goes_on_where_the_stream_began(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resumed: list[str | None] = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        resumed.append(request.headers.get("Last-Event-ID"))
+        said = b": beat\n\nid: 41\n\n" if len(resumed) == 1 else _event(42)
+        return httpx2.Response(200, content=said)
+
+    monkeypatch.setattr(aio, "RECONNECT_S", 0.001)
+    async with AsyncFluid("http://localhost", transport=httpx2.MockTransport(answer)) as fluid:
+        assert (await anext(fluid.events())).seq == 42
+    assert resumed == [None, "41"]
+
+
+async def test_events_end_where_no_wait_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio, "RECONNECT_S", 0.001)
+    async with AsyncFluid("http://localhost", transport=Ailing(denied=True)) as fluid:
+        feed = fluid.events()
+        await anext(feed)
+        with pytest.raises(RoleDenied, match="not yours"):
+            await anext(feed)
 
 
 async def test_a_stream_that_is_silent_says_for_how_long() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend import alignment
-from backend.models import Phase, Playbook, PlaybookTask, SettingKind, now
+from backend.models import ChangeVerb, FileChange, FileKind, Phase, Playbook, PlaybookTask, SettingKind, now
 from fluid_tui.diff_rows import document, header_line, summary
 from fluid_tui.evidence import checklist, what_will_run, yes_to
 from fluid_tui.fleet_rows import Sorting, matches, sandbox_filter, sandbox_rows
@@ -43,6 +43,47 @@ def test_words_that_differ_are_marked() -> None:
     (row,) = text_rows("listen 80 default;\n", "listen 443 default;\n")
     assert [text for text, role in row.left.text if role is Role.REMOVED_WORD] == ["80"]
     assert [text for text, role in row.right.text if role is Role.ADDED_WORD] == ["443"]
+
+
+def test_what_a_file_is_besides_its_text_are_lines_and_what_is_not_shown_says_so() -> None:
+    base = changes(now()).files[0].after
+    assert base is not None
+    small = base.model_copy(
+        update={
+            "owner": "www-data",
+            "mode": 0o4755,
+            "xattrs": {"security.capability": "net_bind"},
+            "text": None,
+            "size": 4,
+        }
+    )
+    large = base.model_copy(update={"text": None, "size": 5_000_000, "sha256": "b" * 64})
+    link = base.model_copy(update={"kind": FileKind.LINK, "target": "/etc/\x1b[2Jshadow", "sha256": None})
+    found = changes(now())
+    found.files = [
+        FileChange(path="/usr/bin/tool", verb=ChangeVerb.MODIFIED, before=small, after=large),
+        FileChange(path="/etc/link", verb=ChangeVerb.ADDED, after=link.model_copy(update={"text": None})),
+    ]
+    found.packages, found.units, found.users = [], [], []
+    told = [plain(row.whole).strip() for row in document(found).rows if row.whole]
+    assert told == [
+        "~ /usr/bin/tool  modified",
+        "- owner: www-data:root",
+        "+ owner: root:root",
+        "- mode: 4755",
+        "+ mode: 0644",
+        "- xattr security.capability: net_bind",
+        "- size: 4 bytes",
+        "+ size: 5,000,000 bytes",
+        f"- sha256: {base.sha256}",
+        f"+ sha256: {'b' * 64}",
+        "content not shown: binary or too large; size and hash above",
+        "+ /etc/link  added",
+        "+ kind: link",
+        "+ owner: root:root",
+        "+ mode: 0644",
+        "+ points to: /etc/␛[2Jshadow",
+    ]
 
 
 def test_equal_lines_far_from_a_change_are_folded() -> None:

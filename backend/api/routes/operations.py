@@ -62,11 +62,14 @@ async def events(
 ) -> Response:
     """Server-sent events from ``Last-Event-ID`` (or ``after``) on. ``events.gap``: some are lost."""
     resume_after = sse.last_event_id(request, after)
-    return sse.stream(request, _frames(services.events.subscribe(resume_after)))
+    begins = sse.place(services.events.last_seq) if resume_after is None else b""
+    return sse.stream(request, _frames(services.events.subscribe(resume_after), begins))
 
 
-async def _frames(feed: Subscription) -> AsyncIterator[bytes]:
+async def _frames(feed: Subscription, begins: bytes) -> AsyncIterator[bytes]:
     with feed:
+        if begins:
+            yield begins
         async for event in feed:
             yield sse.frame(event, event=event.kind, id=event.seq)
 
