@@ -17,6 +17,12 @@ def operators_only(actor: Identity) -> None:
         )
 
 
+def refuse_agents(actor: Identity) -> None:
+    """Raises :class:`RoleDenied` for whoever may not see what was shown of production: auditors may."""
+    if actor.role is not Role.AUDITOR:
+        operators_only(actor)
+
+
 def refuse_approver(actor: Identity, approval: Approval, targets: Iterable[ResolvedTarget]) -> None:
     """Raise unless ``actor`` may approve for ``targets``.
 

@@ -15,7 +15,7 @@ from typing import Any
 from backend.approvals.apply import Pipeline
 from backend.approvals.book import LAST_OVER, ApprovalBook, became, refusal
 from backend.approvals.evidence import for_agent
-from backend.approvals.rights import operators_only, refuse_approver
+from backend.approvals.rights import operators_only, refuse_agents, refuse_approver
 from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.config import Config
@@ -199,9 +199,10 @@ class Approvals:
         return self._pipeline.blockers(approval)
 
     async def pack(self, actor: Identity, approval_id: str) -> dict[str, Any]:
-        """The evidence pack: everything that was shown, with the audit rows of this request. ``never_began``
-        names the runs of which there is no row: one has it before its process."""
-        operators_only(actor)
+        """The evidence pack: everything that was shown, with the audit rows of this request and what proves
+        them in an export of the audit. ``never_began`` names the runs of which there is no row: one has it
+        before its process."""
+        refuse_agents(actor)
         approval = await self._book.load(approval_id)
         evidence = approval.evidence
         changes = [
@@ -225,6 +226,7 @@ class Approvals:
             "runs": [run.model_dump(mode="json") for run in runs],
             "never_began": never_began,
             "audit": [row.model_dump(mode="json") for row in rows],
+            "audit_proof": await self._audit.proof(),
         }
 
     # --- deciding -------------------------------------------------------------------------------------

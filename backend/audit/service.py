@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ DECISION_SEAL_S = 2.0  # a disk that is busy with memory files keeps nobody who 
 SPOOL_PART = 1_000  # rows of a spool that are committed at once: a statement has a time limit
 APPEND_ATTEMPTS = 5  # another writer may append between our read of the head and our insert
 DECISIONS = frozenset({"approval.approve", "approval.reject", "ask.answer", "panic", "panic.release"})
+
+VERIFIER = Path(__file__).with_name("verifier.py")
 
 Page = tuple[list[AuditRow], int]
 Links = list[Link]
@@ -180,6 +182,17 @@ class Audit:
         async for batch in self._rows.stream():
             for line, hash_ in batch:
                 yield f'{{"hash":"{hash_}",{line[1:]}\n'  # the line's own brace makes room for it
+
+    async def proof(self) -> dict[str, Any]:
+        """What whoever verifies rows elsewhere needs beside an export of the chain: the ``head`` that was
+        signed last (None: none yet), the ``key`` (PEM) and the ``verifier``, a program."""
+
+        def read() -> dict[str, Any]:
+            head = asdict(SignedHead.load(self._head_file)) if self._head_file.exists() else None
+            key = self.public_key_file.read_text(encoding="ascii")
+            return {"head": head, "key": key, "verifier": VERIFIER.read_text(encoding="utf-8")}
+
+        return await asyncio.to_thread(read)
 
     async def verify(self, head: Path | None = None, *, whole: bool = True) -> AuditReport:
         """Check every row, the links, and the signed heads: the head file, and a kept copy (``head``).

@@ -69,6 +69,7 @@ AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
 OTHER_AGENT = Identity(uid=2002, name="other", role=Role.AGENT)
 ANNA = Identity(uid=3001, name="anna", role=Role.OPERATOR)
 BERT = Identity(uid=3002, name="bert", role=Role.OPERATOR)
+AUDITOR = Identity(uid=3003, name="carl", role=Role.AUDITOR)
 
 
 class Pipeline:
@@ -379,6 +380,9 @@ async def test_the_pack_of_an_apply_that_was_cut_off_before_it_began_says_so(
     told = await approvals.pack(ANNA, asked.id)
     assert ([run["id"] for run in told["runs"]], told["never_began"]) == (["RUN-1"], ["RUN-2"])
     assert told["playbook"]["id"] == playbook.id and told["approval"]["apply_run"] == "RUN-2"
+    assert (await approvals.pack(AUDITOR, asked.id))["approval"] == told["approval"]
+    with pytest.raises(RoleDenied):
+        await approvals.pack(AGENT, asked.id)
 
 
 async def test_a_target_under_apply_is_locked_and_its_holder_named(

@@ -18,7 +18,6 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from backend.audit import Audit, SignedHead, service
-from backend.audit import verifier as verifier_module
 from backend.audit.chain import Head, link, plain, timestamp
 from backend.audit.spool import Spool
 from backend.errors import AuditBroken, ConfigError, DatabaseDown, NoSpace, PolicyDenied, TimedOut
@@ -260,25 +259,28 @@ async def test_the_stand_alone_verifier_agrees(
     )
     await fill(audit, 30)
     await audit.seal()
-    head = [str(tmp_path / "audit.head"), str(audit.public_key_file)]
-    export = tmp_path / "audit.jsonl"
+    head, key, verifier, export = (tmp_path / name for name in ("head", "key.pub", "verifier.py", "export"))
+    proof = await audit.proof()  # as an evidence pack carries it
+    head.write_text(json.dumps(proof["head"]))
+    key.write_text(proof["key"])
+    verifier.write_text(proof["verifier"])
+    signed = str(head), str(key)
 
     async def verify_elsewhere(*more: str) -> tuple[int, str]:
         export.write_text("".join([line async for line in audit.export()]))
-        command = [sys.executable, "-I", verifier_module.__file__, str(export), *more]
+        command = [sys.executable, "-I", str(verifier), str(export), *more]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
         return done.returncode, done.stderr.strip()
 
     assert await verify_elsewhere() == (0, "")
-    assert await verify_elsewhere(*head) == (0, "")
-    good = (tmp_path / "audit.head").read_text()
-    (tmp_path / "audit.head").write_text(good.replace('"seq":31', '"seq":30'))
-    assert await verify_elsewhere(*head) == (1, "the head's signature is not of this key")
-    (tmp_path / "audit.head").write_text(good)
+    assert await verify_elsewhere(*signed) == (0, "")
+    head.write_text(json.dumps({**proof["head"], "seq": 30}))
+    assert await verify_elsewhere(*signed) == (1, "the head's signature is not of this key")
+    head.write_text(json.dumps(proof["head"]))
     await superuser.execute("DELETE FROM fluid.audit WHERE seq > 20")
-    assert await verify_elsewhere(*head) == (1, "rows 21 to 31 are missing")
+    assert await verify_elsewhere(*signed) == (1, "rows 21 to 31 are missing")
     await superuser.execute("UPDATE fluid.audit SET line = replace(line, 'ann', 'bob') WHERE seq = 2")
-    assert await verify_elsewhere(*head) == (1, "row 2 was edited")
+    assert await verify_elsewhere(*signed) == (1, "row 2 was edited")
 
 
 async def test_with_the_database_gone_nothing_starts_and_outcomes_are_chained_in_first(
