@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import Conflict, DuplicateName, SnapshotNotFound
+from backend.errors import Conflict, DuplicateName, HypervisorFailed, SnapshotNotFound
 from backend.fleet.host import guest_image
 from backend.hypervisor import (
     DomainEvent,
+    ForkWay,
     GuestImage,
     Hypervisor,
     Identity,
@@ -460,4 +461,37 @@ async def test_a_host_that_cannot_go_the_fastest_way_forks_by_another(lab: Lab, 
         await slower.destroy(identity.name)
         await slower.close()
     await assert_nothing_left(lab, identity.name)
+    assert await lab.host.leftovers() == []
+
+
+@pytest.mark.full
+async def test_a_host_whose_fastest_way_is_refused_finds_the_next_by_itself(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk that was begun for the refused way goes, and the same create ends whole by the other way."""
+    tried = []
+
+    async def refuse(_: object, memory: Path, __: object) -> None:
+        tried.append(memory)
+        raise HypervisorFailed("the header is strange here", remedy="none")
+
+    monkeypatch.setattr("backend.hypervisor.fork_ways.restore_memory", refuse)
+    fresh = Hypervisor(lab.host.uri, folder=lab.host.folder, virt_type=lab.host.virt_type, prefix=PREFIX)
+    await fresh.open()
+    both = [await lab.identity(f"refused-{number}", 17 + number) for number in range(2)]
+    try:
+        assert fresh.fork_way.name == "save image"
+        for identity in both:
+            login = partial(lab.ssh, identity, "true")
+            await fresh.fork(lab.template, identity, NETWORK.name, metadata={"role": "sandbox"}, login=login)
+            said = await lab.ssh(identity, "hostname; cat /etc/machine-id; hostname -I")
+            assert said.split() == [identity.hostname, identity.machine_id, identity.address]
+            assert fresh.fork_way == ForkWay("snapshot copy", "no save image: the header is strange here")
+        assert tried == [lab.template.memory], "the second fork does not try it again"
+    finally:
+        for identity in both:
+            await fresh.destroy(identity.name)
+        await fresh.close()
+    for identity in both:
+        await assert_nothing_left(lab, identity.name)
     assert await lab.host.leftovers() == []
