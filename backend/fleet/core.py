@@ -294,7 +294,10 @@ class FleetCore:
         if info is None or info.state not in ("shutoff", "crashed") or not ran:
             return judge(sandbox, info)
         host = self.host_of(sandbox)
-        died_of = await host.require().why_died(info.name) if info.why == "died" else "unknown"
+        died_of = "unknown"
+        if info.why == "died":
+            ran_at = sandbox.last_activity_at or sandbox.created_at
+            died_of = await host.require().why_died(info.name, ran_at)
         return judge(sandbox, info, died_of=died_of, booted_at=await host.booted_at())
 
     async def _believe(self, sandbox: Sandbox, verdict: Verdict) -> bool:

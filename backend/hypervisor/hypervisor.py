@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import libvirt
@@ -436,11 +437,11 @@ class Hypervisor:
         """See :meth:`backend.hypervisor.domains.Domains.take_back`."""
         return await self._domains.take_back(domain, uuid)
 
-    async def why_died(self, domain: str) -> kernel_log.Verdict:
-        """What this machine's kernel knows of a domain that just died; another's log is not read."""
+    async def why_died(self, domain: str, ran_at: datetime) -> kernel_log.Verdict:
+        """What this machine's kernel knows of a domain that ran then and died; another's log is not read."""
         if not self.is_local:
             return "unknown"
-        return await asyncio.to_thread(kernel_log.verdict, domain)
+        return await asyncio.to_thread(kernel_log.verdict, domain, ran_at)
 
     async def list_ours(self, kind: str = "") -> list[DomainInfo]:
         """Every domain with our mark and prefix; ``kind``: what their names go on with."""

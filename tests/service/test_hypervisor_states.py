@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -16,12 +17,15 @@ from pathlib import Path
 import libvirt
 import pytest
 
+from backend.fleet.states import DIED, judge
 from backend.hypervisor import DomainEvent, DomainInfo, Hypervisor, PrivateLibvirt
 from backend.hypervisor.domain_xml import DomainSpec, domain_xml, loose_nic
 from backend.hypervisor.nouns import GuestImage, Machine
+from backend.models import Phase, Sandbox, now
 
 PREFIX = "fluid-states"
-NAME, UUID = f"{PREFIX}-sbx-1", "00000000-0000-0000-0000-00000000c0de"
+NAME = f"{PREFIX}-sbx-{secrets.token_hex(4)}"  # the kernel's log remembers those of earlier runs
+UUID = "00000000-0000-0000-0000-00000000c0de"
 LIMIT_S = 60
 SMALL, LARGE = "4M", "96M"
 SIGNATURE = b"\x55\xaa"
@@ -30,6 +34,14 @@ SLEEPS = bytes.fromhex("f4ebfd")  # hlt; jmp to it
 WRITES = bytes.fromhex(
     "31c08ed8 be187c b80043 cd13 66810620 7c80000000 ebed 00 10000100007e0000 8000000000000000"
 )
+# Touch each page from 1 MiB on, for ever. With 32-bit addresses: lgdt; set cr0.PE; mov ds, 8; mov edi, 1 MiB;
+# mov [edi], edi; add edi, 4096; again. Then the table: its null entry, which holds its own place, and a flat
+# data segment.
+GROWS = bytes.fromhex(
+    "fa31c08ed8 0f01162a7c 0f20c00c010f22c0 b808008ed8 66bf00001000 6766893f 6681c700100000 ebf3"
+    "0f002a7c00000000 ffff00000092cf00"
+)
+GROWN_MB, ALLOWED_MB = 512, 256
 
 
 @dataclass(frozen=True)
@@ -41,8 +53,13 @@ class Lab:
     small: Path
     hands: libvirt.virConnect
 
-    def start(self, program: bytes) -> libvirt.virDomain:
+    def start(self, program: bytes, memory_mb: int = 32) -> libvirt.virDomain:
         """A guest of ours whose disk's first sector this is, and whose writes go to the small file system."""
+        domain = self.define(program, memory_mb)
+        domain.create()
+        return domain
+
+    def define(self, program: bytes, memory_mb: int) -> libvirt.virDomain:
         base, disk = self.small.parent / "base.raw", self.small / "disk.qcow2"
         base.write_bytes(program.ljust(510, b"\0") + SIGNATURE)
         os.truncate(base, 64 << 20)
@@ -53,16 +70,14 @@ class Lab:
             uuid=UUID,
             machine=Machine("qemu"),
             cpu=1,
-            memory_mb=32,
+            memory_mb=memory_mb,
             disk=disk,
             console=self.small.parent / "console.log",
             metadata={"role": "sandbox", "sandbox": "SBX-1"},
             nic=loose_nic("52:54:00:00:00:01"),
         )
         image = GuestImage("one-sector", "0" * 64, base, None, None, "")
-        domain = self.hands.defineXML(domain_xml(spec, image))
-        domain.create()
-        return domain
+        return self.hands.defineXML(domain_xml(spec, image))
 
     async def shown(self, kind: str, events: AsyncIterator[DomainEvent]) -> DomainInfo:
         """How it is after the next event of that kind."""
@@ -140,7 +155,42 @@ async def test_what_hands_do_to_one_is_told_apart_from_a_death(lab: Lab) -> None
         os.kill(lab.qemu(), signal.SIGKILL)
         info = await lab.shown("crashed", events)
         assert (info.state, info.why) == ("shutoff", "died")
-        assert await lab.host.why_died(NAME) in ("not memory", "unknown")
+        assert await lab.host.why_died(NAME, now()) in ("not memory", "unknown")
+
+
+@pytest.mark.full
+async def test_one_that_the_kernel_kills_for_want_of_memory_says_so(lab: Lab) -> None:
+    """By its control group's limit: for the kernel and its log that is the same as a host without memory."""
+    async with lab.host.listening() as events:
+        domain = lab.define(GROWS, GROWN_MB)
+        domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+        try:
+            domain.setMemoryParameters({libvirt.VIR_DOMAIN_MEMORY_HARD_LIMIT: ALLOWED_MB << 10})
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:
+                raise
+            pytest.skip(f"no control group here limits memory: {error}")
+        ran_at = now()
+        domain.resume()
+        info = await lab.shown("crashed", events)
+    died_of = await lab.host.why_died(NAME, ran_at)
+    assert (info.state, info.why, died_of) == ("shutoff", "died", "memory")
+    found = judge(row(), info, died_of=died_of)
+    assert found.phase is Phase.ERROR
+    assert found.reason.startswith(DIED) and "killed it for want of memory; give guests less" in found.reason
+
+
+def row() -> Sandbox:
+    """The guest's, which ran."""
+    return Sandbox(
+        id="SBX-1",
+        sandbox_name="one",
+        base_image="one-sector",
+        domain=NAME,
+        phase=Phase.RUNNING,
+        created_at=now(),
+        updated_at=now(),
+    )
 
 
 async def test_one_that_lost_its_definition_or_its_name_is_taken_back(lab: Lab) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from backend.hypervisor.kernel_log import verdict
+from backend.models import now
 
 NAME = "fluid-40e341-sbx-00000001"
 SCOPE = "/machine.slice/machine-qemu\\x2d7\\x2d{}.scope/libvirt/emulator"
@@ -50,8 +52,18 @@ def log() -> Iterator[Log]:
 def test_only_its_own_end_for_want_of_memory_is_one(
     log: Log, text: str, at_s: float | None, known: str
 ) -> None:
-    assert verdict(NAME, log("usb 1-1: new device", text, "eth0: up", at_s=at_s)) == known
+    ran_at = datetime.fromtimestamp(0, UTC)
+    assert verdict(NAME, ran_at, log("usb 1-1: new device", text, "eth0: up", at_s=at_s)) == known
+
+
+@pytest.mark.parametrize(("ran_ago_s", "known"), [(30, "not memory"), (90, "memory")])
+def test_an_end_that_it_had_before_it_was_started_again_is_not_this_one(
+    log: Log, ran_ago_s: float, known: str
+) -> None:
+    text = OOM.format(f"/machine/qemu-3-{NAME}.libvirt-qemu/emulator", "qemu-system-x86")
+    killed = log(text, at_s=time.clock_gettime(time.CLOCK_MONOTONIC) - 60)
+    assert verdict(NAME, now() - timedelta(seconds=ran_ago_s), killed) == known
 
 
 def test_a_log_that_cannot_be_read_says_nothing(tmp_path: Path) -> None:
-    assert verdict(NAME, tmp_path / "none") == "unknown"
+    assert verdict(NAME, now(), tmp_path / "none") == "unknown"
