@@ -1,4 +1,4 @@
-"""The backend and its doors: lists, decisions, the audit, and its own start after a kill."""
+"""The backend and its doors: lists, decisions, and the audit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import socket
-import statistics
 import subprocess
 import tempfile
 from contextlib import closing
@@ -24,7 +23,6 @@ from tests.bench.processes import memory_mb
 from tests.bench.stage import CHECKOUT, Stage
 
 SANDBOXES = 1000
-RESTARTS = 7
 WARM_UP, LISTS = 10, 200
 BLOCKED = 500
 DECISIONS = 100
@@ -40,9 +38,8 @@ async def measure() -> list[Figure]:
         async with Stage() as stage, stage.store() as store:
             figures = await audit(store, Path(folder), appends=1000, rows=300_000)
         async with Stage() as stage:
-            empty = await _restarts(stage)
             await stage.fill(SANDBOXES)
-            figures += _reconcile(empty, await _restarts(stage))
+            await stage.start()
             figures.append(await asyncio.to_thread(_list, stage.paths.operator_socket))
             figures.append(await _decisions(stage))
             figures.append(await asyncio.to_thread(_status, stage))
@@ -106,27 +103,6 @@ async def _lengthen(store: Store, rows: int) -> None:
     for first in range(0, rows, WRITTEN_AT_ONCE):
         links, head = link([draft] * min(WRITTEN_AT_ONCE, rows - first), head)
         await store.audit.append([(one.line, one.hash) for one in links])
-
-
-# --- a start after kill -9 --------------------------------------------------------------------------------
-
-
-async def _restarts(stage: Stage) -> list[float]:
-    """Seconds from the start of a backend to open doors, its predecessor killed. The last one stays."""
-    return [await stage.start() for _ in range(RESTARTS + 1)][1:]
-
-
-def _reconcile(empty: list[float], full: list[float]) -> list[Figure]:
-    idle = statistics.median(empty)
-    how = (
-        f"start after kill -9 until the doors are open, {SANDBOXES:,} rows that agree with as many domains in"
-        f" libvirt, less the median of a start with none ({idle:.2f} s)"
-    )
-    whole = f"start after kill -9 until the doors are open, Python's start included, {SANDBOXES:,} sandboxes"
-    return [
-        figure("reconcile after kill -9", [one - idle for one in full], "s", how, Bar(p50=2.0)),
-        figure("backend: kill -9 to open doors", full, "s", whole),
-    ]
 
 
 # --- a list ---------------------------------------------------------------------------------------------
