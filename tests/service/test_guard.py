@@ -18,11 +18,12 @@ from backend.audit import Audit
 from backend.background import Background
 from backend.client.sse import Parser
 from backend.config import Config
-from backend.errors import NoSpace, PolicyDenied, WrongState
+from backend.errors import HypervisorFailed, NoSpace, PolicyDenied, WrongState
 from backend.fleet import Fleet, FleetParts, Guard
 from backend.fleet.turns import USUAL_S, Turns
-from backend.guests import CertificateAuthority
-from backend.hypervisor import DiskUse, DomainInfo
+from backend.guests import CertificateAuthority, Guest
+from backend.hypervisor import DiskUse, DomainInfo, GuestImage
+from backend.hypervisor import Identity as DomainIdentity
 from backend.models import CreateSandbox, Identity, Phase, QueuePlace, Role, Sandbox, SnapshotRequest, now
 from backend.policy import Policy
 from backend.store import EventBus, Store, Subscription
@@ -77,6 +78,7 @@ class Silent:
     def forget(self, name: str) -> None: ...
     def release(self, name: str) -> None: ...
     async def drop(self, name: str) -> None: ...
+    async def ready(self, guest: Guest, *, timeout_s: float) -> None: ...
 
 
 class Lab:
@@ -429,6 +431,90 @@ async def test_a_create_that_waits_shows_its_place_and_an_estimate(
         row = await lab.row(made.sandbox_name)
         assert (row.phase, row.reason, row.queue) == (Phase.RUNNING, "", None)
         assert row.mac and row.uuid and row.ip_address
+
+
+class Refusing:
+    """A hypervisor whose forks fail half-way. What was done on it, in order."""
+
+    def __init__(self, *, boots: bool = True) -> None:
+        self.boots, self.done = boots, list[str]()
+
+    async def ensure_template(self, source: GuestImage, **size: int) -> str:
+        self.done.append(f"template {source.name} {size['cpu']}")
+        return "template"
+
+    async def fork(self, template: str, identity: DomainIdentity, network: str, **_: object) -> DomainInfo:
+        self.done.append(f"fork {identity.name}")
+        raise HypervisorFailed("the memory is strange", remedy="none")
+
+    async def destroy(self, name: str, **_: object) -> None:
+        self.done.append(f"destroy {name}")
+
+    async def cold_boot(
+        self, source: GuestImage, identity: DomainIdentity, network: str, **more: Any
+    ) -> DomainInfo:
+        self.done.append(f"boot {source.name} {more['cpu']} as {identity.name} on {network}")
+        if not self.boots:
+            raise HypervisorFailed("nothing runs here", remedy="none")
+        return DomainInfo(identity.name, "uuid-of-the-second", "running", more["metadata"])
+
+
+@pytest.fixture
+def forking(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Refusing:
+    """The host ``local`` is one that refuses to fork."""
+    image = SimpleNamespace(
+        name="i", sha256="ab" * 32, disk=Path("i"), kernel=None, initrd=None, cmdline="", arch="amd64"
+    )
+    hypervisor = Refusing()
+    host = SimpleNamespace(
+        name="local",
+        turns=Turns(),
+        promised={},
+        network=SimpleNamespace(name="n", host_address="10.0.0.1"),
+        prefix=24,
+        domain_name=str.lower,
+        take_address=AsyncMock(return_value="10.0.0.2"),
+        way=SimpleNamespace(link=None),
+        give_back=lambda _: None,
+        require=lambda: hypervisor,
+    )
+    monkeypatch.setattr(lab.fleet, "_source", lambda _: image)
+    monkeypatch.setattr(lab.fleet, "disk_gb", AsyncMock(return_value=1))
+    monkeypatch.setattr(lab.fleet, "grow", AsyncMock())
+    monkeypatch.setattr(lab.fleet, "open_egress", AsyncMock())
+    monkeypatch.setattr(lab.fleet, "host_of", lambda _: host)
+    monkeypatch.setattr(lab.machines, "find", lambda _: host, raising=False)
+
+    async def obtain(wanted: Sandbox, made_of: Any) -> Sandbox:
+        wanted.host_name = "local"
+        return await lab.fleet.make(wanted, made_of)
+
+    monkeypatch.setattr(lab.fleet, "obtain", obtain)
+    return hypervisor
+
+
+async def test_where_no_fork_works_it_is_booted_cold_and_says_so(lab: Lab, forking: Refusing) -> None:
+    wanted = CreateSandbox(source_vm_name="i", agent_id="a", vm_name="box", cpu=3)
+    made = await lab.fleet.create(AGENT, wanted)
+    domain = made.id.lower()
+    assert forking.done == [
+        "template i 3", f"fork {domain}", f"destroy {domain}", f"boot i 3 as {domain} on n",
+    ]  # fmt: skip
+    row = await lab.row("box")
+    assert (row.phase, row.created_by, row.reason) == (Phase.RUNNING, "cold", "")
+    assert (row.domain, row.uuid) == (domain, "uuid-of-the-second")
+    rows, _ = await lab.audit.list(sandbox_id=made.id)
+    (outcome,) = [row for row in rows if (row.action, row.step) == ("sandbox.create", "outcome")]
+    assert outcome.data["created_by"] == "cold"
+
+
+async def test_where_nothing_boots_either_nothing_is_left(lab: Lab, forking: Refusing) -> None:
+    forking.boots = False
+    wanted = CreateSandbox(source_vm_name="i", agent_id="a", vm_name="box")
+    with pytest.raises(HypervisorFailed, match="nothing runs here"):
+        await lab.fleet.create(AGENT, wanted)
+    assert forking.done[-1].startswith("destroy sbx-") and len(forking.done) == 5
+    assert await lab.fleet.all_live() == []
 
 
 @pytest.mark.parametrize("config", [Config.model_validate({"snapshots": {"at_task": True}})])
