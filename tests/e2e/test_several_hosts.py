@@ -11,24 +11,29 @@ import pwd
 import shlex
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.parse import quote
 
+import libvirt
 import pytest
 
-from backend.client import Fluid
+from backend.client import AsyncFluid, Fluid
 from backend.client.blocking import FluidSandbox
 from backend.errors import FluidError, NoRoom, SelfApproval, WrongState
 from backend.images import BuiltImage, Images
-from backend.models import Approval, ApprovalState, Phase, Sandbox
+from backend.models import Approval, ApprovalState, Leftover, Phase, Sandbox
 from backend.paths import Paths
 from tests.bench.stage import Stage
 from tests.bench.terminal import Terminal
 from tests.fix_doors import call_as
-from tests.fix_hosts import RealHost, real_hosts
+from tests.fix_hosts import USER, RealHost, real_hosts
 from tests.fix_target import NAME as WEB
 from tests.fix_target import Login, Target
 from tests.leftovers import left_of
@@ -41,7 +46,14 @@ CLOCK_S = 3.0
 NOISE_MB = 2048  # that others write meanwhile
 DECIDED_S = 600.0  # three runs of Ansible, emulated
 OPERATOR = "games"  # a user of every machine: whoever asks does not approve
-
+SIZE = {"cpu": 1, "memory_mb": 768, "disk_gb": 12}
+SEEN = (
+    "nproc; awk '/MemT/ {print $2}' /proc/meminfo; cat /sys/block/vda/size; df -B1 / | awk 'END {print $2}'"
+)
+ENOUGH_MB, WRITTEN_MB = 250, 8000  # what it may write before the reserve, and what it wants to
+PAUSED_S = 180.0
+GIB = 1024**3
+MARK = b"fetched from outside\n"
 
 FLUID = (sys.executable, "-P", "-m", "backend.cli")
 HAND_BACK = b"\x1d"
@@ -52,11 +64,33 @@ try:
 except request.HTTPError as refused:
     print(refused.code, refused.read().decode())
 """
+FETCH = "from urllib import request; print(request.urlopen('http://{}/').read().decode(), end='')"
+
+
+class Outside(BaseHTTPRequestHandler):
+    """The one service that a sandbox may reach."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(MARK)))
+        self.end_headers()
+        self.wfile.write(MARK)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """Its ``host:port``, on this machine: an address that no guest takes for itself."""
+    with ThreadingHTTPServer(("127.0.0.2", 0), Outside) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.2:{server.server_port}"
+        server.shutdown()
 
 
 @dataclass(frozen=True)
 class Two:
-    """The backend's operator door, and the host behind SSH."""
+    """The backend's operator door, the host behind SSH, and what a sandbox may fetch."""
 
     stage: Stage
     settings: dict[str, Any]
@@ -64,6 +98,7 @@ class Two:
     fluid: Fluid
     image: BuiltImage
     target: Target
+    outside: str
 
     async def until(self, holds: Callable[[], bool], limit_s: float, what: str) -> float:
         """Seconds until it holds."""
@@ -79,12 +114,13 @@ class Two:
         except FluidError:
             return False
 
-    async def create(self, name: str, on: str) -> FluidSandbox:
+    async def create(self, name: str, on: str, **size: int) -> FluidSandbox:
         """A sandbox on that host, because the other one is drained."""
         other = FAR if on == "local" else "local"
         await asyncio.to_thread(self.fluid.drain_host, other)
         try:
-            box = await asyncio.to_thread(self.fluid.create_sandbox, self.source, agent_id="e2e", name=name)
+            make = partial(self.fluid.create_sandbox, self.source, agent_id="e2e", name=name, **size)
+            box = await asyncio.to_thread(make)
         finally:
             await asyncio.to_thread(self.fluid.resume_host, other)
         assert box.noun.host_name == on
@@ -103,6 +139,10 @@ class Two:
     def row(self, id: str) -> Sandbox:
         return next(row for row in self.fluid.fleet().sandboxes if row.id == id)
 
+    def leftovers(self) -> list[Leftover]:
+        """All but a template of the size that was asked for here: it ages out by itself."""
+        return [one for one in left_of(self.fluid.leftovers()) if one.kind != "template"]
+
     def volumes(self) -> list[str]:
         """What lies in our pool on the second host."""
         (pool,) = (self.far.folder / "lib" / "images").iterdir()
@@ -113,7 +153,7 @@ class Two:
 async def two() -> AsyncIterator[Two]:
     cache = Paths.default()
     image = await Images(cache.images).build(progress=lambda _: None)
-    with real_hosts(FAR) as (far,):
+    with real_hosts(FAR) as (far,), served() as outside:
         async with Stage(cache.cache, limits={"sandboxes_per_owner": 50}) as stage:
             local = {"name": "local", "uri": stage.libvirt}
             target = await Target.plan(stage.paths.state / "production")
@@ -123,10 +163,11 @@ async def two() -> AsyncIterator[Two]:
                 "operators": ["root", OPERATOR],
                 "server": {"socket_group_operators": OPERATOR},
                 "targets": target.settings,
+                "egress": {"allow": [outside]},
             }
             stage.configure(**settings)
             await stage.start()
-            two = Two(stage, settings, far, Fluid(stage.paths.operator_socket), image, target)
+            two = Two(stage, settings, far, Fluid(stage.paths.operator_socket), image, target, outside)
             both = {"local", FAR}
             await two.until(
                 lambda: {host.name for host in two.fluid.hosts() if host.templates} == both,
@@ -139,14 +180,36 @@ async def two() -> AsyncIterator[Two]:
 
 
 async def test_a_sandbox_on_the_second_host_does_what_one_on_the_first_does(two: Two) -> None:
-    for host in ("local", FAR):
+    for host, size in (("local", {}), (FAR, SIZE)):
         began = time.monotonic()
-        box = await two.create(f"work-{host}", host)
+        box = await two.create(f"work-{host}", host, **size)
         print(f"{host}: created by {box.noun.created_by} in {time.monotonic() - began:.1f} s")
         assert box.noun.created_by == "fork"
+        if size:
+            await asyncio.to_thread(has_the_size, two, box)
         await asyncio.to_thread(live, two, box)
-    assert left_of(two.fluid.leftovers()) == []
+    assert two.leftovers() == []
+    assert installed(two.far) == []
     assert [name for name in two.volumes() if not name.startswith("image.") and "template" not in name] == []
+
+
+def has_the_size(two: Two, box: FluidSandbox) -> None:
+    """What was asked for is what the guest sees; of the processors, its host's libvirt."""
+    cpus, memory_kb, sectors, root = map(int, box.run(SEEN).stdout.split())
+    assert cpus == SIZE["cpu"] and 0.85 * SIZE["memory_mb"] < memory_kb / 1024 <= SIZE["memory_mb"]
+    assert sectors * 512 == SIZE["disk_gb"] * GIB and 0.95 * SIZE["disk_gb"] * GIB < root < sectors * 512
+    with closing(libvirt.open(two.far.root_uri)) as connection:
+        shares = connection.lookupByName(box.noun.domain).schedulerParameters()
+    assert shares["cpu_shares"] == 100 * SIZE["cpu"]
+
+
+def installed(far: RealHost) -> list[str]:
+    """What the login left on that host, and every program below the folders that are the host's own. What it
+    has in memory is of other tests' hosts too, and their users may have its number."""
+    places = ("/", "/tmp", "/var/tmp", "/home", "/root")
+    found = far.exec(["find", *places, "-xdev", "-user", USER, "-print"], check=False).decode().splitlines()
+    files = (path for path in far.folder.rglob("*") if path.is_file() and not path.is_symlink())
+    return found + [str(path) for path in files if path.stat().st_mode & 0o111]
 
 
 def live(two: Two, box: FluidSandbox) -> None:
@@ -161,6 +224,8 @@ def live(two: Two, box: FluidSandbox) -> None:
     pid = box.run("sleep 1000 </dev/null >/dev/null 2>&1 & echo $!").stdout.strip()
     outside = box.run(f"python3 -c {shlex.quote(ASK_OUTSIDE)}").stdout
     assert outside.startswith("403 ") and "rule egress." in outside
+    fetched = box.run(f"python3 -c {shlex.quote(FETCH.format(two.outside))}")
+    assert fetched.stdout.encode() == MARK, fetched.stderr
     box.snapshot("one")
     box.write_file("/root/mark", b"two\n")
     box.run("useradd -m ada; sync")
@@ -245,7 +310,7 @@ async def test_a_change_made_on_the_second_host_is_rehearsed_there_and_reaches_p
         await asyncio.to_thread(decide, two, asked, steps)
         await must_have_arrived(production)
     await asyncio.to_thread(box.destroy)
-    assert left_of(two.fluid.leftovers()) == []
+    assert two.leftovers() == []
     print(steps.took)
 
 
@@ -358,7 +423,7 @@ async def test_each_host_has_stock_of_its_own_also_on_the_disk_where_memory_is_s
         two.stage.configure(**two.settings)
         await two.stage.start()
     await two.until(lambda: two.stock() == [(0, 0), (0, 0)], UP_S, "its stock goes again")
-    assert left_of(two.fluid.leftovers()) == []
+    assert two.leftovers() == []
 
 
 async def test_the_first_hosts_files_do_not_exist_on_the_second(two: Two) -> None:
@@ -378,6 +443,48 @@ async def test_what_only_root_may_fill_of_the_second_hosts_disk_is_not_shown_as_
     root_s = (told.f_bfree - told.f_bavail) * told.f_frsize >> 20
     free_mb = {host.name: host.disk_free_mb for host in two.fluid.hosts()}[FAR]
     assert abs(free_mb - (told.f_bavail * told.f_frsize >> 20)) < NOISE_MB, f"root's own are {root_s} MB"
+
+
+@pytest.mark.full
+async def test_who_fills_the_second_hosts_disk_is_paused_there(two: Two) -> None:
+    """Its disk is this machine's, too: others write and remove meanwhile."""
+    quiet, greedy = await two.create("quiet", FAR), await two.create("greedy", FAR, disk_gb=SIZE["disk_gb"])
+    free_mb = {host.name: host.disk_free_mb for host in two.fluid.hosts()}[FAR]
+    reserve_mb = free_mb - ENOUGH_MB
+    try:
+        limits = {**two.settings["limits"], "disk_reserve_mb": reserve_mb}
+        two.stage.configure(**{**two.settings, "limits": limits})
+        await two.stage.start()
+        await two.until(lambda: all(host.status == "up" for host in two.fluid.hosts()), UP_S, "both are up")
+        seq = two.fluid.fleet().seq
+        write = f"dd if=/dev/zero of=/root/big bs=1M count={WRITTEN_MB}"
+        await asyncio.to_thread(greedy.run, f"setsid sh -c '{write}' </dev/null >/dev/null 2>&1 &")
+        reason = await paused(two, greedy.id, seq)
+        print(reason)
+        assert reason.startswith(f"{FAR} has ") and f"{reserve_mb} are kept back" in reason
+        assert (two.row(greedy.id).phase, two.row(greedy.id).reason) == (Phase.PAUSED, reason)
+        with closing(libvirt.open(two.far.root_uri)) as connection:
+            state, _ = connection.lookupByName(greedy.noun.domain).state()
+        assert state == libvirt.VIR_DOMAIN_PAUSED
+        assert (await asyncio.to_thread(quiet.run, "echo alive")).stdout == "alive\n"
+    finally:
+        two.stage.configure(**two.settings)
+        await two.stage.start()
+    await two.until(lambda: all(host.status == "up" for host in two.fluid.hosts()), UP_S, "both are up")
+    await asyncio.to_thread(greedy.resume)
+    assert (await asyncio.to_thread(greedy.run, "pgrep -c dd || test -s /root/big")).exit_code == 0
+    for box in (quiet, greedy):
+        await asyncio.to_thread(box.destroy)
+    assert two.leftovers() == []
+
+
+async def paused(two: Two, id: str, after: int) -> str:
+    """Why the guard paused it, as its event tells."""
+    async with asyncio.timeout(PAUSED_S), AsyncFluid(two.stage.paths.operator_socket) as fluid:
+        async for event in fluid.events(after):
+            if (event.kind, event.id) == ("sandbox.paused", id):
+                return str(event.data["reason"])
+    raise AssertionError("the events ended")
 
 
 @pytest.mark.full
