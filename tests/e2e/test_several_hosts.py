@@ -54,6 +54,7 @@ ENOUGH_MB, WRITTEN_MB = 250, 8000  # what it may write before the reserve, and w
 PAUSED_S = 180.0
 GIB = 1024**3
 MARK = b"fetched from outside\n"
+NOTE = "before nginx 1.26: ask ops ✓"
 
 FLUID = (sys.executable, "-P", "-m", "backend.cli")
 HAND_BACK = b"\x1d"
@@ -164,6 +165,7 @@ async def two() -> AsyncIterator[Two]:
                 "server": {"socket_group_operators": OPERATOR},
                 "targets": target.settings,
                 "egress": {"allow": [outside]},
+                "snapshots": {"at_task": True},
             }
             stage.configure(**settings)
             await stage.start()
@@ -185,8 +187,9 @@ async def test_a_sandbox_on_the_second_host_does_what_one_on_the_first_does(two:
         box = await two.create(f"work-{host}", host, **size)
         print(f"{host}: created by {box.noun.created_by} in {time.monotonic() - began:.1f} s")
         assert box.noun.created_by == "fork"
-        if size:
+        if host == FAR:
             await asyncio.to_thread(has_the_size, two, box)
+            await asyncio.to_thread(a_task_has_its_points, Fluid(two.stage.paths.agent_socket), box)
         await asyncio.to_thread(live, two, box)
     assert two.leftovers() == []
     assert installed(two.far) == []
@@ -201,6 +204,19 @@ def has_the_size(two: Two, box: FluidSandbox) -> None:
     with closing(libvirt.open(two.far.root_uri)) as connection:
         shares = connection.lookupByName(box.noun.domain).schedulerParameters()
     assert shares["cpu_shares"] == 100 * SIZE["cpu"]
+
+
+def a_task_has_its_points(agent: Fluid, box: FluidSandbox) -> None:
+    """Its agent says that it begins and that it is done; what it did between can be taken back."""
+    agent.say("working", "turn on TLS")
+    box.run("echo half >/root/tls; sync")
+    agent.say("done", "TLS is on")
+    pre, post = (point for point in box.snapshots() if point.auto)
+    assert pre.name.startswith("pre-") and pre.note == "a task begins: turn on TLS"
+    assert post.name.startswith("post-") and post.note == "the task is done: TLS is on"
+    assert (post.parent, pre.has_memory, post.has_memory) == (pre.name, True, True)
+    box.restore(pre.name)
+    assert box.run("test -e /root/tls").exit_code == 1
 
 
 def installed(far: RealHost) -> list[str]:
@@ -226,7 +242,7 @@ def live(two: Two, box: FluidSandbox) -> None:
     assert outside.startswith("403 ") and "rule egress." in outside
     fetched = box.run(f"python3 -c {shlex.quote(FETCH.format(two.outside))}")
     assert fetched.stdout.encode() == MARK, fetched.stderr
-    box.snapshot("one")
+    fluid.snapshot(box.id, "one", note=NOTE)
     box.write_file("/root/mark", b"two\n")
     box.run("useradd -m ada; sync")
     changes = box.diff("one", "now")
@@ -237,6 +253,8 @@ def live(two: Two, box: FluidSandbox) -> None:
     box.restore("one")
     assert box.read_file("/root/mark") == b"one\n"
     assert box.run(f"kill -0 {pid}").exit_code == 0
+    notes = {point.name: point.note for point in box.snapshots() if not point.auto}
+    assert notes == {"one": NOTE, "two": ""}
     branch = FluidSandbox(fluid, fluid.branch(box.id, "two", vm_name=f"{box.noun.sandbox_name}-b"))
     assert branch.noun.host_name == box.noun.host_name
     assert branch.read_file("/root/mark") == b"two\n"
