@@ -19,8 +19,9 @@ async def empty_world() -> AsyncIterator[World]:
     """A backend without sandboxes, and foreign domains beside it."""
     cache = Paths.default()
     await Images(cache.images).build(progress=lambda _: None)
-    async with Stage(cache.cache, limits=LIMITS) as stage:
-        world = World(stage)
+    async with Stage(cache.cache) as stage:
+        world = World(stage, limits=LIMITS)
+        world.configure()
         await world.settle_foreign()
         await world.start()
         try:

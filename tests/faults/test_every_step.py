@@ -16,7 +16,6 @@ import pytest
 from backend.client import Fluid
 from backend.errors import FluidError, SandboxNotFound
 from backend.models import Sandbox
-from tests.faults.conftest import LIMITS
 from tests.faults.world import World
 
 CHECKOUT = Path(__file__).parents[2]
@@ -35,6 +34,8 @@ STEPS = {
     "rotate": ("next key", "taught", "old kept", "switched"),  # these two are cut off in tests/service/guests
     "revoke": ("next key", "revoked"),
 }
+STOCK_STEPS = [f"{name}.{step}" for name in ("stock", "hand out") for step in STEPS[name]]
+MOVE_STEPS = ["move.suspended", "move.recalled", "hand out.recalled"]
 STOCK = {"per_source": 1}
 SHORT = {"per_source": 1, "memory_reserve_mb": 1 << 30}  # a petabyte
 BOX, POINT = "steady", "before"
@@ -152,9 +153,14 @@ async def cut_off(world: World, operation: str, step: str) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("step", [f"{name}.{step}" for name in ("stock", "hand out") for step in STEPS[name]])
+@pytest.mark.parametrize("step", STOCK_STEPS)
 async def test_stock_is_never_handed_out_twice_and_never_half_made(world: World, step: str) -> None:
-    world.stage.configure(limits=LIMITS, stock=STOCK)
+    await cut_stock_off(world, step)
+
+
+async def cut_stock_off(world: World, step: str) -> None:
+    """The backend dies while it makes stock or hands it out; what the next one makes of it."""
+    world.configure(stock=STOCK)
     await world.start(step)
     if step.startswith("hand out"):
         await until_stock(world, in_memory=1)
@@ -164,18 +170,23 @@ async def test_stock_is_never_handed_out_twice_and_never_half_made(world: World,
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("step", ["move.suspended", "move.recalled", "hand out.recalled"])
+@pytest.mark.parametrize("step", MOVE_STEPS)
 async def test_stock_that_goes_to_the_disk_and_back_is_whole_or_gone(world: World, step: str) -> None:
-    world.stage.configure(limits=LIMITS, stock=STOCK)
+    await cut_move_off(world, step)
+
+
+async def cut_move_off(world: World, step: str) -> None:
+    """The backend dies while stock goes to the disk or back."""
+    world.configure(stock=STOCK)
     await world.start()
     await until_stock(world, in_memory=1)
-    world.stage.configure(limits=LIMITS, stock=SHORT)
+    world.configure(stock=SHORT)
     if step == "move.suspended":
         await world.start(step)
     else:
         await world.start()
         await until_stock(world, on_disk=1)
-        world.stage.configure(limits=LIMITS, stock=STOCK if step == "move.recalled" else SHORT)
+        world.configure(stock=STOCK if step == "move.recalled" else SHORT)
         await world.start(step)
         if step == "hand out.recalled":
             with pytest.raises(FluidError):
@@ -194,14 +205,14 @@ async def until_stock(world: World, *, in_memory: int = 0, on_disk: int = 0) -> 
 async def it_goes_on(world: World) -> None:
     """The backend was killed: the next one has stock again, and gives none of it to two."""
     assert await world.stage.died() == -9
-    world.stage.configure(limits=LIMITS, stock=STOCK)
+    world.configure(stock=STOCK)
     await world.start()
     await until_stock(world, in_memory=1)
     await world.agree()
     boxes = [await asyncio.to_thread(make_box, world.fluid, name) for name in ("fresh-a", "fresh-b")]
     who = [world.fluid.run(box.id, "cat /etc/machine-id").stdout for box in boxes]
     assert len({box.domain for box in boxes}) == len(set(who)) == 2
-    world.stage.configure(limits=LIMITS)
+    world.configure()
     await world.start()
     for row in world.fluid.fleet().sandboxes:
         if row.sandbox_name.startswith("fresh"):

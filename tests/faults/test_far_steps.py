@@ -10,7 +10,16 @@ from backend.images import Images
 from backend.paths import Paths
 from tests.bench.stage import Stage
 from tests.faults.conftest import LIMITS
-from tests.faults.test_every_step import ACTS, STEPS, cut_off, settle
+from tests.faults.test_every_step import (
+    ACTS,
+    MOVE_STEPS,
+    STEPS,
+    STOCK_STEPS,
+    cut_move_off,
+    cut_off,
+    cut_stock_off,
+    settle,
+)
 from tests.faults.world import FarWorld
 from tests.fix_hosts import real_hosts
 
@@ -24,8 +33,8 @@ async def far_world() -> AsyncIterator[FarWorld]:
     await Images(cache.images).build(progress=lambda _: None)
     with real_hosts("far-1") as (far,):
         async with Stage(cache.cache) as stage:
-            stage.configure(limits=LIMITS, hosts=[far.settings])
-            world = FarWorld(stage, far)
+            world = FarWorld(stage, far, limits=LIMITS)
+            world.configure()
             await world.settle_foreign()
             await world.start()
             await settle(world)
@@ -39,3 +48,17 @@ async def test_a_kill_at_any_step_there_leaves_the_thing_whole_or_nothing(
     far_world: FarWorld, operation: str, step: str
 ) -> None:
     await cut_off(far_world, operation, step)
+
+
+@pytest.mark.parametrize("step", STOCK_STEPS)
+async def test_stock_there_is_never_handed_out_twice_and_never_half_made(
+    far_world: FarWorld, step: str
+) -> None:
+    await cut_stock_off(far_world, step)
+
+
+@pytest.mark.parametrize("step", MOVE_STEPS)
+async def test_stock_there_that_goes_to_the_disk_and_back_is_whole_or_gone(
+    far_world: FarWorld, step: str
+) -> None:
+    await cut_move_off(far_world, step)

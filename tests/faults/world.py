@@ -24,6 +24,7 @@ from tests.fix_hosts import RealHost
 from tests.leftovers import left_of
 
 AGREE_S = 60.0
+WAIT_S = 180.0
 LIVE = [phase for phase in Phase if phase is not Phase.DESTROYED]
 LOOK_S = 0.2
 FOREIGN = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memory>
@@ -33,12 +34,17 @@ FOREIGN = """<domain type='qemu'><name>{name}</name><memory unit='MiB'>16</memor
 class World:
     """One stage and the operator's view of it."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, stage: Stage, **settings: object) -> None:
+        """``settings``: what every start reads."""
+        self.stage, self._settings = stage, settings
         self.prefix = object_prefix(stage.paths)
         self.fluid = Fluid(stage.paths.operator_socket)
         self.foreign = ("somebody-elses", f"{self.prefix}-sbx-00000000")  # the second by its name only
         self._foreign_xml: list[str] = []
+
+    def configure(self, **more: object) -> None:
+        """What the next start reads beside the settings."""
+        self.stage.configure(**self._settings, **more)
 
     async def start(self, kill_at: str = "") -> None:
         """Start the backend; with ``kill_at`` it dies at that step, which may come before anybody asks."""
@@ -75,14 +81,14 @@ class World:
 
     def until(self, holds: Callable[[], bool]) -> None:
         """Wait; what the backend refuses meanwhile is not yet."""
-        deadline = time.monotonic() + AGREE_S
+        deadline = time.monotonic() + WAIT_S
         while True:
             try:
                 if holds():
                     return
             except FluidError:
                 pass
-            assert time.monotonic() < deadline, "it did not come about in a minute"
+            assert time.monotonic() < deadline, "it did not come about in three minutes"
             time.sleep(LOOK_S)
 
     # --- what must hold -------------------------------------------------------------------------------
@@ -197,8 +203,8 @@ class World:
 class FarWorld(World):
     """The same where the only host is behind SSH: its files are the volumes of a pool."""
 
-    def __init__(self, stage: Stage, far: RealHost) -> None:
-        super().__init__(stage)
+    def __init__(self, stage: Stage, far: RealHost, **settings: object) -> None:
+        super().__init__(stage, hosts=[far.settings], **settings)
         self.far = far
 
     @property
