@@ -30,6 +30,7 @@ CALL_TIMEOUT_S = 30.0
 OPEN_TIMEOUT_S = 20.0
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_COUNT = 5
+SETTLED_S = 5.0  # for a libvirtd that is back to find its guests' QEMUs
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 15.0
 
@@ -296,4 +297,17 @@ class Connection:
                     log.info("%s; next try in %.1f s", error.message, pause_s)
                     await asyncio.sleep(pause_s)
                     pause_s = min(pause_s * 2, BACKOFF_MAX_S)
+            await self._settled()
             self._publish(DomainEvent("", "connected"))
+
+    async def _settled(self) -> None:
+        """A libvirtd that was started shows a guest that died meanwhile as running until it has looked for
+        its QEMU, and tells nobody then: a question to every QEMU waits for that, as long as none hangs."""
+
+        def ask(connection: libvirt.virConnect) -> None:
+            connection.getAllDomainStats(
+                libvirt.VIR_DOMAIN_STATS_BALLOON, libvirt.VIR_CONNECT_GET_ALL_DOMAINS_STATS_ACTIVE
+            )
+
+        with contextlib.suppress(FluidError):
+            await self.call(ask, what="ask each guest's QEMU", limit_s=SETTLED_S)
