@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -210,11 +211,21 @@ async def test_one_that_died_while_libvirtd_was_away_died(lab: Lab) -> None:
     lab.start(SLEEPS)
     pid = lab.qemu()
     async with lab.host.listening() as events:
-        os.kill(lab.daemon.pids()["libvirtd"], signal.SIGKILL)
-        os.kill(pid, signal.SIGKILL)
+        kill(lab.daemon.pids()["libvirtd"])  # a next one does not start beside it
+        kill(pid)
         await lab.daemon.start()
         async with asyncio.timeout(LIMIT_S):
             while (await anext(events)).kind != "connected":
                 pass
         info = await lab.host.info(NAME)
     assert (info.state, info.why) == ("shutoff", "died")
+
+
+def kill(pid: int) -> None:
+    """With -9, and wait until it has ended."""
+    handle = os.pidfd_open(pid)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        assert select.select([handle], [], [], LIMIT_S)[0]
+    finally:
+        os.close(handle)
