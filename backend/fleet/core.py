@@ -285,9 +285,11 @@ class FleetCore:
         verdict = await self._judged(sandbox, info)
         if (verdict.phase, verdict.reason) == (sandbox.phase, sandbox.reason):
             return False
-        if verdict.phase in (Phase.STOPPED, Phase.ERROR):
-            await self.hang_up(sandbox)  # at once: who waits for an answer from it is told now
-        return await self._believe(sandbox, verdict)
+        try:
+            return await self._believe(sandbox, verdict)
+        finally:  # who waits for an answer from it is told now, and finds the reason in the row
+            if verdict.phase in (Phase.STOPPED, Phase.ERROR):
+                await self.hang_up(sandbox)
 
     async def _judged(self, sandbox: Sandbox, info: DomainInfo | None) -> Verdict:
         ran = before(sandbox).phase in (Phase.RUNNING, Phase.PAUSED)

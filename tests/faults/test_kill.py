@@ -19,7 +19,7 @@ from backend.errors import FluidError
 from backend.models import Approval, FleetView, Phase, RunKind
 from tests.fix_demo import Demo, play
 
-LOOK_S = 0.2
+LOOK_S = 0.02  # a sandbox that comes from stock is being made for a tenth of a second
 WAIT_S = 900
 
 Moment = Callable[[FleetView, Approval | None], bool]

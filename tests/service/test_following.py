@@ -225,6 +225,22 @@ async def test_what_is_done_to_it_by_hand_is_in_its_row_and_told_with_its_reason
     assert {one.id: one.reason for one in shown}[row.id] == found.reason
 
 
+async def test_who_is_cut_off_from_one_that_died_finds_the_reason_in_its_row(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = await lab.box(1)
+    cut: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
+
+    async def hang_up(sandbox: Sandbox) -> None:
+        cut.set_result(await lab.row(sandbox))
+
+    monkeypatch.setattr(lab.fleet, "hang_up", hang_up)
+    async with lab.followed():
+        lab.domain(row).destroy()
+        found = await asyncio.wait_for(cut, LIMIT_S)
+    assert found.phase is Phase.STOPPED and "somebody switched it off" in found.reason
+
+
 async def test_what_the_proxy_knew_of_a_sandbox_goes_with_it(lab: Lab) -> None:
     row, other = await lab.box(1), await lab.box(2)
     for one in (row, other):
