@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import sys
@@ -88,7 +89,19 @@ class Stage:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._ends.aclose()
+        try:
+            assert not (bugs := self._bugs()), f"the backend met errors of its own:\n{bugs}"
+        finally:
+            await self._ends.aclose()
+
+    def _bugs(self) -> str:
+        """The tracebacks of requests that were answered with 500, from the backend's log."""
+        if not self._log.exists():
+            return ""
+        entries = re.split(
+            r"^(?=\d{4}-\d\d-\d\d )", self._log.read_text(errors="replace"), flags=re.MULTILINE
+        )
+        return "".join(entry for entry in entries if " ERROR backend.api.gate request " in entry)
 
     async def _open_postgres(self, ends: AsyncExitStack) -> None:
         self._postgres = EmbeddedPostgres(self.paths.database, RUN_AS)
