@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import json
 import subprocess
+import sys
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -36,6 +38,7 @@ from backend.models import (
 from backend.paths import Paths
 
 NOBODY_UID = 65_534
+CALL_S = 60
 needs_ipv6 = pytest.mark.skipif(
     not Path("/proc/net/if_inet6").exists(), reason="a kernel without IPv6 has no [::1] to listen on"
 )
@@ -226,19 +229,33 @@ def call_as(
     body: dict[str, Any] | None = None,
 ) -> tuple[int, Any]:
     given = [json.dumps(body)] if body is not None else []
-    done = subprocess.run(
+    with subprocess.Popen(
         [SYSTEM_PYTHON, "-S", "-c", CALL_AS, str(door), method, path, *given],
         user=uid,
         group=uid,
         extra_groups=groups or [],
-        capture_output=True,
-        check=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
         cwd="/",
-    )
-    status, body = json.loads(done.stdout)
+    ) as caller:
+        try:
+            said, wrong = caller.communicate(timeout=CALL_S)
+        except subprocess.TimeoutExpired as error:
+            told = where_it_waits(caller.pid)
+            caller.kill()
+            raise AssertionError(f"{method} {path}: no answer within {CALL_S} s\n{told}") from error
+    assert caller.returncode == 0, wrong
+    status, body = json.loads(said)
     return status, body
+
+
+def where_it_waits(pid: int) -> str:
+    """What a process that calls us waits for in the kernel, and all that this process is at."""
+    there = [f"{name}: {Path(f'/proc/{pid}/{name}').read_text().strip()}" for name in ("wchan", "syscall")]
+    threads = ["".join(traceback.format_stack(frame)) for frame in sys._current_frames().values()]
+    tasks = [repr(task) for task in list(getattr(asyncio.tasks, "_all_tasks", ()))]
+    return "\n".join([f"process {pid}", *there, *threads, *tasks])
 
 
 async def as_uid(uid: int, door: Path | str, path: str, groups: list[int] | None = None) -> tuple[int, Any]:
