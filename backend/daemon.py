@@ -79,7 +79,6 @@ def serve(config: Config, paths: Paths) -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stdout
     )
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs URLs whole, the signed ones too
     failure: Exception | None = None
     _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))  # 1,024 is for programs that select(2)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import logging
 import os
 import re
 import ssl
@@ -31,6 +32,8 @@ from backend.errors import (
     TooLarge,
     Unavailable,
 )
+
+logging.getLogger(httpx2.__name__).setLevel(logging.WARNING)  # it logs URLs whole, the signed ones too
 
 CHUNK_BYTES = 1 << 20
 MAX_REDIRECTS = 5
