@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -26,8 +27,18 @@ PAUSE_FIRST_S = 1.0
 AWAY_PAUSE_S = 2.0
 PAUSE_MAX_S = 60.0
 STEADY_S = 300.0  # a duty that ran so long after its failure works again
+TURN_S = 5.0
 COMPONENT = "duties"
 AWAY = (DatabaseDown, HypervisorDown, GuestDown, NoSpace)  # told of by the part that is away itself
+
+
+@dataclass(frozen=True)
+class Chore:
+    """Work of the housekeeping, due again ``every_s`` seconds after it was done; 0: at every turn."""
+
+    name: str
+    work: Callable[[], Awaitable[object]]
+    every_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +104,18 @@ class Background:
             self._failed(name, error)
         else:
             self._troubles.pop(name, None)
+
+    async def keep_house(self, chores: Iterable[Chore]) -> None:
+        """Each when it is due, one after another, without end. One that failed is due again at once."""
+        chores = tuple(chores)
+        due = dict.fromkeys(chores, float("-inf"))
+        while True:
+            await asyncio.sleep(TURN_S)
+            for chore in chores:
+                if time.monotonic() >= due[chore]:
+                    with self.turn(chore.name):
+                        await chore.work()
+                        due[chore] = time.monotonic() + chore.every_s
 
     async def component(self) -> Component:
         """Health: whether what runs by itself does."""

@@ -29,9 +29,9 @@ from backend.ansible import Runner
 from backend.api import Door, Roles, Services, admit, bind_tcp, peer_of, refuse_served, serve_doors
 from backend.approvals import ApprovalBook, Approvals, Asks, Onlookers, Panic, Pipeline, WaysBack
 from backend.audit import Audit, AuditReport
-from backend.background import COMPONENT, Background
-from backend.changes import LIMITS, Ageing, Asker, BlobStore, Differ, Manifests, NoiseProfile
-from backend.config import LOCAL, Config, ListenAddress, listen_address
+from backend.background import COMPONENT, Background, Chore
+from backend.changes import LIMITS, Asker, BlobStore, Differ, Manifests, NoiseProfile, forget_unused
+from backend.config import DAY_S, LOCAL, Config, ListenAddress, listen_address
 from backend.disks import DiskReader
 from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow, split_authority
 from backend.errors import EXIT_OK, AlreadyRunning, ConfigError, FluidError, NoSpace
@@ -62,11 +62,11 @@ log = logging.getLogger("fluid")
 MIB = 1024**2
 KEY_BYTES = 32
 START_MB = 128  # a new cluster takes half of it; PostgreSQL stops for good where it cannot write
-HOUSEKEEPING_S = 5.0
-AUDIT_VERIFY_S = 60.0
+MINUTE_S = 60.0
+AUDIT_VERIFY_S = MINUTE_S
 AUDIT_WHOLE_EVERY = 1_440  # verifications: once a day the old rows too
 EVENTS_KEPT = 100_000
-ANSWERS_KEPT_S = 86_400
+ANSWERS_KEPT_S = DAY_S
 MANIFESTS_KEPT_S = 3_600  # without a snapshot: its row comes within seconds, or never
 
 
@@ -211,7 +211,7 @@ class _Backend:
         await hosts.open()
         authority = CertificateAuthority(paths.secrets)
         fleet = self._fleet(stack, store, events, audit, background, hosts, authority)
-        panes, recordings = await self._panes(stack, events, audit, fleet, authority)
+        panes, recorder, recordings = await self._panes(stack, events, audit, fleet, authority)
         trust = Trust(authority, audit, fleet.all_live, fleet.teach)
         panic = Panic(paths.state / "panic.json", fleet, trust.revoke, audit, events)
         self.parts["panic"] = panic.component
@@ -231,6 +231,20 @@ class _Backend:
         await approvals.resume()
         for host in hosts:
             background.keep(f"follow {host.name}", partial(fleet.follow, host))
+        chores = (
+            Chore("end what outlived its time", fleet.expire),
+            Chore("end forsaken runs", runs.end_forsaken),
+            Chore("expire approvals", approvals.expire),
+            Chore("record again", recorder.try_again),
+            Chore("age the templates", fleet.age_templates, MINUTE_S),
+            Chore("age the folders of runs", runs.age, MINUTE_S),
+            Chore("age the recordings", recordings.age, 10 * MINUTE_S),
+            Chore("age the diffs", partial(forget_unused, fleet.blobs, store.uses), DAY_S),
+            Chore("age what was kept of targets", keeper.age, 10 * MINUTE_S),
+            Chore("prune the manifests", partial(store.manifests.prune, MANIFESTS_KEPT_S), MINUTE_S),
+            Chore("prune the events", partial(store.events.prune, EVENTS_KEPT), MINUTE_S),
+            Chore("prune the answers", partial(store.keys.prune, ANSWERS_KEPT_S), MINUTE_S),
+        )
         for name, work in (
             ("sign the audit's head", audit.run),
             ("verify the audit", partial(self._verify, audit)),
@@ -238,10 +252,7 @@ class _Backend:
             ("keep the stock", fleet.keep_stock),
             ("guard the hosts", guard.run),
             ("keep the CA's keys", trust.run),
-            (
-                "housekeeping",
-                partial(self._housekeeping, background, store, fleet, approvals, runs, recordings, keeper),
-            ),
+            ("housekeeping", partial(background.keep_house, chores)),
         ):
             background.keep(name, work)
         self.parts[COMPONENT] = background.component
@@ -351,7 +362,7 @@ class _Backend:
         audit: Audit,
         fleet: Fleet,
         authority: CertificateAuthority,
-    ) -> tuple[Panes, Recordings]:
+    ) -> tuple[Panes, Recorder, Recordings]:
         """Terminals on a tmux server of our own, which outlives us, and what they show."""
         tmux = TmuxServer(self.paths.tmux_socket)
         await tmux.start()
@@ -369,7 +380,7 @@ class _Backend:
         recorder = Recorder(tmux, shelf, audit, config, self.config.limits.disk_reserve_mb)
         self.parts["recordings"] = recorder.component
         panes = Panes(tmux, events, audit, fleet, shell, self.config.limits, recorder)
-        return panes, Recordings(shelf, recorder, audit, config)
+        return panes, recorder, Recordings(shelf, recorder, audit, config)
 
     def _egress_proxy(self, audit: Audit) -> EgressProxy:
         egress = self.config.egress
@@ -392,37 +403,6 @@ class _Backend:
         if self.config.ansible.strategy != "auto":
             return self.config.ansible.strategy
         return "mitogen_linear" if any(host.virt_type == "qemu" for host in hosts) else "linear"
-
-    # --- keeping house --------------------------------------------------------------------------------
-
-    async def _housekeeping(
-        self,
-        background: Background,
-        store: Store,
-        fleet: Fleet,
-        approvals: Approvals,
-        runs: Runs,
-        recordings: Recordings,
-        keeper: Keeper,
-    ) -> None:
-        duties: dict[str, Callable[[], Awaitable[object]]] = {
-            "end what outlived its time": fleet.expire,
-            "age the templates": fleet.age_templates,
-            "end forsaken runs": runs.end_forsaken,
-            "age the folders of runs": runs.age,
-            "expire approvals": approvals.expire,
-            "age the diffs": Ageing(fleet.blobs, store.uses).age,
-            "age the recordings": recordings.age,
-            "prune the manifests": partial(store.manifests.prune, MANIFESTS_KEPT_S),
-            "age what was kept of targets": keeper.age,
-            "prune the events": partial(store.events.prune, EVENTS_KEPT),
-            "prune the answers": partial(store.keys.prune, ANSWERS_KEPT_S),
-        }
-        while True:
-            await asyncio.sleep(HOUSEKEEPING_S)
-            for name, duty in duties.items():
-                with background.turn(name):
-                    await duty()
 
     async def _verify(self, audit: Audit) -> None:
         for turn in itertools.count():

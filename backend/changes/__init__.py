@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from backend.changes.ageing import Ageing
+    from backend.changes.ageing import forget_unused
     from backend.changes.blobs import BlobStore
     from backend.changes.differ import LIMITS, Differ, Point
     from backend.changes.manifests import Earlier, Manifests, Taken
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LIMITS",
-    "Ageing",
     "Asker",
     "BlobStore",
     "Differ",
@@ -30,12 +29,12 @@ __all__ = [
     "Rule",
     "Taken",
     "Told",
+    "forget_unused",
     "residual",
 ]
 
 _HOMES = {
     "LIMITS": "differ",
-    "Ageing": "ageing",
     "Asker": "told",
     "BlobStore": "blobs",
     "Differ": "differ",
@@ -46,6 +45,7 @@ _HOMES = {
     "Rule": "noise",
     "Taken": "manifests",
     "Told": "told",
+    "forget_unused": "ageing",
     "residual": "residuals",
 }
 

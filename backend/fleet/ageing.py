@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterable
 from functools import partial
 
@@ -21,20 +20,13 @@ from backend.images import Doomed, Former, free_formers, remove_former
 
 log = logging.getLogger(__name__)
 
-AGE_EVERY_S = 60.0
-
 
 class Ageing(Recovery):
-    """What the daemon's housekeeping calls every few seconds."""
-
-    _aged_at = 0.0
+    """A chore of the daemon's housekeeping."""
 
     async def age_templates(self) -> None:
         """Templates that nobody asks for any more go, once no sandbox stands on them: those of other sizes,
         of former images, and of what a host was before an upgrade. Former images follow."""
-        if time.monotonic() - self._aged_at < AGE_EVERY_S:
-            return
-        self._aged_at = time.monotonic()
         for host in [host for host in self._hosts if host.up]:
             try:
                 await self._age_on(host)

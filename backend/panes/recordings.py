@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import time
 from datetime import datetime, timedelta
 
 from backend.audit import Audit
@@ -14,7 +13,6 @@ from backend.models import Identity, Leftover, Recording, Role, now
 from backend.panes.recorder import MIB, Recorder
 from backend.panes.shelf import Shelf
 
-AGE_EVERY_S = 600.0
 PLACE = "control node"
 
 
@@ -26,7 +24,6 @@ class Recordings:
         self._recorder = recorder
         self._audit = audit
         self._config = config
-        self._aged_at: float | None = None
 
     async def list(self, actor: Identity, sandbox_id: str | None = None) -> builtins.list[Recording]:
         """Newest first; those of a sandbox outlive it."""
@@ -53,11 +50,6 @@ class Recordings:
 
     async def age(self) -> None:
         """Let go what is older than the config keeps, and the oldest beyond the size that it allows."""
-        await self._recorder.try_again()
-        at = time.monotonic()
-        if self._aged_at is not None and at - self._aged_at < AGE_EVERY_S:
-            return
-        self._aged_at = at
         await asyncio.to_thread(self._age)
 
     async def leftovers(self, actor: Identity) -> builtins.list[Leftover]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backend.changes import Ageing, BlobStore
+from backend.changes import BlobStore, forget_unused
 from backend.changes.ageing import KEPT_S
 from backend.models import (
     Approval,
@@ -124,7 +124,7 @@ async def test_an_old_diff_and_playbook_of_a_sandbox_that_is_gone_go_with_their_
     await world.changes("DIF-alive", ALIVE)
     await world.playbook("PBK-alive", ALIVE)
     old_blob(blobs, "of nothing")
-    await Ageing(blobs, store.uses).age()
+    await forget_unused(blobs, store.uses)
     assert await world.left() == {"DIF-young", "PBK-young", "DIF-alive", "PBK-alive"}
     for name in ("DIF-young", "DIF-alive"):
         assert is_there(blobs, f"{name} before") and is_there(blobs, f"{name} after"), name
@@ -139,7 +139,7 @@ async def test_all_that_an_approval_shows_stays(world: World, store: Store, blob
     await world.playbook("PBK-asked", changes_id="DIF-origin")
     evidence = Evidence(changes_id="DIF-rehearsal", sandbox_changes_id="DIF-sandbox")
     await world.approval("PBK-asked", evidence)
-    await Ageing(blobs, store.uses).age()
+    await forget_unused(blobs, store.uses)
     kept = {"DIF-sandbox", "DIF-rehearsal", "DIF-origin"}
     assert await world.left() == kept | {"PBK-asked"}
     contents = [f"{name} {side}" for name in kept for side in ("before", "after")] + ["PBK-asked file"]
@@ -157,7 +157,7 @@ async def test_what_a_young_run_or_a_snapshot_names_stays(
     await store.snapshots.insert(
         Snapshot(id="SNP-1", sandbox_id=ALIVE, name="a", created_at=OLD, manifest_sha256=told)
     )
-    await Ageing(blobs, store.uses).age()
+    await forget_unused(blobs, store.uses)
     assert await world.left() == {"PBK-ran"}
     assert is_there(blobs, "PBK-ran file") and is_there(blobs, "told")
 

@@ -210,7 +210,6 @@ async def age(both: Machines, *, boots: bool = False) -> None:
     for host in () if boots else both.hosts:
         for image in both.images.list():
             host.cannot[image.sha256] = ArchitectureUnsupported("machines without a system")
-    both.fleet._aged_at = float("-inf")
     await both.fleet.age_templates()
 
 

@@ -206,10 +206,10 @@ async def test_recording_ends_before_the_disk_is_short_and_goes_on_by_itself(
         await until(stopped, "it stops")
         told = await seen.recorder.component()
         assert told.status == "degraded" and "not recorded" in told.message
-        await seen.recordings.age()
+        await seen.recorder.try_again()
         assert seen.recorder.stopped
         monkeypatch.setattr(seen.recorder, "_reserve_mb", 1)
-        await seen.recordings.age()
+        await seen.recorder.try_again()
         await typed(seen, pane_id, "echo af''ter", "after")
         assert "meanwhile" in await seen.screen() and (await seen.recorder.component()).status == "ok"
 
@@ -235,7 +235,7 @@ async def test_a_recording_that_a_full_disk_did_not_let_end_ends_when_there_is_r
             await seen.panes.close(ANN, pane_id)
             await until(stopped, "it stops")
             assert not await ended()
-        await seen.recordings.age()
+        await seen.recorder.try_again()
         await until(ended, "it has ended")
         assert "the end" in await seen.screen() and seen.recorder.live() == {}
 

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from backend import background as background_module
-from backend.background import Background
+from backend.background import Background, Chore
 from backend.errors import HypervisorDown, InvalidValue
 
 
@@ -122,3 +122,36 @@ async def test_who_is_away_is_told_by_its_own_part() -> None:
     with background.turn("expiry"):
         raise HypervisorDown("far-1 is silent", remedy="wait")
     assert (await background.component()).status == "ok"
+
+
+async def test_a_chore_is_done_when_it_is_due_and_again_at_once_where_it_failed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(background_module, "TURN_S", 0.001)
+    done: list[str] = []
+    often = asyncio.Event()
+
+    async def always() -> None:
+        done.append("always")
+        if done.count("always") == 5:
+            often.set()
+
+    async def daily() -> None:
+        done.append("daily")
+
+    async def daily_that_fails_once() -> None:
+        done.append("daily, with trouble")
+        if done.count("daily, with trouble") == 1:
+            raise HypervisorDown("away")
+
+    async with Background() as background:
+        chores = (
+            Chore("daily", daily, 86_400),
+            Chore("daily, with trouble", daily_that_fails_once, 86_400),
+            Chore("always", always),
+        )
+        background.keep("housekeeping", lambda: background.keep_house(chores))
+        async with asyncio.timeout(5):
+            await often.wait()
+    assert done[:3] == ["daily", "daily, with trouble", "always"]  # as they stand, a failure stops none
+    assert (done.count("daily"), done.count("daily, with trouble")) == (1, 2)
