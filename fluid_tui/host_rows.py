@@ -21,6 +21,7 @@ HOST_COLUMNS = (
     Column("host", 0),
     Column("state", 11),
     Column("cpus", 4, right=True, from_width=70),
+    Column("busy", 5, right=True, from_width=86),
     Column("memory free", 18, from_width=58),
     Column("disk free", 9, right=True),
     Column("guests", 6, right=True),
@@ -60,6 +61,7 @@ def _host_row(host: HostView, now: datetime) -> Row:
     mark = host_mark(host)
     facts: list[Run | Line] = [
         (str(host.cpus or "—"), Role.MUTED),
+        (busy_words(host), Role.TEXT),
         memory_words(host),
         (size_words(host.disk_free_mb), Role.WARN if _disk_low(host) else Role.TEXT),
         (str(host.sandboxes), Role.TEXT),
@@ -78,6 +80,11 @@ def _host_row(host: HostView, now: datetime) -> Row:
 def _greyed(cell: Run | Line) -> Line:
     runs = (cell,) if isinstance(cell[0], str) else cell
     return tuple((text, Role.MUTED) for text, _ in runs)
+
+
+def busy_words(host: HostView) -> str:
+    """How much of its processors is taken, by whom ever."""
+    return "—" if host.busy_percent is None else f"{host.busy_percent} %"
 
 
 def memory_words(host: HostView) -> Line:
@@ -184,16 +191,15 @@ def detail_lines(host: HostView, now: datetime) -> list[Line]:
         lines.append(BLANK)
     since = f" for {span((now - host.since).total_seconds())}" if host.since else ""
     templates = ", ".join(host.templates)
-    creates = (
-        f"{host.creating} on their way, {host.waiting} wait" if host.creating or host.waiting else "none"
-    )
+    creates = f"{host.creating} on their way, {host.waiting} wait" if host.creating or host.waiting else ""
     facts = [
         ("state", (f"{host_mark(host).word}{since}", host_mark(host).role)),
         ("address", said(host.address or host.uri or "this machine")),
+        ("cpus", (f"{host.cpus or 'unknown'}, {busy_words(host)} busy", Role.TEXT)),
         ("memory", (f"{size_words(host.memory_free_mb)} free of {size_words(host.memory_mb)}", Role.TEXT)),
         ("disk", (f"{size_words(host.disk_free_mb)} free", Role.WARN if _disk_low(host) else Role.TEXT)),
         ("holds", (f"{plural(host.sandboxes, 'sandbox', 'sandboxes')}, {_stock(host)}", Role.TEXT)),
-        ("creates", (creates, Role.TEXT)),
+        *([("creates", said(creates))] if creates else []),
         ("template", said(templates or "none yet: the first fork of an image boots it", _known(templates))),
         ("forks", said(f"{host.fork_way or 'unknown'}{_because(host.fork_reason)}", _known(host.fork_way))),
         ("guests", said(_virt(host), _known(host.virt_type))),

@@ -313,8 +313,8 @@ def fleet(at: datetime | None = None) -> FleetView:
         seq=41,
         at=at,
         hosts=[
-            _host("kvm-01", "", at, 22_528, stock=3, sandboxes=2),
-            _host("kvm-02", "192.0.2.12", at, 3_900, clock_skew_s=0.04, sandboxes=3),
+            _host("kvm-01", "", at, 22_528, busy_percent=34, stock=3, sandboxes=2),
+            _host("kvm-02", "192.0.2.12", at, 3_900, busy_percent=8, clock_skew_s=0.04, sandboxes=3),
         ],
         sandboxes=[
             sandbox(

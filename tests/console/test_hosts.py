@@ -16,38 +16,22 @@ SIZES = [(80, 24), (120, 36)]
 
 
 def busy_hosts() -> FleetView:
-    """Two hosts as a backend tells of them, and two creates that wait for the second."""
+    """The second has little left, its guests are not isolated, and two creates wait for it."""
     view = fleet()
-    facts = {"cpus": 16, "memory_mb": 65_536, "memory_free_mb": 22_528, "disk_free_mb": 420_000}
-    view.hosts = [
-        HostView(
-            name="kvm-01",
-            status="up",
-            sandboxes=2,
-            stock=3,
-            templates=["debian-12"],
-            virt_type="kvm",
-            fork_way="save image",
-            libvirt_version="9.0.0",
-            qemu_version="7.2.11",
-            **facts,
-        ),
-        HostView(
-            name="kvm-02",
-            address="192.0.2.12",
-            status="up",
-            sandboxes=3,
-            creating=2,
-            waiting=2,
-            virt_type="qemu",
-            virt_reason="/dev/kvm hangs",
-            isolated=False,
-            clock_skew_s=7.25,
-            libvirt_version="10.1.0",
-            last_error="the pool did not answer for 30 s",
-            **(facts | {"memory_free_mb": 2_000, "disk_free_mb": 3_000}),
-        ),
-    ]
+    view.hosts[1] = view.hosts[1].model_copy(
+        update={
+            "busy_percent": 96,
+            "memory_free_mb": 2_000,
+            "disk_free_mb": 3_000,
+            "creating": 2,
+            "waiting": 2,
+            "virt_type": "qemu",
+            "virt_reason": "/dev/kvm hangs",
+            "isolated": False,
+            "clock_skew_s": 7.25,
+            "last_error": "the pool did not answer for 30 s",
+        }
+    )
     one = view.sandboxes[2]
     for number in (1, 2):
         view.sandboxes.append(
@@ -70,10 +54,14 @@ def busy_hosts() -> FleetView:
 async def test_each_host_shows_its_room_and_its_queue(console, width: int, height: int) -> None:
     async with console(width, height, backend=FakeBackend(busy_hosts())) as seen:
         await seen.press("h")
-        await seen.sees("fluid › hosts", "2 of 2 hosts up", "1 with a word", "22 of 64 GB", "410 GB")
+        await seen.sees(
+            "fluid › hosts", "2 of 2 hosts up", "1 with a word", "22 of 64 GB", "410 GB", "34 % busy"
+        )
         await seen.sees(
             "queued-1", "1 before it, about 3 s", "template  debian-12", "libvirt 9.0.0 qemu 7.2.11"
         )
+        if width >= 120:
+            await seen.sees("cpus  busy", "16  96 %")
         await seen.press("j")
         await seen.sees("! its guests are not isolated", "7.2 s ahead of", "✗ the pool did not answer")
         assert all(len(line) <= width for line in seen.lines())
