@@ -86,7 +86,10 @@ list_missing() {
     need libc6-dev "compiles the binding" test -e /usr/include/stdlib.h
     need python3-dev "headers of Python, for the same" python_header
     need python3-venv "makes the virtual environment" "$python" -c 'import venv, ensurepip'
-    [ "$command" != test ] || need openssh-server "plays machines in the tests; its service stays off" have sshd
+    if [ "$command" = test ]; then
+        need openssh-server "plays machines in the tests; its service stays off" have sshd
+        need screen "holds the console in one of them" have screen
+    fi
     if [ "$command$arm64" = test1 ] && [ "$(uname -m)" != aarch64 ]; then
         need qemu-system-arm "emulates the arm64 guest" have qemu-system-aarch64
         need qemu-efi-aarch64 "is that guest's firmware" have_firmware

@@ -115,9 +115,16 @@ def test_every_terminal_shows_the_fleet_and_answers_keys(tmp_path: Path, term: s
         made.close()
 
 
-def test_in_a_tmux_inside_a_tmux_it_is_the_same(tmp_path: Path) -> None:
-    inner = ["tmux", "-f", "/dev/null", "-S", str(tmp_path / "inner.sock")]
-    before = ["env", "-u", "TMUX", *inner, "new-session"]
+@pytest.mark.parametrize("inner", ["tmux", "screen"])
+def test_inside_another_multiplexer_it_is_the_same(tmp_path: Path, inner: str) -> None:
+    server = {
+        "tmux": ["tmux", "-f", "/dev/null", "-S", str(tmp_path / "inner.sock")],
+        "screen": ["screen", "-U", "-c", "/dev/null", "-S", "inner"],
+    }[inner]
+    opened, ended = {"tmux": ("new-session", "kill-server"), "screen": ("-q", "-Xquit")}[inner]
+    (home := tmp_path / "screens").mkdir(mode=0o700)
+    at_home = ["env", "-u", "TMUX", f"SCREENDIR={home}"]
+    before = [*at_home, *server, opened]
     made = Terminal(tmp_path / "tmux.sock", 100, 30, {"LANG": "C.UTF-8"}, before=before)
     try:
         made.sees("Needs you", "! asks", "? help")
@@ -125,9 +132,9 @@ def test_in_a_tmux_inside_a_tmux_it_is_the_same(tmp_path: Path) -> None:
         made.sees("4f2a nginx")
         made.resize(100, 30)
         made.press("h")
-        made.sees("hosts", "Creates")
+        made.sees("hosts", "Creates", "╭─ Hosts")
     finally:
-        subprocess.run([*inner, "kill-server"], check=False, timeout=10)
+        subprocess.run([*at_home, *server, ended], check=False, timeout=10)
         made.close()
 
 
