@@ -99,9 +99,12 @@ class FluidApp(App[int], inherit_bindings=False):
         self.theme = SIXTEEN.name if self.console.color_system == FEW_COLOURS else kept
 
     async def on_event(self, event: events.Event) -> None:
-        """Keys and pastes have turns. A terminal of another size may show anything."""
+        """Keys and pastes have turns; at the end they are nobody's any more. A terminal of another size may
+        show anything."""
         if isinstance(event, events.Resize) and isinstance(self._driver, SlowLineDriver):
             self._driver.shown.forget()
+        if isinstance(event, events.Key | events.Paste) and not self.screen_stack:
+            return
         if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
             await self._turns.take(event, super().on_event)
         else:

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from textual import events
 
 from backend.errors import ConfigError
 from backend.models import Phase, Sandbox, Snapshot, now
@@ -307,6 +308,14 @@ async def test_palette_finds_an_action_by_its_words(console) -> None:
         await seen.press("ctrl+p")
         await seen.press(*"watch")
         await seen.sees("Watch the agent's terminal")
+
+
+async def test_a_key_that_is_still_on_its_way_when_the_console_ends_is_dropped(console) -> None:
+    async with console() as seen:
+        pass
+    key = events.Key("a", "a")
+    key._set_forwarded()  # it has been to who had the focus
+    await seen.app.on_event(key)
 
 
 async def test_the_palette_has_every_action_of_what_is_in_sight_and_it_works_from_there(console) -> None:
