@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +14,7 @@ from backend.changes import Earlier, Point, Taken, Told
 from backend.disks.records import Node, pack
 from backend.errors import CommandLost, DiskUnreadable, GuestDown, HypervisorFailed
 from backend.fleet.snapshots import NOW, Snapshots
-from backend.models import Changes, Identity, Phase, Role, Sandbox, Snapshot, now
+from backend.models import Changes, Identity, Phase, Role, RunningState, Sandbox, Snapshot, now
 from backend.models.sandbox import STANDING_ON
 
 ROOT = pack(Node(b"/", 0o040755, 0, 0, 2, 2, 4096, 0, 0, None, None, ()))
@@ -40,6 +41,7 @@ class Fleet(Snapshots):
         self.asked = AsyncMock(return_value=TOLD)
         asker = SimpleNamespace(
             ask=self.asked,
+            running=AsyncMock(side_effect=self._running),
             keep=AsyncMock(return_value="told"),
             kept=AsyncMock(return_value=TOLD),
             kept_both=AsyncMock(return_value=(TOLD, TOLD)),
@@ -55,6 +57,10 @@ class Fleet(Snapshots):
         self._store.changes.find.return_value = None
         self._store.commands.headers.return_value = ([], 0)
         self._audit = AsyncMock()
+
+    async def _running(self, guest: str) -> RunningState:
+        await asyncio.sleep(0)
+        return RunningState(ports={"tcp *:80": "nginx"})
 
     def _refuse(self) -> None:
         raise self.disk
@@ -175,3 +181,24 @@ async def test_one_that_does_not_run_is_not_asked() -> None:
     with pytest.raises(DiskUnreadable) as refused:
         await fleet.diff(ACTOR, "SBX-1", "a", NOW)
     assert refused.value is REFUSED and fleet.asked.await_count == 0
+
+
+async def test_what_ran_at_a_point_is_kept_with_it_and_now_is_asked_only_of_one_that_runs() -> None:
+    old, new = point("old", "guest"), point("new", "guest")
+    new.running = RunningState(ports={"tcp *:22": "sshd"})
+    fleet = Fleet(old, new)
+    ran = (await fleet.diff(ACTOR, "SBX-1", "new", NOW)).running
+    assert ran is not None and ran.read_from == "guest"
+    assert [(one.verb.value, one.name) for one in ran.changes] == [
+        ("removed", "tcp *:22"),
+        ("added", "tcp *:80"),
+    ]
+    kept = (await fleet.diff(ACTOR, "SBX-1", "old", "new")).running
+    assert kept is not None and kept.changes == []
+    assert kept.notes == ["old: what listens and runs was not asked then"]
+    assert fleet._parts.asker.running.await_count == 1
+    fleet.sandbox.phase = Phase.PAUSED
+    assert (await fleet.what_runs(fleet.sandbox)).notes == [
+        "what listens and runs was not asked: it is paused"
+    ]
+    assert fleet._parts.asker.running.await_count == 1
