@@ -216,6 +216,11 @@ class RunningChange(Answer):
     before: str | None = None
     after: str | None = None
 
+    @property
+    def is_bad(self) -> bool:
+        """Whether it is a unit that has failed."""
+        return self.kind is RunningKind.UNIT and self.after == "failed"
+
 
 class RunningChanges(Answer):
     """What listened and ran at two points. The guest told it itself, also where the files were read from the

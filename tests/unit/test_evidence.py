@@ -89,6 +89,16 @@ def test_what_is_made_anew_on_each_machine_does_not_block() -> None:
     assert blockers(complete().model_copy(update={"residual": [row]}), ["web-01"]) == []
 
 
+def test_what_guests_say_of_what_runs_blocks_nothing_and_is_part_of_what_is_approved() -> None:
+    row = ResidualRow(kind="missing", noun="port", name="tcp *:8000", reason="no unit starts it")
+    told = complete().model_copy(update={"running": [row]})
+    assert blockers(told, ["web-01"]) == []
+    seen = [digest_of(approval(one), PLAYBOOK, WIRE, "p") for one in (complete(), told)]
+    assert seen[0] != seen[1]
+    old = complete().model_dump(exclude={"running"})  # of a version that did not ask
+    assert digest_of(approval(Evidence.model_validate(old)), PLAYBOOK, WIRE, "p") == seen[0]
+
+
 def test_the_digest_is_the_same_for_the_same_evidence_made_at_another_time() -> None:
     one, other = approval(complete()), approval(complete())
     other.evidence.dry_run["web-01"].at = now() + timedelta(minutes=1)
