@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,6 +16,7 @@ from backend.changes import Earlier, Point, Taken, Told
 from backend.disks.records import Node, pack
 from backend.errors import CommandLost, DiskUnreadable, GuestDown, HypervisorFailed
 from backend.fleet.snapshots import NOW, Snapshots
+from backend.hypervisor import SnapshotFiles
 from backend.models import Changes, Identity, Phase, Role, RunningState, Sandbox, Snapshot, now
 from backend.models.sandbox import STANDING_ON
 
@@ -202,3 +205,44 @@ async def test_what_ran_at_a_point_is_kept_with_it_and_now_is_asked_only_of_one_
         "what listens and runs was not asked: it is paused"
     ]
     assert fleet._parts.asker.running.await_count == 1
+
+
+async def test_a_guest_is_asked_what_runs_once_it_goes_on_and_beside_the_reading_of_its_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet, order = Fleet(), []
+
+    @asynccontextmanager
+    async def step(*_: object, **__: object) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(data={})
+
+    async def taken(*_: object, **__: object) -> SnapshotFiles:
+        order.append("taken")
+        return SnapshotFiles((Path("/layers/now"),), None, quiesced=True, stood_still_s=0.1, took_s=0.2)
+
+    async def read(*_: object) -> Taken:
+        order.append("disk")
+        await asked.wait()  # the guest is asked meanwhile
+        return Taken("sum of it", 7, 1)
+
+    async def running(_: object) -> RunningState:
+        order.append("guest")
+        asked.set()
+        return RunningState(notes=["it took too long"])
+
+    asked = asyncio.Event()
+    fleet.taken.side_effect = read
+    fleet._parts.asker.running = AsyncMock(side_effect=running)
+    fleet._store.snapshots = AsyncMock()
+    for name, found in {
+        "audited": step,
+        "ahead": step,
+        "machine": lambda _: SimpleNamespace(snapshot=taken),
+        "_standing_on": AsyncMock(),
+    }.items():
+        monkeypatch.setattr(fleet, name, found)
+    async with asyncio.timeout(5):
+        made = await fleet._make_point(ACTOR, fleet.sandbox, "a", [], note="", auto=False)
+    assert order[0] == "taken" and sorted(order[1:]) == ["disk", "guest"]
+    assert made.running == RunningState(notes=["it took too long"]) and made.read_from == "disk"
+    fleet._store.snapshots.insert.assert_awaited_once_with(made)
