@@ -42,7 +42,8 @@ _CLIENTS = frozenset(
 )
 # Of one log-in, one command or one connection; gone when idle, or when its work is done; ours.
 _FLEETING = re.compile(
-    r"(?:session-|run-).*|user@.*|user-runtime-dir@.*|sshd?@.*|fluid-guestd\.service"
+    r"run-(?:[ru][0-9a-f]+|p[0-9]+-i[0-9]+)\.(?:service|socket|timer)|run-user-.*\.mount"
+    r"|(?:user|user-runtime-dir)@[0-9]+\.service|sshd?@.*|fluid-guestd\.service"
     r"|(?:systemd-(?:hostnamed|localed|timedated|tmpfiles-clean)|packagekit|fwupd|polkit|apt-daily|"
     r"apt-daily-upgrade|dpkg-db-backup|logrotate|man-db|dnf-makecache)\.service"
 )

@@ -31,6 +31,10 @@ docker.socket                 loaded active     running   Docker
 backup.timer                  loaded active     waiting   Backup
 user@0.service                loaded active     running   User
 session-3.scope               loaded active     running   Session
+run-backup.service            loaded active     running   No transient one
+session-sweeper.service       loaded active     running   No log-in
+run-p812-i77.service          loaded active     running   /usr/bin/x
+run-r0a1b2c.timer             loaded active     waiting   /usr/bin/x
 run-u12.service               loaded active     running   /usr/bin/x
 ssh@0-10.0.0.1:22-10.0.0.2:44.service loaded active running Log-in
 fluid-guestd.service          loaded active     running   Ours
@@ -53,6 +57,8 @@ RUNNING = {
     "docker.socket": "listening",
     "foo.service": "failed",
     "nginx.service": "running",
+    "run-backup.service": "running",
+    "session-sweeper.service": "running",
 }
 
 
