@@ -16,6 +16,9 @@ from backend.models import (
     FileState,
     GroupChange,
     PackageChange,
+    RunningChange,
+    RunningChanges,
+    RunningKind,
     SettingChange,
     UnitChange,
     UnitState,
@@ -34,9 +37,19 @@ VERBS = {
     ChangeVerb.MODIFIED: ("~", "modified", Role.WARN),
     ChangeVerb.METADATA: ("~", "owner or mode", Role.WARN),
 }
-SIGNS = "+~>-"
+SIGNS = "+~>-!"
 MOVED = (">", "renamed", Role.WARN)
-KINDS = ("Packages", "Services", "Users", "Groups", *(title for title, _ in SETTINGS.values()), "Files")
+BAD = ("!", "failed", Role.BAD)
+PORTS, UNITS = RUNNING = ("Listening", "Running")
+KINDS = (
+    "Packages",
+    "Services",
+    "Users",
+    "Groups",
+    *(title for title, _ in SETTINGS.values()),
+    *RUNNING,
+    "Files",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +83,10 @@ class DiffDocument:
         *,
         key: str = "",
         was: str = "",
+        bad: bool = False,
     ) -> None:
         """One change: heading, rows, an empty line."""
-        sign, word, role = MOVED if was else VERBS[verb]
+        sign, word, role = BAD if bad else MOVED if was else VERBS[verb]
         self.items.append(Item(key or f"{kind} {name}", kind, sign, name, role, len(self.rows), was))
         shown = f"{visible(was)} → {visible(name)}" if was else visible(name)
         self.rows.append(
@@ -95,9 +109,13 @@ def document(changes: Changes, *, noise: bool = False) -> DiffDocument:
     for group in changes.groups:
         made.add("Groups", group.verb, group.name, _by(group.package), _facts(group))
     _add_settings(made, changes, noise)
+    if changes.running:
+        _add_running(made, changes.running, noise)
     _add_files(made, changes, noise)
     if not made.rows:
         made.rows.append(DiffRow(line(("No change.", Role.MUTED))))
+    if changes.running:
+        made.rows += [DiffRow(line(said(note, Role.WARN))) for note in changes.running.notes]
     return made
 
 
@@ -108,6 +126,25 @@ def _add_settings(made: DiffDocument, changes: Changes, noise: bool) -> None:
             if one.kind is kind and (noise or not (one.hidden or one.package)):
                 key = f"{heading} {number}"
                 made.add(heading, one.verb, one.name, _extra(one), _setting(one), key=key)
+
+
+def _add_running(made: DiffDocument, running: RunningChanges, noise: bool) -> None:
+    """What listens and runs, each under the word of who told it; with ``noise`` also what stayed."""
+    for one in running.changes:
+        kind = PORTS if one.kind is RunningKind.PORT else UNITS
+        label = f" · {how_read(running.read_from)}"
+        made.add(kind, one.verb, one.name, label, _sides(one), bad=one.is_bad)
+    for name, words in running.same().items() if noise else ():
+        made.rows.append(
+            DiffRow(line((f"as before, by the guest's own word: {visible(f'{name} {words}')}", Role.MUTED)))
+        )
+
+
+def _sides(change: RunningChange) -> Iterator[DiffRow]:
+    if change.before:
+        yield fact(f"- {visible(change.before)}", Role.REMOVED)
+    if change.after:
+        yield fact(f"+ {visible(change.after)}", Role.ADDED)
 
 
 def _add_files(made: DiffDocument, changes: Changes, noise: bool) -> None:
@@ -236,6 +273,7 @@ def summary(changes: Changes) -> str:
     """``12 files, 2 packages with 58 files, 1 user``: what packages brought is counted with them."""
     brought = sum(bool(change.package) for change in changes.listed())
     stated = [one for one in changes.settings if not one.hidden and not one.package]
+    ran = [one.kind for one in changes.running.changes] if changes.running else []
     counts = (
         (len(changes.listed()) - brought, "file", ""),
         (len(changes.packages), "package", f" with {plural(brought, 'file')}" if brought else ""),
@@ -243,6 +281,8 @@ def summary(changes: Changes) -> str:
         (len(changes.users), "user", ""),
         (len(changes.groups), "group", ""),
         (len(stated), "setting", ""),
+        (ran.count(RunningKind.PORT), "port", ""),
+        (ran.count(RunningKind.UNIT), "running unit", ""),
     )
     return ", ".join(plural(count, noun) + more for count, noun, more in counts if count) or "no change"
 

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from backend.models import (
     FROM_DISK,
+    FROM_GUEST,
     Approval,
     ApprovalState,
     Evidence,
@@ -128,6 +129,7 @@ def checklist(approval: Approval) -> list[Line]:
         *_rehearsal(evidence),
         *_again(evidence),
         *_residual(evidence),
+        *_running(evidence),
         *_flag("opaque", evidence.opaque),
         *_dry_runs(approval),
         *_risk(evidence),
@@ -188,6 +190,24 @@ def _residual(evidence: Evidence) -> Iterator[Line]:
         )
     for row in evidence.rows("regenerated")[:RESIDUAL_SHOWN]:
         yield line(("    ≈ ", Role.MUTED), said(f"{row.name}  {row.reason}", Role.MUTED))
+
+
+def _running(evidence: Evidence) -> Iterator[Line]:
+    """What listens and runs in the sandbox or in its twin only. Nothing vouches for it: no tick."""
+    rows = evidence.running
+    if rows is None:
+        return
+    words = plural(len(rows), "difference") if rows else "as in the sandbox"
+    glyph: Piece = WARNING if rows else ("· ", Role.MUTED)
+    yield line(glyph, ("running  ", Role.TITLE), (f"{words}, {by_whom(FROM_GUEST)}", Role.TEXT))
+    for row in rows[:RESIDUAL_SHOWN]:
+        yield line(
+            ("    ", Role.TEXT),
+            said(f"{row.kind} {row.noun} {row.name}", Role.WARN),
+            said(f"  {row.reason}", Role.MUTED),
+        )
+    if len(rows) > RESIDUAL_SHOWN:
+        yield line((f"    and {len(rows) - RESIDUAL_SHOWN} more", Role.MUTED))
 
 
 def _flag(word: str, names: Sequence[str]) -> Iterator[Line]:

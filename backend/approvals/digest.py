@@ -27,6 +27,8 @@ def digest_of(approval: Approval, playbook: Playbook, targets: Mapping[str, Any]
     evidence = approval.evidence.model_dump(mode="json")
     for row in evidence["dry_run"].values():
         del row["run_id"], row["at"]
+    if evidence["running"] is None:
+        del evidence["running"]  # an older version's digest stands
     for name in ("rehearsal_run", "repeat_run", "changes_id", "sandbox_changes_id"):
         del evidence[name]
     bound = {

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from backend.changes import dpkg, settings
+from backend.changes import dpkg, running, settings
 from backend.changes.blobs import BlobStore
 from backend.changes.manifests import Manifests
 from backend.changes.states import secret_of
@@ -28,9 +28,9 @@ from backend.disks.pieces import Part, Piece, cut, records, unshared
 from backend.disks.reader import entry_of
 from backend.disks.records import Node, pack, unpack
 from backend.disks.survey import is_shipped
-from backend.errors import DiskUnreadable, NotFound
+from backend.errors import DiskUnreadable, FluidError, NotFound
 from backend.guests import Guest, GuestTelling
-from backend.models import wire_path
+from backend.models import RunningState, wire_path
 
 MAX_NAMES = 1_000_000
 MAX_SIZE = 1 << 63
@@ -143,6 +143,13 @@ class Asker:
         same, keep = await asyncio.to_thread(self._wanted, nodes, since)
         data = await self._telling.contents(guest, keep, LIMITS, root=root)
         return await asyncio.to_thread(self._made, packed, since, same, keep, data)
+
+    async def running(self, guest: Guest) -> RunningState:
+        """What ``guest`` says listens and runs in it now. Whatever it does costs a note, and no more."""
+        try:
+            return running.parse(await self._telling.running(guest))
+        except FluidError as error:
+            return RunningState(notes=[f"what listens and runs is not told: {error.message}"])
 
     def without_secrets(self, packed: bytes, clear: Mapping[bytes, Content]) -> Told:
         """The same without a secret, to be compared and shown. ``packed``: records that were checked."""

@@ -239,6 +239,11 @@ def _show(told: dict[str, Any]) -> None:
             ("again", _again(evidence)),
             ("residual", ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"),
             *((row["kind"], f"{row['noun']} {row['name']}: {row['reason']}") for row in residual),
+            ("running", _running(evidence)),
+            *(
+                ("running", f"{row['kind']} {row['noun']} {row['name']}: {row['reason']}")
+                for row in evidence.get("running") or ()
+            ),
             ("opaque", ", ".join(evidence["opaque"])),
             ("unrehearsed", ", ".join(evidence["unrehearsed"])),
             *(("risk", words) for words in evidence["risk"]),
@@ -257,6 +262,15 @@ def _show(told: dict[str, Any]) -> None:
 
 def _recap(result: dict[str, int] | None) -> str:
     return " ".join(f"{word}={count}" for word, count in result.items() if count) if result else ""
+
+
+def _running(evidence: dict[str, Any]) -> str:
+    from backend.models import FROM_GUEST, by_whom
+
+    rows = evidence.get("running")
+    if rows is None:
+        return ""
+    return f"{f'{len(rows)} differences' if rows else 'as in the sandbox'}, {by_whom(FROM_GUEST)}"
 
 
 def _again(evidence: dict[str, Any]) -> str:

@@ -166,6 +166,8 @@ def diff(
     for row in changes.get("settings", ()):
         if every or not (row["hidden"] or row["package"]):
             print(visible(f"{_MARKS[row['verb']]} {row['kind']:<8} {row['name']}{_values(row)}{_by(row)}"))
+    for line in _running(changes.get("running"), every):
+        print(visible(line))
     shown = {row["path"]: row for row in changes["files"] if every or not (row["hidden"] or row["package"])}
     for row in shown.values():
         if row.get("renamed_to") in shown:
@@ -177,12 +179,17 @@ def diff(
     brought = Counter(row["package"] for row in changes["files"] if row["package"] and not row["hidden"])
     for package, count in sorted(brought.items() if not every else ()):
         print(visible(f"{count} files of package {package}, as it brings them (--all)"))
-    for note in changes.get("notes", ()):
+    _show_notes(changes)
+    return None
+
+
+def _show_notes(changes: dict[str, Any]) -> None:
+    """What could not be read, and how much is hidden."""
+    for note in (*changes.get("notes", ()), *(changes.get("running") or {}).get("notes", ())):
         print(visible(f"note: {note}"))
     if changes["hidden"]:
         total = sum(changes["hidden"].values())
         print(visible(f"{total} more hidden as noise: {', '.join(changes['hidden'])} (--all)"))
-    return None
 
 
 def _how(row: dict[str, Any]) -> str:
@@ -190,6 +197,22 @@ def _how(row: dict[str, Any]) -> str:
     from backend.models import how_read
 
     return how_read(row["read_from"])
+
+
+def _running(told: dict[str, Any] | None, every: bool) -> Iterator[str]:
+    """What came, went and differs, under the word of who told it; with ``every`` also what stayed."""
+    from backend.models import RunningChanges
+
+    running = RunningChanges.model_validate(told or {})
+    same = running.same() if every else {}
+    if running.changes or same:
+        yield f"what listens and runs, {_how({'read_from': running.read_from})}"
+    for one in running.changes:
+        mark = "!" if one.is_bad else _MARKS[one.verb.value]
+        words = " → ".join(filter(None, (one.before, one.after)))
+        yield f"{mark} {one.kind.value:<8} {one.name}  {words}".rstrip()
+    for name, words in same.items():
+        yield f"  as before {name}  {words}".rstrip()
 
 
 def _version(row: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from backend.changes import Earlier, Point, Taken, Told
+from backend.changes import Earlier, Point, Taken, Told, running
 from backend.errors import (
     DiskUnreadable,
     DuplicateName,
@@ -27,6 +27,7 @@ from backend.models import (
     Identity,
     Phase,
     Role,
+    RunningState,
     Sandbox,
     Snapshot,
     SnapshotRequest,
@@ -36,6 +37,7 @@ from backend.models import (
 )
 from backend.models.sandbox import STANDING_ON
 from backend.steps import reached
+from backend.together import together
 
 NOW = "now"
 RESTORE_TIMEOUT_S = 60
@@ -76,7 +78,9 @@ class Snapshots(FleetCore):
         ):
             files = await self.machine(sandbox).snapshot(sandbox.domain, name, memory=True)
             layers = _base_first(files)
-            read_from, manifest, names = await self._manifest(sandbox, layers, earlier)
+            (read_from, manifest, names), runs = await together(
+                self._manifest(sandbox, layers, earlier), self.what_runs(sandbox)
+            )
             reached("manifest")
             snapshot = Snapshot(
                 id=new_id("SNP"),
@@ -94,6 +98,7 @@ class Snapshots(FleetCore):
                 read_from=read_from,
                 manifest_sha256=manifest,
                 files=names,
+                running=runs,
                 took_s=round(time.monotonic() - started, 3),
                 meta_json=json.dumps({"stood_still_s": files.stood_still_s}),
             )
@@ -140,6 +145,17 @@ class Snapshots(FleetCore):
         """As :meth:`freeze`, of one whose disk cannot be read: what the guest says, with the contents of what
         is another than ``since``."""
         return await self._parts.asker.ask(self.guest(sandbox), since if isinstance(since, Told) else None)
+
+    async def what_runs(self, sandbox: Sandbox) -> RunningState:
+        """What the guest says listens and runs in it now. That is no failure, and never takes long: where it
+        says nothing, the notes say why."""
+        if sandbox.phase is not Phase.RUNNING:
+            return RunningState(notes=[f"what listens and runs was not asked: it is {sandbox.phase}"])
+        return await self._parts.asker.running(self.guest(sandbox))
+
+    async def _ran(self, sandbox: Sandbox, point: Snapshot | None) -> RunningState | None:
+        """As it was told at a point (None: it was not asked), or now."""
+        return await self.what_runs(sandbox) if point is None else point.running
 
     async def snapshots(self, actor: Identity, sandbox_id: str) -> list[Snapshot]:
         """Oldest first; ``parent`` makes them a tree."""
@@ -242,11 +258,17 @@ class Snapshots(FleetCore):
             quiesced=quiesced and before.quiesced,
             commands=commands,
         )
-        try:
-            earlier = await self._readable(sandbox, first)
-            changes = await make(earlier, await self._readable(sandbox, layers))
-        except UNREADABLE as refused:
-            changes = await make(*await self._told_points(sandbox, before, after, refused))
+
+        async def compared() -> Changes:
+            try:
+                earlier = await self._readable(sandbox, first)
+                return await make(earlier, await self._readable(sandbox, layers))
+            except UNREADABLE as refused:
+                return await make(*await self._told_points(sandbox, before, after, refused))
+
+        changes: Changes
+        changes, runs = await together(compared(), self._ran(sandbox, after))
+        changes.running = running.compare(before.running, runs, from_snapshot, to_snapshot)
         await self._store.changes.insert(changes)
         await self._note_diff(actor, changes)
         return changes
@@ -267,13 +289,22 @@ class Snapshots(FleetCore):
                 remedy="compare two sandboxes of one source",
             )
         disks: list[list[Path]] = []
+        points: list[Snapshot | None] = []
         quiesced = True
         for sandbox, name in (before, after):
-            layers, stood_still = await self._layers(sandbox, await self._named_or_now(sandbox, name))
+            points.append(await self._named_or_now(sandbox, name))
+            layers, stood_still = await self._layers(sandbox, points[-1])
             disks.append(await self._readable(sandbox, layers))
             quiesced = quiesced and stood_still
-        changes = await self._parts.differ.diff(one.id, from_snapshot, to_snapshot, *disks, quiesced=quiesced)
+        changes: Changes
+        changes, *runs = await together(
+            self._parts.differ.diff(one.id, from_snapshot, to_snapshot, *disks, quiesced=quiesced),
+            self._ran(one, points[0]),
+            self._ran(other, points[1]),
+        )
         changes.to_sandbox = other.id
+        names = (f"{sandbox.sandbox_name} {name}" for sandbox, name in (before, after))
+        changes.running = running.compare(*runs, *names)
         await self._note_diff(actor, changes)
         return changes
 

@@ -88,6 +88,9 @@ class Evidence(Answer):
     again_changed: int | None = None  # measured on the disk, not Ansible's word
     again_paths: list[str] = Field(default_factory=list)
     residual: list[ResidualRow] = Field(default_factory=list)
+    # What listens and runs in one of the two only, by the guests' own word: to be seen, it blocks nothing.
+    # None: they were not asked, or did not say.
+    running: list[ResidualRow] | None = None
     opaque: list[str] = Field(default_factory=list)
     unrehearsed: list[str] = Field(default_factory=list)
     risk: list[str] = Field(default_factory=list)

@@ -193,6 +193,58 @@ class SettingChange(Answer):
     commands: list[str] = Field(default_factory=list)
 
 
+class RunningKind(StrEnum):
+    PORT = "port"  # that a program listens on
+    UNIT = "unit"  # of systemd
+
+
+class RunningState(Answer):
+    """What a guest said at one moment of what listens and runs in it: nothing vouches for it. None: it did
+    not say, and ``notes`` tell why."""
+
+    ports: dict[str, str] | None = None  # "tcp 0.0.0.0:443" → its programs; empty: it did not say which
+    units: dict[str, str] | None = None  # "nginx.service" → running | listening | waiting | failed
+    notes: list[str] = Field(default_factory=list)
+
+
+class RunningChange(Answer):
+    """A port, by its programs, or a unit, by its state. None: it was, or is, not there."""
+
+    kind: RunningKind
+    name: str
+    verb: ChangeVerb
+    before: str | None = None
+    after: str | None = None
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether it is a unit that has failed."""
+        return self.kind is RunningKind.UNIT and self.after == "failed"
+
+
+class RunningChanges(Answer):
+    """What listened and ran at two points. The guest told it itself, also where the files were read from the
+    disk. None: it was not asked then."""
+
+    read_from: str = FROM_GUEST
+    before: RunningState | None = None
+    after: RunningState | None = None
+    changes: list[RunningChange] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+    def same(self) -> dict[str, str]:
+        """What listens and runs as it did: "tcp 0.0.0.0:22" → "sshd"."""
+        found: dict[str, str] = {}
+        if self.before and self.after:
+            for old, new in (
+                (self.before.ports, self.after.ports),
+                (self.before.units, self.after.units),
+            ):
+                found |= {name: told for name, told in (new or {}).items() if name in (old or {})}
+        changed = {one.name for one in self.changes}
+        return {name: told for name, told in found.items() if name not in changed}
+
+
 class Changes(Answer):
     """The difference of two points of one sandbox, or of two of one source. ``files`` is sorted by path and
     holds hidden ones too."""
@@ -212,6 +264,7 @@ class Changes(Answer):
     users: list[UserChange] = Field(default_factory=list)
     groups: list[GroupChange] = Field(default_factory=list)
     settings: list[SettingChange] = Field(default_factory=list)  # by kind and name
+    running: RunningChanges | None = None  # None: of an older version, or of what cannot be asked
     hidden: dict[str, int] = Field(default_factory=dict)  # noise rule → how many it hides
     notes: list[str] = Field(default_factory=list)
     took_s: float = 0.0

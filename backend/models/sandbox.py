@@ -8,7 +8,7 @@ from enum import StrEnum
 from pydantic import Field, computed_field
 
 from backend.models.base import Answer, Request
-from backend.models.change import FROM_DISK
+from backend.models.change import FROM_DISK, RunningState
 
 
 class Phase(StrEnum):
@@ -176,4 +176,5 @@ class Snapshot(Answer):
     read_from: str = FROM_DISK  # or FROM_GUEST: where its disk could not be read, the guest told the manifest
     manifest_sha256: str = ""  # its name in the store
     files: int = 0  # entries of the manifest
+    running: RunningState | None = None  # told by the guest as soon as it went on; None: it was not asked
     took_s: float = 0.0

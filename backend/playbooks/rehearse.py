@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from backend.changes import Point
+from backend.changes import Point, running
 from backend.changes.residuals import MISSING
 from backend.fleet import Fleet
 from backend.models import (
@@ -111,7 +111,7 @@ class Rehearser:
         )
         checked = check(playbook.yaml.encode(), playbook.files, secrets=playbook.secrets)
         values = stand_ins(checked, wanted)
-        before = await self._point(twin, evidence)
+        before, began = await self._point(twin, evidence), await self._fleet.what_runs(twin)
         await progress("rehearsing: first run")
         first = await self._run(RunKind.REHEARSAL, twin, playbook, files, approval_id, values)
         evidence.rehearsal_run, evidence.rehearsal = first.id, _recap(first)
@@ -120,6 +120,7 @@ class Rehearser:
         done = await self._differ.diff(
             twin.id, "before", "first run", before, after, quiesced=True, made_before=True
         )
+        done.running = running.compare(began, await self._fleet.what_runs(twin), "before", "first run")
         await self._store.changes.insert(done)
         evidence.changes_id = done.id
         evidence.residual = reasoned(compare(wanted, done, checked), playbook.notes)
@@ -132,6 +133,8 @@ class Rehearser:
         evidence.repeat_run, evidence.again = second.id, _recap(second)
         await progress("comparing the disks")
         await self._repeat(evidence, twin, after)
+        # As late as can be: what was just started may not listen yet.
+        evidence.running = running.unlike(wanted.running, began, await self._fleet.what_runs(twin))
         if second.state is not RunState.SUCCESSFUL:
             evidence.failure = f"the second run {second.state}: {_why(second)}"
         return Rehearsed(evidence, first)

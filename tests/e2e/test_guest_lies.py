@@ -12,7 +12,7 @@ import pytest
 from backend.client import Fluid
 from backend.client.blocking import FluidSandbox
 from backend.errors import DiskUnreadable
-from backend.models import ApprovalState
+from backend.models import Approval, ApprovalState
 from tests.fix_demo import Demo
 
 pytestmark = pytest.mark.full
@@ -58,6 +58,19 @@ os.fsync(disk)
 """
 
 
+# Started by hand: no unit on the disk says so. The second fails at once.
+BY_HAND = r"""
+set -e
+systemd-run --quiet --unit=shop python3 -m http.server 8000 --bind 0.0.0.0
+systemd-run --quiet --unit=broken /bin/false
+for n in $(seq 100); do
+  ss -Hlnt | grep -q ':8000 ' && systemctl is-failed --quiet broken.service && exit 0
+  sleep 0.2
+done
+exit 9
+"""
+
+
 @pytest.fixture(scope="module")
 def source(operator: Fluid) -> str:
     return operator.sources()[0].name
@@ -73,6 +86,16 @@ def box(operator: Fluid, source: str) -> Iterator[FluidSandbox]:
 def does(box: FluidSandbox, script: str) -> None:
     done = box.run(script)
     assert done.exit_code == 0, done.stderr
+
+
+def rehearsed(operator: Fluid, box: FluidSandbox) -> Approval:
+    """A request for what was done in the sandbox, once its rehearsal is over."""
+    playbook = operator.generate_playbook(box.id)
+    asked = operator.request_approval(box.id, playbook=playbook.id, targets=["web-01"], reason="a test")
+    deadline = time.monotonic() + REHEARSAL_TIMEOUT_S
+    while asked.state is ApprovalState.REHEARSING and time.monotonic() < deadline:
+        asked = operator.approval(asked.id, wait=30)
+    return asked
 
 
 def test_a_hidden_file_and_what_hides_it_are_read_from_the_disk(box: FluidSandbox) -> None:
@@ -109,15 +132,48 @@ def test_a_guest_that_must_be_asked_can_hide_a_file_and_is_named_for_its_word(
     assert box.diff("clean", "later").id == named.id
 
 
+def test_what_listens_and_runs_is_told_with_whose_word_it_is_and_nothing_of_ours(
+    box: FluidSandbox, demo: Demo
+) -> None:
+    before = box.snapshot("clean").running
+    assert before is not None and before.notes == [] and before.ports and before.units
+    assert any(name.endswith(":22") for name in before.ports)
+    assert not [name for name in before.ports if name.endswith(":3128")]
+    assert not [name for name in before.units if "fluid" in name or name.startswith(("session-", "user@"))]
+    does(box, BY_HAND)
+    changes = box.diff("clean", "now")
+    assert changes.read_from == "disk"
+    assert changes.running is not None and changes.running.read_from == "guest"
+    assert {(one.verb, one.name, one.after) for one in changes.running.changes} == {
+        ("added", "tcp 0.0.0.0:8000", "python3"),
+        ("added", "broken.service", "failed"),
+        ("added", "shop.service", "running"),
+    }
+    told = demo.fluid("snapshots", "diff", box.id, "clean", "now").stdout.splitlines()
+    assert {f"what listens and runs, {ASKING}", "+ port     tcp 0.0.0.0:8000  python3"} <= set(told)
+    assert "! unit     broken.service  failed" in told
+
+
+def test_a_daemon_that_was_started_by_hand_is_in_the_evidence_and_blocks_nothing(
+    operator: Fluid, box: FluidSandbox
+) -> None:
+    box.snapshot("clean")
+    does(box, f"printf 'vm.swappiness = 20\\n' >{SHOWN}; sync\n{BY_HAND}")
+    asked = rehearsed(operator, box)
+    assert asked.state is ApprovalState.PENDING, asked.outcome
+    assert not asked.evidence.rows("missing") + asked.evidence.rows("extra")
+    assert {(row.kind, row.noun, row.name) for row in asked.evidence.running or []} == {
+        ("missing", "port", "tcp 0.0.0.0:8000"),
+        ("missing", "unit", "broken.service"),
+        ("missing", "unit", "shop.service"),
+    }
+
+
 def test_evidence_by_the_guests_word_says_so_to_who_approves(operator: Fluid, box: FluidSandbox) -> None:
     does(box, UNREADABLE)
     box.snapshot("clean")
     does(box, f"printf 'vm.swappiness = 20\\n' >{SHOWN}; sync")
-    playbook = operator.generate_playbook(box.id)
-    asked = operator.request_approval(box.id, playbook=playbook.id, targets=["web-01"], reason="a test")
-    deadline = time.monotonic() + REHEARSAL_TIMEOUT_S
-    while asked.state is ApprovalState.REHEARSING and time.monotonic() < deadline:
-        asked = operator.approval(asked.id, wait=30)
+    asked = rehearsed(operator, box)
     assert asked.state is ApprovalState.PENDING, asked.outcome
     assert asked.evidence.read_from == "guest"
     assert asked.evidence.risk[0] == f"the change was {ASKING}"

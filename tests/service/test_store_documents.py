@@ -10,6 +10,7 @@ from typing import NoReturn
 import pytest
 from psycopg.rows import TupleRow
 
+from backend.changes import running
 from backend.errors import (
     Conflict,
     DatabaseDown,
@@ -18,7 +19,7 @@ from backend.errors import (
     SandboxNotFound,
     SnapshotNotFound,
 )
-from backend.models import Command, Phase, Sandbox, Snapshot, now
+from backend.models import Changes, Command, Phase, RunningState, Sandbox, Snapshot, now
 from backend.store import Database, KeptAnswer, Store
 
 
@@ -62,6 +63,21 @@ async def test_snapshot_names_are_unique_within_their_sandbox(store: Store) -> N
     with pytest.raises(DuplicateName, match="before"):
         await store.snapshots.insert(snapshot.model_copy(update={"id": "SNP-3"}))
     assert (await store.snapshots.named("SBX-2", "before")).id == "SNP-2"
+
+
+async def test_a_point_keeps_what_ran_then_and_one_of_before_says_that_it_was_not_asked(store: Store) -> None:
+    ran = RunningState(ports={"tcp 0.0.0.0:443": "nginx, a\x00b"}, notes=["its units are not told"])
+    point = Snapshot(id="SNP-1", sandbox_id="SBX-1", name="new", created_at=now(), running=ran)
+    await store.snapshots.insert(point)
+    await store.snapshots.insert(point.model_copy(update={"id": "SNP-2", "name": "old", "running": None}))
+    assert (await store.snapshots.named("SBX-1", "new")).running == ran
+    assert (await store.snapshots.named("SBX-1", "old")).running is None
+    made = running.compare(None, ran, "old", "new")
+    changes = Changes(
+        id="CHG-1", sandbox_id="SBX-1", from_snapshot="old", to_snapshot="new", created_at=now(), running=made
+    )
+    await store.changes.insert(changes)
+    assert (await store.changes.get("CHG-1")).running == made
 
 
 async def test_a_list_filters_pages_and_tells_the_total(store: Store) -> None:

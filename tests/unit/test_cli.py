@@ -703,6 +703,46 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
     ]
 
 
+def test_a_diff_says_what_listens_and_runs_and_whose_word_that_is(
+    backend: FakeBackend, capsys: Capture
+) -> None:
+    def state(ports: dict[str, str], units: dict[str, str]) -> dict[str, Any]:
+        return {"ports": ports, "units": units, "notes": []}
+
+    def change(kind: str, name: str, verb: str, before: str | None, after: str | None) -> dict[str, Any]:
+        return {"kind": kind, "name": name, "verb": verb, "before": before, "after": after}
+
+    running = {
+        "read_from": "guest",
+        "before": state({"tcp 0.0.0.0:22": "sshd", "tcp *:80": "apache2"}, {"apache2.service": "running"}),
+        "after": state({"tcp 0.0.0.0:22": "sshd", "tcp *:80": "nginx"}, {"foo.service": "failed"}),
+        "changes": [
+            change("port", "tcp *:80", "modified", "apache2", "ngi\x1bnx"),
+            change("port", "udp *:51820", "added", None, ""),
+            change("unit", "apache2.service", "removed", "running", None),
+            change("unit", "foo.service", "added", None, "failed"),
+        ],
+        "notes": ["b: one line cannot be read"],
+    }
+    none: dict[str, Any] = {name: [] for name in ("packages", "units", "users", "groups", "files")}
+    changes = {"from_snapshot": "a", "to_snapshot": "b", "read_from": "disk", "hidden": {}, **none}
+    answer = {"diff": {"changes": changes | {"running": running}}}
+    backend.answers["POST /v1/sandboxes/SBX-0000000a/diff"] = (200, answer)
+    assert run(["snapshots", "diff", "SBX-0000000a", "a", "b"]) == 0
+    told = [
+        "a → b, read from the disk",
+        "what listens and runs, read by asking the guest: root there could lie",
+        "~ port     tcp *:80  apache2 → ngi␛nx",
+        "+ port     udp *:51820",
+        "- unit     apache2.service  running",
+        "! unit     foo.service  failed",
+        "note: b: one line cannot be read",
+    ]
+    assert capsys.readouterr().out.splitlines() == told
+    assert run(["snapshots", "diff", "SBX-0000000a", "a", "b", "--all"]) == 0
+    assert capsys.readouterr().out.splitlines() == [*told[:-1], "  as before tcp 0.0.0.0:22  sshd", told[-1]]
+
+
 def test_snapshots_are_a_tree(backend: FakeBackend, capsys: Capture) -> None:
     def point(name: str, parent: str | None, note: str = "") -> dict[str, Any]:
         return {

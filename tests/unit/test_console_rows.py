@@ -10,11 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend import alignment
-from backend.models import ChangeVerb, FileChange, FileKind, Phase, Playbook, PlaybookTask, SettingKind, now
+from backend.models import (
+    ChangeVerb,
+    FileChange,
+    FileKind,
+    Phase,
+    Playbook,
+    PlaybookTask,
+    ResidualRow,
+    RunningChange,
+    RunningChanges,
+    RunningKind,
+    RunningState,
+    SettingKind,
+    now,
+)
 from fluid_tui.diff_rows import document, header_line, summary
 from fluid_tui.evidence import checklist, what_will_run, yes_to
 from fluid_tui.fleet_rows import Sorting, matches, sandbox_filter, sandbox_rows
 from fluid_tui.paint import Mixed, Role, chop, dropped, line, plain, width_of, wrap
+from fluid_tui.screens.diff import tree_rows
 from fluid_tui.side_rows import SHOWN_LINES, DiffRow, Side, folded, text_rows, unfolded, unified, value_rows
 from fluid_tui.syntax import KINDS, coloured, kind_of
 from fluid_tui.words import SETTINGS, ago, left, span
@@ -217,6 +232,59 @@ def test_a_document_shows_settings_by_kind_and_a_rename_once() -> None:
     assert len({item.key for item in made.items}) == len(made.items)
     assert summary(access_changes(now())) == "1 file, 5 settings"
     assert "Hosts file" in {item.kind for item in document(access_changes(now()), noise=True).items}
+
+
+def test_what_listens_and_runs_is_shown_with_whose_word_it_is() -> None:
+    port, unit = RunningKind.PORT, RunningKind.UNIT
+    running = RunningChanges(
+        before=RunningState(ports={"tcp *:22": "sshd", "tcp *:80": "apache2"}, units={}),
+        after=RunningState(ports={"tcp *:22": "sshd", "tcp *:80": "nginx\x1b"}, units={}),
+        changes=[
+            RunningChange(
+                kind=port, name="tcp *:80", verb=ChangeVerb.MODIFIED, before="apache2", after="nginx\x1b"
+            ),
+            RunningChange(kind=unit, name="web.service", verb=ChangeVerb.REMOVED, before="running"),
+            RunningChange(kind=unit, name="foo.service", verb=ChangeVerb.ADDED, after="failed"),
+        ],
+        notes=["now: half of it is not told\x1b"],
+    )
+    read = access_changes(now()).model_copy(update={"running": running})
+    made = document(read)
+    items = [(item.kind, item.sign, item.name) for item in made.items]
+    assert items[-4:-1] == [
+        ("Listening", "~", "tcp *:80"),
+        ("Running", "-", "web.service"),
+        ("Running", "!", "foo.service"),
+    ]
+    shown = [plain(row.whole) for row in made.rows if row.whole]
+    assert "~ tcp *:80  modified · read by asking the guest: root there could lie" in shown
+    assert "! foo.service  failed · read by asking the guest: root there could lie" in shown
+    assert {"  - apache2", "  + nginx␛"} <= set(shown) and shown[-1] == "now: half of it is not told␛"
+    stayed = "as before, by the guest's own word: tcp *:22 sshd"
+    assert stayed not in shown
+    assert stayed in [plain(row.whole) for row in document(read, noise=True).rows if row.whole]
+    assert summary(read) == "1 file, 5 settings, 1 port, 2 running units"
+    assert {row.key for row in tree_rows(made)} >= {item.key for item in made.items}
+    assert "~1" in plain(next(row.cells[0] for row in tree_rows(made) if row.key == "kind Listening"))
+    assert "-1 !1" in plain(next(row.cells[0] for row in tree_rows(made) if row.key == "kind Running"))
+
+
+def test_a_review_says_what_runs_in_the_sandbox_or_its_twin_only_and_ticks_nothing() -> None:
+    approval = fleet(now()).approvals[0]
+
+    def told() -> list[str]:
+        lines = [plain(each) for each in checklist(approval)]
+        return [each for each in lines if "running  " in each or "tcp *:8000" in each]
+
+    assert told() == []
+    approval.evidence.running = []
+    assert told() == ["· running  as in the sandbox, by the guest's own word"]
+    row = ResidualRow(kind="missing", noun="port", name="tcp *:8000\x1b", reason="no unit starts it")
+    approval.evidence.running = [row]
+    assert told() == [
+        "! running  1 difference, by the guest's own word",
+        "    missing port tcp *:8000␛  no unit starts it",
+    ]
 
 
 def test_a_review_counts_settings_by_kind_and_a_task_s_path_stands_beside_its_name() -> None:

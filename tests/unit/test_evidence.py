@@ -57,6 +57,9 @@ def approval(evidence: Evidence) -> Approval:
 PLAYBOOK = Playbook(id="PBK-1", name="p", sandbox_id="SBX-1", yaml="", digest="d", created_at=now())
 WIRE = {"web-01": ["10.0.0.1", 22, "root", "ssh-ed25519 A", False]}
 
+DIGEST_WITHOUT_RUNNING = "f469582b1c37616b2a7390dd21d474a6265ba1fb701b9c9fac11060045a7e4a5"
+"""Of evidence that a version made which asked no guest what runs in it: it may still be approved."""
+
 
 def test_complete_evidence_is_blocked_by_nothing() -> None:
     assert blockers(complete(), ["web-01"]) == []
@@ -87,6 +90,14 @@ def test_each_gap_blocks_with_its_words(spoil: dict[str, object], words: str) ->
 def test_what_is_made_anew_on_each_machine_does_not_block() -> None:
     row = ResidualRow(kind="regenerated", noun="file", name="/etc/ssl/site.key")
     assert blockers(complete().model_copy(update={"residual": [row]}), ["web-01"]) == []
+
+
+def test_what_guests_say_of_what_runs_blocks_nothing_and_is_part_of_what_is_approved() -> None:
+    row = ResidualRow(kind="missing", noun="port", name="tcp *:8000", reason="no unit starts it")
+    told = complete().model_copy(update={"running": [row]})
+    assert blockers(told, ["web-01"]) == []
+    assert digest_of(approval(told), PLAYBOOK, WIRE, "p") != DIGEST_WITHOUT_RUNNING
+    assert digest_of(approval(complete()), PLAYBOOK, WIRE, "p") == DIGEST_WITHOUT_RUNNING
 
 
 def test_the_digest_is_the_same_for_the_same_evidence_made_at_another_time() -> None:

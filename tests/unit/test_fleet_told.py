@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +16,8 @@ from backend.changes import Earlier, Point, Taken, Told
 from backend.disks.records import Node, pack
 from backend.errors import CommandLost, DiskUnreadable, GuestDown, HypervisorFailed
 from backend.fleet.snapshots import NOW, Snapshots
-from backend.models import Changes, Identity, Phase, Role, Sandbox, Snapshot, now
+from backend.hypervisor import SnapshotFiles
+from backend.models import Changes, Identity, Phase, Role, RunningState, Sandbox, Snapshot, now
 from backend.models.sandbox import STANDING_ON
 
 ROOT = pack(Node(b"/", 0o040755, 0, 0, 2, 2, 4096, 0, 0, None, None, ()))
@@ -40,6 +44,7 @@ class Fleet(Snapshots):
         self.asked = AsyncMock(return_value=TOLD)
         asker = SimpleNamespace(
             ask=self.asked,
+            running=AsyncMock(side_effect=self._running),
             keep=AsyncMock(return_value="told"),
             kept=AsyncMock(return_value=TOLD),
             kept_both=AsyncMock(return_value=(TOLD, TOLD)),
@@ -55,6 +60,10 @@ class Fleet(Snapshots):
         self._store.changes.find.return_value = None
         self._store.commands.headers.return_value = ([], 0)
         self._audit = AsyncMock()
+
+    async def _running(self, guest: str) -> RunningState:
+        await asyncio.sleep(0)
+        return RunningState(ports={"tcp *:80": "nginx"})
 
     def _refuse(self) -> None:
         raise self.disk
@@ -175,3 +184,65 @@ async def test_one_that_does_not_run_is_not_asked() -> None:
     with pytest.raises(DiskUnreadable) as refused:
         await fleet.diff(ACTOR, "SBX-1", "a", NOW)
     assert refused.value is REFUSED and fleet.asked.await_count == 0
+
+
+async def test_what_ran_at_a_point_is_kept_with_it_and_now_is_asked_only_of_one_that_runs() -> None:
+    old, new = point("old", "guest"), point("new", "guest")
+    new.running = RunningState(ports={"tcp *:22": "sshd"})
+    fleet = Fleet(old, new)
+    ran = (await fleet.diff(ACTOR, "SBX-1", "new", NOW)).running
+    assert ran is not None and ran.read_from == "guest"
+    assert [(one.verb.value, one.name) for one in ran.changes] == [
+        ("removed", "tcp *:22"),
+        ("added", "tcp *:80"),
+    ]
+    kept = (await fleet.diff(ACTOR, "SBX-1", "old", "new")).running
+    assert kept is not None and kept.changes == []
+    assert kept.notes == ["old: what listens and runs was not asked then"]
+    assert fleet._parts.asker.running.await_count == 1
+    fleet.sandbox.phase = Phase.PAUSED
+    assert (await fleet.what_runs(fleet.sandbox)).notes == [
+        "what listens and runs was not asked: it is paused"
+    ]
+    assert fleet._parts.asker.running.await_count == 1
+
+
+async def test_a_guest_is_asked_what_runs_once_it_goes_on_and_beside_the_reading_of_its_disk(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet, order = Fleet(), []
+
+    @asynccontextmanager
+    async def step(*_: object, **__: object) -> AsyncIterator[SimpleNamespace]:
+        yield SimpleNamespace(data={})
+
+    async def taken(*_: object, **__: object) -> SnapshotFiles:
+        order.append("taken")
+        return SnapshotFiles((Path("/layers/now"),), None, quiesced=True, stood_still_s=0.1, took_s=0.2)
+
+    async def read(*_: object) -> Taken:
+        order.append("disk")
+        await asked.wait()  # the guest is asked meanwhile
+        return Taken("sum of it", 7, 1)
+
+    async def running(_: object) -> RunningState:
+        order.append("guest")
+        asked.set()
+        return RunningState(notes=["it took too long"])
+
+    asked = asyncio.Event()
+    fleet.taken.side_effect = read
+    fleet._parts.asker.running = AsyncMock(side_effect=running)
+    fleet._store.snapshots = AsyncMock()
+    for name, found in {
+        "audited": step,
+        "ahead": step,
+        "machine": lambda _: SimpleNamespace(snapshot=taken),
+        "_standing_on": AsyncMock(),
+    }.items():
+        monkeypatch.setattr(fleet, name, found)
+    async with asyncio.timeout(5):
+        made = await fleet._make_point(ACTOR, fleet.sandbox, "a", [], note="", auto=False)
+    assert order[0] == "taken" and sorted(order[1:]) == ["disk", "guest"]
+    assert made.running == RunningState(notes=["it took too long"]) and made.read_from == "disk"
+    fleet._store.snapshots.insert.assert_awaited_once_with(made)

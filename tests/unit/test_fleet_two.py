@@ -71,6 +71,9 @@ async def test_each_disk_is_read_at_its_own_point_and_nothing_is_kept(
     changes = await fleet.diff(ACTOR, "SBX-0", before, after, "SBX-1")
     assert fleet.asked == [([Path(f"/layers/SBX-0/{before}")], [Path(f"/layers/SBX-1/{after}")], quiesced)]
     assert (changes.sandbox_id, changes.to_sandbox) == ("SBX-0", "SBX-1")
+    assert changes.running is not None and len(changes.running.notes) == 2, "of each a reason, by its name"
+    assert changes.running.notes[0].startswith(f"box-0 {before}: ")
+    assert changes.running.notes[1].startswith(f"box-1 {after}: ")
     fleet._store.changes.insert.assert_not_awaited()
     assert fleet._audit.note.await_args.kwargs["to_sandbox"] == "SBX-1"
 

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import AsyncMock
+
 import pytest
 
-from backend.models import ChangeVerb, FileKind, PackageChange, Run, RunEvent, RunKind, RunState, now
-from backend.playbooks import added_folders, check, overwritten, touched
+from backend.changes.running import compare
+from backend.models import (
+    Changes,
+    ChangeVerb,
+    Evidence,
+    FileKind,
+    PackageChange,
+    Playbook,
+    Run,
+    RunEvent,
+    RunKind,
+    RunningState,
+    RunState,
+    Sandbox,
+    now,
+)
+from backend.playbooks import Rehearser, added_folders, check, overwritten, touched
 from backend.playbooks.rehearse import unrehearsed
 from tests.unit.playbooks_sample import Sample
 
@@ -125,3 +146,72 @@ def test_an_apply_writes_over_what_its_tasks_write_and_settings_that_the_rehears
     found = overwritten(sample.changes(), check(WRITES.encode(), [], secrets=["word", "hash"]))
     assert found.paths == {b"/srv/word", b"/srv/a.conf", b"/srv/b.conf", b"/etc/apt/sources.list.d/own.list"}
     assert found.accounts == {"anna"}
+
+
+class TwoRuns:
+    """A twin that is forked, asked, run at and thrown away; and what it says of itself each time."""
+
+    def __init__(self, says: list[RunningState]) -> None:
+        self.says, self.asked, self.kept = says, 0, AsyncMock()
+        changes = Changes(
+            id="CHG-2", sandbox_id="T", from_snapshot="before", to_snapshot="first run", created_at=now()
+        )
+        self.differ = SimpleNamespace(diff=AsyncMock(side_effect=lambda *_, **__: changes.model_copy()))
+        self.fork_twin = AsyncMock(
+            return_value=Sandbox(id="T", sandbox_name="t", base_image="i", created_at=now(), updated_at=now())
+        )
+        self.discard = self.freeze = AsyncMock()
+
+    def strategy(self) -> str:
+        return "linear"
+
+    async def what_runs(self, twin: Sandbox) -> RunningState:
+        self.asked += 1
+        return self.says[self.asked - 1]
+
+    @asynccontextmanager
+    async def ansible_access(self, twin: Sandbox) -> AsyncIterator[tuple[None, None]]:
+        yield None, None
+
+    async def rehearse(self, wanted: Changes) -> Evidence:
+        store = SimpleNamespace(changes=SimpleNamespace(insert=self.kept))
+        runs = SimpleNamespace(execute=AsyncMock(side_effect=lambda *_, **__: run(FINE)))
+        rehearser = Rehearser(cast("Any", store), cast("Any", self), cast("Any", runs))
+        playbook = Playbook(id="PBK-1", name="p", sandbox_id="S", yaml=YAML, digest="d", created_at=now())
+        sandbox = await self.fork_twin()
+        done = await rehearser.rehearse(
+            playbook, {}, sandbox, wanted, approval_id="APR-1", progress=AsyncMock()
+        )
+        return done.evidence
+
+
+def ports(*names: str) -> RunningState:
+    return RunningState(ports=dict.fromkeys(names, "x"), units={})
+
+
+@pytest.mark.parametrize(
+    ("last", "found"),
+    [
+        (ports("tcp *:22"), [("missing", "tcp *:8000")]),
+        (ports("tcp *:22", "tcp *:8000"), []),
+        (RunningState(notes=["it took too long"]), None),
+    ],
+)
+async def test_the_twin_is_asked_at_its_end_what_listens_as_in_the_sandbox(
+    last: RunningState, found: list[tuple[str, str]] | None
+) -> None:
+    wanted = Sample().changes()
+    wanted.running = compare(ports("tcp *:22"), ports("tcp *:22", "tcp *:8000"), "a", "b")
+    twin = TwoRuns([ports("tcp *:22"), ports("tcp *:22"), last])
+    evidence = await twin.rehearse(wanted)
+    assert not evidence.failure and not evidence.residual
+    rows = evidence.running
+    assert (None if rows is None else [(row.kind, row.name) for row in rows]) == found
+    (kept,) = twin.kept.await_args.args
+    assert kept.running.before == ports("tcp *:22") and kept.running.changes == []
+    assert twin.asked == 3
+
+
+async def test_a_roll_back_has_no_sandbox_to_compare_what_listens_with() -> None:
+    twin = TwoRuns([ports("tcp *:22")] * 3)
+    assert (await twin.rehearse(Sample().changes())).running is None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,3 +119,69 @@ async def test_a_guest_whose_python_was_changed_is_cut_short_or_refused(
     asker = Asker(telling_it, kept_in(Rows()), BlobStore(tmp_path), b"k", LIMITS)
     with pytest.raises(DiskUnreadable, match=words):
         await asker.ask(own_sshd.guest)
+
+
+async def test_a_guest_tells_what_listens_and_runs_in_it(
+    guest: Guest, commands: GuestCommands, tmp_path: Path
+) -> None:
+    asker = Asker(GuestTelling(commands), kept_in(Rows()), BlobStore(tmp_path), b"k", LIMITS)
+    told = await asker.running(guest)
+    assert told.ports is not None and told.ports[f"tcp 127.0.0.1:{guest.port}"] == "sshd"
+    assert (told.units is None) == any("units are not told" in note for note in told.notes)
+
+
+async def test_a_guest_without_ss_tells_its_ports_all_the_same(
+    own_sshd: SshServer, connections: GuestConnections, commands: GuestCommands, tmp_path: Path
+) -> None:
+    (own_sshd.folder / ".bashrc").write_text("command() { [ $2 != ss ]; }\n")
+    await connections.ready(own_sshd.guest, timeout_s=READY_TIMEOUT_S)
+    asker = Asker(GuestTelling(commands), kept_in(Rows()), BlobStore(tmp_path), b"k", LIMITS)
+    told = await asker.running(own_sshd.guest)
+    assert told.ports is not None and told.ports[f"tcp 127.0.0.1:{own_sshd.guest.port}"] == ""
+    assert "which programs listen is not told: it has no ss" in told.notes
+
+
+@pytest.mark.parametrize(
+    ("timeout", "limit_s", "words"),
+    [
+        ("exec sleep 1000", 1.0, "does not tell what listens and runs in it: it took longer than 1 s"),
+        ("head -c 10000000 /dev/zero", 1.0, "it says more than 64 KiB|it took longer than 1 s"),
+        ("head -c 70000 /dev/zero", 20.0, "it says more than 64 KiB"),
+        ("head -c 5000 /dev/urandom", 20.0, "cannot be read|not told"),
+        ("kill -9 $PPID", 20.0, "its shell ended with 137|ports are not told"),
+    ],
+)
+async def test_a_guest_that_hangs_floods_or_raves_costs_a_note_and_no_time(
+    own_sshd: SshServer,
+    connections: GuestConnections,
+    commands: GuestCommands,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    timeout: str,
+    limit_s: float,
+    words: str,
+) -> None:
+    monkeypatch.setattr(telling, "RUNNING_TIMEOUT_S", limit_s)
+    program = own_sshd.folder / "bin/timeout"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\n{timeout}\n")
+    program.chmod(0o755)
+    (own_sshd.folder / ".bashrc").write_text(f"PATH={program.parent}:$PATH\n")
+    await connections.ready(own_sshd.guest, timeout_s=READY_TIMEOUT_S)
+    asker = Asker(GuestTelling(commands), kept_in(Rows()), BlobStore(tmp_path), b"k", LIMITS)
+    began = time.monotonic()
+    told = await asker.running(own_sshd.guest)
+    assert time.monotonic() - began < limit_s + 1
+    assert not told.ports and any(re.search(words, note) for note in told.notes), told
+
+
+async def test_a_guest_that_is_gone_costs_a_note(
+    own_sshd: SshServer, connections: GuestConnections, commands: GuestCommands, tmp_path: Path
+) -> None:
+    await connections.ready(own_sshd.guest, timeout_s=READY_TIMEOUT_S)
+    own_sshd.stop()
+    await connections.drop(own_sshd.guest.name)
+    asker = Asker(GuestTelling(commands), kept_in(Rows()), BlobStore(tmp_path), b"k", LIMITS)
+    told = await asker.running(own_sshd.guest)
+    assert (told.ports, told.units) == (None, None)
+    assert [note.partition(":")[0] for note in told.notes] == ["what listens and runs is not told"]
