@@ -78,18 +78,19 @@ def _reproduce(fluid: Fluid, box: FluidSandbox, task: Task, folder: Path, row: R
         row.problems.append(f"ansible-lint: {wrong}")
     approval = _rehearsed(fluid, box, playbook)
     (folder / "evidence.json").write_text(approval.evidence.model_dump_json(indent=1))
-    judge(row, task, changes, approval.evidence)
+    judge(row, task, changes, approval.evidence, approval.state)
     _keep_failed_run(fluid, approval, changes, folder)
 
 
 def _rehearsed(fluid: Fluid, box: FluidSandbox, playbook: Playbook) -> Approval:
+    """The request as it stood when the rehearsal was over or had no more time; it is withdrawn."""
     asked = fluid.request_approval(
         box.id, playbook=playbook.id, targets=[TARGET], reason="a task of the corpus"
     )
     deadline = time.monotonic() + REHEARSAL_S
     while asked.state is ApprovalState.REHEARSING and time.monotonic() < deadline:
         asked = fluid.approval(asked.id, wait=LONG_POLL_S)
-    if asked.state in (ApprovalState.PENDING, ApprovalState.DRAFTING):
+    if asked.state in (ApprovalState.REHEARSING, ApprovalState.PENDING, ApprovalState.DRAFTING):
         fluid.withdraw_approval(asked.id)
     return asked
 
