@@ -63,7 +63,7 @@ async def _all(
     async with Stage(cache.cache) as stage:
         stage.configure(targets=_nowhere(stage.paths.state))
         await stage.start()
-        await asyncio.to_thread(_do, stage.paths.operator_socket, source, tasks, folder, key)
+        await asyncio.to_thread(_do, stage.paths, source, tasks, folder, key)
 
 
 def _nowhere(folder: Path) -> dict[str, Any]:
@@ -82,15 +82,17 @@ def _nowhere(folder: Path) -> dict[str, Any]:
     }
 
 
-def _do(socket: Path, source: str, tasks: Sequence[Task], folder: Path, key: Callable[[Task], str]) -> None:
-    fluid = Fluid(socket)
+def _do(paths: Paths, source: str, tasks: Sequence[Task], folder: Path, key: Callable[[Task], str]) -> None:
+    fluid, fingerprint_key = Fluid(paths.operator_socket), (paths.secrets / "fingerprint.key").read_bytes()
     deadline = time.monotonic() + TEMPLATE_S
     while not any(one.template_ready for one in fluid.sources()):
         if time.monotonic() > deadline:
             raise TimedOut(f"no template of {source} within {TEMPLATE_S} s")
         time.sleep(LOOK_S)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        running = {pool.submit(run, fluid, source, task, folder / task.name): task for task in tasks}
+        running = {
+            pool.submit(run, fluid, source, task, folder / task.name, fingerprint_key): task for task in tasks
+        }
         for done in as_completed(running):
             row, task = done.result(), running[done]
             row.key = key(task)
