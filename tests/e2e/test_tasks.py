@@ -1,4 +1,4 @@
-"""Three tasks of the corpus in CI, which fetch nothing, through sandbox, diff, playbook, ansible-lint and
+"""Three tasks of the corpus in CI, which install nothing, through sandbox, diff, playbook, ansible-lint and
 rehearsal; ``./fluid test --tasks`` runs all of them."""
 
 from __future__ import annotations
