@@ -90,6 +90,9 @@ list_missing() {
         need openssh-server "plays machines in the tests; its service stays off" have sshd
         need screen "holds the console in one of them" have screen
     fi
+    if [ "$command" = bench ]; then
+        need fuse2fs "mounts a disk without root's driver, which we are compared with" have fuse2fs
+    fi
     if [ "$command$arm64" = test1 ] && [ "$(uname -m)" != aarch64 ]; then
         need qemu-system-arm "emulates the arm64 guest" have qemu-system-aarch64
         need qemu-efi-aarch64 "is that guest's firmware" have_firmware

@@ -77,6 +77,17 @@ def test_the_other_architectures_test_asks_for_its_emulators_and_no_other_comman
         assert "mmdebstrap" in asked[words] and "arm64" not in asked[words].replace("--arm64", "")
 
 
+def test_the_benchmarks_ask_for_what_they_compare_with_and_no_other_command_does(
+    bare: dict[str, str], tmp_path: Path
+) -> None:
+    pretend_set_up(tmp_path / "cache", 'printf "%s|" "$@"')
+    asked = fluid(bare, "bench", "changes")
+    assert asked.returncode == 2 and "fuse2fs" in asked.stderr and "we are compared with" in asked.stderr
+    assert fluid(bare, "check", "bench").stdout == "-P|-m|backend.cli|check|bench|"
+    (tmp_path / "bin/fuse2fs").touch(0o755)
+    assert fluid(bare, "bench", "changes").stdout == "-P|-m|backend.cli|bench|changes|"
+
+
 def test_with_consent_a_failure_shows_the_last_words_and_the_log(
     bare: dict[str, str], tmp_path: Path
 ) -> None:
@@ -111,6 +122,7 @@ def test_the_consent_to_set_up_is_not_handed_to_a_checkouts_commands(
     bare: dict[str, str], tmp_path: Path, verb: str
 ) -> None:
     pretend_set_up(tmp_path / "cache", 'printf "%s|" "$@"')
+    (tmp_path / "bin/fuse2fs").touch(0o755)
     assert fluid(bare, verb, "--yes", "-k", "a b").stdout == f"-P|-m|backend.cli|{verb}|-k|a b|"
 
 

@@ -1,15 +1,16 @@
-"""The corpus of real tasks: every script has its truth, what differs from it fails, and no result is kept for
-another code."""
+"""The corpus of real tasks: every script has its truth, and what differs from it fails."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backend.models import (
+    ApprovalState,
     Changes,
     ChangeVerb,
     Evidence,
@@ -56,7 +57,8 @@ def changes() -> Changes:
 
 
 def evidence(*rows: ResidualRow, again: int = 0) -> Evidence:
-    return Evidence(rehearsal=TargetResult(ok=3), again_changed=again, residual=list(rows))
+    done = TargetResult(ok=3)
+    return Evidence(rehearsal=done, again=done, again_changed=again, residual=list(rows))
 
 
 EXPECTED = ResidualRow(kind="missing", noun="file", name="/srv/y")
@@ -105,7 +107,7 @@ def test_what_a_file_states_is_a_line_with_its_value() -> None:
 
 def test_a_diff_equal_to_the_truth_with_the_expected_rows_is_explained(task: corpus.Task) -> None:
     row = Row("x")
-    judge(row, task, changes(), evidence(EXPECTED))
+    judge(row, task, changes(), evidence(EXPECTED), ApprovalState.PENDING)
     assert (row.problems, row.verdict) == ([], "explained")
     assert row.explained == ["missing file /srv/y: no module has it"]
 
@@ -124,13 +126,47 @@ def test_whatever_differs_from_the_truth_fails(task: corpus.Task) -> None:
         ),
     ):
         row = Row("x")
-        judge(row, task, diff, seen)
+        judge(row, task, diff, seen, ApprovalState.PENDING)
         assert row.verdict == "FAILED" and any(re.match(words, one) for one in row.problems), row.problems
     row = Row("x")
     plain = Sample()
     plain.add("/etc/x", b"1\n")
-    judge(row, corpus.Task("x", (), frozenset(), {}, ""), plain.changes(), evidence())
+    judge(row, corpus.Task("x", (), frozenset(), {}, ""), plain.changes(), evidence(), ApprovalState.PENDING)
     assert row.problems == ["in the diff only:  + file /etc/x"]
+
+
+@pytest.mark.parametrize(
+    ("seen", "words"),
+    [
+        ({"rehearsal": None}, "there was no rehearsal"),
+        ({"again": None}, "there was no second run"),
+        ({"rehearsal": TargetResult(ok=2, failed=1)}, "rehearsal: failed=1 unreachable=0"),
+        ({"rehearsal": TargetResult(unreachable=1)}, "rehearsal: failed=0 unreachable=1"),
+        ({"again": TargetResult(failed=2)}, "second run: failed=2 unreachable=0"),
+        ({"again_changed": None}, "nobody measured what the second run changes"),
+        ({"again_changed": 1, "again_paths": ["/etc/x"]}, "the second run changes /etc/x"),
+        ({"failure": "the rehearsal failed: no"}, "the rehearsal failed: no"),
+    ],
+)
+def test_a_task_that_was_not_rehearsed_twice_to_a_good_end_fails(
+    task: corpus.Task, seen: dict[str, Any], words: str
+) -> None:
+    row = Row("x")
+    judge(row, task, changes(), evidence(EXPECTED).model_copy(update=seen), ApprovalState.PENDING)
+    assert (row.problems, row.verdict) == ([words], "FAILED")
+
+
+@pytest.mark.parametrize("state", sorted(set(ApprovalState) - {ApprovalState.PENDING}))
+def test_a_request_that_nobody_could_approve_fails(task: corpus.Task, state: ApprovalState) -> None:
+    row = Row("x")
+    judge(row, task, changes(), evidence(EXPECTED), state)
+    assert row.verdict == "FAILED" and f"the request is {state}, not pending" in row.problems[0]
+
+
+def test_a_rehearsal_that_had_no_more_time_fails(task: corpus.Task) -> None:
+    row = Row("x")
+    judge(row, task, changes(), Evidence(residual=[EXPECTED]), ApprovalState.REHEARSING)
+    assert row.verdict == "FAILED" and len(row.problems) == 4
 
 
 def test_the_table_passes_only_with_results_of_this_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,13 +178,3 @@ def test_the_table_passes_only_with_results_of_this_code(capsys: pytest.CaptureF
     assert (
         "(of other code)" in told and "b: no" in told and "2 of 2 tasks have a result: 1 ok, 1 FAILED" in told
     )
-
-
-def test_another_code_has_another_digest(tmp_path: Path) -> None:
-    for room in corpus.DECIDING:
-        (tmp_path / "backend" / room).mkdir(parents=True)
-    file = tmp_path / "backend/playbooks/one.py"
-    file.write_text("A = 1\n")
-    before = corpus.code_digest(tmp_path)
-    file.write_text("A = 2\n")
-    assert corpus.code_digest(tmp_path) != before

@@ -1,19 +1,17 @@
 """``./fluid test --tasks [NAME …]``: the corpus in real guests, and one table of all of it.
 
-Results are kept by a digest of the task, the code and the image: without names, a task whose result is there
-is not done again, so that a run that was cut off goes on where it stopped.
+Without names, a task whose result is there is not done again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,8 @@ from backend.paths import Paths
 from tests.bench.stage import Stage
 from tests.e2e.tasks.corpus import Task, code_digest, load, names
 from tests.e2e.tasks.driven import TARGET, run
-from tests.e2e.tasks.judged import Row, report
+from tests.e2e.tasks.judged import report
+from tests.e2e.tasks.results import Results
 
 AT_ONCE = min(4, os.cpu_count() or 1)
 TEMPLATE_S = 180
@@ -40,30 +39,29 @@ def main() -> int:
         raise BadRequest(f"there is no task {unknown[0]!r}", remedy=f"one of {', '.join(known)}")
     cache = Paths.default()
     image = asyncio.run(Images(cache.images).build(progress=lambda _: None))
-    code = code_digest()
-
-    def key(task: Task) -> str:
-        return f"{task.digest[:16]}-{code[:16]}-{image.sha256[:16]}"
-
-    folder = cache.cache / "corpus"  # no folder called tasks: ansible-lint would take a playbook for one
+    # No folder called tasks: ansible-lint would take a playbook for one.
+    results = Results(cache.cache / "corpus", code_digest(), image.sha256)
     tasks = [load(name) for name in asked or known]
-    due = tasks if asked else [task for task in tasks if _kept(folder, task.name).key != key(task)]
+    due = tasks if asked else results.due(tasks)
     print(f"{len(due)} of {len(tasks)} tasks are to be done, {AT_ONCE} at once", flush=True)
     if due:
-        asyncio.run(_all(cache, image.name, due, folder, key))
-    rows = [_kept(folder, name) for name in known]
-    return report(
-        [row for row in rows if row.key], {task.name: key(task) for task in map(load, known)}, asked
-    )
+        asyncio.run(_all(cache, image.name, due, results))
+    rows = [results.row(name) for name in known]
+    keys = {task.name: results.key(task) for task in map(load, known)}
+    return report([row for row in rows if row.key], keys, asked)
 
 
-async def _all(
-    cache: Paths, source: str, tasks: Sequence[Task], folder: Path, key: Callable[[Task], str]
-) -> None:
+async def _all(cache: Paths, source: str, tasks: Sequence[Task], results: Results) -> None:
+    cut = threading.Event()
     async with Stage(cache.cache) as stage:
         stage.configure(targets=_nowhere(stage.paths.state))
         await stage.start()
-        await asyncio.to_thread(_do, stage.paths.operator_socket, source, tasks, folder, key)
+        fluid, key = Fluid(stage.paths.operator_socket), stage.paths.secrets / "fingerprint.key"
+        try:
+            await asyncio.to_thread(_template, fluid, source)
+            await asyncio.to_thread(each, fluid, source, tasks, results, key.read_bytes(), cut)
+        finally:
+            cut.set()  # before its backend goes
 
 
 def _nowhere(folder: Path) -> dict[str, Any]:
@@ -82,30 +80,33 @@ def _nowhere(folder: Path) -> dict[str, Any]:
     }
 
 
-def _do(socket: Path, source: str, tasks: Sequence[Task], folder: Path, key: Callable[[Task], str]) -> None:
-    fluid = Fluid(socket)
+def _template(fluid: Fluid, source: str) -> None:
+    """Wait until it is there."""
     deadline = time.monotonic() + TEMPLATE_S
     while not any(one.template_ready for one in fluid.sources()):
         if time.monotonic() > deadline:
             raise TimedOut(f"no template of {source} within {TEMPLATE_S} s")
         time.sleep(LOOK_S)
+
+
+def each(
+    fluid: Fluid, source: str, tasks: Sequence[Task], results: Results, key: bytes, cut: threading.Event
+) -> None:
+    """Do the tasks, some at once; each result is kept as soon as it is there. Once ``cut`` is set no other
+    begins, and what then ends is nobody's result."""
+
+    def one(task: Task) -> None:
+        if cut.is_set():
+            return
+        row = run(fluid, source, task, results.place(task), key)
+        if cut.is_set():
+            return
+        results.keep(task, row)
+        print("\n  ".join(["  ".join(row.cells()), *row.problems]), flush=True)
+
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        running = {pool.submit(run, fluid, source, task, folder / task.name): task for task in tasks}
-        for done in as_completed(running):
-            row, task = done.result(), running[done]
-            row.key = key(task)
-            (folder / task.name / "result.json").write_text(json.dumps(asdict(row), indent=1))
-            print("  ".join(row.cells()), flush=True)
-            for words in row.problems:
-                print(f"  {words}", flush=True)
-
-
-def _kept(folder: Path, name: str) -> Row:
-    """The result of a former run; one without a key where there is none."""
-    try:
-        return Row(**json.loads((folder / name / "result.json").read_text()))
-    except (OSError, ValueError, TypeError):
-        return Row(name)
+        for done in [pool.submit(one, task) for task in tasks]:
+            done.result()
 
 
 if __name__ == "__main__":

@@ -17,8 +17,10 @@ FOLDER = Path(__file__).parent
 CHECKOUT = FOLDER.parents[2]
 STEP = "## "
 RESIDUAL = ("missing ", "extra ", "regenerated ", "left out ")
-DECIDING = ("ansible", "changes", "disks", "models", "playbooks")
-"""The rooms of ``backend/`` that a result depends on."""
+LEFT_OUT = ("cli", "demo", "docs", "panes", "tmux")
+"""The rooms of ``backend/`` that no task comes through: a result depends on all others."""
+BESIDE = ("tests/e2e/tasks/*.py", ".requirements.lock")
+"""And on the judge, and on Ansible and its linter."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,18 @@ def steps(script: str) -> tuple[str, ...]:
     return tuple(part.partition("\n")[2].strip("\n") for part in parts)
 
 
+def deciding(checkout: Path = CHECKOUT) -> list[Path]:
+    """The files that a result depends on, sorted."""
+    backend = checkout / "backend"
+    found = [file for file in backend.rglob("*") if file.relative_to(backend).parts[0] not in LEFT_OUT]
+    found += [file for pattern in BESIDE for file in checkout.glob(pattern)]
+    return sorted(file for file in found if file.is_file() and file.parent.name != "__pycache__")
+
+
 def code_digest(checkout: Path = CHECKOUT) -> str:
-    """Over the sources of the rooms that decide."""
+    """Over all that decides a result but the task and the image."""
     whole = hashlib.sha256()
-    for room in DECIDING:
-        for file in sorted((checkout / "backend" / room).rglob("*.py")):
-            whole.update(str(file.relative_to(checkout)).encode() + b"\0" + file.read_bytes() + b"\0")
+    for file in deciding(checkout):
+        content = hashlib.sha256(file.read_bytes()).digest()
+        whole.update(str(file.relative_to(checkout)).encode() + b"\0" + content)
     return whole.hexdigest()

@@ -1,5 +1,6 @@
-"""One task through the product, as an agent drives it: a sandbox, the script, the diff, the playbook, the
-rehearsal on a twin. Nothing is mocked; the target that a request must name is never reached."""
+"""One task through the product, as an agent drives it: a sandbox, the script, the diff beside the guest's own
+word, the playbook, the rehearsal on a twin. Nothing is mocked; the target that a request must name is never
+reached."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from backend.client.blocking import FluidSandbox
 from backend.errors import FluidError
 from backend.models import Approval, ApprovalState, Changes, Playbook
 from backend.playbooks import export
+from tests.e2e.tasks import second_opinion
 from tests.e2e.tasks.corpus import Task
 from tests.e2e.tasks.judged import Row, judge
 
@@ -29,8 +31,9 @@ FRESH = "find /var/lib/apt/lists -name '*Packages*' -mtime -1 | grep -q . || apt
 TAIL_CHARS = 600
 
 
-def run(fluid: Fluid, source: str, task: Task, folder: Path) -> Row:
-    """The task's row. ``folder`` keeps the playbook and what it was judged by."""
+def run(fluid: Fluid, source: str, task: Task, folder: Path, key: bytes) -> Row:
+    """The task's row. ``folder`` keeps the playbook and what it was judged by; ``key`` is the one of the
+    installation's fingerprints."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     row, began = Row(task.name), time.monotonic()
@@ -40,7 +43,7 @@ def run(fluid: Fluid, source: str, task: Task, folder: Path) -> Row:
         if wrong := _work(box, task):
             row.problems.append(wrong)
         else:
-            _reproduce(fluid, box, task, folder, row)
+            _reproduce(fluid, box, task, folder, row, key)
     except FluidError as error:
         row.problems.append(f"{error.code}: {error.message}")
     finally:
@@ -63,8 +66,9 @@ def _work(box: FluidSandbox, task: Task) -> str:
     return ""
 
 
-def _reproduce(fluid: Fluid, box: FluidSandbox, task: Task, folder: Path, row: Row) -> None:
+def _reproduce(fluid: Fluid, box: FluidSandbox, task: Task, folder: Path, row: Row, key: bytes) -> None:
     changes = fluid.diff(box.id, "before", "after")
+    row.problems += second_opinion.differences(changes, second_opinion.ask(box, changes), key)
     (folder / "changes.json").write_text(changes.model_dump_json(indent=1))
     commands = [command.model_dump(mode="json") for command in fluid.commands(box.id)]
     (folder / "commands.json").write_text(json.dumps(commands, indent=1))
@@ -78,18 +82,19 @@ def _reproduce(fluid: Fluid, box: FluidSandbox, task: Task, folder: Path, row: R
         row.problems.append(f"ansible-lint: {wrong}")
     approval = _rehearsed(fluid, box, playbook)
     (folder / "evidence.json").write_text(approval.evidence.model_dump_json(indent=1))
-    judge(row, task, changes, approval.evidence)
+    judge(row, task, changes, approval.evidence, approval.state)
     _keep_failed_run(fluid, approval, changes, folder)
 
 
 def _rehearsed(fluid: Fluid, box: FluidSandbox, playbook: Playbook) -> Approval:
+    """The request as it stood when the rehearsal was over or had no more time; it is withdrawn."""
     asked = fluid.request_approval(
         box.id, playbook=playbook.id, targets=[TARGET], reason="a task of the corpus"
     )
     deadline = time.monotonic() + REHEARSAL_S
     while asked.state is ApprovalState.REHEARSING and time.monotonic() < deadline:
         asked = fluid.approval(asked.id, wait=LONG_POLL_S)
-    if asked.state in (ApprovalState.PENDING, ApprovalState.DRAFTING):
+    if asked.state in (ApprovalState.REHEARSING, ApprovalState.PENDING, ApprovalState.DRAFTING):
         fluid.withdraw_approval(asked.id)
     return asked
 

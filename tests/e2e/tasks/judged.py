@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from backend.cli.common import show_rows
-from backend.models import Changes, ChangeVerb, Evidence, SettingChange, SettingKind, UnitChange
+from backend.models import (
+    ApprovalState,
+    Changes,
+    ChangeVerb,
+    Evidence,
+    SettingChange,
+    SettingKind,
+    UnitChange,
+)
 from backend.playbooks.builders import DATA
 from tests.e2e.tasks.corpus import Task
 
@@ -89,23 +97,36 @@ def _setting(setting: SettingChange) -> str:
     return f"{SIGNS[setting.verb]} {setting.kind} {setting.name}" + (f" = {told}" if told else "")
 
 
-def judge(row: Row, task: Task, changes: Changes, evidence: Evidence) -> None:
-    """Add to ``row`` what is wrong, or expected and explained."""
+def judge(row: Row, task: Task, changes: Changes, evidence: Evidence, state: ApprovalState) -> None:
+    """Add to ``row`` what is wrong, or expected and explained. ``state``: where the request for approval
+    stood when the evidence was taken."""
     told = lines(changes)
     row.problems += [f"in the truth only: {line}" for line in sorted(task.changes - told.keys())]
     row.problems += [
         f"in the diff only:  {line}" for line, must in told.items() if must and line not in task.changes
     ]
-    if evidence.failure:
-        row.problems.append(evidence.failure)
-    if evidence.rehearsal and evidence.rehearsal.failed:
-        row.problems.append(f"failed={evidence.rehearsal.failed}")
     row.again = evidence.again_changed
-    if row.again:
-        row.problems.append(f"the second run changes {', '.join(evidence.again_paths[:5])}")
-    row.problems += [f"unrehearsed: {name}" for name in evidence.unrehearsed]
+    row.problems += _rehearsed(evidence, state)
     row.missing, row.extra = len(evidence.rows("missing")), len(evidence.rows("extra"))
     _residual(row, task, evidence)
+
+
+def _rehearsed(evidence: Evidence, state: ApprovalState) -> Iterator[str]:
+    """What keeps it from having been rehearsed twice, to the end, without a failure or a second change."""
+    if state is not ApprovalState.PENDING:
+        yield f"the request is {state}, not pending: the rehearsal did not come to a good end"
+    if evidence.failure:
+        yield evidence.failure
+    for run, result in (("rehearsal", evidence.rehearsal), ("second run", evidence.again)):
+        if result is None:
+            yield f"there was no {run}"
+        elif result.failed or result.unreachable:
+            yield f"{run}: failed={result.failed} unreachable={result.unreachable}"
+    if evidence.again_changed is None:
+        yield "nobody measured what the second run changes"
+    elif evidence.again_changed:
+        yield f"the second run changes {', '.join(evidence.again_paths[:5])}"
+    yield from (f"unrehearsed: {name}" for name in evidence.unrehearsed)
 
 
 def _residual(row: Row, task: Task, evidence: Evidence) -> None:
