@@ -36,6 +36,7 @@ from tests.bench.stage import Stage
 from tests.fix_database import RUN_AS
 
 FILES, FOLDERS, LINKS, PACKAGES = 100_000, 8_000, 4_000, 300
+GROUPS = 80  # folders of folders
 REPEATS, TOOL_REPEATS, ASKED = 10, 3, 3
 TOOL_S = 300
 PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
@@ -73,7 +74,7 @@ PLANT = """
 import os
 for number in range({files}):
     folder = number % {folders}
-    path = f"/srv/group-{{folder % 80:02}}/package-{{folder:04}}"
+    path = f"/srv/group-{{folder % {groups}:02}}/package-{{folder:04}}"
     if number < {folders}:
         os.makedirs(path, exist_ok=True)
     fd = os.open(f"{{path}}/file-{{number}}", os.O_WRONLY | os.O_CREAT)
@@ -184,7 +185,7 @@ def plant(root: Path) -> None:
 def place(number: int) -> str:
     """The path of a file, from the root."""
     folder = number % FOLDERS
-    return f"usr/share/group-{folder % 80:02}/package-{folder:04}/file-{number}"
+    return f"usr/share/group-{folder % GROUPS:02}/package-{folder:04}/file-{number}"
 
 
 def _package(number: int) -> str:
@@ -404,7 +405,7 @@ async def _asking() -> list[Figure]:
         fluid = Fluid(stage.paths.operator_socket)
         virt = "emulated" if fluid.hosts()[0].virt_type == "qemu" else "KVM"
         box = await asyncio.to_thread(fluid.create, image.name, agent_id="bench", name="asked")
-        program = PLANT.format(files=FILES, folders=FOLDERS)
+        program = PLANT.format(files=FILES, folders=FOLDERS, groups=GROUPS)
         done = await asyncio.to_thread(fluid.run, box.id, f"python3 -c '{program}'", timeout=PLANT_S)
         assert done.exit_code == 0, done.stderr
         point = await asyncio.to_thread(fluid.snapshot, box.id, "full")
