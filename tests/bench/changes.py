@@ -262,7 +262,8 @@ async def _kept(lab: Lab, after: list[Path], store: Store, count: int, whole: in
 
     took, peak = await _timed(take, lab.folder)
     added = await _stored_bytes(store) - stored
-    how = f"made of the one before it from the blocks that differ, kept in PostgreSQL; {CHANGED}"
+    how = "made of the one before it from the blocks that differ, kept in PostgreSQL"
+    how += f"; {CHANGED}" if count else ""
     return [
         figure(f"manifest, {count:,} changes since", took, "s", how),
         figure(f"manifest, {count:,} changes: the worker's memory", [peak], "MB", "ru_maxrss"),
