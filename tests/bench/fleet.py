@@ -23,9 +23,10 @@ from backend.fleet import guest_image
 from backend.guests import CertificateAuthority, Guest, GuestConnections
 from backend.hypervisor import Hypervisor, make_identity
 from backend.images import BuiltImage, Images
-from backend.models import Sandbox
+from backend.models import Sandbox, Snapshot
 from backend.paths import Paths
 from backend.steps import operation, reached
+from tests.bench.changes import GROUPS, PLANT, PLANT_S
 from tests.bench.figures import Bar, Figure, figure
 from tests.bench.stage import Stage
 
@@ -37,6 +38,7 @@ KNOCK_S, KNOCK_LIMIT_S = 0.1, 0.2
 LONG_S = (0.2, 0.4)  # waits for an answer that are counted: one knock was missed, and the bar
 REFUSED_PORT = 9
 SMALL_MB = 512
+NAMES, PLANT_FOLDERS = 30_000, 400
 PREFIX = "fluid-bench"
 SANDBOXES, RESTARTS = 1000, 7
 LIMITS = {"sandboxes_per_owner": 50}
@@ -182,6 +184,7 @@ def _snapshots(fluid: Fluid, source: str, virt: str) -> list[Figure]:
     _, small_stood = _points(fluid, small, names)
     fluid.destroy(small.id)
     _, box = _create(fluid, source, "points")
+    planted, first = _planted(fluid, box)
     taken, stood = _points(fluid, box, names)
     restored = [_timed(lambda name=name: fluid.restore(box.id, name)) for name in names]
     branched, waits, steps = [], list[list[float]](), []
@@ -195,7 +198,8 @@ def _snapshots(fluid: Fluid, source: str, virt: str) -> list[Figure]:
         fluid.destroy(other.id)
     fluid.destroy(box.id)
     taking, restoring = (_audited(fluid, f"snapshot.{verb}", [box.id]) for verb in ("create", "restore"))
-    files = f"memory, disk, manifest of 10,800 files ({taking}); {virt}"
+    names_in_all = f"{first.files:,} names, {planted:,} of them files that were made before"
+    files = f"memory, disk, manifest of {names_in_all} ({taking}); {virt}"
     parted = f"a new machine from a point, the first goes on ({_by_step(steps)}); {virt}"
     knocked = f"the longest wait of a branch for an answer of the first, asked every 100 ms: {_record(waits)}"
     still = f"{SMALL_MB} MB guest; {virt}"
@@ -209,6 +213,19 @@ def _snapshots(fluid: Fluid, source: str, virt: str) -> list[Figure]:
         figure("branch: the first is silent", [max(one) for one in waits], "s", f"{knocked}; {virt}",
                Bar(p50=0.4)),
     ]  # fmt: skip
+
+
+def _planted(fluid: Fluid, box: Sandbox) -> tuple[int, Snapshot]:
+    """Make so many files in a guest that its manifest has :data:`NAMES`: how many those are, and a point
+    after them, so that none that is measured has them to read."""
+    there = fluid.snapshot(box.id, "fresh").files
+    files = NAMES - there - PLANT_FOLDERS - GROUPS
+    program = PLANT.format(files=files, folders=PLANT_FOLDERS, groups=GROUPS)
+    done = fluid.run(box.id, f"python3 -c '{program}'", timeout=PLANT_S)
+    assert done.exit_code == 0, done.stderr
+    point = fluid.snapshot(box.id, "planted")
+    assert abs(point.files - NAMES) < NAMES // 100, point.files
+    return files, point
 
 
 def _record(waits: Sequence[Sequence[float]]) -> str:
@@ -225,7 +242,8 @@ def _points(fluid: Fluid, box: Sandbox, names: list[str]) -> tuple[list[float], 
     write of what was before."""
     os.sync()
     taken = [_timed(lambda name=name: fluid.snapshot(box.id, name)) for name in names]
-    return taken, [float(json.loads(point.meta_json)["stood_still_s"]) for point in fluid.snapshots(box.id)]
+    points = [point for point in fluid.snapshots(box.id) if point.name in names]
+    return taken, [float(json.loads(point.meta_json)["stood_still_s"]) for point in points]
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -45,3 +47,35 @@ def test_many_at_once_are_measured_in_rounds_step_by_step() -> None:
     assert (door.most, door.made, door.live) == (fleet.AT_ONCE, fleet.ROUNDS * fleet.AT_ONCE, set())
     assert "each 1.00 s once its turn has come (steps: overlay 0.25, login 0.75)" in figure.how
     assert f"; {fleet.ROUNDS} times, " in figure.how and figure.p95 is not None and figure.holds
+
+
+class Guest:
+    """Has some names, and makes the files that it is told to make, in a folder of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.names, self.asked = folder, 10_800, list[str]()
+
+    def snapshot(self, id: str, name: str) -> SimpleNamespace:
+        self.asked.append(name)
+        made = sum(1 for _ in self.folder.rglob("*"))
+        point = SimpleNamespace(name=name, files=self.names + made, meta_json='{"stood_still_s": 0.5}')
+        self.points = [*getattr(self, "points", []), point]
+        return point
+
+    def snapshots(self, id: str) -> list[SimpleNamespace]:
+        return self.points
+
+    def run(self, id: str, command: str, *, timeout: int) -> SimpleNamespace:
+        self.asked.append("run")
+        command = command.replace("/srv/", f"{self.folder}/")
+        done = subprocess.run(["bash", "-c", command], timeout=timeout, check=False)
+        return SimpleNamespace(exit_code=done.returncode, stderr="")
+
+
+def test_a_snapshot_is_measured_of_a_guest_with_30_000_names(tmp_path: Path) -> None:
+    guest, box = Guest(tmp_path), cast("Any", SimpleNamespace(id="SBX-1"))
+    planted, point = fleet._planted(cast("Any", guest), box)
+    assert point.files == 30_000 and guest.asked == ["fresh", "run", "planted"]
+    assert planted == sum(path.is_file() for path in tmp_path.rglob("*"))
+    taken, stood = fleet._points(cast("Any", guest), box, ["p0", "p1"])
+    assert len(taken) == len(stood) == 2, "what was taken before is not among those that were measured"

@@ -14,8 +14,18 @@ from typing import Any, cast
 import pytest
 
 from backend.errors import Unavailable
-from backend.models import ChangeVerb, FileKind, GroupChange, UserChange, guest_path, wire_path
-from tests.e2e.tasks import second_opinion
+from backend.models import (
+    Changes,
+    ChangeVerb,
+    Command,
+    FileKind,
+    GroupChange,
+    UserChange,
+    guest_path,
+    wire_path,
+)
+from tests.e2e.tasks import driven, second_opinion
+from tests.e2e.tasks.corpus import Task
 from tests.e2e.tasks.second_opinion import Told, ask, differences
 from tests.unit.playbooks_sample import Sample
 
@@ -238,3 +248,42 @@ def test_a_guest_that_does_not_answer_is_no_guest_that_agrees(answer: dict[str, 
     run: Callable[..., SimpleNamespace] = lambda *_, **__: SimpleNamespace(**{**usual, **answer})  # noqa: E731
     with pytest.raises(Unavailable, match=why):
         ask(cast("Any", SimpleNamespace(run=run)), sample().changes())
+
+
+class Door:
+    """A sandbox where every command works, its diff, and no playbook."""
+
+    id = "SBX-1"
+
+    def create_sandbox(self, *_: object, **__: object) -> Door:
+        return self
+
+    def run(self, *_: object, **__: object) -> SimpleNamespace:
+        return SimpleNamespace(exit_code=0)
+
+    def diff(self, *_: object) -> Changes:
+        return sample().changes()
+
+    def commands(self, *_: object) -> list[Command]:
+        return []
+
+    def snapshot(self, *_: object) -> None: ...
+
+    def destroy(self, *_: object) -> None: ...
+
+    def generate_playbook(self, *_: object) -> None:
+        raise Unavailable("no playbook")
+
+
+def test_what_the_guest_says_otherwise_fails_the_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest = told()
+    guest.files[b"/etc/x"]["mode"] = "0644"
+    monkeypatch.setattr(second_opinion, "ask", lambda *_: guest)
+    row = driven.run(cast("Any", Door()), "x", Task("x", (), frozenset(), {}, ""), tmp_path / "x", KEY)
+    assert row.verdict == "FAILED"
+    assert row.problems == [
+        "/etc/x: mode is '0640' in the diff, '0644' in the guest",
+        "unavailable: no playbook",
+    ]
