@@ -82,7 +82,7 @@ def ownership(comparison: Comparison, status: Mapping[str, Package], *, after: b
             continue
         if package := info_name(pair.path, b".list"):
             changed.add(package)
-            for line in content.data.splitlines():
+            for line in filter(None, content.data.split(b"\n")):
                 found.owner.setdefault(merged(line), package)
         elif info_name(pair.path, b".md5sums"):
             found.md5.update(parse_sums(content.data))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -170,6 +170,7 @@ class _Interpretation:
         changes.users = accounts.user_changes(self._before, self._after, makers)
         changes.groups = accounts.group_changes(self._before, self._after, makers)
         self._settings(changes, None if made_before else self._hostnames())
+        self._show_strange(changes)
         changes.hidden = dict(Counter(change.hidden for change in changes.files if change.hidden))
         changes.notes += self._notes[:MAX_NOTES]
         if len(self._notes) > MAX_NOTES:
@@ -210,6 +211,17 @@ class _Interpretation:
             if one.kind is SettingKind.RESOLVER and not one.hidden
             for path in one.paths
         }
+        self._show(changes, paths)
+
+    def _show_strange(self, changes: Changes) -> None:
+        """A file of accounts whose new rows no account tells: they may be one to some program, and what is
+        told of accounts does not hold them."""
+        strange = accounts.strange_changes(self._before, self._after)
+        self._show(changes, strange)
+        self._notes[:0] = [note for notes in strange.values() for note in notes]
+
+    def _show(self, changes: Changes, paths: Container[str]) -> None:
+        """The whole of files that noise hides."""
         for pair, change in zip(self._comparison.pairs, changes.files, strict=True):
             if change.hidden and change.path in paths:
                 change.hidden = ""

@@ -60,7 +60,7 @@ def _stanzas(data: bytes) -> Iterator[dict[str, str]]:
     for block in re.split(r"\n[ \t]*\n", data.decode("utf-8", "replace")):
         fields: dict[str, str] = {}
         last = ""
-        for line in block.splitlines():
+        for line in block.split("\n"):
             if line[:1] in (" ", "\t"):
                 if last:
                     fields[last] += "\n" + line.strip()
@@ -82,7 +82,7 @@ def parse_status(data: bytes | None) -> dict[str, Package]:
             continue
         arch = fields.get("Architecture", "")
         conffiles = {}
-        for line in fields.get("Conffiles", "").splitlines():
+        for line in fields.get("Conffiles", "").split("\n"):
             words = line.split()
             if len(words) >= 2 and words[0].startswith("/"):
                 conffiles[words[0].encode()] = words[1]
@@ -167,7 +167,7 @@ def info_name(path: bytes, suffix: bytes) -> str:
 def parse_sums(data: bytes) -> dict[bytes, str]:
     """Merged path → MD5."""
     found = {}
-    for line in data.splitlines():
+    for line in data.split(b"\n"):
         md5, separator, name = line.partition(b"  ")
         if separator:
             found[merged(b"/" + name)] = md5.decode("ascii", "replace")
@@ -182,7 +182,7 @@ def windows(before: bytes | None, after: bytes | None, written_at: float | None)
         gained = gained[len(before) :]
     begun: dict[str, tuple[float, str, str]] = {}  # package → when, action, the version that it brings
     found: list[Window] = []
-    for line in gained.decode("utf-8", "replace").splitlines():
+    for line in gained.decode("utf-8", "replace").split("\n"):
         if not (match := _LOG_LINE.fullmatch(line)):
             continue
         words = match[3].split()

@@ -39,6 +39,7 @@ _TUNNEL_KEY = re.compile(  # wg(8), systemd.netdev(5)
     rb"(?:PrivateKey|PresharedKey)[ \t]{0,9}=[ \t]{0,9}[A-Za-z0-9+/]{43}="
 )
 _SUMS = re.compile(rb"^/var/lib/dpkg/info/[^/]+\.md5sums$")
+_DAYS = re.compile(rb"[ \t\v\f\r]*[+-]?[0-9]{0,30}")
 _MERGED = (b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/")
 
 
@@ -123,7 +124,7 @@ def vouched_sums(fs: Ext4, paths: Sequence[bytes]) -> dict[bytes, str]:
     for path in paths:
         if not _SUMS.match(path):
             continue
-        for line in (read_whole(fs, path, 64 << 20) or b"").splitlines():
+        for line in (read_whole(fs, path, 64 << 20) or b"").split(b"\n"):
             md5, _, name = line.partition(b"  ")
             name = b"/" + name
             found[name] = md5.decode("ascii", "replace")
@@ -162,13 +163,17 @@ class ShadowMask:
         self._key = key or secrets.token_bytes(32)
 
     def mask(self, data: bytes) -> bytes:
-        """An ``/etc/shadow`` without its hashes."""
+        """An ``/etc/shadow`` without its hashes, wherever in a row somebody wrote them: ``?`` stands for what
+        is neither a name, a password nor a number."""
         lines = []
-        for line in data.splitlines():
-            fields = line.split(b":")
-            if len(fields) > 1:
-                fields[1] = self._state(fields[1])
-            lines.append(b":".join(fields))
+        for line in data.split(b"\n"):
+            name, *rest = line.split(b":")
+            if rest:
+                rest[:1] = [self._state(rest[0])]
+                rest[1:] = [one if _DAYS.fullmatch(one) else b"?" for one in rest[1:]]
+            elif name.strip() and not name.lstrip().startswith(b"#"):
+                name = b"?"
+            lines.append(b":".join([name, *rest]))
         return b"\n".join(lines)
 
     def _state(self, password: bytes) -> bytes:

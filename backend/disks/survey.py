@@ -74,7 +74,7 @@ def is_shipped(path: bytes) -> bool:
 
 def _has_hash(data: bytes) -> bool:
     """Whether an account of a shadow file can be tried for its password."""
-    fields = (line.split(b":") for line in data.splitlines())
+    fields = (line.split(b":") for line in data.split(b"\n"))
     return any(len(one) > 1 and one[1] and one[1][:1] not in b"!*" for one in fields)
 
 

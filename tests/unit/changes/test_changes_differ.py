@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.approvals.risks import risks
 from backend.changes import BlobStore, Differ, NoiseProfile, residual
 from backend.disks import DiskReader
 from backend.models import Changes, Command
@@ -479,6 +480,70 @@ async def test_a_password_in_a_configuration_is_never_handed_over_but_its_change
     assert not file.after.blob
     for word in ("Hx7pq9Zt4", "Kw2mm8Lp0"):
         assert word not in changes.model_dump_json()
+
+
+ROOT = {
+    "etc/passwd": "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n",
+    "etc/group": "root:x:0:\nsudo:x:27:\n",
+    "etc/shadow": "root:*:1:0:99999:7:::\nann:!:1:0:99999:7:::\n",
+}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *(f"ops:x:0:0:Ops{mark}x:/root:/bin/bash" for mark in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\r"),
+        "ops:x:0:0",
+        "  ops:x:+00: 0::/:/bin/sh",
+        "ops:x:-0:0::/:/bin/sh",
+    ],
+)
+async def test_an_account_with_uid_0_is_told_in_whatever_way_it_is_written(work, row: str):
+    after = ROOT | {"etc/passwd": ROOT["etc/passwd"] + row + "\n"}
+    points = work.layers(work.image("before", ROOT, {}), work.image("after", after, {}))
+    changes = await work.diff(*points)
+    assert [(user.name, user.after["uid"]) for user in changes.users] == [("ops", "0")]
+    assert "makes ops an administrator (uid 0)" in risks(changes)
+    nothing = await work.diff(points[0], points[0])
+    assert [(one.kind, one.noun, one.name) for one in residual(changes, nothing)] == [
+        ("missing", "user", "ops")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "words"),
+    [
+        ("passwd", "ann:x:0:0::/root:/bin/sh", "'ann' is a second one of its name (0)"),
+        ("passwd", "ops:x:zero:0::/root:/bin/sh", "'ops' cannot be read"),
+        ("passwd", "ops:x:²:0::/root:/bin/sh", "'ops' cannot be read"),
+        ("passwd", "+nis::::::", "'+nis' takes in accounts"),
+        ("group", "sudo:x:0:ann", "'sudo' is a second one of its name (0)"),
+        ("shadow", "ann:$y$other:1:0:99999:7:::", "'ann' is a second one of its name"),
+        ("shadow", "$y$hash", "'?' cannot be read"),
+    ],
+)
+async def test_a_row_that_no_account_tells_is_told_and_its_file_compared(
+    work, file: str, row: str, words: str
+):
+    after = ROOT | {f"etc/{file}": ROOT[f"etc/{file}"] + row + "\n"}
+    points = work.layers(work.image("before", ROOT, {}), work.image("after", after, {}))
+    changes = await work.diff(*points)
+    assert [change.path for change in changes.shown()] == [f"/etc/{file}"]
+    assert any(words in note for note in changes.notes)
+    assert "touches the accounts in a way that no list of accounts tells" in risks(changes)
+    nothing = await work.diff(points[0], points[0])
+    missing = [one for one in residual(changes, nothing) if one.noun == "file"]
+    assert [(one.kind, one.name) for one in missing] == [("missing", f"/etc/{file}")]
+    assert "y$" not in changes.model_dump_json()
+    back = await work.diff(points[1], points[0])
+    assert any(words in note and "no longer" in note for note in back.notes)
+
+
+async def test_a_row_that_was_strange_before_hides_as_ever(work):
+    before = ROOT | {"etc/passwd": ROOT["etc/passwd"] + "ann:x:0:0::/root:/bin/sh\n"}
+    after = before | {"etc/passwd": before["etc/passwd"] + "bob:x:1001:1001::/:/bin/sh\n"}
+    changes = await work.diff(*work.layers(work.image("before", before, {}), work.image("after", after, {})))
+    assert ([user.name for user in changes.users], changes.shown(), changes.notes) == (["bob"], [], [])
 
 
 async def test_a_diff_with_itself_is_empty_and_its_residual_too(work, points):

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.changes.accounts import CHANGED, group_changes, parse_accounts, user_changes
+from backend.changes.accounts import (
+    CHANGED,
+    group_changes,
+    parse_accounts,
+    strange_changes,
+    user_changes,
+)
 from backend.changes.dpkg import (
     hold_changes,
     merged,
@@ -17,6 +25,7 @@ from backend.changes.dpkg import (
 )
 from backend.changes.units import LOCAL, unit_changes, unit_states
 from backend.disks import Listed
+from backend.disks.contents import ShadowMask
 from backend.models import ChangeVerb
 
 STATUS = b"""Package: nginx
@@ -138,6 +147,47 @@ def test_accounts_of_two_points():
     assert (group.name, group.after["members"]) == ("sudo", "ann")
 
 
+def test_of_two_rows_of_a_name_the_first_counts_as_for_glibc():
+    found = parse_accounts(
+        PASSWD + b"web:x:0:0::/root:/bin/sh\n",
+        GROUP + b"web:x:34:\n",
+        b"web:none:1:0:99999:7:::\nweb:locked:1:0:99999:7:::\n",
+    )
+    assert (found.users["web"]["uid"], found.users["web"]["password"]) == ("33", "none")
+    assert found.groups["web"]["gid"] == "33"
+    assert found.user_names[0] == "root"
+
+
+def test_a_member_is_in_the_group_that_has_the_number_first_whatever_the_row_calls_it():
+    members = [b"sudo:x:27:web\nsudo:x:27:ann\n", b"sudo:x:27:web\nother:x:27:ann\n"]
+    passwd = PASSWD + b"ann:x:1000:1000::/:/bin/sh\n"
+    told = [parse_accounts(passwd, group, b"").users["ann"]["groups"] for group in members]
+    assert told == ["sudo", "other,sudo"]
+
+
+def test_numbers_are_read_as_glibc_reads_them():
+    told = [b"0", b"007", b"+5", b" 6", b"-0", b"-1", b"4294967296", b"9" * 5000]
+    passwd = b"".join(b"u%d:x:%s:1::/:/bin/sh\n" % (at, uid) for at, uid in enumerate(told))
+    found = parse_accounts(passwd, b"", b"")
+    assert [user["uid"] for user in found.users.values()] == [
+        "0", "7", "5", "6", "0", "4294967295", "4294967295", "4294967295",
+    ]  # fmt: skip
+    odd = ["\u00b2", "\u0661", "1e3", "0x0", "1_0", "6\u2028", "", "6 "]
+    passwd = "".join(f"u{at}:x:{uid}:1::/:/bin/sh\n" for at, uid in enumerate(odd)).encode()
+    found = parse_accounts(passwd, b"", b"")
+    assert (found.users, len(found.strange["/etc/passwd"])) == ({}, len(odd))
+
+
+def test_a_line_of_dpkg_ends_where_dpkg_ends_it():
+    forged = "Package: a\nStatus: install ok installed\nVersion: 1\nNote: x\u2028Version: 2\n".encode()
+    assert parse_status(forged)["a"].version == "1"
+    assert parse_sums(b"abc  etc/a\rdef  etc/b\n") == {b"/etc/a\rdef  etc/b": "abc"}
+    log = (
+        "2026-01-01 10:00:01 install a:all <none> 1\x852026-01-01 10:00:02 status unpacked a:all 1\n"
+    ).encode()
+    assert windows(b"", log, None) == []
+
+
 def test_a_password_s_age_is_told_where_it_is_not_the_usual_one():
     before = parse_accounts(PASSWD, GROUP, b"root:locked:1:0:99999:7:::\nweb:locked:1:0:99999:7:::\n")
     after = parse_accounts(PASSWD, GROUP, b"root:locked:2:0:99999:7:::\nweb:locked:2:0:90:7::20000:\n")
@@ -191,6 +241,25 @@ def test_an_instance_is_defined_where_its_template_is():
     states = unit_states({LOCAL: wanted, b"/lib/systemd/system": (Listed(b"wg-quick@.service", "f", b""),)})
     assert [states[name].defined for name in (b"wg-quick@a.service", b"no@a.service")] == [True, False]
     assert states[b"wg-quick@a.service"].enabled and not states[b"wg-quick@.service"].enabled
+
+
+FIELD = st.text(max_size=8) | st.sampled_from(["x", "root", "0", "²", "9" * 4400, "-1", "+", "a,b", "\u2028"])
+ROWS = st.lists(st.lists(FIELD, min_size=1, max_size=9).map(":".join), max_size=8).map(
+    lambda rows: "\n".join(rows).encode("utf-8", "surrogatepass")
+)
+WELL_FORMED = st.lists(st.tuples(*[FIELD] * 7).map(":".join), max_size=8).map(
+    lambda rows: "\n".join(rows).encode("utf-8", "surrogatepass")
+)
+
+
+@given(WELL_FORMED, ROWS, ROWS, WELL_FORMED)
+def test_no_account_file_is_too_strange_to_be_told(passwd, group, shadow, later):
+    before = parse_accounts(passwd, group, ShadowMask().mask(shadow))
+    after = parse_accounts(later, group, ShadowMask().mask(passwd))
+    told = user_changes(before, after, {}), group_changes(before, after, {}), strange_changes(before, after)
+    assert json.dumps([[one.model_dump() for one in told[0] + told[1]], told[2]]).encode()
+    for user in after.users.values():
+        assert int(user["uid"]) >= 0 and int(user["gid"]) >= 0
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300))
