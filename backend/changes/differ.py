@@ -230,7 +230,8 @@ class _Interpretation:
     def _file(self, pair: Pair) -> FileChange:
         before = self._old.state(pair.before, pair.before_content)
         after = self._new.state(pair.after, pair.after_content)
-        change = FileChange(path=wire_path(pair.path), verb=verb(before, after), before=before, after=after)
+        what = verb(before, after, same_content=pair.same_content)
+        change = FileChange(path=wire_path(pair.path), verb=what, before=before, after=after)
         change.hidden = self._noise.hides(change)
         if change.hidden:
             return change
@@ -255,7 +256,9 @@ class _Interpretation:
         self._new.keep(change.after, pair.after_content)
         for content in (pair.before_content, pair.after_content):
             if content is not None and content.withheld.startswith(("over ", "too many")):
-                self._note(f"{change.path}: its content is not kept ({content.withheld})")
+                unknown = content.sha256 is None and change.verb is ChangeVerb.MODIFIED
+                words = "may have changed, too large to hash" if unknown else "is not kept"
+                self._note(f"{change.path}: its content {words} ({content.withheld})")
 
     def _package(self, pair: Pair) -> tuple[str, str]:
         """The package whose own content stands at the path, and the one that lists it; empty for none."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -62,8 +63,25 @@ class Budget:
     file_bytes: int  # kept of one file
     total_bytes: int  # kept in all
     hash_bytes: int  # hashed of one file
+    large_s: float  # for all files of more than ``file_bytes``, so that they leave time for the others
     opaque: tuple[bytes, ...] = ()  # folders whose files are fingerprinted and no more
     vouched: dict[bytes, str] = field(default_factory=dict)  # path → MD5 that a package states
+
+    def read(self, fs: Ext4, inode: Inode) -> Iterator[bytes]:
+        """The content in pieces; what is done with one takes of the time, too. Raises :class:`_OutOfTime`."""
+        last = time.monotonic()
+        for piece in chunks(fs, inode):
+            yield piece
+            if inode.size > self.file_bytes:
+                now = time.monotonic()
+                self.large_s -= now - last
+                last = now
+                if self.large_s < 0:
+                    raise _OutOfTime
+
+
+class _OutOfTime(Exception):
+    """Large files have had their time."""
 
 
 def secret_kind(path: bytes, data: bytes) -> str:
@@ -83,14 +101,21 @@ def fingerprint(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerpr
     """Hash a regular file and keep its bytes where that is allowed."""
     if inode.size > budget.hash_bytes:
         return Fingerprint(inode.size, None, None, withheld=f"over {budget.hash_bytes} bytes")
+    try:
+        return _hashed(fs, inode, path, budget)
+    except _OutOfTime:
+        return Fingerprint(inode.size, None, None, withheld="over the time for large files")
+
+
+def _hashed(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerprint:
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     if path.startswith(budget.opaque):
-        for piece in chunks(fs, inode):
+        for piece in budget.read(fs, inode):
             sha256.update(piece)
         return Fingerprint(inode.size, sha256.hexdigest(), None, withheld=OPAQUE)
     kept: list[bytes] = []
     held = 0
-    for piece in chunks(fs, inode):
+    for piece in budget.read(fs, inode):
         sha256.update(piece)
         md5.update(piece)
         if held < budget.file_bytes:
@@ -144,7 +169,7 @@ def read_whole(fs: Ext4, path: bytes, limit_bytes: int) -> bytes | None:
 def fingerprints(
     comparer: Comparer, path: bytes, before: Inode | None, after: Inode | None, budget: Budget
 ) -> tuple[Fingerprint | None, Fingerprint | None]:
-    """Both sides of a candidate; a content that did not change is read once."""
+    """Both sides of a candidate; a content that did not change is read once, and one print is both."""
     old = before if before is not None and before.mode & S_IFMT == S_IFREG else None
     new = after if after is not None and after.mode & S_IFMT == S_IFREG else None
     new_print = fingerprint(comparer.after, new, path, budget) if new else None

@@ -118,12 +118,14 @@ class Content:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pair:
-    """A path that differs by more than times."""
+    """A path that differs by more than times. ``same_content``: nothing wrote to it, whether it was hashed or
+    not."""
 
     before: Entry | None
     after: Entry | None
     before_content: Content | None
     after_content: Content | None
+    same_content: bool = False
 
     @property
     def path(self) -> bytes:
@@ -223,6 +225,7 @@ class DiskReader:
             "file_bytes": contents.file_bytes,
             "total_bytes": contents.total_bytes,
             "hash_bytes": contents.hash_bytes,
+            "large_s": self._timeout_s / 2,
             "opaque": [wire.text(path) for path in contents.opaque],
             "whole": [wire.text(path) for path in contents.whole],
             "listed": [wire.text(path) for path in contents.listed],
@@ -354,7 +357,7 @@ def _pair(row: list[Any], blobs: list[bytes], facts: dict[str, dict[str, dict[st
         content = _content(row[at + 2], blobs, facts[side].get(wire.text(node.path)) if node else None)
         entries.append(entry_of(node, content.sha256 if content else None) if node else None)
         contents.append(content)
-    return Pair(entries[0], entries[1], contents[0], contents[1])
+    return Pair(entries[0], entries[1], contents[0], contents[1], same_content=bool(row[4]))
 
 
 def _side(head: dict[str, Any], blobs: list[bytes]) -> Side:

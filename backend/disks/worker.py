@@ -103,7 +103,7 @@ def compare(job: dict[str, Any]) -> Answer:
     blobs = wire.Blobs()
     if not candidates:
         return {"pairs": []}, blobs.parts
-    budget = Budget(job["file_bytes"], job["total_bytes"], job["hash_bytes"])
+    budget = Budget(job["file_bytes"], job["total_bytes"], job["hash_bytes"], job["large_s"])
     budget.opaque = tuple(wire.raw(folder) for folder in job["opaque"])
     budget.vouched = vouched_sums(comparer.after, [path for path, _old, new in candidates if new is not None])
     pairs = []
@@ -114,7 +114,7 @@ def compare(job: dict[str, Any]) -> Answer:
         if before is None or after is None or _differs(before, after, old_print, new_print):
             pairs.append([
                 blobs.add(pack(before)) if before else None, blobs.add(pack(after)) if after else None,
-                _print(old_print, blobs), _print(new_print, blobs),
+                _print(old_print, blobs), _print(new_print, blobs), old_print is new_print,
             ])  # fmt: skip
     mask = ShadowMask()
     sides = {

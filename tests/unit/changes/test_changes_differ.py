@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from backend.approvals.risks import risks
-from backend.changes import BlobStore, Differ, NoiseProfile, residual
+from backend.changes import BlobStore, Differ, NoiseProfile, differ, residual
 from backend.disks import DiskReader
+from backend.errors import PlaybookRefused
 from backend.models import Changes, Command
+from backend.playbooks import generate
 
 TIMEOUT_S = 60
 FOLDERS = (
@@ -464,6 +467,25 @@ async def test_of_a_machine_that_was_made_before_every_name_was_meant(work):
         ("host name", {"value": "web"}),
         ("127.0.1.1", {"names": "web.lan web"}),
     ]
+
+
+async def test_a_content_too_large_to_be_hashed_may_have_changed_and_is_never_reproduced(work, monkeypatch):
+    monkeypatch.setattr(differ, "LIMITS", replace(differ.LIMITS, hash_bytes=999))
+    files = {"srv/disk.img": "a" * 1000, "etc/job": "b" * 1000, "srv/same.img": "s" * 1000}
+    before = work.image("before", files, {})
+    data = before.read_bytes().replace(b"a" * 1000, b"c" * 1000).replace(b"b" * 1000, b"d" * 1000)
+    after = before.with_name("after.raw")
+    after.write_bytes(data)
+    changes = await work.diff(*work.layers(before, after))
+    assert {change.path: (change.verb.value, change.after.sha256) for change in changes.shown()} == {
+        "/etc/job": ("modified", None),
+        "/srv/disk.img": ("modified", None),
+    }
+    assert "/srv/disk.img: its content may have changed, too large to hash (over 999 bytes)" in changes.notes
+    rows = [(one.kind, one.name) for one in residual(changes, changes)]
+    assert {("missing", "/srv/disk.img"), ("missing", "/etc/job")} <= set(rows)
+    with pytest.raises(PlaybookRefused):  # nothing of it can be done
+        generate(changes, [], work.blobs, name="large")
 
 
 INI = "[db]\nuser = shop\npassword = {}\n"
