@@ -16,7 +16,8 @@ from backend.changes.renames import renames
 from backend.changes.semantic import Semantics, short_and_whole
 from backend.changes.states import StateMaker, verb
 from backend.changes.told import Told
-from backend.disks import Comparison, ContentLimits, DiskReader, Pair, Side
+from backend.disks import Comparison, ContentLimits, DiskReader, Pair, Side, named
+from backend.disks.elsewhere import DATA
 from backend.errors import DiskUnreadable
 from backend.models import (
     FROM_GUEST,
@@ -106,6 +107,9 @@ class Differ:
         comparison = await self._reader.compare(before, after, contents=LIMITS)
         if not changes.quiesced:
             changes.notes.append("not quiesced: read as after a power cut, unwritten data is missing")
+        if lost := [one for one in comparison.elsewhere if one.role == DATA]:
+            told = ", ".join(map(named, lost))
+            changes.notes.append(f"other partitions are not looked into, changes there are not told: {told}")
         if not comparison.pairs:
             return None
         read: dict[bytes, bytes | None] = {}

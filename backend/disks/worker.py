@@ -26,6 +26,7 @@ from backend.disks.contents import (
     vouched_sums,
 )
 from backend.disks.directories import list_directory
+from backend.disks.elsewhere import Elsewhere, elsewhere
 from backend.disks.ext4 import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Ext4, Inode
 from backend.disks.files import link_target
 from backend.disks.journal import open_filesystem
@@ -93,7 +94,11 @@ def surveyed(job: dict[str, Any]) -> Answer:
     told = survey(open_one(job["after"], job["door"]), [wire.raw(path) for path in job["paths"]])
     names = [[kind, wire.text(target)] for kind, target in told.names]
     secrets = [[wire.text(path), kind] for path, kind in told.secrets]
-    return {"names": names, "secrets": secrets, "cut": told.cut}, []
+    return {"names": names, "secrets": secrets, "cut": told.cut, "elsewhere": _elsewhere(told.elsewhere)}, []
+
+
+def _elsewhere(found: Sequence[Elsewhere]) -> list[list[Any]]:
+    return [[one.number, one.size, one.role, [wire.text(point) for point in one.points]] for one in found]
 
 
 def compare(job: dict[str, Any]) -> Answer:
@@ -101,8 +106,9 @@ def compare(job: dict[str, Any]) -> Answer:
     comparer = Comparer(open_one(job["before"]), open_one(job["after"]))
     candidates = comparer.pairs()
     blobs = wire.Blobs()
+    others = _elsewhere(elsewhere(comparer.after))
     if not candidates:
-        return {"pairs": []}, blobs.parts
+        return {"pairs": [], "elsewhere": others}, blobs.parts
     budget = Budget(job["file_bytes"], job["total_bytes"], job["hash_bytes"], job["large_s"])
     budget.opaque = tuple(wire.raw(folder) for folder in job["opaque"])
     budget.vouched = vouched_sums(comparer.after, [path for path, _old, new in candidates if new is not None])
@@ -124,7 +130,7 @@ def compare(job: dict[str, Any]) -> Answer:
         }
         for side, fs in (("before", comparer.before), ("after", comparer.after))
     }
-    return {"pairs": pairs, **sides}, blobs.parts
+    return {"pairs": pairs, "elsewhere": others, **sides}, blobs.parts
 
 
 def _differs(before: Node, after: Node, old: Fingerprint | None, new: Fingerprint | None) -> bool:

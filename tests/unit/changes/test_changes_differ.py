@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -486,6 +487,40 @@ async def test_a_content_too_large_to_be_hashed_may_have_changed_and_is_never_re
     assert {("missing", "/srv/disk.img"), ("missing", "/etc/job")} <= set(rows)
     with pytest.raises(PlaybookRefused):  # nothing of it can be done
         generate(changes, [], work.blobs, name="large")
+
+
+def partitioned(root: Path, *others: tuple[int, bytes]) -> bytes:
+    """A disk with an MBR: the root, and partitions by kind and content."""
+    head = bytearray(1 << 20)
+    head[510:512], head[440:444] = b"\x55\xaa", bytes.fromhex("efbeadde")
+    body, at = bytearray(root.read_bytes()), 1 << 20
+    rows = [(0x83, len(body)), *((kind, len(content)) for kind, content in others)]
+    for slot, (kind, length) in enumerate(rows):
+        head[446 + 16 * slot : 462 + 16 * slot] = struct.pack("<4xB3xII", kind, at // 512, length // 512)
+        at += length
+    return bytes(head) + bytes(body) + b"".join(content for _, content in others)
+
+
+async def test_what_lies_on_another_partition_is_named_in_each_diff(work):
+    fstab = (
+        "UUID=11111111-2222-3333-4444-555555555555 / ext4 defaults 0 1\n"
+        "PARTUUID=deadbeef-02 /var ext4 defaults 0 2\n/dev/vda3 none swap sw 0 0\n"
+        "/dev/sr0 /media/cdrom0 udf,iso9660 user,noauto 0 0\n"
+    )
+    others = [(0x83, bytes(1 << 20)), (0x83, bytes(1 << 20)), (0xEF, bytes(1 << 20))]
+    disks = []
+    for name, files in (("before", {}), ("after", {"srv/x": "x"})):
+        root = work.image(name, {"etc/fstab": fstab} | files, {})
+        root.write_bytes(partitioned(root, *others))
+        disks.append(root)
+    before, after = work.layers(*disks)
+    note = "other partitions are not looked into, changes there are not told: /var (partition 2, 0.0 GiB)"
+    assert (await work.diff(before, after)).notes == [note]
+    assert (await work.diff(before, before)).notes == [note]
+    survey = await DiskReader().survey(after, [])
+    assert [(one.number, one.role, one.points) for one in survey.elsewhere] == [
+        (2, "data", (b"/var",)), (3, "swap", ()), (4, "boot", ()),
+    ]  # fmt: skip
 
 
 INI = "[db]\nuser = shop\npassword = {}\n"
