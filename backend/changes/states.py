@@ -84,7 +84,7 @@ def secret_of(content: Content | None) -> str:
         return ""
     if content.withheld in SECRETS:
         return content.withheld
-    return PASSWORDS if content.data is not None and PASSWORD_HASH.search(content.data, 0, TEXT_BYTES) else ""
+    return PASSWORDS if content.data is not None and PASSWORD_HASH.search(content.data) else ""
 
 
 def decoded(data: bytes) -> tuple[str, str] | None:

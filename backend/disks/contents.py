@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from backend.disks.compare import Comparer
 from backend.disks.ext4 import S_IFMT, S_IFREG, Ext4, Inode
 from backend.disks.files import chunks
-from backend.disks.passwords import masked
+from backend.disks.passwords import MAX_HINTED_BYTES, Unsearched, masked
 from backend.disks.tree import find
 from backend.secret_marks import KEY_HEADER, KEY_MARKS, TOKEN
 
@@ -26,8 +26,7 @@ PASSWORDS = "password hashes"
 CREDENTIALS = "credentials"
 OPAQUE = "not looked into"
 VOUCHED = "the package's own"
-
-TOKEN_BYTES = 256 << 10  # where a token is looked for
+UNSEARCHED = f"over {MAX_HINTED_BYTES} bytes to be searched for passwords"
 
 _SHADOW = (b"/etc/shadow", b"/etc/shadow-", b"/etc/gshadow", b"/etc/gshadow-", b"/etc/security/opasswd")
 _CREDENTIAL_NAMES = (
@@ -93,7 +92,7 @@ def secret_kind(path: bytes, data: bytes) -> str:
     name = path.rpartition(b"/")[2].decode("utf-8", "replace")
     if any(fnmatchcase(name, pattern) for pattern in _CREDENTIAL_NAMES):
         return CREDENTIALS
-    given_away = any(mark.search(data, 0, TOKEN_BYTES) for mark in (TOKEN, _TUNNEL_KEY))
+    given_away = any(mark.search(data) for mark in (TOKEN, _TUNNEL_KEY))
     return CREDENTIALS if given_away else ""
 
 
@@ -125,8 +124,12 @@ def _hashed(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerprint:
     withheld = _withheld(path, data or b"", inode.size, md5.hexdigest(), budget)
     if withheld:
         data = None
-    elif (shown := masked(path, data or b"")) is not None:
-        data, withheld = shown, CREDENTIALS
+    else:
+        try:
+            if (shown := masked(path, data or b"")) is not None:
+                data, withheld = shown, CREDENTIALS
+        except Unsearched:
+            data, withheld = None, UNSEARCHED
     if data is not None:
         budget.total_bytes -= len(data)
     return Fingerprint(inode.size, sha256.hexdigest(), md5.hexdigest(), data, withheld)

@@ -501,6 +501,28 @@ def partitioned(root: Path, *others: tuple[int, bytes]) -> bytes:
     return bytes(head) + bytes(body) + b"".join(content for _, content in others)
 
 
+LONG = "INSERT INTO posts VALUES (1, 'words');\n" * 30_000  # more than 1 MB
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "secret"),
+    [
+        ("srv/dump.sql", "INSERT INTO users VALUES ('ann', '{}');\n", "$2b$12$" + "a" * 53),
+        ("srv/dump", "{}\n", "$2b$12$" + "a" * 53),
+        ("srv/notes", "{}\n", "ghp_" + "a" * 36),
+        ("srv/dump.sql", "CREATE USER shop IDENTIFIED BY '{}';\n", "Hx7pq9Zt4"),
+    ],
+)
+async def test_a_secret_far_into_a_file_is_kept_nowhere(work, path: str, line: str, secret: str):
+    after = {path: LONG + line.format(secret), "srv/plain.sql": LONG}
+    changes = await work.diff(*work.layers(work.image("before", {}, {}), work.image("after", after, {})))
+    (file,) = [change.after for change in changes.shown() if change.path == f"/{path}"]
+    assert (bool(file.secret), file.blob, file.text) == (True, False, None)
+    assert secret not in changes.model_dump_json()
+    blobs = [blob.name for blob in (work.folder / "blobs").rglob("*") if blob.is_file()]
+    assert blobs == [hashlib.sha256(LONG.encode()).hexdigest()]
+
+
 async def test_what_lies_on_another_partition_is_named_in_each_diff(work):
     fstab = (
         "UUID=11111111-2222-3333-4444-555555555555 / ext4 defaults 0 1\n"
