@@ -152,16 +152,20 @@ class _Interpretation:
         self._owned = attribution.ownership(comparison, self._status, after=True)
         self._owned_before.add_rpms(rpms.before)
         self._owned.add_rpms(rpms.after)
-        self._scripts = attribution.Scripts(self._owned, comparison, self._windows(), commands)
-        self._notes: list[str] = []
+        windows, note = self._windows()
+        self._scripts = attribution.Scripts(self._owned, comparison, windows, commands)
+        self._notes = [note] if note else []
 
-    def _windows(self) -> list[dpkg.Window]:
-        written = next((pair.after for pair in self._comparison.pairs if pair.path == dpkg.LOG), None)
-        return dpkg.windows(
-            self._comparison.before.whole.get(dpkg.LOG),
-            self._comparison.after.whole.get(dpkg.LOG),
-            written.mtime_ns / 1e9 if written else None,
+    def _windows(self) -> tuple[list[dpkg.Window], str]:
+        pair = next((pair for pair in self._comparison.pairs if pair.path == dpkg.LOG), None)
+        logs = (
+            dpkg.Log(side.whole.get(dpkg.LOG) or b"", entry.mtime_ns / 1e9 if entry else None)
+            for side, entry in (
+                (self._comparison.before, pair and pair.before),
+                (self._comparison.after, pair and pair.after),
+            )
         )
+        return dpkg.windows(*logs)
 
     def fill(self, changes: Changes, *, made_before: bool) -> None:
         """Everything but the head of ``changes``. Blocking: it writes blobs."""

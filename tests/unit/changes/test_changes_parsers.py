@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,7 @@ from backend.changes.accounts import (
     user_changes,
 )
 from backend.changes.dpkg import (
+    Log,
     hold_changes,
     merged,
     package_changes,
@@ -118,7 +121,8 @@ def test_windows_of_package_scripts():
         b"2026-01-01 10:00:39 status unpacked up:all 2\n"
     )
     first = 1_767_261_600.0
-    found = windows(old, new, first + 39.25)
+    found, note = windows(Log(old, None), Log(new, first + 39.25))
+    assert not note
     assert [(w.start - first, w.end - first, w.package) for w in found] == [
         (1, 3, "nginx"),
         (5, 18, "nginx"),
@@ -185,7 +189,55 @@ def test_a_line_of_dpkg_ends_where_dpkg_ends_it():
     log = (
         "2026-01-01 10:00:01 install a:all <none> 1\x852026-01-01 10:00:02 status unpacked a:all 1\n"
     ).encode()
-    assert windows(b"", log, None) == []
+    assert windows(Log(b"", None), Log(log, None)) == ([], "")
+
+
+def logged(*lines: str) -> bytes:
+    """A log in which a package is installed at each of the local times."""
+    return "".join(
+        f"2026-{at} install p{number}:all <none> 1\n2026-{at} status unpacked p{number}:all 1\n"
+        for number, at in enumerate(lines)
+    ).encode()
+
+
+def epoch(text: str) -> float:
+    return datetime.fromisoformat(f"2026-{text}+00:00").timestamp()
+
+
+@pytest.mark.parametrize("hours", [0, 1, 2, 5.75, -8])
+def test_the_log_s_local_time_is_known_by_when_its_last_line_was_written(hours: float):
+    local = datetime.fromtimestamp(epoch("06-01 12:00:00") + hours * 3600, UTC)
+    log = Log(logged(f"{local:%m-%d %H:%M:%S}"), epoch("06-01 12:00:00") + 0.4)
+    assert [(one.start, note) for found, note in [windows(Log(b"", None), log)] for one in found] == [
+        (epoch("06-01 12:00:00"), "")
+    ]
+
+
+def test_the_hour_that_comes_twice_is_two_hours():
+    """Europe/Berlin, 25 October 2026: at 01:00 UTC it is 02:00 again."""
+    old = logged("10-25 01:30:00")
+    new = logged("10-25 01:30:00", "10-25 02:50:00", "10-25 02:10:00")
+    found, note = windows(Log(old, epoch("10-24 23:30:00") + 0.2), Log(new, epoch("10-25 01:10:00") + 0.2))
+    assert [one.start for one in found] == [epoch("10-25 00:50:00"), epoch("10-25 01:10:00")]
+    assert "shifted" in note
+
+
+def test_where_the_zone_was_set_meanwhile_the_longest_pause_is_when():
+    """From UTC to UTC+1 between two runs of apt."""
+    old = logged("06-01 10:00:00")
+    new = logged("06-01 10:00:00", "06-01 10:01:00", "06-01 11:09:00", "06-01 11:09:30")
+    found, note = windows(Log(old, epoch("06-01 10:00:00")), Log(new, epoch("06-01 10:09:30") + 0.9))
+    assert [one.start for one in found] == [
+        epoch(f"06-01 {at}") for at in ("10:01:00", "10:09:00", "10:09:30")
+    ]
+    assert "shifted" in note
+
+
+@pytest.mark.parametrize("written", ["06-01 10:07:00", "06-04 10:00:00"])
+def test_a_log_that_something_else_wrote_to_is_taken_for_utc_and_that_is_said(written: str):
+    found, note = windows(Log(b"", None), Log(logged("06-01 10:00:00"), epoch(written)))
+    assert [one.start for one in found] == [epoch("06-01 10:00:00")]
+    assert "taken for UTC" in note
 
 
 def test_a_password_s_age_is_told_where_it_is_not_the_usual_one():
@@ -267,7 +319,7 @@ def test_parsers_never_fail_on_what_a_guest_wrote(one, two, three):
     status = parse_status(one)
     package_changes(status, parse_status(two), parse_auto(three), set())
     parse_sums(one)
-    windows(one, two, 0.0)
+    windows(Log(one, None), Log(two, 0.0))
     before, after = parse_accounts(one, two, three), parse_accounts(two, three, one)
     user_changes(before, after, {"x": three.decode("latin-1")})
     group_changes(before, after, {})
