@@ -140,7 +140,8 @@ class _Interpretation:
         key: bytes,
         commands: Sequence[Command],
     ) -> None:
-        self._comparison, self._read, self._noise, self._commands = comparison, read, noise, commands
+        self._comparison, self._read, self._noise = comparison, read, noise
+        self._commands = attribution.Timeline(commands)
         self._rpms = rpms
         self._teller = settings.Teller(key)
         self._before, self._after = _accounts(comparison.before), _accounts(comparison.after)
