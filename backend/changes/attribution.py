@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import overload
 
 from backend.changes.dpkg import Package, Window, info_name, merged, parse_sums
@@ -40,6 +41,7 @@ _SCRIPTED = tuple(
     /usr/share/info/ /usr/share/perl /boot/
     """.split()
 )
+_PATH_WORD = re.compile(r"(?<![^\s'\"=:(])/[^\s'\"|&;<>()]+")
 _RC_LINK = re.compile(rb"/etc/rc[0-6S]\.d/[SK]\d\d([^/]+)")
 _WANTS = re.compile(rb"/etc/systemd/system/[^/]+\.(?:wants|requires)(?:/([^/]+))?")
 
@@ -244,6 +246,18 @@ class Timeline(Sequence[Command]):
         """The ids of the commands that ran at a moment, in order, the first :data:`MAX_COMMANDS`."""
         passed = bisect.bisect_left(self._edges, (at_ns / _NS, 1))
         return [self._commands[place].id for place in self._running[passed]]
+
+    def naming(self, wire: str) -> list[str]:
+        """The ids of the commands that have a path among their words, whenever they ran."""
+        return list(self._named.get(wire, ()))[:MAX_COMMANDS]
+
+    @cached_property
+    def _named(self) -> dict[str, dict[str, None]]:
+        found: dict[str, dict[str, None]] = {}
+        for command in self._commands:
+            for word in _PATH_WORD.findall(command.command):
+                found.setdefault(word.rstrip("/"), {})[command.id] = None
+        return found
 
     @overload
     def __getitem__(self, at: int) -> Command: ...

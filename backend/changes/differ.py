@@ -153,8 +153,9 @@ class _Interpretation:
         self._owned = attribution.ownership(comparison, self._status, after=True)
         self._owned_before.add_rpms(rpms.before)
         self._owned.add_rpms(rpms.after)
-        windows, note = self._windows()
-        self._scripts = attribution.Scripts(self._owned, comparison, windows, commands)
+        self._ran, note = self._windows()
+        self._scripts = attribution.Scripts(self._owned, comparison, self._ran, commands)
+        self._by_name = 0  # removed files whose commands are those that name them
         self._notes = [note] if note else []
 
     def _windows(self) -> tuple[list[dpkg.Window], str]:
@@ -201,8 +202,21 @@ class _Interpretation:
         changes.settings += semantics.keys(self._rpms, self._teller)
         self._show_meant(changes)
         semantics.attribute(changes, {one.name: one.installed_at for one in self._rpms.after})
+        self._attribute_removed(changes)
         for note in notes:
             self._note(self._teller.tell(note))
+
+    def _attribute_removed(self, changes: Changes) -> None:
+        """A package that is gone has no file that tells when; dpkg's log does. Of files that went at an
+        unknown time it is said how their commands were found."""
+        ended = {window.package: (window.start + window.end) / 2 for window in self._ran}
+        for package in changes.packages:
+            if package.verb is ChangeVerb.REMOVED and not package.commands and package.name in ended:
+                package.commands = attribution.running(self._commands, int(ended[package.name] * 1e9))
+        if self._by_name:
+            self._note(
+                f"{self._by_name} removed files: when is not known, the commands are those that name them"
+            )
 
     def _hostnames(self) -> set[str]:
         """The machine's names before and after, whole and short."""
@@ -261,6 +275,11 @@ class _Interpretation:
         """The contents, and who was running."""
         if pair.after is not None:
             change.commands = attribution.running(self._commands, pair.after.ctime_ns)
+        elif pair.went_ns is not None:
+            change.commands = attribution.running(self._commands, pair.went_ns)
+        else:
+            change.commands = self._commands.naming(change.path)
+            self._by_name += bool(change.commands)
         self._old.keep(change.before, pair.before_content)
         self._new.keep(change.after, pair.after_content)
         for content in (pair.before_content, pair.after_content):

@@ -120,13 +120,14 @@ class Content:
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pair:
     """A path that differs by more than times. ``same_content``: nothing wrote to it, whether it was hashed or
-    not."""
+    not. ``went_ns``: when it was removed, where that is known."""
 
     before: Entry | None
     after: Entry | None
     before_content: Content | None
     after_content: Content | None
     same_content: bool = False
+    went_ns: int | None = None
 
     @property
     def path(self) -> bytes:
@@ -367,7 +368,8 @@ def _pair(row: list[Any], blobs: list[bytes], facts: dict[str, dict[str, dict[st
         content = _content(row[at + 2], blobs, facts[side].get(wire.text(node.path)) if node else None)
         entries.append(entry_of(node, content.sha256 if content else None) if node else None)
         contents.append(content)
-    return Pair(entries[0], entries[1], contents[0], contents[1], same_content=bool(row[4]))
+    known = {"same_content": bool(row[4]), "went_ns": row[5]}
+    return Pair(entries[0], entries[1], contents[0], contents[1], **known)
 
 
 def _elsewhere(rows: list[Any]) -> tuple[Elsewhere, ...]:

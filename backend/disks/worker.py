@@ -33,6 +33,7 @@ from backend.disks.journal import open_filesystem
 from backend.disks.layers import open_chain
 from backend.disks.partitions import find_filesystem
 from backend.disks.records import Node, pack
+from backend.disks.removals import removals
 from backend.disks.survey import survey
 from backend.disks.tree import find, manifest_pieces, node
 from backend.errors import DiskUnreadable
@@ -112,6 +113,7 @@ def compare(job: dict[str, Any]) -> Answer:
     budget = Budget(job["file_bytes"], job["total_bytes"], job["hash_bytes"], job["large_s"])
     budget.opaque = tuple(wire.raw(folder) for folder in job["opaque"])
     budget.vouched = vouched_sums(comparer.after, [path for path, _old, new in candidates if new is not None])
+    went = removals(comparer, candidates)
     pairs = []
     for path, old, new in candidates:
         old_print, new_print = fingerprints(comparer, path, old, new, budget)
@@ -121,6 +123,7 @@ def compare(job: dict[str, Any]) -> Answer:
             pairs.append([
                 blobs.add(pack(before)) if before else None, blobs.add(pack(after)) if after else None,
                 _print(old_print, blobs), _print(new_print, blobs), old_print is new_print,
+                went.get(path),
             ])  # fmt: skip
     mask = ShadowMask()
     sides = {

@@ -505,6 +505,44 @@ def partitioned(root: Path, *others: tuple[int, bytes]) -> bytes:
     return bytes(head) + bytes(body) + b"".join(content for _, content in others)
 
 
+async def test_what_was_removed_names_who_ran_when_its_folder_last_changed_or_who_names_it(work):
+    """Of two files that went from one folder no time is known."""
+    before = {"etc/cron.d/alone": "x", "srv/gone": "x", "root/one": "x", "root/two": "x"}
+    points = work.layers(work.image("before", before, {}), work.image("after", {}, {}))
+    now = datetime.now(UTC)
+    hour = timedelta(hours=1)
+
+    def command(id: str, words: str, start: datetime, end: datetime) -> Command:
+        return Command(id=id, sandbox_id="SBX-1", command=words, started_at=start, ended_at=end)
+
+    ran = [
+        command("CMD-1", "rm -r /root/one /root/twofold", now - 3 * hour, now - 2 * hour),
+        command("CMD-2", "cleanup", now - hour, now),
+    ]
+    changes = await work.diff(*points, commands=ran)
+    assert {change.path: change.commands for change in changes.shown()} == {
+        "/etc/cron.d/alone": ["CMD-2"],
+        "/root/one": ["CMD-1"],
+        "/root/two": [],
+        "/srv/gone": ["CMD-2"],
+    }
+    assert "1 removed files: when is not known, the commands are those that name them" in changes.notes
+
+
+async def test_a_package_that_was_purged_names_who_ran_by_dpkg_s_log(work, installed):
+    log = "{0:%F %T} purge nginx:amd64 1.22 <none>\n{0:%F %T} status not-installed nginx:amd64 <none>\n"
+    now = datetime.now(UTC)
+    after = {"var/log/dpkg.log": log.format(now)}
+    points = work.layers(work.image("before", installed, {}), work.image("after", after, {}))
+    hour = timedelta(hours=1)
+    ran = [
+        Command(id=id, sandbox_id="SBX-1", command="x", started_at=at - hour, ended_at=at)
+        for id, at in (("CMD-1", now - hour), ("CMD-2", now + timedelta(minutes=1)))
+    ]
+    (package,) = (await work.diff(*points, commands=ran)).packages
+    assert (package.verb.value, package.commands) == ("removed", ["CMD-2"])
+
+
 LONG = "INSERT INTO posts VALUES (1, 'words');\n" * 30_000  # more than 1 MB
 
 
