@@ -1,54 +1,63 @@
 """Users and groups of two points, from /etc/passwd, group and the masked shadow. Never a hash.
 
-Source: passwd(5), group(5), shadow(5).
+A row counts for what glibc takes it for (its nss_files), which is more than useradd writes: four fields are
+an account, and a uid may be written `` +00``. A row that glibc takes for none, and a second one of a name,
+are told as strange. Sources: passwd(5), group(5), shadow(5).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from backend.models import ChangeVerb, GroupChange, UserChange
+from backend.models import ChangeVerb, GroupChange, UserChange, wire_path
 
 _MAKES_ACCOUNTS = re.compile(r"\b(?:adduser|useradd|addgroup|groupadd|systemd-sysusers|sysusers)\b")
 CHANGED = "set, changed"
+PASSWD, GROUP, SHADOW = "/etc/passwd", "/etc/group", "/etc/shadow"
 _AGEING = ("at least", "at most", "warned", "inactive", "expires")  # shadow's fields from the fourth, in days
 _USUAL_AGEING = ("0", "99999", "7", "", "")
+_SPACE = " \t\v\f\r"
+_NUMBER = re.compile(rf"[{_SPACE}]*([+-]?)0*([0-9]+)")
+_LONG_DIGITS = 20  # of the greatest unsigned long
+_SHOWN_CHARS = 64
+_SHOWN_ROWS = 5
+
+
+@dataclass(frozen=True)
+class Strange:
+    """A row that no account tells: ``row`` is the whole of it, ``words`` say whose it is and what."""
+
+    row: str
+    words: str
 
 
 @dataclass(frozen=True)
 class Accounts:
-    """Users and groups by name, as the words a change shows; ids to names for owners of files."""
+    """Users and groups by name, as the words a change shows; ids to names for owners of files; by file the
+    rows that are no account, or not the first of their name."""
 
     users: dict[str, dict[str, str]] = field(default_factory=dict)
     groups: dict[str, dict[str, str]] = field(default_factory=dict)
     user_names: dict[int, str] = field(default_factory=dict)
     group_names: dict[int, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)  # equal for equal passwords of one comparison
-
-
-def _rows(data: bytes | None, columns: int) -> list[list[str]]:
-    lines = (data or b"").decode("utf-8", "replace").splitlines()
-    rows = [line.split(":") for line in lines if not line.startswith(("+", "-", "#"))]
-    return [row for row in rows if len(row) >= columns and row[0]]
+    strange: dict[str, list[Strange]] = field(default_factory=dict)
 
 
 def parse_accounts(passwd: bytes | None, group: bytes | None, shadow: bytes | None) -> Accounts:
     """The accounts of one point; ``shadow`` as the disk reader masks it."""
-    found = Accounts()
-    member_of: dict[str, list[str]] = {}
-    for name, _, gid, members, *_ in _rows(group, 4):
-        if gid.isdigit():
-            found.group_names.setdefault(int(gid), name)
-        names = sorted(filter(None, members.split(",")))
-        found.groups[name] = {"gid": gid, "members": ",".join(names)}
-        for member in names:
-            member_of.setdefault(member, []).append(name)
-    shadows = {row[0]: row for row in _rows(shadow, 2)}
-    for name, field_two, uid, gid, comment, home, shell, *_ in _rows(passwd, 7):
-        if uid.isdigit():
-            found.user_names.setdefault(int(uid), name)
+    found = Accounts(strange={PASSWD: [], GROUP: [], SHADOW: []})
+    member_of = _groups(group, found)
+    shadows = {row[0]: row for first, row in _rows(shadow, _password, found.strange[SHADOW]) if first}
+    for first, (name, field_two, uid, gid, comment, home, shell, *_) in _rows(
+        passwd, _account, found.strange[PASSWD]
+    ):
+        found.user_names.setdefault(int(uid), name)
+        if not first:
+            continue
         masked = (
             shadows.get(name, ["", "locked"])[1] if field_two == "x" else ("set" if field_two else "none")
         )
@@ -60,12 +69,109 @@ def parse_accounts(passwd: bytes | None, group: bytes | None, shadow: bytes | No
             "home": home,
             "shell": shell,
             "comment": comment,
-            "groups": ",".join(sorted(member_of.get(name, []))),
+            "groups": ",".join(sorted(member_of.get(name, ()))),
             "password": state if state in ("none", "locked", "set") else "set",
         }
         if ageing := _ageing(shadows.get(name, ())):
             found.users[name]["ageing"] = ageing
     return found
+
+
+def _groups(data: bytes | None, found: Accounts) -> dict[str, set[str]]:
+    """User → groups. initgroups(3) takes the number of each row that names a member, so that he is in the
+    group that has this number first, whatever the row calls it."""
+    member_of: dict[str, set[str]] = {}
+    for first, (name, _, gid, members, *_) in _rows(data, _group, found.strange[GROUP]):
+        owner = found.group_names.setdefault(int(gid), name)
+        names = sorted(filter(None, (member.lstrip(_SPACE) for member in members.split(","))))
+        if first:
+            found.groups[name] = {"gid": gid, "members": ",".join(names)}
+        for member in names:
+            member_of.setdefault(member, set()).update({owner, name} if first else {owner})
+    return member_of
+
+
+def _rows(
+    data: bytes | None, read: Callable[[list[str]], list[str] | None], strange: list[Strange]
+) -> Iterator[tuple[bool, list[str]]]:
+    """Whether a row is the first of its name, and its fields as ``read`` gives them; it gives None for a row
+    that glibc passes over. Adds to ``strange``."""
+    names = set[str]()
+    for raw in (data or b"").split(b"\n"):
+        line = raw.partition(b"\0")[0].decode("utf-8", "backslashreplace").lstrip(_SPACE)
+        if not line or line.startswith("#"):
+            continue
+        row = read(fields := line.split(":"))
+        words = ""
+        if fields[0].startswith(("+", "-")):
+            row, words = None, "takes in accounts from elsewhere where nsswitch.conf says compat"
+        elif row is None or not row[0]:
+            row, words = None, "cannot be read, and is passed over"
+        elif row[0] in names:
+            words = f"is a second one of its name{_numbered(row)}, and the first counts"
+        if words:
+            name = wire_path(fields[0][:_SHOWN_CHARS].encode())
+            strange.append(Strange(line, f"the row {name!r} {words}"))
+        if row is not None:
+            yield row[0] not in names, row
+            names.add(row[0])
+
+
+def _numbered(row: Sequence[str]) -> str:
+    return f" ({row[2]})" if row[2] else ""
+
+
+def _account(row: list[str]) -> list[str] | None:
+    uid, gid = (_number(one) for one in (*row, "", "", "", "")[2:4])
+    if uid is None or gid is None:
+        return None
+    return [*row[:2], str(uid), str(gid), *row[4:], *[""] * (7 - len(row))]
+
+
+def _group(row: list[str]) -> list[str] | None:
+    gid = _number(row[2]) if len(row) > 2 else None
+    return None if gid is None else [*row[:2], str(gid), *row[3:], *[""] * (4 - len(row))]
+
+
+def _password(row: list[str]) -> list[str] | None:
+    """The fields from the third on are numbers, or empty for -1."""
+    numbers = [_number(one) if one else 0xFFFF_FFFF for one in row[2:8]]
+    if len(row) < 3 or row[2:] == [""] or None in numbers:
+        return None
+    return [*row[:2], *("" if number == 0xFFFF_FFFF else str(number) for number in numbers)]
+
+
+def _number(text: str) -> int | None:
+    """A number as glibc's strtou32 reads it; None where it reads none."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:
+        return None
+    value = int(match[2]) if len(match[2]) <= _LONG_DIGITS else 1 << 64
+    if value < 1 << 64 and match[1] == "-":
+        value = -value % (1 << 64)
+    return min(value, 0xFFFF_FFFF)
+
+
+def strange_changes(before: Accounts, after: Accounts) -> dict[str, list[str]]:
+    """File → sentences on its strange rows that came or went; a file without any is left out."""
+    found = {}
+    for file in sorted(before.strange.keys() | after.strange.keys()):
+        old, new = before.strange.get(file, ()), after.strange.get(file, ())
+        told = [
+            *(f"{file}: {words}" for words in _more(new, old)),
+            *(f"{file}: no longer so: {words}" for words in _more(old, new)),
+        ]
+        if len(told) > _SHOWN_ROWS:
+            told[_SHOWN_ROWS:] = [f"{file}: and {len(told) - _SHOWN_ROWS} more of such rows"]
+        if told:
+            found[file] = told
+    return found
+
+
+def _more(rows: Sequence[Strange], others: Sequence[Strange]) -> list[str]:
+    """The words of the rows that ``others`` do not hold as often."""
+    left = Counter(rows) - Counter(others)
+    return [one.words for one, count in left.items() for _ in range(count)]
 
 
 def _ageing(row: Sequence[str]) -> str:

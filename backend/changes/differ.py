@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,7 +16,8 @@ from backend.changes.renames import renames
 from backend.changes.semantic import Semantics, short_and_whole
 from backend.changes.states import StateMaker, verb
 from backend.changes.told import Told
-from backend.disks import Comparison, ContentLimits, DiskReader, Pair, Side
+from backend.disks import Comparison, ContentLimits, DiskReader, Pair, Side, named
+from backend.disks.elsewhere import DATA
 from backend.errors import DiskUnreadable
 from backend.models import (
     FROM_GUEST,
@@ -106,6 +107,9 @@ class Differ:
         comparison = await self._reader.compare(before, after, contents=LIMITS)
         if not changes.quiesced:
             changes.notes.append("not quiesced: read as after a power cut, unwritten data is missing")
+        if lost := [one for one in comparison.elsewhere if one.role == DATA]:
+            told = ", ".join(map(named, lost))
+            changes.notes.append(f"other partitions are not looked into, changes there are not told: {told}")
         if not comparison.pairs:
             return None
         read: dict[bytes, bytes | None] = {}
@@ -136,7 +140,8 @@ class _Interpretation:
         key: bytes,
         commands: Sequence[Command],
     ) -> None:
-        self._comparison, self._read, self._noise, self._commands = comparison, read, noise, commands
+        self._comparison, self._read, self._noise = comparison, read, noise
+        self._commands = attribution.Timeline(commands)
         self._rpms = rpms
         self._teller = settings.Teller(key)
         self._before, self._after = _accounts(comparison.before), _accounts(comparison.after)
@@ -148,16 +153,21 @@ class _Interpretation:
         self._owned = attribution.ownership(comparison, self._status, after=True)
         self._owned_before.add_rpms(rpms.before)
         self._owned.add_rpms(rpms.after)
-        self._scripts = attribution.Scripts(self._owned, comparison, self._windows(), commands)
-        self._notes: list[str] = []
+        self._ran, note = self._windows()
+        self._scripts = attribution.Scripts(self._owned, comparison, self._ran, commands)
+        self._by_name = 0  # removed files whose commands are those that name them
+        self._notes = [note] if note else []
 
-    def _windows(self) -> list[dpkg.Window]:
-        written = next((pair.after for pair in self._comparison.pairs if pair.path == dpkg.LOG), None)
-        return dpkg.windows(
-            self._comparison.before.whole.get(dpkg.LOG),
-            self._comparison.after.whole.get(dpkg.LOG),
-            written.mtime_ns / 1e9 if written else None,
+    def _windows(self) -> tuple[list[dpkg.Window], str]:
+        pair = next((pair for pair in self._comparison.pairs if pair.path == dpkg.LOG), None)
+        logs = (
+            dpkg.Log(side.whole.get(dpkg.LOG) or b"", entry.mtime_ns / 1e9 if entry else None)
+            for side, entry in (
+                (self._comparison.before, pair and pair.before),
+                (self._comparison.after, pair and pair.after),
+            )
         )
+        return dpkg.windows(*logs)
 
     def fill(self, changes: Changes, *, made_before: bool) -> None:
         """Everything but the head of ``changes``. Blocking: it writes blobs."""
@@ -170,6 +180,7 @@ class _Interpretation:
         changes.users = accounts.user_changes(self._before, self._after, makers)
         changes.groups = accounts.group_changes(self._before, self._after, makers)
         self._settings(changes, None if made_before else self._hostnames())
+        self._show_strange(changes)
         changes.hidden = dict(Counter(change.hidden for change in changes.files if change.hidden))
         changes.notes += self._notes[:MAX_NOTES]
         if len(self._notes) > MAX_NOTES:
@@ -191,8 +202,21 @@ class _Interpretation:
         changes.settings += semantics.keys(self._rpms, self._teller)
         self._show_meant(changes)
         semantics.attribute(changes, {one.name: one.installed_at for one in self._rpms.after})
+        self._attribute_removed(changes)
         for note in notes:
             self._note(self._teller.tell(note))
+
+    def _attribute_removed(self, changes: Changes) -> None:
+        """A package that is gone has no file that tells when; dpkg's log does. Of files that went at an
+        unknown time it is said how their commands were found."""
+        ended = {window.package: (window.start + window.end) / 2 for window in self._ran}
+        for package in changes.packages:
+            if package.verb is ChangeVerb.REMOVED and not package.commands and package.name in ended:
+                package.commands = attribution.running(self._commands, int(ended[package.name] * 1e9))
+        if self._by_name:
+            self._note(
+                f"{self._by_name} removed files: when is not known, the commands are those that name them"
+            )
 
     def _hostnames(self) -> set[str]:
         """The machine's names before and after, whole and short."""
@@ -210,6 +234,17 @@ class _Interpretation:
             if one.kind is SettingKind.RESOLVER and not one.hidden
             for path in one.paths
         }
+        self._show(changes, paths)
+
+    def _show_strange(self, changes: Changes) -> None:
+        """A file of accounts whose new rows no account tells: they may be one to some program, and what is
+        told of accounts does not hold them."""
+        strange = accounts.strange_changes(self._before, self._after)
+        self._show(changes, strange)
+        self._notes[:0] = [note for notes in strange.values() for note in notes]
+
+    def _show(self, changes: Changes, paths: Container[str]) -> None:
+        """The whole of files that noise hides."""
         for pair, change in zip(self._comparison.pairs, changes.files, strict=True):
             if change.hidden and change.path in paths:
                 change.hidden = ""
@@ -218,7 +253,8 @@ class _Interpretation:
     def _file(self, pair: Pair) -> FileChange:
         before = self._old.state(pair.before, pair.before_content)
         after = self._new.state(pair.after, pair.after_content)
-        change = FileChange(path=wire_path(pair.path), verb=verb(before, after), before=before, after=after)
+        what = verb(before, after, same_content=pair.same_content)
+        change = FileChange(path=wire_path(pair.path), verb=what, before=before, after=after)
         change.hidden = self._noise.hides(change)
         if change.hidden:
             return change
@@ -239,11 +275,18 @@ class _Interpretation:
         """The contents, and who was running."""
         if pair.after is not None:
             change.commands = attribution.running(self._commands, pair.after.ctime_ns)
+        elif pair.went_ns is not None:
+            change.commands = attribution.running(self._commands, pair.went_ns)
+        else:
+            change.commands = self._commands.naming(change.path)
+            self._by_name += bool(change.commands)
         self._old.keep(change.before, pair.before_content)
         self._new.keep(change.after, pair.after_content)
         for content in (pair.before_content, pair.after_content):
             if content is not None and content.withheld.startswith(("over ", "too many")):
-                self._note(f"{change.path}: its content is not kept ({content.withheld})")
+                unknown = content.sha256 is None and change.verb is ChangeVerb.MODIFIED
+                words = "may have changed, too large to hash" if unknown else "is not kept"
+                self._note(f"{change.path}: its content {words} ({content.withheld})")
 
     def _package(self, pair: Pair) -> tuple[str, str]:
         """The package whose own content stands at the path, and the one that lists it; empty for none."""

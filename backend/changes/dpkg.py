@@ -6,9 +6,10 @@ Sources: deb-control(5), dpkg(1), /var/log/dpkg.log.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import pairwise
 
 from backend.models import ChangeVerb, PackageChange, SettingChange, SettingKind, wire_path
 
@@ -31,7 +32,13 @@ _ENDS = {
     "remove": _GONE,
     "purge": frozenset({"not-installed"}),
 }
-_LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (\w+) (.*)")
+_LOG_LINE = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) (\w+) (.*)", re.ASCII)
+_TAIL_BYTES = 4 << 10
+_ZONE_STEP_S = 900  # all zones of today
+_WEST_S, _EAST_S = -12 * 3600, 14 * 3600
+_LATE_S = 5  # between a line's time and the end of its writing
+_UNKNOWN_ZONE = "dpkg's log was written to after its last line: its times are taken for UTC"
+_OTHER_ZONE = "the guest's local time was shifted: which files packages' scripts made is a guess"
 
 
 @dataclass(frozen=True)
@@ -55,12 +62,31 @@ class Window:
     package: str
 
 
+@dataclass(frozen=True)
+class Log:
+    """dpkg's log, and when it was last written to (epoch seconds), where that is known."""
+
+    data: bytes
+    written_at: float | None
+
+    def east(self) -> int | None:
+        """Seconds east of UTC of the guest's clock at the last line, which was written with that line; None
+        where something else wrote to the log since, so that nobody knows."""
+        lines = list(_lines(self.data[-_TAIL_BYTES:]))
+        if not lines or self.written_at is None:
+            return None
+        local = lines[-1][0]
+        east = round((local - self.written_at) / _ZONE_STEP_S) * _ZONE_STEP_S
+        late = self.written_at - (local - east)
+        return east if -1 <= late <= _LATE_S and _WEST_S <= east <= _EAST_S else None
+
+
 def _stanzas(data: bytes) -> Iterator[dict[str, str]]:
     """Fields of each stanza, continuation lines joined with newlines."""
     for block in re.split(r"\n[ \t]*\n", data.decode("utf-8", "replace")):
         fields: dict[str, str] = {}
         last = ""
-        for line in block.splitlines():
+        for line in block.split("\n"):
             if line[:1] in (" ", "\t"):
                 if last:
                     fields[last] += "\n" + line.strip()
@@ -82,7 +108,7 @@ def parse_status(data: bytes | None) -> dict[str, Package]:
             continue
         arch = fields.get("Architecture", "")
         conffiles = {}
-        for line in fields.get("Conffiles", "").splitlines():
+        for line in fields.get("Conffiles", "").split("\n"):
             words = line.split()
             if len(words) >= 2 and words[0].startswith("/"):
                 conffiles[words[0].encode()] = words[1]
@@ -167,40 +193,65 @@ def info_name(path: bytes, suffix: bytes) -> str:
 def parse_sums(data: bytes) -> dict[bytes, str]:
     """Merged path → MD5."""
     found = {}
-    for line in data.splitlines():
+    for line in data.split(b"\n"):
         md5, separator, name = line.partition(b"  ")
         if separator:
             found[merged(b"/" + name)] = md5.decode("ascii", "replace")
     return found
 
 
-def windows(before: bytes | None, after: bytes | None, written_at: float | None) -> list[Window]:
-    """When packages' scripts ran, from the lines that dpkg's log gained. The log has whole seconds and the
-    guest's own time, taken as UTC; ``written_at`` (the log's mtime) ends the last window exactly."""
-    gained = after or b""
-    if before and gained.startswith(before):
-        gained = gained[len(before) :]
+def windows(before: Log, after: Log) -> tuple[list[Window], str]:
+    """When packages' scripts ran, from the lines that dpkg's log gained, and a note where that is a guess.
+    The log has whole seconds of the guest's local time; ``after.written_at`` ends the last window exactly."""
+    gained = after.data
+    if before.data and gained.startswith(before.data):
+        gained = gained[len(before.data) :]
+    lines = list(_lines(gained))
+    last = after.east()
+    first = before.east() if before.data else last
+    easts = _easts([at for at, _, _ in lines], last or 0 if first is None else first, last or 0)
     begun: dict[str, tuple[float, str, str]] = {}  # package → when, action, the version that it brings
     found: list[Window] = []
-    for line in gained.decode("utf-8", "replace").splitlines():
-        if not (match := _LOG_LINE.fullmatch(line)):
-            continue
-        words = match[3].split()
-        if not words:
-            continue
-        try:
-            at = datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
-        except ValueError:
-            continue
-        if match[2] in _ENDS:
-            brings = words[-1] if match[2] in ("install", "upgrade") else ""
-            begun[words[0].partition(":")[0]] = (at, match[2], brings)
-        elif match[2] == "status" and len(words) >= 2:
+    for (local, verb, words), east in zip(lines, easts, strict=True):
+        at = local - east
+        if verb in _ENDS:
+            brings = words[-1] if verb in ("install", "upgrade") else ""
+            begun[words[0].partition(":")[0]] = (at, verb, brings)
+        elif verb == "status" and len(words) >= 2:
             package = words[1].partition(":")[0]
             start, action, brings = begun.get(package, (at, "", ""))
             if words[0] in _ENDS.get(action, ()) and brings in ("", words[-1]):
                 del begun[package]
                 found.append(Window(start, at + 1, package))
+    written_at = after.written_at
     if found and written_at is not None and found[-1].start <= written_at < found[-1].end:
         found[-1] = Window(found[-1].start, written_at, found[-1].package)
-    return found
+    if not found:
+        return [], ""
+    if last is None:
+        return found, _UNKNOWN_ZONE
+    return found, _OTHER_ZONE if first not in (None, last) else ""
+
+
+def _lines(log: bytes) -> Iterator[tuple[float, str, list[str]]]:
+    """Of each line its time as if it were UTC (epoch seconds), its action and the words after it."""
+    for line in log.decode("utf-8", "replace").split("\n"):
+        match = _LOG_LINE.fullmatch(line)
+        words = match[3].split() if match else []
+        if match and words:
+            try:
+                at = datetime.strptime(match[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC).timestamp()
+            except ValueError:
+                continue
+            yield at, match[2], words
+
+
+def _easts(ats: Sequence[float], first: int, last: int) -> list[int]:
+    """The offset of each line where the first has one and the last another: it changed where the local time
+    jumped back, which no clock does by itself, else in the longest pause."""
+    if first == last or not ats:
+        return [last] * len(ats)
+    gaps = [(later - sooner, at) for at, (sooner, later) in enumerate(pairwise(ats), 1)]
+    back = min(gaps, default=(0.0, 0))
+    at = back[1] if back[0] < 0 else max(gaps, default=(0.0, 0))[1]
+    return [first] * at + [last] * (len(ats) - at)

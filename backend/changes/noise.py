@@ -17,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 
 from backend.errors import ConfigError
-from backend.models import FileChange, FileKind, FileState, guest_path
+from backend.models import ChangeVerb, FileChange, FileKind, FileState, guest_path
 
 SERVICE_STATE = "service state"
 MAX_FILE_BYTES = 256 << 10
@@ -105,6 +105,8 @@ def differing(change: FileChange) -> Attribute:
     ):
         if values[0] != values[1]:
             found |= attribute
+    if change.verb is ChangeVerb.MODIFIED and before.sha256 is after.sha256 is None:
+        found |= Attribute.CONTENT if after.kind is FileKind.FILE else Attribute.NONE  # it was not hashed
     return found
 
 

@@ -84,7 +84,7 @@ def secret_of(content: Content | None) -> str:
         return ""
     if content.withheld in SECRETS:
         return content.withheld
-    return PASSWORDS if content.data is not None and PASSWORD_HASH.search(content.data, 0, TEXT_BYTES) else ""
+    return PASSWORDS if content.data is not None and PASSWORD_HASH.search(content.data) else ""
 
 
 def decoded(data: bytes) -> tuple[str, str] | None:
@@ -118,8 +118,9 @@ def as_text(data: bytes) -> str | None:
         return None
 
 
-def verb(before: FileState | None, after: FileState | None) -> ChangeVerb:
-    """What happened to a path."""
+def verb(before: FileState | None, after: FileState | None, *, same_content: bool = False) -> ChangeVerb:
+    """What happened to a path. A content that was not hashed is another one, unless it is known to be the
+    same."""
     if before is None:
         return ChangeVerb.ADDED
     if after is None:
@@ -130,7 +131,8 @@ def verb(before: FileState | None, after: FileState | None) -> ChangeVerb:
         after.sha256,
         after.size,
     )
-    return ChangeVerb.METADATA if same else ChangeVerb.MODIFIED
+    known = same_content or after.kind is not FileKind.FILE or after.sha256 is not None
+    return ChangeVerb.METADATA if same and known else ChangeVerb.MODIFIED
 
 
 def _time(ns: int) -> datetime | None:

@@ -22,8 +22,8 @@ from backend.changes.blobs import BlobStore
 from backend.changes.manifests import Manifests
 from backend.changes.states import secret_of
 from backend.disks import Comparison, Content, ContentLimits, Listed, Pair, Side, wire
-from backend.disks.contents import CREDENTIALS, OPAQUE, VOUCHED, ShadowMask, secret_kind
-from backend.disks.passwords import masked
+from backend.disks.contents import CREDENTIALS, OPAQUE, UNSEARCHED, VOUCHED, ShadowMask, secret_kind
+from backend.disks.passwords import Unsearched, masked
 from backend.disks.pieces import Part, Piece, cut, records, unshared
 from backend.disks.reader import entry_of
 from backend.disks.records import Node, pack, unpack
@@ -251,8 +251,11 @@ class Asker:
         if one.data is None and not secret_kind(path, b""):
             return one
         kind, shown = secret_kind(path, one.data or b"") or secret_of(one), None
-        if not kind and (shown := masked(path, one.data or b"")) is None:
-            return one
+        try:
+            if not kind and (shown := masked(path, one.data or b"")) is None:
+                return one
+        except Unsearched:
+            return replace(one, data=None, withheld=UNSEARCHED)
         sums = one.sha256 or ""
         hidden = hmac.new(self._key, sums.encode(), hashlib.sha256).hexdigest() if sums else None
         return Content(one.size, hidden, None, shown, kind or CREDENTIALS)
@@ -398,7 +401,13 @@ def _pair(path: bytes, before: Told, after: Told) -> Pair | None:
         None if new is None else entry_of(new, new_content.sha256 if new_content else None),
         old_content,
         new_content,
+        same_content=old is not None and new is not None and _unwritten(old, new),
     )
+
+
+def _unwritten(old: Node, new: Node) -> bool:
+    """By the guest's word, as all of it is."""
+    return (old.size, old.mtime_ns) == (new.size, new.mtime_ns)
 
 
 def _attributes(node: Node) -> tuple[object, ...]:

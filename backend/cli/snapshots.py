@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from backend.cli.attributes import shown
 from backend.cli.common import ago, door, sandbox_id, show_json, show_rows, show_text
 from backend.cli.hunks import hunks
 from backend.cli.options import AsJson, SandboxName, Yes, confirm, examples, noun_app
@@ -31,7 +32,6 @@ _ASPECTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "owner": lambda state: f"{state['owner'] or state['uid']}:{state['group'] or state['gid']}",
     "to": lambda state: state["target"] or "",
     "device": lambda state: state.get("device", ""),
-    "xattrs": lambda state: " ".join(sorted(state["xattrs"])),
 }
 """What a reader judges besides the content, each in a word or two."""
 
@@ -254,8 +254,11 @@ def _aspects(row: dict[str, Any]) -> str:
     if after is None:
         return ""
     told = []
-    for name, of in _ASPECTS.items():
-        old, new = of(before) if before else None, of(after)
+    pairs = [(name, of(before) if before else None, of(after)) for name, of in _ASPECTS.items()]
+    for name in sorted({*after["xattrs"], *(before or {"xattrs": {}})["xattrs"]}):
+        sides = [side and shown(name, side["xattrs"].get(name, "")) for side in (before, after)]
+        pairs.append((name, *sides))
+    for name, old, new in pairs:
         if before and old != new:
             told.append(f"{name} {old or 'none'} → {new or 'none'}")
         elif not before and new:
@@ -283,7 +286,8 @@ def _inside(row: dict[str, Any], words: bool) -> str:
 def _sizes(sides: list[dict[str, Any]]) -> str:
     """A content that is no text, or too long: size and hash of either side."""
     told = [
-        f"{side['size']} bytes, " + (f"SHA-256 {side['sha256']}" if side.get("sha256") else "not hashed")
+        f"{side['size']} bytes, "
+        + (f"SHA-256 {side['sha256']}" if side.get("sha256") else "not hashed: it may have changed")
         for side in sides
         if side.get("kind") == "file" and side.get("size")
     ]

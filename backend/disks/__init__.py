@@ -14,12 +14,14 @@ if TYPE_CHECKING:
         Content,
         ContentLimits,
         DiskReader,
+        Elsewhere,
         Entry,
         Listed,
         Manifest,
         Pair,
         Side,
         Survey,
+        named,
     )
 
 __all__ = [
@@ -28,12 +30,14 @@ __all__ = [
     "Content",
     "ContentLimits",
     "DiskReader",
+    "Elsewhere",
     "Entry",
     "Listed",
     "Manifest",
     "Pair",
     "Side",
     "Survey",
+    "named",
 ]
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from backend.disks.compare import Comparer
 from backend.disks.ext4 import S_IFMT, S_IFREG, Ext4, Inode
 from backend.disks.files import chunks
-from backend.disks.passwords import masked
+from backend.disks.passwords import MAX_HINTED_BYTES, Unsearched, masked
 from backend.disks.tree import find
 from backend.secret_marks import KEY_HEADER, KEY_MARKS, TOKEN
 
@@ -25,8 +26,7 @@ PASSWORDS = "password hashes"
 CREDENTIALS = "credentials"
 OPAQUE = "not looked into"
 VOUCHED = "the package's own"
-
-TOKEN_BYTES = 256 << 10  # where a token is looked for
+UNSEARCHED = f"over {MAX_HINTED_BYTES} bytes to be searched for passwords"
 
 _SHADOW = (b"/etc/shadow", b"/etc/shadow-", b"/etc/gshadow", b"/etc/gshadow-", b"/etc/security/opasswd")
 _CREDENTIAL_NAMES = (
@@ -39,6 +39,7 @@ _TUNNEL_KEY = re.compile(  # wg(8), systemd.netdev(5)
     rb"(?:PrivateKey|PresharedKey)[ \t]{0,9}=[ \t]{0,9}[A-Za-z0-9+/]{43}="
 )
 _SUMS = re.compile(rb"^/var/lib/dpkg/info/[^/]+\.md5sums$")
+_DAYS = re.compile(rb"[ \t\v\f\r]*[+-]?[0-9]{0,30}")
 _MERGED = (b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/")
 
 
@@ -61,8 +62,25 @@ class Budget:
     file_bytes: int  # kept of one file
     total_bytes: int  # kept in all
     hash_bytes: int  # hashed of one file
+    large_s: float  # for all files of more than ``file_bytes``, so that they leave time for the others
     opaque: tuple[bytes, ...] = ()  # folders whose files are fingerprinted and no more
     vouched: dict[bytes, str] = field(default_factory=dict)  # path → MD5 that a package states
+
+    def read(self, fs: Ext4, inode: Inode) -> Iterator[bytes]:
+        """The content in pieces; what is done with one takes of the time, too. Raises :class:`_OutOfTime`."""
+        last = time.monotonic()
+        for piece in chunks(fs, inode):
+            yield piece
+            if inode.size > self.file_bytes:
+                now = time.monotonic()
+                self.large_s -= now - last
+                last = now
+                if self.large_s < 0:
+                    raise _OutOfTime
+
+
+class _OutOfTime(Exception):
+    """Large files have had their time."""
 
 
 def secret_kind(path: bytes, data: bytes) -> str:
@@ -74,7 +92,7 @@ def secret_kind(path: bytes, data: bytes) -> str:
     name = path.rpartition(b"/")[2].decode("utf-8", "replace")
     if any(fnmatchcase(name, pattern) for pattern in _CREDENTIAL_NAMES):
         return CREDENTIALS
-    given_away = any(mark.search(data, 0, TOKEN_BYTES) for mark in (TOKEN, _TUNNEL_KEY))
+    given_away = any(mark.search(data) for mark in (TOKEN, _TUNNEL_KEY))
     return CREDENTIALS if given_away else ""
 
 
@@ -82,14 +100,21 @@ def fingerprint(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerpr
     """Hash a regular file and keep its bytes where that is allowed."""
     if inode.size > budget.hash_bytes:
         return Fingerprint(inode.size, None, None, withheld=f"over {budget.hash_bytes} bytes")
+    try:
+        return _hashed(fs, inode, path, budget)
+    except _OutOfTime:
+        return Fingerprint(inode.size, None, None, withheld="over the time for large files")
+
+
+def _hashed(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerprint:
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     if path.startswith(budget.opaque):
-        for piece in chunks(fs, inode):
+        for piece in budget.read(fs, inode):
             sha256.update(piece)
         return Fingerprint(inode.size, sha256.hexdigest(), None, withheld=OPAQUE)
     kept: list[bytes] = []
     held = 0
-    for piece in chunks(fs, inode):
+    for piece in budget.read(fs, inode):
         sha256.update(piece)
         md5.update(piece)
         if held < budget.file_bytes:
@@ -99,8 +124,12 @@ def fingerprint(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerpr
     withheld = _withheld(path, data or b"", inode.size, md5.hexdigest(), budget)
     if withheld:
         data = None
-    elif (shown := masked(path, data or b"")) is not None:
-        data, withheld = shown, CREDENTIALS
+    else:
+        try:
+            if (shown := masked(path, data or b"")) is not None:
+                data, withheld = shown, CREDENTIALS
+        except Unsearched:
+            data, withheld = None, UNSEARCHED
     if data is not None:
         budget.total_bytes -= len(data)
     return Fingerprint(inode.size, sha256.hexdigest(), md5.hexdigest(), data, withheld)
@@ -123,7 +152,7 @@ def vouched_sums(fs: Ext4, paths: Sequence[bytes]) -> dict[bytes, str]:
     for path in paths:
         if not _SUMS.match(path):
             continue
-        for line in (read_whole(fs, path, 64 << 20) or b"").splitlines():
+        for line in (read_whole(fs, path, 64 << 20) or b"").split(b"\n"):
             md5, _, name = line.partition(b"  ")
             name = b"/" + name
             found[name] = md5.decode("ascii", "replace")
@@ -143,7 +172,7 @@ def read_whole(fs: Ext4, path: bytes, limit_bytes: int) -> bytes | None:
 def fingerprints(
     comparer: Comparer, path: bytes, before: Inode | None, after: Inode | None, budget: Budget
 ) -> tuple[Fingerprint | None, Fingerprint | None]:
-    """Both sides of a candidate; a content that did not change is read once."""
+    """Both sides of a candidate; a content that did not change is read once, and one print is both."""
     old = before if before is not None and before.mode & S_IFMT == S_IFREG else None
     new = after if after is not None and after.mode & S_IFMT == S_IFREG else None
     new_print = fingerprint(comparer.after, new, path, budget) if new else None
@@ -162,13 +191,17 @@ class ShadowMask:
         self._key = key or secrets.token_bytes(32)
 
     def mask(self, data: bytes) -> bytes:
-        """An ``/etc/shadow`` without its hashes."""
+        """An ``/etc/shadow`` without its hashes, wherever in a row somebody wrote them: ``?`` stands for what
+        is neither a name, a password nor a number."""
         lines = []
-        for line in data.splitlines():
-            fields = line.split(b":")
-            if len(fields) > 1:
-                fields[1] = self._state(fields[1])
-            lines.append(b":".join(fields))
+        for line in data.split(b"\n"):
+            name, *rest = line.split(b":")
+            if rest:
+                rest[:1] = [self._state(rest[0])]
+                rest[1:] = [one if _DAYS.fullmatch(one) else b"?" for one in rest[1:]]
+            elif name.strip() and not name.lstrip().startswith(b"#"):
+                name = b"?"
+            lines.append(b":".join([name, *rest]))
         return b"\n".join(lines)
 
     def _state(self, password: bytes) -> bytes:

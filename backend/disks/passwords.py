@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 MASK = "‹secret›".encode()
-MAX_BYTES = 256 << 10
+MAX_HINTED_BYTES = 1 << 20  # of lines that are looked into: seconds, whatever a guest writes
 MAX_LINE = 4 << 10  # longer ones are data, and a pattern may take its time with them
 
 _HINTS = (
@@ -100,9 +100,14 @@ _PATH = re.compile(
 _STAND_IN = re.compile(rb"(?i)your[_ -]?.*|[*x.-]+|<.*|.*\.\.\.|.* pass(?:word|phrase).*")
 
 
+class Unsearched(Exception):
+    """There is more to look into than :data:`MAX_HINTED_BYTES`: nobody knows what the rest holds."""
+
+
 def masked(path: bytes, data: bytes) -> bytes | None:
-    """The content with ``‹secret›`` for each password; None where there is none, or it is not looked at."""
-    if len(data) > MAX_BYTES or not _is_configuration(path, data) or not _hinted(data):
+    """The content with ``‹secret›`` for each password; None where there is none, or it is not looked at.
+    Raises :class:`Unsearched`."""
+    if not _is_configuration(path, data) or not _hinted(data):
         return None
     spans = sorted(set(_spans(data, form=_form(path, data))))
     if not spans:
@@ -144,9 +149,12 @@ def _hinted(data: bytes) -> bool:
 
 def _spans(data: bytes, *, form: str) -> Iterator[tuple[int, int]]:
     """Where the values are, quotes not included. Comments are nobody's configuration."""
-    at = 0
+    at = hinted = 0
     for line in data.split(b"\n"):
-        if len(line) <= MAX_LINE and not line.lstrip().startswith(_COMMENTS):
+        if len(line) <= MAX_LINE and _hinted(line) and not line.lstrip().startswith(_COMMENTS):
+            hinted += len(line) + 1
+            if hinted > MAX_HINTED_BYTES:
+                raise Unsearched
             for start, end in _in_line(line, form):
                 yield at + start, at + end
         at += len(line) + 1
@@ -158,8 +166,6 @@ def _spans(data: bytes, *, form: str) -> Iterator[tuple[int, int]]:
 
 
 def _in_line(line: bytes, form: str) -> Iterator[tuple[int, int]]:
-    if not _hinted(line):
-        return
     yield from _assigned(line, form)
     for pattern in (_ELEMENT, _DEFINED, _SPACED, _OPTION):
         for match in pattern.finditer(line):

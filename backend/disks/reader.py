@@ -15,12 +15,13 @@ from typing import Any
 
 from backend.disks import wire
 from backend.disks.door import Door
+from backend.disks.elsewhere import Elsewhere as Elsewhere
 from backend.disks.paged import PAGE_BYTES as PAGE_BYTES
 from backend.disks.paged import Pages
 from backend.disks.pieces import Piece, digest, records
 from backend.disks.records import Node, count, unpack
 from backend.errors import DiskUnreadable
-from backend.models.change import FileKind
+from backend.models.change import FileKind, wire_path
 from backend.together import together
 
 NOBODY_UID = 65534
@@ -118,12 +119,15 @@ class Content:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pair:
-    """A path that differs by more than times."""
+    """A path that differs by more than times. ``same_content``: nothing wrote to it, whether it was hashed or
+    not. ``went_ns``: when it was removed, where that is known."""
 
     before: Entry | None
     after: Entry | None
     before_content: Content | None
     after_content: Content | None
+    same_content: bool = False
+    went_ns: int | None = None
 
     @property
     def path(self) -> bytes:
@@ -155,6 +159,7 @@ class Comparison:
     pairs: tuple[Pair, ...]
     before: Side
     after: Side
+    elsewhere: tuple[Elsewhere, ...] = ()  # of the later point, and in none of the pairs
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -165,6 +170,7 @@ class Survey:
     names: dict[bytes, Listed]
     secrets: tuple[tuple[bytes, str], ...]
     cut: bool
+    elsewhere: tuple[Elsewhere, ...] = ()
 
 
 class DiskReader:
@@ -211,7 +217,7 @@ class DiskReader:
         named = zip(paths, head["names"], strict=True)
         names = {path: Listed(path, kind, wire.raw(target)) for path, (kind, target) in named if kind}
         secrets = tuple((wire.raw(path), str(kind)) for path, kind in head["secrets"])
-        return Survey(names, secrets, bool(head["cut"]))
+        return Survey(names, secrets, bool(head["cut"]), _elsewhere(head["elsewhere"]))
 
     async def compare(
         self, before: Sequence[Path], after: Sequence[Path], *, contents: ContentLimits
@@ -223,6 +229,7 @@ class DiskReader:
             "file_bytes": contents.file_bytes,
             "total_bytes": contents.total_bytes,
             "hash_bytes": contents.hash_bytes,
+            "large_s": self._timeout_s / 2,
             "opaque": [wire.text(path) for path in contents.opaque],
             "whole": [wire.text(path) for path in contents.whole],
             "listed": [wire.text(path) for path in contents.listed],
@@ -230,7 +237,8 @@ class DiskReader:
         head, blobs = await self._ask(job, before, after)
         facts = await self._declared(head["pairs"], blobs, before, after)
         pairs = tuple(_pair(row, blobs, facts) for row in head["pairs"])
-        return Comparison(pairs, _side(head.get("before", {}), blobs), _side(head.get("after", {}), blobs))
+        old, new = (_side(head.get(side, {}), blobs) for side in ("before", "after"))
+        return Comparison(pairs, old, new, _elsewhere(head["elsewhere"]))
 
     async def _declared(
         self, rows: list[Any], blobs: list[bytes], before: Sequence[Path], after: Sequence[Path]
@@ -331,6 +339,12 @@ def entry_of(node: Node, sha256: str | None = None) -> Entry:
     )  # fmt: skip
 
 
+def named(one: Elsewhere) -> str:
+    """As in ``/var (partition 2, 4.0 GiB)``."""
+    points = ", ".join(map(wire_path, one.points)) or "nothing that /etc/fstab names"
+    return f"{points} (partition {one.number}, {one.size / (1 << 30):.1f} GiB)"
+
+
 def _blob(at: int | None, blobs: list[bytes]) -> bytes | None:
     return None if at is None else blobs[at]
 
@@ -354,7 +368,14 @@ def _pair(row: list[Any], blobs: list[bytes], facts: dict[str, dict[str, dict[st
         content = _content(row[at + 2], blobs, facts[side].get(wire.text(node.path)) if node else None)
         entries.append(entry_of(node, content.sha256 if content else None) if node else None)
         contents.append(content)
-    return Pair(entries[0], entries[1], contents[0], contents[1])
+    known = {"same_content": bool(row[4]), "went_ns": row[5]}
+    return Pair(entries[0], entries[1], contents[0], contents[1], **known)
+
+
+def _elsewhere(rows: list[Any]) -> tuple[Elsewhere, ...]:
+    return tuple(
+        Elsewhere(number, size, role, tuple(map(wire.raw, points))) for number, size, role, points in rows
+    )
 
 
 def _side(head: dict[str, Any], blobs: list[bytes]) -> Side:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backend.disks.contents import PASSWORDS, secret_kind
+from backend.disks.elsewhere import Elsewhere, elsewhere
 from backend.disks.ext4 import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Ext4
 from backend.disks.files import chunks, link_target
 from backend.disks.paged import NoMorePages
@@ -34,17 +35,19 @@ class Surveyed:
     names: list[tuple[str, bytes]]
     secrets: list[tuple[bytes, str]]
     cut: bool
+    elsewhere: list[Elsewhere]
 
 
 def survey(fs: Ext4, paths: list[bytes]) -> Surveyed:
     """Look for the names, without following links on the way, and for secrets in all that nobody shipped."""
     names = [_name(fs, path) for path in paths]
+    others = elsewhere(fs)
     secrets: list[tuple[bytes, str]] = []
     try:
         cut = not _collected(fs, secrets)
     except NoMorePages:
         cut = True
-    return Surveyed(names, secrets, cut)
+    return Surveyed(names, secrets, cut, others)
 
 
 def _collected(fs: Ext4, secrets: list[tuple[bytes, str]]) -> bool:
@@ -74,7 +77,7 @@ def is_shipped(path: bytes) -> bool:
 
 def _has_hash(data: bytes) -> bool:
     """Whether an account of a shadow file can be tried for its password."""
-    fields = (line.split(b":") for line in data.splitlines())
+    fields = (line.split(b":") for line in data.split(b"\n"))
     return any(len(one) > 1 and one[1] and one[1][:1] not in b"!*" for one in fields)
 
 

@@ -26,12 +26,14 @@ from backend.disks.contents import (
     vouched_sums,
 )
 from backend.disks.directories import list_directory
+from backend.disks.elsewhere import Elsewhere, elsewhere
 from backend.disks.ext4 import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Ext4, Inode
 from backend.disks.files import link_target
 from backend.disks.journal import open_filesystem
 from backend.disks.layers import open_chain
 from backend.disks.partitions import find_filesystem
 from backend.disks.records import Node, pack
+from backend.disks.removals import removals
 from backend.disks.survey import survey
 from backend.disks.tree import find, manifest_pieces, node
 from backend.errors import DiskUnreadable
@@ -93,7 +95,11 @@ def surveyed(job: dict[str, Any]) -> Answer:
     told = survey(open_one(job["after"], job["door"]), [wire.raw(path) for path in job["paths"]])
     names = [[kind, wire.text(target)] for kind, target in told.names]
     secrets = [[wire.text(path), kind] for path, kind in told.secrets]
-    return {"names": names, "secrets": secrets, "cut": told.cut}, []
+    return {"names": names, "secrets": secrets, "cut": told.cut, "elsewhere": _elsewhere(told.elsewhere)}, []
+
+
+def _elsewhere(found: Sequence[Elsewhere]) -> list[list[Any]]:
+    return [[one.number, one.size, one.role, [wire.text(point) for point in one.points]] for one in found]
 
 
 def compare(job: dict[str, Any]) -> Answer:
@@ -101,11 +107,13 @@ def compare(job: dict[str, Any]) -> Answer:
     comparer = Comparer(open_one(job["before"]), open_one(job["after"]))
     candidates = comparer.pairs()
     blobs = wire.Blobs()
+    others = _elsewhere(elsewhere(comparer.after))
     if not candidates:
-        return {"pairs": []}, blobs.parts
-    budget = Budget(job["file_bytes"], job["total_bytes"], job["hash_bytes"])
+        return {"pairs": [], "elsewhere": others}, blobs.parts
+    budget = Budget(job["file_bytes"], job["total_bytes"], job["hash_bytes"], job["large_s"])
     budget.opaque = tuple(wire.raw(folder) for folder in job["opaque"])
     budget.vouched = vouched_sums(comparer.after, [path for path, _old, new in candidates if new is not None])
+    went = removals(comparer, candidates)
     pairs = []
     for path, old, new in candidates:
         old_print, new_print = fingerprints(comparer, path, old, new, budget)
@@ -114,7 +122,8 @@ def compare(job: dict[str, Any]) -> Answer:
         if before is None or after is None or _differs(before, after, old_print, new_print):
             pairs.append([
                 blobs.add(pack(before)) if before else None, blobs.add(pack(after)) if after else None,
-                _print(old_print, blobs), _print(new_print, blobs),
+                _print(old_print, blobs), _print(new_print, blobs), old_print is new_print,
+                went.get(path),
             ])  # fmt: skip
     mask = ShadowMask()
     sides = {
@@ -124,7 +133,7 @@ def compare(job: dict[str, Any]) -> Answer:
         }
         for side, fs in (("before", comparer.before), ("after", comparer.after))
     }
-    return {"pairs": pairs, **sides}, blobs.parts
+    return {"pairs": pairs, "elsewhere": others, **sides}, blobs.parts
 
 
 def _differs(before: Node, after: Node, old: Fingerprint | None, new: Fingerprint | None) -> bool:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from backend.config import LOCAL, SourceConfig
-from backend.disks import Survey
+from backend.disks import Survey, named
+from backend.disks.elsewhere import DATA
 from backend.errors import ImageRefused
 from backend.hypervisor import AGENT_PORT, WITH_BIOS, SourceDisk, SourceDomain
 from backend.images import can_boot
@@ -30,6 +31,7 @@ SSHD = (b"/usr/sbin/sshd",)
 PYTHON3 = (b"/usr/bin/python3",)
 CLOUD_INIT = (b"/usr/bin/cloud-init",)
 LOOKED_FOR = (*SYSTEMD, *SSHD, *PYTHON3, *CLOUD_INIT, CLOUD_INIT_OFF, OUR_SSHD, OUR_DAEMON)
+SYSTEM = (b"/etc", b"/usr", b"/var", b"/var/lib")
 READABLE = "clone a machine whose root is ext4 on the first Linux partition, without LVM"
 CHANGES = (
     "the copy is booted once, without a network; services of the machine start in it too",
@@ -65,6 +67,7 @@ def of_disk(entry: SourceConfig, survey: Survey, when: str = "") -> list[SourceF
     guest = f"in {entry.called}: "
     found = [
         SourceFinding(name="file system", status=OK, message=f"ext4, read from outside{when}"),
+        *_partitions(survey),
         _python(there[PYTHON3[0]].target if PYTHON3[0] in there else None, guest),
     ]
     for name, paths, remedy in (
@@ -109,6 +112,25 @@ def of_disk(entry: SourceConfig, survey: Survey, when: str = "") -> list[SourceF
         )
     )
     return found
+
+
+def _partitions(survey: Survey) -> Iterator[SourceFinding]:
+    """What no diff of a sandbox will show. Without the package database there is no use in one."""
+    lost = [one for one in survey.elsewhere if one.role == DATA]
+    if lost:
+        needed = any(point in SYSTEM for one in lost for point in one.points)
+        yield SourceFinding(
+            name="partitions",
+            status=BAD if needed else WARN,
+            message=f"on other partitions, where no diff looks: {', '.join(map(named, lost))}",
+            remedy="clone a machine whose system and data lie on one partition, or move them to its root's",
+        )
+    if boot := [one for one in survey.elsewhere if one.role != DATA]:
+        yield SourceFinding(
+            name="partitions",
+            status=OK,
+            message=f"for booting and swap: {', '.join(map(named, boot))}",
+        )
 
 
 def host_name(called: bytes | None, production: frozenset[str]) -> list[SourceFinding]:

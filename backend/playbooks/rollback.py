@@ -198,9 +198,8 @@ def kept_values(playbook: CheckedPlaybook, kept: Kept) -> dict[str, str]:
     for wire, name in masked_paths(playbook).items():
         if (text := _text(kept.told, guest_path(wire))) is not None:
             found[name] = text
-    shadow = dict(
-        line.split(":")[:2] for line in (_text(kept.told, SHADOW) or "").splitlines() if ":" in line
-    )
+    rows = reversed((_text(kept.told, SHADOW) or "").split("\n"))  # the first of a name counts
+    shadow = dict(line.split(":")[:2] for line in rows if ":" in line)
     for task in playbook.tasks:
         password = task.args.get("password")
         if isinstance(password, Reference) and (value := shadow.get(str(task.args["name"]))):
@@ -210,7 +209,7 @@ def kept_values(playbook: CheckedPlaybook, kept: Kept) -> dict[str, str]:
 
 def _swaps(told: Told) -> frozenset[str]:
     """proc_swaps(5): the first word of each line, after a line of titles."""
-    lines = (_text(told, SWAPS) or "").splitlines()[1:]
+    lines = (_text(told, SWAPS) or "").split("\n")[1:]
     return frozenset(words[0] for line in lines if (words := line.split()))
 
 

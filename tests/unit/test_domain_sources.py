@@ -6,13 +6,14 @@ import os
 import re
 import subprocess
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from backend import config
 from backend.config import SourceConfig
-from backend.disks import Listed, Survey
+from backend.disks import Elsewhere, Listed, Survey
 from backend.errors import ConfigError, ImageRefused, PreparationFailed, WrongState
 from backend.fleet import preflight
 from backend.hypervisor.source_xml import SourceDomain, backup_xml, source_domain
@@ -218,6 +219,28 @@ def test_what_is_missing_on_the_disk_names_the_command_that_mends_it() -> None:
     off = listed(b"/usr/bin/cloud-init", preflight.CLOUD_INIT_OFF)
     last = [one for one in preflight.of_disk(ENTRY, off) if one.name == "cloud-init"][-1]
     assert last.remedy == "in web: rm /etc/cloud/cloud-init.disabled"
+
+
+def test_other_partitions_are_named_and_stand_in_the_way_where_the_system_lies_on_them() -> None:
+    gib = 1 << 30
+    boot = [Elsewhere(15, gib, "boot", (b"/boot/efi",)), Elsewhere(3, gib, "swap", ())]
+    home, var = Elsewhere(5, 8 * gib, "data", (b"/home",)), Elsewhere(2, 4 * gib, "data", (b"/var",))
+    told = [
+        [(one.status, one.message) for one in preflight.of_disk(ENTRY, survey) if one.name == "partitions"]
+        for others in ([], boot, [*boot, home], [var])
+        for survey in [replace(listed(), elsewhere=tuple(others))]
+    ]
+    named = (
+        "ok",
+        "for booting and swap: /boot/efi (partition 15, 1.0 GiB), "
+        "nothing that /etc/fstab names (partition 3, 1.0 GiB)",
+    )
+    assert told == [
+        [],
+        [named],
+        [("warn", "on other partitions, where no diff looks: /home (partition 5, 8.0 GiB)"), named],
+        [("bad", "on other partitions, where no diff looks: /var (partition 2, 4.0 GiB)")],
+    ]
 
 
 def test_names_stay_values_in_the_xml_of_a_copy() -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from backend.changes import BlobStore, Differ, NoiseProfile, residual
+from backend.approvals.risks import risks
+from backend.changes import BlobStore, Differ, NoiseProfile, differ, residual
 from backend.disks import DiskReader
+from backend.errors import PlaybookRefused
 from backend.models import Changes, Command
+from backend.playbooks import generate
 
 TIMEOUT_S = 60
 FOLDERS = (
@@ -192,11 +197,13 @@ async def test_a_state_folder_hides_what_a_service_keeps_whenever_it_was_made_an
     assert changes[f"/var/lib/nginx/shell{SETUID}"].hidden == ""
 
 
+@pytest.mark.parametrize("east", [0, 2, -5])
 async def test_a_path_that_a_script_names_is_its_packages_whoever_else_was_at_work_in_that_second(
-    work, installed
+    work, installed, east: int
 ):
-    minute_ago = datetime.now(UTC) - timedelta(minutes=1)
-    soon = datetime.now(UTC) + timedelta(seconds=1)
+    """Wherever the guest is: dpkg's log has its local time."""
+    minute_ago = datetime.now(UTC) + timedelta(hours=east) - timedelta(minutes=1)
+    soon = datetime.now(UTC) + timedelta(hours=east, seconds=1)
     lines = (
         f"{minute_ago:%F %T} configure libx:amd64 1 <none>",
         f"{soon:%F %T} status installed libx:amd64 1",
@@ -208,9 +215,11 @@ async def test_a_path_that_a_script_names_is_its_packages_whoever_else_was_at_wo
     installed |= {"srv/index.html": "<h1>It works</h1>", "var/log/dpkg.log": "\n".join(lines)}
     installed |= {"var/lib/dpkg/info/nginx.postinst": script}
     points = work.layers(work.image("before", {}, {}), work.image("after", installed, {}))
-    owners = {change.path: change.package for change in (await work.diff(*points)).files}
+    changes = await work.diff(*points)
+    owners = {change.path: change.package for change in changes.files}
     assert owners["/srv/index.html"] == "nginx"
     assert owners["/srv/page {{ x }} ü.html"] == ""
+    assert not [note for note in changes.notes if "dpkg's log" in note]
 
 
 async def test_a_link_that_goes_with_its_package_is_the_packages(work, installed):
@@ -465,6 +474,119 @@ async def test_of_a_machine_that_was_made_before_every_name_was_meant(work):
     ]
 
 
+async def test_a_content_too_large_to_be_hashed_may_have_changed_and_is_never_reproduced(work, monkeypatch):
+    monkeypatch.setattr(differ, "LIMITS", replace(differ.LIMITS, hash_bytes=999))
+    files = {"srv/disk.img": "a" * 1000, "etc/job": "b" * 1000, "srv/same.img": "s" * 1000}
+    before = work.image("before", files, {})
+    data = before.read_bytes().replace(b"a" * 1000, b"c" * 1000).replace(b"b" * 1000, b"d" * 1000)
+    after = before.with_name("after.raw")
+    after.write_bytes(data)
+    changes = await work.diff(*work.layers(before, after))
+    assert {change.path: (change.verb.value, change.after.sha256) for change in changes.shown()} == {
+        "/etc/job": ("modified", None),
+        "/srv/disk.img": ("modified", None),
+    }
+    assert "/srv/disk.img: its content may have changed, too large to hash (over 999 bytes)" in changes.notes
+    rows = [(one.kind, one.name) for one in residual(changes, changes)]
+    assert {("missing", "/srv/disk.img"), ("missing", "/etc/job")} <= set(rows)
+    with pytest.raises(PlaybookRefused):  # nothing of it can be done
+        generate(changes, [], work.blobs, name="large")
+
+
+def partitioned(root: Path, *others: tuple[int, bytes]) -> bytes:
+    """A disk with an MBR: the root, and partitions by kind and content."""
+    head = bytearray(1 << 20)
+    head[510:512], head[440:444] = b"\x55\xaa", bytes.fromhex("efbeadde")
+    body, at = bytearray(root.read_bytes()), 1 << 20
+    rows = [(0x83, len(body)), *((kind, len(content)) for kind, content in others)]
+    for slot, (kind, length) in enumerate(rows):
+        head[446 + 16 * slot : 462 + 16 * slot] = struct.pack("<4xB3xII", kind, at // 512, length // 512)
+        at += length
+    return bytes(head) + bytes(body) + b"".join(content for _, content in others)
+
+
+async def test_what_was_removed_names_who_ran_when_its_folder_last_changed_or_who_names_it(work):
+    """Of two files that went from one folder no time is known."""
+    before = {"etc/cron.d/alone": "x", "srv/gone": "x", "root/one": "x", "root/two": "x"}
+    points = work.layers(work.image("before", before, {}), work.image("after", {}, {}))
+    now = datetime.now(UTC)
+    hour = timedelta(hours=1)
+
+    def command(id: str, words: str, start: datetime, end: datetime) -> Command:
+        return Command(id=id, sandbox_id="SBX-1", command=words, started_at=start, ended_at=end)
+
+    ran = [
+        command("CMD-1", "rm -r /root/one /root/twofold", now - 3 * hour, now - 2 * hour),
+        command("CMD-2", "cleanup", now - hour, now),
+    ]
+    changes = await work.diff(*points, commands=ran)
+    assert {change.path: change.commands for change in changes.shown()} == {
+        "/etc/cron.d/alone": ["CMD-2"],
+        "/root/one": ["CMD-1"],
+        "/root/two": [],
+        "/srv/gone": ["CMD-2"],
+    }
+    assert "1 removed files: when is not known, the commands are those that name them" in changes.notes
+
+
+async def test_a_package_that_was_purged_names_who_ran_by_dpkg_s_log(work, installed):
+    log = "{0:%F %T} purge nginx:amd64 1.22 <none>\n{0:%F %T} status not-installed nginx:amd64 <none>\n"
+    now = datetime.now(UTC)
+    after = {"var/log/dpkg.log": log.format(now)}
+    points = work.layers(work.image("before", installed, {}), work.image("after", after, {}))
+    hour = timedelta(hours=1)
+    ran = [
+        Command(id=id, sandbox_id="SBX-1", command="x", started_at=at - hour, ended_at=at)
+        for id, at in (("CMD-1", now - hour), ("CMD-2", now + timedelta(minutes=1)))
+    ]
+    (package,) = (await work.diff(*points, commands=ran)).packages
+    assert (package.verb.value, package.commands) == ("removed", ["CMD-2"])
+
+
+LONG = "INSERT INTO posts VALUES (1, 'words');\n" * 30_000  # more than 1 MB
+
+
+@pytest.mark.parametrize(
+    ("path", "line", "secret"),
+    [
+        ("srv/dump.sql", "INSERT INTO users VALUES ('ann', '{}');\n", "$2b$12$" + "a" * 53),
+        ("srv/dump", "{}\n", "$2b$12$" + "a" * 53),
+        ("srv/notes", "{}\n", "ghp_" + "a" * 36),
+        ("srv/dump.sql", "CREATE USER shop IDENTIFIED BY '{}';\n", "Hx7pq9Zt4"),
+    ],
+)
+async def test_a_secret_far_into_a_file_is_kept_nowhere(work, path: str, line: str, secret: str):
+    after = {path: LONG + line.format(secret), "srv/plain.sql": LONG}
+    changes = await work.diff(*work.layers(work.image("before", {}, {}), work.image("after", after, {})))
+    (file,) = [change.after for change in changes.shown() if change.path == f"/{path}"]
+    assert (bool(file.secret), file.blob, file.text) == (True, False, None)
+    assert secret not in changes.model_dump_json()
+    blobs = [blob.name for blob in (work.folder / "blobs").rglob("*") if blob.is_file()]
+    assert blobs == [hashlib.sha256(LONG.encode()).hexdigest()]
+
+
+async def test_what_lies_on_another_partition_is_named_in_each_diff(work):
+    fstab = (
+        "UUID=11111111-2222-3333-4444-555555555555 / ext4 defaults 0 1\n"
+        "PARTUUID=deadbeef-02 /var ext4 defaults 0 2\n/dev/vda3 none swap sw 0 0\n"
+        "/dev/sr0 /media/cdrom0 udf,iso9660 user,noauto 0 0\n"
+    )
+    others = [(0x83, bytes(1 << 20)), (0x83, bytes(1 << 20)), (0xEF, bytes(1 << 20))]
+    disks = []
+    for name, files in (("before", {}), ("after", {"srv/x": "x"})):
+        root = work.image(name, {"etc/fstab": fstab} | files, {})
+        root.write_bytes(partitioned(root, *others))
+        disks.append(root)
+    before, after = work.layers(*disks)
+    note = "other partitions are not looked into, changes there are not told: /var (partition 2, 0.0 GiB)"
+    assert (await work.diff(before, after)).notes == [note]
+    assert (await work.diff(before, before)).notes == [note]
+    survey = await DiskReader().survey(after, [])
+    assert [(one.number, one.role, one.points) for one in survey.elsewhere] == [
+        (2, "data", (b"/var",)), (3, "swap", ()), (4, "boot", ()),
+    ]  # fmt: skip
+
+
 INI = "[db]\nuser = shop\npassword = {}\n"
 
 
@@ -479,6 +601,70 @@ async def test_a_password_in_a_configuration_is_never_handed_over_but_its_change
     assert not file.after.blob
     for word in ("Hx7pq9Zt4", "Kw2mm8Lp0"):
         assert word not in changes.model_dump_json()
+
+
+ROOT = {
+    "etc/passwd": "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n",
+    "etc/group": "root:x:0:\nsudo:x:27:\n",
+    "etc/shadow": "root:*:1:0:99999:7:::\nann:!:1:0:99999:7:::\n",
+}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *(f"ops:x:0:0:Ops{mark}x:/root:/bin/bash" for mark in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\r"),
+        "ops:x:0:0",
+        "  ops:x:+00: 0::/:/bin/sh",
+        "ops:x:-0:0::/:/bin/sh",
+    ],
+)
+async def test_an_account_with_uid_0_is_told_in_whatever_way_it_is_written(work, row: str):
+    after = ROOT | {"etc/passwd": ROOT["etc/passwd"] + row + "\n"}
+    points = work.layers(work.image("before", ROOT, {}), work.image("after", after, {}))
+    changes = await work.diff(*points)
+    assert [(user.name, user.after["uid"]) for user in changes.users] == [("ops", "0")]
+    assert "makes ops an administrator (uid 0)" in risks(changes)
+    nothing = await work.diff(points[0], points[0])
+    assert [(one.kind, one.noun, one.name) for one in residual(changes, nothing)] == [
+        ("missing", "user", "ops")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("file", "row", "words"),
+    [
+        ("passwd", "ann:x:0:0::/root:/bin/sh", "'ann' is a second one of its name (0)"),
+        ("passwd", "ops:x:zero:0::/root:/bin/sh", "'ops' cannot be read"),
+        ("passwd", "ops:x:²:0::/root:/bin/sh", "'ops' cannot be read"),
+        ("passwd", "+nis::::::", "'+nis' takes in accounts"),
+        ("group", "sudo:x:0:ann", "'sudo' is a second one of its name (0)"),
+        ("shadow", "ann:$y$other:1:0:99999:7:::", "'ann' is a second one of its name"),
+        ("shadow", "$y$hash", "'?' cannot be read"),
+    ],
+)
+async def test_a_row_that_no_account_tells_is_told_and_its_file_compared(
+    work, file: str, row: str, words: str
+):
+    after = ROOT | {f"etc/{file}": ROOT[f"etc/{file}"] + row + "\n"}
+    points = work.layers(work.image("before", ROOT, {}), work.image("after", after, {}))
+    changes = await work.diff(*points)
+    assert [change.path for change in changes.shown()] == [f"/etc/{file}"]
+    assert any(words in note for note in changes.notes)
+    assert "touches the accounts in a way that no list of accounts tells" in risks(changes)
+    nothing = await work.diff(points[0], points[0])
+    missing = [one for one in residual(changes, nothing) if one.noun == "file"]
+    assert [(one.kind, one.name) for one in missing] == [("missing", f"/etc/{file}")]
+    assert "y$" not in changes.model_dump_json()
+    back = await work.diff(points[1], points[0])
+    assert any(words in note and "no longer" in note for note in back.notes)
+
+
+async def test_a_row_that_was_strange_before_hides_as_ever(work):
+    before = ROOT | {"etc/passwd": ROOT["etc/passwd"] + "ann:x:0:0::/root:/bin/sh\n"}
+    after = before | {"etc/passwd": before["etc/passwd"] + "bob:x:1001:1001::/:/bin/sh\n"}
+    changes = await work.diff(*work.layers(work.image("before", before, {}), work.image("after", after, {})))
+    assert ([user.name for user in changes.users], changes.shown(), changes.notes) == (["bob"], [], [])
 
 
 async def test_a_diff_with_itself_is_empty_and_its_residual_too(work, points):

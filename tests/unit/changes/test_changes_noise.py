@@ -7,8 +7,10 @@ import stat
 import pytest
 
 from backend.changes import BlobStore, NoiseProfile
+from backend.changes.noise import Attribute, Rule
+from backend.changes.states import verb
 from backend.errors import BadRequest, ConfigError, NotFound
-from backend.models import ChangeVerb, FileKind, wire_path
+from backend.models import ChangeVerb, FileChange, FileKind, wire_path
 
 PROFILE = NoiseProfile.default()
 
@@ -130,3 +132,13 @@ def test_a_blob_that_is_not_there_damaged_or_misnamed_is_refused(tmp_path):
         store.get("0" * 64)
     with pytest.raises(BadRequest):
         store.get("../../etc/passwd")
+
+
+def test_a_content_that_was_not_hashed_counts_unless_it_is_known_to_be_the_same(state):
+    profile = NoiseProfile((Rule("mine", ("/srv/**",), Attribute.CONTENT),))
+    large = {"before": state(sha256=None, mode=0o600), "after": state(sha256=None)}
+    told = [
+        profile.hides(FileChange(path="/srv/x.img", verb=what, **large))
+        for what in (verb(**large), verb(**large, same_content=True))
+    ]
+    assert told == ["", "mine"]

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.changes.accounts import CHANGED, group_changes, parse_accounts, user_changes
+from backend.changes.accounts import (
+    CHANGED,
+    group_changes,
+    parse_accounts,
+    strange_changes,
+    user_changes,
+)
 from backend.changes.dpkg import (
+    Log,
     hold_changes,
     merged,
     package_changes,
@@ -17,6 +28,7 @@ from backend.changes.dpkg import (
 )
 from backend.changes.units import LOCAL, unit_changes, unit_states
 from backend.disks import Listed
+from backend.disks.contents import ShadowMask
 from backend.models import ChangeVerb
 
 STATUS = b"""Package: nginx
@@ -109,7 +121,8 @@ def test_windows_of_package_scripts():
         b"2026-01-01 10:00:39 status unpacked up:all 2\n"
     )
     first = 1_767_261_600.0
-    found = windows(old, new, first + 39.25)
+    found, note = windows(Log(old, None), Log(new, first + 39.25))
+    assert not note
     assert [(w.start - first, w.end - first, w.package) for w in found] == [
         (1, 3, "nginx"),
         (5, 18, "nginx"),
@@ -136,6 +149,95 @@ def test_accounts_of_two_points():
     assert (users["new"].verb, users["new"].after["password"]) == (ChangeVerb.ADDED, "none")
     (group,) = group_changes(before, after, {})
     assert (group.name, group.after["members"]) == ("sudo", "ann")
+
+
+def test_of_two_rows_of_a_name_the_first_counts_as_for_glibc():
+    found = parse_accounts(
+        PASSWD + b"web:x:0:0::/root:/bin/sh\n",
+        GROUP + b"web:x:34:\n",
+        b"web:none:1:0:99999:7:::\nweb:locked:1:0:99999:7:::\n",
+    )
+    assert (found.users["web"]["uid"], found.users["web"]["password"]) == ("33", "none")
+    assert found.groups["web"]["gid"] == "33"
+    assert found.user_names[0] == "root"
+
+
+def test_a_member_is_in_the_group_that_has_the_number_first_whatever_the_row_calls_it():
+    members = [b"sudo:x:27:web\nsudo:x:27:ann\n", b"sudo:x:27:web\nother:x:27:ann\n"]
+    passwd = PASSWD + b"ann:x:1000:1000::/:/bin/sh\n"
+    told = [parse_accounts(passwd, group, b"").users["ann"]["groups"] for group in members]
+    assert told == ["sudo", "other,sudo"]
+
+
+def test_numbers_are_read_as_glibc_reads_them():
+    told = [b"0", b"007", b"+5", b" 6", b"-0", b"-1", b"4294967296", b"9" * 5000]
+    passwd = b"".join(b"u%d:x:%s:1::/:/bin/sh\n" % (at, uid) for at, uid in enumerate(told))
+    found = parse_accounts(passwd, b"", b"")
+    assert [user["uid"] for user in found.users.values()] == [
+        "0", "7", "5", "6", "0", "4294967295", "4294967295", "4294967295",
+    ]  # fmt: skip
+    odd = ["\u00b2", "\u0661", "1e3", "0x0", "1_0", "6\u2028", "", "6 "]
+    passwd = "".join(f"u{at}:x:{uid}:1::/:/bin/sh\n" for at, uid in enumerate(odd)).encode()
+    found = parse_accounts(passwd, b"", b"")
+    assert (found.users, len(found.strange["/etc/passwd"])) == ({}, len(odd))
+
+
+def test_a_line_of_dpkg_ends_where_dpkg_ends_it():
+    forged = "Package: a\nStatus: install ok installed\nVersion: 1\nNote: x\u2028Version: 2\n".encode()
+    assert parse_status(forged)["a"].version == "1"
+    assert parse_sums(b"abc  etc/a\rdef  etc/b\n") == {b"/etc/a\rdef  etc/b": "abc"}
+    log = (
+        "2026-01-01 10:00:01 install a:all <none> 1\x852026-01-01 10:00:02 status unpacked a:all 1\n"
+    ).encode()
+    assert windows(Log(b"", None), Log(log, None)) == ([], "")
+
+
+def logged(*lines: str) -> bytes:
+    """A log in which a package is installed at each of the local times."""
+    return "".join(
+        f"2026-{at} install p{number}:all <none> 1\n2026-{at} status unpacked p{number}:all 1\n"
+        for number, at in enumerate(lines)
+    ).encode()
+
+
+def epoch(text: str) -> float:
+    return datetime.fromisoformat(f"2026-{text}+00:00").timestamp()
+
+
+@pytest.mark.parametrize("hours", [0, 1, 2, 5.75, -8])
+def test_the_log_s_local_time_is_known_by_when_its_last_line_was_written(hours: float):
+    local = datetime.fromtimestamp(epoch("06-01 12:00:00") + hours * 3600, UTC)
+    log = Log(logged(f"{local:%m-%d %H:%M:%S}"), epoch("06-01 12:00:00") + 0.4)
+    assert [(one.start, note) for found, note in [windows(Log(b"", None), log)] for one in found] == [
+        (epoch("06-01 12:00:00"), "")
+    ]
+
+
+def test_the_hour_that_comes_twice_is_two_hours():
+    """Europe/Berlin, 25 October 2026: at 01:00 UTC it is 02:00 again."""
+    old = logged("10-25 01:30:00")
+    new = logged("10-25 01:30:00", "10-25 02:50:00", "10-25 02:10:00")
+    found, note = windows(Log(old, epoch("10-24 23:30:00") + 0.2), Log(new, epoch("10-25 01:10:00") + 0.2))
+    assert [one.start for one in found] == [epoch("10-25 00:50:00"), epoch("10-25 01:10:00")]
+    assert "shifted" in note
+
+
+def test_where_the_zone_was_set_meanwhile_the_longest_pause_is_when():
+    """From UTC to UTC+1 between two runs of apt."""
+    old = logged("06-01 10:00:00")
+    new = logged("06-01 10:00:00", "06-01 10:01:00", "06-01 11:09:00", "06-01 11:09:30")
+    found, note = windows(Log(old, epoch("06-01 10:00:00")), Log(new, epoch("06-01 10:09:30") + 0.9))
+    assert [one.start for one in found] == [
+        epoch(f"06-01 {at}") for at in ("10:01:00", "10:09:00", "10:09:30")
+    ]
+    assert "shifted" in note
+
+
+@pytest.mark.parametrize("written", ["06-01 10:07:00", "06-04 10:00:00"])
+def test_a_log_that_something_else_wrote_to_is_taken_for_utc_and_that_is_said(written: str):
+    found, note = windows(Log(b"", None), Log(logged("06-01 10:00:00"), epoch(written)))
+    assert [one.start for one in found] == [epoch("06-01 10:00:00")]
+    assert "taken for UTC" in note
 
 
 def test_a_password_s_age_is_told_where_it_is_not_the_usual_one():
@@ -193,12 +295,31 @@ def test_an_instance_is_defined_where_its_template_is():
     assert states[b"wg-quick@a.service"].enabled and not states[b"wg-quick@.service"].enabled
 
 
+FIELD = st.text(max_size=8) | st.sampled_from(["x", "root", "0", "²", "9" * 4400, "-1", "+", "a,b", "\u2028"])
+ROWS = st.lists(st.lists(FIELD, min_size=1, max_size=9).map(":".join), max_size=8).map(
+    lambda rows: "\n".join(rows).encode("utf-8", "surrogatepass")
+)
+WELL_FORMED = st.lists(st.tuples(*[FIELD] * 7).map(":".join), max_size=8).map(
+    lambda rows: "\n".join(rows).encode("utf-8", "surrogatepass")
+)
+
+
+@given(WELL_FORMED, ROWS, ROWS, WELL_FORMED)
+def test_no_account_file_is_too_strange_to_be_told(passwd, group, shadow, later):
+    before = parse_accounts(passwd, group, ShadowMask().mask(shadow))
+    after = parse_accounts(later, group, ShadowMask().mask(passwd))
+    told = user_changes(before, after, {}), group_changes(before, after, {}), strange_changes(before, after)
+    assert json.dumps([[one.model_dump() for one in told[0] + told[1]], told[2]]).encode()
+    for user in after.users.values():
+        assert int(user["uid"]) >= 0 and int(user["gid"]) >= 0
+
+
 @given(st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300))
 def test_parsers_never_fail_on_what_a_guest_wrote(one, two, three):
     status = parse_status(one)
     package_changes(status, parse_status(two), parse_auto(three), set())
     parse_sums(one)
-    windows(one, two, 0.0)
+    windows(Log(one, None), Log(two, 0.0))
     before, after = parse_accounts(one, two, three), parse_accounts(two, three, one)
     user_changes(before, after, {"x": three.decode("latin-1")})
     group_changes(before, after, {})

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.disks import ContentLimits
+from backend.disks import ContentLimits, DiskReader
 from backend.disks.contents import secret_kind
 from backend.errors import DiskUnreadable
 
@@ -151,6 +151,40 @@ async def test_content_over_the_limits_is_withheld_and_said_so(reader, points):
     assert edited.before_content.data == b"before\n"
     assert (edited.after_content.data, edited.after_content.withheld) == (None, "over 10 bytes")
     assert edited.after_content.sha256
+
+
+async def test_of_a_file_too_large_to_be_hashed_is_known_whether_anybody_wrote_to_it(lab, reader, tree):
+    before = lab.format(tree)
+    at = before.read_bytes().index(b"unchanged 42\n")
+    written = lab.patch(before, {at: b"UNCHANGED 42\n"})
+    after = lab.edit(
+        written,
+        "set_inode_field /etc/keep/42 mode 0100600",
+        "set_inode_field /etc/keep/43 mode 0100600",
+    )
+    base = lab.qcow2(before)
+    points = [base], [base, lab.overlay(base, before, after)]
+    found = await reader.compare(*points, contents=ContentLimits(hash_bytes=10))
+    assert {pair.path: (pair.after_content.sha256, pair.same_content) for pair in found.pairs} == {
+        b"/etc/keep/42": (None, False),
+        b"/etc/keep/43": (None, True),
+    }
+
+
+async def test_many_large_files_take_half_of_the_time_and_the_small_ones_are_hashed(lab, tree):
+    for number in range(40):
+        with (tree / f"etc/{number}.img").open("wb") as sparse:
+            sparse.truncate((2 << 30) - number)
+    before = lab.format(tree)
+    marks = [f"set_inode_field /etc/{number}.img mode 0100600" for number in range(40)]
+    after = lab.edit(before, *marks, "set_inode_field /etc/keep/9 mode 0100600")
+    base = lab.qcow2(before)
+    points = [base], [base, lab.overlay(base, before, after)]
+    found = await DiskReader(timeout_s=20).compare(*points, contents=ContentLimits())
+    told = {pair.path: pair.after_content for pair in found.pairs}
+    assert len(told) == 41
+    assert told[b"/etc/keep/9"].sha256
+    assert told[b"/etc/9.img"].withheld == "over the time for large files"
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,23 @@ async def test_a_partition_is_found(lab, reader, small, table):
     assert (await reader.manifest([image])).digest == (await reader.manifest([small])).digest
 
 
+@pytest.mark.parametrize("to", [6, 0, 0xFFFFFFFF], ids=["another that leads to itself", "end", "beyond"])
+async def test_logical_partitions_are_found_and_a_chain_without_end_ends(lab, reader, small, to):
+    sectors = small.stat().st_size // 512
+    head = bytearray(2048 * 512)
+    head[510:512] = b"\x55\xaa"
+    head[446:478] = struct.pack("<4xB3xII4xB3xII", 0x83, 2048, sectors, 0x05, 4, 100)
+    for at, kind, onwards in ((4, 0x83, to), (10, 0x8E, 6)):
+        link = struct.pack("<4xB3xII4xB3xII", kind, 2, 8, 0x05 if onwards else 0, onwards, 1)
+        head[at * 512 + 446 : at * 512 + 478], head[at * 512 + 510 : at * 512 + 512] = link, b"\x55\xaa"
+    image = lab.folder / "parts.raw"
+    image.write_bytes(bytes(head) + small.read_bytes())
+    found = (await reader.survey([image], [])).elsewhere
+    assert [(one.number, one.role, one.size) for one in found] == [
+        (5, "data", 4096), *([(6, "data", 4096)] if to == 6 else []),
+    ]  # fmt: skip
+
+
 async def test_a_disk_that_can_be_read_two_ways_is_refused(lab, reader, small):
     entry = struct.pack("<4xB3xII", 0x83, 64, 1024)
     image = lab.patch(small, {446: entry, 510: b"\x55\xaa"})

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.disks.passwords import MASK, MAX_BYTES, masked
+from backend.disks.passwords import MASK, MAX_HINTED_BYTES, Unsearched, masked
 
 SECRET = "Hx7pq9Zt4"
 TOKEN = "f3Kd91mQz8Lw27RtYb56"
@@ -155,9 +155,16 @@ def test_every_value_of_a_file_is_taken_out_once() -> None:
     )
 
 
-def test_binary_and_very_long_files_are_not_looked_into() -> None:
+def test_binary_files_are_not_looked_into() -> None:
     assert masked(b"/etc/x.ini", b"password = Hx7pq9Zt4\0") is None
-    assert masked(b"/etc/x.ini", b"password = Hx7pq9Zt4\n" + b"x" * MAX_BYTES) is None
+
+
+def test_a_long_file_is_looked_into_to_its_end_or_not_at_all() -> None:
+    quiet = b"port = 80\n" * (2 * MAX_HINTED_BYTES // 10)
+    assert masked(b"/etc/x.ini", quiet + b"password = Hx7pq9Zt4\n") == quiet + b"password = " + MASK + b"\n"
+    assert masked(b"/etc/x.ini", quiet + b"password =\n") is None
+    with pytest.raises(Unsearched):
+        masked(b"/etc/x.ini", b"password\n" * (MAX_HINTED_BYTES // 9 + 1))
 
 
 @given(st.binary(max_size=300))
