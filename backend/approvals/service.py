@@ -215,7 +215,7 @@ class Approvals:
         runs, never_began = list[Run](), list[str]()
         for run_id in dict.fromkeys(filter(None, run_ids)):
             try:
-                runs.append(await self._runs.load(run_id))
+                runs.append(await self._runs.get(actor, run_id))
             except RunNotFound:
                 never_began.append(run_id)
         rows, _ = await self._audit.list(limit=10_000, id=approval_id)

@@ -115,6 +115,23 @@ async def test_an_apply_whose_backend_is_gone_goes_on_and_its_end_is_told(
     assert (machine / "last").is_dir()
 
 
+async def test_who_asks_for_a_run_that_goes_on_is_told_what_is_done_so_far(
+    another: Make, machine: Path
+) -> None:
+    (gate := machine / "gate").touch()
+    wait = f"ansible.builtin.command: {{argv: [sh, -c, 'while test -e {gate}; do sleep 0.1; done']}}"
+    here = another()
+    task = await here.begin(RunKind.APPLY, folder_task(machine / "first"), wait)
+    while not (machine / "first").exists() or not (told := await here.runs.get(BERT, "RUN-1")).events:
+        await asyncio.sleep(0.1)
+    assert [(event.task, event.status) for event in told.events] == [("Task 0", "changed")]
+    assert (told.state, told.results["web-01"].changed) == (RunState.RUNNING, 1)
+    gate.unlink()
+    done = await task
+    assert (len(told.events), told.results["web-01"].changed) == (1, 1)  # what was told stays so
+    assert (len(done.events), done.results["web-01"].changed) == (2, 2)
+
+
 async def test_a_run_of_which_there_is_a_row_alone_is_lost(another: Make, store: Store) -> None:
     await store.runs.insert(Run(id="RUN-1", kind=RunKind.DRY_RUN, started_at=now()))
     await another().runs.end_forsaken()
