@@ -139,6 +139,15 @@ async def test_check_mode_goes_on_where_a_task_cannot_be_tried_yet(
     assert done.state is RunState.SUCCESSFUL
 
 
+async def test_after_an_apply_what_check_mode_cannot_find_is_missing(
+    runner: Runner, sshd: Any, machine: Path
+) -> None:
+    absent = f"ansible.builtin.file: {{path: {machine}/later, mode: '0600'}}"
+    done = await run(runner, sshd, play(absent), check=True, kind=RunKind.VERIFY)
+    assert (done.state, done.results["web-01"].failed) == (RunState.FAILED, 1)
+    assert "web-01: Task 0" in done.reason and "is absent" in done.reason
+
+
 async def test_a_failed_task_ends_the_run_and_is_named(runner: Runner, sshd: Any, machine: Path) -> None:
     bad = "ansible.builtin.command: {argv: ['false'], creates: /nonexistent}"
     done = await run(runner, sshd, play(bad, folder_task(machine / "never")))
@@ -147,9 +156,11 @@ async def test_a_failed_task_ends_the_run_and_is_named(runner: Runner, sshd: Any
     assert not (machine / "never").exists()
 
 
-async def test_an_unreachable_target_fails(runner: Runner, sshd: Any, machine: Path) -> None:
+@pytest.mark.parametrize("strategy", ["linear", "mitogen_linear"])
+async def test_an_unreachable_target_fails(runner: Runner, sshd: Any, machine: Path, strategy: str) -> None:
+    """No login worked, so nothing was done there."""
     target = sshd.target(port=1)
-    done = await run(runner, sshd, play(folder_task(machine / "never")), hosts=[target])
+    done = await run(runner, sshd, play(folder_task(machine / "never")), hosts=[target], strategy=strategy)
     assert (done.state, done.results["web-01"].unreachable) == (RunState.FAILED, 1)
 
 
@@ -278,6 +289,20 @@ async def test_a_connection_that_is_lost_in_the_middle_makes_the_run_lost(
     done = await run(runner, sshd, play(folder_task(machine / "first"), lose, folder_task(machine / "never")))
     assert done.state is RunState.LOST
     assert "lost in 'Task 1'" in done.reason and done.reason.endswith("; done: web-01 up to 'Task 0'")
+    assert not (machine / "never").exists()
+
+
+@pytest.mark.parametrize("strategy", ["linear", "mitogen_linear"])
+async def test_a_connection_that_is_lost_in_the_first_task_makes_the_run_lost(
+    runner: Runner, sshd: Any, machine: Path, strategy: str
+) -> None:
+    cut = machine / "cut.py"
+    cut.write_text(CUT)
+    lose = f"ansible.builtin.command: {{argv: [/usr/bin/python3, {cut}], creates: /nonexistent}}"
+    done = await run(runner, sshd, play(lose, folder_task(machine / "never")), strategy=strategy)
+    assert done.state is RunState.LOST, done
+    assert "lost in 'Task 0'" in done.reason and done.reason.endswith("is not known; done: nothing")
+    assert done.results["web-01"].unreachable == 1
     assert not (machine / "never").exists()
 
 
