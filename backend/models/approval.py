@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from pydantic import Field, computed_field
@@ -10,6 +10,10 @@ from pydantic import Field, computed_field
 from backend.models.base import Answer, Request
 from backend.models.change import FROM_DISK
 from backend.models.playbook import TargetResult
+
+
+KEPT_FOR = timedelta(days=30)
+"""From an apply on: what targets had before it is kept, and the image that its roll back is rehearsed on."""
 
 
 class ApprovalState(StrEnum):

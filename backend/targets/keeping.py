@@ -16,7 +16,6 @@ import stat
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from backend.disks.records import Node
 from backend.disks.survey import is_shipped
 from backend.errors import DiskUnreadable, NotFound, TargetDown
 from backend.guests import contents_job, names_job, program
-from backend.models import now, wire_path
+from backend.models import KEPT_FOR, now, wire_path
 from backend.targets.targets import ResolvedTarget, Targets
 from backend.whole_files import write_whole
 
@@ -42,7 +41,6 @@ OWN_BYTES = 256 << 10  # of a file in a folder that is only looked through
 CONTENTS = {"file_bytes": 8 << 20, "total_bytes": 64 << 20, "hash_bytes": 256 << 20}
 HEAD_BYTES = 16 << 20
 ERROR_BYTES = 64 << 10
-KEPT_FOR = timedelta(days=30)
 KEPT_BYTES = 1 << 30  # of all targets
 _PIECE_BYTES = 1 << 16
 _NONCE_BYTES = 12

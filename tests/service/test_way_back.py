@@ -38,7 +38,6 @@ from backend.models import (
 from backend.playbooks import Playbooks, digest
 from backend.store import EventBus, Store
 from backend.targets import Keeper, Kept, Wanted, keeping
-from backend.targets.keeping import KEPT_FOR
 from tests.fix_manifests import Rows, kept_in
 from tests.unit.playbooks_sample import Sample
 
