@@ -23,6 +23,7 @@ from backend.disks import Content
 from backend.disks.records import Node, pack
 from backend.errors import NotFound, RoleDenied, TargetNotFound, WrongState
 from backend.models import (
+    KEPT_FOR,
     Approval,
     ApprovalState,
     Changes,
