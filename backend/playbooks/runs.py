@@ -127,7 +127,8 @@ class Runs:
                 await self._runner.cancel(run.id)
 
     async def age(self) -> None:
-        """Forget the folders of old runs that are over; their rows stay."""
+        """Forget the folders of old runs that are over, and what others left in memory; their rows stay."""
+        await asyncio.to_thread(self._runner.tidy_all)
         for run_id in await asyncio.to_thread(self._runner.old):
             row = await self._store.runs.find({"id": run_id})
             if row is None or row.state in RUN_OVER:
@@ -146,6 +147,7 @@ class Runs:
     async def _ended(self, run: Run, outcome: RunOutcome) -> None:
         run.state, run.results, run.reason = outcome.state, outcome.results, outcome.reason
         run.ended_at = now()
+        await asyncio.to_thread(self._runner.tidy, run.id)
         if await self._store.runs.transition(run.id, [*_LIVE], run):
             await self._tell(run)
 

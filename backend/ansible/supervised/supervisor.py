@@ -1,9 +1,10 @@
 """Supervises one Ansible run, detached from the backend, as a uid that can read nothing but this run.
 
 Started as ``python -I supervisor.py RUN_FOLDER LOCK_FD`` with one JSON message on standard input: the private
-key, its certificate, the secrets. The key goes to an ssh-agent of its own, the secrets to a memory file; none
-of them ever to a disk. The held locks of the folder say that the run is alive (flock(2), which goes along
-with a fork) and who supervises it (lockf(3), which does not); ``out/end.json`` says that it ended.
+key, its certificate, the secrets. The key goes to an ssh-agent of its own, the secrets to a memory file, and
+what Ansible makes of them to a folder in memory; none of them ever to a disk. The held locks of the folder
+say that the run is alive (flock(2), which goes along with a fork) and who supervises it (lockf(3), which does
+not); ``out/end.json`` says that it ended.
 """
 
 from __future__ import annotations
@@ -86,10 +87,10 @@ class Supervisor:
         self.stop = stop
         self.events = events
         self.out = folder / "out"
-        self.private = folder / "private"
         self.spec = json.loads((folder / "etc" / "spec.json").read_text())
         self.message = message
         self.short = Path((folder / "etc" / "short").read_text())
+        self.private = self.short / "private"
         self.agent: subprocess.Popen[str] | None = None
         self.secrets_fd = -1
 
@@ -286,7 +287,7 @@ class Supervisor:
         return environment
 
     def _reached(self, host: str) -> bool:
-        """Whether a login on it has worked: ssh_config(5), LocalCommand, which runs before any task is sent."""
+        """Whether a login on it has worked: LocalCommand (ssh_config(5)) runs before any task is sent."""
         hosts = json.loads((self.folder / "etc" / "hosts.json").read_text())["all"]["hosts"]
         file = self.short / REACHED
         if host not in hosts or not file.exists():
@@ -308,8 +309,7 @@ class Supervisor:
         if self.agent is not None:
             self.agent.terminate()
             self.agent.wait()
-        for folder in (self.short, self.private):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.short, ignore_errors=True)
 
     def _write_end(self, end: dict[str, Any]) -> None:
         draft = self.out / "end.json.new"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -143,6 +144,20 @@ async def test_a_run_that_is_followed_is_nobodys_to_end(another: Make) -> None:
     task = await here.begin(RunKind.REHEARSAL, HOLD.replace("120", "3"))
     await here.runs.end_forsaken()
     assert (await task).state is RunState.SUCCESSFUL
+
+
+async def test_what_a_killed_run_left_in_memory_goes_with_its_row(
+    another: Make, store: Store, runner: Runner, runs: Path
+) -> None:
+    await another().leave(RunKind.APPLY, HOLD)
+    in_memory = (runs / "RUN-1" / "private").resolve()
+    assert in_memory.is_dir()
+    os.kill((await store.runs.get("RUN-1")).runner_pid or 0, signal.SIGKILL)
+    assert (await runner.wait("RUN-1")).state is RunState.LOST
+    assert in_memory.is_dir()
+    await another().runs.end_forsaken()
+    assert not in_memory.parent.exists()
+    assert (await store.runs.get("RUN-1")).state is RunState.LOST
 
 
 async def test_of_each_target_so_many_events_are_kept_and_the_others_counted(
