@@ -109,6 +109,8 @@ class Pipeline:
     async def _rehearse(self, approval: Approval) -> None:
         playbook = await self._playbooks.load(approval.playbook_id)
         wanted = await self._playbooks.changes_of(playbook)
+        if approval.compared_with:
+            wanted = await self._store.changes.get(approval.compared_with)
 
         async def progress(words: str) -> None:
             await self._book.change(approval.id, [ApprovalState.REHEARSING], _says(words))

@@ -23,13 +23,23 @@ from backend.background import Background
 from backend.changes import LIMITS, Told
 from backend.changes.told import compare
 from backend.errors import FluidError, WrongState
-from backend.models import Approval, ApprovalState, Changes, Playbook, RunState, new_id, now
+from backend.models import (
+    Approval,
+    ApprovalRequest,
+    ApprovalState,
+    Changes,
+    Identity,
+    Playbook,
+    RunState,
+    new_id,
+    now,
+)
 from backend.playbooks import kept_values, touched, way_back
 from backend.playbooks.rollback import roll_back
 from backend.store import Database, EventBus, Store
 from backend.targets import Targets
 from tests.fix_namespaces import Machine, machine, targets_of
-from tests.service.runner.stage import ANNA, BERT, Stage
+from tests.service.runner.stage import AGENT, ANNA, BERT, Stage
 
 TEST_S = 2400  # all of it on a machine that is busy with guests
 # What useradd and its like leave behind; they keep one older version.
@@ -321,6 +331,31 @@ async def test_each_task_left_out_and_each_thing_added_is_in_the_residual(world:
     )
     assert added.evidence.failure == ""
     assert [row.name for row in added.evidence.rows("extra")] == ["/etc/cron.d/surprise"]
+
+
+async def test_the_rehearsal_is_compared_with_the_sandbox_at_the_points_that_are_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work that was done after the playbook was generated is in the residual of who asks for it."""
+    before = await world.fleet.look(world.sandbox)
+    playbook = await world.work(world.sandbox, ["echo a > /etc/a"])
+    world.sandbox.run("echo later > /etc/later")
+    points: list[tuple[str, str]] = []
+
+    async def diff(_: Identity, sandbox_id: str, since: str, until: str) -> Changes:
+        points.append((since, until))
+        after = await world.fleet.look(world.sandbox)
+        found = await world.fleet.differ.diff(sandbox_id, since, until, before, after, quiesced=True)
+        return await world.store.changes.insert(found.model_copy(update={"read_from": "disk"}))
+
+    monkeypatch.setattr(world.fleet, "diff", diff, raising=False)
+    request = ApprovalRequest(sandbox_id="SBX-1", playbook=playbook.id, targets=["web-01"], reason="a test")
+    asked = await world.moved(await world.approvals.request(AGENT, request))
+    assert asked.evidence.rows("missing") == [] and points == []
+    later = request.model_copy(update={"from_snapshot": "first", "to_snapshot": "now"})
+    asked = await world.moved(await world.approvals.request(AGENT, later))
+    assert [row.name for row in asked.evidence.rows("missing")] == ["/etc/later"]
+    assert points == [("first", "now")]
 
 
 # --- the apply ---------------------------------------------------------------------------------------------
