@@ -197,6 +197,8 @@ class Pipeline:
             ]
             under = await self._ways_back.fingerprints(approval, playbook, reached)
             seen = {name: preview(rehearsal, run, name, under.get(name, "")) for name, run in of.items()}
+            for name, words in (await self._ways_back.not_kept(approval, playbook, reached)).items():
+                seen[name].differs += words
             step.data["changed"] = {name: row.result.changed for name, row in seen.items()}
         return seen
 

@@ -37,7 +37,7 @@ from backend.models import (
 from backend.playbooks import kept_values, touched, way_back
 from backend.playbooks.rollback import roll_back
 from backend.store import Database, EventBus, Store
-from backend.targets import Targets
+from backend.targets import Targets, keeping
 from tests.fix_namespaces import Machine, machine, targets_of
 from tests.service.runner.stage import AGENT, ANNA, BERT, Stage
 
@@ -385,6 +385,26 @@ async def test_an_apply_to_a_target_that_cannot_be_kept_does_not_begin(world: Wo
     assert over.said_by_targets and over.said_by_targets.startswith("web-01: "), over.said_by_targets
     assert not over.apply_run
     assert world.production.run("ls /srv") == ""
+
+
+async def test_what_could_not_be_brought_back_is_told_before_the_yes_and_to_operators_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(keeping.CONTENTS, "file_bytes", 2 << 20)
+    sha256 = world.fleet.blobs.put(CONFIG)
+    world.production.run("head -c 3M /dev/zero > /srv/big; echo small > /srv/small; echo x > /var/log/own")
+    copy = "ansible.builtin.copy: {{src: files/{}, dest: {}, mode: '0644'}}"
+    tasks = [copy.format(sha256, path) for path in ("/srv/big", "/srv/small", "/srv/new", "/var/log/own")]
+    asked = await pending(world, *tasks, files=[sha256])
+    told = [words for words in asked.evidence.dry_run["web-01"].differs if "roll back" in words]
+    assert "a roll back cannot bring back /srv/big: not kept before the apply (over 2 MiB)" in told
+    assert [words for words in told if "/var/log/own" in words and "never are" in words], told
+    assert not [words for words in told if "small" in words or "new" in words]
+    assert "/srv/big" not in (await world.approvals.get(AGENT, asked.id)).evidence.model_dump_json()
+    over = await world.moved(await world.approvals.approve(BERT, asked.id, asked.digest))
+    assert over.state is ApprovalState.APPLIED, over.ending
+    left = (await world.keeper.kept(over.apply_run, "web-01")).left_out
+    assert {b"/srv/big", b"/var/log/own"} <= left.keys() and b"/srv/small" not in left
 
 
 @pytest.mark.full
