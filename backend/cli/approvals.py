@@ -222,6 +222,7 @@ def _show(told: dict[str, Any]) -> None:
     kinds = Counter(row["kind"] for row in residual)
     show_fields(
         [
+            ("unrehearsed", ", ".join(evidence["unrehearsed"])),
             ("request", f"{told['short_id']} ({told['id']})"),
             ("state", told["state"]),
             ("doing", told["progress"]),
@@ -240,7 +241,6 @@ def _show(told: dict[str, Any]) -> None:
             ("residual", ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"),
             *((row["kind"], f"{row['noun']} {row['name']}: {row['reason']}") for row in residual),
             ("opaque", ", ".join(evidence["opaque"])),
-            ("unrehearsed", ", ".join(evidence["unrehearsed"])),
             *(("risk", words) for words in evidence["risk"]),
             ("failure", evidence["failure"]),
             ("apply", told["apply_run"]),
