@@ -22,7 +22,7 @@ from backend.ansible import Runner
 from backend.background import Background
 from backend.changes import LIMITS, Told
 from backend.changes.told import compare
-from backend.errors import FluidError, WrongState
+from backend.errors import EvidenceIncomplete, FluidError, WrongState
 from backend.models import (
     Approval,
     ApprovalRequest,
@@ -405,6 +405,28 @@ async def test_what_could_not_be_brought_back_is_told_before_the_yes_and_to_oper
     assert over.state is ApprovalState.APPLIED, over.ending
     left = (await world.keeper.kept(over.apply_run, "web-01")).left_out
     assert {b"/srv/big", b"/var/log/own"} <= left.keys() and b"/srv/small" not in left
+
+
+@pytest.mark.full
+async def test_what_was_not_rehearsed_is_applied_only_where_the_config_allows_it(world: World) -> None:
+    world.production.run("touch /srv/only-there")
+    remove = COMMAND % ("rm, /srv/only-there", "removes: /srv/only-there")
+    asked = await world.asked(await world.kept(nothing(), play(FOLDER % "/srv/first", remove)))
+    assert asked.evidence.unrehearsed == ["Task 1"]
+
+    def whole(row: Approval) -> None:
+        row.evidence.residual, row.evidence.again_changed = [], 0
+
+    await world.book.change(asked.id, [ApprovalState.PENDING], whole)
+    asked = await world.moved(await world.approvals.dry_run(BERT, asked.id))
+    assert world.approvals.blockers(asked) == ["1 tasks were skipped in the rehearsal"]
+    assert asked.digest == ""
+    with pytest.raises(EvidenceIncomplete, match="1 tasks were skipped in the rehearsal"):
+        await world.approvals.approve(BERT, asked.id, asked.digest)
+    world.pipeline._config.approvals.allow_unrehearsed = True
+    over = await world.applied(asked)
+    assert (over.state, over.evidence.unrehearsed) == (ApprovalState.APPLIED, ["Task 1"]), over.ending
+    assert world.production.run("ls /srv") == "first\n"
 
 
 @pytest.mark.full
