@@ -614,7 +614,7 @@ def test_what_the_rehearsal_did_not_try_is_shown_before_all_else(
     playbook = Playbook(id="PBK-1", name="web", sandbox_id="SBX-1", yaml="---", created_at=at)
     backend.answers["GET /v1/playbooks/PBK-1"] = (200, playbook.model_dump(mode="json"))
     assert run(["approvals", "show", "APR-4f2a0000"]) == 0
-    assert capsys.readouterr().out.split("\n")[0].split() == "unrehearsed Tune the kernel, Restart web".split()
+    assert capsys.readouterr().out.startswith("unrehearsed  Tune the kernel, Restart web\n")
 
 
 def test_an_exported_playbook_is_a_folder_that_plain_ansible_reads(
@@ -991,7 +991,7 @@ def test_doctor_says_that_a_backend_without_root_gives_ansible_no_user_of_its_ow
     paths.make()
     os.chown(paths.state, 1234, -1)
     ((found, (words,)),) = _findings(doctor.runner, tmp_path).items()
-    assert found == doctor.NOTE and "as the backend itself (uid 1234) and may read the keys" in words
+    assert found == doctor.NOTE and "as the backend itself (uid 1234) and may read its CA's" in words
 
 
 HOST = {
@@ -1076,14 +1076,13 @@ def test_what_is_left_over_is_named_with_all_that_was_looked_at(
         f"kvm-02: domain fluid-a␛-sbx-1 {done}: no row names it",
         f"{looked}: 1 {done}",
     ]
-    backend.answers[question] = (200, {
-        **LEFT, "found": [], "held": ["image base.former stays: a roll back of APR-1 needs it until 2026-12-30"],
-        "silent": ["kvm-02: it is lost"],
-    })  # fmt: skip
+    held = "image base.former stays: a roll back of APR-1 needs it until 2026-12-30"
+    told = {"found": [], "held": [held], "silent": ["kvm-02: it is lost"]}
+    backend.answers[question] = (200, {**LEFT, **told})
     assert run(["gc", *words]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{looked}: nothing {done}",
-        "image base.former stays: a roll back of APR-1 needs it until 2026-12-30",
+        held,
         "not looked at: kvm-02: it is lost",
     ]
     assert {f"{method} {path}" for method, path, _ in backend.asked} == {question}
