@@ -1,7 +1,8 @@
 """The folder of one run: what Ansible may read is ours and read-only, what it writes is the runner's.
 
 ``playbook/`` holds ``playbook.yml`` and ``files/`` and nothing else, because a ``library/`` beside a playbook
-would run. ``etc/`` is the inventory, ``ansible.cfg`` and the supervisor. The rest is written by the run.
+would run. ``etc/`` is the inventory, ``ansible.cfg`` and the supervisor. The rest is written by the run:
+``out/`` is what is told of it, and ``private/`` lies in memory, since Ansible writes secrets and diffs there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 from backend.ansible.spec import RunSpec, TargetHost
 
 SUPERVISED = Path(__file__).parent / "supervised"
-SHORT = "/tmp"  # noqa: S108 - a socket's path may have 107 bytes; mkdtemp makes the folder the run's alone
+# A tmpfs: nothing there outlives the machine. A socket's path may have 107 bytes.
+MEMORY = "/dev/shm"  # noqa: S108 - mkdtemp makes the folder the run's alone
 _BACKEND = SUPERVISED.parents[1]
 # What finds secrets imports nothing of ours: it goes along, so that none leaves the runner in a diff.
 SCRIPTS = (
@@ -60,24 +62,29 @@ def prepare(folder: Path, spec: RunSpec, *, python: str, owner: tuple[int, int] 
     wrapper = f'#!/bin/sh\nexec {program} "$@"\n'
     _write(etc / "bin" / "ansible-playbook", wrapper.encode(), 0o555)
     _write(etc / "bin" / "secrets", b'#!/bin/sh\nexec cat "$FLUID_SECRETS"\n', 0o555)
-    short = Path(tempfile.mkdtemp(prefix="fluid-", dir=SHORT))
+    short = Path(tempfile.mkdtemp(prefix="fluid-", dir=MEMORY))
     _write(etc / "short", str(short).encode())
+    private = short / "private"
+    private.mkdir(mode=0o700)
+    (folder / "private").symlink_to(private)
+    (folder / "out").mkdir(mode=0o755)
     if owner:
-        os.chown(short, *owner)
-    for name, mode in (("private", 0o700), ("out", 0o755)):
-        (folder / name).mkdir(mode=mode)
-        if owner:
-            os.chown(folder / name, *owner)
-    if owner:
+        for made in (short, private, folder / "out"):
+            os.chown(made, *owner)
         os.chown(folder, -1, owner[1])
         folder.chmod(0o710)
 
 
 def remove(folder: Path) -> None:
     """Take away all that :func:`prepare` made."""
+    remove_private(folder)
+    shutil.rmtree(folder)
+
+
+def remove_private(folder: Path) -> None:
+    """Take away what lies in memory, if it is there: a run that was killed could not."""
     if (known := folder / "etc" / "short").exists():
         shutil.rmtree(known.read_text(), ignore_errors=True)
-    shutil.rmtree(folder)
 
 
 def environment(folder: Path, python: str) -> dict[str, str]:

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from backend.ansible._folder import environment, prepare, remove
+from backend.ansible._folder import environment, prepare, remove, remove_private
 from backend.ansible._watch import Watch
 from backend.ansible.spec import RunHandle, RunOutcome, RunSpec, SshKey, check_run_id
 from backend.errors import AlreadyRunning, ConfigError, MissingProgram, RunnerFailed, RunNotFound, WrongState
@@ -186,6 +186,19 @@ class Runner:
             if _is_running(folder):
                 raise WrongState(f"run {run_id} is still running", remedy="cancel it first")
             remove(folder)
+
+    def tidy(self, run_id: str) -> None:
+        """Take away what a run that is over left in memory, as one that was killed does."""
+        folder = self._folder / check_run_id(run_id)
+        if not _is_locked(folder):
+            remove_private(folder)
+
+    def tidy_all(self) -> None:
+        """The same of every run but those that are just being started."""
+        for folder in self._folder.glob("RUN-*"):
+            with suppress(FileNotFoundError):
+                if time.time() - (folder / "lock").stat().st_mtime > START_S:
+                    self.tidy(folder.name)
 
     def old(self) -> list[str]:
         """The runs that began longer ago than their folders are kept."""

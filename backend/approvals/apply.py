@@ -109,6 +109,8 @@ class Pipeline:
     async def _rehearse(self, approval: Approval) -> None:
         playbook = await self._playbooks.load(approval.playbook_id)
         wanted = await self._playbooks.changes_of(playbook)
+        if approval.compared_with:
+            wanted = await self._store.changes.get(approval.compared_with)
 
         async def progress(words: str) -> None:
             await self._book.change(approval.id, [ApprovalState.REHEARSING], _says(words))
@@ -195,6 +197,8 @@ class Pipeline:
             ]
             under = await self._ways_back.fingerprints(approval, playbook, reached)
             seen = {name: preview(rehearsal, run, name, under.get(name, "")) for name, run in of.items()}
+            for name, words in (await self._ways_back.not_kept(approval, playbook, reached)).items():
+                seen[name].differs += words
             step.data["changed"] = {name: row.result.changed for name, row in seen.items()}
         return seen
 

@@ -87,7 +87,7 @@ class Approvals:
         """A new request; its rehearsal has begun when this returns.
 
         Raises:
-            SandboxNotFound, PlaybookNotFound, TargetNotFound: unknown, or not the caller's.
+            SandboxNotFound, SnapshotNotFound, PlaybookNotFound, TargetNotFound: unknown, or not the caller's.
             PlaybookRefused: the playbook breaks the grammar.
             WrongState: the targets do not share one group.
         """
@@ -98,7 +98,14 @@ class Approvals:
                 f"{playbook.id} was generated from {playbook.sandbox_id}, not {sandbox.id}",
                 remedy=f"generate one with POST /v1/sandboxes/{sandbox.id}/generate/ansible",
             )
-        return await self._ask(actor, sandbox, playbook, request.targets, request.reason)
+        compared = ""
+        if request.from_snapshot or request.to_snapshot:
+            since = request.from_snapshot or playbook.from_snapshot
+            until = request.to_snapshot or playbook.to_snapshot
+            compared = (await self._fleet.diff(actor, sandbox.id, since, until)).id
+        return await self._ask(
+            actor, sandbox, playbook, request.targets, request.reason, compared_with=compared
+        )
 
     async def request_rollback(self, actor: Identity, run_id: str, target: str = "") -> Approval:
         """A request to take an apply back, on all of its targets or on one, to what was kept of them: with a
@@ -137,6 +144,7 @@ class Approvals:
         reason: str,
         *,
         rolls_back: str = "",
+        compared_with: str = "",
     ) -> Approval:
         self._playbooks.check(playbook)
         resolved = self._targets.resolve(self._targets.allowed(actor, targets))
@@ -160,6 +168,7 @@ class Approvals:
             requester_name=actor.name,
             agent_id=sandbox.agent_id,
             rolls_back=rolls_back,
+            compared_with=compared_with,
             state=ApprovalState.REHEARSING,
             threshold=max(target.approvals for target in resolved),
             created_at=at,
@@ -215,7 +224,7 @@ class Approvals:
         runs, never_began = list[Run](), list[str]()
         for run_id in dict.fromkeys(filter(None, run_ids)):
             try:
-                runs.append(await self._runs.load(run_id))
+                runs.append(await self._runs.get(actor, run_id))
             except RunNotFound:
                 never_began.append(run_id)
         rows, _ = await self._audit.list(limit=10_000, id=approval_id)

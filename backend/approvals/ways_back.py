@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from backend.audit import Audit
@@ -26,6 +27,7 @@ from backend.targets import Keeper, Kept
 from backend.together import together
 
 TOLD = 20  # paths that an audit row names
+NAMED = 5  # paths that a sentence names
 
 
 class WaysBack:
@@ -70,6 +72,20 @@ class WaysBack:
             *(self._keeper.fingerprint(name, at.paths, at.accounts) for name in targets)
         )
         return dict(zip(targets, found, strict=True))
+
+    async def not_kept(
+        self, approval: Approval, playbook: Playbook, targets: Sequence[str]
+    ) -> dict[str, list[str]]:
+        """By target, what a roll back could not bring back, since it would not be kept before the apply: a
+        sentence a reason. Raises :class:`TargetDown`."""
+        if approval.rolls_back:  # is not taken back itself
+            return {}
+        done = await self._store.changes.get(approval.evidence.changes_id)
+        wanted = touched(done, self._playbooks.check(playbook)).wanted
+        found: list[dict[bytes, str]] = await together(
+            *(self._keeper.not_kept(name, wanted) for name in targets)
+        )
+        return {name: _without_way_back(left) for name, left in zip(targets, found, strict=True)}
 
     async def playbook(
         self, actor: Identity, run: Run, approval: Approval, targets: Sequence[str]
@@ -116,3 +132,15 @@ class WaysBack:
             return {}
         kept = await self._keeper.kept(approval.rolls_back, approval.targets[0])
         return kept_values(self._playbooks.check(playbook), kept)
+
+
+def _without_way_back(left_out: Mapping[bytes, str]) -> list[str]:
+    by_reason = defaultdict[str, list[str]](list)
+    for path, why in sorted(left_out.items()):
+        by_reason[why].append(wire_path(path))
+    return [
+        f"a roll back cannot bring back {', '.join(paths[:NAMED])}"
+        + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")
+        + f": not kept before the apply ({why})"
+        for why, paths in by_reason.items()
+    ]

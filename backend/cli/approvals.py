@@ -222,6 +222,7 @@ def _show(told: dict[str, Any]) -> None:
     kinds = Counter(row["kind"] for row in residual)
     show_fields(
         [
+            ("unrehearsed", ", ".join(evidence["unrehearsed"])),
             ("request", f"{told['short_id']} ({told['id']})"),
             ("state", told["state"]),
             ("doing", told["progress"]),
@@ -245,7 +246,6 @@ def _show(told: dict[str, Any]) -> None:
                 for row in evidence.get("running") or ()
             ),
             ("opaque", ", ".join(evidence["opaque"])),
-            ("unrehearsed", ", ".join(evidence["unrehearsed"])),
             *(("risk", words) for words in evidence["risk"]),
             ("failure", evidence["failure"]),
             ("apply", told["apply_run"]),

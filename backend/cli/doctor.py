@@ -210,7 +210,12 @@ def hosts(paths: Paths) -> Iterator[Finding]:
 
 
 def runner(paths: Paths) -> Iterator[Finding]:
-    """As root, Ansible needs a user of its own: what it runs must not read the CA, the keys, the database."""
+    """Ansible needs a user of its own: what it runs must not read the CA, the keys, the database. Only a
+    backend of root can give it one."""
+    if owner := paths.state.stat().st_uid if paths.state.exists() else os.geteuid():
+        words = f"Ansible runs as the backend itself (uid {owner}) and may read its CA's and targets' keys"
+        yield Finding(NOTE, "runner", words, "run the backend as root, which gives Ansible a user of its own")
+        return
     if os.geteuid() != 0:
         return
     try:

@@ -32,6 +32,8 @@ def gc(
         f"{told['templates']} templates, {told['images']} images"
     )
     print(f"looked at {looked}: {len(told['found']) or 'nothing'} {done}")
+    for held in told["held"]:
+        print(visible(held))
     for silent in told["silent"]:
         print(visible(f"not looked at: {silent}"))
     return None

@@ -15,7 +15,6 @@ from backend.text import visible
 
 app = noun_app("Generated playbooks.")
 
-FILE_MODE = 0o644
 PlaybookId = Annotated[str, typer.Argument(metavar="PLAYBOOK")]
 
 
@@ -56,16 +55,12 @@ def show(playbook: PlaybookId, as_json: AsJson = False) -> None:
 @app.command(epilog=examples("fluid playbooks export PBK-1f0c9a2b ./nginx-tls"))
 def export(playbook: PlaybookId, folder: Annotated[Path, typer.Argument()], as_json: AsJson = False) -> None:
     """Write it as a folder that plain ansible-playbook runs."""
+    from backend.playbooks import export as write
+
     told = door().playbook(playbook)
     if folder.exists() and any(folder.iterdir()):
         raise Conflict(f"{folder} is not empty", remedy="name a new folder")
-    files = folder / "files"
-    files.mkdir(parents=True)
-    (folder / "playbook.yml").write_text(told.yaml)
-    for sha256 in told.files:
-        kept = files / sha256
-        kept.write_bytes(door().playbook_file(told.id, sha256))
-        kept.chmod(FILE_MODE)
+    write(told.yaml, {sha256: door().playbook_file(told.id, sha256) for sha256 in told.files}, folder)
     done = {"folder": str(folder), "files": len(told.files)}
     return (
         show_json(done) if as_json else print(visible(f"{folder}: playbook.yml and {len(told.files)} files"))

@@ -59,4 +59,8 @@ def _show(told: dict[str, Any]) -> None:
         ]
     )
     rows = [(row["host"], row["status"], row["task"], row["message"]) for row in told["events"]]
-    show_rows(("target", "status", "task", "message"), rows, empty="nothing was done")
+    show_rows(
+        ("target", "status", "task", "message"),
+        rows,
+        empty="nothing is done yet" if told["ended_at"] is None else "nothing was done",
+    )

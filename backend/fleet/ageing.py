@@ -2,7 +2,8 @@
 
 A template is needed in the usual size of each image, as its host would make it now; any other stays while a
 disk stands on it or somebody asked for it lately. An image whose name a newer one took stays while anything
-was made of it: its sandboxes are compared with it, and their twins are forked from it.
+was made of it: its sandboxes are compared with it, and their twins are forked from it; and as long as an
+apply may be rolled back that was rehearsed on it.
 """
 
 from __future__ import annotations
@@ -70,13 +71,13 @@ class Ageing(Recovery):
 
     async def free_images(self) -> list[Former]:
         """The former images that neither a sandbox nor a template of a host stands on, nor one that is just
-        asked for. A host that is silent, or makes templates, may need each."""
+        asked for, and no roll back needs. A host that is silent, or makes templates, may need each."""
         if self.is_warming() or not all(host.up for host in self._hosts):
             return []
         ours = [host.require().folder for host in self._hosts if host.require().is_local]
         formers = await asyncio.to_thread(free_formers, self._parts.images, ours)
         rows = [*self._asked, *await self.all_live()]
-        used = {row.image_sha256 for row in rows}
+        used = {row.image_sha256 for row in rows} | (await self.held_images()).keys()
         unknown = {row.base_image for row in rows if not row.image_sha256}  # rows of an older version
         return [one for one in formers if one.sha256 not in used and one.name not in unknown]
 

@@ -36,7 +36,7 @@ from backend.guests import (
 from backend.guests.forwards import Reader, Writer
 from backend.hypervisor import DomainInfo, Hypervisor
 from backend.images import Images
-from backend.models import Identity, Phase, Role, Sandbox, now
+from backend.models import KEPT_FOR, Identity, Phase, Role, Sandbox, now
 from backend.policy import Policy
 from backend.steps import operation, reached
 from backend.store import EventBus, Store
@@ -148,6 +148,14 @@ class FleetCore:
         """Every sandbox that is not destroyed, rehearsal twins too."""
         rows, _ = await self._store.sandboxes.list({"phase": LIVE}, limit=100_000)
         return rows
+
+    async def held_images(self) -> dict[str, str]:
+        """SHA-256 of an image → why it stays, whoever stands on it: an apply may still be rolled back, and
+        that is rehearsed on it."""
+        return {
+            source.rpartition("@")[2]: f"a roll back of {approval} needs it until {at + KEPT_FOR:%Y-%m-%d}"
+            for source, (approval, at) in (await self._store.uses.applied(KEPT_FOR)).items()
+        }
 
     async def get(self, actor: Identity, sandbox_id: str) -> Sandbox:
         """A live sandbox by id or name that ``actor`` may touch: agents their own, operators all."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from backend.errors import FluidError, ImageInUse
 from backend.fleet.ageing import Ageing, release_image
 from backend.fleet.host import Host
-from backend.images import remove_former, remove_stray, stray_files
+from backend.images import formers, remove_former, remove_stray, stray_files
 from backend.models import Identity, Leftover, LeftoverReport
 
 HERE = "control node"
@@ -36,6 +36,7 @@ class Leftovers(Ageing):
             templates=sum(report.templates for report in reports),
             images=sum(report.images for report in reports),
             found=[one for report in reports for one in report.found],
+            held=[words for report in reports for words in report.held],
             silent=[name for report in reports for name in report.silent],
         )
 
@@ -81,12 +82,18 @@ class Leftovers(Ageing):
     async def _look_here(self) -> LeftoverReport:
         images = self._parts.images
         strays = await asyncio.to_thread(stray_files, images)
-        formers = [former.record.name for former in await self.free_images()]
+        free = [former.record.name for former in await self.free_images()]
+        held = await self.held_images()
         return LeftoverReport(
             images=len(images.list()) + len(images.formers()),
             found=[
-                *self._found(HERE, "image", formers, set(), "a newer image has its name, and nobody uses it"),
+                *self._found(HERE, "image", free, set(), "a newer image has its name, and nobody uses it"),
                 *self._found(HERE, "image", [path.name for path in strays], set(), "no image has this file"),
+            ],
+            held=[
+                f"image {one.record.name} stays: {held[one.sha256]}"
+                for one in await asyncio.to_thread(formers, images)
+                if one.sha256 in held
             ],
         )
 

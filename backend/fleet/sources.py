@@ -104,7 +104,7 @@ class Sources:
         """Remove an image that no sandbox stands on, with its stock and its templates; the bytes given back.
 
         Raises:
-            ImageNotFound, ImageInUse: nothing was removed.
+            ImageNotFound, ImageInUse: nothing was removed. Also what a roll back needs stays.
         """
         async with self._audit.step(actor, "image.remove", "image", name) as step:
             freed = await remove_image(
@@ -118,6 +118,8 @@ class Sources:
         _must_be_free(name, [row for row in await self._users(name) if row.purpose != STOCK])
         if self._fleet.is_warming():
             raise WrongState("templates are being made, perhaps of this image", remedy="wait, and try again")
+        if why := (await self._fleet.held_images()).get(doomed.sha256):
+            raise ImageInUse(f"{name}: {why}", remedy="keep it until then, or nobody can roll back")
         await self._fleet.retire(name)
         _must_be_free(name, await self._users(name))
         # A host that is down keeps the image: it may hold what stands on it.

@@ -4,6 +4,7 @@ Requests refuse unknown fields; answers ignore them, so that an older client rea
 """
 
 from backend.models.approval import (
+    KEPT_FOR,
     Approval,
     ApprovalRequest,
     ApprovalState,
@@ -83,6 +84,7 @@ __all__ = [
     "EVENTS_MISSED",
     "FROM_DISK",
     "FROM_GUEST",
+    "KEPT_FOR",
     "PUBLIC",
     "Answer",
     "Approval",

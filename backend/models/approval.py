@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from pydantic import Field, computed_field
@@ -10,6 +10,9 @@ from pydantic import Field, computed_field
 from backend.models.base import Answer, Request
 from backend.models.change import FROM_DISK
 from backend.models.playbook import TargetResult
+
+KEPT_FOR = timedelta(days=30)
+"""From an apply on: what targets had before it is kept, and the image that its roll back is rehearsed on."""
 
 
 class ApprovalState(StrEnum):
@@ -40,7 +43,8 @@ APPROVAL_OPEN = frozenset(ApprovalState) - APPROVAL_OVER
 
 
 class ApprovalRequest(Request):
-    """POST /v1/approvals."""
+    """POST /v1/approvals. The residual compares the rehearsal with what the sandbox changed between the two
+    points; one that is left out is the playbook's own."""
 
     sandbox_id: str
     playbook: str
@@ -140,6 +144,7 @@ class Approval(Answer):
     verify_run: str = ""
     verified_changed: int | None = None
     rolls_back: str = ""  # the apply's run that this takes back
+    compared_with: str = ""  # the diff that the rehearsal is compared with; empty: the playbook's own
     created_at: datetime
     updated_at: datetime
     expires_at: datetime

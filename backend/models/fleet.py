@@ -98,7 +98,8 @@ class Leftover(Answer):
 
 
 class LeftoverReport(Answer):
-    """What was looked at, what of it is left over, and which hosts did not answer."""
+    """What was looked at, what of it is left over, what stays though it looks so, and which hosts did not
+    answer."""
 
     domains: int = 0
     files: int = 0
@@ -106,6 +107,7 @@ class LeftoverReport(Answer):
     templates: int = 0
     images: int = 0
     found: list[Leftover] = Field(default_factory=list)
+    held: list[str] = Field(default_factory=list)
     silent: list[str] = Field(default_factory=list)
 
 

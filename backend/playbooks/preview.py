@@ -7,12 +7,15 @@ tell the same story, the target has drifted, and the operator reads a sentence a
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from backend.models import Run, RunEvent, RunState, TargetEvidence, TargetResult, now
 
 _OVER = frozenset({"ok", "changed", "skipped", "failed", "unreachable"})
+_HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 
 
 @dataclass
@@ -57,12 +60,26 @@ def _tasks(events: list[RunEvent], host: str | None) -> dict[int, _Task]:
         task = found[event.task_index]
         task.name, task.message = event.task, event.message
         task.status = event.status if event.status != "ok" or not task.status else task.status
-        for line in event.diff.splitlines():
-            if line.startswith("-") and not line.startswith("---"):
-                task.gone.append(line[1:])
-            elif line.startswith("+") and not line.startswith("+++"):
-                task.new.append(line[1:])
+        for line in _changed_lines(event.diff):
+            (task.gone if line.startswith("-") else task.new).append(line[1:])
     return found
+
+
+def _changed_lines(diff: str) -> Iterator[str]:
+    """The lines that unified diffs take away and add, with their signs. Within a hunk its head tells how many
+    lines come, so that content may look like the head of a diff; outside of one, heads are left out."""
+    old = new = 0
+    for line in diff.splitlines():
+        sign = line[:1]
+        if old > 0 or new > 0:
+            old -= sign in "- "
+            new -= sign in "+ "
+            if sign in ("-", "+"):
+                yield line
+        elif head := _HUNK.match(line):
+            old, new = (int(count or 1) for count in head.groups())
+        elif sign in ("-", "+") and not line.startswith(("---", "+++")):
+            yield line
 
 
 def _difference(task: _Task, twin: _Task, target: str) -> str:
@@ -70,6 +87,9 @@ def _difference(task: _Task, twin: _Task, target: str) -> str:
         return f"{task.name}: already so on {target}"
     if task.status == "changed" and twin.status == "ok":
         return f"{task.name}: would change {target}, and changed nothing in the rehearsal"
+    if task.status == "changed" and twin.status in ("skipped", ""):
+        how = "was skipped" if twin.status else "did not run"
+        return f"{task.name}: would change {target}, and {how} in the rehearsal"
     if task.status == "changed" and task.gone != twin.gone:
         was = f"{task.gone[0].strip()!r}" if task.gone else "nothing"
         more = f" and {len(task.gone) - 1} more lines" if len(task.gone) > 1 else ""

@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from backend.ansible import Runner, RunOutcome, RunSpec, SshKey, TargetHost
 from backend.audit import Audit
 from backend.errors import RunnerFailed, RunNotFound, WrongState
-from backend.models import Identity, Playbook, Role, Run, RunEvent, RunKind, RunState, now
+from backend.models import Identity, Playbook, Role, Run, RunEvent, RunKind, RunState, TargetResult, now
 from backend.models import new_id as fresh_id
 from backend.models.playbook import RUN_OVER
 from backend.store import EventBus, Store
@@ -102,6 +102,7 @@ class Runs:
                     run.events.append(event)
                 else:
                     run.left_out += 1
+                _count(run, event)
                 await self._publish(run, event)
             outcome = await self._runner.status(run.id)
         except RunNotFound:
@@ -126,7 +127,8 @@ class Runs:
                 await self._runner.cancel(run.id)
 
     async def age(self) -> None:
-        """Forget the folders of old runs that are over; their rows stay."""
+        """Forget the folders of old runs that are over, and what others left in memory; their rows stay."""
+        await asyncio.to_thread(self._runner.tidy_all)
         for run_id in await asyncio.to_thread(self._runner.old):
             row = await self._store.runs.find({"id": run_id})
             if row is None or row.state in RUN_OVER:
@@ -145,6 +147,7 @@ class Runs:
     async def _ended(self, run: Run, outcome: RunOutcome) -> None:
         run.state, run.results, run.reason = outcome.state, outcome.results, outcome.reason
         run.ended_at = now()
+        await asyncio.to_thread(self._runner.tidy, run.id)
         if await self._store.runs.transition(run.id, [*_LIVE], run):
             await self._tell(run)
 
@@ -157,12 +160,17 @@ class Runs:
             self._followed.pop(run.id, None)
 
     async def get(self, actor: Identity, run_id: str) -> Run:
-        """A run, for operators, with all its events."""
+        """A run, for operators, with all its events: of one that is followed those so far."""
         _operators_only(actor, run_id)
-        return await self.load(run_id)
+        return self._so_far(run_id) or await self.load(run_id)
 
     async def load(self, run_id: str) -> Run:
+        """The row, which has the events once the run is over."""
         return await self._store.runs.get(run_id)
+
+    def _so_far(self, run_id: str) -> Run | None:
+        run = self._followed.get(run_id)
+        return run and run.model_copy(update={"events": [*run.events], "results": {**run.results}})
 
     async def cancel(self, actor: Identity, run_id: str) -> Run:
         """Ask Ansible to stop cleanly; what is done stays done, and the run says where. Of a run that is
@@ -175,7 +183,7 @@ class Runs:
         _operators_only(actor, run_id)
         await self._runner.cancel(run_id)
         await self._audit.note(actor, "run.cancel", "run", run_id)
-        return self._followed.get(run_id) or await self.load(run_id)
+        return self._so_far(run_id) or await self.load(run_id)
 
     async def _publish(self, run: Run, event: RunEvent) -> None:
         await self._events.publish(
@@ -190,6 +198,15 @@ class Runs:
         await self._events.publish(
             "run.changed", "run", run.id, data={"state": run.state, "approval_id": run.approval_id}
         )
+
+
+def _count(run: Run, event: RunEvent) -> None:
+    """Into the recap of its host, as Ansible counts; the runner's own recap takes its place at the end."""
+    if event.host not in run.targets or event.status not in TargetResult.model_fields:
+        return
+    was = run.results.get(event.host, TargetResult())
+    more = {event.status, "ok"} if event.status == "changed" else {event.status}
+    run.results[event.host] = was.model_copy(update={name: getattr(was, name) + 1 for name in more})
 
 
 def _operators_only(actor: Identity, run_id: str) -> None:

@@ -13,6 +13,8 @@ from backend.playbooks.rollback import WayBack, roll_back
 from backend.playbooks.tasks import told
 from backend.store import Store
 
+LISTED = 500
+
 
 class Playbooks:
     """Generate, read, edit. An edit makes a new digest, so evidence made before no longer fits."""
@@ -140,8 +142,10 @@ class Playbooks:
         return playbook
 
     async def list(self, actor: Identity) -> list[Playbook]:
-        rows, _ = await self._store.playbooks.list(limit=500)
-        return [row for row in rows if actor.role is not Role.AGENT or row.owner_uid == actor.uid]
+        """The last ones; agents see their own only."""
+        mine = {"owner_uid": actor.uid} if actor.role is Role.AGENT else {}
+        rows, _ = await self._store.playbooks.list(mine, limit=LISTED)
+        return rows
 
     async def file(self, actor: Identity, playbook_id: str, sha256: str) -> bytes:
         """The content of one of its files."""

@@ -6,6 +6,8 @@ time whoever names it. Approvals stay, and with them all that they show.
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from backend.store.pool import Database
 
 BATCH = 200  # diffs that are looked through in one transaction: each may have thousands of files
@@ -30,6 +32,11 @@ _OF_OTHERS = (
     "SELECT jsonb_object_keys(doc -> 'files') FROM fluid.playbooks "
     "UNION SELECT doc ->> 'manifest_sha256' FROM fluid.snapshots"  # as an older version kept what guests told
 )
+_APPLIED = (
+    "SELECT one.doc ->> 'source', one.id, run.created_at FROM fluid.approvals AS one "
+    "JOIN fluid.runs AS run ON run.id = one.doc ->> 'apply_run' "
+    "WHERE run.kind = 'apply' AND run.created_at >= now() - %s ORDER BY run.created_at"
+)
 
 
 class Uses:
@@ -45,6 +52,13 @@ class Uses:
             for statement in _PRUNE:
                 gone += (await connection.execute(statement, {"age": older_than_s})).rowcount
         return gone
+
+    async def applied(self, age: timedelta) -> dict[str, tuple[str, datetime]]:
+        """``image@sha256`` → the last approval of what was made on it that was applied within ``age``, and
+        when that apply began."""
+        async with self._database.transaction() as connection:
+            rows = await (await connection.execute(_APPLIED, (age,))).fetchall()
+        return {source: (approval, at) for source, approval, at in rows}
 
     async def contents(self) -> set[str]:
         """The SHA-256 of each content that something names. One that is named first while this looks may be

@@ -14,9 +14,9 @@ import secrets
 import shlex
 import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from backend.changes import LIMITS, Told
 from backend.changes.told import SHADOW, checked, parse_contents
-from backend.disks import wire
+from backend.disks import Content, wire
 from backend.disks.records import Node
 from backend.disks.survey import is_shipped
 from backend.errors import DiskUnreadable, NotFound, TargetDown
 from backend.guests import contents_job, names_job, program
-from backend.models import now, wire_path
+from backend.models import KEPT_FOR, now, wire_path
 from backend.targets.targets import ResolvedTarget, Targets
 from backend.whole_files import write_whole
 
@@ -42,8 +42,8 @@ OWN_BYTES = 256 << 10  # of a file in a folder that is only looked through
 CONTENTS = {"file_bytes": 8 << 20, "total_bytes": 64 << 20, "hash_bytes": 256 << 20}
 HEAD_BYTES = 16 << 20
 ERROR_BYTES = 64 << 10
-KEPT_FOR = timedelta(days=30)
 KEPT_BYTES = 1 << 30  # of all targets
+_NEVER = "logs, caches and temporary files never are"
 _PIECE_BYTES = 1 << 16
 _NONCE_BYTES = 12
 
@@ -114,6 +114,17 @@ class Kept:
         return cls(Told.of(told), Wanted(**sets), frozenset(map(wire.raw, head["cut"])))
 
 
+@dataclass(frozen=True)
+class _Names:
+    """What stands on a target, of regular files the sizes, and of which of them the bytes are to be kept, or
+    the sums alone (False)."""
+
+    packed: bytes
+    sizes: Mapping[bytes, int]
+    keep: Mapping[bytes, bool]
+    cut: frozenset[bytes]
+
+
 class Keeper:
     """Asks targets, and keeps what they told. ``folder`` is ours alone; ``key`` has 32 bytes."""
 
@@ -128,24 +139,39 @@ class Keeper:
             TargetDown: it does not answer, has no python3, or tells too much.
         """
         (target,) = self._targets.resolve([name])
+        with _readable(name):
+            names = await self._names(target, wanted)
+            job = contents_job(b"/", names.keep, CONTENTS)
+            told = await self._ask(target, job, CONTENTS["total_bytes"] + HEAD_BYTES)
+            contents = await asyncio.to_thread(parse_contents, names.keep, told)
+        return Kept(Told(names.packed, contents), wanted, names.cut)
+
+    async def not_kept(self, name: str, wanted: Wanted) -> dict[bytes, str]:
+        """Path → why :meth:`keep` would leave it out now, by the sizes. Raises as :meth:`look` does."""
+        (target,) = self._targets.resolve([name])
+        with _readable(name):
+            names = await self._names(target, wanted)
+        contents, left = {}, CONTENTS["total_bytes"]
+        for path, whole in names.keep.items():
+            size = names.sizes[path]
+            fits = whole and size <= min(CONTENTS["file_bytes"], left)
+            left -= size if fits else 0
+            data = b"" if fits else None
+            contents[path] = Content(size, None, None, data, _too_much(size) if whole else _NEVER)
+        return Kept(Told(names.packed, contents), wanted, names.cut).left_out
+
+    async def _names(self, target: ResolvedTarget, wanted: Wanted) -> _Names:
         names = wanted.names | wanted.folders
         job = names_job(names, wanted.trees | wanted.folders, TREE_NAMES)
-        try:
-            head, (packed,) = wire.parse(await self._ask(target, job, NAMES_BYTES))
-            cut = frozenset(map(wire.raw, head["cut"]))
-            nodes = await asyncio.to_thread(checked, packed)
-            files = (path for path, node in nodes.items() if stat.S_ISREG(node.mode))
-            keep = {
-                path: kept for path in files if (kept := _is_kept(path, nodes[path].size, wanted)) is not None
-            }
-            keep = dict(sorted(keep.items(), key=lambda row: (row[0] not in LIMITS.whole, row[0])))
-            told = await self._ask(
-                target, contents_job(b"/", keep, CONTENTS), CONTENTS["total_bytes"] + HEAD_BYTES
-            )
-            contents = await asyncio.to_thread(parse_contents, keep, told)
-        except (DiskUnreadable, KeyError, TypeError, ValueError) as error:
-            raise _down(name, f"it cannot be read: {error}") from error
-        return Kept(Told(packed, contents), wanted, cut)
+        head, (packed,) = wire.parse(await self._ask(target, job, NAMES_BYTES))
+        nodes = await asyncio.to_thread(checked, packed)
+        sizes = {path: node.size for path, node in nodes.items() if stat.S_ISREG(node.mode)}
+        keep = {
+            path: kept
+            for path, size in sorted(sizes.items(), key=lambda row: (row[0] not in LIMITS.whole, row[0]))
+            if (kept := _is_kept(path, size, wanted)) is not None
+        }
+        return _Names(packed, sizes, keep, frozenset(map(wire.raw, head["cut"])))
 
     async def fingerprint(self, name: str, paths: frozenset[bytes], accounts: frozenset[str]) -> str:
         """What stands at ``paths`` and the passwords of ``accounts``, as an HMAC: it tells whether that is
@@ -177,7 +203,8 @@ class Keeper:
             data = await asyncio.to_thread(self._cipher.decrypt, nonce, text, _bound(run_id, name))
         except (FileNotFoundError, InvalidTag, ValueError):
             raise NotFound(
-                f"what {name} had before {run_id} is not kept (it is for {KEPT_FOR.days} days)",
+                f"what {name} had before {run_id} is not kept (it is for {KEPT_FOR.days} days, and of all "
+                f"targets the last {KEPT_BYTES >> 30} GiB)",
                 remedy="take it back by hand",
             ) from None
         return await asyncio.to_thread(Kept.load, data)
@@ -254,6 +281,19 @@ async def _read(stream: asyncio.StreamReader, limit_bytes: int) -> bytes:
     while len(found) <= limit_bytes and (piece := await stream.read(_PIECE_BYTES)):
         found += piece
     return bytes(found[: limit_bytes + 1])
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (DiskUnreadable, KeyError, TypeError, ValueError) as error:
+        raise _down(name, f"it cannot be read: {error}") from error
+
+
+def _too_much(size: int) -> str:
+    limit = CONTENTS["file_bytes"]
+    return f"over {limit >> 20} MiB" if size > limit else f"over {CONTENTS['total_bytes'] >> 20} MiB in all"
 
 
 def _is_kept(path: bytes, size: int, wanted: Wanted) -> bool | None:

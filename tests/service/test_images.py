@@ -10,6 +10,7 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -34,9 +35,22 @@ from backend.errors import (
 )
 from backend.fleet import Sources, Stock
 from backend.fleet.hosts import Hosts
+from backend.fleet.leftovers import Leftovers
 from backend.images import BuiltImage, ImageImport, Images, ImportLimits, import_image
 from backend.images.folder import Progress
-from backend.models import Identity, Phase, Role, Sandbox, now
+from backend.models import (
+    KEPT_FOR,
+    Approval,
+    ApprovalState,
+    Identity,
+    Phase,
+    Role,
+    Run,
+    RunKind,
+    RunState,
+    Sandbox,
+    now,
+)
 from backend.store import Store
 from tests.fix_tls import write_pki
 
@@ -349,6 +363,10 @@ class Fleet:
     def __init__(self) -> None:
         self.rows: list[Sandbox] = []
         self.warming = False
+        self.held: dict[str, str] = {}
+
+    async def held_images(self) -> dict[str, str]:
+        return self.held
 
     def is_warming(self) -> bool:
         return self.warming
@@ -436,6 +454,52 @@ async def test_an_image_in_use_stays_whole_and_its_users_are_named(
     assert Images(folder).list() == [made]
     assert machine.templates
     assert len(fleet.rows) == 2
+
+
+async def test_an_image_that_a_roll_back_needs_stays_and_it_is_said_why(
+    sources: Sources, folder: Path, raw: Path, fleet: Fleet
+) -> None:
+    made = await take(folder, ImageImport(str(raw), "raw", name="base"))
+    fleet.held = {made.sha256: "a roll back of APR-1 needs it until 2026-12-30"}
+    with pytest.raises(ImageInUse, match="base: a roll back of APR-1 needs it until 2026-12-30"):
+        await sources.remove(OPERATOR, "base")
+    assert Images(folder).list() == [made]
+
+
+YOUNG, OLD = timedelta(days=29), timedelta(days=31)
+
+
+@pytest.mark.parametrize(
+    ("kind", "age", "is_held"),
+    [
+        (RunKind.APPLY, YOUNG, True),
+        (RunKind.APPLY, OLD, False),
+        (RunKind.ROLLBACK, YOUNG, False),  # what took an apply back is not taken back
+    ],
+)
+async def test_a_former_image_stays_as_long_as_an_apply_may_be_rolled_back_and_gc_says_so(
+    folder: Path, raw: Path, store: Store, kind: RunKind, age: timedelta, is_held: bool
+) -> None:
+    """The sandbox that it was rehearsed for is destroyed, and the image was built anew since."""
+    made = await take(folder, ImageImport(str(raw), "raw", name="base"))
+    record = folder / f"base.{made.sha256[:16]}.former"
+    (folder / "base.json").rename(record)
+    began = now() - age
+    await store.runs.insert(Run(id="RUN-1", kind=kind, state=RunState.SUCCESSFUL, started_at=began))
+    await store.approvals.insert(
+        Approval(
+            id="APR-1", sandbox_id="SBX-gone", source=f"base@{made.sha256}", playbook_id="PBK-1",
+            targets=["web-01"], reason="a", requester_uid=1, state=ApprovalState.APPLIED, apply_run="RUN-1",
+            created_at=began, updated_at=began, expires_at=began,
+        )
+    )  # fmt: skip
+    fleet: Any = Leftovers.__new__(Leftovers)
+    fleet._hosts, fleet._asked, fleet._store = [], [], store
+    fleet._parts = SimpleNamespace(images=Images(folder))
+    told = await fleet.leftovers(OPERATOR)
+    assert [one.name for one in told.found] == ([] if is_held else [record.name])
+    until = f"a roll back of APR-1 needs it until {began + KEPT_FOR:%Y-%m-%d}"
+    assert told.held == ([f"image {record.name} stays: {until}"] if is_held else [])
 
 
 async def test_an_image_whose_template_is_being_made_stays(

@@ -144,6 +144,17 @@ async def test_an_edit_voids_what_was_asked_with_the_text_before(
     assert {row.id for row in rows} == {pending.id, rehearsing.id}
 
 
+async def test_an_agent_sees_its_own_however_many_others_made_since(
+    playbooks: Playbooks, playbook: Playbook, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.playbooks.service.LISTED", 2)
+    for number in range(3):
+        more = {"id": f"PBK-{number}", "name": f"db-{number}", "owner_uid": 9, "created_at": now()}
+        await store.playbooks.insert(playbook.model_copy(update=more))
+    assert [row.id for row in await playbooks.list(AGENT)] == [playbook.id]
+    assert [row.id for row in await playbooks.list(ANNA)] == ["PBK-2", "PBK-1"]
+
+
 @pytest.mark.parametrize(
     ("altered", "error"),
     [

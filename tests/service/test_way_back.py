@@ -23,6 +23,7 @@ from backend.disks import Content
 from backend.disks.records import Node, pack
 from backend.errors import NotFound, RoleDenied, TargetNotFound, WrongState
 from backend.models import (
+    KEPT_FOR,
     Approval,
     ApprovalState,
     Changes,
@@ -38,7 +39,6 @@ from backend.models import (
 from backend.playbooks import Playbooks, digest
 from backend.store import EventBus, Store
 from backend.targets import Keeper, Kept, Wanted, keeping
-from backend.targets.keeping import KEPT_FOR
 from tests.fix_manifests import Rows, kept_in
 from tests.unit.playbooks_sample import Sample
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import http.server
 import io
 import json
@@ -30,7 +31,7 @@ from backend.cli.common import door
 from backend.cli.terminal import painted_screen, split_keys
 from backend.client.calls import STDIN_LIMIT_BYTES
 from backend.errors import BackendDown, all_errors
-from backend.models import PaneScreen
+from backend.models import Approval, ApprovalState, Evidence, PaneScreen, Playbook, now
 from backend.paths import Paths
 
 SANDBOX = {
@@ -104,7 +105,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         status, told = self.server.answers.get(question, unknown)
         if later := self.server.later.get(question):
             self.server.answers[question] = (200, later.pop(0))
-        data = json.dumps(told).encode()
+        data = told if isinstance(told, bytes) else json.dumps(told).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(data)))
         self.end_headers()
@@ -598,6 +599,49 @@ def test_what_is_approved_is_the_dry_run_that_was_waited_for(
     assert backend.asked[-1][2]["digest"] == "d2"
 
 
+def test_what_the_rehearsal_did_not_try_is_shown_before_all_else(
+    backend: FakeBackend, capsys: Capture
+) -> None:
+    """It may be approved all the same where `allow_unrehearsed` says so."""
+    evidence = Evidence(unrehearsed=["Tune the kernel", "Restart web"], risk=["touches the firewall"])
+    at = now()
+    asked = Approval(
+        id="APR-4f2a0000", sandbox_id="SBX-1", playbook_id="PBK-1", targets=["web-01"], reason="tls",
+        requester_uid=1, state=ApprovalState.PENDING, evidence=evidence, created_at=at, updated_at=at,
+        expires_at=at,
+    )  # fmt: skip
+    backend.answers["GET /v1/approvals/APR-4f2a0000"] = (200, asked.model_dump(mode="json"))
+    playbook = Playbook(id="PBK-1", name="web", sandbox_id="SBX-1", yaml="---", created_at=at)
+    backend.answers["GET /v1/playbooks/PBK-1"] = (200, playbook.model_dump(mode="json"))
+    assert run(["approvals", "show", "APR-4f2a0000"]) == 0
+    assert capsys.readouterr().out.startswith("unrehearsed  Tune the kernel, Restart web\n")
+
+
+def test_an_exported_playbook_is_a_folder_that_plain_ansible_reads(
+    backend: FakeBackend, capsys: Capture, tmp_path: Path
+) -> None:
+    content = b"\xff not text\n"
+    sha256 = hashlib.sha256(content).hexdigest()
+    yaml = (
+        "---\n- name: Ünï\n  hosts: all\n  gather_facts: false\n  tasks:\n    - name: Write it\n"
+        f"      ansible.builtin.copy: {{src: files/{sha256}, dest: /srv/x, mode: '0644'}}\n"
+    )
+    told = Playbook(id="PBK-1", name="web", sandbox_id="SBX-1", yaml=yaml, created_at=now())
+    told.files = {sha256: len(content)}
+    backend.answers["GET /v1/playbooks/PBK-1"] = (200, told.model_dump(mode="json"))
+    backend.answers[f"GET /v1/playbooks/PBK-1/files/{sha256}"] = (200, content)
+    folder = tmp_path / "play"
+    assert run(["playbooks", "export", "PBK-1", str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder}: playbook.yml and 1 files\n"
+    assert (folder / "files" / sha256).read_bytes() == content
+    ansible = Path(sys.executable).parent / "ansible-playbook"
+    argv = [ansible, "--syntax-check", "-i", "localhost,", "playbook.yml"]
+    plain = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "LC_ALL": "C.UTF-8"}
+    subprocess.run(argv, cwd=folder, env=plain, check=True, capture_output=True)
+    assert run(["playbooks", "export", "PBK-1", str(folder)]) == 4
+    assert "is not empty" in capsys.readouterr().err
+
+
 def test_an_operator_reads_how_it_ended_and_what_targets_said(backend: FakeBackend, capsys: Capture) -> None:
     ended = {"state": "failed", "outcome": "the apply failed", "said_by_targets": "web-01: no space"}
     backend.answers["POST /v1/approvals/APR-4f2a0000/approve"] = (200, APPROVAL | ended)
@@ -981,6 +1025,15 @@ def test_doctor_says_whether_ansible_has_a_user_of_its_own(
     assert found == level and told in words
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder away")
+def test_doctor_says_that_a_backend_without_root_gives_ansible_no_user_of_its_own(tmp_path: Path) -> None:
+    paths = Paths.under(tmp_path)
+    paths.make()
+    os.chown(paths.state, 1234, -1)
+    ((found, (words,)),) = _findings(doctor.runner, tmp_path).items()
+    assert found == doctor.NOTE and "as the backend itself (uid 1234) and may read its CA's" in words
+
+
 HOST = {
     "name": "kvm-02",
     "status": "up",
@@ -1042,7 +1095,7 @@ def test_a_host_that_is_drained_while_it_is_away_says_so(
     assert f"{words} — fluid hosts resume kvm-02" in noted
 
 
-LEFT = {"domains": 4, "files": 5, "networks": 1, "templates": 2, "images": 3, "silent": []}
+LEFT = {"domains": 4, "files": 5, "networks": 1, "templates": 2, "images": 3, "held": [], "silent": []}
 
 
 @pytest.mark.parametrize(
@@ -1063,10 +1116,13 @@ def test_what_is_left_over_is_named_with_all_that_was_looked_at(
         f"kvm-02: domain fluid-a␛-sbx-1 {done}: no row names it",
         f"{looked}: 1 {done}",
     ]
-    backend.answers[question] = (200, {**LEFT, "found": [], "silent": ["kvm-02: it is lost"]})
+    held = "image base.former stays: a roll back of APR-1 needs it until 2026-12-30"
+    told = {"found": [], "held": [held], "silent": ["kvm-02: it is lost"]}
+    backend.answers[question] = (200, {**LEFT, **told})
     assert run(["gc", *words]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"{looked}: nothing {done}",
+        held,
         "not looked at: kvm-02: it is lost",
     ]
     assert {f"{method} {path}" for method, path, _ in backend.asked} == {question}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from backend.approvals.evidence import blockers
 from backend.models import Evidence, Run, RunEvent, RunKind, RunState, TargetResult, now
 from backend.playbooks.preview import preview
@@ -35,6 +37,39 @@ def test_another_content_on_the_target_is_called_out_with_its_words() -> None:
     twin = run(RunKind.REHEARSAL, "rehearsal", (0, "changed", FRESH))
     seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", DRIFTED)), "web-01", "")
     assert seen.differs == ["task 0: web-01 has 'vm.swappiness = 60' where the rehearsal had nothing"]
+
+
+OPTIONS = "--- before: /etc/x\n+++ after: b\n@@ -1,2 +1,2 @@\n host = db\n{}\n+++verbose\n"
+
+
+def test_a_line_that_looks_like_the_head_of_a_diff_is_content_and_changes_the_fingerprint() -> None:
+    """Options of a command line, a comment of SQL or Lua."""
+    twin = run(RunKind.REHEARSAL, "rehearsal", (0, "changed", FRESH))
+    first, other = (
+        preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", OPTIONS.format(line))), "web-01", "")
+        for line in ("---quiet", "---silent")
+    )
+    assert first.differs == ["task 0: web-01 has '--quiet' where the rehearsal had nothing"]
+    assert first.fingerprint != other.fingerprint
+
+
+def test_of_several_diffs_each_is_read_and_of_one_that_is_cut_what_is_there() -> None:
+    twin = run(RunKind.REHEARSAL, "rehearsal", (0, "changed", FRESH))
+    two = f"{DRIFTED}\n{OPTIONS.format('---quiet')}\n--- before\n+++ after\n@@ -1,9 +0,0 @@\n-last\n… cut"
+    seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", two)), "web-01", "")
+    assert seen.differs == [
+        "task 0: web-01 has 'vm.swappiness = 60' and 2 more lines where the rehearsal had nothing"
+    ]
+
+
+@pytest.mark.parametrize(("status", "words"), [("skipped", "was skipped"), ("", "did not run")])
+def test_a_task_that_the_rehearsal_did_not_try_and_the_target_would_do_is_called_out(
+    status: str, words: str
+) -> None:
+    """By a condition of its facts, or a handler that nobody notified there."""
+    twin = run(RunKind.REHEARSAL, "rehearsal", *([(0, status, "")] if status else []))
+    seen = preview(twin, run(RunKind.DRY_RUN, "web-01", (0, "changed", "")), "web-01", "")
+    assert seen.differs == [f"task 0: would change web-01, and {words} in the rehearsal"]
 
 
 def test_what_is_there_already_is_called_out() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
 from passwords import masked  # type: ignore[import-not-found]
@@ -34,15 +35,19 @@ _NOT_PREVIEWABLE = re.compile(
 
 
 class Reports:
-    """Counts and normalises. ``lines`` are the lines of tasks, then handlers, in the text that runs."""
+    """Counts and normalises. ``lines`` are the lines of tasks, then handlers, in the text that runs;
+    ``reached`` says whether a login on a host has ever worked in this run."""
 
-    def __init__(self, lines: list[int], *, preview: bool) -> None:
+    def __init__(self, lines: list[int], reached: Callable[[str], bool], *, preview: bool) -> None:
         self._index = {line: place for place, line in enumerate(lines)}
+        self._reached = reached
         self._preview = preview
         self.results: dict[str, dict[str, int]] = {}
         self.first_failure = ""
         self.last_done: dict[str, str] = {}  # host → the last task that ended there
-        self.cut_off: dict[str, str] = {}  # host → the task in which its connection was lost
+        self.cut_off: dict[
+            str, tuple[str, str]
+        ] = {}  # host → where its connection was lost, and what is said
 
     def take(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """One of our events for one of Ansible's, or None for what nobody needs."""
@@ -62,8 +67,8 @@ class Reports:
         if status in ("failed", "unreachable") and not self.first_failure:
             self.first_failure = f"{host}: {task}: {message}"[:MAX_MESSAGE]
         if status == "unreachable":
-            if host in self.last_done:
-                self.cut_off[host] = task
+            if self._reached(host):
+                self.cut_off[host] = (task, message)
         elif status != "failed":
             self.last_done[host] = task
         found = _TASK_LINE.search(str(data.get("task_path", "")))

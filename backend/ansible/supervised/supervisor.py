@@ -1,9 +1,10 @@
 """Supervises one Ansible run, detached from the backend, as a uid that can read nothing but this run.
 
 Started as ``python -I supervisor.py RUN_FOLDER LOCK_FD`` with one JSON message on standard input: the private
-key, its certificate, the secrets. The key goes to an ssh-agent of its own, the secrets to a memory file; none
-of them ever to a disk. The held locks of the folder say that the run is alive (flock(2), which goes along
-with a fork) and who supervises it (lockf(3), which does not); ``out/end.json`` says that it ended.
+key, its certificate, the secrets. The key goes to an ssh-agent of its own, the secrets to a memory file, and
+what Ansible makes of them to a folder in memory; none of them ever to a disk. The held locks of the folder
+say that the run is alive (flock(2), which goes along with a fork) and who supervises it (lockf(3), which does
+not); ``out/end.json`` says that it ended.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -33,6 +35,8 @@ GRACE_S = 15  # for Ansible to stop by itself after SIGTERM
 AGENT_START_S = 10
 KEY_SLACK_S = 60
 CONNECT_S = 15
+MAX_SAID = 200
+REACHED = "reached"  # a line for each login: address and port
 
 
 class Stop:
@@ -83,10 +87,10 @@ class Supervisor:
         self.stop = stop
         self.events = events
         self.out = folder / "out"
-        self.private = folder / "private"
         self.spec = json.loads((folder / "etc" / "spec.json").read_text())
         self.message = message
         self.short = Path((folder / "etc" / "short").read_text())
+        self.private = self.short / "private"
         self.agent: subprocess.Popen[str] | None = None
         self.secrets_fd = -1
 
@@ -135,7 +139,8 @@ class Supervisor:
     def _ansible(self) -> dict[str, Any]:
         check = bool(self.spec["check"])
         project, lines = self._project(check)
-        reports = Reports(lines, preview=check)
+        # After an apply nothing is yet to be made: what check mode cannot find then is missing.
+        reports = Reports(lines, self._reached, preview=check and self.spec["kind"] != "verify")
         inventory = self._inventory()
         environment = self._environment()
         alarm = threading.Timer(float(self.spec["timeout_s"]), self.stop.ask, ["timeout"])
@@ -177,9 +182,10 @@ class Supervisor:
         elif state == "failed" and not reason:
             reason = f"Ansible ended with {status}: {self._last_words()}"
         if reports.cut_off and not self.spec["check"] and not why:
-            host, task = next(iter(reports.cut_off.items()))
+            host, (task, message) = next(iter(reports.cut_off.items()))
             state = "lost"
-            reason = f"{host}: the connection was lost in {task!r}: what that did there is not known"
+            said = message.strip().partition("\n")[0][:MAX_SAID]
+            reason = f"{host}: the connection was lost in {task!r} ({said}): what that did there is not known"
         if state in ("canceled", "timeout", "lost"):
             done = [f"{host} up to {task!r}" for host, task in reports.last_done.items()]
             reason += f"; done: {', '.join(done) or 'nothing'}"
@@ -253,16 +259,19 @@ class Supervisor:
             "KbdInteractiveAuthentication": "no",
             "ForwardAgent": "no",
             "ConnectTimeout": str(CONNECT_S),
+            "PermitLocalCommand": "yes",
+            "LocalCommand": f"echo %n %p >> {self.short}/{REACHED}",
             "ServerAliveInterval": "15",
         }
         if certificate := self.message.pop("certificate", None):
             path = self.short / "key-cert.pub"
             path.write_text(certificate)
             ssh["CertificateFile"] = str(path)
+        options = [word for key, value in ssh.items() for word in ("-o", f"{key}={value}")]
         environment = {
             "ANSIBLE_CONFIG": str(self.folder / "etc" / "ansible.cfg"),
             "ANSIBLE_HOST_KEY_CHECKING": "True",
-            "ANSIBLE_SSH_ARGS": "-F none " + " ".join(f"-o {key}={value}" for key, value in ssh.items()),
+            "ANSIBLE_SSH_ARGS": shlex.join(["-F", "none", *options]),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.short),
             "ANSIBLE_SSH_CONTROL_PATH": "%(directory)s/%%C",
             "ANSIBLE_STRATEGY": strategy,
@@ -276,6 +285,15 @@ class Supervisor:
         if plugins:
             environment["ANSIBLE_STRATEGY_PLUGINS"] = plugins
         return environment
+
+    def _reached(self, host: str) -> bool:
+        """Whether a login on it has worked: LocalCommand (ssh_config(5)) runs before any task is sent."""
+        hosts = json.loads((self.folder / "etc" / "hosts.json").read_text())["all"]["hosts"]
+        file = self.short / REACHED
+        if host not in hosts or not file.exists():
+            return False
+        where = "{ansible_host} {ansible_port}".format_map(hosts[host])
+        return where in file.read_text().splitlines()
 
     def _strategy(self) -> tuple[str, str]:
         """The strategy and the folder of its plugin; linear where mitogen is not installed."""
@@ -291,8 +309,7 @@ class Supervisor:
         if self.agent is not None:
             self.agent.terminate()
             self.agent.wait()
-        for folder in (self.short, self.private):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.short, ignore_errors=True)
 
     def _write_end(self, end: dict[str, Any]) -> None:
         draft = self.out / "end.json.new"

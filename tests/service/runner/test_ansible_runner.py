@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,15 @@ async def test_check_mode_goes_on_where_a_task_cannot_be_tried_yet(
     assert done.state is RunState.SUCCESSFUL
 
 
+async def test_after_an_apply_what_check_mode_cannot_find_is_missing(
+    runner: Runner, sshd: Any, machine: Path
+) -> None:
+    absent = f"ansible.builtin.file: {{path: {machine}/later, mode: '0600'}}"
+    done = await run(runner, sshd, play(absent), check=True, kind=RunKind.VERIFY)
+    assert (done.state, done.results["web-01"].failed) == (RunState.FAILED, 1)
+    assert "web-01: Task 0" in done.reason and "is absent" in done.reason
+
+
 async def test_a_failed_task_ends_the_run_and_is_named(runner: Runner, sshd: Any, machine: Path) -> None:
     bad = "ansible.builtin.command: {argv: ['false'], creates: /nonexistent}"
     done = await run(runner, sshd, play(bad, folder_task(machine / "never")))
@@ -147,9 +157,11 @@ async def test_a_failed_task_ends_the_run_and_is_named(runner: Runner, sshd: Any
     assert not (machine / "never").exists()
 
 
-async def test_an_unreachable_target_fails(runner: Runner, sshd: Any, machine: Path) -> None:
+@pytest.mark.parametrize("strategy", ["linear", "mitogen_linear"])
+async def test_an_unreachable_target_fails(runner: Runner, sshd: Any, machine: Path, strategy: str) -> None:
+    """No login worked, so nothing was done there."""
     target = sshd.target(port=1)
-    done = await run(runner, sshd, play(folder_task(machine / "never")), hosts=[target])
+    done = await run(runner, sshd, play(folder_task(machine / "never")), hosts=[target], strategy=strategy)
     assert (done.state, done.results["web-01"].unreachable) == (RunState.FAILED, 1)
 
 
@@ -186,6 +198,74 @@ async def test_a_secret_reaches_the_target_and_no_file(
     assert left
     assert not [path for path in left if b"0123 {{" in path.read_bytes()]
     assert not [path for path in left if b"BEGIN OPENSSH PRIVATE KEY" in path.read_bytes()]
+
+
+# Of Ansible: the file that copy makes of its content is not taken away for a while.
+SLOW_COPY = """
+import os, sys, time
+from pathlib import Path
+
+def remove(path, *args, real=os.remove, **given):
+    home = Path(os.environ["HOME"])
+    if os.path.basename(str(path)).startswith("."):
+        (home / "copying").touch()
+        while not (home / "go").exists():
+            time.sleep(0.01)
+    return real(path, *args, **given)
+
+if "ansible.cli.playbook" in sys.orig_argv:
+    os.remove = remove
+"""
+
+
+def processes_of(run: Path) -> list[int]:
+    """Those that have the run's folder as their home."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"HOME={run}/private".encode() in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
+    return found
+
+
+def on_disk(word: bytes, *folders: Path) -> list[Path]:
+    """The files with a word in them that do not lie in memory."""
+    found = []
+    for path in (path for folder in folders for path in folder.rglob("*")):
+        with suppress(OSError):
+            if path.is_file() and not path.is_symlink() and word in path.read_bytes():
+                found.append(path)
+    return found
+
+
+async def test_a_secret_is_on_no_disk_and_in_no_argv_while_it_runs_and_nowhere_once_that_was_killed(
+    sshd: Any, runs: Path, run_as: str | None, machine: Path, scratch: Path
+) -> None:
+    runner = Runner(runs, run_as=run_as, python=venv(scratch / "copies", first=SLOW_COPY))
+    write = f"ansible.builtin.copy: {{content: '{{{{ word }}}}', dest: {machine}/word, mode: '0600'}}"
+    playbook = play(f"{write}\n      no_log: true")
+    await runner.start(spec_of(sshd, playbook, secrets={"word": "hunter2secret"}), key=sshd.key)
+    private = runs / "RUN-1" / "private"
+    while not (private / "copying").exists():
+        await asyncio.sleep(0.05)
+    in_memory = private.resolve().parent
+    assert on_disk(b"hunter2secret", in_memory), "Ansible has it in a file now"
+    assert in_memory.is_relative_to("/dev/shm") and in_memory.stat().st_mode & 0o077 == 0
+    assert on_disk(b"hunter2secret", runs, *Path("/tmp").glob("fluid-*")) == []
+    processes = processes_of(runs / "RUN-1")
+    assert len(processes) > 2
+    words = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes)
+    assert b"ansible" in words and b"hunter2secret" not in words
+    for pid in processes:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert (await runner.wait("RUN-1")).state is RunState.LOST
+    assert on_disk(b"hunter2secret", runs, *Path("/tmp").glob("fluid-*")) == []
+    runner.tidy_all()
+    assert in_memory.exists(), "it might be just being started"
+    os.utime(runs / "RUN-1" / "lock", times=(0, 0))
+    runner.tidy_all()
+    assert not in_memory.exists()
 
 
 async def test_a_secret_of_digits_stays_text(runner: Runner, sshd: Any, machine: Path) -> None:
@@ -278,6 +358,20 @@ async def test_a_connection_that_is_lost_in_the_middle_makes_the_run_lost(
     done = await run(runner, sshd, play(folder_task(machine / "first"), lose, folder_task(machine / "never")))
     assert done.state is RunState.LOST
     assert "lost in 'Task 1'" in done.reason and done.reason.endswith("; done: web-01 up to 'Task 0'")
+    assert not (machine / "never").exists()
+
+
+@pytest.mark.parametrize("strategy", ["linear", "mitogen_linear"])
+async def test_a_connection_that_is_lost_in_the_first_task_makes_the_run_lost(
+    runner: Runner, sshd: Any, machine: Path, strategy: str
+) -> None:
+    cut = machine / "cut.py"
+    cut.write_text(CUT)
+    lose = f"ansible.builtin.command: {{argv: [/usr/bin/python3, {cut}], creates: /nonexistent}}"
+    done = await run(runner, sshd, play(lose, folder_task(machine / "never")), strategy=strategy)
+    assert done.state is RunState.LOST, done
+    assert "lost in 'Task 0'" in done.reason and done.reason.endswith("is not known; done: nothing")
+    assert done.results["web-01"].unreachable == 1
     assert not (machine / "never").exists()
 
 

@@ -22,14 +22,24 @@ from backend.ansible import Runner
 from backend.background import Background
 from backend.changes import LIMITS, Told
 from backend.changes.told import compare
-from backend.errors import FluidError, WrongState
-from backend.models import Approval, ApprovalState, Changes, Playbook, RunState, new_id, now
+from backend.errors import EvidenceIncomplete, FluidError, WrongState
+from backend.models import (
+    Approval,
+    ApprovalRequest,
+    ApprovalState,
+    Changes,
+    Identity,
+    Playbook,
+    RunState,
+    new_id,
+    now,
+)
 from backend.playbooks import kept_values, touched, way_back
 from backend.playbooks.rollback import roll_back
 from backend.store import Database, EventBus, Store
-from backend.targets import Targets
+from backend.targets import Targets, keeping
 from tests.fix_namespaces import Machine, machine, targets_of
-from tests.service.runner.stage import ANNA, BERT, Stage
+from tests.service.runner.stage import AGENT, ANNA, BERT, Stage
 
 TEST_S = 2400  # all of it on a machine that is busy with guests
 # What useradd and its like leave behind; they keep one older version.
@@ -323,6 +333,31 @@ async def test_each_task_left_out_and_each_thing_added_is_in_the_residual(world:
     assert [row.name for row in added.evidence.rows("extra")] == ["/etc/cron.d/surprise"]
 
 
+async def test_the_rehearsal_is_compared_with_the_sandbox_at_the_points_that_are_named(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Work that was done after the playbook was generated is in the residual of who asks for it."""
+    before = await world.fleet.look(world.sandbox)
+    playbook = await world.work(world.sandbox, ["echo a > /etc/a"])
+    world.sandbox.run("echo later > /etc/later")
+    points: list[tuple[str, str]] = []
+
+    async def diff(_: Identity, sandbox_id: str, since: str, until: str) -> Changes:
+        points.append((since, until))
+        after = await world.fleet.look(world.sandbox)
+        found = await world.fleet.differ.diff(sandbox_id, since, until, before, after, quiesced=True)
+        return await world.store.changes.insert(found.model_copy(update={"read_from": "disk"}))
+
+    monkeypatch.setattr(world.fleet, "diff", diff, raising=False)
+    request = ApprovalRequest(sandbox_id="SBX-1", playbook=playbook.id, targets=["web-01"], reason="a test")
+    asked = await world.moved(await world.approvals.request(AGENT, request))
+    assert asked.evidence.rows("missing") == [] and points == []
+    later = request.model_copy(update={"from_snapshot": "first", "to_snapshot": "now"})
+    asked = await world.moved(await world.approvals.request(AGENT, later))
+    assert [row.name for row in asked.evidence.rows("missing")] == ["/etc/later"]
+    assert points == [("first", "now")]
+
+
 # --- the apply ---------------------------------------------------------------------------------------------
 
 
@@ -350,6 +385,48 @@ async def test_an_apply_to_a_target_that_cannot_be_kept_does_not_begin(world: Wo
     assert over.said_by_targets and over.said_by_targets.startswith("web-01: "), over.said_by_targets
     assert not over.apply_run
     assert world.production.run("ls /srv") == ""
+
+
+async def test_what_could_not_be_brought_back_is_told_before_the_yes_and_to_operators_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(keeping.CONTENTS, "file_bytes", 2 << 20)
+    sha256 = world.fleet.blobs.put(CONFIG)
+    world.production.run("head -c 3M /dev/zero > /srv/big; echo small > /srv/small; echo x > /var/log/own")
+    copy = "ansible.builtin.copy: {{src: files/{}, dest: {}, mode: '0644'}}"
+    tasks = [copy.format(sha256, path) for path in ("/srv/big", "/srv/small", "/srv/new", "/var/log/own")]
+    asked = await pending(world, *tasks, files=[sha256])
+    told = [words for words in asked.evidence.dry_run["web-01"].differs if "roll back" in words]
+    assert "a roll back cannot bring back /srv/big: not kept before the apply (over 2 MiB)" in told
+    assert [words for words in told if "/var/log/own" in words and "never are" in words], told
+    assert not [words for words in told if "small" in words or "new" in words]
+    assert "/srv/big" not in (await world.approvals.get(AGENT, asked.id)).evidence.model_dump_json()
+    over = await world.moved(await world.approvals.approve(BERT, asked.id, asked.digest))
+    assert over.state is ApprovalState.APPLIED, over.ending
+    left = (await world.keeper.kept(over.apply_run, "web-01")).left_out
+    assert {b"/srv/big", b"/var/log/own"} <= left.keys() and b"/srv/small" not in left
+
+
+@pytest.mark.full
+async def test_what_was_not_rehearsed_is_applied_only_where_the_config_allows_it(world: World) -> None:
+    world.production.run("touch /srv/only-there")
+    remove = COMMAND % ("rm, /srv/only-there", "removes: /srv/only-there")
+    asked = await world.asked(await world.kept(nothing(), play(FOLDER % "/srv/first", remove)))
+    assert asked.evidence.unrehearsed == ["Task 1"]
+
+    def whole(row: Approval) -> None:
+        row.evidence.residual, row.evidence.again_changed = [], 0
+
+    await world.book.change(asked.id, [ApprovalState.PENDING], whole)
+    asked = await world.moved(await world.approvals.dry_run(BERT, asked.id))
+    assert world.approvals.blockers(asked) == ["1 tasks were skipped in the rehearsal"]
+    assert asked.digest == ""
+    with pytest.raises(EvidenceIncomplete, match="1 tasks were skipped in the rehearsal"):
+        await world.approvals.approve(BERT, asked.id, asked.digest)
+    world.pipeline._config.approvals.allow_unrehearsed = True
+    over = await world.applied(asked)
+    assert (over.state, over.evidence.unrehearsed) == (ApprovalState.APPLIED, ["Task 1"]), over.ending
+    assert world.production.run("ls /srv") == "first\n"
 
 
 @pytest.mark.full

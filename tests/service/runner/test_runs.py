@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -115,6 +116,23 @@ async def test_an_apply_whose_backend_is_gone_goes_on_and_its_end_is_told(
     assert (machine / "last").is_dir()
 
 
+async def test_who_asks_for_a_run_that_goes_on_is_told_what_is_done_so_far(
+    another: Make, machine: Path
+) -> None:
+    (gate := machine / "gate").touch()
+    wait = f"ansible.builtin.command: {{argv: [sh, -c, 'while test -e {gate}; do sleep 0.1; done']}}"
+    here = another()
+    task = await here.begin(RunKind.APPLY, folder_task(machine / "first"), wait)
+    while not (machine / "first").exists() or not (told := await here.runs.get(BERT, "RUN-1")).events:
+        await asyncio.sleep(0.1)
+    assert [(event.task, event.status) for event in told.events] == [("Task 0", "changed")]
+    assert (told.state, told.results["web-01"].changed) == (RunState.RUNNING, 1)
+    gate.unlink()
+    done = await task
+    assert (len(told.events), told.results["web-01"].changed) == (1, 1)  # what was told stays so
+    assert (len(done.events), done.results["web-01"].changed) == (2, 2)
+
+
 async def test_a_run_of_which_there_is_a_row_alone_is_lost(another: Make, store: Store) -> None:
     await store.runs.insert(Run(id="RUN-1", kind=RunKind.DRY_RUN, started_at=now()))
     await another().runs.end_forsaken()
@@ -126,6 +144,20 @@ async def test_a_run_that_is_followed_is_nobodys_to_end(another: Make) -> None:
     task = await here.begin(RunKind.REHEARSAL, HOLD.replace("120", "3"))
     await here.runs.end_forsaken()
     assert (await task).state is RunState.SUCCESSFUL
+
+
+async def test_what_a_killed_run_left_in_memory_goes_with_its_row(
+    another: Make, store: Store, runner: Runner, runs: Path
+) -> None:
+    await another().leave(RunKind.APPLY, HOLD)
+    in_memory = (runs / "RUN-1" / "private").resolve()
+    assert in_memory.is_dir()
+    os.kill((await store.runs.get("RUN-1")).runner_pid or 0, signal.SIGKILL)
+    assert (await runner.wait("RUN-1")).state is RunState.LOST
+    assert in_memory.is_dir()
+    await another().runs.end_forsaken()
+    assert not in_memory.parent.exists()
+    assert (await store.runs.get("RUN-1")).state is RunState.LOST
 
 
 async def test_of_each_target_so_many_events_are_kept_and_the_others_counted(
