@@ -7,8 +7,6 @@ expressed is a note with its reason, never silence. The result passes :func:`bac
 from __future__ import annotations
 
 import hashlib
-import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +15,8 @@ from typing import Any
 from backend.models import Changes, Command, PlaybookTask, guest_path
 from backend.playbooks import builders
 from backend.playbooks._emit import Title, block, comment
+from backend.playbooks._origins import WITHHELD, origin
 from backend.playbooks._scope import ITEM, Reference
-from backend.playbooks._shell import command_lines, simple_commands
 from backend.playbooks._yaml import refuse
 from backend.playbooks.builders.context import Blobs, Context, GuestFacts, Phase, Task, title
 from backend.playbooks.builders.services import notified
@@ -31,7 +29,6 @@ _PHASES_BACK = (
     *(one for one in Phase if one not in (Phase.STOPPED, Phase.REMOVED)),
 )
 MAX_ORIGINS = 2  # command lines shown above a task
-_SENSITIVE = re.compile(r"passw|secret|token|chpasswd|BEGIN |api[_-]?key", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -173,7 +170,11 @@ def _needs(secrets: list[str]) -> list[str]:
 def _task_text(task: Task, lines: dict[str, str]) -> str:
     words = [guest_path(wire).decode("utf-8", "replace") for wire in task.paths]
     words += [str(task.args["name"])] if task.module in ("user", "group") else []
-    told = dict.fromkeys(_origin(lines[one], words) for one in task.commands if one in lines)
+    told = dict.fromkeys(
+        (WITHHELD, True) if task.no_log else origin(lines[one], words)
+        for one in task.commands
+        if one in lines
+    )
     origins = [shown for shown, named in told if named] or [shown for shown, _ in told]
     text = "".join(comment(origin, 4) for origin in origins[:MAX_ORIGINS])
     if len(origins) > MAX_ORIGINS:
@@ -198,19 +199,3 @@ def _turning(task: Task) -> dict[str, Any]:
     parts = task.loop[0]
     names = {name: f"{ITEM}.{name}" for name in parts} if isinstance(parts, dict) else {"path": ITEM}
     return task.args | {name: Reference(item) for name, item in names.items()}
-
-
-def _origin(text: str, words: Sequence[str]) -> tuple[str, bool]:
-    """The one command that names one of ``words``, else the one line, else the first line, all without the
-    bodies of here documents; and whether it names one."""
-    lines = command_lines(text)
-    named = next((line for word in words for line in lines if word in line), "")
-    calls = simple_commands(named)
-    simple = [call for call in calls if call.simple and any(word in call.argv for word in words)]
-    if len(calls) > 1 and simple:
-        shown = shlex.join(simple[0].argv)
-    else:
-        shown = named or lines[0]
-        shown += " …" if "<<" in shown or (not named and text.strip() != shown) else ""
-    hidden = _SENSITIVE.search(shown) is not None
-    return "(a command that names a secret)" if hidden else "$ " + shown, bool(named)

@@ -283,10 +283,10 @@ def test_a_command_cannot_break_out_of_its_comment() -> None:
     ("command", "shown"),
     [
         ("mkdir -p /srv\ncat >/srv/a <<'EOF'\nsee /srv/a\nEOF\nls /srv", "$ cat >/srv/a <<'EOF' …"),
-        ("cat >/etc/b <<-E\n/srv/a\n\tE\necho x >/srv/a", "$ echo x >/srv/a"),
-        ("cat <<<'x' >/etc/b\necho x >/srv/a", "$ echo x >/srv/a"),
+        ("cat >/etc/b <<-E\n/srv/a\n\tE\necho x >/srv/a", "$ echo … >/srv/a"),
+        ("cat <<<'x' >/etc/b\necho x >/srv/a", "$ echo … >/srv/a"),
         ("cat >/srv/a <<EOF\nnever ends", "$ cat >/srv/a <<EOF …"),
-        ("for n in 1 2; do echo $n; done >/srv/a", "$ for n in 1 2; do echo $n; done >/srv/a"),
+        ("for n in 1 2; do echo $n; done >/srv/a", "$ for n in 1 2; do echo …; done >/srv/a"),
         ("mkdir /srv/b && install -m 0644 x /srv/a", "$ install -m 0644 x /srv/a"),
         ("cat >/srv/a <<EOF\npassword: hunter2\nEOF", "$ cat >/srv/a <<EOF …"),
     ],
@@ -417,17 +417,19 @@ postfix postfix/mailname string mail.example {{ x }}
 postfix postfix/relayhost string $RELAY
 EOF
 echo 'postfix postfix/secret password hunter2' | debconf-set-selections
+echo 'postfix postfix/admin_pw string hunter2' | debconf-set-selections
 echo 'mysql mysql/x string y' | debconf-set-selections
 """
 
 
 def test_what_a_package_asks_is_answered_before_it_is_installed() -> None:
     draft = drafted(sample_with(PRESEED, packages=[added("postfix")]))
-    plain, secret, install = checked(draft).tasks
+    plain, secret, named, install = checked(draft).tasks
     assert plain.args == {
         "name": "postfix", "question": "postfix/mailname", "vtype": "string", "value": "mail.example {{ x }}"
     }  # fmt: skip
-    assert secret.secrets == ("answer_to_postfix_secret",) == tuple(draft.secrets)
+    assert [*secret.secrets, *named.secrets] == draft.secrets
+    assert draft.secrets == ["answer_to_postfix_secret", "answer_to_postfix_admin_pw"]
     assert install.module.endswith(".apt") and "hunter2" not in draft.yaml
     assert draft.notes == ["debconf postfix/relayhost: its answer is no plain text in the command log"]
 
@@ -828,6 +830,9 @@ def test_what_a_command_makes_beside_a_key_is_called_what_it_is(
         "openssl genrsa 2048 > /etc/k/a.key",
         "openssl genrsa -out $DIR/a.key 2048",
         "openssl genrsa -aes256 -passout pass:hunter2 -out /etc/k/a.key 2048",
+        "openssl genrsa --passout pass:hunter2 -aes256 -out /etc/k/a.key 2048",
+        "ssh-keygen -q -t ed25519 -N hunter2 -f /etc/k/a.key",
+        "ssh-keygen -q -t ed25519 -qNhunter2 -f /etc/k/a.key",
         "openssl genrsa -out a.key 2048",
         "openssl req -new -x509 -config /tmp/c.cnf -keyout /etc/k/a.key -out /etc/k/a.crt",
         "make-key /etc/k/a.key",
