@@ -194,7 +194,7 @@ def _task_text(task: Task, lines: dict[str, str]) -> str:
 
 def _turning(task: Task) -> dict[str, Any]:
     """The arguments, with what each turn of a loop brings in the place of the first's."""
-    if not task.loop:
+    if not task.loop or ITEM in task.args.values():
         return task.args
     parts = task.loop[0]
     names = {name: f"{ITEM}.{name}" for name in parts} if isinstance(parts, dict) else {"path": ITEM}

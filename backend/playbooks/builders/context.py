@@ -57,7 +57,7 @@ class Task:
     module: str
     args: dict[str, Any]
     notify: list[str] = field(default_factory=list)
-    loop: list[str] | list[dict[str, str]] = field(default_factory=list)  # of paths, or of src and dest
+    loop: list[str] | list[dict[str, str]] = field(default_factory=list)  # of paths, lines, or src and dest
     commands: list[str] = field(default_factory=list)  # ids
     paths: list[str] = field(default_factory=list)  # wire form
     remark: str = ""

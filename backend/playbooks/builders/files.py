@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
 from backend.models import ChangeVerb, FileChange, FileKind, FileState, guest_path
-from backend.playbooks._scope import PAIR
+from backend.playbooks._scope import ITEM, PAIR, Reference
 from backend.playbooks._shell import SimpleCommand
 from backend.playbooks._validate import validator
 from backend.playbooks.builders.certificates import CREDENTIALS
 from backend.playbooks.builders.context import Context, Phase, Task, gone, link_target, owned, title
+from backend.playbooks.builders.lines import MAX_EDITS, Edit, account_of, edits, header_of, is_shared
 from backend.playbooks.builders.packages import INSTALLERS
 from backend.playbooks.builders.services import notified
 from backend.playbooks.builders.units import unit_handlers
@@ -33,6 +35,9 @@ def files(context: Context) -> list[Task]:
             continue
         path = context.path(change.path)
         if path is None:
+            continue
+        if edited := _edited(context, change, path):
+            tasks += edited
             continue
         task = _removed(context, change, path) if gone(change) else _present(context, change, path)
         if task is not None:
@@ -93,6 +98,95 @@ def _present(context: Context, change: FileChange, path: str) -> Task | None:
     if change.verb is ChangeVerb.METADATA:
         return Task(Phase.FILES, f"Set owner and mode of {path}", "file", {"path": path, **owned(state)})
     return _copy(context, change, path, state)
+
+
+def _edited(context: Context, change: FileChange, path: str) -> list[Task]:
+    """A shared file line by line; nothing where it is to be written whole, which a note tells."""
+    before, after = change.before, change.after
+    if not is_shared(path) or after is None or after.kind is not FileKind.FILE or after.xattrs:
+        return []
+    if change.verb is ChangeVerb.ADDED:
+        return _begun(context, change, path, after)
+    if change.verb is not ChangeVerb.MODIFIED or before is None or before.kind is not FileKind.FILE:
+        return []
+    plain = not (before.secret or after.secret or before.xattrs)
+    found = None
+    if plain and before.text is not None and after.text is not None:
+        found = edits(path, before.text, after.text)
+    tasks = _line_tasks(context, path, found or [])
+    if found is None or not 0 < len(tasks) <= MAX_EDITS:
+        context.note(f"{change.path}: is written whole; what a target has of its own in it goes")
+        return []
+    moved = {name: value for name, value in owned(after).items() if value != owned(before)[name]}
+    if moved:
+        tasks.append(Task(Phase.FILES, f"Set owner and mode of {path}", "file", {"path": path, **moved}))
+    return _named_edits(context, tasks, change, path)
+
+
+def _begun(context: Context, change: FileChange, path: str, state: FileState) -> list[Task]:
+    """A crontab or keys of an account that was there before: on a target it may have some already."""
+    account = account_of(path)
+    if account is None or state.secret or not state.text or context.undo:
+        return []
+    if any(one.name == account and one.verb is ChangeVerb.ADDED for one in context.changes.users):
+        return []
+    header = header_of(state.text)
+    found = edits(path, header, state.text)
+    if not found:
+        return []
+    tasks = []
+    if header:
+        sha256 = hashlib.sha256(header.encode()).hexdigest()
+        context.contents[sha256] = header.encode()
+        args: dict[str, object] = {"src": f"files/{sha256}", "dest": path, "force": False, **owned(state)}
+        tasks.append(Task(Phase.FILES, f"Begin {path} where there is none", "copy", args))
+    for task in _line_tasks(context, path, found):
+        task.args |= {"create": True, **owned(state)}
+        tasks.append(task)
+    return _named_edits(context, tasks, change, path) if len(tasks) <= MAX_EDITS else []
+
+
+def _line_tasks(context: Context, path: str, found: Sequence[Edit]) -> list[Task]:
+    """A task for each edit; lines that are added at the end, one below the other, are one."""
+    tasks: list[Task] = []
+    check = validator(path)
+    for ends, group in groupby(found, key=lambda edit: set(edit.args) == {"line"}):
+        members = list(group)
+        if ends and len(members) > 1:
+            edit = members[0]
+            task = Task(Phase.FILES, f"Add {len(members)} lines to {path}", edit.module, {"path": path})
+            task.args["line"] = Reference(ITEM)
+            task.loop = [one.line for one in members]
+            tasks.append(task)
+            continue
+        tasks += [
+            Task(Phase.FILES, _edit_name(edit, path), edit.module, {"path": path, **edit.args})
+            for edit in members
+        ]
+    for task in tasks:
+        if check and not _names_a_key(context, "".join(edit.line for edit in found).encode()):
+            task.args["validate"] = check
+    return tasks
+
+
+def _edit_name(edit: Edit, path: str) -> str:
+    line = edit.line.strip()
+    shown = f"'{line[:60]}…'" if len(line) > 60 else f"'{line}'"
+    return {
+        "Add": f"Add {shown} to {path}",
+        "Set": f"Set {shown} in {path}",
+        "Remove": f"Remove {shown} from {path}",
+        "Space": f"Keep a line free above {shown} in {path}",
+    }[edit.verb]
+
+
+def _named_edits(context: Context, tasks: list[Task], change: FileChange, path: str) -> list[Task]:
+    """One edit has the name of the whole change, several have their own."""
+    finished = [_finished(context, task, change, path) for task in tasks]
+    if len(tasks) > 1:
+        finished = [replace(done, name=title(task.name)) for done, task in zip(finished, tasks, strict=True)]
+        finished = [replace(one, remark="") if at else one for at, one in enumerate(finished)]
+    return finished
 
 
 def _link(context: Context, change: FileChange, path: str, state: FileState) -> Task | None:
