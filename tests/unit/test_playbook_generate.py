@@ -636,6 +636,33 @@ def test_a_file_wakes_the_service_that_reads_it_and_no_other(path: str, handler:
     assert [one.name for one in checked(drafted(sample)).handlers] == ([handler] if handler else [])
 
 
+@pytest.mark.parametrize(
+    ("started", "line", "handlers", "told"),
+    [
+        (["nftables.service"], "true", ["Reload nftables"], False),
+        (["cron.service"], "true", [], True),  # there, and off
+        (["cron.service"], "systemctl restart nftables", [], True),
+        ([], "true", [], True),  # nothing is known
+        ([], "systemctl reload nftables", ["Reload nftables"], False),
+    ],
+)
+def test_a_handler_starts_no_service_that_is_off(
+    started: list[str], line: str, handlers: list[str], told: bool
+) -> None:
+    sample = sample_with(line, started=started)
+    sample.add("/etc/nftables.conf", b"flush ruleset\n")
+    draft = drafted(sample)
+    assert [one.name for one in checked(draft).handlers] == handlers
+    assert ["`systemctl reload nftables`" in note for note in draft.notes] == ([True] if told else [])
+
+
+def test_a_service_is_called_what_this_machine_calls_it() -> None:
+    sample = sample_with(started=["sshd.service"])
+    sample.add("/etc/ssh/sshd_config.d/a.conf", b"PermitRootLogin no\n")
+    (handler,) = checked(drafted(sample)).handlers
+    assert (handler.name, handler.args["name"]) == ("Reload sshd", "sshd.service")
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_tunnel_is_restarted_only_where_it_was_started(enabled: bool) -> None:
     unit = UnitChange(name="wg-quick@wg0.service", verb=ChangeVerb.ADDED, after=ON)
