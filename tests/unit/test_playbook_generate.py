@@ -21,6 +21,8 @@ from backend.models import (
     FileKind,
     GroupChange,
     PackageChange,
+    SettingChange,
+    SettingKind,
     UnitChange,
     UnitState,
     UserChange,
@@ -434,13 +436,80 @@ def test_what_a_package_asks_is_answered_before_it_is_installed() -> None:
     assert draft.notes == ["debconf postfix/relayhost: its answer is no plain text in the command log"]
 
 
-def test_an_upgrade_is_a_note() -> None:
-    change = PackageChange(
-        name="bash", verb=ChangeVerb.MODIFIED, before_version="1", after_version="2", wanted=True
+def upgraded(name: str, wanted: bool = True, arch: str = "amd64") -> PackageChange:
+    verb = ChangeVerb.MODIFIED
+    return PackageChange(
+        name=name, verb=verb, before_version="1", after_version="2", wanted=wanted, arch=arch
     )
-    sample = sample_with(packages=[change])
-    sample.add("/srv/a", b"x")
-    assert "upgraded from 1 to 2" in drafted(sample).notes[0]
+
+
+def test_an_upgrade_names_what_was_asked_for_and_never_what_was_pulled_in() -> None:
+    sample = sample_with(
+        "apt-get install -y --only-upgrade openssl",
+        packages=[upgraded("libssl3", wanted=False), upgraded("openssl")],
+    )
+    draft = drafted(sample)
+    (task,) = checked(draft).tasks
+    assert (task.name, task.module) == ("Upgrade openssl", "ansible.builtin.apt")
+    assert task.args == {
+        "name": "openssl", "state": "latest", "only_upgrade": True, "update_cache": True
+    }  # fmt: skip
+    assert "# in the sandbox: libssl3 1 → 2, openssl 1 → 2\n" in draft.yaml and draft.notes == []
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [("apt-get update && apt-get -y upgrade", "safe"), ("apt-get -y dist-upgrade", "dist")],
+)
+def test_an_upgrade_of_all_is_one_task_that_marks_nothing(line: str, kind: str) -> None:
+    packages = [upgraded(f"p{n}", wanted=n % 2 == 0) for n in range(40)]
+    (task,) = checked(drafted(sample_with(line, packages=packages))).tasks
+    assert (task.name, task.args) == ("Upgrade all packages", {"upgrade": kind, "update_cache": True})
+
+
+def test_a_version_that_the_agent_named_is_that_version() -> None:
+    sample = sample_with("apt-get install -y bash=2 nano=3", packages=[upgraded("bash"), added("nano")])
+    (task,) = checked(drafted(sample)).tasks
+    assert (task.args["name"], task.args["allow_downgrade"]) == (["bash=2", "nano"], True)
+
+
+def test_a_package_is_held_once_it_has_its_version_and_let_go_before() -> None:
+    def hold(name: str, held: bool) -> SettingChange:
+        sides = ({}, {"held": "yes"}) if held else ({"held": "yes"}, {})
+        verb = ChangeVerb.ADDED if held else ChangeVerb.REMOVED
+        return SettingChange(
+            kind=SettingKind.DPKG, name=f"hold of {name}", verb=verb, before=sides[0], after=sides[1]
+        )
+
+    sample = sample_with(
+        "apt-mark hold openssl",
+        packages=[upgraded("openssl")],
+        settings=[hold("bash", False), hold("openssl", True)],
+    )
+    free, _, held = checked(drafted(sample)).tasks
+    assert (free.name, free.args) == (
+        "Let bash be upgraded again", {"name": "bash", "selection": "install"}
+    )  # fmt: skip
+    assert (held.name, held.args) == (
+        "Hold openssl at its version", {"name": "openssl", "selection": "hold"}
+    )  # fmt: skip
+
+
+def test_packages_of_rpm_are_asked_of_dnf() -> None:
+    fresh, gone = added("nginx"), added("nano")
+    fresh.arch = "x86_64"
+    gone.verb = ChangeVerb.REMOVED
+    sample = sample_with("dnf install -y nginx", packages=[fresh, upgraded("openssl", arch="x86_64"), gone])
+    draft = drafted(sample)
+    assert [(task.module.rpartition(".")[2], task.args) for task in checked(draft).tasks] == [
+        ("dnf", {"name": "openssl", "state": "latest", "update_cache": True, "update_only": True}),
+        ("dnf", {"name": "nginx", "state": "present", "update_cache": True}),
+        ("dnf", {"name": "nano", "state": "absent"}),
+    ]
+    sample.commands = said("dnf -y update")
+    assert of(drafted(sample), "dnf")[0].args == {
+        "name": "*", "state": "latest", "update_cache": True, "update_only": True
+    }  # fmt: skip
 
 
 # --- accounts ----------------------------------------------------------------------------------------------
@@ -1132,7 +1201,10 @@ def the_rest() -> Sample:
     masked = unit("cron.service", before=ON, after=UnitState(defined=True, masked=True))
     sample = sample_with(
         "systemctl mask --now cron; systemctl restart docker",
-        packages=[PackageChange(name="nano", verb=ChangeVerb.REMOVED, before_version="1")],
+        packages=[
+            PackageChange(name="nano", verb=ChangeVerb.REMOVED, before_version="1"),
+            upgraded("openssl"),
+        ],
         users=[user(password="set", groups="adm")],
         units=[gone, masked],
     )
