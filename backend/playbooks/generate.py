@@ -82,6 +82,7 @@ def generate(
         )
     _notify_removed(context, tasks)
     handlers = _used(context, tasks)
+    builders.own(context, tasks)
     text = _text(name, context, tasks, handlers)
     check(text.encode(), set(context.contents), secrets=context.secrets)
     return Draft(

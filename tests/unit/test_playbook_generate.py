@@ -969,6 +969,39 @@ def test_the_sandboxes_own_name_is_no_value_for_a_target() -> None:
     assert "names the sandbox itself (sbx-1)" in draft.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("listen 10.231.0.5:80;", "address 10.231.0.5"),
+        ("listen 10.231.0.50; listen 110.231.0.5;", ""),
+        ("server_name sbx-1;", "host name sbx-1"),
+        ("server_name sbx-1.lab my-sbx-1;", ""),
+        ("iif enp1s0 accept", "network interface enp1s0"),
+        ("table enp1s0x", ""),
+    ],
+)
+def test_what_belongs_to_the_sandbox_alone_is_told_where_a_file_holds_it(text: str, told: str) -> None:
+    sample = Sample()
+    sample.add("/srv/a", text.encode())
+    draft = drafted(sample, address="10.231.0.5", hostname="sbx-1")
+    notes = [f"this sandbox's own {told} stands in /srv/a: every target gets it as it is"] if told else []
+    assert draft.notes == notes
+    assert (f"    # holds this sandbox's own {told}\n    - name: Write /srv/a" in draft.yaml) is bool(told)
+
+
+def test_a_machine_that_is_called_by_a_plain_word_is_not_found_in_every_text() -> None:
+    sample = Sample()
+    sample.add("/srv/a", b"the web")
+    assert drafted(sample, hostname="web").notes == []
+
+
+def test_an_answer_that_is_the_sandboxes_name_is_the_targets_own() -> None:
+    line = "echo 'postfix postfix/mailname string sbx-1' | debconf-set-selections"
+    draft = drafted(sample_with(line, packages=[added("postfix")]), hostname="sbx-1")
+    assert of(draft, "debconf")[0].args["value"] == "machine_hostname"
+    assert draft.variables == {"machine_hostname": "ansible_facts['hostname']"} and draft.notes == []
+
+
 def test_a_copy_of_what_is_made_anew_is_a_note_and_not_the_sandboxes_own() -> None:
     sample = with_key("openssl req -x509 -nodes -keyout /etc/k/a.key -out /etc/k/a.crt")
     for path in ("/etc/k/a.crt", "/srv/copy.crt"):

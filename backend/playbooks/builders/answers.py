@@ -37,6 +37,8 @@ def answers(context: Context) -> list[Task]:
         elif not value or re.search(r"[$`\\]", value):
             context.note(f"debconf {question}: its answer is no plain text in the command log")
             continue
+        else:
+            value = context.localized(value)
         args = {"name": answer["owner"], "question": question, "vtype": answer["kind"], "value": value}
         tasks.append(
             Task(
@@ -45,7 +47,7 @@ def answers(context: Context) -> list[Task]:
                 "debconf",
                 args,
                 commands=[command_id],
-                no_log=isinstance(value, Reference),
+                no_log=value in context.secrets,
             )
         )
     return tasks
