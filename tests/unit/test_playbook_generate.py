@@ -515,9 +515,56 @@ def test_packages_of_rpm_are_asked_of_dnf() -> None:
 # --- accounts ----------------------------------------------------------------------------------------------
 
 
-def test_users_and_groups_get_the_same_numbers() -> None:
+@pytest.mark.parametrize(
+    ("lines", "number", "pinned"),
+    [
+        (("useradd --system u",), "998", False),  # a target may have given 998 to another
+        (("groupadd -g 998 u", "useradd -r -u 998 -g u u"), "998", True),
+        (("groupadd --gid=998 u", "useradd -ru998 u"), "998", True),
+        (("groupadd -r u", "useradd -r -g u u"), "998", False),
+        (("useradd -m u",), "1001", True),  # a person's
+    ],
+)
+def test_a_number_is_given_where_somebody_chose_it_or_it_is_a_persons(
+    lines: tuple[str, ...], number: str, pinned: bool
+) -> None:
+    group = GroupChange(name="u", verb=ChangeVerb.ADDED, after={"gid": number, "members": ""})
+    draft = drafted(sample_with(*lines, users=[user(uid=number, gid=number)], groups=[group]))
+    given = (of(draft, "group")[0].args.get("gid"), of(draft, "user")[0].args.get("uid"))
+    assert given == ((int(number),) * 2 if pinned else (None, None))
+    assert of(draft, "user")[0].args["group"] == "u"
+
+
+def test_a_user_that_changes_its_group_or_loses_its_comment_is_told_so() -> None:
+    change = UserChange(
+        name="u",
+        verb=ChangeVerb.MODIFIED,
+        before={"gid": "1", "comment": "x", "shell": "/bin/sh"},
+        after={"gid": "1500", "comment": "", "shell": ""},
+    )
+    group = GroupChange(name="ops", verb=ChangeVerb.ADDED, after={"gid": "1500"})
+    draft = drafted(sample_with("usermod -g ops -c '' u", users=[change], groups=[group]))
+    assert of(draft, "user")[0].args == {"name": "u", "comment": "", "group": "ops"}
+    assert draft.notes == ["user u: has no shell any more, which no module of ansible.builtin says"]
+
+
+def test_a_password_that_was_taken_away_is_a_note() -> None:
+    bare = UserChange(
+        name="u", verb=ChangeVerb.MODIFIED, before={"password": "set"}, after={"password": "none"}
+    )
+    sample = sample_with("passwd -d u", users=[bare])
+    sample.add("/srv/a", b"x")
+    assert [note.partition(",")[0] for note in drafted(sample).notes] == ["user u: has no password"]
+
+
+def test_users_and_groups_get_what_they_have() -> None:
     group = GroupChange(name="u", verb=ChangeVerb.ADDED, after={"gid": "998", "members": ""})
-    draft = drafted(sample_with(users=[user(groups="adm,sudo", comment="{{ x }}")], groups=[group]))
+    draft = drafted(
+        sample_with(
+            "groupadd -g 998 u", "useradd -u 998 u",
+            users=[user(groups="adm,sudo", comment="{{ x }}")], groups=[group],
+        )
+    )  # fmt: skip
     assert of(draft, "group")[0].args == {"name": "u", "gid": 998, "system": True, "state": "present"}
     args = of(draft, "user")[0].args
     assert (args["uid"], args["group"], args["groups"], args["append"]) == (998, "u", ["adm", "sudo"], True)
