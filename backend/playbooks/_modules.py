@@ -262,6 +262,6 @@ MODULES: dict[str, Module] = {
 # Programs that only look, and print one thing about one path: a task behind such a probe is guarded by it.
 PROBES: tuple[tuple[str, ...], ...] = (
     ("getcap", "PATH"),
-    ("getfacl", "-cp", "PATH"),
+    ("getfacl", "-cps", "PATH"),
     ("readlink", "-f", "PATH"),
 )

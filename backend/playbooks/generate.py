@@ -28,6 +28,7 @@ _PHASES_BACK = (
     Phase.REMOVED,
     *(one for one in Phase if one not in (Phase.STOPPED, Phase.REMOVED)),
 )
+_UNMEASURED = "no-changed-when"
 MAX_ORIGINS = 2  # command lines shown above a task
 
 
@@ -119,7 +120,7 @@ def export(yaml: str, files: Mapping[str, bytes], folder: Path) -> None:
 def _notify_removed(context: Context, tasks: list[Task]) -> None:
     """A removed default site counts once its server reads its folder again."""
     for task in tasks:
-        if task.phase is Phase.REMOVED and not task.notify:
+        if task.phase is Phase.REMOVED and task.module == "file" and not task.notify:
             task.notify = notified(context, str(task.args["path"]))
 
 
@@ -140,7 +141,7 @@ def _told(task: Task) -> PlaybookTask:
     return PlaybookTask(
         name=task.name,
         module=PREFIX + task.module,
-        opaque=task.module == "command",
+        opaque=task.module == "command" and not task.register,
         commands=list(dict.fromkeys(task.commands)),
         paths=task.paths,
     )
@@ -185,12 +186,19 @@ def _task_text(task: Task, lines: dict[str, str]) -> str:
     shown: dict[str, Any] = {"name": Title(task.name), PREFIX + task.module: _turning(task)}
     if task.loop:
         shown["loop"] = task.loop
+    if task.when:
+        shown["when"] = task.when
+    if task.register:
+        shown["register"] = task.register
     if task.no_log:
         shown["no_log"] = True
     if task.notify:
         names = [Title(name) for name in task.notify]
         shown["notify"] = names[0] if len(names) == 1 else names
-    return text + block([shown], 4)
+    body = block([shown], 4)
+    if task.register or task.when:  # the disk measures what it changes
+        body = body.replace("\n", f"  # noqa: {_UNMEASURED}\n", 1)
+    return text + body
 
 
 def _turning(task: Task) -> dict[str, Any]:

@@ -675,6 +675,68 @@ def test_what_has_no_module_is_a_note() -> None:
     assert "/srv/huge: its content was not kept" in notes
 
 
+ACL = (
+    "02000000"
+    + "01000700ffffffff"
+    + "04000700ffffffff"
+    + "08000700e9030000"
+    + "10000700ffffffff"
+    + ("20000000ffffffff")
+)
+LOW_PORTS = "01000002" + "00040000" + "00000000" * 3
+
+
+def test_access_lists_and_capabilities_are_given_where_there_are_none() -> None:
+    sample = sample_with(
+        "setfacl -m g:editors:rwx -m d:g:editors:rwx /srv/texts",
+        "setcap cap_net_bind_service=ep /srv/low",
+        groups=[GroupChange(name="editors", verb=ChangeVerb.ADDED, after={"gid": "1001"})],
+    )
+    lists = {"system.posix_acl_access": ACL, "system.posix_acl_default": ACL}
+    sample.add("/srv/texts", kind=FileKind.DIRECTORY, mode=0o2770, xattrs=lists)
+    sample.add("/srv/low", b"x", mode=0o755, xattrs={"security.capability": LOW_PORTS})
+    draft = drafted(sample)
+    tasks = of(draft, "command")
+    access = "u::rwx,g::rwx,g:editors:rwx,m::rwx,o::---"
+    default = ",".join(f"d:{word}" for word in access.split(","))
+    assert [(task.args["argv"], task.when) for task in tasks] == [
+        (["getcap", "/srv/low"], ()),
+        (["setcap", "cap_net_bind_service=ep", "/srv/low"], ("rights_1.stdout == ''",)),
+        (["getfacl", "-cps", "/srv/texts"], ()),
+        (["setfacl", "--set", f"{access},{default}", "/srv/texts"], ("rights_2.stdout == ''",)),
+    ]
+    assert [(task.probe, task.opaque) for task in tasks] == [(True, False), (False, True)] * 2
+    assert [one.opaque for one in draft.tasks if one.module.endswith("command")] == [False, True] * 2
+    assert draft.notes == []
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("true", "security.capability", LOW_PORTS),  # by no program that a target is known to have
+        ("setcap x /srv/a", "security.capability", "01"),
+        ("setcap x /srv/a", "security.capability", "01000002" + "ffffffff" * 4),
+        ("setfacl x /srv/a", "system.posix_acl_access", "03000000"),
+        ("setfattr x /srv/a", "user.x", "01"),
+    ],
+)
+def test_an_attribute_that_no_command_can_give_is_a_note(line: str, name: str, value: str) -> None:
+    sample = sample_with(line)
+    sample.add("/srv/a", b"x", xattrs={name: value})
+    draft = drafted(sample)
+    assert draft.notes == [f"/srv/a: {name} cannot be expressed by a module of ansible.builtin"]
+    assert of(draft, "command") == []
+
+
+def test_what_had_an_access_list_of_its_own_is_not_given_another() -> None:
+    sample = sample_with("setfacl -m u:0:r /srv/a")
+    sample.add("/srv/a", b"x", verb=ChangeVerb.METADATA, xattrs={"system.posix_acl_access": ACL})
+    before = sample.files[0].before
+    assert before is not None
+    before.xattrs = {"system.posix_acl_access": "02000000"}
+    assert "posix_acl_access cannot" in drafted(sample).notes[0]
+
+
 def test_a_packages_content_is_left_out_and_its_changed_configuration_is_not() -> None:
     sample = sample_with(packages=[added("nginx")])
     sample.add("/usr/sbin/nginx", b"x", package="nginx")
@@ -717,6 +779,40 @@ def test_what_wakes_a_service_or_is_a_packages_folder_stays_by_itself() -> None:
     for number in range(6):
         sample.add(f"/etc/tool/{number}.conf", b"x\n")
     assert not [task for task in of(drafted(sample), "copy") if task.loop]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (FileKind.FILE, FileKind.DIRECTORY),
+        (FileKind.DIRECTORY, FileKind.FILE),
+        (FileKind.DIRECTORY, FileKind.LINK),
+    ],
+)
+def test_what_became_a_directory_or_is_one_no_more_is_a_note(before: FileKind, after: FileKind) -> None:
+    sample = Sample()
+    sample.add("/srv/ab", b"x")
+    sample.add("/srv/a", b"x", verb=ChangeVerb.MODIFIED, kind=after, target="/srv")
+    assert sample.files[1].before is not None
+    sample.files[1].before.kind = before
+    sample.add("/srv/a/b", b"x")
+    draft = drafted(sample)
+    assert [task.name for task in checked(draft).tasks] == ["Write /srv/ab"]
+    assert draft.notes == [f"/srv/a: a {before.value} became a {after.value}: remove it there first"]
+
+
+def test_a_link_whose_place_a_directory_took_goes_where_it_is_still_that_link() -> None:
+    sample = Sample()
+    sample.add("/srv/a", kind=FileKind.DIRECTORY, mode=0o755, verb=ChangeVerb.MODIFIED)
+    before = sample.files[0].before
+    assert before is not None
+    before.kind, before.target = FileKind.LINK, "../opt/a"
+    look, remove, folder = checked(drafted(sample)).tasks
+    assert (look.args["argv"], look.probe) == (["readlink", "-f", "/srv/a"], True)
+    assert (remove.args, remove.when) == (
+        {"argv": ["rm", "/srv/a"], "removes": "/srv/a"}, ("link_1.stdout == '/opt/a'",)
+    )  # fmt: skip
+    assert (folder.args["path"], folder.args["state"]) == ("/srv/a", "directory")
 
 
 def test_removing_a_folder_is_one_task() -> None:
@@ -1280,7 +1376,7 @@ def the_rest() -> Sample:
     gone = UnitChange(name="old.service", verb=ChangeVerb.REMOVED, before=ON)
     masked = unit("cron.service", before=ON, after=UnitState(defined=True, masked=True))
     sample = sample_with(
-        "systemctl mask --now cron; systemctl restart docker",
+        "systemctl mask --now cron; systemctl restart docker; setcap cap_chown=ep /srv/caps",
         packages=[
             PackageChange(name="nano", verb=ChangeVerb.REMOVED, before_version="1"),
             upgraded("openssl"),
@@ -1294,6 +1390,7 @@ def the_rest() -> Sample:
     sample.add("/etc/sudoers.d/u", b"u ALL=(ALL) ALL\n", mode=0o440)
     sample.add("/etc/cron.d/job", b"0 3 * * * root /bin/true\n")
     sample.add("/srv/tool", mode=0o755, verb=ChangeVerb.METADATA)
+    sample.add("/srv/caps", b"x", mode=0o755, xattrs={"security.capability": LOW_PORTS})
     return sample
 
 

@@ -293,6 +293,7 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
     refused(play(builtin("command", "{argv: [getcap, -r]}", register="caps"), behind), "P4")
     refused(play(builtin("command", "{argv: [getcap, /x], chdir: /srv}", register="caps"), behind), "P4")
     refused(play(builtin("file", "{path: /srv/x}", register="caps"), behind), "P6")
+    refused(play(probe, behind.replace("==", "!=")), "P6")
     for part in ("stdout_lines", "stderr", "rc"):
         refused(play(probe, behind.replace("stdout", part)), "P6")
     assert accepted(play(probe, behind, gather_facts="false"))

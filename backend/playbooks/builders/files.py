@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -16,6 +17,7 @@ from backend.playbooks.builders.certificates import CREDENTIALS
 from backend.playbooks.builders.context import Context, Phase, Task, gone, link_target, owned, title
 from backend.playbooks.builders.lines import MAX_EDITS, Edit, account_of, edits, header_of, is_shared
 from backend.playbooks.builders.packages import INSTALLERS
+from backend.playbooks.builders.rights import rights
 from backend.playbooks.builders.services import notified
 from backend.playbooks.builders.units import unit_handlers
 from backend.playbooks.builders.wording import named, remark
@@ -30,12 +32,14 @@ _TREE_FROM = 5  # and so many files of a new folder
 def files(context: Context) -> list[Task]:
     """One task per path, in the order of their paths; notes for what Ansible cannot express."""
     tasks: list[Task] = []
+    turned = _turned(context)
     for change in context.pending():
-        if _explained(context, change):
+        if _explained(context, change) or any(f"{change.path}/".startswith(f"{one}/") for one in turned):
             continue
         path = context.path(change.path)
         if path is None:
             continue
+        tasks += [*_unlinked(context, change, path), *rights(context, change, path)]
         if edited := _edited(context, change, path):
             tasks += edited
             continue
@@ -43,6 +47,52 @@ def files(context: Context) -> list[Task]:
         if task is not None:
             tasks.append(_finished(context, task, change, path))
     return _without_nested_removals(_merged(_gathered(context, _apart(tasks))))
+
+
+def _turned(context: Context) -> list[str]:
+    """The paths where a directory took a file's place or lost its own: nothing that can run twice does it."""
+    found = []
+    for change in context.pending():
+        kinds = [state.kind for state in (change.before, change.after) if state is not None]
+        folders = [kind is FileKind.DIRECTORY for kind in kinds]
+        if len(kinds) == 2 and any(folders) and not all(folders) and kinds[0] is not FileKind.LINK:
+            found.append(change.path)
+            context.note(
+                f"{change.path}: a {kinds[0].value} became a {kinds[1].value}: remove it there first"
+            )
+    return found
+
+
+def _unlinked(context: Context, change: FileChange, path: str) -> list[Task]:
+    """The link whose place a directory took goes first, where it is still that link."""
+    before = change.before
+    if before is None or before.kind is not FileKind.LINK or change.after is None:
+        return []
+    if change.after.kind is not FileKind.DIRECTORY:
+        return []
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(path), link_target(before) or ""))
+    if not re.fullmatch(r"[A-Za-z0-9 ._/=+,-]+", target):
+        context.note(
+            f"{change.path}: was a link to a name that a playbook cannot compare: remove it there first"
+        )
+        return []
+    result = context.result("link")
+    probe = Task(
+        Phase.REMOVED,
+        title(f"Look where {path} leads"),
+        "command",
+        {"argv": ["readlink", "-f", path]},
+        register=result,
+    )
+    gone = Task(
+        Phase.REMOVED,
+        title(f"Remove the link {path}"),
+        "command",
+        {"argv": ["rm", path], "removes": path},
+        when=f"{result}.stdout == '{target}'",
+    )
+    commands = _origins(context, change, path)
+    return [replace(task, commands=commands, paths=[change.path]) for task in (probe, gone)]
 
 
 def _apart(tasks: list[Task]) -> list[Task]:
@@ -84,8 +134,6 @@ def _present(context: Context, change: FileChange, path: str) -> Task | None:
     state = change.after
     if state is None:
         return None
-    if extra := sorted(name for name in state.xattrs if not name.startswith("security.selinux")):
-        context.note(f"{change.path}: {', '.join(extra)} cannot be expressed by a module of ansible.builtin")
     if state.kind is FileKind.DIRECTORY:
         words = "Create" if change.verb is ChangeVerb.ADDED else "Set owner and mode of"
         args = {"path": path, "state": "directory", **owned(state)}
@@ -338,9 +386,13 @@ def _merged(tasks: list[Task]) -> list[Task]:
 
 def _without_nested_removals(tasks: list[Task]) -> list[Task]:
     """Removing a directory removes what is in it."""
-    tops = [str(task.args["path"]) + "/" for task in tasks if task.phase is Phase.REMOVED]
+    tops = [str(task.args["path"]) + "/" for task in tasks if _removes(task)]
     return [
         task
         for task in tasks
-        if task.phase is not Phase.REMOVED or not any(str(task.args["path"]).startswith(top) for top in tops)
+        if not _removes(task) or not any(str(task.args["path"]).startswith(top) for top in tops)
     ]
+
+
+def _removes(task: Task) -> bool:
+    return task.phase is Phase.REMOVED and task.module == "file"
