@@ -176,6 +176,7 @@ class _Interpretation:
         changes.packages = self._packages()
         changes.units = self._units(changes.files)
         changes.masked = units.masked(self._comparison.after.listed)
+        changes.started = units.started(self._comparison.after.listed)
         makers = attribution.scripts(self._comparison) | {one.name: one.scripts for one in self._rpms.after}
         changes.users = accounts.user_changes(self._before, self._after, makers)
         changes.groups = accounts.group_changes(self._before, self._after, makers)

@@ -38,6 +38,8 @@ _DECLARED = (
     "certificates",
 )
 _REHASHED = re.compile(r"[0-9a-f]{8}(\.[0-9]+)?")
+_SYSTEM_IDS = range(100, 1000)
+_NEXT_FREE = "of the system"
 _NOTHING = "as in the source"
 _GONE = "not there"
 
@@ -49,8 +51,8 @@ def residual(sandbox: Changes, rehearsal: Changes) -> list[ResidualRow]:
     rows = [
         *_compare("package", sandbox.packages, rehearsal.packages, _by(_package), _package),
         *_compare("unit", sandbox.units, rehearsal.units, _by(_unit), _unit),
-        *_compare("user", sandbox.users, rehearsal.users, _accounts, _account_words),
-        *_compare("group", sandbox.groups, rehearsal.groups, _accounts, _account_words),
+        *_compare("user", _users(sandbox), _users(rehearsal), _accounts, _account_words),
+        *_compare("group", _groups(sandbox), _groups(rehearsal), _accounts, _account_words),
     ]
     other_version = {row.name for row in rows if row.noun == "package"}
     rows += _files(sandbox, rehearsal, other_version)
@@ -278,6 +280,35 @@ def _accounts(one: UserChange | GroupChange, other: UserChange | GroupChange) ->
         one.after.get(name) != other.after.get(name) and (_is_moved(one, name) or _is_moved(other, name))
         for name in names - ({"uid", "gid"} if one.package else set())
     )
+
+
+def _users(changes: Changes) -> list[UserChange]:
+    """The users, of new system accounts without the number that the machine chose; groups by their names."""
+    names = {one.after["gid"]: one.name for one in changes.groups if _is_new_of_system(one, "gid")}
+    found = []
+    for user in changes.users:
+        after = dict(user.after)
+        if _is_new_of_system(user, "uid"):
+            after["uid"] = _NEXT_FREE
+        if after.get("gid") in names:
+            after["gid"] = f"of {names[after['gid']]}"
+        found.append(user.model_copy(update={"after": after}))
+    return found
+
+
+def _groups(changes: Changes) -> list[GroupChange]:
+    return [
+        one.model_copy(update={"after": {**one.after, "gid": _NEXT_FREE}})
+        if _is_new_of_system(one, "gid")
+        else one
+        for one in changes.groups
+    ]
+
+
+def _is_new_of_system(change: UserChange | GroupChange, number: str) -> bool:
+    """Made in the range that login.defs(5) leaves to the machine; root and its kin are below."""
+    value = change.after.get(number, "")
+    return not change.before and value.isdigit() and int(value) in _SYSTEM_IDS
 
 
 def _is_moved(change: UserChange | GroupChange, name: str) -> bool:

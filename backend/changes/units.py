@@ -63,6 +63,21 @@ def masked(listed: Mapping[bytes, Iterable[Listed]]) -> list[str]:
     return sorted(wire_path(name) for name, state in unit_states(listed).items() if state.masked)
 
 
+def started(listed: Mapping[bytes, Iterable[Listed]]) -> list[str]:
+    """The units that the machine starts by itself, at boot or as a socket's service, sorted. What is wanted
+    in a package's own folder is started, too, and is no state of ``systemctl enable``."""
+    states = unit_states(listed)
+    names = {name for name, state in states.items() if state.enabled}
+    items = (item for folder in FOLDERS for item in listed.get(folder, ()))
+    names |= {wanted[1] for item in items if (wanted := _WANTED.fullmatch(item.path))}
+    names |= {name.removesuffix(b".socket") + b".service" for name in names if name.endswith(b".socket")}
+    return sorted(
+        wire_path(name)
+        for name in names
+        if name in states and states[name].defined and not states[name].masked
+    )
+
+
 def unit_changes(
     before: Mapping[bytes, UnitState],
     after: Mapping[bytes, UnitState],

@@ -261,6 +261,7 @@ class Changes(Answer):
     packages: list[PackageChange] = Field(default_factory=list)
     units: list[UnitChange] = Field(default_factory=list)
     masked: list[str] = Field(default_factory=list)  # units that nothing can start at the later point
+    started: list[str] = Field(default_factory=list)  # units that the machine starts by itself at that point
     users: list[UserChange] = Field(default_factory=list)
     groups: list[GroupChange] = Field(default_factory=list)
     settings: list[SettingChange] = Field(default_factory=list)  # by kind and name

@@ -38,10 +38,26 @@ def _check_together(module: str, args: Args, task: str) -> None:
             raise refuse("file.src belongs to state: link", rule="P5", task=task)
         if args.get("state") == "touch" and not {"access_time", "modification_time"} <= set(args):
             raise refuse("file with state: touch must preserve the times", rule="P5", task=task)
+    if args.get("state") == "latest" and not (
+        args.get("only_upgrade") is True or args.get("update_only") is True
+    ):
+        raise refuse(
+            f"{module} with state: latest only upgrades what is there", rule="P5", task=task,
+            remedy="add only_upgrade: true (apt) or update_only: true (dnf)",
+        )  # fmt: skip
+    if "*" in _names(args) and args.get("state") != "latest":
+        raise refuse(f"{module} of '*' only upgrades what is there", rule="P5", task=task)
+    if module == "apt" and "upgrade" in args and {"name", "state"} & set(args):
+        raise refuse("apt with upgrade takes no name and no state", rule="P5", task=task)
     if module == "pip" and ("name" in args) == ("requirements" in args):
         raise refuse("pip needs name or requirements", rule="P5", task=task)
     if module == "systemd_service" and "name" not in args and set(args) != {"daemon_reload"}:
         raise refuse("systemd_service needs 'name'", rule="P5", task=task)
+
+
+def _names(args: Args) -> list[Value]:
+    names = args.get("name", "")
+    return names if isinstance(names, list) else [names]
 
 
 def _argument(

@@ -23,6 +23,7 @@ from backend.playbooks._values import (
     MODE,
     OWNER,
     PACKAGE,
+    PACKAGE_OR_ALL,
     PATH,
     SECRET,
     SECRET_LINE,
@@ -46,6 +47,7 @@ ARGV = Kind("a list of arguments", lambda value: False)  # the grammar reads the
 _OWNED = {"owner": OWNER, "group": OWNER, "mode": MODE}
 _VALIDATE = {"validate": choice(*VALIDATORS)}
 _PRESENT = choice("present", "absent")
+_UPGRADED = choice("present", "absent", "latest")
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,10 @@ _INSERT = {"insertafter": LINE, "insertbefore": LINE, "create": FLAG, "state": _
 MODULES: dict[str, Module] = {
     "apt": _module(
         name=several(PACKAGE),
-        state=_PRESENT,
+        state=_UPGRADED,
+        only_upgrade=FLAG,
+        upgrade=choice("safe", "dist"),
+        allow_downgrade=FLAG,
         update_cache=FLAG,
         cache_valid_time=whole(0, 30 * DAY_S),
         install_recommends=FLAG,
@@ -75,7 +80,16 @@ MODULES: dict[str, Module] = {
         default_release=WORD,
         lock_timeout=whole(0, 600),
     ),
-    "dnf": _module("name", name=several(PACKAGE), state=_PRESENT, update_cache=FLAG, autoremove=FLAG),
+    "dnf": _module(
+        "name",
+        name=several(PACKAGE_OR_ALL),
+        state=_UPGRADED,
+        update_only=FLAG,
+        allow_downgrade=FLAG,
+        update_cache=FLAG,
+        install_weak_deps=FLAG,
+        autoremove=FLAG,
+    ),
     "package": _module("name", "state", name=several(PACKAGE), state=_PRESENT),
     "apt_repository": _module(
         "repo", repo=APT_LINE, state=_PRESENT, filename=FILE_NAME, mode=MODE, update_cache=FLAG
@@ -248,6 +262,6 @@ MODULES: dict[str, Module] = {
 # Programs that only look, and print one thing about one path: a task behind such a probe is guarded by it.
 PROBES: tuple[tuple[str, ...], ...] = (
     ("getcap", "PATH"),
-    ("getfacl", "-cp", "PATH"),
+    ("getfacl", "-cps", "PATH"),
     ("readlink", "-f", "PATH"),
 )

@@ -13,6 +13,7 @@ _EXPANDS = frozenset("$`*?[]{}()<>|&~!#")
 _QUOTED_EXPANDS = frozenset("$`")
 _SILENCE = re.compile(r"\s*(?:[12]?>{1,2}\s*/dev/null|2>&1|&>\s*/dev/null|<\s*/dev/null)(?=\s|;|&&|$)")
 _HEREDOC = re.compile(r"(?<!<)<<(?P<strip>-?)\s*(?P<quote>['\"]?)(?P<word>[A-Za-z0-9_]+)(?P=quote)")
+_ANY_HEREDOC = re.compile(r"(?<!<)<<(?!<)")
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
 
@@ -134,15 +135,39 @@ class _Splitter:
 
 
 def command_lines(text: str) -> list[str]:
-    """The lines of a command, at least one, each whole, without the bodies of its here documents."""
-    found, ends = [], list[tuple[str, bool]]()
+    """The lines of a command, at least one, each whole, without the bodies of its here documents and what a
+    quote carries on to the next line."""
+    found, ends, quote = [], list[tuple[str, bool]](), ""
     for line in text.strip().replace("\\\n", "").split("\n"):
-        if not ends:
-            found.append(line)
-            ends = [(one["word"], bool(one["strip"])) for one in _HEREDOC.finditer(line)]
-        elif (line.lstrip("\t") if ends[0][1] else line) == ends[0][0]:
-            ends.pop(0)
+        if ends:
+            if (line.lstrip("\t") if ends[0][1] else line) == ends[0][0]:
+                ends.pop(0)
+            continue
+        before, (quote, at) = quote, _open_quote(line, quote)
+        if before:
+            continue
+        found.append(f"{line[:at]}…" if quote else line)
+        ends = [(one["word"], bool(one["strip"])) for one in _HEREDOC.finditer(line)]
+        if len(ends) < len(_ANY_HEREDOC.findall(line)):
+            break  # ends with a word that is not known: all that follows may be its body
     return found
+
+
+def _open_quote(line: str, quote: str) -> tuple[str, int]:
+    """The quote that is open at the end of a line which begins inside ``quote``, and where it was opened."""
+    at, opened = 0, 0
+    while at < len(line):
+        char = line[at]
+        if char == "\\" and quote != "'":
+            at += 1
+        elif quote:
+            quote = "" if char == quote else quote
+        elif char == "#" and (at == 0 or line[at - 1] in " \t;"):
+            break
+        elif char in ("'", '"'):
+            quote, opened = char, at
+        at += 1
+    return quote, opened
 
 
 def simple_commands(line: str) -> list[SimpleCommand]:

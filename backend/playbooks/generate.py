@@ -7,8 +7,6 @@ expressed is a note with its reason, never silence. The result passes :func:`bac
 from __future__ import annotations
 
 import hashlib
-import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +15,8 @@ from typing import Any
 from backend.models import Changes, Command, PlaybookTask, guest_path
 from backend.playbooks import builders
 from backend.playbooks._emit import Title, block, comment
+from backend.playbooks._origins import WITHHELD, origin
 from backend.playbooks._scope import ITEM, Reference
-from backend.playbooks._shell import command_lines, simple_commands
 from backend.playbooks._yaml import refuse
 from backend.playbooks.builders.context import Blobs, Context, GuestFacts, Phase, Task, title
 from backend.playbooks.builders.services import notified
@@ -30,8 +28,8 @@ _PHASES_BACK = (
     Phase.REMOVED,
     *(one for one in Phase if one not in (Phase.STOPPED, Phase.REMOVED)),
 )
+_UNMEASURED = "no-changed-when"
 MAX_ORIGINS = 2  # command lines shown above a task
-_SENSITIVE = re.compile(r"passw|secret|token|chpasswd|BEGIN |api[_-]?key", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,7 @@ def generate(
         )
     _notify_removed(context, tasks)
     handlers = _used(context, tasks)
+    builders.own(context, tasks)
     text = _text(name, context, tasks, handlers)
     check(text.encode(), set(context.contents), secrets=context.secrets)
     return Draft(
@@ -121,7 +120,7 @@ def export(yaml: str, files: Mapping[str, bytes], folder: Path) -> None:
 def _notify_removed(context: Context, tasks: list[Task]) -> None:
     """A removed default site counts once its server reads its folder again."""
     for task in tasks:
-        if task.phase is Phase.REMOVED and not task.notify:
+        if task.phase is Phase.REMOVED and task.module == "file" and not task.notify:
             task.notify = notified(context, str(task.args["path"]))
 
 
@@ -142,7 +141,7 @@ def _told(task: Task) -> PlaybookTask:
     return PlaybookTask(
         name=task.name,
         module=PREFIX + task.module,
-        opaque=task.module == "command",
+        opaque=task.module == "command" and not task.register,
         commands=list(dict.fromkeys(task.commands)),
         paths=task.paths,
     )
@@ -173,7 +172,11 @@ def _needs(secrets: list[str]) -> list[str]:
 def _task_text(task: Task, lines: dict[str, str]) -> str:
     words = [guest_path(wire).decode("utf-8", "replace") for wire in task.paths]
     words += [str(task.args["name"])] if task.module in ("user", "group") else []
-    told = dict.fromkeys(_origin(lines[one], words) for one in task.commands if one in lines)
+    told = dict.fromkeys(
+        (WITHHELD, True) if task.no_log else origin(lines[one], words)
+        for one in task.commands
+        if one in lines
+    )
     origins = [shown for shown, named in told if named] or [shown for shown, _ in told]
     text = "".join(comment(origin, 4) for origin in origins[:MAX_ORIGINS])
     if len(origins) > MAX_ORIGINS:
@@ -183,34 +186,25 @@ def _task_text(task: Task, lines: dict[str, str]) -> str:
     shown: dict[str, Any] = {"name": Title(task.name), PREFIX + task.module: _turning(task)}
     if task.loop:
         shown["loop"] = task.loop
+    if task.when:
+        shown["when"] = task.when
+    if task.register:
+        shown["register"] = task.register
     if task.no_log:
         shown["no_log"] = True
     if task.notify:
         names = [Title(name) for name in task.notify]
         shown["notify"] = names[0] if len(names) == 1 else names
-    return text + block([shown], 4)
+    body = block([shown], 4)
+    if task.register or task.when:  # the disk measures what it changes
+        body = body.replace("\n", f"  # noqa: {_UNMEASURED}\n", 1)
+    return text + body
 
 
 def _turning(task: Task) -> dict[str, Any]:
     """The arguments, with what each turn of a loop brings in the place of the first's."""
-    if not task.loop:
+    if not task.loop or ITEM in task.args.values():
         return task.args
     parts = task.loop[0]
     names = {name: f"{ITEM}.{name}" for name in parts} if isinstance(parts, dict) else {"path": ITEM}
     return task.args | {name: Reference(item) for name, item in names.items()}
-
-
-def _origin(text: str, words: Sequence[str]) -> tuple[str, bool]:
-    """The one command that names one of ``words``, else the one line, else the first line, all without the
-    bodies of here documents; and whether it names one."""
-    lines = command_lines(text)
-    named = next((line for word in words for line in lines if word in line), "")
-    calls = simple_commands(named)
-    simple = [call for call in calls if call.simple and any(word in call.argv for word in words)]
-    if len(calls) > 1 and simple:
-        shown = shlex.join(simple[0].argv)
-    else:
-        shown = named or lines[0]
-        shown += " …" if "<<" in shown or (not named and text.strip() != shown) else ""
-    hidden = _SENSITIVE.search(shown) is not None
-    return "(a command that names a secret)" if hidden else "$ " + shown, bool(named)

@@ -38,7 +38,7 @@ WHEN_FACTS = frozenset(fact for fact, word in FACTS.items() if word in ("os_fami
 
 PLAY_KEYS = frozenset({"name", "hosts", "gather_facts", "become", "vars", "tasks", "handlers"})
 TASK_KEYS = frozenset({"name", "when", "loop", "notify", "register", "become", "become_user", "no_log"})
-_CONDITION = re.compile(r"(?P<left>\S+) (==|!=) '(?P<right>[A-Za-z0-9 ._/=+,-]*)'")
+_CONDITION = re.compile(r"(?P<left>\S+) == '(?P<right>[A-Za-z0-9 ._/=+,-]*)'")
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,13 @@ from backend.models import (
     now,
     wire_path,
 )
+from backend.playbooks.builders.services import READERS
 
+ON = sorted(
+    {f"{unit}.service" for _, unit, _ in READERS}
+    | {"docker.service", "php8.2-fpm.service", "postgresql.service"}
+)
+"""What the sample's machine starts by itself."""
 _TURNED = {ChangeVerb.ADDED: ChangeVerb.REMOVED, ChangeVerb.REMOVED: ChangeVerb.ADDED}
 
 Sided = TypeVar("Sided", FileChange, UnitChange, UserChange, GroupChange, SettingChange)
@@ -58,7 +64,7 @@ class Sample:
     def __init__(self) -> None:
         self.blobs = Blobs()
         self.files: list[FileChange] = []
-        self.parts: dict[str, Any] = {"packages": [], "units": [], "users": [], "groups": []}
+        self.parts: dict[str, Any] = {"packages": [], "units": [], "users": [], "groups": [], "started": ON}
         self.commands = [
             Command(id=f"CMD-{n}", sandbox_id="SBX-1", command=text, exit_code=0, started_at=now())
             for n, text in enumerate(COMMANDS)

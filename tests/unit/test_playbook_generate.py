@@ -21,6 +21,8 @@ from backend.models import (
     FileKind,
     GroupChange,
     PackageChange,
+    SettingChange,
+    SettingKind,
     UnitChange,
     UnitState,
     UserChange,
@@ -283,10 +285,10 @@ def test_a_command_cannot_break_out_of_its_comment() -> None:
     ("command", "shown"),
     [
         ("mkdir -p /srv\ncat >/srv/a <<'EOF'\nsee /srv/a\nEOF\nls /srv", "$ cat >/srv/a <<'EOF' …"),
-        ("cat >/etc/b <<-E\n/srv/a\n\tE\necho x >/srv/a", "$ echo x >/srv/a"),
-        ("cat <<<'x' >/etc/b\necho x >/srv/a", "$ echo x >/srv/a"),
+        ("cat >/etc/b <<-E\n/srv/a\n\tE\necho x >/srv/a", "$ echo … >/srv/a"),
+        ("cat <<<'x' >/etc/b\necho x >/srv/a", "$ echo … >/srv/a"),
         ("cat >/srv/a <<EOF\nnever ends", "$ cat >/srv/a <<EOF …"),
-        ("for n in 1 2; do echo $n; done >/srv/a", "$ for n in 1 2; do echo $n; done >/srv/a"),
+        ("for n in 1 2; do echo $n; done >/srv/a", "$ for n in 1 2; do echo …; done >/srv/a"),
         ("mkdir /srv/b && install -m 0644 x /srv/a", "$ install -m 0644 x /srv/a"),
         ("cat >/srv/a <<EOF\npassword: hunter2\nEOF", "$ cat >/srv/a <<EOF …"),
     ],
@@ -417,36 +419,152 @@ postfix postfix/mailname string mail.example {{ x }}
 postfix postfix/relayhost string $RELAY
 EOF
 echo 'postfix postfix/secret password hunter2' | debconf-set-selections
+echo 'postfix postfix/admin_pw string hunter2' | debconf-set-selections
 echo 'mysql mysql/x string y' | debconf-set-selections
 """
 
 
 def test_what_a_package_asks_is_answered_before_it_is_installed() -> None:
     draft = drafted(sample_with(PRESEED, packages=[added("postfix")]))
-    plain, secret, install = checked(draft).tasks
+    plain, secret, named, install = checked(draft).tasks
     assert plain.args == {
         "name": "postfix", "question": "postfix/mailname", "vtype": "string", "value": "mail.example {{ x }}"
     }  # fmt: skip
-    assert secret.secrets == ("answer_to_postfix_secret",) == tuple(draft.secrets)
+    assert [*secret.secrets, *named.secrets] == draft.secrets
+    assert draft.secrets == ["answer_to_postfix_secret", "answer_to_postfix_admin_pw"]
     assert install.module.endswith(".apt") and "hunter2" not in draft.yaml
     assert draft.notes == ["debconf postfix/relayhost: its answer is no plain text in the command log"]
 
 
-def test_an_upgrade_is_a_note() -> None:
-    change = PackageChange(
-        name="bash", verb=ChangeVerb.MODIFIED, before_version="1", after_version="2", wanted=True
+def upgraded(name: str, wanted: bool = True, arch: str = "amd64") -> PackageChange:
+    verb = ChangeVerb.MODIFIED
+    return PackageChange(
+        name=name, verb=verb, before_version="1", after_version="2", wanted=wanted, arch=arch
     )
-    sample = sample_with(packages=[change])
-    sample.add("/srv/a", b"x")
-    assert "upgraded from 1 to 2" in drafted(sample).notes[0]
+
+
+def test_an_upgrade_names_what_was_asked_for_and_never_what_was_pulled_in() -> None:
+    sample = sample_with(
+        "apt-get install -y --only-upgrade openssl",
+        packages=[upgraded("libssl3", wanted=False), upgraded("openssl")],
+    )
+    draft = drafted(sample)
+    (task,) = checked(draft).tasks
+    assert (task.name, task.module) == ("Upgrade openssl", "ansible.builtin.apt")
+    assert task.args == {
+        "name": "openssl", "state": "latest", "only_upgrade": True, "update_cache": True
+    }  # fmt: skip
+    assert "# in the sandbox: libssl3 1 → 2, openssl 1 → 2\n" in draft.yaml and draft.notes == []
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [("apt-get update && apt-get -y upgrade", "safe"), ("apt-get -y dist-upgrade", "dist")],
+)
+def test_an_upgrade_of_all_is_one_task_that_marks_nothing(line: str, kind: str) -> None:
+    packages = [upgraded(f"p{n}", wanted=n % 2 == 0) for n in range(40)]
+    (task,) = checked(drafted(sample_with(line, packages=packages))).tasks
+    assert (task.name, task.args) == ("Upgrade all packages", {"upgrade": kind, "update_cache": True})
+
+
+def test_a_version_that_the_agent_named_is_that_version() -> None:
+    sample = sample_with("apt-get install -y bash=2 nano=3", packages=[upgraded("bash"), added("nano")])
+    (task,) = checked(drafted(sample)).tasks
+    assert (task.args["name"], task.args["allow_downgrade"]) == (["bash=2", "nano"], True)
+
+
+def test_a_package_is_held_once_it_has_its_version_and_let_go_before() -> None:
+    def hold(name: str, held: bool) -> SettingChange:
+        sides = ({}, {"held": "yes"}) if held else ({"held": "yes"}, {})
+        verb = ChangeVerb.ADDED if held else ChangeVerb.REMOVED
+        return SettingChange(
+            kind=SettingKind.DPKG, name=f"hold of {name}", verb=verb, before=sides[0], after=sides[1]
+        )
+
+    sample = sample_with(
+        "apt-mark hold openssl",
+        packages=[upgraded("openssl")],
+        settings=[hold("bash", False), hold("openssl", True)],
+    )
+    free, _, held = checked(drafted(sample)).tasks
+    assert (free.name, free.args) == (
+        "Let bash be upgraded again", {"name": "bash", "selection": "install"}
+    )  # fmt: skip
+    assert (held.name, held.args) == (
+        "Hold openssl at its version", {"name": "openssl", "selection": "hold"}
+    )  # fmt: skip
+
+
+def test_packages_of_rpm_are_asked_of_dnf() -> None:
+    fresh, gone = added("nginx"), added("nano")
+    fresh.arch = "x86_64"
+    gone.verb = ChangeVerb.REMOVED
+    sample = sample_with("dnf install -y nginx", packages=[fresh, upgraded("openssl", arch="x86_64"), gone])
+    draft = drafted(sample)
+    assert [(task.module.rpartition(".")[2], task.args) for task in checked(draft).tasks] == [
+        ("dnf", {"name": "openssl", "state": "latest", "update_cache": True, "update_only": True}),
+        ("dnf", {"name": "nginx", "state": "present", "update_cache": True}),
+        ("dnf", {"name": "nano", "state": "absent"}),
+    ]
+    sample.commands = said("dnf -y update")
+    assert of(drafted(sample), "dnf")[0].args == {
+        "name": "*", "state": "latest", "update_cache": True, "update_only": True
+    }  # fmt: skip
 
 
 # --- accounts ----------------------------------------------------------------------------------------------
 
 
-def test_users_and_groups_get_the_same_numbers() -> None:
+@pytest.mark.parametrize(
+    ("lines", "number", "pinned"),
+    [
+        (("useradd --system u",), "998", False),  # a target may have given 998 to another
+        (("groupadd -g 998 u", "useradd -r -u 998 -g u u"), "998", True),
+        (("groupadd --gid=998 u", "useradd -ru998 u"), "998", True),
+        (("groupadd -r u", "useradd -r -g u u"), "998", False),
+        (("useradd -m u",), "1001", True),  # a person's
+    ],
+)
+def test_a_number_is_given_where_somebody_chose_it_or_it_is_a_persons(
+    lines: tuple[str, ...], number: str, pinned: bool
+) -> None:
+    group = GroupChange(name="u", verb=ChangeVerb.ADDED, after={"gid": number, "members": ""})
+    draft = drafted(sample_with(*lines, users=[user(uid=number, gid=number)], groups=[group]))
+    given = (of(draft, "group")[0].args.get("gid"), of(draft, "user")[0].args.get("uid"))
+    assert given == ((int(number),) * 2 if pinned else (None, None))
+    assert of(draft, "user")[0].args["group"] == "u"
+
+
+def test_a_user_that_changes_its_group_or_loses_its_comment_is_told_so() -> None:
+    change = UserChange(
+        name="u",
+        verb=ChangeVerb.MODIFIED,
+        before={"gid": "1", "comment": "x", "shell": "/bin/sh"},
+        after={"gid": "1500", "comment": "", "shell": ""},
+    )
+    group = GroupChange(name="ops", verb=ChangeVerb.ADDED, after={"gid": "1500"})
+    draft = drafted(sample_with("usermod -g ops -c '' u", users=[change], groups=[group]))
+    assert of(draft, "user")[0].args == {"name": "u", "comment": "", "group": "ops"}
+    assert draft.notes == ["user u: has no shell any more, which no module of ansible.builtin says"]
+
+
+def test_a_password_that_was_taken_away_is_a_note() -> None:
+    bare = UserChange(
+        name="u", verb=ChangeVerb.MODIFIED, before={"password": "set"}, after={"password": "none"}
+    )
+    sample = sample_with("passwd -d u", users=[bare])
+    sample.add("/srv/a", b"x")
+    assert [note.partition(",")[0] for note in drafted(sample).notes] == ["user u: has no password"]
+
+
+def test_users_and_groups_get_what_they_have() -> None:
     group = GroupChange(name="u", verb=ChangeVerb.ADDED, after={"gid": "998", "members": ""})
-    draft = drafted(sample_with(users=[user(groups="adm,sudo", comment="{{ x }}")], groups=[group]))
+    draft = drafted(
+        sample_with(
+            "groupadd -g 998 u", "useradd -u 998 u",
+            users=[user(groups="adm,sudo", comment="{{ x }}")], groups=[group],
+        )
+    )  # fmt: skip
     assert of(draft, "group")[0].args == {"name": "u", "gid": 998, "system": True, "state": "present"}
     args = of(draft, "user")[0].args
     assert (args["uid"], args["group"], args["groups"], args["append"]) == (998, "u", ["adm", "sudo"], True)
@@ -557,6 +675,68 @@ def test_what_has_no_module_is_a_note() -> None:
     assert "/srv/huge: its content was not kept" in notes
 
 
+ACL = (
+    "02000000"
+    + "01000700ffffffff"
+    + "04000700ffffffff"
+    + "08000700e9030000"
+    + "10000700ffffffff"
+    + ("20000000ffffffff")
+)
+LOW_PORTS = "01000002" + "00040000" + "00000000" * 3
+
+
+def test_access_lists_and_capabilities_are_given_where_there_are_none() -> None:
+    sample = sample_with(
+        "setfacl -m g:editors:rwx -m d:g:editors:rwx /srv/texts",
+        "setcap cap_net_bind_service=ep /srv/low",
+        groups=[GroupChange(name="editors", verb=ChangeVerb.ADDED, after={"gid": "1001"})],
+    )
+    lists = {"system.posix_acl_access": ACL, "system.posix_acl_default": ACL}
+    sample.add("/srv/texts", kind=FileKind.DIRECTORY, mode=0o2770, xattrs=lists)
+    sample.add("/srv/low", b"x", mode=0o755, xattrs={"security.capability": LOW_PORTS})
+    draft = drafted(sample)
+    tasks = of(draft, "command")
+    access = "u::rwx,g::rwx,g:editors:rwx,m::rwx,o::---"
+    default = ",".join(f"d:{word}" for word in access.split(","))
+    assert [(task.args["argv"], task.when) for task in tasks] == [
+        (["getcap", "/srv/low"], ()),
+        (["setcap", "cap_net_bind_service=ep", "/srv/low"], ("rights_1.stdout == ''",)),
+        (["getfacl", "-cps", "/srv/texts"], ()),
+        (["setfacl", "--set", f"{access},{default}", "/srv/texts"], ("rights_2.stdout == ''",)),
+    ]
+    assert [(task.probe, task.opaque) for task in tasks] == [(True, False), (False, True)] * 2
+    assert [one.opaque for one in draft.tasks if one.module.endswith("command")] == [False, True] * 2
+    assert draft.notes == []
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ("true", "security.capability", LOW_PORTS),  # by no program that a target is known to have
+        ("setcap x /srv/a", "security.capability", "01"),
+        ("setcap x /srv/a", "security.capability", "01000002" + "ffffffff" * 4),
+        ("setfacl x /srv/a", "system.posix_acl_access", "03000000"),
+        ("setfattr x /srv/a", "user.x", "01"),
+    ],
+)
+def test_an_attribute_that_no_command_can_give_is_a_note(line: str, name: str, value: str) -> None:
+    sample = sample_with(line)
+    sample.add("/srv/a", b"x", xattrs={name: value})
+    draft = drafted(sample)
+    assert draft.notes == [f"/srv/a: {name} cannot be expressed by a module of ansible.builtin"]
+    assert of(draft, "command") == []
+
+
+def test_what_had_an_access_list_of_its_own_is_not_given_another() -> None:
+    sample = sample_with("setfacl -m u:0:r /srv/a")
+    sample.add("/srv/a", b"x", verb=ChangeVerb.METADATA, xattrs={"system.posix_acl_access": ACL})
+    before = sample.files[0].before
+    assert before is not None
+    before.xattrs = {"system.posix_acl_access": "02000000"}
+    assert "posix_acl_access cannot" in drafted(sample).notes[0]
+
+
 def test_a_packages_content_is_left_out_and_its_changed_configuration_is_not() -> None:
     sample = sample_with(packages=[added("nginx")])
     sample.add("/usr/sbin/nginx", b"x", package="nginx")
@@ -601,6 +781,40 @@ def test_what_wakes_a_service_or_is_a_packages_folder_stays_by_itself() -> None:
     assert not [task for task in of(drafted(sample), "copy") if task.loop]
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (FileKind.FILE, FileKind.DIRECTORY),
+        (FileKind.DIRECTORY, FileKind.FILE),
+        (FileKind.DIRECTORY, FileKind.LINK),
+    ],
+)
+def test_what_became_a_directory_or_is_one_no_more_is_a_note(before: FileKind, after: FileKind) -> None:
+    sample = Sample()
+    sample.add("/srv/ab", b"x")
+    sample.add("/srv/a", b"x", verb=ChangeVerb.MODIFIED, kind=after, target="/srv")
+    assert sample.files[1].before is not None
+    sample.files[1].before.kind = before
+    sample.add("/srv/a/b", b"x")
+    draft = drafted(sample)
+    assert [task.name for task in checked(draft).tasks] == ["Write /srv/ab"]
+    assert draft.notes == [f"/srv/a: a {before.value} became a {after.value}: remove it there first"]
+
+
+def test_a_link_whose_place_a_directory_took_goes_where_it_is_still_that_link() -> None:
+    sample = Sample()
+    sample.add("/srv/a", kind=FileKind.DIRECTORY, mode=0o755, verb=ChangeVerb.MODIFIED)
+    before = sample.files[0].before
+    assert before is not None
+    before.kind, before.target = FileKind.LINK, "../opt/a"
+    look, remove, folder = checked(drafted(sample)).tasks
+    assert (look.args["argv"], look.probe) == (["readlink", "-f", "/srv/a"], True)
+    assert (remove.args, remove.when) == (
+        {"argv": ["rm", "/srv/a"], "removes": "/srv/a"}, ("link_1.stdout == '/opt/a'",)
+    )  # fmt: skip
+    assert (folder.args["path"], folder.args["state"]) == ("/srv/a", "directory")
+
+
 def test_removing_a_folder_is_one_task() -> None:
     sample = Sample()
     sample.add("/srv/old", kind=FileKind.DIRECTORY, verb=ChangeVerb.REMOVED)
@@ -632,6 +846,33 @@ def test_a_file_wakes_the_service_that_reads_it_and_no_other(path: str, handler:
     sample = Sample()
     sample.add(path, b"x\n")
     assert [one.name for one in checked(drafted(sample)).handlers] == ([handler] if handler else [])
+
+
+@pytest.mark.parametrize(
+    ("started", "line", "handlers", "told"),
+    [
+        (["nftables.service"], "true", ["Reload nftables"], False),
+        (["cron.service"], "true", [], True),  # there, and off
+        (["cron.service"], "systemctl restart nftables", [], True),
+        ([], "true", [], True),  # nothing is known
+        ([], "systemctl reload nftables", ["Reload nftables"], False),
+    ],
+)
+def test_a_handler_starts_no_service_that_is_off(
+    started: list[str], line: str, handlers: list[str], told: bool
+) -> None:
+    sample = sample_with(line, started=started)
+    sample.add("/etc/nftables.conf", b"flush ruleset\n")
+    draft = drafted(sample)
+    assert [one.name for one in checked(draft).handlers] == handlers
+    assert ["`systemctl reload nftables`" in note for note in draft.notes] == ([True] if told else [])
+
+
+def test_a_service_is_called_what_this_machine_calls_it() -> None:
+    sample = sample_with(started=["sshd.service"])
+    sample.add("/etc/ssh/sshd_config.d/a.conf", b"PermitRootLogin no\n")
+    (handler,) = checked(drafted(sample)).handlers
+    assert (handler.name, handler.args["name"]) == ("Reload sshd", "sshd.service")
 
 
 @pytest.mark.parametrize("enabled", [True, False])
@@ -828,6 +1069,9 @@ def test_what_a_command_makes_beside_a_key_is_called_what_it_is(
         "openssl genrsa 2048 > /etc/k/a.key",
         "openssl genrsa -out $DIR/a.key 2048",
         "openssl genrsa -aes256 -passout pass:hunter2 -out /etc/k/a.key 2048",
+        "openssl genrsa --passout pass:hunter2 -aes256 -out /etc/k/a.key 2048",
+        "ssh-keygen -q -t ed25519 -N hunter2 -f /etc/k/a.key",
+        "ssh-keygen -q -t ed25519 -qNhunter2 -f /etc/k/a.key",
         "openssl genrsa -out a.key 2048",
         "openssl req -new -x509 -config /tmp/c.cnf -keyout /etc/k/a.key -out /etc/k/a.crt",
         "make-key /etc/k/a.key",
@@ -866,6 +1110,39 @@ def test_the_sandboxes_own_name_is_no_value_for_a_target() -> None:
     assert draft.variables == {"machine_hostname": "ansible_facts['hostname']"}
     assert of(draft, "command")[0].args["argv"][-1] == "machine_hostname"  # type: ignore[index]
     assert "names the sandbox itself (sbx-1)" in draft.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("listen 10.231.0.5:80;", "address 10.231.0.5"),
+        ("listen 10.231.0.50; listen 110.231.0.5;", ""),
+        ("server_name sbx-1;", "host name sbx-1"),
+        ("server_name sbx-1.lab my-sbx-1;", ""),
+        ("iif enp1s0 accept", "network interface enp1s0"),
+        ("table enp1s0x", ""),
+    ],
+)
+def test_what_belongs_to_the_sandbox_alone_is_told_where_a_file_holds_it(text: str, told: str) -> None:
+    sample = Sample()
+    sample.add("/srv/a", text.encode())
+    draft = drafted(sample, address="10.231.0.5", hostname="sbx-1")
+    notes = [f"this sandbox's own {told} stands in /srv/a: every target gets it as it is"] if told else []
+    assert draft.notes == notes
+    assert (f"    # holds this sandbox's own {told}\n    - name: Write /srv/a" in draft.yaml) is bool(told)
+
+
+def test_a_machine_that_is_called_by_a_plain_word_is_not_found_in_every_text() -> None:
+    sample = Sample()
+    sample.add("/srv/a", b"the web")
+    assert drafted(sample, hostname="web").notes == []
+
+
+def test_an_answer_that_is_the_sandboxes_name_is_the_targets_own() -> None:
+    line = "echo 'postfix postfix/mailname string sbx-1' | debconf-set-selections"
+    draft = drafted(sample_with(line, packages=[added("postfix")]), hostname="sbx-1")
+    assert of(draft, "debconf")[0].args["value"] == "machine_hostname"
+    assert draft.variables == {"machine_hostname": "ansible_facts['hostname']"} and draft.notes == []
 
 
 def test_a_copy_of_what_is_made_anew_is_a_note_and_not_the_sandboxes_own() -> None:
@@ -1099,8 +1376,11 @@ def the_rest() -> Sample:
     gone = UnitChange(name="old.service", verb=ChangeVerb.REMOVED, before=ON)
     masked = unit("cron.service", before=ON, after=UnitState(defined=True, masked=True))
     sample = sample_with(
-        "systemctl mask --now cron; systemctl restart docker",
-        packages=[PackageChange(name="nano", verb=ChangeVerb.REMOVED, before_version="1")],
+        "systemctl mask --now cron; systemctl restart docker; setcap cap_chown=ep /srv/caps",
+        packages=[
+            PackageChange(name="nano", verb=ChangeVerb.REMOVED, before_version="1"),
+            upgraded("openssl"),
+        ],
         users=[user(password="set", groups="adm")],
         units=[gone, masked],
     )
@@ -1110,6 +1390,7 @@ def the_rest() -> Sample:
     sample.add("/etc/sudoers.d/u", b"u ALL=(ALL) ALL\n", mode=0o440)
     sample.add("/etc/cron.d/job", b"0 3 * * * root /bin/true\n")
     sample.add("/srv/tool", mode=0o755, verb=ChangeVerb.METADATA)
+    sample.add("/srv/caps", b"x", mode=0o755, xattrs={"security.capability": LOW_PORTS})
     return sample
 
 

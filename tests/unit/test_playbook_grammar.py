@@ -293,6 +293,7 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
     refused(play(builtin("command", "{argv: [getcap, -r]}", register="caps"), behind), "P4")
     refused(play(builtin("command", "{argv: [getcap, /x], chdir: /srv}", register="caps"), behind), "P4")
     refused(play(builtin("file", "{path: /srv/x}", register="caps"), behind), "P6")
+    refused(play(probe, behind.replace("==", "!=")), "P6")
     for part in ("stdout_lines", "stderr", "rc"):
         refused(play(probe, behind.replace("stdout", part)), "P6")
     assert accepted(play(probe, behind, gather_facts="false"))
@@ -362,6 +363,12 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
         ("apt", "{name: x, allow_unauthenticated: true}"),
         ("apt", "{name: x, dpkg_options: x}"),
         ("apt", "{name: x, state: latest}"),
+        ("apt", "{name: x, state: latest, only_upgrade: false}"),
+        ("apt", "{name: x, upgrade: safe}"),
+        ("apt", "{upgrade: full}"),
+        ("dnf", "{name: x, state: latest}"),
+        ("dnf", "{name: '*', state: present}"),
+        ("dnf", "{name: [x, '*']}"),
         ("apt", "{name: x, cache_valid_time: -1}"),
         ("apt", "{name: x, cache_valid_time: '5'}"),
         ("apt", "{name: x, cache_valid_time: true}"),

@@ -7,6 +7,7 @@ from backend.playbooks.builders.data import DATA, data
 from backend.playbooks.builders.derived import derived, results
 from backend.playbooks.builders.files import files
 from backend.playbooks.builders.identity import identity
+from backend.playbooks.builders.own import OWN, own
 from backend.playbooks.builders.packages import packages
 from backend.playbooks.builders.swap import formatted, swap_files, swap_off
 from backend.playbooks.builders.units import units
@@ -14,6 +15,7 @@ from backend.playbooks.builders.venvs import venvs
 
 __all__ = [
     "DATA",
+    "OWN",
     "answers",
     "certificates",
     "data",
@@ -24,6 +26,7 @@ __all__ = [
     "identity",
     "is_account_database",
     "made_by",
+    "own",
     "packages",
     "results",
     "swap_files",

@@ -1,4 +1,6 @@
-"""Groups and users, with their numbers, so that the rehearsal makes the same ones."""
+"""Groups and users. A number is kept where somebody chose it, or it is a person's; a system account takes the
+next free one of each machine, as what it owns goes by its name.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ _AGEING = {
     "warned": ("password_expire_warn", 7),
 }
 """In the words of :mod:`backend.changes.accounts`, with what is usual (login.defs(5))."""
+_NUMBER = {
+    "user": re.compile(r"-[A-Za-z]*u[0-9]*|--uid(=.*)?"),
+    "group": re.compile(r"-[A-Za-z]*g[0-9]*|--gid(=.*)?"),
+}
 _SET = ("set", "set, changed")
+_NO_PASSWORD = "none"  # noqa: S105 - the word of :mod:`backend.changes.accounts`
 _UNSET = ("", "!", "*", "!!", "!*", "locked", "none", "x")
 
 
@@ -44,8 +51,19 @@ def groups(context: Context) -> list[Task]:
             args: dict[str, object] = {"gid": number}
             if number < FIRST_REGULAR_ID:
                 args["system"] = True
+                if not group.before and not _is_chosen(context, group.name, "group"):
+                    del args["gid"]
             tasks.append(_group(context, group, "Create the group", {**args, "state": "present"}))
     return tasks
+
+
+def _is_chosen(context: Context, name: str, noun: str) -> bool:
+    """Whether somebody gave the number of a new account, in a command; a roll back brings the same again."""
+    programs = (f"{noun}add", f"add{noun}", f"{noun}mod")
+    return context.undo or any(
+        name in call.argv and any(map(_NUMBER[noun].fullmatch, call.argv))
+        for _, call in context.calls(*programs)
+    )
 
 
 def _group(context: Context, group: GroupChange, words: str, args: dict[str, object]) -> Task:
@@ -68,12 +86,16 @@ def users(context: Context) -> list[Task]:
         if user.verb is ChangeVerb.REMOVED:
             tasks.append(_user(context, user, "Remove the user", {"state": "absent"}))
             continue
-        args = _new(context, user) if user.verb is ChangeVerb.ADDED else _modified(user)
+        args = _new(context, user) if user.verb is ChangeVerb.ADDED else _modified(context, user)
         args |= _ageing(context, user)
         if args:
             words = "Create the user" if user.verb is ChangeVerb.ADDED else "Change the user"
             tasks.append(_user(context, user, words, args))
         password = user.after.get("password", "")
+        if password == _NO_PASSWORD and user.before.get("password") != _NO_PASSWORD:
+            context.note(
+                f"user {user.name}: has no password, which no playbook gives: anybody could log in as it"
+            )
         if password != user.before.get("password", "") and password not in _UNSET:
             task = _user(context, user, "Set the password of", {"password": _hash_of(context, user)})
             tasks.append(replace(task, no_log=True))
@@ -100,6 +122,8 @@ def _new(context: Context, user: UserChange) -> dict[str, object]:
     number = int(after["uid"])
     home = after.get("home", "")
     args: dict[str, object] = {"uid": number, "group": _group_name(context, user)}
+    if 0 < number < FIRST_REGULAR_ID and not _is_chosen(context, user.name, "user"):
+        del args["uid"]
     if members := _names(after.get("groups", "")):
         args |= {"groups": members, "append": True}
     args |= {key: after[key] for key in ("home", "shell", "comment") if after.get(key)}
@@ -129,12 +153,19 @@ def _claim_skeleton(context: Context, home: str) -> bool:
     return bool(copied)
 
 
-def _modified(user: UserChange) -> dict[str, object]:
-    args: dict[str, object] = {
-        key: user.after[key]
+def _modified(context: Context, user: UserChange) -> dict[str, object]:
+    changed = {
+        key: user.after.get(key, "")
         for key in ("home", "shell", "comment")
-        if user.after.get(key, "") != user.before.get(key, "") and user.after.get(key)
+        if user.after.get(key, "") != user.before.get(key, "")
     }
+    for key in ("home", "shell"):
+        if changed.get(key) == "":
+            del changed[key]
+            context.note(f"user {user.name}: has no {key} any more, which no module of ansible.builtin says")
+    args: dict[str, object] = {**changed}
+    if user.after.get("gid") != user.before.get("gid") and user.after.get("gid"):
+        args["group"] = _group_name(context, user)
     if user.after.get("uid") != user.before.get("uid") and user.after.get("uid"):
         args["uid"] = int(user.after["uid"])
     if user.before.get("password") in _SET and user.after.get("password") == "locked":

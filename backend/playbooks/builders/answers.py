@@ -10,6 +10,8 @@ from backend.playbooks.builders.context import Context, Phase, Task, title
 
 _PROGRAM = "debconf-set-selections"
 _PASSWORD = "password"  # noqa: S105 - debconf's word for the kind of a question
+_TEXT = "string"
+_SECRET_NAME = re.compile(r"passw|pass$|[_-](?:pw|pwd|pass)(?![a-z])|secret|token", re.IGNORECASE)
 # debconf-set-selections(1): a line each, here wherever the shell's text holds one.
 _ANSWER = re.compile(
     r"(?<![\w./+-])(?P<owner>[a-z0-9][a-z0-9+.-]{0,99})[ \t]+(?P<question>[\w.+-]{1,99}/[\w./+-]{1,99})[ \t]+"
@@ -18,7 +20,8 @@ _ANSWER = re.compile(
 
 
 def answers(context: Context) -> list[Task]:
-    """A task for the last answer to each question of a package that was installed. A password is a secret."""
+    """A task for the last answer to each question of a package that was installed. A password, and what is
+    named like one, is a secret."""
     installed = {one.name for one in context.changes.packages if one.verb is ChangeVerb.ADDED}
     given: dict[str, tuple[str, re.Match[str]]] = {}
     for command in context.commands:
@@ -29,11 +32,13 @@ def answers(context: Context) -> list[Task]:
     tasks = []
     for question, (command_id, answer) in given.items():
         value: str | Reference = (answer["value"] or "").rstrip()
-        if answer["kind"] == _PASSWORD:
+        if answer["kind"] == _PASSWORD or (answer["kind"] == _TEXT and _SECRET_NAME.search(question)):
             value = context.secret("answer_to", question)
         elif not value or re.search(r"[$`\\]", value):
             context.note(f"debconf {question}: its answer is no plain text in the command log")
             continue
+        else:
+            value = context.localized(value)
         args = {"name": answer["owner"], "question": question, "vtype": answer["kind"], "value": value}
         tasks.append(
             Task(
@@ -42,7 +47,7 @@ def answers(context: Context) -> list[Task]:
                 "debconf",
                 args,
                 commands=[command_id],
-                no_log=isinstance(value, Reference),
+                no_log=value in context.secrets,
             )
         )
     return tasks

@@ -6,6 +6,7 @@ A key is never copied. Where no plain command made it, the note says so and the 
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Sequence
 
 from backend.models import Command, FileChange, FileKind, wire_path
@@ -17,7 +18,8 @@ from backend.playbooks.builders.venvs import venv_of
 _OPENSSL = frozenset({"req", "genrsa", "genpkey", "x509", "rsa", "ec", "ecparam", "dhparam", "pkey"})
 _OUTPUTS = ("-out", "-keyout")
 _INPUTS = ("-in", "-key", "-signkey", "-CA", "-CAkey", "-config", "-extfile")
-_PASSWORDS = ("-passin", "-passout", "-k", "-kfile")
+_PASSWORDS = re.compile(r"--?(?:pass(?:in|out)?|k|K|kfile)")
+_PHRASE = re.compile(r"-[A-Za-z]*[NP].*", re.DOTALL)  # of ssh-keygen; only the empty one is no secret
 _PASSING = ("/tmp/", "/var/tmp/", "/run/", "/dev/")  # noqa: S108 - places whose files are not there later
 CREDENTIALS = "credentials"  # of no key: what an operator types, not what a command makes
 _KEY_MODE, _PLAIN_MODE = "0600", "0644"
@@ -75,10 +77,17 @@ def _outputs(call: SimpleCommand) -> list[str]:
 
 def _repeatable(context: Context, call: SimpleCommand) -> bool:
     outputs = _outputs(call)
-    if not outputs or not call.simple or any(word in _PASSWORDS for word in call.argv):
+    if not outputs or not call.simple or _has_password(call.argv):
         return False
     relative = any(not word.startswith("/") for word in _after(call, *_OUTPUTS, *_INPUTS, "-f"))
     return not relative or bool(call.folder)
+
+
+def _has_password(argv: Sequence[str]) -> bool:
+    if argv[0].rpartition("/")[2] == "openssl":
+        return any(_PASSWORDS.fullmatch(word) for word in argv)
+    phrases = [at for at, word in enumerate(argv) if _PHRASE.fullmatch(word)]
+    return any(argv[at] not in ("-N", "-qN") or list(argv[at + 1 : at + 2]) != [""] for at in phrases)
 
 
 def _after(call: SimpleCommand, *options: str) -> list[str]:

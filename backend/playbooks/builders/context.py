@@ -37,7 +37,8 @@ class Phase(IntEnum):
     FILES = 9
     LINKS = 10
     CERTIFICATES = 11
-    UNITS = 12
+    RIGHTS = 12  # of what is there
+    UNITS = 13
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,12 @@ class Task:
     module: str
     args: dict[str, Any]
     notify: list[str] = field(default_factory=list)
-    loop: list[str] | list[dict[str, str]] = field(default_factory=list)  # of paths, or of src and dest
+    loop: list[str] | list[dict[str, str]] = field(default_factory=list)  # of paths, lines, or src and dest
     commands: list[str] = field(default_factory=list)  # ids
     paths: list[str] = field(default_factory=list)  # wire form
     remark: str = ""
+    register: str = ""  # of a probe: the variable that has what it printed
+    when: str = ""
     no_log: bool = False  # it holds a secret
 
 
@@ -78,6 +81,7 @@ class Context:
     secrets: list[str] = field(default_factory=list)  # names of the variables that the operator must give
     notes: list[str] = field(default_factory=list)
     claimed: set[str] = field(default_factory=set)  # wire paths that need no further task
+    probes: int = 0
     anew: set[str] = field(default_factory=set)  # of these, what a command makes anew on each machine
 
     def __post_init__(self) -> None:
@@ -156,6 +160,11 @@ class Context:
             name, number = f"{what}_{word}_{number}", number + 1
         self.secrets.append(name)
         return Reference(name)
+
+    def result(self, what: str) -> str:
+        """A name for what a probe prints."""
+        self.probes += 1
+        return f"{what}_{self.probes}"
 
     def handler(self, called: str, module: str = "systemd_service", **args: Any) -> str:
         """The name of a handler, made on its first use; later uses may add to what it does."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
 from backend.models import ChangeVerb, FileChange, FileKind, FileState, guest_path
-from backend.playbooks._scope import PAIR
+from backend.playbooks._scope import ITEM, PAIR, Reference
 from backend.playbooks._shell import SimpleCommand
 from backend.playbooks._validate import validator
 from backend.playbooks.builders.certificates import CREDENTIALS
 from backend.playbooks.builders.context import Context, Phase, Task, gone, link_target, owned, title
+from backend.playbooks.builders.lines import MAX_EDITS, Edit, account_of, edits, header_of, is_shared
 from backend.playbooks.builders.packages import INSTALLERS
+from backend.playbooks.builders.rights import rights
 from backend.playbooks.builders.services import notified
 from backend.playbooks.builders.units import unit_handlers
 from backend.playbooks.builders.wording import named, remark
@@ -28,16 +32,67 @@ _TREE_FROM = 5  # and so many files of a new folder
 def files(context: Context) -> list[Task]:
     """One task per path, in the order of their paths; notes for what Ansible cannot express."""
     tasks: list[Task] = []
+    turned = _turned(context)
     for change in context.pending():
-        if _explained(context, change):
+        if _explained(context, change) or any(f"{change.path}/".startswith(f"{one}/") for one in turned):
             continue
         path = context.path(change.path)
         if path is None:
+            continue
+        tasks += [*_unlinked(context, change, path), *rights(context, change, path)]
+        if edited := _edited(context, change, path):
+            tasks += edited
             continue
         task = _removed(context, change, path) if gone(change) else _present(context, change, path)
         if task is not None:
             tasks.append(_finished(context, task, change, path))
     return _without_nested_removals(_merged(_gathered(context, _apart(tasks))))
+
+
+def _turned(context: Context) -> list[str]:
+    """The paths where a directory took a file's place or lost its own: nothing that can run twice does it."""
+    found = []
+    for change in context.pending():
+        kinds = [state.kind for state in (change.before, change.after) if state is not None]
+        folders = [kind is FileKind.DIRECTORY for kind in kinds]
+        if len(kinds) == 2 and any(folders) and not all(folders) and kinds[0] is not FileKind.LINK:
+            found.append(change.path)
+            context.note(
+                f"{change.path}: a {kinds[0].value} became a {kinds[1].value}: remove it there first"
+            )
+    return found
+
+
+def _unlinked(context: Context, change: FileChange, path: str) -> list[Task]:
+    """The link whose place a directory took goes first, where it is still that link."""
+    before = change.before
+    if before is None or before.kind is not FileKind.LINK or change.after is None:
+        return []
+    if change.after.kind is not FileKind.DIRECTORY:
+        return []
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(path), link_target(before) or ""))
+    if not re.fullmatch(r"[A-Za-z0-9 ._/=+,-]+", target):
+        context.note(
+            f"{change.path}: was a link to a name that a playbook cannot compare: remove it there first"
+        )
+        return []
+    result = context.result("link")
+    probe = Task(
+        Phase.REMOVED,
+        title(f"Look where {path} leads"),
+        "command",
+        {"argv": ["readlink", "-f", path]},
+        register=result,
+    )
+    gone = Task(
+        Phase.REMOVED,
+        title(f"Remove the link {path}"),
+        "command",
+        {"argv": ["rm", path], "removes": path},
+        when=f"{result}.stdout == '{target}'",
+    )
+    commands = _origins(context, change, path)
+    return [replace(task, commands=commands, paths=[change.path]) for task in (probe, gone)]
 
 
 def _apart(tasks: list[Task]) -> list[Task]:
@@ -79,8 +134,6 @@ def _present(context: Context, change: FileChange, path: str) -> Task | None:
     state = change.after
     if state is None:
         return None
-    if extra := sorted(name for name in state.xattrs if not name.startswith("security.selinux")):
-        context.note(f"{change.path}: {', '.join(extra)} cannot be expressed by a module of ansible.builtin")
     if state.kind is FileKind.DIRECTORY:
         words = "Create" if change.verb is ChangeVerb.ADDED else "Set owner and mode of"
         args = {"path": path, "state": "directory", **owned(state)}
@@ -93,6 +146,95 @@ def _present(context: Context, change: FileChange, path: str) -> Task | None:
     if change.verb is ChangeVerb.METADATA:
         return Task(Phase.FILES, f"Set owner and mode of {path}", "file", {"path": path, **owned(state)})
     return _copy(context, change, path, state)
+
+
+def _edited(context: Context, change: FileChange, path: str) -> list[Task]:
+    """A shared file line by line; nothing where it is to be written whole, which a note tells."""
+    before, after = change.before, change.after
+    if not is_shared(path) or after is None or after.kind is not FileKind.FILE or after.xattrs:
+        return []
+    if change.verb is ChangeVerb.ADDED:
+        return _begun(context, change, path, after)
+    if change.verb is not ChangeVerb.MODIFIED or before is None or before.kind is not FileKind.FILE:
+        return []
+    plain = not (before.secret or after.secret or before.xattrs)
+    found = None
+    if plain and before.text is not None and after.text is not None:
+        found = edits(path, before.text, after.text)
+    tasks = _line_tasks(context, path, found or [])
+    if found is None or not 0 < len(tasks) <= MAX_EDITS:
+        context.note(f"{change.path}: is written whole; what a target has of its own in it goes")
+        return []
+    moved = {name: value for name, value in owned(after).items() if value != owned(before)[name]}
+    if moved:
+        tasks.append(Task(Phase.FILES, f"Set owner and mode of {path}", "file", {"path": path, **moved}))
+    return _named_edits(context, tasks, change, path)
+
+
+def _begun(context: Context, change: FileChange, path: str, state: FileState) -> list[Task]:
+    """A crontab or keys of an account that was there before: on a target it may have some already."""
+    account = account_of(path)
+    if account is None or state.secret or not state.text or context.undo:
+        return []
+    if any(one.name == account and one.verb is ChangeVerb.ADDED for one in context.changes.users):
+        return []
+    header = header_of(state.text)
+    found = edits(path, header, state.text)
+    if not found:
+        return []
+    tasks = []
+    if header:
+        sha256 = hashlib.sha256(header.encode()).hexdigest()
+        context.contents[sha256] = header.encode()
+        args: dict[str, object] = {"src": f"files/{sha256}", "dest": path, "force": False, **owned(state)}
+        tasks.append(Task(Phase.FILES, f"Begin {path} where there is none", "copy", args))
+    for task in _line_tasks(context, path, found):
+        task.args |= {"create": True, **owned(state)}
+        tasks.append(task)
+    return _named_edits(context, tasks, change, path) if len(tasks) <= MAX_EDITS else []
+
+
+def _line_tasks(context: Context, path: str, found: Sequence[Edit]) -> list[Task]:
+    """A task for each edit; lines that are added at the end, one below the other, are one."""
+    tasks: list[Task] = []
+    check = validator(path)
+    for ends, group in groupby(found, key=lambda edit: set(edit.args) == {"line"}):
+        members = list(group)
+        if ends and len(members) > 1:
+            edit = members[0]
+            task = Task(Phase.FILES, f"Add {len(members)} lines to {path}", edit.module, {"path": path})
+            task.args["line"] = Reference(ITEM)
+            task.loop = [one.line for one in members]
+            tasks.append(task)
+            continue
+        tasks += [
+            Task(Phase.FILES, _edit_name(edit, path), edit.module, {"path": path, **edit.args})
+            for edit in members
+        ]
+    for task in tasks:
+        if check and not _names_a_key(context, "".join(edit.line for edit in found).encode()):
+            task.args["validate"] = check
+    return tasks
+
+
+def _edit_name(edit: Edit, path: str) -> str:
+    line = edit.line.strip()
+    shown = f"'{line[:60]}…'" if len(line) > 60 else f"'{line}'"
+    return {
+        "Add": f"Add {shown} to {path}",
+        "Set": f"Set {shown} in {path}",
+        "Remove": f"Remove {shown} from {path}",
+        "Space": f"Keep a line free above {shown} in {path}",
+    }[edit.verb]
+
+
+def _named_edits(context: Context, tasks: list[Task], change: FileChange, path: str) -> list[Task]:
+    """One edit has the name of the whole change, several have their own."""
+    finished = [_finished(context, task, change, path) for task in tasks]
+    if len(tasks) > 1:
+        finished = [replace(done, name=title(task.name)) for done, task in zip(finished, tasks, strict=True)]
+        finished = [replace(one, remark="") if at else one for at, one in enumerate(finished)]
+    return finished
 
 
 def _link(context: Context, change: FileChange, path: str, state: FileState) -> Task | None:
@@ -244,9 +386,13 @@ def _merged(tasks: list[Task]) -> list[Task]:
 
 def _without_nested_removals(tasks: list[Task]) -> list[Task]:
     """Removing a directory removes what is in it."""
-    tops = [str(task.args["path"]) + "/" for task in tasks if task.phase is Phase.REMOVED]
+    tops = [str(task.args["path"]) + "/" for task in tasks if _removes(task)]
     return [
         task
         for task in tasks
-        if task.phase is not Phase.REMOVED or not any(str(task.args["path"]).startswith(top) for top in tops)
+        if not _removes(task) or not any(str(task.args["path"]).startswith(top) for top in tops)
     ]
+
+
+def _removes(task: Task) -> bool:
+    return task.phase is Phase.REMOVED and task.module == "file"

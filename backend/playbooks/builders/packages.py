@@ -1,29 +1,122 @@
-"""Packages: only those asked for by name; what they pull in follows by itself."""
+"""Packages: only those asked for by name; what they pull in follows by itself and stays marked so."""
 
 from __future__ import annotations
 
-from backend.models import ChangeVerb, PackageChange
-from backend.playbooks.builders.context import Context, Phase, Task
+from dataclasses import replace
+
+from backend.models import ChangeVerb, PackageChange, SettingKind
+from backend.playbooks.builders.context import Context, Phase, Task, title
 
 CACHE_S = 86_400
-INSTALLERS = ("apt-get", "apt", "aptitude")
+INSTALLERS = ("apt-get", "apt", "aptitude", "dnf", "dnf5", "yum", "microdnf")
 _SOURCE_FOLDERS = ("/etc/apt/sources.list",)  # and what is below sources.list.d
+_UPGRADES = {"upgrade": "safe", "safe-upgrade": "safe", "dist-upgrade": "dist", "full-upgrade": "dist"}
+_RPM_ARCHES = frozenset({"noarch", "x86_64", "aarch64", "i686", "ppc64le"})
+_HOLD = "hold of "
 
 
 def packages(context: Context) -> list[Task]:
-    """Tasks that install and remove packages, and remove what an agent removed of a fresh package."""
+    """Tasks that upgrade, install, remove and hold packages, and what an agent removed of a new one."""
     added = [change for change in context.changes.packages if change.verb is ChangeVerb.ADDED]
     named = [one for one in context.changes.packages if one.verb is ChangeVerb.METADATA and one.wanted]
-    tasks = _install(context, [*_asked_for(context, added), *named])
+    tasks = _upgrade(context)
+    tasks += _install(context, [*_asked_for(context, added), *named])
     tasks += _remove(context)
-    for change in context.changes.packages:
-        if change.verb is ChangeVerb.MODIFIED and change.wanted:
-            context.note(
-                f"package {change.name}: upgraded from {change.before_version} to {change.after_version};"
-                " a target keeps its own version"
-            )
+    tasks = [_of_rpm(task) for task in tasks] if _is_rpm(context) else tasks
     if added:
         tasks += _dropped_defaults(context)
+    return tasks + _holds(context)
+
+
+def _is_rpm(context: Context) -> bool:
+    return any(one.arch in _RPM_ARCHES for one in context.changes.packages)
+
+
+def _of_rpm(task: Task) -> Task:
+    """The same asked of dnf, which has other words, and where a removed package leaves no settings."""
+    args = {name: value for name, value in task.args.items() if name not in ("cache_valid_time", "purge")}
+    if args.pop("upgrade", ""):
+        args |= {"name": "*", "state": "latest", "only_upgrade": True}
+    for apt, dnf in (("only_upgrade", "update_only"), ("install_recommends", "install_weak_deps")):
+        if apt in args:
+            args[dnf] = args.pop(apt)
+    return replace(task, module="dnf", args=args)
+
+
+def _upgrade(context: Context) -> list[Task]:
+    """The newest that the sources of the day have, of what is there already; one task where all was upgraded.
+
+    A package that was pulled in is not named: apt would mark it as asked for.
+    """
+    changed = [one for one in context.changes.packages if one.verb is ChangeVerb.MODIFIED]
+    pinned = _pinned(context)
+    upgraded = [one for one in changed if one.before_version != one.after_version and one.name not in pinned]
+    if not upgraded:
+        return []
+    versions = [f"{one.name} {one.before_version} → {one.after_version}" for one in upgraded]
+    remark = "in the sandbox: " + ", ".join(versions)
+    upgrading = _UPGRADES | ({"update": "safe"} if _is_rpm(context) else {})
+    every = {one.name for one in upgraded}
+    whole = [
+        (command, upgrading[word])
+        for command, call in context.calls(*INSTALLERS)
+        for word in call.argv[1:]
+        if word in upgrading and every.isdisjoint(call.argv)
+    ]
+    if whole:
+        kinds = {kind for _, kind in whole}
+        args: dict[str, object] = {"upgrade": "dist" if "dist" in kinds else "safe", "update_cache": True}
+        told = list(dict.fromkeys(command.id for command, _ in whole))
+        return [Task(Phase.PACKAGES, "Upgrade all packages", "apt", args, commands=told, remark=remark)]
+    names = sorted(one.name for one in upgraded if one.wanted)
+    if not names:
+        context.note(f"{remark}: pulled in, upgraded by no command that the log shows")
+        return []
+    args = {"name": one_or_list(names), "state": "latest", "only_upgrade": True, "update_cache": True}
+    words = {"install", "upgrade", "--only-upgrade", "update"}
+    told = [c.id for c, call in context.calls(*INSTALLERS) if words & set(call.argv)]
+    name = title("Upgrade " + _listing(names))
+    return [Task(Phase.PACKAGES, name, "apt", args, commands=told, remark=remark)]
+
+
+def _pinned(context: Context) -> dict[str, str]:
+    """Packages whose version the agent named, and got."""
+    asked = {
+        tuple(word.split("=", 1))
+        for _, call in context.calls(*INSTALLERS)
+        if "install" in call.argv
+        for word in call.argv[1:]
+        if "=" in word and not word.startswith("-")
+    }
+    return {
+        one.name: one.after_version
+        for one in context.changes.packages
+        if (one.name, one.after_version) in asked
+    }
+
+
+def _holds(context: Context) -> list[Task]:
+    """What is kept at its version, once it has it; what may change again, before it does."""
+    tasks = []
+    for change in context.changes.settings:
+        if change.kind is not SettingKind.DPKG or change.hidden or not change.name.startswith(_HOLD):
+            continue
+        name = change.name.removeprefix(_HOLD)
+        held = bool(change.after)
+        if not held and any(
+            one.name == name and one.verb is ChangeVerb.REMOVED for one in context.changes.packages
+        ):
+            continue
+        tasks.append(
+            Task(
+                Phase.PACKAGES if held else Phase.SOURCES,
+                title(f"Hold {name} at its version" if held else f"Let {name} be upgraded again"),
+                "dpkg_selections",
+                {"name": name, "selection": "hold" if held else "install"},
+                commands=[c.id for c, call in context.calls("apt-mark", "dpkg") if name in call.argv]
+                or change.commands,
+            )
+        )
     return tasks
 
 
@@ -40,13 +133,17 @@ def _asked_for(context: Context, added: list[PackageChange]) -> list[PackageChan
 def _install(context: Context, wanted: list[PackageChange]) -> list[Task]:
     bare = _installed_bare(context)
     fresh_sources = any(change.path.startswith(_SOURCE_FOLDERS) for change in context.changes.shown())
+    pinned = _pinned(context)
+    wanted = [*wanted, *(one for one in context.changes.packages if one.name in pinned and one not in wanted)]
     tasks = []
     for lean in (False, True):
         chosen = sorted((one for one in wanted if (one.name in bare) is lean), key=lambda one: one.name)
         if not chosen:
             continue
         args: dict[str, object] = {
-            "name": _one_or_list([one.name for one in chosen]),
+            "name": one_or_list(
+                [f"{one.name}={pinned[one.name]}" if one.name in pinned else one.name for one in chosen]
+            ),
             "state": "present",
             "update_cache": True,
         }
@@ -54,6 +151,8 @@ def _install(context: Context, wanted: list[PackageChange]) -> list[Task]:
             args["cache_valid_time"] = CACHE_S
         if lean:
             args["install_recommends"] = False
+        if any(one.verb is ChangeVerb.MODIFIED for one in chosen):
+            args["allow_downgrade"] = True
         tasks.append(
             Task(
                 Phase.PACKAGES,
@@ -95,7 +194,7 @@ def _remove(context: Context) -> list[Task]:
         chosen = [name for name in removed if (context.undo or name in settings_of) is purge]
         if not chosen:
             continue
-        args: dict[str, object] = {"name": _one_or_list(chosen), "state": "absent"}
+        args: dict[str, object] = {"name": one_or_list(chosen), "state": "absent"}
         if purge:
             args["purge"] = True
         words = "Purge " if purge and not context.undo else "Remove "
@@ -146,7 +245,7 @@ def _removals(context: Context) -> list[tuple[str, str]]:
     return [(command_id, path) for path, command_id in found.items()]
 
 
-def _one_or_list(names: list[str]) -> str | list[str]:
+def one_or_list(names: list[str]) -> str | list[str]:
     return names[0] if len(names) == 1 else names
 
 

@@ -1,6 +1,7 @@
 """Which service reads which file, and what it takes to make it read again.
 
-A service that the change switches off or takes away is never woken by a handler.
+A reload starts what is not running. So a handler is only for a unit that the machine starts by itself, or
+that the agent itself woke where nothing else is known of it; a note says what to run for any other.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ _NAMED: tuple[tuple[str, str, str], ...] = (
     (r"/etc/postgresql/.*", "postgresql", "restarted"),
     (r"/etc/wireguard/([a-z0-9_-]+)\.conf", r"wg-quick@\1", "restarted"),
 )
+_OTHER_NAMES = {"ssh": "sshd", "apache2": "httpd", "redis-server": "redis", "smbd": "smb"}
 _ONESHOT = re.compile(r"^\s*Type\s*=\s*oneshot\s*$", re.MULTILINE)
 _STARTABLE = (".timer", ".socket", ".path", ".mount", ".automount", ".swap", ".target")
 _RELOADING = frozenset({"reload", "force-reload"})
@@ -73,6 +75,13 @@ def _woken(context: Context, path: str) -> list[str]:
         return [context.handler("Reload systemd", daemon_reload=True)]
     unit, state = _reader(context, path)
     if not unit or is_off(context, f"{unit}.service") or _is_idle(context, f"{unit}.service"):
+        return []
+    if not _is_started(context, f"{unit}.service"):
+        how = state.removesuffix("ed")
+        context.note(
+            f"{path}: {unit} is not known to be on and a handler would start it; where it runs,"
+            f" `systemctl {how} {unit}` makes the change count"
+        )
         return []
     verb = "Reload" if state == "reloaded" else "Restart"
     return [context.handler(f"{verb} {unit}", name=f"{unit}.service", state=state)]
@@ -111,7 +120,7 @@ def stays_up(context: Context, name: str) -> bool:
 def _reader(context: Context, path: str) -> tuple[str, str]:
     for place, unit, state in READERS:
         if path.startswith(place):
-            return unit, state
+            return _called_here(context, unit), state
     for pattern, unit, state in _NAMED:
         if found := re.fullmatch(pattern, path):
             return found.expand(unit), state
@@ -145,6 +154,23 @@ def is_off(context: Context, name: str) -> bool:
         return name in context.changes.masked
     after = change.after
     return after.masked or not after.defined or (change.before.enabled and not after.enabled)
+
+
+def _is_started(context: Context, name: str) -> bool:
+    """On at the end of the change; where the diff does not know the units, started by the agent."""
+    change = next((one for one in context.changes.units if one.name == name), None)
+    if change is not None and change.after.enabled:
+        return True
+    if change is None and not context.changes.started:
+        return woken(context, name)
+    return name in context.changes.started or ("@" in name and woken(context, name))
+
+
+def _called_here(context: Context, unit: str) -> str:
+    """The name that a family of distributions has for a service."""
+    other = _OTHER_NAMES.get(unit, "")
+    on = context.changes.started
+    return other if f"{other}.service" in on and f"{unit}.service" not in on else unit
 
 
 def _is_idle(context: Context, name: str) -> bool:

@@ -26,7 +26,7 @@ from backend.changes.dpkg import (
     parse_sums,
     windows,
 )
-from backend.changes.units import LOCAL, unit_changes, unit_states
+from backend.changes.units import LOCAL, started, unit_changes, unit_states
 from backend.disks import Listed
 from backend.disks.contents import ShadowMask
 from backend.models import ChangeVerb
@@ -323,3 +323,30 @@ def test_parsers_never_fail_on_what_a_guest_wrote(one, two, three):
     before, after = parse_accounts(one, two, three), parse_accounts(two, three, one)
     user_changes(before, after, {"x": three.decode("latin-1")})
     group_changes(before, after, {})
+
+
+def test_units_that_the_machine_starts_by_itself():
+    vendor = b"/usr/lib/systemd/system"
+    links = (b"multi-user.target.wants/a.service", b"sockets.target.wants/b.socket", b"x.wants/gone.service")
+    names = (
+        "a.service",
+        "b.socket",
+        "b.service",
+        "off.service",
+        "static.service",
+        "no.service",
+        "al.service",
+    )
+    listed = {
+        LOCAL: [
+            *(Listed(link, "l", b"x") for link in links),
+            Listed(b"no.service", "l", b"/dev/null"),
+            Listed(b"multi-user.target.wants/no.service", "l", b"x"),
+            Listed(b"other.service", "l", b"/usr/lib/systemd/system/al.service"),
+        ],
+        vendor: [
+            *(Listed(name.encode(), "f", b"") for name in names),
+            Listed(b"sysinit.target.wants/static.service", "l", b"../static.service"),
+        ],
+    }
+    assert started(listed) == ["a.service", "al.service", "b.service", "b.socket", "static.service"]

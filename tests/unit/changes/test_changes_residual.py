@@ -299,3 +299,28 @@ def test_what_one_side_takes_for_its_own_counts_where_the_other_means_it(
     rows = residual(machine([("web", "")]), machine(rehearsed))
     assert [row.name for row in rows] == missing
     assert {row.kind for row in rows} <= {"missing"}
+
+
+@pytest.mark.parametrize(
+    ("uid", "gid", "group", "rows"),
+    [
+        ("997", "996", {"u": "996"}, 0),  # the next free ones of another machine
+        ("997", "998", {"u": "998"}, 0),
+        ("0", "998", {"u": "998"}, 2),  # never root
+        ("99", "998", {"u": "998"}, 2),
+        ("1000", "998", {"u": "998"}, 2),
+        ("998", "27", {"u": "998"}, 2),  # in another group
+        ("998", "996", {"u": "998", "v": "996"}, 3),
+    ],
+)
+def test_the_number_of_a_system_account_means_nothing_and_its_group_does(changes, uid, gid, group, rows):
+    def side(uid, gid, groups):
+        return changes(
+            users=[UserChange(name="u", verb=ChangeVerb.ADDED, after={"uid": uid, "gid": gid})],
+            groups=[
+                GroupChange(name=name, verb=ChangeVerb.ADDED, after={"gid": number, "members": ""})
+                for name, number in groups.items()
+            ],
+        )
+
+    assert len(residual(side("998", "998", {"u": "998"}), side(uid, gid, group))) == rows
