@@ -9,13 +9,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from backend.client.answers import denied
+from backend.client.door import DoorAddress, answers, installation, is_closed
 from backend.errors import BackendDown, BadRequest
 from backend.paths import Paths
-
-if TYPE_CHECKING:
-    from backend.client.door import DoorAddress
 
 START_S = 120.0
 LOOK_S = 0.2
@@ -23,20 +21,25 @@ LOOK_S = 0.2
 
 
 def open_console(*, read_only: bool = False, connect: str | None = None) -> int:
-    """Run the console until the operator leaves it; with ``connect`` on the backend behind that login.
+    """Run the console until the operator leaves it; with ``connect`` on the backend behind that login. The
+    machine's own backend is waited for where it is down, a user's own is started.
 
     Raises:
         BadRequest: there is no terminal to draw on; nothing was started.
+        RoleDenied: the door is closed to this user.
     """
     need_terminal("use `fluid status` and the other commands in a script")
     if connect is not None:
         return _open_far_console(connect, read_only=read_only)
-    paths = Paths.default()
-    door = os.environ.get("FLUID_SOCKET")
-    if door is None and not answers(paths.operator_socket):
+    if door := os.environ.get("FLUID_SOCKET"):
+        return _run(door, read_only)
+    paths = installation()
+    if is_closed(paths.operator_socket):
+        raise denied(DoorAddress(paths.operator_socket))
+    if paths == Paths.default() and not answers(paths.operator_socket):
         pid = start_backend(paths)
         print(f"no backend ran: started one (pid {pid}); it goes on when you leave, `kill {pid}` ends it")
-    return _run(door or paths.operator_socket, read_only)
+    return _run(paths.operator_socket, read_only)
 
 
 def _open_far_console(login: str, *, read_only: bool) -> int:
@@ -57,18 +60,6 @@ def need_terminal(remedy: str) -> None:
     """Refuse to draw into a file or a pipe, and to wait for keys that cannot come."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise BadRequest("the console needs a terminal", remedy=remedy)
-
-
-def answers(door: Path) -> bool:
-    """Whether somebody serves the door. One that is closed to us is served, and says so itself."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
-        try:
-            knock.connect(str(door))
-        except PermissionError:
-            return True
-        except OSError:
-            return False
-        return True
 
 
 def start_backend(paths: Paths) -> int:

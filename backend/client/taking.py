@@ -125,7 +125,7 @@ async def _connect(address: DoorAddress) -> tuple[asyncio.StreamReader, asyncio.
                 return await asyncio.open_unix_connection(address.socket, limit=HEAD_BYTES)
             return await asyncio.open_connection(address.host, address.port, limit=HEAD_BYTES)
     except PermissionError as error:
-        raise denied(str(address)) from error
+        raise denied(address) from error
     except (OSError, TimeoutError) as error:
         raise down(address, str(error) or type(error).__name__) from error
 
