@@ -189,17 +189,24 @@ class ReviewData:
     # --- the diff -------------------------------------------------------------------------------------------
 
     def document(self, *, noise: bool) -> DiffDocument:
-        """The rehearsal's change as rows: this is what is approved. The same object until it changes."""
+        """The rehearsal's change as rows: this is what is approved. The same object until it changes; made in
+        a thread, and told (:class:`ReviewRead`) when it is."""
         changes = self.changes
         key = (changes.id if changes else self.problems.get("diff", ""), noise)
         if key not in self._documents:
-            self._documents[key] = document(changes, noise=noise) if changes else self._no_document()
+            self._documents[key] = self._no_document()
+            if changes is not None:
+                self._screen.run_worker(self._lay_out(changes, key), group="document")
         return self._documents[key]
+
+    async def _lay_out(self, changes: Changes, key: tuple[str, bool]) -> None:
+        self._documents[key] = await asyncio.to_thread(document, changes, noise=key[1])
+        self._tell()
 
     def _no_document(self) -> DiffDocument:
         if problem := self.problems.get("diff"):
             return DiffDocument(rows=[DiffRow(line(said(f"✗ {problem}", Role.BAD)))])
-        words = "The rehearsal's change is not read yet."
+        words = "Laying out the change …" if self.changes else "The rehearsal's change is not read yet."
         return DiffDocument(rows=[DiffRow(line((words, Role.MUTED)))])
 
     def how(self) -> str:
