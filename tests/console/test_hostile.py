@@ -14,6 +14,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from backend.text import Style
+from fluid_tui.widgets.painted import AGENT_STYLES, rich_style
+from fluid_tui.widgets.text_view import TextView
 from tests.bench.terminal import Terminal
 from tests.console.attacks import CORPUS, LONG_LINE, copied, foreign
 from tests.console.door import sample_door
@@ -204,3 +207,11 @@ def test_no_command_lets_an_attack_through(tmp_path: Path, words: str) -> None:
             assert seen.wait(30.0) == 0
             assert b"\xe2\x90\x9b" in seen.output, "attacks were printed"
             assert foreign(bytes(seen.output)) == []
+
+
+def test_an_agents_colours_are_not_kept_for_ever() -> None:
+    view = TextView()
+    for number in range(3 * AGENT_STYLES):
+        view.role_style(Style(fg=(number % 256, number // 256, 7)))
+    assert not any(isinstance(known, Style) for known in view._styles_of)
+    assert rich_style.cache_info().currsize <= AGENT_STYLES
