@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 from backend.cli import common, console
 from backend.client import AsyncFluid, Fluid, aio
 from backend.client.door import DoorAddress, door_address
-from backend.errors import BackendDown, DatabaseDown, InvalidValue, RoleDenied, TimedOut
+from backend.errors import BackendDown, DatabaseDown, InvalidValue, RoleDenied, TimedOut, UpgradeRequired
 from backend.paths import Paths
 from backend.places import far_door
 
@@ -147,6 +147,42 @@ class SilentOnce(httpx2.AsyncBaseTransport):
         if self.asked == 1:
             raise httpx2.ReadTimeout("")
         return httpx2.Response(200, content=_event(7))
+
+
+class Answers(httpx2.AsyncBaseTransport):
+    """The same body for whatever is asked."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, content=self._content)
+
+
+NEWER = {"sandboxes": [{"id": "SBX-1", "phase": "hibernating", "labels": {"password": "s3cret"}}]}
+
+
+@pytest.mark.parametrize("answer", [NEWER, {}, [], None], ids=["value", "no key", "list", "null"])
+@pytest.mark.parametrize(
+    ("streamed", "ask"),
+    [
+        (False, lambda fluid: fluid.fleet()),
+        (False, lambda fluid: fluid.sandboxes()),
+        (False, lambda fluid: fluid.sandbox("SBX-1")),
+        (True, lambda fluid: anext(fluid.events(1))),
+        (True, lambda fluid: anext(fluid.pane_screens("%1"))),
+    ],
+    ids=["fleet", "list", "one", "event", "pane"],
+)
+async def test_what_a_newer_backend_says_is_an_error_that_says_so(
+    streamed: bool, ask: Callable[[AsyncFluid], Awaitable[object]], answer: object
+) -> None:
+    body = json.dumps(answer).encode()
+    transport = Answers(b"data: " + body + b"\n\n" if streamed else body)
+    async with AsyncFluid("/nonexistent", transport=transport) as fluid:
+        with pytest.raises(UpgradeRequired, match="older than the backend") as told:
+            await ask(fluid)
+    assert "s3cret" not in str(told.value)
 
 
 def _event(seq: int) -> bytes:
