@@ -61,8 +61,7 @@ class FluidApp(App[int], inherit_bindings=False):
     TITLE = "fluid"
     CSS_PATH: ClassVar[list[str | PurePath]] = [styles_folder() / f"{name}.tcss" for name in STYLES]
     BINDINGS: ClassVar[list[BindingType]] = []
-    ENABLE_COMMAND_PALETTE = True
-    COMMAND_PALETTE_BINDING = "ctrl+p"
+    ENABLE_COMMAND_PALETTE = False  # with a key of Textual's, before all of ours: app.palette opens it
 
     def __init__(
         self,
@@ -74,6 +73,7 @@ class FluidApp(App[int], inherit_bindings=False):
         where: str = "",
     ) -> None:
         super().__init__()
+        self.use_command_palette = True
         self.where = where  # the machine whose backend this is, if it is another
         self._layout_file = layout_file
         self._attention = Attention(self._to_terminal, self._notify, *surroundings())
@@ -112,10 +112,6 @@ class FluidApp(App[int], inherit_bindings=False):
         self._held.enter_context(self.batch_update())
         self.set_timer(FIRST_PAINT_S, self._paint)
         self.run_worker(self.mirror.run(), name="mirror")
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Where every key is a terminal's, the palette has none."""
-        return not (action == "command_palette" and getattr(self.screen, "keys_elsewhere", False))
 
     def get_default_screen(self) -> Screen[None]:
         return FleetScreen()

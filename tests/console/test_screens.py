@@ -354,6 +354,19 @@ async def test_a_remapped_key_works_and_is_shown(console) -> None:
         await seen.sees("before → after")
 
 
+async def test_the_palettes_key_can_be_given_away(console) -> None:
+    async with console(keys={"app.palette": "f2", "move.up": "k,up,ctrl+p"}) as seen:
+        rows = seen.app.screen.query_one("#sandboxes", LiveList)
+        rows.focus()
+        await seen.press("j", "j")
+        here = rows.key
+        await seen.press("ctrl+p")
+        await seen.until(lambda: rows.key != here, "the cursor went up")
+        assert "CommandPalette" not in [type(each).__name__ for each in seen.app.screen_stack]
+        await seen.press("f2")
+        await seen.until(lambda: type(seen.app.screen).__name__ == "CommandPalette", "the palette")
+
+
 def test_every_action_has_a_method_and_no_forbidden_key() -> None:
     keymap.check({}, "defaults")
     for action in ACTIONS:
