@@ -161,7 +161,8 @@ class FakeBackend:
     ) -> list[AuditRow]:
         self.asked.append(("audit", sandbox_id, limit))
         self._here()
-        kept = [row for row in self.rows if sandbox_id in (None, row.sandbox_id)]
+        kept = [row for row in self.rows if sandbox_id in (None, row.sandbox_id) and row.seq > after]
+        await self.may_answer.wait()
         return kept[::-1][:limit]
 
     async def panic(self) -> PanicView:
