@@ -161,7 +161,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("wall.open", "enter", "open", "Watch this terminal alone"),
     Action("wall.next", "right,l,tab", "next", "To the next terminal"),
     Action("wall.previous", "left,h,shift+tab", "", "To the terminal before"),
-    Action("timeline.output", "enter", "open", "Show what the command printed; play a recording"),
+    Action(
+        "timeline.output", "enter", "open", "Show what the command printed; open a request; play a recording"
+    ),
     Action("timeline.replay", "r", "replay", "Play what the terminal of this sandbox showed"),
     Action("timeline.filter", "slash", "filter", "Show only what matches: approval who:ops -what:command"),
     Action("timeline.older", "o", "older", "Read further back"),

@@ -216,9 +216,10 @@ class ReviewScreen(FluidScreen):
         """What the same agent was refused before, the newest first."""
         fleet = self.fluid.mirror.fleet
         who = (approval.requester_uid, approval.agent_id)
+        known = {one.id: one for one in (*self.data.asked_before, *(fleet.approvals if fleet else ()))}
         found = [
             one
-            for one in (fleet.approvals if fleet else [])
+            for one in known.values()
             if one.id != approval.id
             and one.state in REFUSED
             and ((one.requester_uid, one.agent_id) == who or one.sandbox_id == approval.sandbox_id)

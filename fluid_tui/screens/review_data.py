@@ -54,6 +54,7 @@ class ReviewData:
         self._wanted = self._reading = False
         self._documents: dict[tuple[str, bool], DiffDocument] = {}
         self.approval: Approval | None = None
+        self.asked_before: list[Approval] = []  # by the same requester
         self.playbook: Playbook | None = None
         self.changes: Changes | None = None
         self.commands: list[Command] | None = None
@@ -109,6 +110,7 @@ class ReviewData:
             group.create_task(self._read_changes(approval))
             group.create_task(self._read_playbook(approval))
             group.create_task(self._read_commands(approval))
+            group.create_task(self._read_earlier(approval))
             for run_id in self._runs_of(approval):
                 group.create_task(self._read_run(run_id))
 
@@ -128,6 +130,12 @@ class ReviewData:
     async def _read_playbook(self, approval: Approval) -> None:
         if self.playbook is None or self.playbook.id != approval.playbook_id:
             self.playbook = await self._part("playbook", self._client.playbook(approval.playbook_id))
+            self._tell()
+
+    async def _read_earlier(self, approval: Approval) -> None:
+        found = await self._part("earlier requests", self._client.approvals(approval.requester_uid))
+        if found is not None:
+            self.asked_before = found
             self._tell()
 
     async def _read_commands(self, approval: Approval) -> None:

@@ -167,11 +167,15 @@ class TimelineScreen(FluidScreen):
         self.action_output()
 
     def action_output(self) -> None:
+        from fluid_tui.screens.review import ReviewScreen
+
         entry = self._made.get(self.query_one("#entries", LiveList).key)
         if entry is not None and entry.of.startswith("REC-"):
             self.app.push_screen(ReplayScreen(entry.sandbox_id, entry.of))
+        elif entry is not None and entry.of.startswith("APR-"):
+            self.app.push_screen(ReviewScreen(entry.of))
         elif entry is None or not entry.of.startswith("CMD-"):
-            self.say("Only a command has an output.")
+            self.say("Only a command, a request or a recording opens.")
         elif entry.of not in self._outputs:
             self.run_worker(self._fetch(entry), group="output", exclusive=True)
         else:

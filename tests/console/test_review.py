@@ -334,6 +334,18 @@ async def test_what_the_same_agent_was_refused_before_is_shown(console) -> None:
         assert "of a stranger" not in seen.text()
 
 
+async def test_a_refusal_of_long_ago_is_shown_and_opened_by_its_id(console) -> None:
+    backend = FakeBackend()
+    one = backend.view.approvals[0]
+    old = {"id": "APR-33330000", "short_id": "3333", "outcome": "it opened port 23"}
+    backend.ended = [one.model_copy(update={"state": ApprovalState.REJECTED, **old})]
+    async with console(backend=backend) as seen:
+        await seen.press("enter")
+        await seen.sees("before 3333 nginx-tls rejected", "it opened port")
+        await seen.press(":", *"review APR-33330000", "enter")
+        await seen.sees("review 3333", "✗ rejected")
+
+
 async def test_the_rules_that_concern_this_operator_are_said(console) -> None:
     backend = FakeBackend()
     given = Decision(verb="approve", uid=1000, name="ops", at=backend.at, digest=DIGEST)

@@ -46,7 +46,9 @@ async def test_an_entry_shows_all_of_it_and_a_command_its_output(console) -> Non
         await seen.press("enter")
         await seen.sees("stderr", "nginx: [emerg] unknown directive")
         await seen.press("home", "enter")
-        await seen.sees("Only a command has an output.")
+        await seen.sees("Only a command, a request or a")
+        await seen.press("j", "enter")
+        await seen.sees("review 4f2a", "Evidence")
 
 
 async def test_the_timeline_narrows_and_shows_all_sandboxes(console) -> None:
