@@ -14,8 +14,8 @@ from fluid_tui.side_rows import NUMBER_CELLS, SIDE_CELLS, DiffRow, Side, fact, u
 from fluid_tui.syntax import coloured
 from fluid_tui.widgets.painted import Scrolled
 
-SIDE_BY_SIDE_FROM = 88
-"""Cells of this view: below, half a line of a file would not fit on a side."""
+SIDE_BY_SIDE_FROM = 80
+"""Cells of this view: 31 of a file on each side, as on a terminal of 120 columns beside the tree."""
 DIVIDER = "│"
 SHIFT_CELLS = 16
 

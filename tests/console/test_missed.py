@@ -261,3 +261,24 @@ async def test_a_newer_backend_is_told_and_asked_again(console) -> None:
         assert "older than the backend" in seen.app.mirror.link.problem
         backend.newer = False
         await seen.until(lambda: "upgrade required" not in seen.text(), "live again")
+
+
+async def test_a_question_offers_no_answer_while_the_backend_is_lost(console) -> None:
+    async with console() as seen:
+        await seen.press("j", "enter")
+        await seen.sees("Answer: y")
+        seen.backend.down = True
+        await seen.sees("As it was at", "the backend does not answer")
+        assert "Answer: y" not in seen.text()
+        await seen.press("y")
+        await seen.sees("what you see may be")
+        assert "Type 5b11" not in seen.text()
+
+
+async def test_the_wall_claims_no_live_terminals_while_the_backend_is_lost(console) -> None:
+    async with console() as seen:
+        await seen.press("w")
+        await seen.sees("live terminals")
+        seen.backend.down = True
+        await seen.sees("terminals as they were")
+        assert "live terminal" not in seen.text()

@@ -63,6 +63,14 @@ async def test_diff_is_side_by_side_when_wide_and_unified_when_narrow(console) -
         assert not any("768" in line and "4096" in line for line in seen.lines())
 
 
+async def test_diff_is_side_by_side_at_120_columns(console) -> None:
+    async with console(120, 36) as seen:
+        await seen.press("d")
+        await seen.until(
+            lambda: any("768" in line and "4096" in line for line in seen.lines()), "both sides on one line"
+        )
+
+
 async def test_long_lines_scroll_on_both_sides_together_and_wrap_again(console) -> None:
     backend = FakeBackend()
     nginx = next(one for one in backend.changed.files if one.before and one.after)
