@@ -249,7 +249,7 @@ def policy_lines(approval: Approval, uid: int | None) -> list[Line]:
 
 
 def _commands(playbook: Playbook) -> dict[str, list[str]]:
-    """The command lines of the tasks that are opaque, by the task's name, read from what the digest covers."""
+    """The command lines of opaque tasks, by the task's name, read from what the digest covers."""
     import yaml
 
     names = {task.name for task in playbook.tasks if task.opaque}
