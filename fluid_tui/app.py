@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -276,8 +277,10 @@ def run_console(
     read_only: bool = False,
     keymap_file: Path | None = None,
     where: str = "",
+    mouse: bool = True,
 ) -> int:
-    """Run the console on this operator door until the operator leaves; an exit code.
+    """Run the console on this operator door until the operator leaves; an exit code. Without ``mouse`` (or
+    with ``FLUID_MOUSE=0``) it is the terminal's own.
 
     The backend may be down: the console shows it and connects when it is there. Raises
     :class:`backend.errors.ConfigError` for a keymap file that cannot be used.
@@ -294,5 +297,5 @@ def run_console(
     )
     gc.freeze()  # what the imports made lives as long as we do: no collection looks through it again
     gc.enable()
-    code = app.run()
+    code = app.run(mouse=mouse and os.environ.get("FLUID_MOUSE") != "0")
     return code if code is not None else app.return_code or 0

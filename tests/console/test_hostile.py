@@ -191,6 +191,21 @@ def test_leaving_gives_the_terminal_back(hostile: Hostile) -> None:
     assert all(end in output for end in (b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?2004l", b"\x1b[23;2t"))
 
 
+@pytest.mark.parametrize(("words", "environment"), [("--no-mouse", {}), ("", {"FLUID_MOUSE": "0"}), ("", {})])
+def test_the_mouse_is_left_to_the_terminal_on_demand(
+    tmp_path: Path, words: str, environment: dict[str, str]
+) -> None:
+    with sample_door(tmp_path / "operator.sock", fleet()):
+        given = ENVIRONMENT | environment | {"FLUID_SOCKET": str(tmp_path / "operator.sock")}
+        with Terminal(
+            [sys.executable, "-m", "backend.cli", *words.split()], given, 120, 36, keeps=True
+        ) as seen:
+            seen.until(b"Needs you")
+            taken = b"\x1b[?1000h" in bytes(seen.output)
+            assert taken is not bool(words or environment)
+            seen.press(b"q")
+
+
 @pytest.mark.parametrize(
     "words", ["status", "status --line", "--plain", "sandboxes list", "approvals watch --once"]
 )

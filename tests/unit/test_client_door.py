@@ -101,7 +101,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     told: list[object] = []
     monkeypatch.setattr(console, "need_terminal", lambda _: None)
     monkeypatch.setattr(console, "start_backend", lambda _: told.append("started") or 7)
-    monkeypatch.setattr(console, "_run", lambda door, _: told.append(door) or 0)
+    monkeypatch.setattr(console, "_run", lambda door, *_, **__: told.append(door) or 0)
     return told
 
 
