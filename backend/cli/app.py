@@ -24,6 +24,7 @@ NOUNS = {
         "sandboxes",
         "Agents' machines: list, create, show, exec, ssh, attach, stop, start, destroy.",
     ),
+    "commands": ("commands", "What agents ran, and what it printed: list, show."),
     "snapshots": ("snapshots", "Points in time of a sandbox: list, create, restore, diff."),
     "playbooks": ("playbooks", "Generated playbooks: generate, show, export."),
     "approvals": (
