@@ -21,9 +21,9 @@ Opcode = tuple[str, int, int, int, int]
 one."""
 
 
-def opcodes(left: Lines, right: Lines) -> list[Opcode]:
+def opcodes(left: Lines, right: Lines, work: Work | None = None) -> list[Opcode]:
     """Runs of lines that cover both texts in order; no two equal runs follow each other."""
-    work = _Work()
+    work = work or Work()
     if len(left) + len(right) <= EXACT_LINES:
         return _joined(work.between(left, right, (0, len(left), 0, len(right))))
     return _joined(_divided(left, right, work))
@@ -34,7 +34,7 @@ def coarse(run: Opcode) -> bool:
     return run[0] == "coarse"
 
 
-def _divided(left: Lines, right: Lines, work: _Work) -> Iterator[Opcode]:
+def _divided(left: Lines, right: Lines, work: Work) -> Iterator[Opcode]:
     l1 = r1 = 0
     for l2, r2 in _anchors(left, right):
         yield from work.between(left, right, (l1, l2, r1, r2))
@@ -65,11 +65,11 @@ def _anchors(left: Lines, right: Lines) -> list[tuple[int, int]]:
     return chain[::-1]
 
 
-class _Work:
-    """What may still be compared of two texts."""
+class Work:
+    """What may still be compared, of two texts or of many."""
 
-    def __init__(self) -> None:
-        self._left = COMPARISONS
+    def __init__(self, comparisons: int = COMPARISONS) -> None:
+        self.left = comparisons
 
     def between(self, left: Lines, right: Lines, span: tuple[int, int, int, int]) -> Iterator[Opcode]:
         """One stretch: its equal beginning and end, and between them as exactly as the work allows."""
@@ -91,9 +91,12 @@ class _Work:
             if l1 < l2 or r1 < r2:
                 yield ("replace", l1, l2, r1, r2)
             return
-        matcher = SequenceMatcher(None, left[l1:l2], right[r1:r2], autojunk=False)
         there = Counter(right[r1:r2])
         upto = [0, *accumulate(there[line] for line in left[l1:l2])]
+        if not upto[-1]:
+            yield ("replace", l1, l2, r1, r2)
+            return
+        matcher = SequenceMatcher(None, left[l1:l2], right[r1:r2], autojunk=False)
         ends = (l2 - l1, r2 - r1)
         matches, missed, todo = [(0, 0, 0), (*ends, 0)], set(), [(0, ends[0], 0, ends[1])]
         while todo:
@@ -101,10 +104,10 @@ class _Work:
             cost = upto[a2] - upto[a1]
             if a1 == a2 or b1 == b2 or not cost:
                 continue
-            if cost + a2 - a1 > self._left:
+            if cost + a2 - a1 > self.left:
                 missed.add((a1, b1))
                 continue
-            self._left -= cost + a2 - a1
+            self.left -= cost + a2 - a1
             a, b, size = matcher.find_longest_match(a1, a2, b1, b2)
             if size:
                 matches.append((a, b, size))

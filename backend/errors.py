@@ -82,7 +82,7 @@ class LimitReached(FluidError):
 
 
 class UpgradeRequired(FluidError):
-    """A stream that a plain GET cannot carry."""
+    """A stream that a plain GET cannot carry; or an answer that an older client does not understand."""
 
     code, status, exit_code = "upgrade_required", 426, EXIT_USAGE
 

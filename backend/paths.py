@@ -26,13 +26,7 @@ class Paths:
         if home := os.environ.get("FLUID_HOME"):
             return cls.under(Path(home))
         if os.geteuid() == 0 or os.environ.get("USER") == "fluid":
-            return cls(
-                Path("/etc/fluid"),
-                Path("/var/lib/fluid"),
-                Path("/var/log/fluid"),
-                Path("/run/fluid"),
-                _cache(Path("/var/cache/fluid")),
-            )
+            return cls.system()
         user = Path.home()
         state = Path(os.environ.get("XDG_STATE_HOME", user / ".local/state")) / "fluid"
         return cls(
@@ -41,6 +35,17 @@ class Paths:
             state / "log",
             Path(os.environ.get("XDG_RUNTIME_DIR", state)) / "fluid",
             _cache(Path(os.environ.get("XDG_CACHE_HOME", user / ".cache")) / "fluid"),
+        )
+
+    @classmethod
+    def system(cls) -> Paths:
+        """The folders of a backend that serves the whole machine (FHS): root's, or the user ``fluid``'s."""
+        return cls(
+            Path("/etc/fluid"),
+            Path("/var/lib/fluid"),
+            Path("/var/log/fluid"),
+            Path("/run/fluid"),
+            _cache(Path("/var/cache/fluid")),
         )
 
     @classmethod
@@ -53,6 +58,11 @@ class Paths:
             home / "run",
             _cache(home / "cache"),
         )
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a backend runs here, or is meant to: it was configured, or has been started once."""
+        return any(path.exists() for path in (self.operator_socket, self.config_file, self.state))
 
     def placed(self, *, images: Path | None, domains: Path | None) -> Paths:
         """The same with large files elsewhere, where the settings say so."""

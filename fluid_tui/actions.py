@@ -161,7 +161,9 @@ ACTIONS: tuple[Action, ...] = (
     Action("wall.open", "enter", "open", "Watch this terminal alone"),
     Action("wall.next", "right,l,tab", "next", "To the next terminal"),
     Action("wall.previous", "left,h,shift+tab", "", "To the terminal before"),
-    Action("timeline.output", "enter", "open", "Show what the command printed; play a recording"),
+    Action(
+        "timeline.output", "enter", "open", "Show what the command printed; open a request; play a recording"
+    ),
     Action("timeline.replay", "r", "replay", "Play what the terminal of this sandbox showed"),
     Action("timeline.filter", "slash", "filter", "Show only what matches: approval who:ops -what:command"),
     Action("timeline.older", "o", "older", "Read further back"),
@@ -204,7 +206,7 @@ TWINS: dict[str, str] = {
     "review.tab_playbook": "playbooks show",
     "review.tab_rehearsal": "approvals show",
     "review.tab_dry_run": "approvals dry-run",
-    "review.tab_commands": "audit list",
+    "review.tab_commands": "commands list",
     "review.tab_recording": "replay",
     "review.tab_apply": "approvals show",
     "review.terminal": "sandboxes ssh",
@@ -222,7 +224,7 @@ TWINS: dict[str, str] = {
     "terminal.hand_back": "sandboxes hand-back",
     "terminal.diff": "snapshots diff",
     "terminal.timeline": "audit list",
-    "timeline.output": "audit list",
+    "timeline.output": "commands show",
     "timeline.replay": "replay",
     "timeline.filter": "audit list",
     "timeline.older": "audit list",

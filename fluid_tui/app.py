@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -61,8 +62,7 @@ class FluidApp(App[int], inherit_bindings=False):
     TITLE = "fluid"
     CSS_PATH: ClassVar[list[str | PurePath]] = [styles_folder() / f"{name}.tcss" for name in STYLES]
     BINDINGS: ClassVar[list[BindingType]] = []
-    ENABLE_COMMAND_PALETTE = True
-    COMMAND_PALETTE_BINDING = "ctrl+p"
+    ENABLE_COMMAND_PALETTE = False  # with a key of Textual's, before all of ours: app.palette opens it
 
     def __init__(
         self,
@@ -74,6 +74,7 @@ class FluidApp(App[int], inherit_bindings=False):
         where: str = "",
     ) -> None:
         super().__init__()
+        self.use_command_palette = True
         self.where = where  # the machine whose backend this is, if it is another
         self._layout_file = layout_file
         self._attention = Attention(self._to_terminal, self._notify, *surroundings())
@@ -115,10 +116,6 @@ class FluidApp(App[int], inherit_bindings=False):
         self._held.enter_context(self.batch_update())
         self.set_timer(FIRST_PAINT_S, self._paint)
         self.run_worker(self.mirror.run(), name="mirror")
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Where every key is a terminal's, the palette has none."""
-        return not (action == "command_palette" and getattr(self.screen, "keys_elsewhere", False))
 
     def get_default_screen(self) -> Screen[None]:
         return FleetScreen()
@@ -283,8 +280,10 @@ def run_console(
     read_only: bool = False,
     keymap_file: Path | None = None,
     where: str = "",
+    mouse: bool = True,
 ) -> int:
-    """Run the console on this operator door until the operator leaves; an exit code.
+    """Run the console on this operator door until the operator leaves; an exit code. Without ``mouse`` (or
+    with ``FLUID_MOUSE=0``) it is the terminal's own.
 
     The backend may be down: the console shows it and connects when it is there. Raises
     :class:`backend.errors.ConfigError` for a keymap file that cannot be used.
@@ -301,5 +300,5 @@ def run_console(
     )
     gc.freeze()  # what the imports made lives as long as we do: no collection looks through it again
     gc.enable()
-    code = app.run()
+    code = app.run(mouse=mouse and os.environ.get("FLUID_MOUSE") != "0")
     return code if code is not None else app.return_code or 0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from backend.models import Sandbox
 from backend.models.approval import APPROVAL_OVER
-from fluid_tui.commands import CHANGING, Parsed, parse
+from fluid_tui.commands import CHANGING, WHOLE_ID, Parsed, parse
 from fluid_tui.fleet_rows import Sorting, short_id
 from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.diff import DiffScreen, open_compare
@@ -79,6 +79,9 @@ class _Commander:
         self._fluid.push_screen(screen)
 
     def _review(self, short: str, begin: str) -> str:
+        if WHOLE_ID.fullmatch(short):
+            self._fluid.push_screen(ReviewScreen(short, begin=begin))
+            return ""
         fleet = self._fluid.mirror.fleet
         found = [one for one in fleet.approvals if one.short_id == short] if fleet else []
         if not found:

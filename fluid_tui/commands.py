@@ -6,6 +6,7 @@ types it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -98,6 +99,9 @@ def _about(*words: str) -> str:
     return visible(" · ".join(word for word in words if word), limit=60)
 
 
+WHOLE_ID = re.compile(r"APR-[0-9a-f]{8}")
+
+
 @dataclass(frozen=True, slots=True)
 class Verb:
     """``arguments``: what may stand at each place after the verb; the first ``needed`` must."""
@@ -114,7 +118,7 @@ class Verb:
 VERBS: tuple[Verb, ...] = (
     Verb("approve", "REQUEST", "Open the review and approve it there", (_waiting,), 1, changes=True),
     Verb("reject", "REQUEST", "Open the review and reject it there", (_waiting,), 1, changes=True),
-    Verb("review", "REQUEST", "Show a request and its evidence", (_requests,), 1),
+    Verb("review", "REQUEST", "Show a request and its evidence; also by its whole id", (_requests,), 1),
     Verb("answer", "QUESTION", "Open an agent's question", (_asks,), 1),
     Verb("sandbox", "SANDBOX [VERB]", "Go to a sandbox, or act on it", (_sandboxes, _sandbox_verbs)),
     Verb("compare", "SANDBOX SANDBOX", "Show how two sandboxes differ", (_sandboxes, _sandboxes), 2),
@@ -154,6 +158,8 @@ def parse(text: str, fleet: FleetView | None) -> Parsed:
         return Parsed(None, arguments, f"too many words: {verb.name} {verb.usage}".rstrip())
     for at, given in enumerate(arguments):
         known = verb.arguments[at](fleet, arguments) if fleet else []
+        if verb.name == "review" and WHOLE_ID.fullmatch(given):
+            continue  # of one that ended long ago
         if given not in [choice.word for choice in known]:
             return Parsed(None, arguments, f"no {verb.usage.split()[at].strip('[]').lower()} {given!r}")
     return Parsed(verb, arguments)

@@ -27,7 +27,7 @@ from backend.models import (
 )
 from backend.text import visible
 from fluid_tui.paint import BLANK, Line, Role, line, said
-from fluid_tui.side_rows import DiffRow, fact, text_rows, value_rows
+from fluid_tui.side_rows import Budget, DiffRow, fact, text_rows, value_rows
 from fluid_tui.syntax import kind_of
 from fluid_tui.words import SETTINGS, plural
 
@@ -72,6 +72,7 @@ class DiffDocument:
 
     rows: list[DiffRow] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
+    budget: Budget = field(default_factory=Budget)
 
     def add(
         self,
@@ -125,7 +126,7 @@ def _add_settings(made: DiffDocument, changes: Changes, noise: bool) -> None:
         for number, one in enumerate(changes.settings):
             if one.kind is kind and (noise or not (one.hidden or one.package)):
                 key = f"{heading} {number}"
-                made.add(heading, one.verb, one.name, _extra(one), _setting(one), key=key)
+                made.add(heading, one.verb, one.name, _extra(one), _setting(one, made.budget), key=key)
 
 
 def _add_running(made: DiffDocument, running: RunningChanges, noise: bool) -> None:
@@ -154,7 +155,8 @@ def _add_files(made: DiffDocument, changes: Changes, noise: bool) -> None:
     for change in shown.values():
         if change.renamed_to not in shown:
             old = shown.get(change.renamed_from)
-            rows = _file(old.before if old else change.before, change.after, kind_of(change.path))
+            before = old.before if old else change.before
+            rows = _file(before, change.after, kind_of(change.path), made.budget)
             made.add("Files", change.verb, change.path, _extra(change), rows, was=change.renamed_from)
     brought = Counter(change.package for change in changes.files if change.package and not change.hidden)
     for owner, count in sorted(brought.items() if not noise else ()):
@@ -167,8 +169,8 @@ def _extra(change: FileChange | SettingChange) -> str:
     return _by(change.package) + (f" · hidden as {visible(change.hidden)}" if change.hidden else "")
 
 
-def _setting(change: SettingChange) -> Iterator[DiffRow]:
-    yield from value_rows(change.before, change.after)
+def _setting(change: SettingChange, budget: Budget) -> Iterator[DiffRow]:
+    yield from value_rows(change.before, change.after, budget)
     if change.paths:
         yield fact("in " + ", ".join(visible(path) for path in change.paths), Role.MUTED)
 
@@ -210,7 +212,7 @@ def _facts(change: UserChange | GroupChange) -> Iterator[DiffRow]:
             yield fact(f"+ {visible(name)}: {visible(after)}", Role.ADDED)
 
 
-def _file(before: FileState | None, after: FileState | None, kind: str) -> Iterator[DiffRow]:
+def _file(before: FileState | None, after: FileState | None, kind: str, budget: Budget) -> Iterator[DiffRow]:
     old, new = _state_facts(before), _state_facts(after)
     for name in dict.fromkeys((*old, *new)):
         if old.get(name, "") == new.get(name, ""):
@@ -219,7 +221,7 @@ def _file(before: FileState | None, after: FileState | None, kind: str) -> Itera
             yield fact(f"- {name}: {old[name]}", Role.REMOVED)
         if new.get(name):
             yield fact(f"+ {name}: {new[name]}", Role.ADDED)
-    yield from _content(before, after, kind)
+    yield from _content(before, after, kind, budget)
 
 
 def _state_facts(state: FileState | None) -> dict[str, str]:
@@ -242,7 +244,9 @@ def _state_facts(state: FileState | None) -> dict[str, str]:
     return facts
 
 
-def _content(before: FileState | None, after: FileState | None, kind: str) -> Iterator[DiffRow]:
+def _content(
+    before: FileState | None, after: FileState | None, kind: str, budget: Budget
+) -> Iterator[DiffRow]:
     sides = [state for state in (before, after) if state is not None]
     secret = next((state.secret for state in sides if state.secret), "")
     if any(state.secret and state.text is None for state in sides):
@@ -257,9 +261,9 @@ def _content(before: FileState | None, after: FileState | None, kind: str) -> It
             yield fact("content not shown: binary or too large; size and hash above", Role.MUTED)
         return
     if old is None or new is None:
-        yield from (replace(row, alone=True) for row in text_rows(old or "", new or "", kind))
+        yield from (replace(row, alone=True) for row in text_rows(old or "", new or "", kind, budget))
     elif old != new:
-        yield from text_rows(old, new, kind)
+        yield from text_rows(old, new, kind, budget)
     elif secret and before and after and before.sha256 != after.sha256:
         yield fact("only a secret value changed", Role.WARN)
 

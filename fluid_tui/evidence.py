@@ -5,6 +5,7 @@ Pure. Whatever is not measured is said to be so; a tick stands only for somethin
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
@@ -267,6 +268,26 @@ def policy_lines(approval: Approval, uid: int | None) -> list[Line]:
     return [line(WARNING, ("policy  ", Role.TITLE), said(words, Role.WARN)) for words in found]
 
 
+def _commands(playbook: Playbook) -> dict[str, list[str]]:
+    """The command lines of opaque tasks, by the task's name, read from what the digest covers."""
+    import yaml
+
+    names = {task.name for task in playbook.tasks if task.opaque}
+    try:
+        plays = yaml.safe_load(playbook.yaml) if names else None
+    except (yaml.YAMLError, RecursionError):
+        plays = None
+    found: dict[str, list[str]] = {}
+    for play in plays if isinstance(plays, list) else ():
+        tasks = [*(play.get("tasks") or ()), *(play.get("handlers") or ())] if isinstance(play, dict) else []
+        for task in tasks:
+            how = task.get("ansible.builtin.command") if isinstance(task, dict) else None
+            argv = how.get("argv") if isinstance(how, dict) else None
+            if isinstance(argv, list) and (name := str(task.get("name"))) in names:
+                found.setdefault(name, []).append(shlex.join(map(str, argv)))
+    return found
+
+
 def recap(result: TargetResult) -> Piece:
     """Ansible's recap in its own words."""
     words = [f"ok={result.ok}", f"changed={result.changed}"]
@@ -390,6 +411,7 @@ def yes_to(evidence: Evidence) -> str:
 def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:
     """Exactly what an approval starts, and where: for the confirm dialog."""
     lines: list[Line] = []
+    commands = _commands(playbook)
     for target in approval.targets:
         found = approval.evidence.dry_run.get(target)
         would = f"  dry run: would change {found.result.changed}" if found else "  no dry run"
@@ -408,6 +430,9 @@ def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:
         path = next((path for path in task.paths[:1] if path not in task.name), "")
         where = f"  {task.module} {path}".rstrip()
         lines.append(line(("run  ", Role.MUTED), said(task.name), said(where, Role.MUTED), flag))
+        lines += [
+            line(("     $ ", Role.MUTED), said(words, Role.WARN)) for words in commands.get(task.name, ())
+        ]
     if playbook.asked:
         asked = ", ".join(playbook.asked)
         lines.append(line(("asks ", Role.MUTED), said(f"for the secrets {asked}, once this is confirmed")))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from backend.client.call import nouns
 from backend.errors import BackendDown, FluidError, RoleDenied, SandboxNotFound, TimedOut
 from backend.models import Approval, Ask, Event, FleetView, Pane, Presence, Sandbox, now
 from fluid_tui.backend_port import BackendPort
@@ -163,7 +164,7 @@ class Mirror:
     async def _listen(self, stream: AsyncIterator[Event]) -> None:
         async for event in stream:
             if event.kind == PRESENCE:
-                self._see([Presence.model_validate(one) for one in event.data.get("here", [])])
+                self._see(nouns("Presence", "here")({"here": [], **event.data}))
                 continue
             self.recent.append(event)
             self._on_event(event)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import SequenceMatcher
+from itertools import zip_longest
 
-from backend.alignment import coarse, opcodes
+from backend.alignment import COMPARISONS, Opcode, Work, coarse, opcodes
 from backend.text import visible
 from fluid_tui.paint import Line, Role, chop, line, width_of, wrap
 from fluid_tui.syntax import coloured
@@ -20,6 +20,10 @@ CONTEXT_LINES = 3
 EXACT_CHARS = 400
 EXACT_ROWS = 1_000
 """In a longer block nobody looks for the words that differ: its lines are marked as a whole."""
+DOCUMENT_COMPARISONS = 10 * COMPARISONS
+"""Of lines, in all files together."""
+WORD_COMPARISONS = 6_000_000
+"""Of words, in all files together: some 600 wide lines of a table. Less than 2 s."""
 SHOWN_LINES = 20_000
 TAB = 8
 WORD = re.compile(r"\w+|\s+|.")
@@ -51,13 +55,32 @@ class DiffRow:
     hides: Callable[[], list[DiffRow]] | None = field(default=None, compare=False)
 
 
+class Budget:
+    """What may still be compared of one document, all its files together: an agent chooses them."""
+
+    def __init__(self) -> None:
+        self.lines = DOCUMENT_COMPARISONS
+        self.words = Work(WORD_COMPARISONS)
+
+    def aligned(self, left: Sequence[str], right: Sequence[str]) -> list[Opcode]:
+        """One file's runs: no file takes more than its own share."""
+        work = Work(min(COMPARISONS, self.lines))
+        share = work.left
+        runs = opcodes(left, right, work)
+        self.lines -= share - work.left
+        return runs
+
+
 def fact(words: str, role: Role = Role.TEXT) -> DiffRow:
     """Words of ours about a change, over the full width."""
     return DiffRow(line(("  ", Role.TEXT), (words, role)))
 
 
-def value_rows(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[DiffRow]:
+def value_rows(
+    before: Mapping[str, str], after: Mapping[str, str], budget: Budget | None = None
+) -> Iterator[DiffRow]:
     """Values by name, before and after; equal ones too, or nobody would know whose the others are."""
+    words = (budget or Budget()).words
     alone = not before or not after
     for name in dict.fromkeys((*before, *after)):
         old, new = (
@@ -68,13 +91,15 @@ def value_rows(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[
             text = line(old[0])
             yield DiffRow(left=Side(0, text, False), right=Side(0, text, False))
         else:
-            yield from (replace(row, alone=alone) for row in _replaced(old, new, -1, -1))
+            rows, _ = _replaced(old, new, -1, -1, "", words)
+            yield from (replace(row, alone=alone) for row in rows)
 
 
-def text_rows(old: str, new: str, kind: str = "") -> Iterator[DiffRow]:
+def text_rows(old: str, new: str, kind: str = "", budget: Budget | None = None) -> Iterator[DiffRow]:
     """Two texts of a kind of file side by side: aligned hunks, far equal lines folded."""
+    budget = budget or Budget()
     left, right = _lines_of(old), _lines_of(new)
-    hunks = opcodes(left, right)
+    hunks, told = budget.aligned(left, right), False
     room = SHOWN_LINES
     for at, run in enumerate(hunks):
         tag, l1, l2, r1, r2 = run
@@ -84,7 +109,11 @@ def text_rows(old: str, new: str, kind: str = "") -> Iterator[DiffRow]:
         if coarse(run):
             yield fact("⋯ compared coarsely: some of these lines may be equal", Role.MUTED)
         l3, r3 = min(l2, l1 + room), min(r2, r1 + room)
-        yield from _replaced(left[l1:l3], right[r1:r3], l1, r1, kind)
+        rows, all_marked = _replaced(left[l1:l3], right[r1:r3], l1, r1, kind, budget.words)
+        if not (all_marked or told):
+            told = True
+            yield fact("⋯ too much to compare: from here on some lines are marked as a whole", Role.MUTED)
+        yield from rows
         if (l3, r3) != (l2, r2):
             yield fact(f"… {len(left) - l3:,} and {len(right) - r3:,} more lines are not drawn", Role.WARN)
             return
@@ -124,33 +153,49 @@ def _equal(
     yield from rows(stop, count)
 
 
-def _replaced(old: list[str], new: list[str], l1: int, r1: int, kind: str = "") -> Iterator[DiffRow]:
-    rows = max(len(old), len(new))
-    for at in range(rows):
-        before = old[at] if at < len(old) else None
-        after = new[at] if at < len(new) else None
-        marked = None
-        if before is not None and after is not None and rows <= EXACT_ROWS:
-            marked = _words(before, after)
-        left_text = marked[0] if marked else line((before or "", Role.REMOVED))
-        right_text = marked[1] if marked else line((after or "", Role.ADDED))
-        yield DiffRow(
-            left=None if before is None else Side(l1 + at + 1, left_text, True, kind),
-            right=None if after is None else Side(r1 + at + 1, right_text, True, kind),
+def _replaced(
+    old: list[str], new: list[str], l1: int, r1: int, kind: str, work: Work
+) -> tuple[list[DiffRow], bool]:
+    """Lines beside those in their place, and whether the work sufficed for the words of all."""
+    rows: list[DiffRow] = []
+    all_marked = True
+    short = max(len(old), len(new)) <= EXACT_ROWS
+    for at, (before, after) in enumerate(zip_longest(old, new)):
+        left_text, right_text = line((before or "", Role.REMOVED)), line((after or "", Role.ADDED))
+        if short and before is not None and after is not None and _is_read(before, after):
+            marked = _words(before, after, work)
+            all_marked = all_marked and marked is not None
+            left_text, right_text = marked or (left_text, right_text)
+        rows.append(
+            DiffRow(
+                left=None if before is None else Side(l1 + at + 1, left_text, True, kind),
+                right=None if after is None else Side(r1 + at + 1, right_text, True, kind),
+            )
         )
+    return rows, all_marked
 
 
-def _words(before: str, after: str) -> tuple[Line, Line] | None:
-    """Both lines with the words that differ marked; None when they have little in common."""
-    if max(len(before), len(after)) > EXACT_CHARS:
+def _is_read(before: str, after: str) -> bool:
+    """Whether anybody would look for the words in which these lines differ."""
+    return max(len(before), len(after)) <= EXACT_CHARS
+
+
+def _words(before: str, after: str, work: Work) -> tuple[Line, Line] | None:
+    """Both lines with the words that differ marked, as a whole when they have little in common. None when
+    there was not work enough left to find out."""
+    whole = line((before, Role.REMOVED)), line((after, Role.ADDED))
+    if work.left <= 0:
         return None
     old, new = WORD.findall(before), WORD.findall(after)
-    matcher = SequenceMatcher(None, old, new, autojunk=False)
-    if matcher.ratio() < 0.4:
+    work.left -= len(old) + len(new)
+    runs = list(work.between(old, new, (0, len(old), 0, len(new))))
+    if any(map(coarse, runs)):
         return None
+    if 2 * sum(run[2] - run[1] for run in runs if run[0] == "equal") < 0.4 * (len(old) + len(new)):
+        return whole
     left: list[tuple[str, Role]] = []
     right: list[tuple[str, Role]] = []
-    for tag, l1, l2, r1, r2 in matcher.get_opcodes():
+    for tag, l1, l2, r1, r2 in runs:
         same = tag == "equal"
         if l2 > l1:
             left.append(("".join(old[l1:l2]), Role.REMOVED if same else Role.REMOVED_WORD))

@@ -32,6 +32,8 @@ WORDS_CHARS = 200
 LABEL_CELLS = 12
 NOISY = frozenset({"run.event", "pane.changed", "command.output", "sandbox.changed", EVENTS_MISSED})
 """Events that the list would drown in; the audit has what matters of them."""
+UNRECORDED = frozenset({"run.event", "pane.changed", "command.output", "presence.changed"})
+"""Events that no row of the audit comes with."""
 UNTOLD = frozenset({"ok", "intent", "error", "error_code"})
 MARKS: tuple[tuple[str, Mark], ...] = (
     ("approval.approve", Mark("✓", "", Role.GOOD)),

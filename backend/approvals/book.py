@@ -43,17 +43,27 @@ class ApprovalBook:
         """Those in one of ``states``, however many ended since, newest first; agents see their own only."""
         return await self._newest(states, actor, MAX_OPEN)
 
-    async def all(self, actor: Identity | None = None, *, over: int = LAST_OVER) -> list[Approval]:
-        """Those that are open, then the last ``over`` that ended; agents see their own only."""
-        rows = await self.open(actor=actor)
-        rows += await self._newest(APPROVAL_OVER, actor, over)
+    async def all(
+        self, actor: Identity | None = None, *, over: int = LAST_OVER, requester_uid: int | None = None
+    ) -> list[Approval]:
+        """Those that are open, then the last ``over`` that ended, of one requester or of all; agents
+        see their own only."""
+        rows = [one for one in await self.open(actor=actor) if requester_uid in (None, one.requester_uid)]
+        rows += await self._newest(APPROVAL_OVER, actor, over, requester_uid)
         return list({row.id: row for row in rows}.values())  # one may have ended between the two looks
 
     async def _newest(
-        self, states: Collection[ApprovalState], actor: Identity | None, limit: int
+        self,
+        states: Collection[ApprovalState],
+        actor: Identity | None,
+        limit: int,
+        requester_uid: int | None = None,
     ) -> list[Approval]:
+        asked = {} if requester_uid is None else {"requester_uid": requester_uid}
         mine = {"requester_uid": actor.uid} if actor is not None and actor.role is Role.AGENT else {}
-        rows, _ = await self._store.approvals.list({"state": states, **mine}, limit=limit)
+        if asked and mine and asked != mine:
+            return []
+        rows, _ = await self._store.approvals.list({"state": states, **asked, **mine}, limit=limit)
         return rows
 
     async def change(

@@ -195,9 +195,12 @@ class Approvals:
         """For agents with counts only per target; for operators whole."""
         return self._shown(actor, await self._book.load(approval_id, actor))
 
-    async def list(self, actor: Identity, *, over: int = LAST_OVER) -> Sequence[Approval]:
-        """Those that are open, then the last ``over`` that ended."""
-        return [self._shown(actor, row) for row in await self._book.all(actor, over=over)]
+    async def list(
+        self, actor: Identity, *, over: int = LAST_OVER, requester_uid: int | None = None
+    ) -> Sequence[Approval]:
+        """Those that are open, then the last ``over`` that ended; of one requester or of all."""
+        rows = await self._book.all(actor, over=over, requester_uid=requester_uid)
+        return [self._shown(actor, row) for row in rows]
 
     async def wait(self, actor: Identity, approval_id: str, seconds: float) -> Approval:
         """Blocks up to ``seconds`` for a change of state."""

@@ -24,6 +24,7 @@ NOUNS = {
         "sandboxes",
         "Agents' machines: list, create, show, exec, ssh, attach, stop, start, destroy.",
     ),
+    "commands": ("commands", "What agents ran, and what it printed: list, show."),
     "snapshots": ("snapshots", "Points in time of a sandbox: list, create, restore, diff."),
     "playbooks": ("playbooks", "Generated playbooks: generate, show, export."),
     "approvals": (
@@ -96,15 +97,19 @@ def root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print it."),
     read_only: bool = typer.Option(False, "--read-only", help="A console that looks and cannot touch."),
     plain: bool = typer.Option(False, "--plain", help="What the console shows, as sentences."),
+    no_mouse: bool = typer.Option(
+        False, "--no-mouse", help="A console that leaves the mouse to the terminal; also FLUID_MOUSE=0."
+    ),
     connect: str | None = typer.Option(
         None, "--connect", metavar="[USER@]HOST", help="The backend of that machine, through SSH."
     ),
 ) -> int:
     """Options of the program itself."""
     if context.invoked_subcommand is not None:
-        if read_only or plain:
+        if read_only or plain or no_mouse:
             raise BadRequest(
-                "--read-only and --plain go without a command", remedy="they are the console's own"
+                "--read-only, --no-mouse and --plain go without a command",
+                remedy="they are the console's own",
             )
         if connect is not None:
             _connect(context, connect)
@@ -114,7 +119,7 @@ def root(
             _connect(context, connect)
         print_plain()
         return 0
-    return open_console(read_only=read_only, connect=connect)
+    return open_console(read_only=read_only, connect=connect, mouse=not no_mouse)
 
 
 def _connect(context: typer.Context, login: str) -> None:

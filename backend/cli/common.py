@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from backend.client import Fluid, calls
-from backend.client.door import DoorAddress
+from backend.client.door import DoorAddress, installation
 from backend.errors import ApprovalNotFound, BadRequest, SandboxNotFound
-from backend.paths import Paths
 from backend.text import visible
 
 UNCUT = frozenset({"id", "short", "name", "state"})
@@ -41,12 +40,12 @@ def door() -> Fluid:
 
 def door_path() -> Path | DoorAddress | None:
     """The other machine's (:func:`behind`), else ``FLUID_SOCKET`` (none here: the client looks there itself),
-    else the operator door, else (for an agent) the agent door."""
+    else the operator door of this user's :func:`installation`, else (for an agent) its agent door."""
     if (far := _far.get()) is not None:
         return far
     if os.environ.get("FLUID_SOCKET"):
         return None
-    paths = Paths.default()
+    paths = installation()
     operator, agent = paths.operator_socket, paths.agent_socket
     use_agent = os.access(agent, os.W_OK) and not os.access(operator, os.W_OK)
     return agent if use_agent else operator

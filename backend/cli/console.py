@@ -9,66 +9,57 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from backend.client.answers import denied
+from backend.client.door import DoorAddress, answers, installation, is_closed
 from backend.errors import BackendDown, BadRequest
 from backend.paths import Paths
-
-if TYPE_CHECKING:
-    from backend.client.door import DoorAddress
 
 START_S = 120.0
 LOOK_S = 0.2
 """How often we look whether a starting backend has died or answers without having said that it is ready."""
 
 
-def open_console(*, read_only: bool = False, connect: str | None = None) -> int:
-    """Run the console until the operator leaves it; with ``connect`` on the backend behind that login.
+def open_console(*, read_only: bool = False, connect: str | None = None, mouse: bool = True) -> int:
+    """Run the console until the operator leaves it; with ``connect`` on the backend behind that login. The
+    machine's own backend is waited for where it is down, a user's own is started.
 
     Raises:
         BadRequest: there is no terminal to draw on; nothing was started.
+        RoleDenied: the door is closed to this user.
     """
     need_terminal("use `fluid status` and the other commands in a script")
     if connect is not None:
-        return _open_far_console(connect, read_only=read_only)
-    paths = Paths.default()
-    door = os.environ.get("FLUID_SOCKET")
-    if door is None and not answers(paths.operator_socket):
+        return _open_far_console(connect, read_only=read_only, mouse=mouse)
+    if door := os.environ.get("FLUID_SOCKET"):
+        return _run(door, read_only, mouse=mouse)
+    paths = installation()
+    if is_closed(paths.operator_socket):
+        raise denied(DoorAddress(paths.operator_socket))
+    if paths == Paths.default() and not answers(paths.operator_socket):
         pid = start_backend(paths)
         print(f"no backend ran: started one (pid {pid}); it goes on when you leave, `kill {pid}` ends it")
-    return _run(door or paths.operator_socket, read_only)
+    return _run(paths.operator_socket, read_only, mouse=mouse)
 
 
-def _open_far_console(login: str, *, read_only: bool) -> int:
+def _open_far_console(login: str, *, read_only: bool, mouse: bool) -> int:
     from backend.cli.common import behind
 
     with behind(login) as door:
-        return _run(door, read_only, str(door))
+        return _run(door, read_only, str(door), mouse=mouse)
 
 
-def _run(door: str | Path | DoorAddress, read_only: bool, where: str = "") -> int:
+def _run(door: str | Path | DoorAddress, read_only: bool, where: str = "", *, mouse: bool) -> int:
     gc.disable()  # until it runs: its imports make no garbage
     from fluid_tui.app import run_console
 
-    return run_console(door, read_only=read_only, where=where)
+    return run_console(door, read_only=read_only, where=where, mouse=mouse)
 
 
 def need_terminal(remedy: str) -> None:
     """Refuse to draw into a file or a pipe, and to wait for keys that cannot come."""
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise BadRequest("the console needs a terminal", remedy=remedy)
-
-
-def answers(door: Path) -> bool:
-    """Whether somebody serves the door. One that is closed to us is served, and says so itself."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
-        try:
-            knock.connect(str(door))
-        except PermissionError:
-            return True
-        except OSError:
-            return False
-        return True
 
 
 def start_backend(paths: Paths) -> int:

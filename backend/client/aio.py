@@ -184,7 +184,7 @@ class AsyncFluid(AgentMethods, OperatorMethods):
         cause: BaseException | None = error
         while cause is not None:
             if isinstance(cause, PermissionError):
-                return denied(str(self._address))
+                return denied(self._address)
             cause = cause.__cause__ or cause.__context__
         if isinstance(error, (httpx2.ReadTimeout, httpx2.WriteTimeout)):
             return too_slow(str(self._address), call)

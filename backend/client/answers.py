@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import grp
 import json
+import os
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 from backend import errors
 from backend.client.call import Call
 from backend.client.door import DoorAddress
 from backend.client.sse import Frame
+from backend.paths import Paths
 
 T = TypeVar("T")
 
@@ -82,18 +87,29 @@ def down(where: DoorAddress, why: str, *, patience_s: float = 0.0) -> errors.Bac
     """Nobody answers there. Who may block waits so long for a tunnel's words."""
     if where.tunnel is not None:
         return where.tunnel.down(patience_s)
+    own = os.geteuid() == 0 or where.socket is None or where.socket.parent != Paths.system().run
     return errors.BackendDown(
         f"no backend answers at {where}: {why}",
-        remedy="start it with `fluid serve`, or check the door's address",
+        remedy="start it with `fluid serve`, or check the door's address"
+        if own
+        else "root starts it: `systemctl start fluid`; `fluid serve` runs one of your own",
     )
 
 
-def denied(where: str) -> errors.RoleDenied:
+def denied(where: DoorAddress) -> errors.RoleDenied:
     """The door's mode keeps us out."""
-    return errors.RoleDenied(
-        f"{where} is closed to this user",
-        remedy="join the group that owns the socket (`fluid config show`: server), then log in again",
-    )
+    return errors.RoleDenied(f"{where} is closed to this user", remedy=_way_in(where.socket))
+
+
+def _way_in(socket: Path | None) -> str:
+    group = None
+    with suppress(OSError, KeyError):
+        group = grp.getgrgid(socket.stat().st_gid) if socket else None
+    if group is None:
+        return "join the group that owns the socket (`fluid config show`: server), then log in again"
+    if group.gr_gid == 0:
+        return "its group is root: root names another as server.socket_group_operators (or _agents)"
+    return f"join its group: `usermod -aG {group.gr_name} USER` as root, then log in again"
 
 
 def too_slow(where: str, call: Call[Any]) -> errors.TimedOut:

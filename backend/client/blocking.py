@@ -111,7 +111,7 @@ class Fluid(AgentMethods, OperatorMethods):
             self.close()
             raise too_slow(str(self._address), call) from error
         except PermissionError as error:
-            raise denied(str(self._address)) from error
+            raise denied(self._address) from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise down(self._address, _why(error), patience_s=WORDS_S) from error

@@ -13,6 +13,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, over
 from urllib.parse import quote, urlencode
 
 from backend.client.sse import Frame
+from backend.errors import UpgradeRequired
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -75,20 +76,45 @@ def nothing(_: Any) -> None:
 
 
 def noun(name: str, key: str | None = None) -> Callable[[Any], Any]:
-    """Reads one noun of :mod:`backend.models`, which is imported when the first answer comes."""
+    """Reads one noun of :mod:`backend.models`, which is imported when the first answer comes.
+
+    ``read`` raises:
+        UpgradeRequired: the answer has what this side does not know.
+    """
 
     def read(answer: Any) -> Any:
+        from pydantic import ValidationError
+
         from backend import models
 
-        return getattr(models, name).model_validate(answer[key] if key else answer)
+        try:
+            return getattr(models, name).model_validate(answer[key] if key else answer)
+        except (ValidationError, KeyError, TypeError) as error:
+            raise not_understood(name) from error
 
     return read
+
+
+def not_understood(name: str) -> UpgradeRequired:
+    """A noun that is not as this side knows it. What it holds is not told: it may be a secret."""
+    return UpgradeRequired(
+        f"this side does not understand the backend's {name.lower()}: it is older than the backend",
+        remedy="upgrade it to the backend's version (`fluid status` shows both)",
+    )
 
 
 def nouns(name: str, key: str) -> Callable[[Any], Any]:
     """Reads a list of nouns."""
     one = noun(name)
-    return lambda answer: [one(entry) for entry in answer[key]]
+
+    def read(answer: Any) -> Any:
+        try:
+            entries = list(answer[key])
+        except (KeyError, TypeError) as error:
+            raise not_understood(name) from error
+        return [one(entry) for entry in entries]
+
+    return read
 
 
 class Blocking(Protocol):

@@ -342,8 +342,10 @@ def approval(id: str, *, wait: float = 0) -> Call[Approval]:
     return Call("GET", path("approvals", id), noun("Approval"), query=query, timeout_s=wait + QUICK_S)
 
 
-def approvals() -> Call[list[Approval]]:
-    return Call("GET", path("approvals"), nouns("Approval", "approvals"))
+def approvals(requester_uid: int | None = None) -> Call[list[Approval]]:
+    """Those that are open and the last that ended, of one requester or of all."""
+    query = {"requester_uid": requester_uid}
+    return Call("GET", path("approvals"), nouns("Approval", "approvals"), query=query)
 
 
 def withdraw_approval(id: str) -> Call[Approval]:

@@ -5,6 +5,7 @@ the door that a tunnel leads to.
 from __future__ import annotations
 
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,15 +46,44 @@ class DoorAddress:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+def installation() -> Paths:
+    """Whose doors this user takes: those of the machine's own backend, unless ``FLUID_HOME`` names another
+    or one of the user's own runs."""
+    own, system = Paths.default(), Paths.system()
+    if os.environ.get("FLUID_HOME") or own.run == system.run or answers(own.operator_socket):
+        return own
+    return system if system.in_use else own
+
+
+def answers(door: Path) -> bool:
+    """Whether somebody serves the door. One that is closed to us is served."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knock:
+        try:
+            knock.connect(str(door))
+        except PermissionError:
+            return True
+        except OSError:
+            return False
+        return True
+
+
+def is_closed(door: Path) -> bool:
+    """Whether the door is there and its mode, or its folder's, keeps this user out."""
+    try:
+        return not os.access(door, os.W_OK) and door.is_socket()
+    except PermissionError:
+        return True
+
+
 def door_address(at: str | Path | DoorAddress | None) -> DoorAddress:
-    """The door of a path or URL; None: ``FLUID_SOCKET``, else this machine's agent door.
+    """The door of a path or URL; None: ``FLUID_SOCKET``, else the agent door of :func:`installation`.
 
     Raises:
         InvalidValue: a URL that is not ``http://…``.
     """
     if isinstance(at, DoorAddress):
         return at
-    chosen = at if at is not None else os.environ.get("FLUID_SOCKET") or Paths.default().agent_socket
+    chosen = at if at is not None else os.environ.get("FLUID_SOCKET") or installation().agent_socket
     if isinstance(chosen, Path) or "://" not in chosen:
         return DoorAddress(Path(chosen))
     scheme = chosen.partition("://")[0]

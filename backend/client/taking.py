@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from backend.client.answers import cut_off, denied, down, error_of, parse, raise_if_error
-from backend.client.call import QUICK_S, Call
+from backend.client.call import QUICK_S, Call, noun
 from backend.client.door import DoorAddress
 from backend.client.sse import Frame, Parser
 
@@ -48,10 +48,9 @@ class TakenPane:
 
     async def over(self) -> TakeOverEnd:
         """Why it ended. Raises BackendDown when nobody says so: then too the agent has its terminal back."""
-        from backend.models import TakeOverEnd
-
         frame = await self._until("ended")
-        return TakeOverEnd.model_validate(frame.json())
+        end: TakeOverEnd = noun("TakeOverEnd")(frame.json())
+        return end
 
     async def begin(self, head: bytes) -> None:
         """Returns once the pane is taken; raises what stands in the way."""
@@ -125,7 +124,7 @@ async def _connect(address: DoorAddress) -> tuple[asyncio.StreamReader, asyncio.
                 return await asyncio.open_unix_connection(address.socket, limit=HEAD_BYTES)
             return await asyncio.open_connection(address.host, address.port, limit=HEAD_BYTES)
     except PermissionError as error:
-        raise denied(str(address)) from error
+        raise denied(address) from error
     except (OSError, TimeoutError) as error:
         raise down(address, str(error) or type(error).__name__) from error
 

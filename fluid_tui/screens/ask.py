@@ -61,6 +61,7 @@ class AskScreen(FluidScreen):
         sandbox = self.fluid.mirror.sandbox(ask.sandbox_id or "")
         name = sandbox.sandbox_name if sandbox else ask.sandbox_id or ""
         lines = [
+            *self.as_it_was(),
             line(said(ask.prompt, Role.TITLE)),
             BLANK,
             *[line(said(each)) for each in ask.context.split("\n") if each],
@@ -83,7 +84,7 @@ class AskScreen(FluidScreen):
             lines += [BLANK, line(said(words, Role.GOOD if ask.approved else Role.WARN))]
         elif self._over or self._ask() is None:
             lines += [BLANK, line(said(self._over or "This question is no longer there.", Role.WARN))]
-        elif not self.fluid.read_only:
+        elif not (self.fluid.read_only or self.is_lost):
             lines += [BLANK, self._how_to_answer(ask)]
         self.query_one(TextView).set_lines(lines)
 
@@ -148,6 +149,9 @@ class AskScreen(FluidScreen):
         )
 
     def _pending(self) -> Ask | None:
+        if self.is_lost:
+            self.say("The backend does not answer: what you see may be old.", bad=True)
+            return None
         ask = self._ask()
         if ask is None or ask.status is not AskState.PENDING:
             self.say("This question is already answered.")

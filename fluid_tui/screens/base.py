@@ -178,6 +178,19 @@ class FluidScreen(Screen[None]):
         link = self.fluid.mirror.link
         return f"{link.problem}. {link.remedy}".rstrip(" .") if link.contact is Contact.LOST else ""
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the backend does not answer: what is shown may be old."""
+        return self.fluid.mirror.link.contact is Contact.LOST
+
+    def as_it_was(self) -> list[Line]:
+        """Old state is never shown as new."""
+        if not self.is_lost:
+            return []
+        since = self.fluid.mirror.link.since
+        when = f"As it was at {clock(since)}" if since else "As it was"
+        return [line(("✗ ", Role.BAD), (f"{when}: the backend does not answer.", Role.BAD))]
+
     def draw_bars(self) -> None:
         """Both bars; they paint only what differs."""
         if not self.composed:

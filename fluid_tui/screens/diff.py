@@ -3,6 +3,7 @@ on the right."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from time import monotonic
 
@@ -120,8 +121,8 @@ class DiffScreen(FluidScreen):
             self._began = None
             self._failed(error)
             return
+        await self._draw()
         self._began = None
-        self._draw()
 
     def refresh_data(self) -> None:
         """What is being compared, and for how long."""
@@ -149,22 +150,23 @@ class DiffScreen(FluidScreen):
     def _how(self, words: Line) -> None:
         self.query_one("#how", TextView).set_lines([words])
 
-    def _draw(self) -> None:
-        if self._changes is None or self._points is None:
+    async def _draw(self) -> None:
+        changes = self._changes
+        if changes is None or self._points is None:
             return
-        made = document(self._changes, noise=self._noise)
+        made = await asyncio.to_thread(document, changes, noise=self._noise)
         self.query_one("#text", DiffView).show(made)
         tree = self.query_one("#tree", LiveList)
         tree.empty = "No change."
         tree.set_rows(tree_rows(made))
-        rules = ", ".join(f"{visible(rule)} {count}" for rule, count in self._changes.hidden.items())
-        before, after = self._changes.from_snapshot, self._changes.to_snapshot
-        read = f", read at {clock(self._changes.created_at)}" if NOW in (before, after) else ""
+        rules = ", ".join(f"{visible(rule)} {count}" for rule, count in changes.hidden.items())
+        before, after = changes.from_snapshot, changes.to_snapshot
+        read = f", read at {clock(changes.created_at)}" if NOW in (before, after) else ""
         ends = self._called(self._sandbox_id, before), self._called(self._other_id, after)
-        lines = [header_line(self._changes, *ends), (*self._points.words(before, after), (read, Role.MUTED))]
+        lines = [header_line(changes, *ends), (*self._points.words(before, after), (read, Role.MUTED))]
         if self._noise and rules:
             lines.append(line(("shown noise: ", Role.MUTED), (rules, Role.MUTED)))
-        lines += [line(said(note, Role.WARN)) for note in self._changes.notes]
+        lines += [line(said(note, Role.WARN)) for note in changes.notes]
         self.query_one("#how", TextView).set_lines(lines)
         self.titled(tree, "Changes", f"{len(made.items)} shown")
 
@@ -188,7 +190,8 @@ class DiffScreen(FluidScreen):
 
     def action_noise(self) -> None:
         self._noise = not self._noise
-        self._draw()
+        if self._began is None:
+            self.run_worker(self._draw(), group="read", exclusive=True)
 
     def action_again(self) -> None:
         self.run_worker(self._start(), group="read", exclusive=True)

@@ -18,7 +18,6 @@ from backend.models import Approval, ApprovalState, now
 from backend.text import visible
 from fluid_tui.actions import bindings, shown_keys
 from fluid_tui.evidence import checklist, obstacles, policy_lines, request_lines, what_will_run, yes_to
-from fluid_tui.mirror import Contact
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.screens.base import NARROW_BELOW, EventArrived, FluidScreen
 from fluid_tui.screens.confirm import ChoiceDialog, ReasonDialog, SecretDialog, TypedConfirm, consequences
@@ -29,7 +28,7 @@ from fluid_tui.widgets.diff_view import DiffView
 from fluid_tui.widgets.replay_view import ReplayView
 from fluid_tui.widgets.tab_bar import TabBar
 from fluid_tui.widgets.text_view import TextView
-from fluid_tui.words import approval_mark, clock
+from fluid_tui.words import approval_mark
 
 MOVING = (ApprovalState.APPROVED, ApprovalState.APPLYING)
 DECIDABLE = (ApprovalState.DRAFTING, ApprovalState.REHEARSING, ApprovalState.PENDING)
@@ -179,14 +178,14 @@ class ReviewScreen(FluidScreen):
 
     def _evidence(self, approval: Approval) -> list[Line]:
         lines = [
-            *self._as_it_was(),
+            *self.as_it_was(),
             *request_lines(approval, self._earlier(approval), now()),
             BLANK,
             line(("Evidence", Role.HEAD)),
             *checklist(approval),
             *policy_lines(approval, self.fluid.mirror.uid),
         ]
-        if approval.state is ApprovalState.PENDING and not self._lost:
+        if approval.state is ApprovalState.PENDING and not self.is_lost:
             missing = obstacles(approval)
             lines.append(BLANK)
             if missing:
@@ -200,25 +199,14 @@ class ReviewScreen(FluidScreen):
             lines += [BLANK, line(said(f"✗ {self.data.problem}", Role.BAD))]
         return lines
 
-    @property
-    def _lost(self) -> bool:
-        return self.fluid.mirror.link.contact is Contact.LOST
-
-    def _as_it_was(self) -> list[Line]:
-        """Old state is never shown as new."""
-        if not self._lost:
-            return []
-        since = self.fluid.mirror.link.since
-        when = f"As it was at {clock(since)}" if since else "As it was"
-        return [line(("✗ ", Role.BAD), (f"{when}: the backend does not answer.", Role.BAD))]
-
     def _earlier(self, approval: Approval) -> list[Approval]:
         """What the same agent was refused before, the newest first."""
         fleet = self.fluid.mirror.fleet
         who = (approval.requester_uid, approval.agent_id)
+        known = {one.id: one for one in (*self.data.asked_before, *(fleet.approvals if fleet else ()))}
         found = [
             one
-            for one in (fleet.approvals if fleet else [])
+            for one in known.values()
             if one.id != approval.id
             and one.state in REFUSED
             and ((one.requester_uid, one.agent_id) == who or one.sandbox_id == approval.sandbox_id)
@@ -310,7 +298,7 @@ class ReviewScreen(FluidScreen):
         if approval is None:
             self.say("The evidence is still being read.")
             return
-        if self._lost:
+        if self.is_lost:
             self.say("The backend does not answer: what you see may be old.", bad=True)
             return
         if missing := obstacles(approval):

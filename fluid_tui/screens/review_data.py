@@ -54,6 +54,7 @@ class ReviewData:
         self._wanted = self._reading = False
         self._documents: dict[tuple[str, bool], DiffDocument] = {}
         self.approval: Approval | None = None
+        self.asked_before: list[Approval] = []  # by the same requester
         self.playbook: Playbook | None = None
         self.changes: Changes | None = None
         self.commands: list[Command] | None = None
@@ -109,6 +110,7 @@ class ReviewData:
             group.create_task(self._read_changes(approval))
             group.create_task(self._read_playbook(approval))
             group.create_task(self._read_commands(approval))
+            group.create_task(self._read_earlier(approval))
             for run_id in self._runs_of(approval):
                 group.create_task(self._read_run(run_id))
 
@@ -128,6 +130,12 @@ class ReviewData:
     async def _read_playbook(self, approval: Approval) -> None:
         if self.playbook is None or self.playbook.id != approval.playbook_id:
             self.playbook = await self._part("playbook", self._client.playbook(approval.playbook_id))
+            self._tell()
+
+    async def _read_earlier(self, approval: Approval) -> None:
+        found = await self._part("earlier requests", self._client.approvals(approval.requester_uid))
+        if found is not None:
+            self.asked_before = found
             self._tell()
 
     async def _read_commands(self, approval: Approval) -> None:
@@ -189,17 +197,24 @@ class ReviewData:
     # --- the diff -------------------------------------------------------------------------------------------
 
     def document(self, *, noise: bool) -> DiffDocument:
-        """The rehearsal's change as rows: this is what is approved. The same object until it changes."""
+        """The rehearsal's change as rows: this is what is approved. The same object until it changes; made in
+        a thread, and told (:class:`ReviewRead`) when it is."""
         changes = self.changes
         key = (changes.id if changes else self.problems.get("diff", ""), noise)
         if key not in self._documents:
-            self._documents[key] = document(changes, noise=noise) if changes else self._no_document()
+            self._documents[key] = self._no_document()
+            if changes is not None:
+                self._screen.run_worker(self._lay_out(changes, key), group="document")
         return self._documents[key]
+
+    async def _lay_out(self, changes: Changes, key: tuple[str, bool]) -> None:
+        self._documents[key] = await asyncio.to_thread(document, changes, noise=key[1])
+        self._tell()
 
     def _no_document(self) -> DiffDocument:
         if problem := self.problems.get("diff"):
             return DiffDocument(rows=[DiffRow(line(said(f"✗ {problem}", Role.BAD)))])
-        words = "The rehearsal's change is not read yet."
+        words = "Laying out the change …" if self.changes else "The rehearsal's change is not read yet."
         return DiffDocument(rows=[DiffRow(line((words, Role.MUTED)))])
 
     def how(self) -> str:

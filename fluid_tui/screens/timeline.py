@@ -17,6 +17,7 @@ from fluid_tui.screens.base import EventArrived, FluidScreen
 from fluid_tui.screens.replay import ReplayScreen
 from fluid_tui.timeline_rows import (
     TIMELINE_COLUMNS,
+    UNRECORDED,
     Entry,
     entries,
     entry_lines,
@@ -31,6 +32,8 @@ PAGE_ROWS = 500
 PAGE_MAX = 10_000
 GATHER_S = 0.5
 """Events of one burst lead to one reading."""
+REREAD_S = 10.0
+"""Not every row of the audit comes with an event."""
 OUTPUT_CHARS = 20_000
 
 
@@ -59,6 +62,8 @@ class TimelineScreen(FluidScreen):
         self._words = ""
         self._problem = ""
         self._read_once = False
+        self._wanted = False  # something happened that was not read
+        self._rows_of: tuple[str, int] | None = None
 
     def again(self) -> FluidScreen:
         return TimelineScreen(self._sandbox_id)
@@ -79,24 +84,47 @@ class TimelineScreen(FluidScreen):
         self.titled(self.query_one("#entries"), "Timeline")
         self.titled(self.query_one("#entry"), "Entry")
         self._read_soon(0)
+        self.set_interval(REREAD_S, lambda: self._read_soon(GATHER_S))
 
     # --- reading ----------------------------------------------------------------------------------------
 
     @on(EventArrived)
-    def _event(self) -> None:
-        self._read_soon(GATHER_S)
+    def _event(self, message: EventArrived) -> None:
+        event = message.event
+        elsewhere = event.sandbox_id and self._only and self._only not in (event.sandbox_id, event.id)
+        if event.kind not in UNRECORDED and not elsewhere:
+            self._read_soon(GATHER_S)
+
+    def on_screen_resume(self) -> None:
+        if self._wanted:
+            self._read_soon(GATHER_S)
 
     def _read_soon(self, after_s: float) -> None:
-        if after_s == 0 or not self._gathering():
-            self.run_worker(self._read(after_s), group="audit", exclusive=True)
+        """At once (0), or with what else happens in that time; what happens while it is read is read next.
+        Nobody reads behind another screen."""
+        self._wanted = True
+        if self.is_current and (after_s == 0 or not self._gathering()):
+            self.run_worker(self._keep_reading(after_s), group="audit", exclusive=True)
 
     def _gathering(self) -> bool:
         return any(worker.group == "audit" and worker.is_running for worker in self.workers)
 
-    async def _read(self, after_s: float) -> None:
-        await asyncio.sleep(after_s)
+    async def _keep_reading(self, after_s: float) -> None:
+        while self._wanted and self.is_current:
+            await asyncio.sleep(after_s)
+            self._wanted = False
+            await self._read()
+            after_s = GATHER_S
+
+    async def _read(self) -> None:
+        """The rows since the last reading, or all of them for another view."""
+        of, limit = view = self._only, self._limit
+        known = self._rows if view == self._rows_of else []
+        after = known[0].seq if known else 0
         try:
-            self._rows = list(await self.fluid.client.audit(sandbox_id=self._only or None, limit=self._limit))
+            found = await self.fluid.client.audit(sandbox_id=of or None, after=after, limit=limit)
+            self._rows = [*found, *(known if len(found) < limit else [])][:limit]
+            self._rows_of = view
             self._problem = ""
         except FluidError as error:
             self._problem = f"{error.message}. {error.remedy}" if error.remedy else error.message
@@ -139,11 +167,15 @@ class TimelineScreen(FluidScreen):
         self.action_output()
 
     def action_output(self) -> None:
+        from fluid_tui.screens.review import ReviewScreen
+
         entry = self._made.get(self.query_one("#entries", LiveList).key)
         if entry is not None and entry.of.startswith("REC-"):
             self.app.push_screen(ReplayScreen(entry.sandbox_id, entry.of))
+        elif entry is not None and entry.of.startswith("APR-"):
+            self.app.push_screen(ReviewScreen(entry.of))
         elif entry is None or not entry.of.startswith("CMD-"):
-            self.say("Only a command has an output.")
+            self.say("Only a command, a request or a recording opens.")
         elif entry.of not in self._outputs:
             self.run_worker(self._fetch(entry), group="output", exclusive=True)
         else:
@@ -171,6 +203,9 @@ class TimelineScreen(FluidScreen):
     def action_older(self) -> None:
         if len(self._rows) < self._limit:
             self.say("There is nothing older.")
+            return
+        if self._limit == PAGE_MAX:
+            self.say(f"These are the newest {PAGE_MAX:,} rows. All of them: fluid audit export.")
             return
         self._limit = min(self._limit * 4, PAGE_MAX)
         self._read_soon(0)

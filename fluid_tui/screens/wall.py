@@ -89,9 +89,8 @@ class WallScreen(FluidScreen):
         return WallScreen(self._words)
 
     def crumb(self) -> Line:
-        return line(
-            ("wall", Role.TITLE), said(f" {self._words}" if self._words else ""), (self._told, Role.MUTED)
-        )
+        told = " · terminals as they were" if self._told and self.is_lost else self._told
+        return line(("wall", Role.TITLE), said(f" {self._words}" if self._words else ""), (told, Role.MUTED))
 
     def body(self) -> ComposeResult:
         nothing = TextView(id="nothing")

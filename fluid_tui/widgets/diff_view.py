@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from textual.geometry import Size
 
 from fluid_tui.actions import bindings
+from fluid_tui.diff_layout import LaidOut, Layout, lay_out, takes_long
 from fluid_tui.diff_rows import DiffDocument
 from fluid_tui.paint import Line, Role, clip, dropped, plain, width_of
-from fluid_tui.side_rows import NUMBER_CELLS, SIDE_CELLS, DiffRow, Side, folded, unfolded, unified
+from fluid_tui.side_rows import NUMBER_CELLS, SIDE_CELLS, DiffRow, Side, fact, unified
 from fluid_tui.syntax import coloured
 from fluid_tui.widgets.painted import Scrolled
 
-SIDE_BY_SIDE_FROM = 88
-"""Cells of this view: below, half a line of a file would not fit on a side."""
+SIDE_BY_SIDE_FROM = 80
+"""Cells of this view: 31 of a file on each side, as on a terminal of 120 columns beside the tree."""
 DIVIDER = "│"
 SHIFT_CELLS = 16
 
@@ -25,11 +28,11 @@ class DiffView(Scrolled):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._document = DiffDocument()
-        self._rows: list[DiffRow] = []
-        self._anchors: list[int] = []
-        self._beside = True
+        self._laid, self._laid_of = LaidOut(), self._document
+        self._under_way: Layout | None = None
+        self._sought = ""  # the change to go to once it is laid out
         self._wrapped, self._open = True, False
-        self._shift = self._widest = 0  # cells
+        self._shift = 0  # cells
 
     @property
     def document(self) -> DiffDocument:
@@ -37,43 +40,53 @@ class DiffView(Scrolled):
 
     def show(self, document: DiffDocument) -> None:
         """Show another document from its first row."""
-        self._document, self._shift = document, 0
+        self._document, self._shift, self._sought = document, 0, ""
+        self._under_way = None
         self._lay_out()
         self.scroll_to(y=0, animate=False)
 
     def _lay_out(self) -> None:
+        """At once, or in a thread where that would hold up the keys: until then it stands as it did."""
         width = self.scrollable_content_region.width
-        self._beside = width >= SIDE_BY_SIDE_FROM
-        rows, starts = self._document.rows, [item.row for item in self._document.items]
-        if self._open:
-            rows, moved = unfolded(rows)
-            starts = [moved[start] for start in starts]
-        if not self._beside:
-            rows, moved = unified(rows)
-            starts = [moved[start] for start in starts]
-        places: list[int] = []
-        self._rows = []
-        for row in rows:
-            places.append(len(self._rows))
-            fits = row.whole is None and not self._wrapped
-            self._rows += [row] if fits or not width else folded(row, width, beside=self._beside)
-        self._anchors = [places[start] for start in starts]
-        sides = [side for row in self._rows for side in (row.left, row.right) if side is not None]
-        self._widest = 0 if self._wrapped else max((width_of(side.text) for side in sides), default=0)
-        self.virtual_size = Size(0, len(self._rows))
+        how = Layout(width, width >= SIDE_BY_SIDE_FROM, self._wrapped, self._open)
+        if how == self._under_way:
+            return
+        if not takes_long(self._document, how):
+            self._under_way = None
+            self._take(lay_out(self._document, how))
+            return
+        if self._laid_of is not self._document:
+            self._take(LaidOut([fact(f"Laying out {len(self._document.rows):,} lines …", Role.MUTED)]))
+        if not width:
+            return
+        self._under_way = how
+        self.run_worker(self._lay_out_beside(self._document, how), group="layout", exclusive=True)
+
+    async def _lay_out_beside(self, document: DiffDocument, how: Layout) -> None:
+        laid = await asyncio.to_thread(lay_out, document, how)
+        if document is self._document and how == self._under_way:
+            self._under_way = None
+            self._take(laid)
+
+    def _take(self, laid: LaidOut) -> None:
+        self._laid, self._laid_of = laid, self._document
+        self.virtual_size = Size(0, len(laid.rows))
         self.refresh()
+        if self._sought:
+            self.go_to(self._sought)
 
     def go_to(self, key: str) -> None:
-        """Put the change of this key at the top."""
-        for item, anchor in zip(self._document.items, self._anchors, strict=True):
-            if item.key == key:
+        """Put the change of this key at the top, as soon as it is laid out."""
+        self._sought = key if self._under_way or key not in self._laid.keys else ""
+        for known, anchor in zip(self._laid.keys, self._laid.anchors, strict=True):
+            if known == key:
                 self.scroll_to(y=anchor, animate=False)
                 return
 
     def step(self, direction: int) -> None:
         """To the next (1) or previous (-1) change."""
-        here = self.scroll_offset.y
-        beyond = [at for at in self._anchors if (at > here if direction > 0 else at < here)]
+        here, anchors = self.scroll_offset.y, self._laid.anchors
+        beyond = [at for at in anchors if (at > here if direction > 0 else at < here)]
         if beyond:
             self.scroll_to(y=beyond[0] if direction > 0 else beyond[-1], animate=False)
 
@@ -82,12 +95,12 @@ class DiffView(Scrolled):
         return "the diff", "\n".join(_as_text(row) for row in unified(self._document.rows)[0])
 
     def line_at(self, y: int, width: int) -> Line:
-        if y >= len(self._rows):
+        if y >= len(self._laid.rows):
             return ()
-        row, width = self._rows[y], self.scrollable_content_region.width
+        row, width = self._laid.rows[y], self.scrollable_content_region.width
         if row.whole is not None:
             return row.whole
-        if not self._beside or row.alone:
+        if not self._laid.beside or row.alone:
             return _one(row, width, self._shift)
         half = (width - 1) // 2
         return (
@@ -101,9 +114,11 @@ class DiffView(Scrolled):
     def _lay_out_here(self) -> None:
         """Laid out anew, the change that was at the top still there."""
         here = self.scroll_offset.y
-        at = sum(anchor <= here for anchor in self._anchors) - 1
+        at = sum(anchor <= here for anchor in self._laid.anchors) - 1
+        self._sought = self._laid.keys[at] if at >= 0 else ""
         self._lay_out()
-        self.scroll_to(y=self._anchors[at] if at >= 0 else 0, animate=False)
+        if at < 0:
+            self.scroll_to(y=0, animate=False)
 
     def action_wrap(self) -> None:
         self._wrapped, self._shift = not self._wrapped, 0
@@ -121,7 +136,7 @@ class DiffView(Scrolled):
 
     def _to(self, shift: int) -> None:
         """Both sides sideways, no further than the widest line goes."""
-        shift = max(0, min(shift, self._widest - SHIFT_CELLS))
+        shift = max(0, min(shift, self._laid.widest - SHIFT_CELLS))
         if shift != self._shift:
             self._shift = shift
             self.refresh()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import ClassVar
 
 from rich.color import Color, ColorType
@@ -16,6 +17,8 @@ from backend.text import Colour, Style
 from fluid_tui.actions import bindings
 from fluid_tui.paint import Ink, Line, Mixed, Role, plain, wrap
 
+AGENT_STYLES = 4_096
+"""An agent has 16 million colours: those in sight are kept."""
 LABEL_CELLS = 16
 """A first run up to this length that ends in a space is a label."""
 
@@ -30,7 +33,7 @@ class Painted(ScrollView, can_focus=True, inherit_bindings=False):
         self._lines: list[Line] = []
         self._source: list[Line] = []
         self._wraps = wraps
-        self._styles_of: dict[Ink, RichStyle] = {}
+        self._styles_of: dict[Role | Mixed, RichStyle] = {}
 
     @property
     def lines(self) -> Sequence[Line]:
@@ -83,12 +86,12 @@ class Painted(ScrollView, can_focus=True, inherit_bindings=False):
 
     def role_style(self, role: Ink) -> RichStyle:
         """The colours of a role in this theme, or of an agent's own style."""
+        if isinstance(role, Style):
+            return rich_style(role)
         found = self._styles_of.get(role)
         if found is None:
             if isinstance(role, Mixed):
                 found = self.role_style(role.ground) + self.role_style(role.ink)
-            elif isinstance(role, Style):
-                found = rich_style(role)
             elif role is Role.TEXT:
                 found = RichStyle()
             else:
@@ -133,6 +136,7 @@ class Scrolled(Painted):
         self.scroll_to(y=self.virtual_size.height, animate=False)
 
 
+@lru_cache(AGENT_STYLES)
 def rich_style(style: Style) -> RichStyle:
     """An agent's whitelisted style as the terminal library's."""
     return RichStyle(

@@ -104,6 +104,7 @@ class FakeBackend:
         self.hands: FakeHands | None = None
         self.may_take = asyncio.Event()  # not set: the backend takes its time
         self.may_take.set()
+        self.ended: list[Approval] = []  # so long ago that the fleet does not tell of them
         self.may_answer = asyncio.Event()  # not set: what is long takes longer
         self.may_answer.set()
         self.others: list[Presence] = []
@@ -161,7 +162,8 @@ class FakeBackend:
     ) -> list[AuditRow]:
         self.asked.append(("audit", sandbox_id, limit))
         self._here()
-        kept = [row for row in self.rows if sandbox_id in (None, row.sandbox_id)]
+        kept = [row for row in self.rows if sandbox_id in (None, row.sandbox_id) and row.seq > after]
+        await self.may_answer.wait()
         return kept[::-1][:limit]
 
     async def panic(self) -> PanicView:
@@ -182,9 +184,15 @@ class FakeBackend:
         self._here()
         return Identity(uid=1000, name="ops")
 
+    async def approvals(self, requester_uid: int | None = None) -> list[Approval]:
+        self._here()
+        known = [*self.view.approvals, *self.ended]
+        return [one for one in known if requester_uid in (None, one.requester_uid)]
+
     async def approval(self, id: str) -> Approval:
         self._here()
-        found = next((one for one in self.view.approvals if one.id == id), self.view.approvals[0])
+        known = [*self.view.approvals, *self.ended]
+        found = next((one for one in known if one.id == id), self.view.approvals[0])
         return found.model_copy(deep=True)
 
     async def dry_run(self, approval_id: str) -> Approval:

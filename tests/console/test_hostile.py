@@ -14,6 +14,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from backend.text import Style
+from fluid_tui.widgets.painted import AGENT_STYLES, rich_style
+from fluid_tui.widgets.text_view import TextView
 from tests.bench.terminal import Terminal
 from tests.console.attacks import CORPUS, LONG_LINE, copied, foreign
 from tests.console.door import sample_door
@@ -188,6 +191,21 @@ def test_leaving_gives_the_terminal_back(hostile: Hostile) -> None:
     assert all(end in output for end in (b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?2004l", b"\x1b[23;2t"))
 
 
+@pytest.mark.parametrize(("words", "environment"), [("--no-mouse", {}), ("", {"FLUID_MOUSE": "0"}), ("", {})])
+def test_the_mouse_is_left_to_the_terminal_on_demand(
+    tmp_path: Path, words: str, environment: dict[str, str]
+) -> None:
+    with sample_door(tmp_path / "operator.sock", fleet()):
+        given = ENVIRONMENT | environment | {"FLUID_SOCKET": str(tmp_path / "operator.sock")}
+        with Terminal(
+            [sys.executable, "-m", "backend.cli", *words.split()], given, 120, 36, keeps=True
+        ) as seen:
+            seen.until(b"Needs you")
+            taken = b"\x1b[?1000h" in bytes(seen.output)
+            assert taken is not bool(words or environment)
+            seen.press(b"q")
+
+
 @pytest.mark.parametrize(
     "words", ["status", "status --line", "--plain", "sandboxes list", "approvals watch --once"]
 )
@@ -204,3 +222,11 @@ def test_no_command_lets_an_attack_through(tmp_path: Path, words: str) -> None:
             assert seen.wait(30.0) == 0
             assert b"\xe2\x90\x9b" in seen.output, "attacks were printed"
             assert foreign(bytes(seen.output)) == []
+
+
+def test_an_agents_colours_are_not_kept_for_ever() -> None:
+    view = TextView()
+    for number in range(3 * AGENT_STYLES):
+        view.role_style(Style(fg=(number % 256, number // 256, 7)))
+    assert not any(isinstance(known, Style) for known in view._styles_of)
+    assert rich_style.cache_info().currsize <= AGENT_STYLES

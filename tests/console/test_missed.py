@@ -10,8 +10,9 @@ from time import monotonic
 import pytest
 from textual.widgets import Input
 
+from backend.client.call import noun
 from backend.errors import BackendDown, DatabaseDown
-from backend.models import ApprovalState, Component, Event, PaneScreen, now
+from backend.models import ApprovalState, Component, Event, FleetView, PaneScreen, now
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import APPROVAL_ID
 
@@ -236,3 +237,48 @@ async def test_a_backend_that_answers_that_it_cannot_says_why(
         seen.app.mirror.touch()
         await seen.sees("! 2 need you")
         assert "fluid doctor" not in seen.text()
+
+
+class Newer(FakeBackend):
+    """It knows a phase that this console does not, until it is upgraded."""
+
+    newer = False
+
+    async def fleet(self) -> FleetView:
+        told = (await super().fleet()).model_dump(mode="json")
+        if self.newer:
+            told["sandboxes"][0]["phase"] = "hibernating"
+        view: FleetView = noun("FleetView")(told)
+        return view
+
+
+async def test_a_newer_backend_is_told_and_asked_again(console) -> None:
+    backend = Newer()
+    async with console(backend=backend) as seen:
+        backend.newer = True
+        seen.app.mirror.touch()
+        await seen.sees("✗ upgrade required since")
+        assert "older than the backend" in seen.app.mirror.link.problem
+        backend.newer = False
+        await seen.until(lambda: "upgrade required" not in seen.text(), "live again")
+
+
+async def test_a_question_offers_no_answer_while_the_backend_is_lost(console) -> None:
+    async with console() as seen:
+        await seen.press("j", "enter")
+        await seen.sees("Answer: y")
+        seen.backend.down = True
+        await seen.sees("As it was at", "the backend does not answer")
+        assert "Answer: y" not in seen.text()
+        await seen.press("y")
+        await seen.sees("what you see may be")
+        assert "Type 5b11" not in seen.text()
+
+
+async def test_the_wall_claims_no_live_terminals_while_the_backend_is_lost(console) -> None:
+    async with console() as seen:
+        await seen.press("w")
+        await seen.sees("live terminals")
+        seen.backend.down = True
+        await seen.sees("terminals as they were")
+        assert "live terminal" not in seen.text()

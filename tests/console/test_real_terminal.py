@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -87,10 +88,35 @@ def test_without_colour_nothing_is_coloured(tmp_path: Path) -> None:
     try:
         made.sees("! asks", "✗ error")
         raw = "\n".join(made.lines("-e"))
-        codes = {code for part in raw.split("\x1b[")[1:] for code in part.split("m")[0].split(";")}
-        assert not codes & {str(number) for number in range(30, 38)}
+        assert _hues(raw) == []
     finally:
         made.close()
+
+
+def _hues(raw: str) -> list[str]:
+    """The colour codes that are no shade of grey: of 16, of 256 or RGB."""
+    found = []
+    for sequence in re.findall(r"\x1b\[([\d;:]*)m", raw):
+        codes = [int(code or 0) for code in re.split("[;:]+", sequence)]
+        while codes:
+            code, *codes = codes
+            if code in (38, 48) and codes[:1] == [5]:
+                grey, codes = (
+                    codes[1] >= 232 or codes[1] in (0, 7, 8, 15, 16, 59, 102, 145, 188, 231),
+                    codes[2:],
+                )
+            elif code in (38, 48) and codes[:1] == [2]:
+                grey, codes = len(set(codes[1:4])) == 1, codes[4:]
+            else:
+                grey = code not in {*range(30, 38), *range(40, 48), *range(90, 98), *range(100, 108)}
+            found += [] if grey else [sequence]
+    return found
+
+
+def test_the_reader_of_colours_knows_them() -> None:
+    for hue in ("31", "1;94", "45", "103", "38;5;9", "38;5;100;1", "48;2;1;1;2", "38;5;240;48;5;20"):
+        assert _hues(f"\x1b[{hue}mx") == [hue], hue
+    assert _hues("\x1b[0;1;7m\x1b[38;5;240m\x1b[48;2;9;9;9;4m\x1b[39;49m") == []
 
 
 @pytest.mark.parametrize(

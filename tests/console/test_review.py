@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import timedelta
 from time import monotonic
 
@@ -10,10 +11,16 @@ import pytest
 from textual import events
 from textual.widgets import Input
 
-from backend.models import ApprovalState, Decision, RunState
+from backend.errors import StaleDigest
+from backend.models import Approval, ApprovalState, Decision, Playbook, PlaybookTask, RunState, now
+from fluid_tui.evidence import what_will_run
+from fluid_tui.paint import plain
+from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.confirm import ARMING_S
+from fluid_tui.screens.review import ReviewScreen
+from tests.console.conftest import Console
 from tests.console.fake_backend import FakeBackend
-from tests.console.sample import APPLY_RUN, APPROVAL_ID, DIGEST
+from tests.console.sample import APPLY_RUN, APPROVAL_ID, DIGEST, fleet
 
 SIZES = [(80, 24), (160, 48)]
 
@@ -332,6 +339,92 @@ async def test_what_the_same_agent_was_refused_before_is_shown(console) -> None:
         await seen.press("enter")
         await seen.sees("before 1111 nginx-old rejected", ": the key")
         assert "of a stranger" not in seen.text()
+
+
+async def test_a_refusal_of_long_ago_is_shown_and_opened_by_its_id(console) -> None:
+    backend = FakeBackend()
+    one = backend.view.approvals[0]
+    old = {"id": "APR-33330000", "short_id": "3333", "outcome": "it opened port 23"}
+    backend.ended = [one.model_copy(update={"state": ApprovalState.REJECTED, **old})]
+    async with console(backend=backend) as seen:
+        await seen.press("enter")
+        await seen.sees("before 3333 nginx-tls rejected", "it opened port")
+        await seen.press(":", *"review APR-33330000", "enter")
+        await seen.sees("review 3333", "✗ rejected")
+
+
+class Moved(FakeBackend):
+    """As the real one: a yes to other evidence than the present is refused."""
+
+    async def approve(
+        self, approval_id: str, digest: str, comment: str = "", secrets: Mapping[str, str] | None = None
+    ) -> Approval:
+        if digest != self.view.approvals[0].digest:
+            self.asked.append(("approve", approval_id, digest))
+            raise StaleDigest("the evidence moved since you saw it", remedy="read it again")
+        return await super().approve(approval_id, digest, comment, secrets)
+
+
+async def test_a_yes_is_to_the_evidence_that_stood_there_and_refused_if_it_moved(console) -> None:
+    backend = Moved()
+    async with console(backend=backend) as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        await seen.press("a")
+        await seen.sees("Type 4f2a to approve")
+        backend.approve_state(ApprovalState.PENDING, digest="f" * 64, updated_at=now() + timedelta(seconds=1))
+        await backend.tell("approval.changed", APPROVAL_ID)
+        await seen.until(lambda: _review(seen).data.approval.digest == "f" * 64, "the new evidence is read")
+        await armed(seen)
+        await seen.press(*"4f2a", "enter")
+        await seen.sees("the evidence moved")
+        assert [one for one in backend.asked if one[0] == "approve"] == [("approve", APPROVAL_ID, DIGEST)]
+        assert backend.view.approvals[0].state is ApprovalState.PENDING
+
+
+def _review(seen: Console) -> ReviewScreen:
+    return next(each for each in seen.app.screen_stack if isinstance(each, ReviewScreen))
+
+
+async def test_read_only_opens_a_review_and_a_question_and_decides_nothing(console) -> None:
+    async with console(read_only=True) as seen:
+        await seen.press("enter")
+        await seen.sees("review 4f2a", "Evidence")
+        for key in ("a", "r", "c", "b", "x"):
+            await seen.press(key)
+            assert isinstance(seen.app.screen, ReviewScreen), key
+        await seen.press("q", "j", "enter")
+        await seen.sees("Drop the old cluster?")
+        for key in ("y", "n"):
+            await seen.press(key)
+            assert isinstance(seen.app.screen, AskScreen), key
+        assert "Answer:" not in seen.text()
+        assert not {"approve", "reject", "answer", "dry_run", "roll_back", "cancel_run"} & {
+            one[0] for one in seen.backend.asked
+        }
+
+
+def test_a_command_that_is_run_is_shown_before_the_yes() -> None:
+    at = now()
+    task = PlaybookTask(name="Make the key", module="command", opaque=True)
+    yaml = """
+- hosts: all
+  tasks:
+    - name: Make the key
+      ansible.builtin.command:
+        argv: [openssl, req, -subj, "/CN=a b\\e[2J"]
+"""
+    told = [
+        plain(each)
+        for each in what_will_run(
+            fleet(at).approvals[0],
+            Playbook(
+                id="PBK-1", name="x", sandbox_id="SBX-1", yaml=yaml, tasks=[task], digest="d", created_at=at
+            ),
+        )
+    ]
+    assert "     $ openssl req -subj '/CN=a b␛[2J'" in told
+    assert all(each.isprintable() for each in told)
 
 
 async def test_the_rules_that_concern_this_operator_are_said(console) -> None:

@@ -64,6 +64,14 @@ async def test_diff_is_side_by_side_when_wide_and_unified_when_narrow(console) -
         assert not any("768" in line and "4096" in line for line in seen.lines())
 
 
+async def test_diff_is_side_by_side_at_120_columns(console) -> None:
+    async with console(120, 36) as seen:
+        await seen.press("d")
+        await seen.until(
+            lambda: any("768" in line and "4096" in line for line in seen.lines()), "both sides on one line"
+        )
+
+
 async def test_long_lines_scroll_on_both_sides_together_and_wrap_again(console) -> None:
     backend = FakeBackend()
     nginx = next(one for one in backend.changed.files if one.before and one.after)
@@ -361,6 +369,19 @@ async def test_a_remapped_key_works_and_is_shown(console) -> None:
         assert "before → after" not in seen.text()
         await seen.press("f2")
         await seen.sees("before → after")
+
+
+async def test_the_palettes_key_can_be_given_away(console) -> None:
+    async with console(keys={"app.palette": "f2", "move.up": "k,up,ctrl+p"}) as seen:
+        rows = seen.app.screen.query_one("#sandboxes", LiveList)
+        rows.focus()
+        await seen.press("j", "j")
+        here = rows.key
+        await seen.press("ctrl+p")
+        await seen.until(lambda: rows.key != here, "the cursor went up")
+        assert "CommandPalette" not in [type(each).__name__ for each in seen.app.screen_stack]
+        await seen.press("f2")
+        await seen.until(lambda: type(seen.app.screen).__name__ == "CommandPalette", "the palette")
 
 
 def test_every_action_has_a_method_and_no_forbidden_key() -> None:

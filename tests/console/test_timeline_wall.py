@@ -46,7 +46,9 @@ async def test_an_entry_shows_all_of_it_and_a_command_its_output(console) -> Non
         await seen.press("enter")
         await seen.sees("stderr", "nginx: [emerg] unknown directive")
         await seen.press("home", "enter")
-        await seen.sees("Only a command has an output.")
+        await seen.sees("Only a command, a request or a")
+        await seen.press("j", "enter")
+        await seen.sees("review 4f2a", "Evidence")
 
 
 async def test_the_timeline_narrows_and_shows_all_sandboxes(console) -> None:
@@ -68,6 +70,71 @@ async def test_what_happens_now_shows_at_once(console) -> None:
         await seen.backend.tell("approval.changed", "APR-4f2a19c3", state="applying")
         await seen.press("a")
         await seen.sees("approval.changed", "state applying")
+
+
+def _row(backend: FakeBackend, action: str) -> None:
+    """One more row of the audit, of which no event tells."""
+    last = backend.rows[-1]
+    more = {"seq": last.seq + 1, "at": now(), "action": action, "sandbox_id": "SBX-00000001", "step": "note"}
+    backend.rows.append(last.model_copy(update=more))
+
+
+def _readings(backend: FakeBackend) -> int:
+    return sum(one[0] == "audit" for one in backend.asked)
+
+
+async def test_what_happens_during_a_reading_is_read_after_it(console, monkeypatch) -> None:
+    monkeypatch.setattr("fluid_tui.screens.timeline.REREAD_S", 3600)
+    async with console() as seen:
+        await seen.press("l")
+        await seen.sees("! approval.request")
+        seen.backend.may_answer.clear()
+        before = _readings(seen.backend)
+        await seen.backend.tell("approval.changed", "APR-4f2a19c3")
+        await seen.until(lambda: _readings(seen.backend) > before, "a reading")
+        _row(seen.backend, "run.start")
+        await seen.backend.tell("approval.changed", "APR-4f2a19c3")
+        await seen.pilot.pause(0.1)
+        seen.backend.may_answer.set()
+        await seen.sees("run.start")
+
+
+async def test_what_no_event_tells_of_shows_after_a_while(console, monkeypatch) -> None:
+    monkeypatch.setattr("fluid_tui.screens.timeline.REREAD_S", 0.3)
+    async with console() as seen:
+        await seen.press("l")
+        await seen.sees("! approval.request")
+        _row(seen.backend, "egress.refuse")
+        await seen.sees("egress.refuse")
+
+
+async def test_the_audit_is_not_read_for_noise_nor_behind_another_screen(console, monkeypatch) -> None:
+    monkeypatch.setattr("fluid_tui.screens.timeline.REREAD_S", 3600)
+    async with console() as seen:
+        await seen.press("l")
+        await seen.sees("! approval.request")
+        before = _readings(seen.backend)
+        for kind in ("pane.changed", "run.event"):
+            await seen.backend.tell(kind, "X-1")
+        await seen.pilot.pause(1)
+        assert _readings(seen.backend) == before
+        await seen.press("question_mark")
+        _row(seen.backend, "run.start")
+        await seen.backend.tell("approval.changed", "APR-4f2a19c3")
+        await seen.pilot.pause(1)
+        assert _readings(seen.backend) == before
+        await seen.press("escape")
+        await seen.sees("run.start")
+
+
+async def test_where_the_list_ends_is_said(console, monkeypatch) -> None:
+    monkeypatch.setattr("fluid_tui.screens.timeline.PAGE_ROWS", 4)
+    monkeypatch.setattr("fluid_tui.screens.timeline.PAGE_MAX", 4)
+    async with console() as seen:
+        await seen.press("l")
+        await seen.sees("newest 4 rows")
+        await seen.press("o")
+        await seen.sees("These are the newest 4 rows.")
 
 
 async def test_a_database_that_is_down_is_said(console, monkeypatch) -> None:

@@ -9,6 +9,8 @@ import os
 import resource
 import socket
 import stat
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from backend.models import Component
 from backend.paths import Paths
 from tests.fix_doors import NOBODY_UID, Backend, as_uid, needs_ipv6
 
+ROOT = Path(__file__).resolve().parents[2]
 GROUP = grp.getgrgid(1).gr_name  # any group that root's children can be given and nobody is not in
 
 
@@ -54,6 +57,56 @@ async def test_a_user_of_both_lists_is_served_on_the_agent_door_only(backend: Ba
         as_agent, _ = await as_uid(NOBODY_UID, backend.paths.agent_socket, "/v1/whoami", [1])
     assert (as_operator, as_agent) == (403, 200)
     assert "agent door only" in told["error"]
+
+
+async def test_an_operator_who_names_no_door_is_at_the_machines_backend(
+    backend: Backend, tmp_path: Path
+) -> None:
+    config = Config(operators=["nobody"], server=ServerConfig(socket_group_operators=GROUP))
+    show = ("sandboxes", "show", "SBX-0000000a")
+    async with backend.serving(config):
+        inside = await _fluid_of_nobody(backend.paths.run, *show, groups=GROUP)
+        outside = await _fluid_of_nobody(backend.paths.run, *show)
+    assert "no sandbox SBX-0000000a" in inside.stderr, "so the backend says"
+    assert inside.returncode == SandboxNotFound.exit_code
+    assert outside.returncode == RoleDenied.exit_code
+    assert "/run/fluid/operator.sock is closed to this user" in outside.stderr
+    assert f"usermod -aG {GROUP} " in outside.stderr
+    down = await _fluid_of_nobody(None, "status", groups=GROUP)
+    assert down.returncode == BackendDown.exit_code
+    assert "no backend answers at /run/fluid/operator.sock" in down.stderr
+    assert "systemctl start fluid" in down.stderr
+
+
+AS_NOBODY = """
+set -e
+mount -t tmpfs -o mode=755 none /run
+mkdir /run/fluid
+if [ -n "$1" ]; then
+    mount --bind "$1" /run/fluid
+else
+    mount -t tmpfs -o mode=755 none /var/lib
+    mkdir /var/lib/fluid
+fi
+groups=$2
+shift 2
+exec setpriv --reuid 65534 --regid 65534 "--groups=${groups:-65534}" "$@"
+"""
+
+
+async def _fluid_of_nobody(
+    system: Path | None, *words: str, groups: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """``fluid`` as an ordinary user, where the machine's backend has its doors in ``system``; None:
+    it is installed and down."""
+    environment = {"HOME": "/nonexistent", "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+    argv = ["unshare", "-m", "sh", "-c", AS_NOBODY, "sh", str(system or ""), groups]
+    argv += [sys.executable, "-P", "-B", "-m", "backend.cli", *words]
+    return await asyncio.to_thread(
+        lambda: subprocess.run(
+            argv, env=environment, capture_output=True, text=True, check=False, timeout=60, cwd="/"
+        )
+    )
 
 
 async def test_root_is_no_operator_unless_named(backend: Backend) -> None:

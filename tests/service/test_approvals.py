@@ -419,6 +419,10 @@ async def test_an_open_request_is_found_however_many_ended_since(
     await followed_by_many_that_are_over(store, asked)
     told = await approvals.list(ANNA, over=20)
     assert told[0].id == asked.id and len(told) == 21
+    others = await approvals.list(ANNA, requester_uid=OTHER_AGENT.uid)
+    assert len(others) == 500 and {row.requester_uid for row in others} == {OTHER_AGENT.uid}
+    assert [row.id for row in await approvals.list(ANNA, over=1, requester_uid=AGENT.uid)] == [asked.id]
+    assert await approvals.list(AGENT, requester_uid=OTHER_AGENT.uid) == []
     assert [row.id for row in await approvals.list(AGENT)] == [asked.id]
     await approvals.resume()
     assert [row.id for row in pipeline.resumed] == [asked.id]

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -22,9 +23,10 @@ from backend.asciicast import MARK, Cast, read_cast
 from backend.audit import Audit
 from backend.config import LimitConfig, RecordingConfig
 from backend.errors import RecordingNotFound, RoleDenied
-from backend.models import Identity, Recording, Role
+from backend.models import Identity, Recording, Role, now
 from backend.panes import Panes, Recorder, Recordings, Shelf
 from backend.panes import recorder as recorder_module
+from backend.panes import recordings as recordings_module
 from backend.replay import Replay
 from backend.store import EventBus
 from backend.tmux import TmuxServer
@@ -188,6 +190,22 @@ async def test_parts_are_packed_and_the_middle_goes(start, monkeypatch, open_fol
         shown = "".join(event.data for event in (await seen.cast()).events)
         assert "first" in shown and "done 5" in shown and "done 1" not in shown
         assert await seen.screen() == await shown_now(seen, pane_id)
+
+
+async def test_a_recording_is_kept_for_as_many_days_as_the_config_says(start, monkeypatch) -> None:
+    async with start(keep_days=10) as seen:
+        pane_id = await opened(seen)
+        await typed(seen, pane_id, "echo go''ne", "gone")
+        await seen.tmux.kill_server()
+
+        async def over() -> bool:
+            return (await seen.recordings.list(OPERATOR))[0].ended_at is not None
+
+        await until(over, "it has ended")
+        for days, kept in ((9, 1), (11, 0)):
+            monkeypatch.setattr(recordings_module, "now", lambda days=days: now() + timedelta(days=days))
+            await seen.recordings.age()
+            assert len(await seen.recordings.list(OPERATOR)) == kept, days
 
 
 async def test_recording_ends_before_the_disk_is_short_and_goes_on_by_itself(

@@ -1301,6 +1301,32 @@ def test_an_apply_is_aborted_only_while_it_runs(backend: FakeBackend, capsys: Ca
     assert capsys.readouterr().out == "RUN-1 is canceled\n"
 
 
+COMMAND = {
+    "id": "CMD-1",
+    "sandbox_id": "SBX-1",
+    "command": "nginx -t\x1b[2J",
+    "exit_code": 1,
+    "stdout": "",
+    "stderr": "[emerg] unknown\x07 directive\nsecond line\n",
+    "started_at": "2026-11-24T12:00:00Z",
+    "ended_at": "2026-11-24T12:00:01Z",
+    "timed_out": False,
+}
+
+
+def test_what_a_past_command_printed_is_shown_as_in_the_timeline(
+    backend: FakeBackend, capsys: Capture
+) -> None:
+    backend.answers["GET /v1/commands/CMD-1"] = (200, {"command": COMMAND})
+    assert run(["commands", "show", "CMD-1"]) == 0
+    told = capsys.readouterr().out
+    assert "command  nginx -t␛[2J" in told and "exit     1" in told
+    assert told.endswith("\nstderr:\n[emerg] unknown␇ directive\nsecond line\n")
+    backend.answers["GET /v1/sandboxes/SBX-1/commands"] = (200, {"commands": [COMMAND], "total": 1})
+    assert run(["commands", "list", "SBX-1"]) == 0
+    assert "CMD-1" in (listed := capsys.readouterr().out) and "nginx -t␛[2J" in listed
+
+
 def test_panic_says_what_stands_still_and_what_does_not(backend: FakeBackend, capsys: Capture) -> None:
     told = {
         "since": "2026-11-24T12:00:00Z",

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from backend.cli import common, console
 from backend.client import AsyncFluid, Fluid, aio
 from backend.client.door import DoorAddress, door_address
-from backend.errors import DatabaseDown, InvalidValue, RoleDenied, TimedOut
+from backend.errors import BackendDown, DatabaseDown, InvalidValue, RoleDenied, TimedOut, UpgradeRequired
+from backend.paths import Paths
+from backend.places import far_door
 
 
 @pytest.mark.parametrize(
@@ -40,6 +47,95 @@ def test_the_address_is_one_that_another_client_takes() -> None:
     assert str(door_address("http://[::1]:8080/t/word")) == "[::1]:8080", "no token where a person reads"
 
 
+@pytest.fixture
+def ordinary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Paths, Paths]:
+    """An ordinary user's own folders and the machine's: nothing is in either yet."""
+    own, system = Paths.under(tmp_path / "own"), Paths.under(tmp_path / "system")
+    for name in ("FLUID_HOME", "FLUID_SOCKET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Paths, "default", lambda: own)
+    monkeypatch.setattr(Paths, "system", lambda: system)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    return own, system
+
+
+@contextmanager
+def _served(door: Path) -> Iterator[None]:
+    door.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as served:
+        served.bind(str(door))
+        served.listen()
+        yield
+    door.unlink()
+
+
+def test_who_runs_no_backend_takes_the_doors_of_the_machines_own(ordinary: tuple[Paths, Paths]) -> None:
+    own, system = ordinary
+    assert common.door_path() == own.operator_socket, "there is none"
+    with _served(system.operator_socket):
+        assert common.door_path() == system.operator_socket
+        assert door_address(None).socket == system.agent_socket
+        with _served(own.operator_socket):
+            assert common.door_path() == own.operator_socket
+        with socket.socket(socket.AF_UNIX) as killed:
+            killed.bind(str(own.operator_socket))
+        assert common.door_path() == system.operator_socket, "what is left of a backend does not answer"
+
+
+def test_folders_that_were_named_are_meant(
+    ordinary: tuple[Paths, Paths], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, system = ordinary
+    monkeypatch.setenv("FLUID_HOME", "/elsewhere")
+    with _served(system.operator_socket):
+        assert common.door_path() == own.operator_socket
+
+
+def test_a_login_leads_to_the_door_that_the_machines_backend_has() -> None:
+    assert far_door("ops@control").socket == str(Paths.system().operator_socket)
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Where the console was opened; or that a backend was started for it."""
+    told: list[object] = []
+    monkeypatch.setattr(console, "need_terminal", lambda _: None)
+    monkeypatch.setattr(console, "start_backend", lambda _: told.append("started") or 7)
+    monkeypatch.setattr(console, "_run", lambda door, *_, **__: told.append(door) or 0)
+    return told
+
+
+@pytest.mark.parametrize("installed", ["state", "config_file", "operator_socket"])
+def test_the_console_waits_for_the_machines_backend_and_starts_none_beside_it(
+    ordinary: tuple[Paths, Paths], opened: list[object], installed: str
+) -> None:
+    _, system = ordinary
+    path: Path = getattr(system, installed)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    console.open_console()
+    assert opened == [system.operator_socket]
+    with pytest.raises(BackendDown, match="no backend answers") as told:
+        Fluid(common.door_path()).health()
+    assert "systemctl start fluid" in told.value.remedy
+
+
+def test_the_console_starts_a_backend_where_the_machine_has_none(
+    ordinary: tuple[Paths, Paths], opened: list[object]
+) -> None:
+    console.open_console()
+    assert opened == ["started", ordinary[0].operator_socket]
+
+
+def test_the_console_is_not_opened_at_a_door_that_is_closed(
+    ordinary: tuple[Paths, Paths], opened: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with _served(ordinary[1].operator_socket), pytest.raises(RoleDenied, match="closed to this user"):
+        console.open_console()
+    assert not opened
+
+
 class SilentOnce(httpx2.AsyncBaseTransport):
     """The first stream stays silent; each later one brings an event."""
 
@@ -51,6 +147,42 @@ class SilentOnce(httpx2.AsyncBaseTransport):
         if self.asked == 1:
             raise httpx2.ReadTimeout("")
         return httpx2.Response(200, content=_event(7))
+
+
+class Answers(httpx2.AsyncBaseTransport):
+    """The same body for whatever is asked."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, content=self._content)
+
+
+NEWER = {"sandboxes": [{"id": "SBX-1", "phase": "hibernating", "labels": {"password": "s3cret"}}]}
+
+
+@pytest.mark.parametrize("answer", [NEWER, {}, [], None], ids=["value", "no key", "list", "null"])
+@pytest.mark.parametrize(
+    ("streamed", "ask"),
+    [
+        (False, lambda fluid: fluid.fleet()),
+        (False, lambda fluid: fluid.sandboxes()),
+        (False, lambda fluid: fluid.sandbox("SBX-1")),
+        (True, lambda fluid: anext(fluid.events(1))),
+        (True, lambda fluid: anext(fluid.pane_screens("%1"))),
+    ],
+    ids=["fleet", "list", "one", "event", "pane"],
+)
+async def test_what_a_newer_backend_says_is_an_error_that_says_so(
+    streamed: bool, ask: Callable[[AsyncFluid], Awaitable[object]], answer: object
+) -> None:
+    body = json.dumps(answer).encode()
+    transport = Answers(b"data: " + body + b"\n\n" if streamed else body)
+    async with AsyncFluid("/nonexistent", transport=transport) as fluid:
+        with pytest.raises(UpgradeRequired, match="older than the backend") as told:
+            await ask(fluid)
+    assert "s3cret" not in str(told.value)
 
 
 def _event(seq: int) -> bytes:

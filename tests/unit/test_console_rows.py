@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from datetime import timedelta
 from itertools import pairwise
+from time import monotonic
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from backend.models import (
     ChangeVerb,
     FileChange,
     FileKind,
+    FileState,
     Phase,
     Playbook,
     PlaybookTask,
@@ -25,12 +28,23 @@ from backend.models import (
     SettingKind,
     now,
 )
+from fluid_tui import side_rows
 from fluid_tui.diff_rows import document, header_line, summary
 from fluid_tui.evidence import checklist, what_will_run, yes_to
 from fluid_tui.fleet_rows import Sorting, matches, sandbox_filter, sandbox_rows
 from fluid_tui.paint import Mixed, Role, chop, dropped, line, plain, width_of, wrap
 from fluid_tui.screens.diff import tree_rows
-from fluid_tui.side_rows import SHOWN_LINES, DiffRow, Side, folded, text_rows, unfolded, unified, value_rows
+from fluid_tui.side_rows import (
+    SHOWN_LINES,
+    Budget,
+    DiffRow,
+    Side,
+    folded,
+    text_rows,
+    unfolded,
+    unified,
+    value_rows,
+)
 from fluid_tui.syntax import KINDS, coloured, kind_of
 from fluid_tui.words import SETTINGS, ago, left, span
 from tests.console.sample import access_changes, changes, fleet
@@ -202,6 +216,53 @@ def test_runs_cover_both_texts_and_equal_ones_are_equal(
     assert [at for _, _, _, r1, r2 in runs for at in range(r1, r2)] == list(range(len(right)))
     assert all(left[l1:l2] == right[r1:r2] for tag, l1, l2, r1, r2 in runs if tag == "equal")
     assert not any(one[0] == two[0] == "equal" for one, two in pairwise(runs))
+
+
+def _marked(rows: list[DiffRow]) -> int:
+    """How many lines have words that differ marked."""
+    return sum(
+        row.right is not None and any(role is Role.ADDED_WORD for _, role in row.right.text) for row in rows
+    )
+
+
+def test_no_lines_that_an_agent_makes_take_more_than_a_moment_and_it_is_said() -> None:
+    old = "".join("a," * 195 + f"{number}\n" for number in range(600))
+    new = "".join(",a" * 98 + "b," * 98 + f"{number}\n" for number in range(600))
+    budget = Budget()
+    began = monotonic()
+    rows = list(text_rows(old, new, budget=budget))
+    assert monotonic() - began < 30, "the words of all of them take two minutes"
+    assert budget.words.left > -2 * side_rows.EXACT_CHARS
+    assert "too much to compare" in plain(rows[0].whole)
+    assert [plain(row.right.text) for row in rows if row.right] == new.splitlines(), "all of it is there"
+
+
+def test_the_work_is_counted_for_all_files_of_a_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(side_rows, "WORD_COMPARISONS", 40)
+    one, other = (
+        FileState(kind=FileKind.FILE, mode=0o644, uid=0, gid=0, text=f"listen {port} default;\n")
+        for port in (80, 443)
+    )
+    files = [
+        FileChange(path=f"/etc/{number}", verb=ChangeVerb.MODIFIED, before=one, after=other)
+        for number in range(8)
+    ]
+    rows = document(changes(now()).model_copy(update={"files": files})).rows
+    assert 0 < _marked(rows) < 8
+    told = [row for row in rows if row.whole and "too much to compare" in plain(row.whole)]
+    assert len(told) == 8 - _marked(rows), "each file says it"
+
+
+def test_the_words_of_600_wide_lines_of_a_table_are_marked() -> None:
+    chance = random.Random(1)
+    table = [[chance.randrange(100_000) for _ in range(60)] for _ in range(600)]
+    old = "\n".join(",".join(map(str, fields)) for fields in table)
+    for fields in table:
+        fields[chance.randrange(60)] += 1
+        fields[chance.randrange(60)] += 1
+    rows = list(text_rows(old, "\n".join(",".join(map(str, fields)) for fields in table)))
+    assert _marked(rows) == 600
+    assert not any(row.whole for row in rows)
 
 
 def test_a_file_without_a_last_newline_says_so() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fastapi import Request, Response
+from typing import Annotated
+
+from fastapi import Query, Request, Response
 
 from backend.api.bodies import ApproveBody, RejectBody
 from backend.api.common import ApprovalId, Caller, Served, WaitSeconds, answer, router, while_connected
@@ -19,8 +21,11 @@ async def request_approval(caller: Caller, services: Served, body: ApprovalReque
 
 
 @agent.get("/v1/approvals")
-async def list_approvals(caller: Caller, services: Served) -> Response:
-    found = await services.approvals.list(caller)
+async def list_approvals(
+    caller: Caller, services: Served, requester_uid: Annotated[int | None, Query(ge=0)] = None
+) -> Response:
+    """Those that are open and the last 500 that ended, of one requester or of all."""
+    found = await services.approvals.list(caller, requester_uid=requester_uid)
     return answer({"approvals": found, "total": len(found)})
 
 
