@@ -436,6 +436,12 @@ def test_what_a_package_asks_is_answered_before_it_is_installed() -> None:
     assert draft.notes == ["debconf postfix/relayhost: its answer is no plain text in the command log"]
 
 
+def test_an_answer_that_is_called_like_a_secret_is_none() -> None:
+    lines = "debconf-set-selections <<'E'\nx x/a password y\nx x/b string answer_to_x_a\nE"
+    secret, plain, _ = checked(drafted(sample_with(lines, packages=[added("x")]))).tasks
+    assert (secret.secrets, plain.secrets, plain.args["value"]) == (("answer_to_x_a",), (), "answer_to_x_a")
+
+
 def upgraded(name: str, wanted: bool = True, arch: str = "amd64") -> PackageChange:
     verb = ChangeVerb.MODIFIED
     return PackageChange(

@@ -195,6 +195,12 @@ def test_what_lines_cannot_say_is_written_whole_and_told(before: str, after: str
     assert draft.notes == ["/etc/sysctl.conf: is written whole; what a target has of its own in it goes"]
 
 
+def test_a_crontab_that_goes_is_told() -> None:
+    sample = Sample()
+    sample.add(SPOOL, b"x\n", verb=ChangeVerb.REMOVED)
+    assert drafted(sample).notes == [f"{SPOOL}: is removed whole; what a target has of its own in it goes"]
+
+
 def test_an_owner_that_changed_too_is_set() -> None:
     draft = drafted(modified("/etc/aliases", "a: b\n", "a: b\nroot: ops\n", mode=0o600))
     line, owner = tasks_of(draft)

@@ -47,7 +47,7 @@ def answers(context: Context) -> list[Task]:
                 "debconf",
                 args,
                 commands=[command_id],
-                no_log=value in context.secrets,
+                no_log=isinstance(value, Reference) and value in context.secrets,
             )
         )
     return tasks

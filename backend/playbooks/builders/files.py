@@ -127,6 +127,8 @@ def _still_installed(context: Context, package: str) -> bool:
 
 
 def _removed(context: Context, change: FileChange, path: str) -> Task:
+    if is_shared(path) and not context.undo:
+        context.note(f"{change.path}: is removed whole; what a target has of its own in it goes")
     return Task(Phase.REMOVED, f"Remove {path}", "file", {"path": path, "state": "absent"})
 
 
