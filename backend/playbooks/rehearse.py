@@ -25,7 +25,7 @@ from backend.models import (
     Sandbox,
     TargetResult,
 )
-from backend.playbooks.builders import DATA
+from backend.playbooks.builders import DATA, OWN, not_redone
 from backend.playbooks.grammar import CheckedPlaybook, check
 from backend.playbooks.rollback import STAYS
 from backend.playbooks.runs import Runs
@@ -124,7 +124,8 @@ class Rehearser:
         await self._store.changes.insert(done)
         evidence.changes_id = done.id
         evidence.residual = reasoned(compare(wanted, done, checked), playbook.notes)
-        evidence.risk = [note for note in playbook.notes if note.startswith((DATA, STAYS))]
+        evidence.residual += not_redone(playbook.notes, opaque_commands(checked))
+        evidence.risk = [note for note in playbook.notes if note.startswith((DATA, OWN, STAYS))]
         if first.state is not RunState.SUCCESSFUL:
             evidence.failure = f"the rehearsal {first.state}: {_why(first)}"
             return Rehearsed(evidence, first)
@@ -204,6 +205,12 @@ def reasoned(rows: Sequence[ResidualRow], notes: Sequence[str]) -> list[Residual
         row.model_copy(update={"reason": why[row.name]}) if row.kind == MISSING and row.name in why else row
         for row in rows
     ]
+
+
+def opaque_commands(checked: CheckedPlaybook) -> list[list[str]]:
+    """The argument lists of the tasks that no module says the end of."""
+    found = (task.args.get("argv") for task in (*checked.tasks, *checked.handlers) if task.opaque)
+    return [[str(word) for word in argv] for argv in found if isinstance(argv, list)]
 
 
 def _recap(run: Run) -> TargetResult:

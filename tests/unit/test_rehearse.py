@@ -27,7 +27,8 @@ from backend.models import (
     now,
 )
 from backend.playbooks import Rehearser, added_folders, check, overwritten, touched
-from backend.playbooks.rehearse import unrehearsed
+from backend.playbooks.builders import DATA, not_redone
+from backend.playbooks.rehearse import opaque_commands, unrehearsed
 from tests.unit.playbooks_sample import Sample
 
 YAML = """---
@@ -215,3 +216,30 @@ async def test_the_twin_is_asked_at_its_end_what_listens_as_in_the_sandbox(
 async def test_a_roll_back_has_no_sandbox_to_compare_what_listens_with() -> None:
     twin = TwoRuns([ports("tcp *:22")] * 3)
     assert (await twin.rehearse(Sample().changes())).running is None
+
+
+OPAQUE = """---
+- name: Test
+  hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Role
+      ansible.builtin.command:
+        argv: [runuser, -u, postgres, --, psql, -f, /srv/role.sql, -o, /srv/role.done]
+        creates: /srv/role.done
+"""
+
+
+@pytest.mark.parametrize(
+    ("yaml", "blocking"), [(YAML, ["mariadb", "postgresql"]), (OPAQUE, ["mariadb"])], ids=["none", "one"]
+)
+def test_what_an_agent_put_into_a_database_stands_in_the_residual_unless_a_task_works_on_it(
+    yaml: str, blocking: list[str]
+) -> None:
+    notes = [f"{DATA}{keeper}: 2 commands changed it" for keeper in ("mariadb", "postgresql")]
+    rows = not_redone([*notes, "/srv/x: too large"], opaque_commands(check(yaml.encode(), [])))
+    assert [(row.kind, row.noun, row.name) for row in rows] == [
+        ("missing", "database", one) for one in blocking
+    ]
+    assert all(row.reason == "2 commands changed it; add a guarded command task that does" for row in rows)

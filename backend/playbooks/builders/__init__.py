@@ -3,7 +3,7 @@
 from backend.playbooks.builders.accounts import groups, is_account_database, users
 from backend.playbooks.builders.answers import answers
 from backend.playbooks.builders.certificates import certificates, made_by
-from backend.playbooks.builders.data import DATA, data
+from backend.playbooks.builders.data import DATA, data, not_redone
 from backend.playbooks.builders.derived import derived, results
 from backend.playbooks.builders.files import files
 from backend.playbooks.builders.identity import identity
@@ -26,6 +26,7 @@ __all__ = [
     "identity",
     "is_account_database",
     "made_by",
+    "not_redone",
     "own",
     "packages",
     "results",

@@ -2,9 +2,8 @@
 
 ``NAME.sh`` is one command of the agent for each line that begins with ``## ``. ``NAME.truth`` has a line for
 each thing that differs afterwards (``+`` added, ``-`` removed, ``~`` modified, ``*`` owner, mode or reason
-only), and one for each row of the residual that is expected, with the reason: ``missing file /x  # why``;
-``left out`` is what no disk shows and the review warns of. What a package's own content and scripts bring
-need not be named.
+only), and one for each row of the residual that is expected, with the reason: ``missing file /x  # why``.
+What a package's own content and scripts bring need not be named.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent
 CHECKOUT = FOLDER.parents[2]
 STEP = "## "
-RESIDUAL = ("missing ", "extra ", "regenerated ", "left out ")
+RESIDUAL = ("missing ", "extra ", "regenerated ")
 LEFT_OUT = ("cli", "demo", "docs", "panes", "tmux")
 """The rooms of ``backend/`` that no task comes through: a result depends on all others."""
 BESIDE = ("tests/e2e/tasks/*.py", ".requirements.lock")

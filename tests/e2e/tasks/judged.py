@@ -16,7 +16,6 @@ from backend.models import (
     SettingKind,
     UnitChange,
 )
-from backend.playbooks.builders import DATA
 from tests.e2e.tasks.corpus import Task
 
 OK, EXPLAINED, FAILED = "ok", "explained", "FAILED"
@@ -134,8 +133,6 @@ def _residual(row: Row, task: Task, evidence: Evidence) -> None:
         f"{one.kind} {one.noun} {one.name}": f"{one.reason} (sandbox: {one.sandbox}; twin: {one.rehearsal})"
         for one in evidence.residual
     }
-    told = (risk.partition(": ") for risk in evidence.risk if risk.startswith(DATA))
-    seen |= {f"left out {name}": why for name, _, why in told}
     for line, why in seen.items():
         if line in task.residual:
             row.explained += [] if line.startswith("regenerated ") else [f"{line}: {task.residual[line]}"]
