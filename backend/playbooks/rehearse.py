@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from backend.changes import Point, running
+from backend.changes.noise import SERVICE_STATE
 from backend.changes.residuals import MISSING
 from backend.fleet import Fleet
 from backend.models import (
@@ -133,7 +134,7 @@ class Rehearser:
         second = await self._run(RunKind.REPEAT, twin, playbook, files, approval_id, values)
         evidence.repeat_run, evidence.again = second.id, _recap(second)
         await progress("comparing the disks")
-        await self._repeat(evidence, twin, after)
+        await self._repeat(evidence, twin, after, wanted)
         # As late as can be: what was just started may not listen yet.
         evidence.running = running.unlike(wanted.running, began, await self._fleet.what_runs(twin))
         if second.state is not RunState.SUCCESSFUL:
@@ -146,13 +147,15 @@ class Rehearser:
             return await self._fleet.told(twin, since)
         return await self._fleet.freeze(twin)
 
-    async def _repeat(self, evidence: Evidence, twin: Sandbox, after: Point) -> None:
-        """What the second run changed, by the disk, or the guest, and not by Ansible's word."""
+    async def _repeat(self, evidence: Evidence, twin: Sandbox, after: Point, wanted: Changes) -> None:
+        """What the second run changed, by the disk, or the guest, and not by Ansible's word. What a service in
+        the sandbox keeps for itself, and no command named, its like on the twin goes on writing."""
         last = await self._point(twin, evidence, after)
         again = await self._differ.diff(
             twin.id, "first run", "second run", after, last, quiesced=True, made_before=True
         )
-        moved = [change.path for change in again.shown()]
+        kept = {change.path for change in wanted.files if change.hidden == SERVICE_STATE}
+        moved = [change.path for change in again.shown() if change.path not in kept]
         moved += [f"package {package.name}" for package in again.packages]
         moved += [f"user {user.name}" for user in again.users]
         moved += [f"group {group.name}" for group in again.groups]

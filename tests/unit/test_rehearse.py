@@ -10,6 +10,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from backend.changes.noise import SERVICE_STATE
 from backend.changes.running import compare
 from backend.models import (
     Changes,
@@ -152,12 +153,13 @@ def test_an_apply_writes_over_what_its_tasks_write_and_settings_that_the_rehears
 class TwoRuns:
     """A twin that is forked, asked, run at and thrown away; and what it says of itself each time."""
 
-    def __init__(self, says: list[RunningState]) -> None:
+    def __init__(self, says: list[RunningState], again: Sample | None = None) -> None:
         self.says, self.asked, self.kept = says, 0, AsyncMock()
         changes = Changes(
             id="CHG-2", sandbox_id="T", from_snapshot="before", to_snapshot="first run", created_at=now()
         )
-        self.differ = SimpleNamespace(diff=AsyncMock(side_effect=lambda *_, **__: changes.model_copy()))
+        runs = (changes, again.changes() if again else changes)
+        self.differ = SimpleNamespace(diff=AsyncMock(side_effect=[one.model_copy() for one in runs]))
         self.fork_twin = AsyncMock(
             return_value=Sandbox(id="T", sandbox_name="t", base_image="i", created_at=now(), updated_at=now())
         )
@@ -216,6 +218,16 @@ async def test_the_twin_is_asked_at_its_end_what_listens_as_in_the_sandbox(
 async def test_a_roll_back_has_no_sandbox_to_compare_what_listens_with() -> None:
     twin = TwoRuns([ports("tcp *:22")] * 3)
     assert (await twin.rehearse(Sample().changes())).running is None
+
+
+async def test_what_a_service_keeps_for_itself_is_no_second_change_and_all_else_is() -> None:
+    wanted, again = Sample(), Sample()
+    wanted.add("/var/lib/fail2ban/fail2ban.sqlite3", b"x", hidden=SERVICE_STATE)
+    wanted.add("/var/log/x", b"x", hidden="logs")
+    for path in ("/var/lib/fail2ban/fail2ban.sqlite3", "/var/lib/fail2ban/other", "/var/log/x"):
+        again.add(path, b"y")
+    evidence = await TwoRuns([ports()] * 3, again).rehearse(wanted.changes())
+    assert evidence.again_paths == ["/var/lib/fail2ban/other", "/var/log/x"] and evidence.again_changed == 2
 
 
 OPAQUE = """---
