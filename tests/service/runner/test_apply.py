@@ -20,6 +20,7 @@ from psycopg import sql
 
 from backend.ansible import Runner
 from backend.background import Background
+from backend.config import Config
 from backend.changes import LIMITS, Told
 from backend.changes.told import compare
 from backend.errors import EvidenceIncomplete, FluidError, WrongState
@@ -423,7 +424,7 @@ async def test_what_was_not_rehearsed_is_applied_only_where_the_config_allows_it
     assert asked.digest == ""
     with pytest.raises(EvidenceIncomplete, match="1 tasks were skipped in the rehearsal"):
         await world.approvals.approve(BERT, asked.id, asked.digest)
-    world.pipeline._config.approvals.allow_unrehearsed = True
+    world.pipeline._config = Config.model_validate({"approvals": {"allow_unrehearsed": True}})
     over = await world.applied(asked)
     assert (over.state, over.evidence.unrehearsed) == (ApprovalState.APPLIED, ["Task 1"]), over.ending
     assert world.production.run("ls /srv") == "first\n"
