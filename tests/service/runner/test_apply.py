@@ -20,9 +20,9 @@ from psycopg import sql
 
 from backend.ansible import Runner
 from backend.background import Background
-from backend.config import Config
 from backend.changes import LIMITS, Told
 from backend.changes.told import compare
+from backend.config import Config
 from backend.errors import EvidenceIncomplete, FluidError, WrongState
 from backend.models import (
     Approval,
