@@ -148,8 +148,8 @@ class Rehearser:
         return await self._fleet.freeze(twin)
 
     async def _repeat(self, evidence: Evidence, twin: Sandbox, after: Point, wanted: Changes) -> None:
-        """What the second run changed, by the disk, or the guest, and not by Ansible's word. What a service in
-        the sandbox keeps for itself, and no command named, its like on the twin goes on writing."""
+        """What the second run changed, by the disk, or the guest, and not by Ansible's word. What a service
+        keeps for itself in the sandbox, and no command named, its like on the twin goes on writing."""
         last = await self._point(twin, evidence, after)
         again = await self._differ.diff(
             twin.id, "first run", "second run", after, last, quiesced=True, made_before=True
