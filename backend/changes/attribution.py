@@ -128,6 +128,7 @@ class Scripts:
     ) -> None:
         self._owned = owned
         self._texts = scripts(comparison)
+        self._scripted: dict[bytes, str] = {}
         self._alternatives = {
             pair.path: pair.after.target
             for pair in comparison.pairs
@@ -169,7 +170,7 @@ class Scripts:
         """The package whose service keeps its data at a path; empty where a command put it there by name."""
         if not path.startswith(_STATE_FOLDERS) or self._named(path, entry):
             return ""
-        return self._folder(path)
+        return self._folder(path) or self._in_a_script(path)
 
     def _named(self, path: bytes, entry: Entry | None) -> bool:
         """Whether a command that ran at the change, or any if nothing is left, holds the path: whole, or its
@@ -189,6 +190,19 @@ class Scripts:
         while (path := path.rpartition(b"/")[0]) and path not in _COMMON:
             if package := self._folders.get(path):
                 return package
+        return ""
+
+    def _in_a_script(self, path: bytes) -> str:
+        """The package whose scripts name a path or a folder around it: ``--home /var/lib/redis``."""
+        while path and path not in _COMMON:
+            if path not in self._scripted:
+                word = re.compile(rf"(?<![\w./-]){re.escape(path.decode('utf-8', 'replace'))}(?![\w.-])")
+                self._scripted[path] = next(
+                    (name for name, text in self._texts.items() if word.search(text)), ""
+                )
+            if package := self._scripted[path]:
+                return package
+            path = path.rpartition(b"/")[0]
         return ""
 
     def _link(self, path: bytes, entry: Entry) -> str:

@@ -197,6 +197,24 @@ async def test_a_state_folder_hides_what_a_service_keeps_whenever_it_was_made_an
     assert changes[f"/var/lib/nginx/shell{SETUID}"].hidden == ""
 
 
+@pytest.mark.parametrize(
+    ("script", "hidden"),
+    [
+        ("Setup_dir /var/lib/nginx 750\n", "service state"),
+        ("rm -rf /var/lib/nginx-old /srv/var/lib/nginx\n", ""),
+    ],
+)
+async def test_a_state_folder_may_be_made_by_a_script_and_in_no_list(
+    work, installed, script: str, hidden: str
+):
+    lists = "var/lib/dpkg/info/nginx.list"
+    installed |= {"var/lib/dpkg/info/nginx.postinst": script}
+    installed[lists] = installed[lists].replace("/var/lib/nginx\n", "")
+    points = work.layers(work.image("before", {}, {}), work.image("after", installed, {}))
+    changes = {change.path: change for change in (await work.diff(*points)).files}
+    assert changes["/var/lib/nginx/body"].hidden == hidden
+
+
 @pytest.mark.parametrize("east", [0, 2, -5])
 async def test_a_path_that_a_script_names_is_its_packages_whoever_else_was_at_work_in_that_second(
     work, installed, east: int
