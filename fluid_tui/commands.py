@@ -118,7 +118,7 @@ class Verb:
 VERBS: tuple[Verb, ...] = (
     Verb("approve", "REQUEST", "Open the review and approve it there", (_waiting,), 1, changes=True),
     Verb("reject", "REQUEST", "Open the review and reject it there", (_waiting,), 1, changes=True),
-    Verb("review", "REQUEST", "Show a request and its evidence; also by its whole id", (_requests,), 1),
+    Verb("review", "REQUEST", "Show a request, also by its whole id", (_requests,), 1),
     Verb("answer", "QUESTION", "Open an agent's question", (_asks,), 1),
     Verb("sandbox", "SANDBOX [VERB]", "Go to a sandbox, or act on it", (_sandboxes, _sandbox_verbs)),
     Verb("compare", "SANDBOX SANDBOX", "Show how two sandboxes differ", (_sandboxes, _sandboxes), 2),

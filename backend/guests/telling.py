@@ -143,7 +143,10 @@ def _last_line(stderr: bytes) -> str:
 
 
 def _silent(guest: Guest, why: str) -> GuestDown:
-    return GuestDown(f"{guest.words} does not tell what listens and runs in it: {why}")
+    return GuestDown(
+        f"{guest.words} does not tell what listens and runs in it: {why}",
+        remedy="ask it yourself: `ss -lntup`, `systemctl list-units`",
+    )
 
 
 def _refused(guest: Guest, why: str) -> DiskUnreadable:
