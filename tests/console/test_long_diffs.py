@@ -15,8 +15,8 @@ from tests.console.sample import _file
 
 LAID_OUT_S = 120
 """On a machine with ten times more work than processors."""
-STALL_S = 1.0
-"""Of a processor, in one turn."""
+STALL_S = 3.0
+"""Of a processor, in one turn: it is a tenth of that where the processor is not shared, and was 11."""
 
 
 def _changes(backend: FakeBackend, old: str, new: str) -> Changes:

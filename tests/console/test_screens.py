@@ -93,9 +93,9 @@ async def test_equal_lines_unfold_and_fold_again(console) -> None:
     async with console(120, 48) as seen:
         await seen.press("d", *["n"] * 4, "tab")
         await seen.sees("⋯ 2 equal lines")
-        assert "include /etc/nginx/conf.d/*.conf;" not in seen.text()
+        assert "include /etc/nginx/conf.d/*.c" not in seen.text()
         await seen.press("u")
-        await seen.sees("include /etc/nginx/conf.d/*.conf;")
+        await seen.sees("include /etc/nginx/conf.d/*.c")
         assert "equal lines" not in seen.text()
         await seen.press("u")
         await seen.sees("⋯ 2 equal lines")
