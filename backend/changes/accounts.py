@@ -211,11 +211,11 @@ def _verb(old: Mapping[str, str], new: Mapping[str, str]) -> ChangeVerb:
 
 
 def _maker(name: str, makers: Mapping[str, str]) -> str:
-    """The fresh package whose scripts make accounts and name this one; empty when none or several do."""
+    """The fresh package whose scripts make accounts and name this one, of several the one of its name."""
     word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
     found = {
         package
         for package, script in makers.items()
         if _MAKES_ACCOUNTS.search(script) and word.search(script)
     }
-    return found.pop() if len(found) == 1 else ""
+    return found.pop() if len(found) == 1 else name if name in found else ""

@@ -256,6 +256,9 @@ def test_an_account_that_a_package_s_script_makes_is_the_package_s():
         "root": "",
         "web": "nginx",
     }
+    for other, owner in (("caddy", ""), ("web", "web")):
+        several = {"nginx": "adduser --system web", other: "adduser --system caddy; adduser caddy web"}
+        assert {one.name: one.package for one in user_changes(empty, after, several)}["web"] == owner
 
 
 def test_units_that_are_defined_enabled_and_masked():
