@@ -43,6 +43,7 @@ def lab(store: Store, bus: EventBus, tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("_commands", AsyncMock(run=AsyncMock(return_value=outcome()))),
         ("_files", AsyncMock()),
         ("_manifest", AsyncMock(return_value=("disk", "", 0))),
+        ("what_runs", AsyncMock(return_value=None)),
         ("open_egress", AsyncMock()),
         ("guest", lambda row: row.id),
         ("_look_again", AsyncMock()),
