@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
+from backend.file_rights import words as right_words
 from backend.models import (
     FROM_DISK,
     Changes,
@@ -235,7 +236,9 @@ def _state_facts(state: FileState | None) -> dict[str, str]:
     }
     if state.target is not None:
         facts["points to"] = visible(state.target)
-    facts |= {f"xattr {visible(name)}": visible(value) for name, value in state.xattrs.items()}
+    facts |= {
+        f"xattr {visible(name)}": visible(right_words(name, value)) for name, value in state.xattrs.items()
+    }
     if state.certificate:
         facts |= {f"certificate {visible(name)}": visible(text) for name, text in state.certificate.items()}
     if state.text is None and state.sha256:

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from backend.cli.attributes import shown
 from backend.cli.common import ago, door, sandbox_id, show_json, show_rows, show_text
 from backend.cli.hunks import hunks
 from backend.cli.options import AsJson, SandboxName, Yes, confirm, examples, noun_app
 from backend.client import calls
+from backend.file_rights import words as right_words
 from backend.text import visible
 
 app = noun_app("Points in time of a sandbox.")
@@ -256,7 +256,7 @@ def _aspects(row: dict[str, Any]) -> str:
     told = []
     pairs = [(name, of(before) if before else None, of(after)) for name, of in _ASPECTS.items()]
     for name in sorted({*after["xattrs"], *(before or {"xattrs": {}})["xattrs"]}):
-        sides = [side and shown(name, side["xattrs"].get(name, "")) for side in (before, after)]
+        sides = [side and right_words(name, side["xattrs"].get(name, "")) for side in (before, after)]
         pairs.append((name, *sides))
     for name, old, new in pairs:
         if before and old != new:

@@ -81,7 +81,7 @@ def test_what_a_file_is_besides_its_text_are_lines_and_what_is_not_shown_says_so
         update={
             "owner": "www-data",
             "mode": 0o4755,
-            "xattrs": {"security.capability": "net_bind"},
+            "xattrs": {"security.capability": f"0100000200040000{'0' * 24}"},
             "text": None,
             "size": 4,
         }
@@ -101,7 +101,7 @@ def test_what_a_file_is_besides_its_text_are_lines_and_what_is_not_shown_says_so
         "+ owner: root:root",
         "- mode: 4755",
         "+ mode: 0644",
-        "- xattr security.capability: net_bind",
+        "- xattr security.capability: cap_net_bind_service=ep",
         "- size: 4 bytes",
         "+ size: 5,000,000 bytes",
         f"- sha256: {base.sha256}",

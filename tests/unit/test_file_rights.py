@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.cli.attributes import MAX_CHARS, shown
 from backend.cli.snapshots import _aspects
+from backend.file_rights import MAX_CHARS, words
 
 ACL = "0200000001000600ffffffff02000400e803000004000400ffffffff10000400ffffffff20000400ffffffff"
 RAW = struct.pack("<IIIII", 0x02000001, 1 << 13, 0, 0, 0).hex()
@@ -41,4 +41,4 @@ def test_of_a_new_file_each_attribute_is_told():
 
 @given(st.sampled_from(["system.posix_acl_access", "security.capability", "user.x"]), st.binary(max_size=300))
 def test_whatever_a_guest_wrote_there_is_shown(name: str, value: bytes):
-    assert len(shown(name, value.hex())) < 40 * MAX_CHARS
+    assert len(words(name, value.hex())) < 40 * MAX_CHARS
