@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import TypeVar
 
@@ -37,6 +37,7 @@ _DECLARED = (
     "self_signed",
     "certificates",
 )
+_TABLES = {"/etc/aliases.db": "/etc/aliases"}
 _REHASHED = re.compile(r"[0-9a-f]{8}(\.[0-9]+)?")
 _SYSTEM_IDS = range(100, 1000)
 _NEXT_FREE = "of the system"
@@ -115,9 +116,28 @@ def _files(sandbox: Changes, rehearsal: Changes, other_version: set[str]) -> lis
         elif _file(one.after) != _file(other.after) or _unhashed(one.after):
             if path in anew:
                 rows.append(_anew_row(path, one.after, other.after))
+            elif source := _table_of(path, mine, theirs):
+                words = _state_words(one.after), _state_words(other.after)
+                reason = f"made of {source}, which is the same; it holds its own place on the disk"
+                rows.append(_row(REGENERATED, "file", path, reason, *words))
             else:
                 rows += _rows("file", path, _file_words(one), _file_words(other))
     return rows
+
+
+def _table_of(path: str, mine: Mapping[str, FileChange], theirs: Mapping[str, FileChange]) -> str:
+    """The text that a table was made of, where both sides have that text, and a table of the same size and
+    owner: a Berkeley DB holds its file's number."""
+    source = _TABLES.get(path, "")
+    one, other, table, its_like = (
+        change.after if (change := side.get(name)) else None
+        for name in (source, path)
+        for side in (mine, theirs)
+    )
+    if not (one and other and table and its_like) or _file(one) != _file(other) or _unhashed(one):
+        return ""
+    alike = _placed(table) == _placed(its_like) and table.size == its_like.size
+    return source if alike else ""
 
 
 def _named_for(path: str, change: FileChange | None, anew: Collection[str]) -> bool:

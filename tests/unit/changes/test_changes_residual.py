@@ -163,6 +163,26 @@ def test_a_secret_that_a_packages_script_makes_is_made_anew(work, change):
     assert names(residual(one, other), "missing") == {"/etc/bind/rndc.key"}
 
 
+@pytest.mark.parametrize(
+    ("path", "facts", "kind"),
+    [
+        ("/etc/aliases", {}, "regenerated"),
+        ("/etc/aliases", {"size": 4096}, "missing"),
+        ("/etc/aliases", {"mode": 0o666}, "missing"),
+        ("/etc/other", {}, "missing"),
+    ],
+)
+def test_a_table_of_the_same_text_may_hold_its_own_place(changes, change, path: str, facts, kind: str):
+    one, other = (
+        changes(files=[change(path), change(f"{path}.db", sha256=sign * 64)]) for sign in ("a", "b")
+    )
+    for name, value in facts.items():
+        setattr(other.files[1].after, name, value)
+    assert {row.kind for row in residual(one, other)} - {"extra"} == {kind}
+    other.files[0].after.sha256 = "c" * 64
+    assert names(residual(one, other), "missing") == {path, f"{path}.db"}
+
+
 def test_a_packages_script_may_name_the_machine_in_a_certificate_and_in_the_link_to_it(work, change):
     one, other = twin(work), twin(work)
     for side, sign, link in ((one, "5", "0a1b2c3d"), (other, "6", "4e5f6a7b.0")):
