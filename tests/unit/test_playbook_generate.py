@@ -388,6 +388,15 @@ def test_a_new_package_source_comes_first_and_is_read_anew() -> None:
     assert "cache_valid_time" not in tasks[1].args
 
 
+def test_settings_of_apt_that_a_packages_script_writes_come_after_the_package() -> None:
+    sample = sample_with(packages=[added("uu")])
+    for name in ("20auto-upgrades", "52site"):
+        sample.add(f"/etc/apt/apt.conf.d/{name}", b'Unattended-Upgrade::Mail "ops";\n')
+    sample.add("/var/lib/ucf/cache/:etc:apt:apt.conf.d:20auto-upgrades", b"x", hidden="package scripts")
+    tasks = [task.args.get("dest") or task.args["name"] for task in checked(drafted(sample)).tasks]
+    assert tasks == ["/etc/apt/apt.conf.d/52site", "uu", "/etc/apt/apt.conf.d/20auto-upgrades"]
+
+
 def test_removed_packages_are_removed_and_their_files_need_no_task() -> None:
     sample = sample_with(packages=[PackageChange(name="nano", verb=ChangeVerb.REMOVED, before_version="1")])
     sample.add("/usr/bin/nano", b"x", verb=ChangeVerb.REMOVED, package="nano")

@@ -298,9 +298,17 @@ def _content(context: Context, state: FileState) -> bytes | None:
     return None if state.text is None else state.text.encode()
 
 
+def _is_a_packages_answer(context: Context, path: str) -> bool:
+    """Whether the script of a package of this change writes the file by ucf(1), which puts its own beside
+    one that was there before it."""
+    known = context.by_path.get(f"/var/lib/ucf/cache/{path.replace('/', ':')}")
+    return known is not None and known.verb is ChangeVerb.ADDED
+
+
 def _finished(context: Context, task: Task, change: FileChange, path: str) -> Task:
     """Name, handlers, origin, and the early place of package sources."""
-    early = path.startswith(_SOURCES) and task.phase is not Phase.REMOVED
+    late = task.phase is Phase.REMOVED or _is_a_packages_answer(context, path)
+    early = path.startswith(_SOURCES) and not late
     writes = task.phase in (Phase.FILES, Phase.LINKS) and change.verb is not ChangeVerb.METADATA
     return replace(
         task,
