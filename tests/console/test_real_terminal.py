@@ -147,7 +147,7 @@ def test_inside_another_multiplexer_it_is_the_same(tmp_path: Path, inner: str) -
         "tmux": ["tmux", "-f", "/dev/null", "-S", str(tmp_path / "inner.sock")],
         "screen": ["screen", "-U", "-c", "/dev/null", "-S", "inner"],
     }[inner]
-    opened, ended = {"tmux": ("new-session", "kill-server"), "screen": ("-q", "-Xquit")}[inner]
+    opened, ended = {"tmux": ("new-session", ["kill-server"]), "screen": ("-q", ["-X", "quit"])}[inner]
     (home := tmp_path / "screens").mkdir(mode=0o700)
     at_home = ["env", "-u", "TMUX", f"SCREENDIR={home}"]
     before = [*at_home, *server, opened]
@@ -160,7 +160,7 @@ def test_inside_another_multiplexer_it_is_the_same(tmp_path: Path, inner: str) -
         made.press("h")
         made.sees("hosts", "Creates", "╭─ Hosts")
     finally:
-        subprocess.run([*at_home, *server, ended], check=False, timeout=10)
+        assert subprocess.run([*at_home, *server, *ended], check=False, timeout=10).returncode == 0
         made.close()
 
 
