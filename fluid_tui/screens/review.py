@@ -203,7 +203,9 @@ class ReviewScreen(FluidScreen):
         """What the same agent was refused before, the newest first."""
         fleet = self.fluid.mirror.fleet
         who = (approval.requester_uid, approval.agent_id)
-        known = {one.id: one for one in (*self.data.asked_before, *(fleet.approvals if fleet else ()))}
+        known = {
+            one.id: one for one in (*(self.data.asked_before or ()), *(fleet.approvals if fleet else ()))
+        }
         found = [
             one
             for one in known.values()

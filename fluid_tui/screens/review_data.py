@@ -54,7 +54,7 @@ class ReviewData:
         self._wanted = self._reading = False
         self._documents: dict[tuple[str, bool], DiffDocument] = {}
         self.approval: Approval | None = None
-        self.asked_before: list[Approval] = []  # by the same requester
+        self.asked_before: list[Approval] | None = None  # by the same requester, until this was opened
         self.playbook: Playbook | None = None
         self.changes: Changes | None = None
         self.commands: list[Command] | None = None
@@ -133,9 +133,10 @@ class ReviewData:
             self._tell()
 
     async def _read_earlier(self, approval: Approval) -> None:
-        found = await self._part("earlier requests", self._client.approvals(approval.requester_uid))
-        if found is not None:
-            self.asked_before = found
+        """Once: up to hundreds, whole; of those that end meanwhile the fleet tells."""
+        if self.asked_before is None:
+            asked = self._client.approvals(approval.requester_uid)
+            self.asked_before = await self._part("earlier requests", asked)
             self._tell()
 
     async def _read_commands(self, approval: Approval) -> None:
