@@ -22,8 +22,7 @@ from backend.changes.blobs import BlobStore
 from backend.changes.manifests import Manifests
 from backend.changes.states import secret_of
 from backend.disks import Comparison, Content, ContentLimits, Listed, Pair, Side, wire
-from backend.disks.contents import CREDENTIALS, OPAQUE, UNSEARCHED, VOUCHED, ShadowMask, secret_kind
-from backend.disks.passwords import Unsearched, masked
+from backend.disks.contents import OPAQUE, UNSEARCHED, VOUCHED, ShadowMask, secret_kind, without_passwords
 from backend.disks.pieces import Part, Piece, cut, records, unshared
 from backend.disks.reader import entry_of
 from backend.disks.records import Node, pack, unpack
@@ -251,14 +250,15 @@ class Asker:
         if one.data is None and not secret_kind(path, b""):
             return one
         kind, shown = secret_kind(path, one.data or b"") or secret_of(one), None
-        try:
-            if not kind and (shown := masked(path, one.data or b"")) is None:
+        if not kind:
+            shown, kind = without_passwords(path, one.data or b"")
+            if not kind:
                 return one
-        except Unsearched:
-            return replace(one, data=None, withheld=UNSEARCHED)
+            if kind == UNSEARCHED:
+                return replace(one, data=None, withheld=UNSEARCHED)
         sums = one.sha256 or ""
         hidden = hmac.new(self._key, sums.encode(), hashlib.sha256).hexdigest() if sums else None
-        return Content(one.size, hidden, None, shown, kind or CREDENTIALS)
+        return Content(one.size, hidden, None, shown, kind)
 
 
 # --- what a guest sent --------------------------------------------------------------------------------------

@@ -124,12 +124,8 @@ def _hashed(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerprint:
     withheld = _withheld(path, data or b"", inode.size, md5.hexdigest(), budget)
     if withheld:
         data = None
-    else:
-        try:
-            if (shown := masked(path, data or b"")) is not None:
-                data, withheld = shown, CREDENTIALS
-        except Unsearched:
-            data, withheld = None, UNSEARCHED
+    elif data is not None:
+        data, withheld = without_passwords(path, data)
     if data is not None:
         budget.total_bytes -= len(data)
     return Fingerprint(inode.size, sha256.hexdigest(), md5.hexdigest(), data, withheld)
@@ -144,6 +140,15 @@ def _withheld(path: bytes, data: bytes, size: int, md5: str, budget: Budget) -> 
     if size > budget.file_bytes:
         return f"over {budget.file_bytes} bytes"
     return "too many changed bytes" if size > budget.total_bytes else ""
+
+
+def without_passwords(path: bytes, data: bytes) -> tuple[bytes | None, str]:
+    """What may be kept of a content that is no secret as a whole, and why that is not all of it."""
+    try:
+        shown = masked(path, data)
+    except Unsearched:
+        return None, UNSEARCHED
+    return (data, "") if shown is None else (shown, CREDENTIALS)
 
 
 def vouched_sums(fs: Ext4, paths: Sequence[bytes]) -> dict[bytes, str]:

@@ -45,9 +45,8 @@ class Reports:
         self.results: dict[str, dict[str, int]] = {}
         self.first_failure = ""
         self.last_done: dict[str, str] = {}  # host → the last task that ended there
-        self.cut_off: dict[
-            str, tuple[str, str]
-        ] = {}  # host → where its connection was lost, and what is said
+        # host → the task in which its connection was lost, and what is said of that
+        self.cut_off: dict[str, tuple[str, str]] = {}
 
     def take(self, event: dict[str, Any]) -> dict[str, Any] | None:
         """One of our events for one of Ansible's, or None for what nobody needs."""
