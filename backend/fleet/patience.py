@@ -19,7 +19,7 @@ class Asked(Generic[T]):
         self._ask = ask
         self._limit_s = limit_s
         self._asking: asyncio.Task[T] | None = None
-        self._until = 0.0  # time.monotonic(); who asks waits no longer
+        self._until = 0.0  # time.monotonic(); what comes later is late, and nobody waits longer
         self._silent = False
 
     async def answer(self, *, patient: bool = False) -> T:
@@ -44,7 +44,6 @@ class Asked(Generic[T]):
     async def _until_prompt(self) -> T:
         """A late answer shows that it is there, not that it is quick: it is asked again."""
         while True:
-            began = time.monotonic()
             try:
                 found = await self._ask()
             except TimedOut:
@@ -53,9 +52,10 @@ class Asked(Generic[T]):
             except Exception:
                 self._silent = False
                 raise
-            self._silent = time.monotonic() - began > self._limit_s
+            self._silent = time.monotonic() > self._until
             if not self._silent:
                 return found
+            self._until = time.monotonic() + self._limit_s
 
     def close(self) -> None:
         """Nobody asks any more."""

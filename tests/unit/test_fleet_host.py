@@ -160,7 +160,7 @@ async def told_after_s(host: Host, **how: Any) -> float:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LIMIT_S):
+    async with asyncio.timeout(10):
         while not holds():
             await asyncio.sleep(0)
 
