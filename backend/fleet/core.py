@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from weakref import WeakValueDictionary
 
 from backend.ansible import SshKey, TargetHost
 from backend.audit import Audit, Step
@@ -21,7 +22,7 @@ from backend.egress import EgressProxy
 from backend.errors import Conflict, FluidError, NotFound, SandboxNotFound, WrongState
 from backend.fleet.host import Host
 from backend.fleet.hosts import Hosts
-from backend.fleet.placement import no_space
+from backend.fleet.placement import Need, no_memory, no_space
 from backend.fleet.states import Verdict, before, judge
 from backend.guests import (
     CertificateAuthority,
@@ -98,7 +99,8 @@ class FleetCore:
         self._guests = parts.guests
         self._commands = parts.commands
         self._files = parts.files
-        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # Each for as long as somebody has it or waits for it.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         # Made by this very process and not handed out yet: no crash left them half made.
         self._young: set[str] = set()
         # Asked for, until the answer: they count before they have a row.
@@ -111,7 +113,7 @@ class FleetCore:
     def exclusive(self, sandbox_id: str) -> asyncio.Lock:
         """Held while one operation takes a domain down and up: two never meet, and libvirt's own events of
         that domain are the operation's business meanwhile."""
-        return self._locks[sandbox_id]
+        return self._locks.setdefault(sandbox_id, asyncio.Lock())
 
     @property
     def differ(self) -> Differ:
@@ -215,6 +217,28 @@ class FleetCore:
         needed_mb = self._config.limits.disk_reserve_mb + extra_mb
         if free_mb < needed_mb:
             raise no_space(host.name, free_mb, needed_mb)
+
+    def need(self, wanted: Sandbox) -> Need:
+        """What it asks of a host."""
+        limits = self._config.limits
+        return Need(wanted.memory_mb, limits.memory_reserve_mb, limits.disk_reserve_mb)
+
+    @asynccontextmanager
+    async def memory_for(self, sandbox: Sandbox) -> AsyncIterator[None]:
+        """What one that is off takes once it runs is promised to it for the time of the block.
+
+        Raises:
+            NoSpace: it would touch the host's reserve. Nothing was begun.
+        """
+        host, need = self.host_of(sandbox), self.need(sandbox)
+        free_mb = (await host.look(max_age_s=0)).memory_free_mb - sum(host.promised.values())
+        if free_mb < need.memory_mb + need.memory_reserve_mb:
+            raise no_memory(host.name, free_mb, need)
+        host.promised[sandbox.id] = need.memory_mb
+        try:
+            yield
+        finally:
+            host.promised.pop(sandbox.id, None)
 
     @asynccontextmanager
     async def alone(self, sandbox: Sandbox, *phases: Phase) -> AsyncIterator[None]:

@@ -108,6 +108,7 @@ class Following(Recovery):
     async def _rejoin(self, host: Host, *, tell: bool) -> None:
         if not host.up:
             await host.revive()
+        self._parts.background.keep(f"make the network of {host.name} ready", host.settle)
         await self.reconcile(host)
         if tell:
             host.since = now()
@@ -178,7 +179,7 @@ class Following(Recovery):
             return
         for sandbox in await self.on(host):
             if sandbox.phase in (Phase.RUNNING, Phase.PAUSED, Phase.STOPPED):
-                since = f"{host.name} is silent since {host.since:%H:%M:%S} UTC"
+                since = f"{host.name} is silent since {host.since:%Y-%m-%d %H:%M:%S} UTC"
                 await self._lost(sandbox, f"{since}; it was {_was(sandbox)}")
         await self._tell_of(host)
 

@@ -59,7 +59,7 @@ class Host:
         self.since = now()  # it came up, or was lost
         self._down = HypervisorDown("libvirt was not asked yet", remedy="fluid doctor")
         self._hypervisor: Hypervisor | None = None
-        self.way = way_to(settings, paths, self._prefix)
+        self.way = way_to(settings, paths, self._prefix, reserve_mb=config.limits.disk_reserve_mb)
         self._asked = Asked(self._ask, LOOK_TIMEOUT_S)
         self._facts: HostFacts | None = None
         self._busy = Busy()
@@ -70,6 +70,7 @@ class Host:
         self._booted_at: datetime | None = None
         self._asking_boot = asyncio.Lock()
         self._booted_due = 0.0  # time.monotonic()
+        self._unsettled: FluidError | None = None
         self.network: NetworkSpec | ForeignNetwork
         self.virt_type = ""
         self.draining = False
@@ -135,15 +136,22 @@ class Host:
         hypervisor = await self.way.hypervisor()
         try:
             self.virt_type = hypervisor.virt_type
-            if self._host.network is None:
-                self.network = await self._own_network(hypervisor)
-            else:
-                self.network = await self._foreign_network(hypervisor, self._host.network)
+            self.network = await self._guests_network(hypervisor)
             self._reserved_mb = await self.way.reserved_mb()
         except BaseException:
             await hypervisor.close()
             raise
         return hypervisor
+
+    async def settle(self) -> None:
+        """Its libvirt is back, perhaps with the whole host: the network stands again, and holds its guests.
+        Until it does :meth:`room` says why not. Raises FluidError."""
+        try:
+            self.network = await self._guests_network(self.require())
+        except FluidError as error:
+            self._unsettled = error
+            raise
+        self._unsettled = None
 
     async def close(self) -> None:
         """Hang up. Our network goes with the last machine on a libvirtd of ours."""
@@ -165,6 +173,11 @@ class Host:
         left = await self.require().vanish() if self.up else [f"all that is in the pool {self._prefix}"]
         (self._paths.state / "networks" / self.name).unlink(missing_ok=True)
         return left
+
+    async def _guests_network(self, hypervisor: Hypervisor) -> NetworkSpec | ForeignNetwork:
+        if self._host.network is None:
+            return await self._own_network(hypervisor)
+        return await self._foreign_network(hypervisor, self._host.network)
 
     async def _own_network(self, hypervisor: Hypervisor) -> NetworkSpec:
         spec = await self._network()
@@ -283,7 +296,7 @@ class Host:
 
     async def room(self, image: str, max_age_s: float = FRESH_S) -> Room:
         """What placement weighs; ``image`` is a SHA-256."""
-        if error := self.cannot.get(image):
+        if error := self._unsettled or self.cannot.get(image):
             return Room(self.name, down=error)
         try:
             facts = await self.look(max_age_s)
@@ -298,6 +311,7 @@ class Host:
             promised_mb=sum(self.promised.values()),
             disk_free_mb=facts.disk_free_mb,
             load=len(self.promised) / self.turns.at_once,
+            busy=self._busy.share,
         )
 
     async def view(

@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Protocol
@@ -26,7 +27,7 @@ from backend.errors import (
 )
 from backend.fleet.core import LIVE, undone
 from backend.fleet.host import Host, guest_image
-from backend.fleet.placement import Need, Placement, refusal
+from backend.fleet.placement import Placement, refusal
 from backend.fleet.sizes import Sizes, allow
 from backend.fleet.snapshots import snapshot_files
 from backend.fleet.turns import Place
@@ -137,11 +138,6 @@ class Lifecycle(Sizes):
     async def make(self, wanted: Sandbox, image: BuiltImage) -> Sandbox:
         """As :meth:`obtain`, on the host where it is settled."""
         return await self._begin(wanted, partial(self._boot, image=image))
-
-    def need(self, wanted: Sandbox) -> Need:
-        """What it asks of a host."""
-        limits = self._config.limits
-        return Need(wanted.memory_mb, limits.memory_reserve_mb, limits.disk_reserve_mb)
 
     def settle(self, sandbox: Sandbox, where: Placement) -> None:
         """It will live there: what it takes is promised at once, so that no two count on the same room."""
@@ -271,7 +267,8 @@ class Lifecycle(Sizes):
         origin = await self.load(point.sandbox_id)
         where = Placement(origin.host_name, f"{point.name} lies there")
         room = await self.host_of(origin).room(wanted.image_sha256, max_age_s=0)
-        if why := refusal(room, self.need(wanted)):
+        # A copy of the point's memory lies there while it starts.
+        if why := refusal(room, replace(self.need(wanted), disk_mb=wanted.memory_mb)):
             raise why
         self.settle(wanted, where)
         return await self._begin(wanted, partial(self._branch, point=point), "branch")
@@ -457,7 +454,7 @@ class Lifecycle(Sizes):
             return sandbox
         self.must_be(sandbox, Phase.STOPPED, Phase.ERROR)
         by_now = (Phase.STOPPED, Phase.ERROR, Phase.RUNNING)  # somebody else may have started it
-        async with self.step(actor, "sandbox.start", sandbox, *by_now):
+        async with self.step(actor, "sandbox.start", sandbox, *by_now), self.memory_for(sandbox):
             keys = self._parts.authority.trusted
             await self.domain_of(self.host_of(sandbox), sandbox)  # it has its name again
             await self.machine(sandbox).start(sandbox.domain, ca_public=keys.text)

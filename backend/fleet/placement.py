@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from backend.errors import FluidError, HypervisorDown, NoRoom, NoSpace
 
+BUSY_STEPS = 4
+
 
 @dataclass(frozen=True)
 class Need:
@@ -21,7 +23,8 @@ class Need:
 @dataclass(frozen=True)
 class Room:
     """One host as it was just seen. ``promised_mb`` is the memory of what is being made there; ``load`` is
-    how many creates there are per processor. ``down``: why it cannot be asked."""
+    how many creates there are per processor; ``busy`` which share of its processors' time was used lately,
+    with whose work ever (None: not known yet). ``down``: why it cannot be asked."""
 
     name: str
     down: FluidError | None = None
@@ -32,6 +35,7 @@ class Room:
     promised_mb: int = 0
     disk_free_mb: int = 0
     load: float = 0.0
+    busy: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,9 @@ def place(rooms: Sequence[Room], need: Need) -> Placement:
 
 
 def _rank(room: Room) -> tuple[bool, bool, float, int]:
-    return room.has_template, room.has_kvm, -room.load, room.memory_free_mb - room.promised_mb
+    """Of two that are busy by less than a quarter apart, memory decides."""
+    load = room.load + round((room.busy or 0.0) * BUSY_STEPS) / BUSY_STEPS
+    return room.has_template, room.has_kvm, -load, room.memory_free_mb - room.promised_mb
 
 
 def refusal(room: Room, need: Need) -> FluidError | None:
@@ -73,12 +79,17 @@ def refusal(room: Room, need: Need) -> FluidError | None:
     if room.disk_free_mb < need.disk_mb + need.disk_reserve_mb:
         return no_space(room.name, room.disk_free_mb, need.disk_mb + need.disk_reserve_mb)
     if free_mb < need.memory_mb + need.memory_reserve_mb:
-        return NoSpace(
-            f"{room.name} has {free_mb} MB of memory free, {need.memory_mb} are asked for and "
-            f"{need.memory_reserve_mb} kept back",
-            remedy="destroy or stop sandboxes, or ask for less memory_mb",
-        )
+        return no_memory(room.name, free_mb, need)
     return None
+
+
+def no_memory(host: str, free_mb: int, need: Need) -> NoSpace:
+    """A host without memory ends guests at its choice: its reserve is never given away."""
+    return NoSpace(
+        f"{host} has {free_mb} MB of memory free, {need.memory_mb} are asked for and "
+        f"{need.memory_reserve_mb} kept back",
+        remedy="destroy or stop sandboxes, or ask for less memory_mb",
+    )
 
 
 def no_space(host: str, free_mb: int, needed_mb: int) -> NoSpace:
@@ -91,5 +102,6 @@ def no_space(host: str, free_mb: int, needed_mb: int) -> NoSpace:
 
 def _reason(best: Room, refused: dict[str, FluidError]) -> str:
     how = "its template is ready" if best.has_template else "it has no template yet"
+    busy = "" if best.busy is None else f", {best.busy:.0%} busy"
     others = "".join(f"; not {name}: {why.message}" for name, why in refused.items())
-    return f"{how}, {best.memory_free_mb - best.promised_mb} MB of memory free{others}"
+    return f"{how}, {best.memory_free_mb - best.promised_mb} MB of memory free{busy}{others}"

@@ -22,7 +22,8 @@ class Sizes(FleetCore):
         """How large its disk is to be.
 
         Raises:
-            InvalidValue: the source's is larger already. PolicyDenied: over the limit, also by its source.
+            InvalidValue: the source's is larger already, or ends where a partition does. PolicyDenied: over
+                the limit, also by its source.
         """
         least = await asyncio.to_thread(_source_gb, image)
         wanted = request.disk_gb or least
@@ -30,6 +31,11 @@ class Sizes(FleetCore):
             raise InvalidValue(
                 f"the disk of {image.name} has {least} GB, {wanted} are asked for",
                 remedy=f"ask for disk_gb {least} or more, or leave it out",
+            )
+        if wanted > least and image.kind != "built":
+            raise InvalidValue(
+                f"the disk of {image.name} has partitions and stays as it is: {least} GB",
+                remedy="leave disk_gb out, or import an image whose disk is larger",
             )
         allow(self._policy.check_disk(wanted))
         return wanted

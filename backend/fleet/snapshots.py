@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -172,11 +172,19 @@ class Snapshots(FleetCore):
         return found[0].name
 
     async def restore(self, actor: Identity, sandbox_id: str, name: str) -> Sandbox:
-        """Back to a point: memory, disk, address, processes. Later snapshots stay."""
+        """Back to a point: memory, disk, address, processes. Later snapshots stay.
+
+        Raises:
+            NoSpace: the host's reserve of disk or memory would be touched. Nothing was begun.
+        """
         sandbox = await self.get(actor, sandbox_id)
         async with self.alone(sandbox, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.ERROR):
             snapshot = await self._named(sandbox, name)
+            # A copy of the point's memory lies there while it starts.
+            await self.need_space(self.host_of(sandbox), sandbox.memory_mb if snapshot.has_memory else 0)
+            is_off = sandbox.phase in (Phase.STOPPED, Phase.ERROR)
             async with (
+                self.memory_for(sandbox) if is_off else nullcontext(),
                 self.audited(actor, "snapshot.restore", sandbox, name=name) as step,
                 self.ahead(sandbox, "restore", name, step=step),
             ):

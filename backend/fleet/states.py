@@ -89,8 +89,8 @@ def judge(
     if not is_known and booted_at and last_ran < booted_at:
         return Verdict(
             Phase.STOPPED,
-            f"{sandbox.host_name} was restarted at {booted_at:%H:%M:%S} UTC; its disk is kept, start it: "
-            f"fluid sandboxes start {sandbox.id}",
+            f"{sandbox.host_name} was restarted at {booted_at:%Y-%m-%d %H:%M:%S} UTC; its disk is kept, "
+            f"start it: fluid sandboxes start {sandbox.id}",
         )
     if was.phase is Phase.ERROR and was.reason.startswith(DIED):  # libvirt forgets why, we do not
         return was

@@ -19,10 +19,17 @@ from backend.fleet.addresses import ROUTES, networks_of, taken_networks
 from backend.guests import HostLink
 from backend.hypervisor import Hypervisor, Pool
 from backend.hypervisor.networks import not_held, switches
-from backend.hypervisor.private import SYSTEM_URI, PrivateLibvirt, remedy_for_users, system_libvirt
+from backend.hypervisor.private import (
+    SYSTEM_URI,
+    PrivateLibvirt,
+    holds_machines,
+    remedy_for_users,
+    system_libvirt,
+)
 from backend.hypervisor.probe import kvm_works
 from backend.paths import Paths
 from backend.places import LIBVIRT_SOCKET, Here, OverNetwork, OverSsh, SshDestination
+from backend.whole_files import write_lasting
 
 log = logging.getLogger(__name__)
 
@@ -76,23 +83,26 @@ class Way(Protocol):
         """Hang up; ``idle``: no machine runs there."""
 
 
-def way_to(settings: HostConfig, paths: Paths, prefix: str) -> Way:
-    """The way that the config means."""
+def way_to(settings: HostConfig, paths: Paths, prefix: str, *, reserve_mb: int = 0) -> Way:
+    """The way that the config means. ``reserve_mb`` of this machine's disk is kept back."""
     place = settings.place()
     if not isinstance(place, Here):
-        return RemoteWay(settings, place, paths, prefix)
+        return RemoteWay(settings, place, paths, _pool(settings, paths, prefix, reserve_mb))
     if os.geteuid() == 0:
         return LocalWay(place.uri, paths, prefix)
-    return UsersWay(place.uri, _pool(settings, paths, prefix, paths.domains_placed))
+    return UsersWay(place.uri, _pool(settings, paths, prefix, reserve_mb, paths.domains_placed))
 
 
-def _pool(settings: HostConfig, paths: Paths, prefix: str, usual: Path | None = None) -> Pool:
+def _pool(
+    settings: HostConfig, paths: Paths, prefix: str, reserve_mb: int, usual: Path | None = None
+) -> Pool:
     """Where our files lie on a host whose folders are not ours."""
     return Pool(
         name=prefix,
         path=settings.pool_path or usual or LIBVIRT_IMAGES / prefix,
         cache=paths.cache / "layers" / settings.name,
         images=paths.images,
+        reserve_mb=reserve_mb,
     )
 
 
@@ -156,10 +166,11 @@ class LocalWay(OwnMachine):
     async def hypervisor(self) -> Hypervisor:
         probe = await kvm_works(cache=self._paths.cache / "kvm-probe.json")
         self._private = None
-        uri = self._uri or await system_libvirt()
+        uri = self._uri or await self._machines_libvirt()
         if uri is None:
-            self._private = PrivateLibvirt(self._paths.state / "libvirt", hide_kvm=not probe.works)
+            self._private = PrivateLibvirt(self._folder, hide_kvm=not probe.works)
             uri = await self._private.start()
+            log.warning("a libvirtd of Fluid's own runs, whose guests no AppArmor or SELinux confines")
         self.uri = uri
         # What this process can do, libvirt may not: it is asked, too, before a machine is trusted to it.
         undecided = None if probe.works else "qemu"
@@ -169,6 +180,30 @@ class LocalWay(OwnMachine):
         kvm = hypervisor.kvm
         log.info("virtual machines run %s: %s", "on KVM" if kvm.works else "emulated", kvm.reason)
         return hypervisor
+
+    @property
+    def _folder(self) -> Path:
+        return self._paths.state / "libvirt"
+
+    async def _machines_libvirt(self) -> str | None:
+        """The machine's own libvirtd; None: one of ours is to be started. Which it was stays, as long as it
+        has machines of ours: the other one knows nothing of them.
+
+        Raises:
+            HypervisorDown: the machine's is wanted, and does not answer.
+        """
+        if await asyncio.to_thread(holds_machines, self._folder):
+            return None
+        kept = self._paths.state / "libvirtd"
+        uri = await system_libvirt()
+        if uri is not None:
+            await asyncio.to_thread(write_lasting, kept, f"{uri}\n".encode())
+        elif await asyncio.to_thread(kept.exists):
+            raise HypervisorDown(
+                "the machine's libvirtd, which has been used so far, does not answer",
+                remedy=f"systemctl start libvirtd; for one of Fluid's own instead, remove {kept}",
+            )
+        return uri
 
     async def reserved_mb(self) -> int:
         """It is not counted as free here."""
@@ -188,22 +223,21 @@ class LocalWay(OwnMachine):
 class RemoteWay:
     """Another machine: nothing is installed there, our files lie in a libvirt pool of ours."""
 
-    def __init__(self, settings: HostConfig, place: OverSsh | OverNetwork, paths: Paths, prefix: str) -> None:
+    def __init__(self, settings: HostConfig, place: OverSsh | OverNetwork, paths: Paths, pool: Pool) -> None:
         self.ssh: SshDestination | None = place.ssh
         socket = place.socket if isinstance(place, OverSsh) else LIBVIRT_SOCKET
         self._link = HostLink(settings.name, place.ssh, paths.links, libvirt_socket=socket)
         self.link: HostLink | None = self._link
         self._own_uri = place.uri if isinstance(place, OverNetwork) else None
         self.uri = self._own_uri or f"qemu+ssh://{place.ssh.address}/system"
-        self._prefix = prefix
-        self._pool = _pool(settings, paths, prefix)
+        self._pool = pool
 
     async def hypervisor(self) -> Hypervisor:
         await self._link.open()
         if self._own_uri is None:
             await self._link.must_reach_libvirt()
         uri = self._own_uri or await self._link.libvirt_uri()
-        hypervisor = Hypervisor(uri, pool=self._pool, prefix=self._prefix)
+        hypervisor = Hypervisor(uri, pool=self._pool, prefix=self._pool.name)
         await hypervisor.open()
         return hypervisor
 

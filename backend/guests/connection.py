@@ -177,8 +177,10 @@ class GuestConnections:
     def _link(self, guest: Guest) -> _Link:
         link = self._links.get(guest.name)
         if link is None or link.guest != guest:
-            if link is not None and link.live is not None:
-                link.live.abort()
+            if link is not None:
+                link.gone = True  # who dials for it hangs up
+                if link.live is not None:
+                    link.live.abort()
             link = self._links[guest.name] = _Link(guest)
         return link
 

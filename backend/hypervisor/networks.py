@@ -141,7 +141,9 @@ def not_held(bridge: str) -> HypervisorFailed:
     """Half of the guests' filter would be without effect."""
     return HypervisorFailed(
         f"iptables does not see the bridge {bridge}, so guests are not held",
-        remedy="modprobe br_netfilter; sysctl -w net.bridge.bridge-nf-call-iptables=1, as root, on that host",
+        remedy="as root, on that host, once: echo br_netfilter > /etc/modules-load.d/fluid.conf; echo "
+        "net.bridge.bridge-nf-call-iptables=1 > /etc/sysctl.d/90-fluid.conf; modprobe br_netfilter; "
+        "sysctl --system",
     )
 
 

@@ -165,6 +165,7 @@ class Pool:
     path: Path  # on that host
     cache: Path  # here: frozen layers that were downloaded
     images: Path | None = None  # here: images under the same names as there
+    reserve_mb: int = 0  # of the disk here, that no download takes
 
 
 @dataclass(frozen=True)

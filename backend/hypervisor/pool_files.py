@@ -389,10 +389,25 @@ class PoolFiles:
         kept = self._pool.cache / name
         async with self._locks.setdefault(name, asyncio.Lock()):
             if not await asyncio.to_thread(kept.exists):
+                await self._must_fit_here(name)
                 part = kept.with_name(f"{name}{PARTIAL}")
-                await self._volumes.fetch(name, part)
-                await asyncio.to_thread(part.rename, kept)
+                try:
+                    await self._volumes.fetch(name, part)
+                    await asyncio.to_thread(part.rename, kept)
+                finally:
+                    part.unlink(missing_ok=True)
         return kept
+
+    async def _must_fit_here(self, name: str) -> None:
+        """A guest decides how large its layers are: none fills the disk of this machine."""
+        size_mb = await self._volumes.allocated(name) >> 20
+        free_mb = (await asyncio.to_thread(shutil.disk_usage, self._pool.cache)).free >> 20
+        if free_mb < size_mb + self._pool.reserve_mb:
+            raise HypervisorFailed(
+                f"{name} takes {size_mb} MB, and this machine has {free_mb} MB free of which "
+                f"{self._pool.reserve_mb} are kept back",
+                remedy=f"free space under {self._pool.cache}, or lower limits.disk_reserve_mb",
+            )
 
 
 def _owner(volume: str) -> str:

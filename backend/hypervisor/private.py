@@ -159,6 +159,11 @@ class PrivateLibvirt:
             )
 
 
+def holds_machines(folder: Path) -> bool:
+    """Whether the private libvirtd of that folder has a machine that is defined, running or not."""
+    return any((folder / "etc" / "qemu").glob("*.xml"))
+
+
 def _find(name: str) -> str:
     """Where a daemon is; ``/usr/sbin`` is not on everybody's path."""
     program = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")

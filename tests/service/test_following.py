@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import libvirt
 import pytest
@@ -21,10 +22,10 @@ from backend.audit import Audit
 from backend.background import Background
 from backend.config import Config
 from backend.egress import EgressPolicy, EgressProxy
-from backend.errors import DatabaseDown, HypervisorDown, HypervisorFailed, NoSpace, WrongState
+from backend.errors import Conflict, DatabaseDown, HypervisorDown, HypervisorFailed, NoSpace, WrongState
 from backend.fleet import Fleet, FleetParts, Hosts, following, object_prefix
 from backend.guests import CertificateAuthority
-from backend.hypervisor import ForeignNetwork, Hypervisor
+from backend.hypervisor import DomainEvent, ForeignNetwork, Hypervisor
 from backend.models import Event, Identity, Phase, Role, Sandbox, now
 from backend.paths import Paths
 from backend.policy import Policy
@@ -45,6 +46,9 @@ class Unfiltered(Hypervisor):
     """The test driver knows no filters."""
 
     async def find_network(self, name: str) -> ForeignNetwork:
+        active = self._connection.call(lambda it: it.networkLookupByName(name).isActive(), what="look")
+        if not await active:
+            raise Conflict(f"network {name!r} is off", remedy="start it")
         return ForeignNetwork(name, "virbr0", "192.168.122.0/24", "192.168.122.1")
 
 
@@ -356,6 +360,35 @@ async def test_a_host_that_was_restarted_is_the_reason_of_what_it_held(lab: Lab)
     async with lab.followed():
         found = await lab.row(row)
     assert found.phase is Phase.STOPPED and "local was restarted at" in found.reason
+
+
+async def test_a_host_that_comes_back_without_its_network_takes_nothing_until_that_stands(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = SimpleNamespace(virt_type="kvm", memory_free_mb=9000, disk_free_mb=9000)
+    monkeypatch.setattr(lab.host, "look", AsyncMock(return_value=facts))  # the test driver has none
+    network = lab.hands.networkLookupByName("default")
+    async with lab.followed(), asyncio.timeout(LIMIT_S):
+        network.destroy()
+        await lab.fleet._follow(lab.host, DomainEvent("", "connected"))
+        while (await lab.host.room("")).down is None:
+            await asyncio.sleep(0.01)
+        why = (await lab.host.room("")).down
+        assert isinstance(why, Conflict) and why.message == "network 'default' is off"
+        health = await lab.background.component()
+        assert "make the network of local ready failed" in health.message
+        network.create()
+        while (await lab.host.room("")).down is not None:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_template_whose_build_was_cut_off_goes_at_the_start_and_is_told(lab: Lab) -> None:
+    name = f"{lab.prefix}-template-k-work"
+    xml = DOMAIN.format(name=name, uuid="00000000-0000-0000-0000-00000000aaaa", id="")
+    lab.hands.defineXML(xml.replace(">sandbox<", ">template<")).create()
+    row = await lab.box(1)
+    await lab.fleet.reconcile_all()
+    assert name not in lab.names() and row.domain in lab.names()
 
 
 async def test_of_two_who_ask_since_when_a_host_runs_both_hear_it(lab: Lab) -> None:

@@ -44,6 +44,8 @@ class Machine:
     def __init__(self, name: str = "local") -> None:
         self.name = name
         self.free_mb = 10_000
+        self.memory_free_mb = 10_000
+        self.promised: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         self.states: dict[str, str] = {}
 
@@ -51,7 +53,7 @@ class Machine:
         return self
 
     async def look(self, max_age_s: float = 1.0) -> SimpleNamespace:
-        return SimpleNamespace(disk_free_mb=self.free_mb)
+        return SimpleNamespace(disk_free_mb=self.free_mb, memory_free_mb=self.memory_free_mb)
 
     async def disk_use(self) -> list[DiskUse]:
         return [DiskUse(domain, f"/d/{domain}", size) for domain, size in self.sizes.items()]

@@ -380,6 +380,27 @@ async def test_a_memory_is_copied_on_the_host_with_another_xml(lab: Lab, based: 
     assert there.stat().st_size == before.stat().st_size
 
 
+async def test_a_layer_that_does_not_fit_here_is_not_fetched(lab: Lab, based: Path) -> None:
+    """How large it is, its guest decides."""
+    files = PoolFiles(lab.connection, replace(lab.pool, reserve_mb=1 << 40), PREFIX)
+    with pytest.raises(HypervisorFailed, match=r"disk-0.qcow2 takes 0 MB, and this machine has \d+ MB free"):
+        await files.local_layers([lab.disk(0)])
+    assert list(lab.pool.cache.iterdir()) == []
+
+
+async def test_nothing_is_left_here_of_a_fetch_that_failed(
+    lab: Lab, based: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fetch(_: str, file: Path) -> None:
+        file.write_bytes(bytes(9))
+        raise HypervisorFailed("the line is cut", remedy="wait")
+
+    monkeypatch.setattr(lab.files._volumes, "fetch", fetch)
+    with pytest.raises(HypervisorFailed, match="cut"):
+        await lab.files.local_layers([lab.disk(0)])
+    assert list(lab.pool.cache.iterdir()) == []
+
+
 # --- what a guest writes ------------------------------------------------------------------------------
 
 HOSTILE = [

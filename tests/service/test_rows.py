@@ -15,8 +15,9 @@ import pytest
 from psycopg import sql
 
 from backend.config import Config
-from backend.errors import DuplicateName, SandboxNotFound, WrongState
+from backend.errors import DuplicateName, NoSpace, SandboxNotFound, WrongState
 from backend.fleet import Fleet
+from backend.fleet.placement import Room
 from backend.fleet.stock import is_parked
 from backend.fleet.turns import Place
 from backend.guests import Outcome
@@ -261,3 +262,57 @@ async def test_a_restore_counts_as_work_and_is_whole_when_the_next_one_begins(
     found = await lab.fleet.load(row.id)
     assert (found.phase, found.reason, found.stands_on) == (Phase.PAUSED, "disk", "a")
     assert found.last_activity_at and found.last_activity_at > long_ago
+
+
+@pytest.mark.parametrize("act", ["start", "restore"])
+async def test_who_is_off_takes_no_memory_of_the_hosts_reserve_also_two_at_once(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    acts: dict[str, Act] = {
+        "start": lambda fleet, row: fleet.start(AGENT, row.id),
+        "restore": lambda fleet, row: fleet.restore(AGENT, row.id, row.sandbox_name),
+    }
+    first, second = [await lab.runs(number, phase=Phase.STOPPED) for number in (1, 2)]
+    for row in (first, second):
+        await points(lab, row, row.sandbox_name)
+    lab.machine.memory_free_mb = first.memory_mb + lab.config.limits.memory_reserve_mb
+    others: list[asyncio.Task[object]] = []
+
+    async def runs(*_: object, **__: object) -> None:
+        others.append(asyncio.ensure_future(acts[act](lab.fleet, second)))
+        await asyncio.wait(others)
+
+    monkeypatch.setattr(lab.machine, act, runs, raising=False)
+    async with asyncio.timeout(LIMIT_S):
+        await acts[act](lab.fleet, first)
+    refused = others[0].exception()
+    assert isinstance(refused, NoSpace)
+    assert refused.message == "local has 512 MB of memory free, 512 are asked for and 512 kept back"
+    assert (await lab.fleet.load(second.id)).phase is Phase.STOPPED and len(others) == 1
+    assert lab.machine.promised == {}, "what runs has its memory, and is promised none"
+
+
+async def test_a_restore_or_branch_that_would_fill_the_disk_begins_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = await lab.runs(1)
+    await points(lab, row, "a")
+    point = await lab.store.snapshots.find({"sandbox_id": row.id, "name": "a"})
+    assert point
+    point.has_memory = True
+    await lab.store.snapshots.save(point)
+    begun = AsyncMock()
+    monkeypatch.setattr(lab.machine, "restore", begun, raising=False)
+    monkeypatch.setattr(lab.fleet, "_begin", begun)
+    free_mb = lab.config.limits.disk_reserve_mb + row.memory_mb - 1
+    lab.machine.free_mb = free_mb
+    room = Room("local", memory_free_mb=64_000, disk_free_mb=free_mb)
+    monkeypatch.setattr(lab.machine, "room", AsyncMock(return_value=room), raising=False)
+    with pytest.raises(
+        NoSpace, match=f"{free_mb} MB are free on the disk of local, {free_mb + 1} are needed"
+    ):
+        await lab.fleet.restore(AGENT, row.id, "a")
+    wanted = row.model_copy(update={"id": "SBX-00000009", "sandbox_name": "box-9"})
+    with pytest.raises(NoSpace, match=f"{free_mb + 1} are needed"):
+        await lab.fleet._branched(wanted, point)
+    assert not begun.called and (await lab.fleet.load(row.id)).phase is Phase.RUNNING

@@ -31,6 +31,17 @@ def test_the_least_busy_host_comes_before_the_one_with_most_memory() -> None:
     assert place([ROOMY, replace(OTHER, memory_free_mb=9000)], NEED).name == "kvm-02"
 
 
+def test_what_others_do_on_a_host_counts_and_is_told_but_not_its_noise() -> None:
+    worked, idle = replace(ROOMY, busy=0.9, memory_free_mb=64_000), replace(OTHER, busy=0.04)
+    chosen = place([worked, idle], NEED)
+    assert (chosen.name, chosen.reason) == (
+        "kvm-02",
+        "it has no template yet, 8192 MB of memory free, 4% busy",
+    )
+    assert place([replace(worked, busy=0.11), idle], NEED).name == "kvm-01", "memory decides"
+    assert place([replace(worked, busy=None), idle], NEED).name == "kvm-01", "nobody knows it yet"
+
+
 def test_memory_that_is_promised_is_not_free() -> None:
     busy = replace(ROOMY, promised_mb=7168)
     assert place([busy, OTHER], NEED).name == "kvm-02"

@@ -33,11 +33,11 @@ class Machine:
         self.grown.append((domain, size_gb))
 
 
-def image(folder: Path, size: int) -> BuiltImage:
+def image(folder: Path, size: int, kind: str = "built") -> BuiltImage:
     """A source whose qcow2 header says that size."""
     disk = folder / "disk"
     disk.write_bytes(b"QFI\xfb".ljust(24, b"\0") + size.to_bytes(8, "big"))
-    return cast("BuiltImage", SimpleNamespace(name="debian-12", disk=disk))
+    return cast("BuiltImage", SimpleNamespace(name="debian-12", disk=disk, kind=kind))
 
 
 def sizes(machine: Machine, **limits: int) -> Sizes:
@@ -78,3 +78,14 @@ async def test_only_a_larger_disk_is_grown(tmp_path: Path, wanted: int | None, g
     row = Sandbox(id="SBX-1", sandbox_name="a", domain="d", disk_gb=wanted, **known)
     await sizes(machine).grow(row, image(tmp_path, 8 * GIB))
     assert machine.grown == grown
+
+
+@pytest.mark.parametrize("kind", ["imported", "domain"])
+async def test_a_disk_with_partitions_is_not_made_larger_and_that_is_said_before_anything_is_made(
+    tmp_path: Path, kind: str
+) -> None:
+    fleet, source = sizes(Machine()), image(tmp_path, 8 * GIB, kind)
+    assert await fleet.disk_gb(request(8), source) == 8
+    with pytest.raises(InvalidValue, match=r"has partitions and stays as it is: 8 GB") as refused:
+        await fleet.disk_gb(request(9), source)
+    assert "leave disk_gb out" in refused.value.remedy

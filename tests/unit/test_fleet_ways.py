@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from backend.config import HostConfig
-from backend.errors import FluidError, HypervisorFailed
+from backend.errors import FluidError, HypervisorDown, HypervisorFailed
 from backend.fleet import ways
 from backend.fleet.ways import LocalWay, RemoteWay, UsersWay, way_to
 from backend.paths import Paths
@@ -84,3 +84,33 @@ def test_this_machine_has_a_pool_for_who_is_not_root_and_folders_for_root(
         assert isinstance(way, kind) and way.link is None
     assert isinstance(way, UsersWay) and way.uri == "qemu:///system"
     assert (way._pool.name, str(way._pool.path)) == ("fluid-a", pool)
+
+
+async def test_the_libvirtd_that_has_our_machines_is_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[str | None] = []
+
+    async def system() -> str | None:
+        return answers.pop()
+
+    monkeypatch.setattr(ways, "system_libvirt", system)
+    paths = Paths.under(tmp_path)
+    paths.make()
+    way = LocalWay(None, paths, "fluid-a")
+    answers.append(None)
+    assert await way._machines_libvirt() is None, "a machine without one: ours is started"
+    defined = paths.state / "libvirt/etc/qemu/fluid-a-sbx-1.xml"
+    (defined.parent / "networks").mkdir(parents=True)
+    (defined.parent / "networks/fluid-a-guests.xml").touch()
+    defined.touch()
+    answers.append("qemu:///system")
+    assert await way._machines_libvirt() is None, "ours has a machine, and the other knows nothing of it"
+    defined.unlink()
+    assert await way._machines_libvirt() == "qemu:///system", "it has none left"
+    answers.append(None)
+    with pytest.raises(HypervisorDown, match="which has been used so far, does not answer") as refused:
+        await way._machines_libvirt()
+    (paths.state / refused.value.remedy.rpartition("/")[2]).unlink()
+    answers.append(None)
+    assert await way._machines_libvirt() is None, "as the remedy says"

@@ -130,6 +130,29 @@ async def test_a_guest_that_is_not_there_is_told_in_time(connections: GuestConne
     assert time.monotonic() - started < 2
 
 
+async def test_who_still_dials_for_a_guest_that_was_replaced_hangs_up(
+    own_sshd: Any, connections: GuestConnections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest, dialled, made = own_sshd.guest, asyncio.Event(), []
+    dial = connections._dial
+
+    async def slowly(to: Guest, timeout_s: float | None) -> Any:
+        made.append(await dial(to, timeout_s))
+        await dialled.wait()
+        return made[0]
+
+    monkeypatch.setattr(connections, "_dial", slowly)
+    waiting = asyncio.create_task(connections.connection(guest, timeout_s=LIMIT_S))
+    async with asyncio.timeout(LIMIT_S):
+        while not made:
+            await asyncio.sleep(0.01)
+        connections._link(dataclasses.replace(guest, host_key_public=make_host_key()[1]))
+        dialled.set()
+        with pytest.raises(GuestDown, match="stopped while we dialled"):
+            await waiting
+        await made[0].wait_closed()
+
+
 async def test_a_guest_that_comes_up_late_is_met(connections: GuestConnections, guest: Guest) -> None:
     await connections.drop(guest.name)
     late = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
