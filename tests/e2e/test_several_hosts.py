@@ -536,6 +536,27 @@ async def test_a_host_that_hangs_takes_its_own_sandboxes_and_no_others(two: Two)
         await asyncio.to_thread(box.destroy)
 
 
+async def test_a_second_host_that_comes_back_without_its_network_has_it_again(two: Two) -> None:
+    """As a reboot leaves it: the network is defined there, and off."""
+
+    def comes_back() -> None:
+        with closing(libvirt.open(two.far.root_uri)) as connection:
+            for network in connection.listAllNetworks():
+                network.destroy()
+        two.far.stop_libvirtd()
+        two.far.start_libvirtd()
+
+    def stands() -> bool:
+        with closing(libvirt.open(two.far.root_uri)) as connection:
+            return all(network.isActive() for network in connection.listAllNetworks())
+
+    await asyncio.to_thread(comes_back)
+    await two.until(stands, UP_S, "the network of its guests is on")
+    box = await two.create("after-a-reboot", FAR)
+    assert (await asyncio.to_thread(box.run, "hostname")).stdout.strip() == "after-a-reboot"
+    await asyncio.to_thread(box.destroy)
+
+
 async def test_a_backend_that_dies_finds_both_hosts_again(two: Two) -> None:
     far = await two.create("outlives", FAR)
     await two.stage.start()
