@@ -19,7 +19,7 @@ from backend.playbooks import Draft, GuestFacts, export, generate
 from backend.playbooks.rollback import roll_back
 from tests.unit.playbooks_sample import STRANGE, Sample, turned_round
 
-RUN_S = 180
+RUN_S = 600
 PLAYBOOK = str(Path(sys.executable).parent / "ansible-playbook")
 # An overlay on a tmpfs, in a mount namespace that ends with the last command: nothing of it stays.
 ENTER = """
