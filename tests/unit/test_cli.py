@@ -1034,6 +1034,90 @@ def test_doctor_says_that_a_backend_without_root_gives_ansible_no_user_of_its_ow
     assert found == doctor.NOTE and "as the backend itself (uid 1234) and may read its CA's" in words
 
 
+@pytest.mark.parametrize(
+    ("text", "users", "level", "told"),
+    [
+        ("", {}, doctor.BAD, "--no-create-home --shell /usr/sbin/nologin fluid-postgres"),
+        ("", {"postgres": 110}, doctor.OK, "as postgres"),
+        ("embedded: {run_as: pg}\n", {"postgres": 110}, doctor.BAD, "no user 'pg'"),
+        ("database: {host: db.example}\n", {}, None, ""),
+    ],
+)
+def test_doctor_says_whether_postgresql_has_a_user_that_is_not_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, users: dict[str, int], level: str, told: str
+) -> None:
+    def getpwnam(name: str) -> Any:
+        return SimpleNamespace(pw_name=name, pw_uid=users[name], pw_gid=users[name])
+
+    _write_config(tmp_path, text)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("pwd.getpwnam", getpwnam)
+    found = _findings(doctor.database, tmp_path)
+    assert list(found) == ([level] if level else [])
+    assert all(told in words for words in found.get(level, ()))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", None),
+        ("operators: [root]\n", None),
+        ("operators: [anna]\n", "anna of `operators` cannot open the door: it is for the group root"),
+        ("operators: ['@sre']\n", "socket_group_operators: sre in"),
+        ("agents: ['@bots']\n", "socket_group_agents: bots in"),
+        ("operators: ['@sre']\nserver: {socket_group_operators: sre}\n", None),
+        ("operators: [anna]\nserver: {socket_group_operators: sre}\n", None),
+        ("operators: [ben]\nserver: {socket_group_operators: sre}\n", "usermod -aG sre USER"),
+        ("operators: ['@bots']\nserver: {socket_group_operators: sre}\n", "@bots of `operators`"),
+        ("server: {socket_group_agents: nobodys}\n", "groupadd --system nobodys"),
+    ],
+)
+def test_doctor_names_whom_the_settings_let_in_and_the_sockets_group_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str | None
+) -> None:
+    groups = {"root": (0, []), "sre": (900, ["anna"]), "bots": (901, ["ben"])}
+    users = {"root": 0, "anna": 1000, "ben": 1001}
+
+    def group(name: str) -> Any:
+        return SimpleNamespace(gr_name=name, gr_gid=groups[name][0], gr_mem=groups[name][1])
+
+    def user(name: str) -> Any:
+        return SimpleNamespace(pw_name=name, pw_uid=users[name], pw_gid=users[name])
+
+    _write_config(tmp_path, text)
+    monkeypatch.setattr(doctor, "_backend_uid", lambda paths: 0)
+    monkeypatch.setattr("grp.getgrnam", group)
+    monkeypatch.setattr("pwd.getpwnam", user)
+    monkeypatch.setattr(
+        "os.getgrouplist",
+        lambda name, gid: [gid, *(number for number, members in groups.values() if name in members)],
+    )
+    found = _findings(doctor.socket_groups, tmp_path)
+    assert list(found) == ([doctor.BAD] if told else [])
+    assert told is None or told in found[doctor.BAD][0]
+
+
+def test_doctor_looks_at_the_disk_that_sandboxes_were_put_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, other = tmp_path / "here", Path("/dev/shm")
+    _write_config(here, f"storage: {{domains: {other}/fluid-sandboxes}}\nlimits: {{disk_reserve_mb: 1000}}\n")
+    free_mb = {other: 999}
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda folder: SimpleNamespace(free=free_mb.get(folder, 5000) * doctor.MIB)
+    )
+    found = _findings(doctor.disk_space, here)
+    assert len(found[doctor.OK]) == 1 and "5000 MB" in found[doctor.OK][0]
+    assert found[doctor.BAD][0].startswith(f"999 MB free under {other}, 1000 MB are kept back")
+
+
+def _write_config(home: Path, text: str) -> Paths:
+    paths = Paths.under(home)
+    paths.make()
+    paths.config_file.write_text(text)
+    return paths
+
+
 HOST = {
     "name": "kvm-02",
     "status": "up",
