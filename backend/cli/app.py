@@ -29,7 +29,7 @@ NOUNS = {
     "playbooks": ("playbooks", "Generated playbooks: generate, show, export."),
     "approvals": (
         "approvals",
-        "Requests for production: list, watch, show, dry-run, approve, reject …",
+        "Requests for production: list, show, request, watch, dry-run, approve, reject, abort, pack.",
     ),
     "recordings": ("recordings", "What agents' terminals showed: list, export."),
     "replay": ("replay", "Play what an agent's terminal showed."),

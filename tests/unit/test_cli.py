@@ -599,19 +599,67 @@ def test_what_is_approved_is_the_dry_run_that_was_waited_for(
     assert backend.asked[-1][2]["digest"] == "d2"
 
 
+def _asked(state: ApprovalState = ApprovalState.PENDING, **fields: Any) -> dict[str, Any]:
+    at = now()
+    one = Approval(
+        id="APR-4f2a0000", sandbox_id="SBX-1", playbook_id="PBK-1", targets=["web-01"], reason="tls",
+        requester_uid=1, state=state, created_at=at, updated_at=at, expires_at=at, **fields,
+    )  # fmt: skip
+    return one.model_dump(mode="json")
+
+
+REQUEST = ["approvals", "request", "SBX-0000000a", "--playbook", "PBK-1", "--reason", "serve the docs"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "status", "said"),
+    [
+        ({"state": ApprovalState.APPLIED}, 0, "is applied\n"),
+        ({"state": ApprovalState.REJECTED, "outcome": "use the unit"}, 4, "is rejected: use the unit\n"),
+        (
+            {"state": ApprovalState.FAILED, "said_by_targets": "a: no \x1bspace"},
+            4,
+            "is failed: a: no ␛space\n",
+        ),
+        (
+            {"state": ApprovalState.DRAFTING, "evidence": Evidence(failure="nginx -t failed")},
+            4,
+            "is drafting: nginx -t failed\n",
+        ),
+    ],
+)
+def test_a_request_for_production_waits_for_its_end_and_tells_it(
+    backend: FakeBackend, capsys: Capture, ended: dict[str, Any], status: int, said: str
+) -> None:
+    begun = _asked(state=ApprovalState.REHEARSING)
+    told = _asked(**ended)
+    backend.answers["POST /v1/approvals"] = (202, begun)
+    backend.answers[f"GET /v1/approvals/{begun['id']}"] = (200, begun)
+    backend.later[f"GET /v1/approvals/{begun['id']}"] = [told]
+    assert run([*REQUEST, "--target", "web-01", "--target", "web-02"]) == status
+    assert capsys.readouterr().out == f"{told['id']} {said}"
+    assert backend.asked[0][2] == {
+        "sandbox_id": "SBX-0000000a",
+        "playbook": "PBK-1",
+        "targets": ["web-01", "web-02"],
+        "reason": "serve the docs",
+    }
+
+
+def test_a_request_for_production_need_not_be_waited_for(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["POST /v1/approvals"] = (202, _asked(state=ApprovalState.REHEARSING))
+    assert run([*REQUEST, "--target", "web-01", "--no-wait", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "rehearsing"
+    assert backend.times("POST /v1/approvals") == len(backend.asked) == 1
+
+
 def test_what_the_rehearsal_did_not_try_is_shown_before_all_else(
     backend: FakeBackend, capsys: Capture
 ) -> None:
     """It may be approved all the same where `allow_unrehearsed` says so."""
     evidence = Evidence(unrehearsed=["Tune the kernel", "Restart web"], risk=["touches the firewall"])
-    at = now()
-    asked = Approval(
-        id="APR-4f2a0000", sandbox_id="SBX-1", playbook_id="PBK-1", targets=["web-01"], reason="tls",
-        requester_uid=1, state=ApprovalState.PENDING, evidence=evidence, created_at=at, updated_at=at,
-        expires_at=at,
-    )  # fmt: skip
-    backend.answers["GET /v1/approvals/APR-4f2a0000"] = (200, asked.model_dump(mode="json"))
-    playbook = Playbook(id="PBK-1", name="web", sandbox_id="SBX-1", yaml="---", created_at=at)
+    backend.answers["GET /v1/approvals/APR-4f2a0000"] = (200, _asked(evidence=evidence))
+    playbook = Playbook(id="PBK-1", name="web", sandbox_id="SBX-1", yaml="---", created_at=now())
     backend.answers["GET /v1/playbooks/PBK-1"] = (200, playbook.model_dump(mode="json"))
     assert run(["approvals", "show", "APR-4f2a0000"]) == 0
     assert capsys.readouterr().out.startswith("unrehearsed  Tune the kernel, Restart web\n")
