@@ -116,15 +116,22 @@ def kvm(paths: Paths) -> Iterator[Finding]:
 
 
 def libvirt(paths: Paths) -> Iterator[Finding]:
-    """A backend that is not root needs the machine's libvirtd, and its group. Root's starts one."""
-    if os.geteuid() == 0:
-        return
-    from backend.hypervisor.private import DEFAULT_SOCKET, remedy_for_users
-
+    """A backend that is not root needs the machine's libvirtd, and its group. Root's starts one of its own,
+    whose sandboxes the machine's does not know when it is started later."""
     try:
-        if not any(isinstance(host.place(), Here) for host in settings.load(paths).hosts):
-            return
-    except FluidError:  # told by `config_file`
+        here = [host for host in settings.load(paths).hosts if isinstance(host.place(), Here)]
+        from backend.hypervisor.private import DEFAULT_SOCKET, remedy_for_users
+    except (FluidError, ImportError):  # told by `config_file` and `modules`
+        return
+    if not here:
+        return
+    if os.geteuid() == 0:
+        if not DEFAULT_SOCKET.exists() and not any(host.uri for host in here):
+            words = "the machine's libvirtd is off: Fluid starts its own, and its sandboxes stay on that one"
+            remedy = (
+                "before the first sandbox: systemctl enable --now libvirtd; to stay: systemctl mask libvirtd"
+            )
+            yield Finding(NOTE, "libvirt", words, remedy)
         return
     if remedy := remedy_for_users():
         yield Finding(BAD, "libvirt", f"{DEFAULT_SOCKET} does not let you in", remedy)

@@ -1145,6 +1145,30 @@ def test_doctor_names_whom_the_settings_let_in_and_the_sockets_group_does_not(
     assert told is None or told in found[doctor.BAD][0]
 
 
+@pytest.mark.parametrize(
+    ("text", "runs", "told"),
+    [("", False, True), ("", True, False), ("hosts: [{uri: 'qemu:///system'}]\n", False, False)],
+)
+def test_doctor_says_that_roots_sandboxes_stay_on_the_libvirtd_that_made_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, runs: bool, told: bool
+) -> None:
+    _write_config(tmp_path, text)
+    libvirt_socket = tmp_path / "libvirt-sock"
+    if runs:
+        libvirt_socket.touch()
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("backend.hypervisor.private.DEFAULT_SOCKET", libvirt_socket)
+    noted = _findings(doctor.libvirt, tmp_path).get(doctor.NOTE, [])
+    assert ["enable --now libvirtd" in words for words in noted] == [True] * told
+
+
+def test_doctor_calls_no_backend_broken_that_does_not_know_root(backend: FakeBackend, tmp_path: Path) -> None:
+    denied = {"error": "user 'root' is not in `operators:`", "error_code": "role_denied", "remedy": ""}
+    backend.answers["GET /v1/health"] = (403, denied)
+    found = _findings(doctor.backend, tmp_path)
+    assert list(found) == [doctor.OK] and "it answers, not for you: user 'root'" in found[doctor.OK][0]
+
+
 def test_doctor_looks_at_the_disk_that_sandboxes_were_put_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

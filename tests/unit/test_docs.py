@@ -1,4 +1,4 @@
-"""The README and the manual say what the program does: the commands, pages and keys that they name are there."""
+"""The README and the manual say what the program does: the commands, pages and keys they name are there."""
 
 from __future__ import annotations
 
