@@ -127,9 +127,9 @@ def libvirt(paths: Paths) -> Iterator[Finding]:
         return
     if os.geteuid() == 0:
         if not DEFAULT_SOCKET.exists() and not any(host.uri for host in here):
-            words = "the machine's libvirtd is off: Fluid starts its own, and its sandboxes stay on that one"
+            words = "the machine's libvirtd is off: Fluid starts its own, whose guests no AppArmor confines"
             remedy = (
-                "before the first sandbox: systemctl enable --now libvirtd; to stay: systemctl mask libvirtd"
+                "systemctl enable --now libvirtd, before the first sandbox: it stays on the one that made it"
             )
             yield Finding(NOTE, "libvirt", words, remedy)
         return
