@@ -53,49 +53,69 @@ HostFile = Annotated[Path, AfterValidator(checked_path)]
 
 
 class Section(BaseModel):
-    """A part of the file. Unknown keys are refused."""
+    """A part of the file. Unknown keys are refused. What stands below a key is its meaning in the schema."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ServerConfig(Section):
-    """The doors. ``listen`` opens a TCP door for agents of this machine (off by default)."""
+    """The doors."""
 
     listen: str | None = None
+    """A TCP door for agents of this machine, such as 127.0.0.1:8080. Without it there is none."""
     socket_group_agents: str | None = None
+    """The group that may open agent.sock. Without it the backend's own."""
     socket_group_operators: str | None = None
+    """The group that may open operator.sock. Without it the backend's own."""
 
 
 class DatabaseConfig(Section):
     """A PostgreSQL 14 or newer of your own. Without this section the backend keeps a private cluster."""
 
     host: str = "localhost"
+    """Its host, or the folder of its socket."""
     port: Port = 5432
+    """Its port."""
     name: str = "fluid"
+    """The database."""
     user: str = "fluid"
+    """The role to log in as; it must own the database."""
     password: SecretStr | None = None
-    url: SecretStr | None = None  # wins over the single fields
+    """The role's password. Then others must not be able to read the file."""
+    url: SecretStr | None = None
+    """All of this as postgresql://…; it wins over the single keys."""
 
 
 class EmbeddedConfig(Section):
-    """The private cluster. ``run_as`` is needed when the backend runs as root, which PostgreSQL refuses."""
+    """The private PostgreSQL cluster."""
 
     run_as: str | None = None
+    """Its system user where the backend is root. Without it fluid-postgres, else postgres."""
 
 
 class HostConfig(Section):
     """A hypervisor: this machine, another by its SSH login, or a libvirt URI."""
 
     name: Name = LOCAL
-    address: str = "localhost"  # what `uri` names, where there is one
-    user: str | None = None  # None: what ~/.ssh/config says, else the backend's own
+    """What Fluid calls it."""
+    address: str = "localhost"
+    """Where SSH finds it. Without it what `uri` names."""
+    user: str | None = None
+    """The SSH login. Without it what ~/.ssh/config says, else the backend's own name."""
     port: Port | None = None
-    key: HostFile | None = None  # None: the agent and the default keys of the backend's user
-    known_hosts: HostFile | None = None  # None: ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts
-    uri: str | None = None  # None: `address`, or a libvirtd that answers here, else a private one is started
-    allow_plaintext: bool = False  # qemu+tcp:// carries guests' memory and disks unencrypted
-    network: LibvirtName | None = None  # a libvirt network that is there; its guests are not isolated
-    pool_path: HostFile | None = None  # where on that host our files lie; None: below libvirt's images
+    """The SSH port. Without it what ~/.ssh/config says, else 22."""
+    key: HostFile | None = None
+    """The private key's file. Without it the agent and the default keys of the backend's user."""
+    known_hosts: HostFile | None = None
+    """The file of known host keys. Without it ~/.ssh/known_hosts and /etc/ssh/ssh_known_hosts."""
+    uri: str | None = None
+    """Its libvirt. Without it `address`; on this machine the one that answers, else one that Fluid starts."""
+    allow_plaintext: bool = False
+    """Allow qemu+tcp://, which sends guests' memory and disks unencrypted."""
+    network: LibvirtName | None = None
+    """A libvirt network that exists already. Its guests are not isolated. Without it one that Fluid makes."""
+    pool_path: HostFile | None = None
+    """The folder for Fluid's files on that host. Without it one below libvirt's images."""
 
     @model_validator(mode="before")
     @classmethod
@@ -119,9 +139,13 @@ class SourceConfig(Section):
     """A libvirt domain that an operator may make a source of, by ``name``."""
 
     name: Name
+    """The name that sandboxes are created from."""
     host: Name = LOCAL
-    domain: LibvirtName | None = None  # None: the domain is called as the source is
-    acknowledge_unprepared: bool = False  # it may be cloned as it is, with all that is on its disk
+    """The host that it is on."""
+    domain: LibvirtName | None = None
+    """libvirt's name of it. Without it the same as `name`."""
+    acknowledge_unprepared: bool = False
+    """It may be cloned as it is, with all secrets on its disk."""
 
     @property
     def called(self) -> str:
@@ -130,121 +154,172 @@ class SourceConfig(Section):
 
 
 class StorageConfig(Section):
-    """Where large files of this machine lie, if not in the cache and the state folder."""
+    """Where large files of this machine lie."""
 
-    images: HostFile | None = None  # built and imported images
-    domains: HostFile | None = None  # disks and memory files of sandboxes
+    images: HostFile | None = None
+    """Built and imported images. Without it in the cache."""
+    domains: HostFile | None = None
+    """Disks and memory files of sandboxes. Without it in the state folder."""
 
 
 class StockConfig(Section):
-    """Forks made ahead, parked in memory: a create is answered at once."""
+    """Forks made ahead and parked in memory: a create is answered at once."""
 
     per_source: int = Field(default=0, ge=0, le=50)
-    memory_reserve_mb: int = Field(default=2048, ge=0)  # of the host's, that stock never takes
-    busy_percent: int = Field(default=80, ge=1, le=100)  # none is made on a host whose CPUs are busier
+    """How many are kept of each source, on each host."""
+    memory_reserve_mb: int = Field(default=2048, ge=0)
+    """How much of a host's memory they leave free. If others need it, they are suspended to disk."""
+    busy_percent: int = Field(default=80, ge=1, le=100)
+    """None is made on a host whose processors are busier, whoever causes it. 100: always."""
 
 
 class HostAddress(Section):
     """Where a target is."""
 
     address: str
+    """Its name or IP address."""
     port: Port = 22
+    """Its SSH port."""
 
 
 class TargetGroup(Section):
     """Production machines that share a key and a rule."""
 
     ssh_key_file: Path
+    """The private key that logs in there, mode 0600."""
     known_hosts: Path
+    """The file of their host keys; an unknown one is refused."""
     user: str = "root"
+    """The login."""
     become: bool = False
+    """Use sudo there, which must not ask for a password."""
     approvals: int = Field(default=1, ge=1, le=5)
-    approvers: list[str] = Field(default_factory=lambda: ["*"])  # users or @groups; "*" is every operator
+    """How many operators must agree."""
+    approvers: list[str] = Field(default_factory=lambda: ["*"])
+    """Users or @groups whose approval counts. "*": every operator's."""
     agents: list[str] = Field(default_factory=lambda: ["*"])
-    dry_run_with_request: bool = False  # not only once an operator opens the review
+    """Users or @groups who may ask for these machines. "*": every agent."""
+    dry_run_with_request: bool = False
+    """Start the dry run with the request, not only when an operator opens the review."""
     hosts: dict[str, HostAddress] = Field(default_factory=dict)
+    """The machines, by name."""
 
 
 class TargetsConfig(Section):
-    """Production: a static inventory file, groups, or both."""
+    """Production."""
 
     inventory: Path | None = None
+    """A static Ansible inventory, whose groups are the groups here."""
     groups: dict[str, TargetGroup] = Field(default_factory=dict)
+    """The groups, by name."""
 
 
 class EgressConfig(Section):
-    """What a sandbox may fetch. Empty ``allow``: the host's own package sources."""
+    """What a sandbox may fetch through the proxy."""
 
     allow: list[str] | None = None
+    """HOST:PORT, or .SUFFIX for every name below it. Without it the package sources of this machine."""
     ports: list[Port] = Field(default_factory=lambda: [80, 443])
+    """The ports that .SUFFIX entries allow."""
     bytes_per_sandbox: int = Field(default=4 * GIB, ge=0)
+    """How much a sandbox may transfer in its life, both directions together."""
     rate_bytes_s: int = Field(default=64 * 1024**2, ge=1)
-    upstream: str | None = None  # host:port of the proxy that this host itself must use
+    """How fast, on average."""
+    upstream: str | None = None
+    """HOST:PORT of the proxy that this machine itself must use."""
 
 
 class GuestConfig(Section):
     """Sandboxes."""
 
     cpu: int = Field(default=2, ge=1)
+    """Processors, if a create asks for nothing else."""
     memory_mb: int = Field(default=1024, ge=256)
+    """Memory, if a create asks for nothing else."""
     ttl_seconds: int = Field(default=DAY_S, ge=60)
+    """How long a sandbox lives, if a create asks for nothing else."""
     expiry_warnings_s: list[Annotated[int, Field(ge=1)]] = Field(default_factory=lambda: [600, 60])
-    idle_stop_s: int = Field(
-        default=0, ge=0
-    )  # no command, file work or output of a pane for so long; 0: never
-    template_idle_s: int = Field(default=DAY_S, ge=60)  # of an unusual size: kept unused for so long
-    network_cidr: Cidr | None = None  # None: the first free /24 of 10.231.0.0/16
+    """How long before its end its agent and the operators are told."""
+    idle_stop_s: int = Field(default=0, ge=0)
+    """A sandbox is stopped after so long without a command, file work or output of a pane. 0: never."""
+    template_idle_s: int = Field(default=DAY_S, ge=60)
+    """How long a template of an unusual size is kept unused."""
+    network_cidr: Cidr | None = None
+    """The guests' network. Without it the first free /24 of 10.231.0.0/16."""
 
 
 class AnsibleConfig(Section):
-    """Rehearsal, dry run and apply. ``auto``: mitogen where guests are emulated, linear elsewhere."""
+    """Rehearsal, dry run and apply."""
 
     run_as: str | None = None
+    """The system user that runs Ansible where the backend is root. Without it fluid-runner."""
     strategy: Literal["auto", "linear", "mitogen_linear"] = "auto"
+    """auto: mitogen_linear where guests are emulated, linear elsewhere."""
     timeout_s: int = Field(default=1800, ge=30)
+    """How long a run may take."""
 
 
 class ApprovalConfig(Section):
     """Requests for approval."""
 
     expires_s: int = Field(default=3600, ge=60)
+    """How long a request waits for an answer."""
     allow_unrehearsed: bool = False
+    """Allow the approval of a playbook with tasks that the rehearsal could not try."""
 
 
 class SnapshotConfig(Section):
-    """Snapshots that are made by policy. ``at_task``: when an agent says that it is working, and done."""
+    """Snapshots that are made by policy."""
 
     before_dangerous: bool = True
+    """Before a command that removes folders, packages or accounts, formats a disk or empties the firewall."""
     at_task: bool = False
-    keep: int = Field(default=5, ge=1, le=100)  # of one sandbox; the oldest go
+    """When an agent says that it begins a task, and that it has finished."""
+    keep: int = Field(default=5, ge=1, le=100)
+    """How many of these a sandbox keeps; the oldest go."""
 
 
 class RecordingConfig(Section):
     """What agents' terminals show, kept for replay."""
 
     enabled: bool = True
-    keep_days: int = Field(default=30, ge=1, le=3660)  # after a terminal's end
-    terminal_mb: int = Field(
-        default=8, ge=3, le=64
-    )  # of one terminal, uncompressed; beyond it the middle goes
-    total_mb: int = Field(default=2048, ge=16)  # of all, on the disk; beyond it the oldest go
+    """Whether it is recorded."""
+    keep_days: int = Field(default=30, ge=1, le=3660)
+    """How long it is kept after the terminal's end."""
+    terminal_mb: int = Field(default=8, ge=3, le=64)
+    """Of one terminal, uncompressed; beyond it the middle goes."""
+    total_mb: int = Field(default=2048, ge=16)
+    """Of all, on the disk; beyond it the oldest go."""
 
 
 class LimitConfig(Section):
-    """Guard rails for agents."""
+    """Limits for agents, and what is left free for others."""
 
     sandboxes_per_owner: int = Field(default=20, ge=0)
-    panes_per_sandbox: int = Field(default=16, ge=1)  # those whose shell has ended counted
+    """How many sandboxes a user may have at once."""
+    panes_per_sandbox: int = Field(default=16, ge=1)
+    """How many terminals a sandbox may have, those included whose shell has ended."""
     output_bytes: int = Field(default=1024**2, ge=1024)
+    """How much of a command's output is kept."""
     file_bytes: int = Field(default=16 * 1024**2, ge=1024)
+    """How large a file may be that is read or written in a sandbox."""
     command_s: int = Field(default=300, ge=1)
+    """How long a command may run, if nothing else is asked for."""
     command_s_max: int = Field(default=7200, ge=1)
+    """The most that may be asked for."""
     command_chars: int = Field(default=65_536, ge=1)
+    """How long a command's text may be."""
     disk_reserve_mb: int = Field(default=2048, ge=0)
-    memory_reserve_mb: int = Field(default=512, ge=0)  # of each host's; beyond it creates are refused
-    disk_gb_max: int = Field(default=64, ge=1)  # of one sandbox, as the guest sees it
-    ttl_max_s: int = Field(default=7 * DAY_S, ge=60, le=3660 * DAY_S)  # how far ahead an end may be
-    image_gb: int = Field(default=32, ge=8)  # of an imported image, as a file and as a disk
+    """What stays free on a disk that holds sandboxes. Below it nothing is created, and the sandbox that grew
+    most lately is paused."""
+    memory_reserve_mb: int = Field(default=512, ge=0)
+    """What stays free of each host's memory. A create that needs it is refused."""
+    disk_gb_max: int = Field(default=64, ge=1)
+    """How large a sandbox's disk may be, as the guest sees it."""
+    ttl_max_s: int = Field(default=7 * DAY_S, ge=60, le=3660 * DAY_S)
+    """How far ahead the end of a sandbox may be set."""
+    image_gb: int = Field(default=32, ge=8)
+    """How large an imported image may be, as a file and as a disk."""
 
 
 class Config(Section):
@@ -254,11 +329,16 @@ class Config(Section):
     database: DatabaseConfig | None = None
     embedded: EmbeddedConfig = Field(default_factory=EmbeddedConfig)
     hosts: list[HostConfig] = Field(default_factory=lambda: [HostConfig()], min_length=1)
+    """The hypervisors. Without them this machine."""
     storage: StorageConfig = Field(default_factory=StorageConfig)
     sources: list[SourceConfig] = Field(default_factory=list)
+    """libvirt domains that operators may make sources of. A target of production is refused."""
     operators: list[str] = Field(default_factory=list)
+    """Users or @groups who decide. Without them the user that runs the backend."""
     agents: list[str] = Field(default_factory=list)
+    """Users or @groups who may use the agents' door. Without them whoever its group lets in."""
     auditors: list[str] = Field(default_factory=list)
+    """Users or @groups who may see what operators see, and decide nothing."""
     targets: TargetsConfig = Field(default_factory=TargetsConfig)
     egress: EgressConfig = Field(default_factory=EgressConfig)
     guests: GuestConfig = Field(default_factory=GuestConfig)

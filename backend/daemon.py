@@ -493,6 +493,7 @@ def _key(file: Path) -> bytes:
     if len(key) != KEY_BYTES:
         raise ConfigError(
             f"{file} holds {len(key)} bytes of a key's {KEY_BYTES}",
-            remedy="restore it from a backup; without one remove it: what it vouched for is lost",
+            remedy="restore it from a backup (`fluid help keeping`); "
+            "without one remove it: what it vouched for is lost",
         )
     return key

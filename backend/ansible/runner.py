@@ -168,7 +168,7 @@ class Runner:
             RunnerFailed: it has no supervisor yet.
         """
         folder = self._existing(run_id)
-        over = WrongState(f"run {run_id} is not running", remedy="nothing is to be ended")
+        over = WrongState(f"run {run_id} is not running", remedy="it has already finished")
         if not _is_running(folder):
             raise over
         process = _supervisor(folder)

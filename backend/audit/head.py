@@ -93,7 +93,11 @@ def _load_or_make(key_file: Path) -> Ed25519PrivateKey:
     try:
         loaded = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
     except ValueError as error:
-        raise ConfigError(f"{key_file} is not a PEM key", remedy="restore it from a backup") from error
+        raise ConfigError(
+            f"{key_file} is not a PEM key", remedy="restore it from a backup (`fluid help keeping`)"
+        ) from error
     if not isinstance(loaded, Ed25519PrivateKey):
-        raise ConfigError(f"{key_file} is not an Ed25519 key", remedy="restore it from a backup")
+        raise ConfigError(
+            f"{key_file} is not an Ed25519 key", remedy="restore it from a backup (`fluid help keeping`)"
+        )
     return loaded

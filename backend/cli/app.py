@@ -22,14 +22,15 @@ NOUNS = {
     "doctor": ("doctor", "Look for what is wrong here, with the command that mends it."),
     "sandboxes": (
         "sandboxes",
-        "Agents' machines: list, create, show, exec, ssh, attach, stop, start, destroy.",
+        "Agents' machines: list, create, show, exec, ssh, attach, hand-back, stop, start, pause, resume, "
+        "extend, destroy.",
     ),
     "commands": ("commands", "What agents ran, and what it printed: list, show."),
-    "snapshots": ("snapshots", "Points in time of a sandbox: list, create, restore, diff."),
-    "playbooks": ("playbooks", "Generated playbooks: generate, show, export."),
+    "snapshots": ("snapshots", "Points in time of a sandbox: list, create, restore, branch, delete, diff."),
+    "playbooks": ("playbooks", "Generated playbooks: list, generate, show, export."),
     "approvals": (
         "approvals",
-        "Requests for production: list, watch, show, dry-run, approve, reject …",
+        "Requests for production: list, show, request, watch, dry-run, approve, reject, abort, pack.",
     ),
     "recordings": ("recordings", "What agents' terminals showed: list, export."),
     "replay": ("replay", "Play what an agent's terminal showed."),
@@ -38,7 +39,7 @@ NOUNS = {
     "asks": ("asks", "Agents' questions: list, answer."),
     "hosts": ("hosts", "Hypervisors: list, add, remove, drain, resume."),
     "targets": ("targets", "Production machines: list, check."),
-    "ca": ("ca", "The SSH CA that guests trust: show, rotate, install."),
+    "ca": ("ca", "The SSH CA that guests trust: show, rotate; install prints how."),
     "sources": ("sources", "What sandboxes are forked from: list; domains: check, prepare."),
     "images": ("images", "Guest images: list, build, import, remove."),
     "audit": ("audit", "The hash-chained record: list, verify, export."),

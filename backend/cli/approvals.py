@@ -17,16 +17,17 @@ from backend.cli.common import (
     door_path,
     drop_typed_ahead,
     left,
+    sandbox_id,
     show_fields,
     show_json,
     show_rows,
     show_text,
     span,
 )
-from backend.cli.options import ApprovalName, AsJson, Yes, confirm, examples, noun_app
+from backend.cli.options import ApprovalName, AsJson, SandboxName, Yes, confirm, examples, noun_app
 from backend.cli.secret_values import secret_values
 from backend.client import calls, operator_calls
-from backend.errors import BadRequest, EvidenceIncomplete, TimedOut, WrongState
+from backend.errors import EXIT_OK, BadRequest, EvidenceIncomplete, TimedOut, WrongState
 from backend.text import visible
 
 app = noun_app("Requests for production.")
@@ -70,6 +71,40 @@ def show(approval: ApprovalName, as_json: AsJson = False) -> None:
     _show(told)
     print()
     return show_text(_playbook(told)["yaml"])
+
+
+@app.command(
+    epilog=examples(
+        "fluid approvals request web --playbook PBK-1f0c9a2b --target web-01 --reason 'serve the docs'"
+    )
+)
+def request(
+    sandbox: SandboxName,
+    playbook: Annotated[str, typer.Option(metavar="PLAYBOOK", help="Its id, of `playbooks generate`.")],
+    target: Annotated[list[str], typer.Option(help="A production machine; may be given again.")],
+    reason: Annotated[str, typer.Option(help="What the operators are told.")],
+    from_snapshot: Annotated[str | None, typer.Option(help="Compare from here; else the playbook's.")] = None,
+    to_snapshot: Annotated[str | None, typer.Option(help="Compare to here, also `now`.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Until it is over.")] = True,
+    as_json: AsJson = False,
+) -> int:
+    """Ask for a playbook to reach production: it is rehearsed, then an operator decides. Exit 0 when it was
+    applied, 4 when it was not, with the reason."""
+    call = calls.request_approval(
+        sandbox_id(sandbox),
+        playbook=playbook,
+        targets=target,
+        reason=reason,
+        from_snapshot=from_snapshot,
+        to_snapshot=to_snapshot,
+    )
+    told = door().json(call)
+    if wait:
+        print(visible(f"{told['id']} is {told['state']} …"), file=sys.stderr)
+        door().wait_approval(told["id"])
+        told = door().json(calls.approval(told["id"]))
+    show_json(told) if as_json else _decided(told)
+    return EXIT_OK if not wait or told["state"] == "applied" else WrongState.exit_code
 
 
 @app.command("dry-run", epilog=examples("fluid approvals dry-run 4f2a"))
@@ -213,7 +248,8 @@ def _decided(told: dict[str, Any]) -> None:
 
 
 def _ending(told: dict[str, Any]) -> str:
-    return ": ".join(filter(None, (told["outcome"], told["said_by_targets"])))
+    failure = told["evidence"]["failure"] if told["state"] == "drafting" else ""
+    return ": ".join(filter(None, (failure, told["outcome"], told["said_by_targets"])))
 
 
 def _show(told: dict[str, Any]) -> None:

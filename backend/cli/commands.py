@@ -19,7 +19,7 @@ COMMAND_CHARS = 100
 @app.command("list", epilog=examples("fluid commands list web", "fluid commands list web --from 100"))
 def list_commands(
     sandbox: SandboxName,
-    first: Annotated[int, typer.Option("--from", min=0, help="So many are passed over.")] = 0,
+    first: Annotated[int, typer.Option("--from", min=0, help="Skip this many.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """What was run in a sandbox, oldest first, a hundred at a time."""

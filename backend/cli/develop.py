@@ -123,7 +123,7 @@ def pytest_words(args: list[str]) -> list[str]:
 
 def bench(names: list[str], json: Path | None, readme: Path | None) -> int:
     """Measure what ``names`` say, all of it by default. ``json`` keeps the figures; ``readme`` is such a
-    file, made into the README's table instead."""
+    file, from which the README's table and the page of all figures are written instead."""
     _need_checkout()
     files = [(word, file) for word, file in (("--json", json), ("--readme", readme)) if file]
     return _module(

@@ -49,7 +49,10 @@ def test(
 def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Modules of tests/bench, or all.")] = None,
     json: Annotated[Path | None, typer.Option(help="Keep the figures here.")] = None,
-    readme: Annotated[Path | None, typer.Option(help="Make such a file the README's table.")] = None,
+    readme: Annotated[
+        Path | None,
+        typer.Option(help="Write the README's table, and the page of all figures, from this file."),
+    ] = None,
 ) -> int:
     """How fast it is, against what was promised."""
     from backend.cli.develop import bench as run_benches

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import grp
 import importlib.util
 import os
 import platform
+import pwd
 import shlex
 import shutil
 import stat
@@ -26,6 +28,7 @@ from backend.text import visible
 
 app = verb_app()
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 MIB = 1024**2
 OK, NOTE, BAD = "ok", "note", "bad"
 _GLYPHS = {OK: "✓", NOTE: "·", BAD: "✗"}
@@ -85,7 +88,7 @@ def programs(paths: Paths) -> Iterator[Finding]:
 def modules(paths: Paths) -> Iterator[Finding]:
     missing = [package for name, package in MODULES.items() if importlib.util.find_spec(name) is None]
     if missing:
-        remedy = "pip install 'fluid[server]'"
+        remedy = f"cd {CHECKOUT} && pip install '.[server]'"
         yield Finding(BAD, "python", f"missing here: {', '.join(missing)}", remedy)
     else:
         yield Finding(OK, "python", f"{len(MODULES)} server modules found")
@@ -113,15 +116,22 @@ def kvm(paths: Paths) -> Iterator[Finding]:
 
 
 def libvirt(paths: Paths) -> Iterator[Finding]:
-    """A backend that is not root needs the machine's libvirtd, and its group. Root's starts one."""
-    if os.geteuid() == 0:
-        return
-    from backend.hypervisor.private import DEFAULT_SOCKET, remedy_for_users
-
+    """A backend that is not root needs the machine's libvirtd, and its group. Root's starts one of its own,
+    whose sandboxes the machine's does not know when it is started later."""
     try:
-        if not any(isinstance(host.place(), Here) for host in settings.load(paths).hosts):
-            return
-    except FluidError:  # told by `config_file`
+        here = [host for host in settings.load(paths).hosts if isinstance(host.place(), Here)]
+        from backend.hypervisor.private import DEFAULT_SOCKET, remedy_for_users
+    except (FluidError, ImportError):  # told by `config_file` and `modules`
+        return
+    if not here:
+        return
+    if os.geteuid() == 0:
+        if not DEFAULT_SOCKET.exists() and not any(host.uri for host in here):
+            words = "the machine's libvirtd is off: Fluid starts its own, whose guests no AppArmor confines"
+            remedy = (
+                "systemctl enable --now libvirtd, before the first sandbox: it stays on the one that made it"
+            )
+            yield Finding(NOTE, "libvirt", words, remedy)
         return
     if remedy := remedy_for_users():
         yield Finding(BAD, "libvirt", f"{DEFAULT_SOCKET} does not let you in", remedy)
@@ -130,19 +140,77 @@ def libvirt(paths: Paths) -> Iterator[Finding]:
 
 
 def disk_space(paths: Paths) -> Iterator[Finding]:
-    folder = paths.state
-    while not folder.exists():
-        folder = folder.parent
-    free_mb = shutil.disk_usage(folder).free // MIB
+    """Each disk that holds the state, images or sandboxes, once."""
     try:
-        reserve_mb = settings.load(paths).limits.disk_reserve_mb
-    except FluidError:
-        reserve_mb = settings.LimitConfig().disk_reserve_mb
-    if free_mb < reserve_mb:
-        remedy = "destroy sandboxes or images, or lower limits.disk_reserve_mb"
-        yield Finding(BAD, "disk", f"{free_mb} MB free under {folder}, {reserve_mb} MB are kept back", remedy)
-    else:
-        yield Finding(OK, "disk", f"{free_mb} MB free under {folder}")
+        config = settings.load(paths)
+    except FluidError:  # told by `config_file`
+        config = settings.Config()
+    paths = paths.placed(images=config.storage.images, domains=config.storage.domains)
+    reserve_mb = config.limits.disk_reserve_mb
+    disks: dict[int, Path] = {}
+    for folder in (paths.state, paths.domains, paths.images):
+        while not folder.exists():
+            folder = folder.parent
+        disks.setdefault(folder.stat().st_dev, folder)
+    for folder in disks.values():
+        free_mb = shutil.disk_usage(folder).free // MIB
+        if free_mb < reserve_mb:
+            remedy = "destroy sandboxes or images, or lower limits.disk_reserve_mb"
+            yield Finding(
+                BAD, "disk", f"{free_mb} MB free under {folder}, {reserve_mb} MB are kept back", remedy
+            )
+        else:
+            yield Finding(OK, "disk", f"{free_mb} MB free under {folder}")
+
+
+def socket_groups(paths: Paths) -> Iterator[Finding]:
+    """Whom the settings name must also be in the group of the door, or the kernel keeps them out."""
+    try:
+        config = settings.load(paths)
+    except FluidError:  # told by `config_file`
+        return
+    own = pwd.getpwuid(_backend_uid(paths))
+    for names, role, group in (
+        (config.operators, "operators", config.server.socket_group_operators),
+        (config.agents, "agents", config.server.socket_group_agents),
+    ):
+        key = f"server.socket_group_{role}"
+        try:
+            gid = grp.getgrnam(group).gr_gid if group else own.pw_gid
+        except KeyError:
+            yield Finding(BAD, "doors", f"{key}: there is no group {group}", f"groupadd --system {group}")
+            continue
+        if not (outside := [name for name in names if _is_outside(name, gid, {own.pw_name, "root"})]):
+            continue
+        words = f"{', '.join(outside)} of `{role}` cannot open the door: it is for the group {_group(gid)}"
+        theirs = next((name[1:] for name in outside if name.startswith("@")), "GROUP")
+        remedy = f"usermod -aG {group} USER" if group else f"set {key}: {theirs} in {paths.config_file}"
+        yield Finding(BAD, "doors", words, remedy)
+
+
+def _is_outside(name: str, gid: int, inside: set[str]) -> bool:
+    """Whether a user, or any member of ``@group``, is not in the group ``gid``."""
+    try:
+        if not name.startswith("@"):
+            return name not in inside and gid not in os.getgrouplist(name, pwd.getpwnam(name).pw_gid)
+        group = grp.getgrnam(name[1:])
+    except KeyError:
+        return True
+    if group.gr_gid == gid:
+        return False
+    return not group.gr_mem or any(_is_outside(member, gid, inside) for member in group.gr_mem)
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _backend_uid(paths: Paths) -> int:
+    """Who runs the backend, or would."""
+    return paths.state.stat().st_uid if paths.state.exists() else os.geteuid()
 
 
 def sockets(paths: Paths) -> Iterator[Finding]:
@@ -181,6 +249,9 @@ def backend(paths: Paths) -> Iterator[Finding]:
     """What the backend says of libvirt, PostgreSQL, tmux and the rest, when it runs."""
     try:
         parts = door().json(calls.health())["components"]
+    except RoleDenied as error:
+        yield Finding(OK, "backend", f"it answers, not for you: {error.message}")
+        return
     except FluidError as error:
         level = NOTE if not Path(paths.operator_socket).is_socket() else BAD
         yield Finding(level, "backend", error.message, error.remedy)
@@ -212,7 +283,7 @@ def hosts(paths: Paths) -> Iterator[Finding]:
 def runner(paths: Paths) -> Iterator[Finding]:
     """Ansible needs a user of its own: what it runs must not read the CA, the keys, the database. Only a
     backend of root can give it one."""
-    if owner := paths.state.stat().st_uid if paths.state.exists() else os.geteuid():
+    if owner := _backend_uid(paths):
         words = f"Ansible runs as the backend itself (uid {owner}) and may read its CA's and targets' keys"
         yield Finding(NOTE, "runner", words, "run the backend as root, which gives Ansible a user of its own")
         return
@@ -232,6 +303,27 @@ def runner(paths: Paths) -> Iterator[Finding]:
         yield Finding(BAD, "runner", "Ansible runs as root and may read the keys of this backend", remedy)
 
 
+def database(paths: Paths) -> Iterator[Finding]:
+    """PostgreSQL refuses to run as root: root's private cluster needs a user of its own."""
+    try:
+        config = settings.load(paths)
+    except FluidError:  # told by `config_file`
+        return
+    if os.geteuid() != 0 or config.database is not None:
+        return
+    try:
+        from backend.store.embedded import find_account
+
+        account = find_account(config.embedded.run_as)
+    except ImportError:  # told by `modules`
+        return
+    except FluidError as error:
+        yield Finding(BAD, "database", error.message, error.remedy)
+        return
+    if account is not None:
+        yield Finding(OK, "database", f"PostgreSQL runs as {account.name}")
+
+
 CHECKS: tuple[Callable[[Paths], Iterator[Finding]], ...] = (
     config_file,
     programs,
@@ -239,6 +331,8 @@ CHECKS: tuple[Callable[[Paths], Iterator[Finding]], ...] = (
     kvm,
     libvirt,
     disk_space,
+    database,
+    socket_groups,
     sockets,
     tcp_door,
     backend,

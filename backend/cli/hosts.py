@@ -113,8 +113,10 @@ def add(
     user: Annotated[str | None, typer.Option(help="A user of its libvirt group; root is not needed.")] = None,
     port: Annotated[int | None, typer.Option(help="Of its sshd.")] = None,
     key: Annotated[str | None, typer.Option(help="File of the private key, as the backend sees it.")] = None,
-    pool_path: Annotated[str | None, typer.Option(help="Where our files lie there.")] = None,
-    fingerprint: Annotated[str | None, typer.Option(help="What it must show; nobody is asked then.")] = None,
+    pool_path: Annotated[str | None, typer.Option(help="The folder for Fluid's files there.")] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="The expected fingerprint; skips the question.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a hypervisor behind SSH, after its key was compared. Hosts in config.yaml need no such command."""

@@ -79,7 +79,7 @@ def build(
 )
 def import_image(
     source: Annotated[str, typer.Argument(metavar="FILE|URL", help="A cloud image with cloud-init.")],
-    format: Annotated[Format, typer.Option(help="How it lies in the file; never guessed.")],
+    format: Annotated[Format, typer.Option(help="Disk format, never detected.")],
     sha256: Annotated[str, typer.Option(help="Its checksum; needed for a URL.")] = "",
     name: Annotated[str, typer.Option(help="By default the file's, made valid.")] = "",
     as_json: AsJson = False,

@@ -114,7 +114,7 @@ def execute(
         bool | None,
         typer.Option(
             "--stdin/--no-stdin",
-            help="Wait for what is piped in, or leave it. Neither: take it if it begins within 2 s.",
+            help="Wait for piped input, or ignore it. Default: use input that begins within 2 s.",
             show_default=False,
         ),
     ] = None,

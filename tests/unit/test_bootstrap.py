@@ -136,6 +136,31 @@ def test_a_second_start_adds_less_than_its_limit(bare: dict[str, str], tmp_path:
     assert min(times) < START_LIMIT_S
 
 
+def test_the_yes_before_a_command_is_the_set_ups(bare: dict[str, str], tmp_path: Path) -> None:
+    assert "Nothing was changed. Run:" not in fluid(bare, "--yes", "doctor").stderr
+    pretend_set_up(tmp_path / "cache", 'printf "%s|" "$@"')
+    assert fluid(bare, "--yes", "doctor", "--json").stdout == "-P|-m|backend.cli|doctor|--json|"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts another /var/cache")
+@pytest.mark.parametrize("own", [False, True])
+def test_a_user_without_an_environment_takes_roots(bare: dict[str, str], tmp_path: Path, own: bool) -> None:
+    pretend_set_up(tmp_path / "var/fluid", "echo roots")
+    if own:
+        pretend_set_up(tmp_path / ".cache/fluid", "echo mine")
+    (tmp_path / "bin/id").unlink()
+    (tmp_path / "bin/id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "bin/id").chmod(0o755)
+    del bare["FLUID_CACHE"]
+    script = f'mount --bind {tmp_path}/var /var/cache && PATH={bare["PATH"]} exec "$0" status'
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", script, CHECKOUT / "fluid"],
+        env={**bare, "PATH": os.defpath}, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout == ("mine\n" if own else "roots\n")
+
+
 def test_an_environment_whose_python_is_gone_is_not_used(bare: dict[str, str], tmp_path: Path) -> None:
     pretend_set_up(tmp_path / "cache", "exit 0")
     (python,) = (tmp_path / "cache").glob("venv-*/bin/python")

@@ -599,19 +599,67 @@ def test_what_is_approved_is_the_dry_run_that_was_waited_for(
     assert backend.asked[-1][2]["digest"] == "d2"
 
 
+def _asked(state: ApprovalState = ApprovalState.PENDING, **fields: Any) -> dict[str, Any]:
+    at = now()
+    one = Approval(
+        id="APR-4f2a0000", sandbox_id="SBX-1", playbook_id="PBK-1", targets=["web-01"], reason="tls",
+        requester_uid=1, state=state, created_at=at, updated_at=at, expires_at=at, **fields,
+    )  # fmt: skip
+    return one.model_dump(mode="json")
+
+
+REQUEST = ["approvals", "request", "SBX-0000000a", "--playbook", "PBK-1", "--reason", "serve the docs"]
+
+
+@pytest.mark.parametrize(
+    ("ended", "status", "said"),
+    [
+        ({"state": ApprovalState.APPLIED}, 0, "is applied\n"),
+        ({"state": ApprovalState.REJECTED, "outcome": "use the unit"}, 4, "is rejected: use the unit\n"),
+        (
+            {"state": ApprovalState.FAILED, "said_by_targets": "a: no \x1bspace"},
+            4,
+            "is failed: a: no ␛space\n",
+        ),
+        (
+            {"state": ApprovalState.DRAFTING, "evidence": Evidence(failure="nginx -t failed")},
+            4,
+            "is drafting: nginx -t failed\n",
+        ),
+    ],
+)
+def test_a_request_for_production_waits_for_its_end_and_tells_it(
+    backend: FakeBackend, capsys: Capture, ended: dict[str, Any], status: int, said: str
+) -> None:
+    begun = _asked(state=ApprovalState.REHEARSING)
+    told = _asked(**ended)
+    backend.answers["POST /v1/approvals"] = (202, begun)
+    backend.answers[f"GET /v1/approvals/{begun['id']}"] = (200, begun)
+    backend.later[f"GET /v1/approvals/{begun['id']}"] = [told]
+    assert run([*REQUEST, "--target", "web-01", "--target", "web-02"]) == status
+    assert capsys.readouterr().out == f"{told['id']} {said}"
+    assert backend.asked[0][2] == {
+        "sandbox_id": "SBX-0000000a",
+        "playbook": "PBK-1",
+        "targets": ["web-01", "web-02"],
+        "reason": "serve the docs",
+    }
+
+
+def test_a_request_for_production_need_not_be_waited_for(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["POST /v1/approvals"] = (202, _asked(state=ApprovalState.REHEARSING))
+    assert run([*REQUEST, "--target", "web-01", "--no-wait", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["state"] == "rehearsing"
+    assert backend.times("POST /v1/approvals") == len(backend.asked) == 1
+
+
 def test_what_the_rehearsal_did_not_try_is_shown_before_all_else(
     backend: FakeBackend, capsys: Capture
 ) -> None:
     """It may be approved all the same where `allow_unrehearsed` says so."""
     evidence = Evidence(unrehearsed=["Tune the kernel", "Restart web"], risk=["touches the firewall"])
-    at = now()
-    asked = Approval(
-        id="APR-4f2a0000", sandbox_id="SBX-1", playbook_id="PBK-1", targets=["web-01"], reason="tls",
-        requester_uid=1, state=ApprovalState.PENDING, evidence=evidence, created_at=at, updated_at=at,
-        expires_at=at,
-    )  # fmt: skip
-    backend.answers["GET /v1/approvals/APR-4f2a0000"] = (200, asked.model_dump(mode="json"))
-    playbook = Playbook(id="PBK-1", name="web", sandbox_id="SBX-1", yaml="---", created_at=at)
+    backend.answers["GET /v1/approvals/APR-4f2a0000"] = (200, _asked(evidence=evidence))
+    playbook = Playbook(id="PBK-1", name="web", sandbox_id="SBX-1", yaml="---", created_at=now())
     backend.answers["GET /v1/playbooks/PBK-1"] = (200, playbook.model_dump(mode="json"))
     assert run(["approvals", "show", "APR-4f2a0000"]) == 0
     assert capsys.readouterr().out.startswith("unrehearsed  Tune the kernel, Restart web\n")
@@ -1032,6 +1080,114 @@ def test_doctor_says_that_a_backend_without_root_gives_ansible_no_user_of_its_ow
     os.chown(paths.state, 1234, -1)
     ((found, (words,)),) = _findings(doctor.runner, tmp_path).items()
     assert found == doctor.NOTE and "as the backend itself (uid 1234) and may read its CA's" in words
+
+
+@pytest.mark.parametrize(
+    ("text", "users", "level", "told"),
+    [
+        ("", {}, doctor.BAD, "--no-create-home --shell /usr/sbin/nologin fluid-postgres"),
+        ("", {"postgres": 110}, doctor.OK, "as postgres"),
+        ("embedded: {run_as: pg}\n", {"postgres": 110}, doctor.BAD, "no user 'pg'"),
+        ("database: {host: db.example}\n", {}, None, ""),
+    ],
+)
+def test_doctor_says_whether_postgresql_has_a_user_that_is_not_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, users: dict[str, int], level: str, told: str
+) -> None:
+    def getpwnam(name: str) -> Any:
+        return SimpleNamespace(pw_name=name, pw_uid=users[name], pw_gid=users[name])
+
+    _write_config(tmp_path, text)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("pwd.getpwnam", getpwnam)
+    found = _findings(doctor.database, tmp_path)
+    assert list(found) == ([level] if level else [])
+    assert all(told in words for words in found.get(level, ()))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", None),
+        ("operators: [root]\n", None),
+        ("operators: [anna]\n", "anna of `operators` cannot open the door: it is for the group root"),
+        ("operators: ['@sre']\n", "socket_group_operators: sre in"),
+        ("agents: ['@bots']\n", "socket_group_agents: bots in"),
+        ("operators: ['@sre']\nserver: {socket_group_operators: sre}\n", None),
+        ("operators: [anna]\nserver: {socket_group_operators: sre}\n", None),
+        ("operators: [ben]\nserver: {socket_group_operators: sre}\n", "usermod -aG sre USER"),
+        ("operators: ['@bots']\nserver: {socket_group_operators: sre}\n", "@bots of `operators`"),
+        ("server: {socket_group_agents: nobodys}\n", "groupadd --system nobodys"),
+    ],
+)
+def test_doctor_names_whom_the_settings_let_in_and_the_sockets_group_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, told: str | None
+) -> None:
+    groups = {"root": (0, []), "sre": (900, ["anna"]), "bots": (901, ["ben"])}
+    users = {"root": 0, "anna": 1000, "ben": 1001}
+
+    def group(name: str) -> Any:
+        return SimpleNamespace(gr_name=name, gr_gid=groups[name][0], gr_mem=groups[name][1])
+
+    def user(name: str) -> Any:
+        return SimpleNamespace(pw_name=name, pw_uid=users[name], pw_gid=users[name])
+
+    _write_config(tmp_path, text)
+    monkeypatch.setattr(doctor, "_backend_uid", lambda paths: 0)
+    monkeypatch.setattr("grp.getgrnam", group)
+    monkeypatch.setattr("pwd.getpwnam", user)
+    monkeypatch.setattr(
+        "os.getgrouplist",
+        lambda name, gid: [gid, *(number for number, members in groups.values() if name in members)],
+    )
+    found = _findings(doctor.socket_groups, tmp_path)
+    assert list(found) == ([doctor.BAD] if told else [])
+    assert told is None or told in found[doctor.BAD][0]
+
+
+@pytest.mark.parametrize(
+    ("text", "runs", "told"),
+    [("", False, True), ("", True, False), ("hosts: [{uri: 'qemu:///system'}]\n", False, False)],
+)
+def test_doctor_says_that_roots_sandboxes_stay_on_the_libvirtd_that_made_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, runs: bool, told: bool
+) -> None:
+    _write_config(tmp_path, text)
+    libvirt_socket = tmp_path / "libvirt-sock"
+    if runs:
+        libvirt_socket.touch()
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("backend.hypervisor.private.DEFAULT_SOCKET", libvirt_socket)
+    noted = _findings(doctor.libvirt, tmp_path).get(doctor.NOTE, [])
+    assert ["enable --now libvirtd" in words for words in noted] == [True] * told
+
+
+def test_doctor_calls_no_backend_broken_that_does_not_know_root(backend: FakeBackend, tmp_path: Path) -> None:
+    denied = {"error": "user 'root' is not in `operators:`", "error_code": "role_denied", "remedy": ""}
+    backend.answers["GET /v1/health"] = (403, denied)
+    found = _findings(doctor.backend, tmp_path)
+    assert list(found) == [doctor.OK] and "it answers, not for you: user 'root'" in found[doctor.OK][0]
+
+
+def test_doctor_looks_at_the_disk_that_sandboxes_were_put_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, other = tmp_path / "here", Path("/dev/shm")
+    _write_config(here, f"storage: {{domains: {other}/fluid-sandboxes}}\nlimits: {{disk_reserve_mb: 1000}}\n")
+    free_mb = {other: 999}
+    monkeypatch.setattr(
+        "shutil.disk_usage", lambda folder: SimpleNamespace(free=free_mb.get(folder, 5000) * doctor.MIB)
+    )
+    found = _findings(doctor.disk_space, here)
+    assert len(found[doctor.OK]) == 1 and "5000 MB" in found[doctor.OK][0]
+    assert found[doctor.BAD][0].startswith(f"999 MB free under {other}, 1000 MB are kept back")
+
+
+def _write_config(home: Path, text: str) -> Paths:
+    paths = Paths.under(home)
+    paths.make()
+    paths.config_file.write_text(text)
+    return paths
 
 
 HOST = {
