@@ -937,6 +937,54 @@ async def test_a_panic_revokes_certificates_once_and_before_anything_goes_on(
     assert len(machines.revoked_of) == 2, "once a panic"
 
 
+async def test_a_panic_that_is_asked_for_while_one_is_released_goes_on(
+    panic: Panic,
+    audit: Audit,
+    bus: EventBus,
+    machines: Machines,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    thawing, asked = asyncio.Event(), asyncio.Event()
+    thaw = machines.resume
+
+    async def slowly(actor: Identity, sandbox_id: str) -> Sandbox:
+        thawing.set()
+        await asked.wait()
+        return await thaw(actor, sandbox_id)
+
+    monkeypatch.setattr(machines, "resume", slowly)
+    await panic.start(ANNA)
+    releasing = asyncio.create_task(panic.release(ANNA))
+    await thawing.wait()
+    again = asyncio.create_task(panic.start(BERT))
+    await asyncio.sleep(0.1)
+    asked.set()
+    with pytest.raises(PanicActive, match="asked for again"):
+        await releasing
+    with pytest.raises(PanicActive):  # in no moment anything is applied
+        panic.refuse()
+    await again
+    with pytest.raises(PanicActive):
+        panic.refuse()
+    assert machines.rows["SBX-a"].phase is machines.rows["SBX-b"].phase is Phase.PAUSED
+    assert len(machines.revoked_of) == 2, "what was signed since is worth nothing"
+    assert Panic(tmp_path / "panic.json", machines, machines.revoke, audit, bus).view == panic.view
+    await panic.release(ANNA)
+    panic.refuse()
+    assert machines.rows["SBX-a"].phase is Phase.RUNNING
+
+
+async def test_of_a_release_and_a_panic_that_wait_for_each_other_the_panic_stays(panic: Panic) -> None:
+    first = asyncio.create_task(panic.start(ANNA))
+    await asyncio.sleep(0)
+    releasing = asyncio.create_task(panic.release(ANNA))
+    await asyncio.sleep(0)
+    await asyncio.gather(first, releasing, panic.start(BERT), return_exceptions=True)
+    with pytest.raises(PanicActive):
+        panic.refuse()
+
+
 @pytest.mark.parametrize("error", OUTAGES, ids=lambda error: type(error).__name__)
 async def test_a_panic_waits_for_no_database(
     panic: Panic, audit: Audit, bus: EventBus, machines: Machines, tmp_path: Path, error: Exception
