@@ -30,6 +30,7 @@ from backend.cli.approvals import question
 from backend.cli.common import door
 from backend.cli.terminal import painted_screen, split_keys
 from backend.client.calls import STDIN_LIMIT_BYTES
+from backend.demo import cli as demo_cli
 from backend.errors import BackendDown, all_errors
 from backend.models import Approval, ApprovalState, Evidence, PaneScreen, Playbook, now
 from backend.paths import Paths
@@ -1216,6 +1217,49 @@ def test_a_backend_that_dies_at_once_is_told_with_its_last_words(
     with pytest.raises(BackendDown, match="the port is busy") as died:
         console.start_backend(Paths.under(tmp_path))
     assert "backend.log" in died.value.remedy
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of now has a package of our name; the file tells that its code ran."""
+    package = tmp_path / "here/backend/cli"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    ran = tmp_path / "ran"
+    (package / "__main__.py").write_text(f"open({str(ran)!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    return ran
+
+
+def test_a_started_backend_is_ours_whatever_lies_in_the_folder(
+    stranger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths.under(tmp_path / "home")
+    paths.make()
+    paths.config_file.write_text("nonsense: 1\n")
+    monkeypatch.setenv("FLUID_HOME", str(tmp_path / "home"))
+    with pytest.raises(BackendDown, match="nonsense: unknown key"):
+        console.start_backend(paths)
+    assert not stranger.exists()
+
+
+def test_the_demo_becomes_root_with_our_code_whatever_lies_in_the_folder(
+    stranger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sudo keeps no PYTHONPATH of the environment (sudoers(5): env_delete)."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", ["fluid", "--version"])
+
+    def instead(name: str, words: list[str]) -> None:
+        assert (name, words[:2]) == ("sudo", ["sudo", "-E"])
+        raise SystemExit(subprocess.run(words[2:], capture_output=True, text=True, timeout=60).stdout)
+
+    monkeypatch.setattr(os, "execvp", instead)
+    with pytest.raises(SystemExit, match=r"^fluid \d"):
+        demo_cli.demo(seed=None, unattended=False, json_file=None, clean=False)
+    assert not stranger.exists()
 
 
 @pytest.mark.parametrize(
