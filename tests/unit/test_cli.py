@@ -55,6 +55,7 @@ STATUS = {
     "components": [{"name": "postgresql", "status": "ok", "message": "18.4"}],
     "audit": {"ok": True, "rows": 12},
 }
+UNSIGNED = "no signed head: a cut tail would not be seen"
 APPROVAL = {
     "id": "APR-4f2a0000",
     "short_id": "4f2a",
@@ -691,6 +692,30 @@ def test_a_broken_chain_names_the_row_and_exits_nine(backend: FakeBackend, capsy
     )
     assert run(["audit", "verify"]) == 9
     assert "row 4: hash" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("told", "code", "words"),
+    [
+        ({"ok": True, "rows": 9, "reason": UNSIGNED}, 9, f"fluid: {UNSIGNED}"),
+        ({"ok": True, "rows": 0, "reason": UNSIGNED}, 0, f"0 rows, the chain holds; {UNSIGNED}"),
+        (
+            {"ok": False, "rows": 0, "reason": "audit.head is not a signed head"},
+            9,
+            "fluid: audit.head is not a",
+        ),
+        ({"ok": True, "rows": 9, "reason": ""}, 0, "9 rows, the chain holds\n"),
+    ],
+    ids=["the head is gone", "nothing is signed yet", "the head is garbage", "well"],
+)
+def test_what_a_verification_could_not_see_is_told(
+    backend: FakeBackend, capsys: Capture, told: dict[str, Any], code: int, words: str
+) -> None:
+    backend.answers["GET /v1/audit/verify"] = (200, {"first_bad": None, **told})
+    assert run(["audit", "verify"]) == code
+    shown = capsys.readouterr()
+    assert words in shown.out + shown.err and "None" not in shown.err
+    assert run(["audit", "verify", "--json"]) == code
 
 
 def test_output_that_was_cut_says_how_much_there_was(backend: FakeBackend, capsys: Capture) -> None:
