@@ -868,6 +868,44 @@ async def test_a_blocked_ask_returns_when_a_person_answers(store: Store, bus: Ev
         await asks.answer(BERT, ask.request_id, False)
 
 
+async def test_what_ends_by_itself_or_is_withdrawn_is_on_record_before(
+    store: Store,
+    bus: EventBus,
+    audit: Audit,
+    approvals: Approvals,
+    book: ApprovalBook,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asks = Asks(store, bus, audit)
+    request = AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30)
+    ask, late = await asks.ask(AGENT, request), await asks.ask(AGENT, request)
+    await store.asks.change(late.request_id, lambda row: row.model_copy(update={"expires_at": now()}))
+    asked = await pending(book, expires_at=now() - timedelta(seconds=1))
+
+    async def no_space(*_: Any, **__: Any) -> Any:
+        raise NoSpace("PostgreSQL: no space")
+
+    with monkeypatch.context() as full:
+        full.setattr(audit, "intent", no_space)
+        for ending in (
+            asks.withdraw(AGENT, ask.request_id),
+            asks.get(AGENT, late.request_id),
+            approvals.expire(),
+        ):
+            with pytest.raises(NoSpace):
+                await ending
+    assert (await store.asks.get(ask.request_id)).status is AskState.PENDING
+    assert (await store.asks.get(late.request_id)).status is AskState.PENDING
+    assert (await book.load(asked.id)).state is ApprovalState.PENDING
+    await asks.withdraw(AGENT, ask.request_id)
+    seen = await asyncio.gather(*(asks.get(AGENT, late.request_id) for _ in range(3)))
+    assert [row.status for row in seen] == [AskState.EXPIRED] * 3
+    await approvals.expire()
+    for action in ("ask.withdraw", "ask.expire", "approval.expire"):
+        rows, _ = await audit.list(action=action)
+        assert [row.step for row in rows] == ["outcome", "intent"], "once"
+
+
 async def test_nothing_is_kept_of_a_question_that_there_is_not_or_that_is_another_agents(
     store: Store, bus: EventBus, audit: Audit
 ) -> None:
