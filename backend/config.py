@@ -6,7 +6,6 @@ The documented ``.env`` (``LIBVIRT_URI`` …) fills what ``config.yaml`` leaves 
 
 from __future__ import annotations
 
-import os
 import re
 import stat
 from dataclasses import dataclass
@@ -384,8 +383,9 @@ class Config(Section):
         return self
 
 
-def load(paths: Paths | None = None, *, env: dict[str, str] | None = None) -> Config:
-    """The settings of ``paths.config_file`` and ``.env`` beside it; defaults if neither is there.
+def load(paths: Paths | None = None) -> Config:
+    """The settings of ``paths.config_file`` and ``.env`` beside it; defaults if neither is there. The
+    environment says nothing: its ``DATABASE_URL`` may be another program's.
 
     Raises:
         ConfigError: naming the file, the line and the key.
@@ -393,12 +393,13 @@ def load(paths: Paths | None = None, *, env: dict[str, str] | None = None) -> Co
     paths = paths or Paths.default()
     file = paths.config_file
     data = _read_yaml(file) if file.exists() else {}
-    _fill_from_env(data, {**_read_env(file.with_name(".env")), **(dict(os.environ) if env is None else env)})
+    has_database = "database" in data
+    _fill_from_env(data, _read_env(file.with_name(".env")))
     try:
         config = Config.model_validate(data)
     except ValidationError as error:
         raise _explain(file, error) from error
-    if config.database and (config.database.password or config.database.url) and file.exists():
+    if has_database and config.database and (config.database.password or config.database.url):
         _refuse_if_readable(file)
     return config
 

@@ -22,6 +22,7 @@ class Asks:
         self._events = events
         self._audit = audit
         self._answered: dict[str, asyncio.Event] = {}
+        self._expiring = asyncio.Lock()
 
     async def ask(self, actor: Identity, request: AskRequest) -> Ask:
         """Put the question; it is pending until somebody answers or it expires."""
@@ -64,11 +65,20 @@ class Asks:
         if actor.role is Role.AGENT and ask.requester_uid != actor.uid:
             raise ApprovalNotFound(f"no question {request_id}")
         if ask.status is AskState.PENDING and ask.expires_at <= now():
-            ask.status = AskState.EXPIRED
-            if await self._store.asks.transition(request_id, [AskState.PENDING], ask):
-                await self._audit.note(Identity.system(), "ask.expire", "ask", request_id)
-                await self._tell(ask)
+            return await self._expire(request_id)
         return ask
+
+    async def _expire(self, request_id: str) -> Ask:
+        async with self._expiring:  # of several who ask at once one ends it
+            ask = await self._store.asks.get(request_id)
+            if ask.status is not AskState.PENDING:
+                return ask
+            ask.status = AskState.EXPIRED
+            async with self._audit.step(Identity.system(), "ask.expire", "ask", request_id):
+                if not await self._store.asks.transition(request_id, [AskState.PENDING], ask):
+                    return await self._store.asks.get(request_id)
+            await self._tell(ask)
+            return ask
 
     async def list(self, actor: Identity) -> list[Ask]:
         """What waits for an answer, newest first; agents see their own."""
@@ -109,9 +119,9 @@ class Asks:
         ask = await self.get(actor, request_id)
         self._still_pending(ask)
         ask.status = AskState.WITHDRAWN
-        if not await self._store.asks.transition(request_id, [AskState.PENDING], ask):
-            self._still_pending(await self.get(actor, request_id))
-        await self._audit.note(actor, "ask.withdraw", "ask", request_id)
+        async with self._audit.step(actor, "ask.withdraw", "ask", request_id):
+            if not await self._store.asks.transition(request_id, [AskState.PENDING], ask):
+                self._still_pending(await self.get(actor, request_id))
         await self._tell(ask)
         return ask
 

@@ -56,6 +56,7 @@ class Panic:
         self._audit = audit
         self._events = events
         self._view = _load(file)
+        self._starts = 0
         self._changing = asyncio.Lock()
 
     @property
@@ -83,11 +84,12 @@ class Panic:
         Raises:
             OSError: what runs is paused, and the disk takes no word of it.
         """
-        view = self._view or PanicView(since=now(), by=actor.name or f"uid {actor.uid}")
-        self._view = view  # from here on nothing is applied, whatever happens to the rest
+        self._starts += 1  # a release under way lifts nothing any more
+        self._view = view = self._view or _begun_by(actor)  # from here on nothing is applied
         with suppress(OSError):  # it is tried again below, once nothing runs
             await asyncio.to_thread(_save, self._file, view)
         async with self._changing:
+            self._view = view = self._view or _begun_by(actor)  # a release may have come between
             unsaid = None
             try:
                 await self._audit.note(actor, "panic", "panic")
@@ -120,7 +122,9 @@ class Panic:
 
         Raises:
             WrongState: there is no panic.
+            PanicActive: somebody asked for it again meanwhile, and it goes on.
         """
+        starts = self._starts
         async with self._changing:
             if (view := self._view) is None:
                 raise WrongState("there is no panic to release", remedy="nothing is left to do")
@@ -129,6 +133,12 @@ class Panic:
             rows, _ = await self._fleet.list(actor, limit=10_000)
             ours = [row for row in rows if row.id in view.paused and row.phase is Phase.PAUSED]
             view.failed = _told(await _each(ours, lambda row: self._fleet.resume(actor, row.id)))
+            if self._starts != starts:
+                view.revoked = False  # what was signed since is of no worth either
+                raise PanicActive(
+                    "the panic was asked for again meanwhile, and goes on",
+                    remedy=f"release it again: {RELEASE}",
+                )
             self._view = None
             await asyncio.to_thread(self._file.unlink, missing_ok=True)
         await self._events.publish("host.changed", "host", "panic")
@@ -150,6 +160,10 @@ class Panic:
     def _words(self) -> str:
         view = self._view
         return f"panic since {view.since:%H:%M} UTC by {view.by}, {len(view.paused)} paused" if view else ""
+
+
+def _begun_by(actor: Identity) -> PanicView:
+    return PanicView(since=now(), by=actor.name or f"uid {actor.uid}")
 
 
 async def _each(

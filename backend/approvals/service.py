@@ -379,8 +379,10 @@ class Approvals:
         for approval in await self._book.open(_BEFORE_APPLY):
             if approval.expires_at <= now():
                 with suppress(AlreadyDecided, WrongState):  # in this moment
-                    await self._book.change(approval.id, _BEFORE_APPLY, end)
-                    await self._audit.note(Identity.system(), "approval.expire", "approval", approval.id)
+                    async with self._audit.step(
+                        Identity.system(), "approval.expire", "approval", approval.id
+                    ):
+                        await self._book.change(approval.id, _BEFORE_APPLY, end)
 
     async def resume(self) -> None:
         """After a start: pick up what a former backend left half done."""

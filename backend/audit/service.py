@@ -38,7 +38,8 @@ Links = list[Link]
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What a verification found. ``first_bad`` is the number of the first row that does not hold."""
+    """What a verification found. ``first_bad`` is the number of the first row that does not hold; ``reason``
+    tells of one that is ``ok`` what it could not see."""
 
     ok: bool
     rows: int
@@ -194,17 +195,18 @@ class Audit:
 
         return await asyncio.to_thread(read)
 
-    async def verify(self, head: Path | None = None, *, whole: bool = True) -> AuditReport:
-        """Check every row, the links, and the signed heads: the head file, and a kept copy (``head``).
-        Not ``whole``: of the rows those that came since the last time, if all was well then."""
+    async def verify(self, *, whole: bool = True) -> AuditReport:
+        """Check every row, the links, and the signed head. Not ``whole``: of the rows those that came since
+        the last time, if all was well then."""
         anchors: dict[int, str] = {}
-        for file in filter(None, [head, self._head_file if self._head_file.exists() else None]):
+        if self._head_file.exists():
             try:
-                signed = SignedHead.load(file)
+                signed = SignedHead.load(self._head_file)
             except AuditBroken as error:
                 return AuditReport(False, 0, None, error.message)
             if not self._signer.verify(signed):
-                return AuditReport(False, 0, signed.seq, f"{file} was not signed by this installation")
+                words = f"{self._head_file} was not signed by this installation"
+                return AuditReport(False, 0, signed.seq, words)
             if signed.seq:
                 anchors[signed.seq] = signed.hash
         unseen = "" if anchors else "no signed head: a cut tail would not be seen"

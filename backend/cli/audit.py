@@ -46,17 +46,20 @@ def list_rows(
 
 @app.command(epilog=examples("fluid audit verify"))
 def verify(as_json: AsJson = False) -> None:
-    """Walk the whole chain and its signed head. Exit 9 when a row does not hold."""
+    """Walk the whole chain and its signed head. Exit 9 when a row does not hold or nothing is signed."""
     told = door().json(operator_calls.verify_audit())
     if as_json:
         show_json(told)
+    where, reason = f"row {told['first_bad']}: " if told["first_bad"] else "", told["reason"]
     if not told["ok"]:
         raise AuditBroken(
-            f"row {told.get('first_bad')}: {told.get('reason') or 'the chain does not hold'}",
+            f"{where}{reason or 'the chain does not hold'}",
             remedy="keep the database and the head file as they are, and compare with an export",
         )
+    if reason and told["rows"]:
+        raise AuditBroken(reason, remedy="compare with an export, or with a kept copy of audit.head")
     if not as_json:
-        print(f"{told['rows']} rows, the chain holds")
+        print(visible("; ".join(filter(None, (f"{told['rows']} rows, the chain holds", reason)))))
 
 
 @app.command(epilog=examples("fluid audit export audit.jsonl"))

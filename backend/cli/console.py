@@ -76,17 +76,22 @@ def start_backend(paths: Paths) -> int:
         told.settimeout(LOOK_S)
         try:
             backend = subprocess.Popen(
-                [sys.executable, "-m", "backend.cli", "serve"],
+                [sys.executable, "-P", "-m", "backend.cli", "serve"],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env={**os.environ, "NOTIFY_SOCKET": str(ready)},
+                env={**os.environ, "PYTHONPATH": _our_code_first(), "NOTIFY_SOCKET": str(ready)},
                 start_new_session=True,
             )
             _wait(backend, told, paths.operator_socket, log)
         finally:
             ready.unlink()
     return backend.pid
+
+
+def _our_code_first() -> str:
+    """For a Python that does not look into the current folder (``-P``)."""
+    return os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
 
 
 def _wait(backend: subprocess.Popen[bytes], told: socket.socket, door: Path, log: Path) -> None:

@@ -17,7 +17,9 @@ from backend.models import ApprovalState
 def demo(*, seed: int | None, unattended: bool, json_file: Path | None, clean: bool) -> int:
     """Run the demo; the exit code is 0 only if every promise was kept."""
     if os.geteuid() != 0:
-        os.execvp("sudo", ["sudo", "-E", sys.executable, "-m", "backend.cli", *sys.argv[1:]])  # noqa: S606
+        ours = f"PYTHONPATH={Path(__file__).parents[2]}"  # sudo passes on no variable of this name
+        program = ["env", ours, sys.executable, "-P", "-m", "backend.cli"]
+        os.execvp("sudo", ["sudo", "-E", *program, *sys.argv[1:]])  # noqa: S606
     home = DemoHome()
     if clean:
         return clean_up(home, Progress().say)

@@ -181,8 +181,8 @@ class Runs:
             WrongState: it is over.
         """
         _operators_only(actor, run_id)
+        await self._audit.note(actor, "run.cancel", "run", run_id)  # no intent, which waits for a database
         await self._runner.cancel(run_id)
-        await self._audit.note(actor, "run.cancel", "run", run_id)
         return self._so_far(run_id) or await self.load(run_id)
 
     async def _publish(self, run: Run, event: RunEvent) -> None:

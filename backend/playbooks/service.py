@@ -32,11 +32,12 @@ class Playbooks:
         from_snapshot: str | None = None,
         to_snapshot: str | None = None,
     ) -> Playbook:
-        """A playbook from what really changed between two points; by default since the first snapshot."""
+        """A playbook from what really changed between two points of a sandbox, by id or name; by default
+        since the first snapshot."""
         sandbox = await self._fleet.get(actor, sandbox_id)
-        since = from_snapshot or await self._fleet.first_snapshot(actor, sandbox_id)
-        changes = await self._fleet.diff(actor, sandbox_id, since, to_snapshot or "now")
-        commands, _ = await self._fleet.commands(actor, sandbox_id, limit=1000)
+        since = from_snapshot or await self._fleet.first_snapshot(actor, sandbox.id)
+        changes = await self._fleet.diff(actor, sandbox.id, since, to_snapshot or "now")
+        commands, _ = await self._fleet.commands(actor, sandbox.id, limit=1000)
         draft = generate(
             changes,
             commands,
@@ -50,7 +51,7 @@ class Playbooks:
         playbook = Playbook(
             id=playbook_id,
             name=f"{sandbox.sandbox_name}-{playbook_id[4:]}",
-            sandbox_id=sandbox_id,
+            sandbox_id=sandbox.id,
             owner_uid=actor.uid,
             from_snapshot=since,
             to_snapshot=changes.to_snapshot,
@@ -66,7 +67,7 @@ class Playbooks:
         )
         self.check(playbook)
         async with self._audit.step(
-            actor, "playbook.generate", "playbook", playbook.id, sandbox_id=sandbox_id, digest=playbook.digest
+            actor, "playbook.generate", "playbook", playbook.id, sandbox_id=sandbox.id, digest=playbook.digest
         ):
             await self._store.playbooks.insert(playbook)
         return playbook

@@ -12,6 +12,7 @@ import os
 import pwd
 import shlex
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,7 +83,7 @@ class EmbeddedPostgres:
 
     async def start(self) -> str:
         """Make the cluster if there is none, start it unless it runs; the connection string."""
-        account = find_account(self._run_as)
+        account = self._account()
         self._check_socket_path()
         self._make_folders(account)
         binaries = await self._usable_binaries(account)
@@ -98,7 +99,7 @@ class EmbeddedPostgres:
         """Fast shutdown: connections are ended, nothing is lost. Nothing happens if none runs."""
         if self.postmaster() is None:
             return
-        account = find_account(self._run_as)
+        account = self._account()
         binaries = await self._usable_binaries(account)
         await self._run(
             [
@@ -151,6 +152,13 @@ class EmbeddedPostgres:
             return None
 
     # --- steps of start ---------------------------------------------------------------------------------
+
+    def _account(self) -> Account | None:
+        """The user of the config, else the one whose cluster is there already, else :data:`DEFAULT_USERS`."""
+        if self._run_as is None and os.geteuid() == 0 and (self.data / "PG_VERSION").exists():
+            with suppress(KeyError):  # its user is gone: PostgreSQL says whom the files belong to
+                return find_account(pwd.getpwuid(self.data.stat().st_uid).pw_name)
+        return find_account(self._run_as)
 
     def _check_socket_path(self) -> None:
         path = str(self.sockets / ".s.PGSQL.5432")

@@ -868,6 +868,44 @@ async def test_a_blocked_ask_returns_when_a_person_answers(store: Store, bus: Ev
         await asks.answer(BERT, ask.request_id, False)
 
 
+async def test_what_ends_by_itself_or_is_withdrawn_is_on_record_before(
+    store: Store,
+    bus: EventBus,
+    audit: Audit,
+    approvals: Approvals,
+    book: ApprovalBook,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asks = Asks(store, bus, audit)
+    request = AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30)
+    ask, late = await asks.ask(AGENT, request), await asks.ask(AGENT, request)
+    await store.asks.change(late.request_id, lambda row: row.model_copy(update={"expires_at": now()}))
+    asked = await pending(book, expires_at=now() - timedelta(seconds=1))
+
+    async def no_space(*_: Any, **__: Any) -> Any:
+        raise NoSpace("PostgreSQL: no space")
+
+    with monkeypatch.context() as full:
+        full.setattr(audit, "intent", no_space)
+        for ending in (
+            asks.withdraw(AGENT, ask.request_id),
+            asks.get(AGENT, late.request_id),
+            approvals.expire(),
+        ):
+            with pytest.raises(NoSpace):
+                await ending
+    assert (await store.asks.get(ask.request_id)).status is AskState.PENDING
+    assert (await store.asks.get(late.request_id)).status is AskState.PENDING
+    assert (await book.load(asked.id)).state is ApprovalState.PENDING
+    await asks.withdraw(AGENT, ask.request_id)
+    seen = await asyncio.gather(*(asks.get(AGENT, late.request_id) for _ in range(3)))
+    assert [row.status for row in seen] == [AskState.EXPIRED] * 3
+    await approvals.expire()
+    for action in ("ask.withdraw", "ask.expire", "approval.expire"):
+        rows, _ = await audit.list(action=action)
+        assert [row.step for row in rows] == ["outcome", "intent"], "once"
+
+
 async def test_nothing_is_kept_of_a_question_that_there_is_not_or_that_is_another_agents(
     store: Store, bus: EventBus, audit: Audit
 ) -> None:
@@ -935,6 +973,54 @@ async def test_a_panic_revokes_certificates_once_and_before_anything_goes_on(
     await restarted.start(ANNA)
     await restarted.release(ANNA)
     assert len(machines.revoked_of) == 2, "once a panic"
+
+
+async def test_a_panic_that_is_asked_for_while_one_is_released_goes_on(
+    panic: Panic,
+    audit: Audit,
+    bus: EventBus,
+    machines: Machines,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    thawing, asked = asyncio.Event(), asyncio.Event()
+    thaw = machines.resume
+
+    async def slowly(actor: Identity, sandbox_id: str) -> Sandbox:
+        thawing.set()
+        await asked.wait()
+        return await thaw(actor, sandbox_id)
+
+    monkeypatch.setattr(machines, "resume", slowly)
+    await panic.start(ANNA)
+    releasing = asyncio.create_task(panic.release(ANNA))
+    await thawing.wait()
+    again = asyncio.create_task(panic.start(BERT))
+    await asyncio.sleep(0.1)
+    asked.set()
+    with pytest.raises(PanicActive, match="asked for again"):
+        await releasing
+    with pytest.raises(PanicActive):  # in no moment anything is applied
+        panic.refuse()
+    await again
+    with pytest.raises(PanicActive):
+        panic.refuse()
+    assert machines.rows["SBX-a"].phase is machines.rows["SBX-b"].phase is Phase.PAUSED
+    assert len(machines.revoked_of) == 2, "what was signed since is worth nothing"
+    assert Panic(tmp_path / "panic.json", machines, machines.revoke, audit, bus).view == panic.view
+    await panic.release(ANNA)
+    panic.refuse()
+    assert machines.rows["SBX-a"].phase is Phase.RUNNING
+
+
+async def test_of_a_release_and_a_panic_that_wait_for_each_other_the_panic_stays(panic: Panic) -> None:
+    first = asyncio.create_task(panic.start(ANNA))
+    await asyncio.sleep(0)
+    releasing = asyncio.create_task(panic.release(ANNA))
+    await asyncio.sleep(0)
+    await asyncio.gather(first, releasing, panic.start(BERT), return_exceptions=True)
+    with pytest.raises(PanicActive):
+        panic.refuse()
 
 
 @pytest.mark.parametrize("error", OUTAGES, ids=lambda error: type(error).__name__)

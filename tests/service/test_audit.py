@@ -197,9 +197,17 @@ async def test_a_head_that_somebody_else_signed_does_not_count(
     elsewhere = tmp_path / "other"
     elsewhere.mkdir()
     await make(store, elsewhere).seal()
-    report = await audit.verify(head=elsewhere / "audit.head")
+    (elsewhere / "audit.head").rename(tmp_path / "audit.head")
+    report = await audit.verify()
     assert not report.ok
     assert "not signed by this installation" in report.reason
+
+
+async def test_without_a_head_a_verification_says_what_it_cannot_see(audit: Audit) -> None:
+    await fill(audit, 3)
+    report = await audit.verify()
+    assert (report.ok, report.rows) == (True, 3)
+    assert report.reason == "no signed head: a cut tail would not be seen"
 
 
 @pytest.mark.parametrize("garbage", ["", "{", '{"at":1,"hash":1,"seq":1,"signature":1}'])

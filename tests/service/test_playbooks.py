@@ -6,6 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -21,11 +22,13 @@ from backend.models import (
     Playbook,
     PlaybookTask,
     Role,
+    Sandbox,
     new_id,
     now,
 )
 from backend.playbooks import Playbooks, digest
 from backend.store import EventBus, Store
+from tests.unit.playbooks_sample import web_server
 
 AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
 ANNA = Identity(uid=3001, name="anna", role=Role.OPERATOR)
@@ -102,6 +105,32 @@ def asked(playbook: Playbook, state: ApprovalState) -> Approval:
         updated_at=at,
         expires_at=at + timedelta(hours=1),
     )
+
+
+async def test_a_playbook_that_was_asked_for_by_a_sandboxs_name_is_that_sandboxs(
+    store: Store, audit: Audit
+) -> None:
+    """A request compares ids."""
+    sample = web_server()
+    sandbox = Sandbox(
+        id="SBX-1", sandbox_name="web", base_image="debian-12", created_at=now(), updated_at=now()
+    )
+
+    class Machines:
+        blobs = sample.blobs
+        first_snapshot = AsyncMock(return_value="clean")
+        diff = AsyncMock(return_value=sample.changes())
+        commands = AsyncMock(return_value=(sample.commands, len(sample.commands)))
+
+        async def get(self, actor: Identity, name: str) -> Sandbox:
+            assert name in (sandbox.id, sandbox.sandbox_name)
+            return sandbox
+
+    sample.blobs.put = lambda content: None  # type: ignore[attr-defined]
+    made = await Playbooks(store, audit, cast("Any", Machines())).generate(AGENT, "web")
+    assert (made.sandbox_id, made.name[:4]) == ("SBX-1", "web-")
+    rows, _ = await audit.list(action="playbook.generate")
+    assert {row.sandbox_id for row in rows} == {"SBX-1"}
 
 
 async def test_an_edit_is_another_playbook_and_tells_its_own_tasks(

@@ -117,6 +117,21 @@ async def test_a_pid_file_of_another_program_does_not_stop_the_start(open_folder
         await server.stop()
 
 
+async def test_a_cluster_starts_as_its_owner_though_a_user_of_a_better_name_was_added(
+    open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.store.embedded.DEFAULT_USERS", ("fluid-none", "nobody"))
+    server = EmbeddedPostgres(open_folder / "pg")
+    await server.start()
+    await server.stop()
+    monkeypatch.setattr("backend.store.embedded.DEFAULT_USERS", ("daemon", "nobody"))
+    try:
+        await server.start()
+        assert server.postmaster() is not None
+    finally:
+        await server.stop()
+
+
 async def test_a_cluster_that_cannot_start_says_why_in_postgresqls_words(open_folder: Path) -> None:
     server = EmbeddedPostgres(open_folder / "pg", RUN_AS)
     await server.start()

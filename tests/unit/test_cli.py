@@ -30,6 +30,7 @@ from backend.cli.approvals import question
 from backend.cli.common import door
 from backend.cli.terminal import painted_screen, split_keys
 from backend.client.calls import STDIN_LIMIT_BYTES
+from backend.demo import cli as demo_cli
 from backend.errors import BackendDown, all_errors
 from backend.models import Approval, ApprovalState, Evidence, PaneScreen, Playbook, now
 from backend.paths import Paths
@@ -54,6 +55,7 @@ STATUS = {
     "components": [{"name": "postgresql", "status": "ok", "message": "18.4"}],
     "audit": {"ok": True, "rows": 12},
 }
+UNSIGNED = "no signed head: a cut tail would not be seen"
 APPROVAL = {
     "id": "APR-4f2a0000",
     "short_id": "4f2a",
@@ -740,6 +742,30 @@ def test_a_broken_chain_names_the_row_and_exits_nine(backend: FakeBackend, capsy
     assert "row 4: hash" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("told", "code", "words"),
+    [
+        ({"ok": True, "rows": 9, "reason": UNSIGNED}, 9, f"fluid: {UNSIGNED}"),
+        ({"ok": True, "rows": 0, "reason": UNSIGNED}, 0, f"0 rows, the chain holds; {UNSIGNED}"),
+        (
+            {"ok": False, "rows": 0, "reason": "audit.head is not a signed head"},
+            9,
+            "fluid: audit.head is not a",
+        ),
+        ({"ok": True, "rows": 9, "reason": ""}, 0, "9 rows, the chain holds\n"),
+    ],
+    ids=["the head is gone", "nothing is signed yet", "the head is garbage", "well"],
+)
+def test_what_a_verification_could_not_see_is_told(
+    backend: FakeBackend, capsys: Capture, told: dict[str, Any], code: int, words: str
+) -> None:
+    backend.answers["GET /v1/audit/verify"] = (200, {"first_bad": None, **told})
+    assert run(["audit", "verify"]) == code
+    shown = capsys.readouterr()
+    assert words in shown.out + shown.err and "None" not in shown.err
+    assert run(["audit", "verify", "--json"]) == code
+
+
 def test_output_that_was_cut_says_how_much_there_was(backend: FakeBackend, capsys: Capture) -> None:
     sizes = {"truncated": True, "stdout_bytes": 5_000_000, "stderr_bytes": 0}
     done = {"command": {"exit_code": 0, "timed_out": False, **sizes}}
@@ -1372,6 +1398,49 @@ def test_a_backend_that_dies_at_once_is_told_with_its_last_words(
     with pytest.raises(BackendDown, match="the port is busy") as died:
         console.start_backend(Paths.under(tmp_path))
     assert "backend.log" in died.value.remedy
+
+
+@pytest.fixture
+def stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of now has a package of our name; the file tells that its code ran."""
+    package = tmp_path / "here/backend/cli"
+    package.mkdir(parents=True)
+    (package.parent / "__init__.py").touch()
+    (package / "__init__.py").touch()
+    ran = tmp_path / "ran"
+    (package / "__main__.py").write_text(f"open({str(ran)!r}, 'w').close()")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    return ran
+
+
+def test_a_started_backend_is_ours_whatever_lies_in_the_folder(
+    stranger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths.under(tmp_path / "home")
+    paths.make()
+    paths.config_file.write_text("nonsense: 1\n")
+    monkeypatch.setenv("FLUID_HOME", str(tmp_path / "home"))
+    with pytest.raises(BackendDown, match="nonsense: unknown key"):
+        console.start_backend(paths)
+    assert not stranger.exists()
+
+
+def test_the_demo_becomes_root_with_our_code_whatever_lies_in_the_folder(
+    stranger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sudo keeps no PYTHONPATH of the environment (sudoers(5): env_delete)."""
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sys, "argv", ["fluid", "--version"])
+
+    def instead(name: str, words: list[str]) -> None:
+        assert (name, words[:2]) == ("sudo", ["sudo", "-E"])
+        raise SystemExit(subprocess.run(words[2:], capture_output=True, text=True, timeout=60).stdout)
+
+    monkeypatch.setattr(os, "execvp", instead)
+    with pytest.raises(SystemExit, match=r"^fluid \d"):
+        demo_cli.demo(seed=None, unattended=False, json_file=None, clean=False)
+    assert not stranger.exists()
 
 
 @pytest.mark.parametrize(

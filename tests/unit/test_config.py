@@ -20,19 +20,28 @@ def write(tmp_path: Path, text: str, mode: int = 0o640) -> Paths:
     return paths
 
 
+def write_env(tmp_path: Path, **words: object) -> Paths:
+    paths = Paths.under(tmp_path)
+    paths.config.mkdir(parents=True, exist_ok=True)
+    file = paths.config_file.with_name(".env")
+    file.write_text("".join(f"{name}={word}\n" for name, word in words.items()))
+    file.chmod(0o640)
+    return paths
+
+
 def test_no_file_gives_defaults(tmp_path: Path) -> None:
-    assert config.load(Paths.under(tmp_path), env={}).hosts[0].name == "local"
+    assert config.load(Paths.under(tmp_path)).hosts[0].name == "local"
 
 
 def test_an_unknown_key_is_refused_with_file_and_line(tmp_path: Path) -> None:
     paths = write(tmp_path, "server:\n  listen: 127.0.0.1:8080\nguests:\n  cpus: 2\n")
     with pytest.raises(ConfigError, match=r"config\.yaml:4: guests\.cpus: unknown key"):
-        config.load(paths, env={})
+        config.load(paths)
 
 
 def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"config\.yaml:2: not YAML"):
-        config.load(write(tmp_path, "a: 1\n b: [\n"), env={})
+        config.load(write(tmp_path, "a: 1\n b: [\n"))
 
 
 @pytest.mark.parametrize(
@@ -50,39 +59,35 @@ def test_a_value_that_could_only_fail_later_is_refused_now(tmp_path: Path, text:
     paths = write(tmp_path, "")
     paths.config_file.write_bytes(text)
     with pytest.raises(ConfigError, match=words):
-        config.load(paths, env={})
+        config.load(paths)
 
 
 def test_a_world_readable_password_is_refused_and_the_remedy_mends_it(tmp_path: Path) -> None:
     paths = write(tmp_path, "database: {password: hunter2}\n", mode=0o644)
     with pytest.raises(ConfigError, match="others can read it") as refused:
-        config.load(paths, env={})
+        config.load(paths)
     assert "hunter2" not in str(refused.value)
     assert refused.value.remedy.startswith("chmod o-rwx")
     paths.config_file.chmod(0o640)
-    assert config.load(paths, env={}).database is not None
+    assert config.load(paths).database is not None
 
 
 def test_a_password_is_masked_when_shown(tmp_path: Path) -> None:
-    loaded = config.load(write(tmp_path, "database: {password: hunter2}\n"), env={})
+    loaded = config.load(write(tmp_path, "database: {password: hunter2}\n"))
     assert "hunter2" not in str(config.masked(loaded))
 
 
 def test_the_documented_env_fills_what_the_file_leaves_open(tmp_path: Path) -> None:
     loaded = config.load(
-        Paths.under(tmp_path), env={"LIBVIRT_URI": "test:///default", "DATABASE_URL": "postgresql://u@h/d"}
+        write_env(tmp_path, LIBVIRT_URI="test:///default", DATABASE_URL="postgresql://u@h/d")
     )
     assert loaded.hosts[0].uri == "test:///default"
     assert loaded.database is not None and loaded.database.url is not None
 
 
 def test_the_documented_env_says_where_images_and_domains_lie(tmp_path: Path) -> None:
-    env = {
-        "LIBVIRT_NETWORK": "lab",
-        "BASE_IMAGE_DIR": str(tmp_path / "base"),
-        "SANDBOX_WORKDIR": str(tmp_path / "jobs"),
-    }
-    loaded = config.load(Paths.under(tmp_path), env=env)
+    folders = {"BASE_IMAGE_DIR": tmp_path / "base", "SANDBOX_WORKDIR": tmp_path / "jobs"}
+    loaded = config.load(write_env(tmp_path, LIBVIRT_NETWORK="lab", **folders))
     assert (loaded.hosts[0].name, loaded.hosts[0].network) == ("local", "lab")
     (tmp_path / "base").mkdir(mode=0o750)
     paths = Paths.under(tmp_path).placed(images=loaded.storage.images, domains=loaded.storage.domains)
@@ -93,16 +98,35 @@ def test_the_documented_env_says_where_images_and_domains_lie(tmp_path: Path) ->
 
 
 def test_libvirts_own_network_in_the_env_is_no_choice_and_in_the_file_it_is(tmp_path: Path) -> None:
-    loaded = config.load(Paths.under(tmp_path), env={"LIBVIRT_NETWORK": "default"})
+    loaded = config.load(write_env(tmp_path / "env", LIBVIRT_NETWORK="default"))
     assert loaded.hosts[0].network is None
     paths = write(tmp_path, "hosts: [{name: local, network: default}]\n")
-    assert config.load(paths, env={}).hosts[0].network == "default"
+    assert config.load(paths).hosts[0].network == "default"
+
+
+def test_variables_of_the_shell_that_starts_us_say_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are there for other programs."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://app:hunter2@db/app")
+    monkeypatch.setenv("LIBVIRT_URI", "qemu+ssh://elsewhere/system")
+    monkeypatch.setenv("BASE_IMAGE_DIR", "/base")
+    assert config.load(write(tmp_path, "{}\n", mode=0o644)) == config.Config()
+
+
+def test_a_password_in_the_env_is_the_envs_alone(tmp_path: Path) -> None:
+    paths = write(tmp_path, "operators: [anna]\n", mode=0o644)
+    write_env(tmp_path, DATABASE_URL="postgresql://fluid:hunter2@db/fluid")
+    assert config.load(paths).database is not None
+    paths.config_file.with_name(".env").chmod(0o644)
+    with pytest.raises(ConfigError, match=r"\.env holds a password and others can read it"):
+        config.load(paths)
 
 
 def test_the_file_wins_over_the_env(tmp_path: Path) -> None:
     paths = write(tmp_path, "hosts: [{name: kvm-01, address: 192.0.2.7}]\nstorage: {images: /srv/images}\n")
-    env = {"LIBVIRT_URI": "test:///default", "BASE_IMAGE_DIR": "/base", "SANDBOX_WORKDIR": "/jobs"}
-    loaded = config.load(paths, env=env)
+    write_env(tmp_path, LIBVIRT_URI="test:///default", BASE_IMAGE_DIR="/base", SANDBOX_WORKDIR="/jobs")
+    loaded = config.load(paths)
     assert [host.name for host in loaded.hosts] == ["kvm-01"]
     assert (loaded.storage.images, loaded.storage.domains) == (Path("/srv/images"), Path("/jobs"))
 
@@ -140,7 +164,7 @@ def test_the_file_wins_over_the_env(tmp_path: Path) -> None:
     ],
 )
 def test_where_a_host_is(tmp_path: Path, written: str, place: HostPlace) -> None:
-    loaded = config.load(write(tmp_path, f"hosts:\n- {written}\n"), env={})
+    loaded = config.load(write(tmp_path, f"hosts:\n- {written}\n"))
     assert loaded.hosts[0].place() == place
 
 
@@ -181,7 +205,7 @@ def test_where_a_host_is(tmp_path: Path, written: str, place: HostPlace) -> None
 )
 def test_a_host_that_cannot_be_meant_is_refused_with_words(tmp_path: Path, written: str, words: str) -> None:
     with pytest.raises(ConfigError, match=rf"config\.yaml:1: hosts.*{words}") as refused:
-        config.load(write(tmp_path, f"hosts: {written}\n"), env={})
+        config.load(write(tmp_path, f"hosts: {written}\n"))
     assert "secret" not in refused.value.message
 
 

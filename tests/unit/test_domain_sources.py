@@ -424,7 +424,7 @@ def test_the_config_refuses_sources_that_are_one_or_are_targets(
     paths.config.mkdir(parents=True)
     paths.config_file.write_text(text)
     with pytest.raises(ConfigError, match=words):
-        config.load(paths, env={})
+        config.load(paths)
 
 
 def test_a_listed_source_is_unprepared_unless_it_says_so(tmp_path: Path) -> None:
@@ -433,6 +433,6 @@ def test_a_listed_source_is_unprepared_unless_it_says_so(tmp_path: Path) -> None
     paths.config_file.write_text(
         "sources: [{name: web, domain: Web.Golden}, {name: db, acknowledge_unprepared: true}]"
     )
-    web, db = config.load(paths, env={}).sources
+    web, db = config.load(paths).sources
     assert (web.called, web.host, web.acknowledge_unprepared) == ("Web.Golden", "local", False)
     assert (db.called, db.acknowledge_unprepared) == ("db", True)

@@ -205,5 +205,18 @@ async def test_to_abort_a_run_is_audited_and_needs_no_database(
         await here.runs.cancel(BERT, "RUN-1")
 
 
+async def test_to_abort_a_run_is_audited_before_it_is_done(
+    another: Make, runner: Runner, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed_here(run_id: str) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(runner, "cancel", killed_here)
+    with pytest.raises(SystemExit):
+        await another().runs.cancel(BERT, "RUN-1")
+    ((row,), _) = await audit.list(action="run.cancel")
+    assert (row.actor_name, row.id) == (BERT.name, "RUN-1")
+
+
 def _down(_: Database) -> None:
     raise DatabaseDown("it is away")
