@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from backend.errors import DatabaseDown, FluidError, GuestDown, HypervisorDown, NoSpace
+from backend.errors import DatabaseDown, FluidError, GuestDown, HypervisorDown, NoSpace, PanicActive
 from backend.models import Component, now
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,8 @@ PAUSE_MAX_S = 60.0
 STEADY_S = 300.0  # a duty that ran so long after its failure works again
 TURN_S = 5.0
 COMPONENT = "duties"
-AWAY = (DatabaseDown, HypervisorDown, GuestDown, NoSpace)  # told of by the part that is away itself
+# Told of by the part that is away itself, or by the panic.
+AWAY = (DatabaseDown, HypervisorDown, GuestDown, NoSpace, PanicActive)
 
 
 @dataclass(frozen=True)

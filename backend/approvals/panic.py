@@ -36,6 +36,7 @@ class Machines(Protocol):
     async def pause(self, actor: Identity, sandbox_id: str, *, reason: str = ...) -> Sandbox: ...
     async def resume(self, actor: Identity, sandbox_id: str) -> Sandbox: ...
     async def stand_still(self) -> Paused: ...
+    def heed(self, refuse: Callable[[], None], /) -> None: ...
 
 
 class Panic:
@@ -58,6 +59,7 @@ class Panic:
         self._view = _load(file)
         self._starts = 0
         self._changing = asyncio.Lock()
+        fleet.heed(self.refuse_new)
 
     @property
     def view(self) -> PanicView | None:
@@ -71,9 +73,14 @@ class Panic:
 
     def refuse_agent(self, actor: Identity) -> None:
         """No agent has a sandbox running again meanwhile. Raises :class:`PanicActive` while it lasts."""
-        if self._view is not None and actor.role is Role.AGENT:
+        if actor.role is Role.AGENT:
+            self.refuse_new()
+
+    def refuse_new(self) -> None:
+        """Nothing is made meanwhile, for whomever. Raises :class:`PanicActive` while it lasts."""
+        if self._view is not None:
             raise PanicActive(
-                f"no sandbox starts or goes on: {self._words()}", remedy="wait: an operator releases it"
+                f"no sandbox starts or goes on: {self._words()}", remedy=f"wait for an operator: {RELEASE}"
             )
 
     async def start(self, actor: Identity) -> PanicView:
@@ -108,10 +115,11 @@ class Panic:
         return view
 
     async def _pause(self, actor: Identity) -> Paused:
+        """Also what is off may be on its way: a pause waits for who is at work on it."""
         rows, _ = await self._fleet.list(actor, limit=10_000)
-        running = [row for row in rows if row.phase is Phase.RUNNING]
-        failed = await _each(running, lambda row: self._fleet.pause(actor, row.id, reason=REASON))
-        done = [row.id for row in running if row.sandbox_name not in failed]
+        failed = await _each(rows, lambda row: self._fleet.pause(actor, row.id, reason=REASON))
+        done = [row.id for row in rows if row.sandbox_name not in failed]
+        failed = {name: error for name, error in failed.items() if not isinstance(error, WrongState)}
         if not any(isinstance(error, (DatabaseDown, NoSpace)) for error in failed.values()):
             return done, _told(failed)
         others, untold = await self._fleet.stand_still()  # it can be read, and takes nothing
@@ -167,7 +175,7 @@ def _begun_by(actor: Identity) -> PanicView:
 
 
 async def _each(
-    rows: list[Sandbox], act: Callable[[Sandbox], Awaitable[object]]
+    rows: Sequence[Sandbox], act: Callable[[Sandbox], Awaitable[object]]
 ) -> dict[str, FluidError | TimeoutError]:
     """Act on all of them, a few at once; who failed, by name, and of what."""
     gate, failed = asyncio.Semaphore(AT_ONCE), dict[str, FluidError | TimeoutError]()

@@ -108,7 +108,12 @@ class FleetCore:
         # Half made or half destroyed, because the database or libvirt went away meanwhile.
         self._torn: set[str] = set()
         self._under_way: Counter[str] = Counter()
+        self._refuse_new: Callable[[], None] | None = None
         self._worked_at: dict[str, datetime] = {}
+
+    def heed(self, refuse: Callable[[], None]) -> None:
+        """``refuse`` raises for as long as nothing new may run: what is being made then is undone."""
+        self._refuse_new = refuse
 
     def exclusive(self, sandbox_id: str) -> asyncio.Lock:
         """Held while one operation takes a domain down and up: two never meet, and libvirt's own events of

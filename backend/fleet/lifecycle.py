@@ -238,6 +238,7 @@ class Lifecycle(Sizes):
             async with self.making(sandbox), host.turns.turn(partial(self._waits, sandbox)):
                 with operation(OPERATIONS.get(sandbox.purpose, called)) as trail:
                     reached("row")
+                    self._must_be_wanted()
                     sandbox.reason, sandbox.queue, started = "", None, time.monotonic()
                     info, sandbox.created_by = await boot(sandbox)
                     sandbox.domain, sandbox.uuid = info.name, info.uuid
@@ -289,6 +290,12 @@ class Lifecycle(Sizes):
         sandbox.phase, sandbox.ready_s = Phase.RUNNING, round(time.monotonic() - started, 3)
         sandbox.last_activity_at = now()
         await self._keep(sandbox, *MADE)
+        # Last: who refuses since then has seen it run.
+        self._must_be_wanted()
+
+    def _must_be_wanted(self) -> None:
+        if self._refuse_new:
+            self._refuse_new()
 
     async def _keep(self, sandbox: Sandbox, *fields: str) -> None:
         """As :meth:`change`, to what is in ``sandbox``: what its agent says meanwhile stays."""

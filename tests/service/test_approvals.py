@@ -146,6 +146,8 @@ class Machines:
         self.revoked_of: list[list[str]] = []  # at each time, what was running
         self.no_space = False
         self.outage: Exception | None = None
+        self.at_work = asyncio.Event()  # cleared: somebody has the sandboxes' locks
+        self.at_work.set()
 
     async def revoke(self, actor: Identity) -> None:
         if self.no_space:
@@ -157,6 +159,9 @@ class Machines:
             raise self.outage
         return list(self.rows.values()), len(self.rows)
 
+    def heed(self, refuse: Callable[[], None]) -> None:
+        self.refuse = refuse
+
     async def stand_still(self) -> tuple[list[str], dict[str, str]]:
         self.rows["SBX-a"].phase = self.rows["SBX-b"].phase = Phase.PAUSED
         return ["SBX-b", "SBX-a"], {"stuck": "libvirt does not answer"}
@@ -164,6 +169,9 @@ class Machines:
     async def pause(self, actor: Identity, sandbox_id: str, *, reason: str = "") -> Sandbox:
         if sandbox_id == "SBX-stuck":
             raise TimedOut("the host does not answer")
+        await self.at_work.wait()
+        if self.rows[sandbox_id].phase is not Phase.RUNNING:
+            raise WrongState(f"{sandbox_id} does not run")
         self.rows[sandbox_id].phase = Phase.PAUSED
         return self.rows[sandbox_id]
 
@@ -956,6 +964,25 @@ async def test_a_panic_blocks_every_approval_and_pauses_what_runs_until_it_is_re
     assert pipeline.applied == [asked.id]
     rows, _ = await audit.list(noun="panic")
     assert [row.action for row in rows] == ["panic.release", "panic"]
+
+
+async def test_what_is_on_its_way_when_a_panic_begins_stands_still_too(
+    panic: Panic, machines: Machines
+) -> None:
+    machines.at_work.clear()
+    machines.rows["SBX-b"].phase = Phase.STOPPED  # it is being started
+    machines.refuse()
+    starting = asyncio.create_task(panic.start(ANNA))
+    await asyncio.sleep(0.05)
+    with pytest.raises(PanicActive, match="no sandbox starts or goes on"):
+        machines.refuse()
+    machines.rows["SBX-b"].phase = Phase.RUNNING
+    machines.at_work.set()
+    done = await starting
+    assert done.paused == ["SBX-a", "SBX-b"] and list(done.failed) == ["stuck"]
+    assert machines.rows["SBX-b"].phase is Phase.PAUSED
+    await panic.release(ANNA)
+    machines.refuse()
 
 
 async def test_a_panic_revokes_certificates_once_and_before_anything_goes_on(

@@ -15,7 +15,7 @@ import pytest
 from psycopg import sql
 
 from backend.config import Config
-from backend.errors import DuplicateName, NoSpace, SandboxNotFound, WrongState
+from backend.errors import DuplicateName, NoSpace, PanicActive, SandboxNotFound, WrongState
 from backend.fleet import Fleet
 from backend.fleet.placement import Room
 from backend.fleet.stock import is_parked
@@ -316,3 +316,21 @@ async def test_a_restore_or_branch_that_would_fill_the_disk_begins_nothing(
     with pytest.raises(NoSpace, match=f"{free_mb + 1} are needed"):
         await lab.fleet._branched(wanted, point)
     assert not begun.called and (await lab.fleet.load(row.id)).phase is Phase.RUNNING
+
+
+async def test_what_is_made_while_a_panic_begins_is_undone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not before its row says that it runs: a panic that began earlier pauses what it sees running."""
+    row = await lab.runs(1, phase=Phase.CREATING)
+    seen, discard = list[Phase](), AsyncMock()
+    monkeypatch.setattr(lab.fleet, "discard", discard)
+
+    def refuse() -> None:
+        seen.append(row.phase)
+        raise PanicActive("panic", remedy="wait")
+
+    lab.fleet.heed(refuse)
+    with pytest.raises(PanicActive):
+        async with lab.fleet.making(row):
+            await lab.fleet._is_ready(row, 0.0)
+    assert seen == [Phase.RUNNING] and (await lab.fleet.load(row.id)).phase is Phase.RUNNING
+    discard.assert_awaited_once()
