@@ -216,7 +216,7 @@ class _Interpretation:
         ended = {window.package: (window.start + window.end) / 2 for window in self._ran}
         for package in changes.packages:
             if package.verb is ChangeVerb.REMOVED and not package.commands and package.name in ended:
-                package.commands = attribution.running(self._commands, int(ended[package.name] * 1e9))
+                package.commands = self._commands.at(int(ended[package.name] * 1e9))
         if self._by_name:
             self._note(
                 f"{self._by_name} removed files: when is not known, the commands are those that name them"
@@ -278,9 +278,9 @@ class _Interpretation:
     def _keep(self, pair: Pair, change: FileChange) -> None:
         """The contents, and who was running."""
         if pair.after is not None:
-            change.commands = attribution.running(self._commands, pair.after.ctime_ns)
+            change.commands = self._commands.at(pair.after.ctime_ns)
         elif pair.went_ns is not None:
-            change.commands = attribution.running(self._commands, pair.went_ns)
+            change.commands = self._commands.at(pair.went_ns)
         else:
             change.commands = self._commands.naming(change.path)
             self._by_name += bool(change.commands)
