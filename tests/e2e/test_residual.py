@@ -106,12 +106,15 @@ def described(playbook: Playbook, text: str) -> PlaybookTask:
     return next(task for task in playbook.tasks if task.name == name)
 
 
-def rows_of(task: PlaybookTask, text: str) -> set[str]:
-    """The names that its rows can have: its paths, and the packages, units or accounts that it is about."""
+def rows_of(task: PlaybookTask, text: str) -> tuple[str, set[str]]:
+    """The kind of its rows, and the names that they can have: its paths, and the packages, units or accounts
+    that it is about. What it takes away was never in the sandbox's change where a package of the change
+    brings it: then it is extra."""
     args = yaml.load(text, Loader)[0][task.module]  # noqa: S506 - a safe loader, and one tag
+    kind = "extra" if isinstance(args, dict) and args.get("state") == "absent" else "missing"
     named = args.get("name", []) if isinstance(args, dict) else []
     names = [named] if isinstance(named, str) else named
-    return {*task.paths, *(name.partition("=")[0] for name in names)}
+    return kind, {*task.paths, *(name.partition("=")[0] for name in names)}
 
 
 @pytest.mark.full
@@ -122,7 +125,7 @@ def test_each_single_task_left_out_is_missing_by_name(operator: Fluid, playbook:
     assert len(tasks) > 5, "the demo's playbook has other tasks than these"
     for text in tasks:
         gone = described(playbook, text)
-        names = rows_of(gone, text)
+        kind, names = rows_of(gone, text)
         assert names, f"nothing says what {gone.name!r} is about"
         try:
             asked = rehearsed(operator, playbook, playbook.yaml.replace(text, ""))
@@ -130,9 +133,9 @@ def test_each_single_task_left_out_is_missing_by_name(operator: Fluid, playbook:
             if "\n      register: " not in text:
                 wrong.append(f"{gone.name}: refused: {refused.message}")
             continue
-        missing = {row.name for row in asked.evidence.rows("missing")}
-        if not missing & names:
-            wrong.append(f"{gone.name}: none of {sorted(names)} is missing, but {sorted(missing)}")
+        rows = {row.name for row in (*asked.evidence.rows("missing"), *asked.evidence.rows(kind))}
+        if not rows & names:
+            wrong.append(f"{gone.name}: none of {sorted(names)} is {kind}, but {sorted(rows)}")
     assert not wrong, "\n".join(wrong)
 
 
