@@ -36,7 +36,7 @@ VERBS = {
     ChangeVerb.ADDED: ("+", "added", Role.GOOD),
     ChangeVerb.REMOVED: ("-", "removed", Role.BAD),
     ChangeVerb.MODIFIED: ("~", "modified", Role.WARN),
-    ChangeVerb.METADATA: ("~", "owner or mode", Role.WARN),
+    ChangeVerb.METADATA: ("~", "owner, mode or names", Role.WARN),
 }
 SIGNS = "+~>-!"
 MOVED = (">", "renamed", Role.WARN)
@@ -236,6 +236,8 @@ def _state_facts(state: FileState | None) -> dict[str, str]:
     }
     if state.target is not None:
         facts["points to"] = visible(state.target)
+    if state.same_file:
+        facts["one file with"] = ", ".join(map(visible, state.same_file))
     facts |= {
         f"xattr {visible(name)}": visible(right_words(name, value)) for name, value in state.xattrs.items()
     }

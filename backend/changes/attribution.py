@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import overload
 
 from backend.changes.dpkg import Package, Window, info_name, merged, parse_sums
 from backend.changes.rpm import Rpm
@@ -178,10 +177,10 @@ class Scripts:
         whole = wire_path(path)
         folder, _, name = whole.rpartition("/")
         alone = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
-        ids = None if entry is None else set(running(self._on_state, entry.ctime_ns))
+        ids = None if entry is None else set(self._on_state.at(entry.ctime_ns))
         return any(
             whole in command.command or (folder in command.command and alone.search(command.command))
-            for command in self._on_state
+            for command in self._on_state.commands
             if ids is None or command.id in ids
         )
 
@@ -235,11 +234,11 @@ class Scripts:
         return found
 
 
-class Timeline(Sequence[Command]):
+class Timeline:
     """Commands, and who was running at a moment: 5,000 changes ask it of 10,000 commands."""
 
     def __init__(self, commands: Sequence[Command]) -> None:
-        self._commands = commands
+        self.commands = commands
         edges: list[tuple[float, int, int]] = []  # when, 0 as it begins and 1 after it ended, which
         for place, command in enumerate(commands):
             start = command.started_at.timestamp() - COMMAND_SLACK_S
@@ -259,7 +258,7 @@ class Timeline(Sequence[Command]):
     def at(self, at_ns: int) -> list[str]:
         """The ids of the commands that ran at a moment, in order, the first :data:`MAX_COMMANDS`."""
         passed = bisect.bisect_left(self._edges, (at_ns / _NS, 1))
-        return [self._commands[place].id for place in self._running[passed]]
+        return [self.commands[place].id for place in self._running[passed]]
 
     def naming(self, wire: str) -> list[str]:
         """The ids of the commands that have a path among their words, whenever they ran."""
@@ -268,24 +267,7 @@ class Timeline(Sequence[Command]):
     @cached_property
     def _named(self) -> dict[str, dict[str, None]]:
         found: dict[str, dict[str, None]] = {}
-        for command in self._commands:
+        for command in self.commands:
             for word in _PATH_WORD.findall(command.command):
                 found.setdefault(word.rstrip("/"), {})[command.id] = None
         return found
-
-    @overload
-    def __getitem__(self, at: int) -> Command: ...
-
-    @overload
-    def __getitem__(self, at: slice) -> Sequence[Command]: ...
-
-    def __getitem__(self, at: int | slice) -> Command | Sequence[Command]:
-        return self._commands[at]
-
-    def __len__(self) -> int:
-        return len(self._commands)
-
-
-def running(commands: Sequence[Command], at_ns: int) -> list[str]:
-    """The ids of the commands that ran when a file was changed."""
-    return (commands if isinstance(commands, Timeline) else Timeline(commands)).at(at_ns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -16,8 +16,9 @@ from backend.changes.renames import renames
 from backend.changes.semantic import Semantics, short_and_whole
 from backend.changes.states import StateMaker, verb
 from backend.changes.told import Told
-from backend.disks import Comparison, ContentLimits, DiskReader, Pair, Side, named
+from backend.disks import Comparison, ContentLimits, DiskReader, Entry, Pair, Side, named
 from backend.disks.elsewhere import DATA
+from backend.disks.hardlinks import shared
 from backend.errors import DiskUnreadable
 from backend.models import (
     FROM_GUEST,
@@ -155,6 +156,8 @@ class _Interpretation:
         self._owned.add_rpms(rpms.after)
         self._ran, note = self._windows()
         self._scripts = attribution.Scripts(self._owned, comparison, self._ran, commands)
+        pairs = comparison.pairs
+        self._names = shared(_linked(pair.before for pair in pairs), _linked(pair.after for pair in pairs))
         self._by_name = 0  # removed files whose commands are those that name them
         self._notes = [note] if note else []
 
@@ -213,7 +216,7 @@ class _Interpretation:
         ended = {window.package: (window.start + window.end) / 2 for window in self._ran}
         for package in changes.packages:
             if package.verb is ChangeVerb.REMOVED and not package.commands and package.name in ended:
-                package.commands = attribution.running(self._commands, int(ended[package.name] * 1e9))
+                package.commands = self._commands.at(int(ended[package.name] * 1e9))
         if self._by_name:
             self._note(
                 f"{self._by_name} removed files: when is not known, the commands are those that name them"
@@ -252,8 +255,8 @@ class _Interpretation:
                 self._keep(pair, change)
 
     def _file(self, pair: Pair) -> FileChange:
-        before = self._old.state(pair.before, pair.before_content)
-        after = self._new.state(pair.after, pair.after_content)
+        before = self._old.state(pair.before, pair.before_content, self._names[0].get(pair.path, ()))
+        after = self._new.state(pair.after, pair.after_content, self._names[1].get(pair.path, ()))
         what = verb(before, after, same_content=pair.same_content)
         change = FileChange(path=wire_path(pair.path), verb=what, before=before, after=after)
         change.hidden = self._noise.hides(change)
@@ -275,9 +278,9 @@ class _Interpretation:
     def _keep(self, pair: Pair, change: FileChange) -> None:
         """The contents, and who was running."""
         if pair.after is not None:
-            change.commands = attribution.running(self._commands, pair.after.ctime_ns)
+            change.commands = self._commands.at(pair.after.ctime_ns)
         elif pair.went_ns is not None:
-            change.commands = attribution.running(self._commands, pair.went_ns)
+            change.commands = self._commands.at(pair.went_ns)
         else:
             change.commands = self._commands.naming(change.path)
             self._by_name += bool(change.commands)
@@ -346,6 +349,13 @@ class _Interpretation:
             touched,
             owners,
         )
+
+
+def _linked(entries: Iterable[Entry | None]) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+    """Those that may have other names, and what tells files apart."""
+    for entry in entries:
+        if entry is not None and entry.links > 1 and entry.kind is not FileKind.DIRECTORY:
+            yield entry.path, (entry.inode, entry.links, entry.size, entry.mtime_ns, entry.ctime_ns)
 
 
 def _accounts(side: Side) -> accounts.Accounts:

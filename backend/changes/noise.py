@@ -27,7 +27,8 @@ _CAPABILITY = "security.capability"
 
 
 class Attribute(Flag):
-    """What of a change may count. ``CONTENT`` is a file's bytes and a link's target."""
+    """What of a change may count. ``CONTENT`` is a file's bytes and a link's target, ``NAMES`` are the other
+    names of the same file."""
 
     NONE = 0
     ADDED = auto()
@@ -38,8 +39,9 @@ class Attribute(Flag):
     OWNER = auto()
     GROUP = auto()
     XATTRS = auto()
-    ALL = ADDED | REMOVED | TYPE | CONTENT | MODE | OWNER | GROUP | XATTRS
-    METADATA = ADDED | REMOVED | TYPE | MODE | OWNER | GROUP | XATTRS
+    NAMES = auto()
+    ALL = ADDED | REMOVED | TYPE | CONTENT | MODE | OWNER | GROUP | XATTRS | NAMES
+    METADATA = ADDED | REMOVED | TYPE | MODE | OWNER | GROUP | XATTRS | NAMES
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ def differing(change: FileChange) -> Attribute:
         (Attribute.OWNER, [side.uid for side in (before, after)]),
         (Attribute.GROUP, [side.gid for side in (before, after)]),
         (Attribute.XATTRS, [side.xattrs for side in (before, after)]),
+        (Attribute.NAMES, [side.same_file for side in (before, after)]),
     ):
         if values[0] != values[1]:
             found |= attribute

@@ -155,7 +155,7 @@ def _named_for(path: str, change: FileChange | None, anew: Collection[str]) -> b
 def _file(state: FileState | None) -> tuple[object, ...]:
     if state is None:
         return ()
-    return (*_placed(state), state.target, state.sha256, state.size)
+    return (*_placed(state), state.target, state.sha256, state.size, state.same_file)
 
 
 def _placed(state: FileState) -> tuple[object, ...]:
@@ -239,6 +239,7 @@ def _state_words(state: FileState | None) -> str:
         words.append(f"{state.size} bytes")
         words.append(state.sha256[:12] if state.sha256 else "too large to compare")
     words += [f"{name}={value}" for name, value in sorted(state.xattrs.items())]
+    words += [f"one file with {', '.join(state.same_file)}"] if state.same_file else []
     return " ".join(words)
 
 

@@ -62,7 +62,7 @@ async def read(
         name = min(older).decode()
         return Rpms(note=f"{name}: packages are not told, this form of rpm's database is not read")
     touched = [one for one in DATABASES if changed & {one, one + _LOG}]
-    if not touched and HISTORY not in changed:
+    if not touched and changed.isdisjoint((HISTORY, HISTORY + _LOG)):
         return Rpms()
     names = dict(_files(touched[0] if touched else DATABASES[-1]))
     paths = tuple(names.values())
@@ -84,7 +84,9 @@ async def read(
 
 def untold(comparison: Comparison) -> Rpms:
     """A guest is not asked for its database: a note says so where one changed."""
-    changed = sorted({pair.path for pair in comparison.pairs}.intersection((*DATABASES, *OLDER, HISTORY)))
+    files = {*DATABASES, *OLDER, HISTORY}
+    files |= {one + _LOG for one in files}  # where a running guest writes first
+    changed = sorted({pair.path for pair in comparison.pairs}.intersection(files))
     return (
         Rpms(note=f"{changed[0].decode()}: packages are not told, a guest is not asked for it")
         if changed

@@ -16,7 +16,6 @@ from backend.disks import Pair
 from backend.models import (
     Changes,
     ChangeVerb,
-    Command,
     FileChange,
     SettingChange,
     SettingKind,
@@ -61,12 +60,12 @@ class Semantics:
     """The pairs and files of one comparison, by path, and who changed them."""
 
     def __init__(
-        self, pairs: Sequence[Pair], files: Sequence[FileChange], commands: Sequence[Command]
+        self, pairs: Sequence[Pair], files: Sequence[FileChange], commands: attribution.Timeline
     ) -> None:
         self._pairs = {pair.path: pair for pair in pairs}
         self._files = {guest_path(change.path): change for change in files}
         self._commands = commands
-        self._texts = {command.id: command.command for command in commands}
+        self._texts = {command.id: command.command for command in commands.commands}
 
     def ran(self, paths: Iterable[bytes]) -> list[str]:
         """The ids of the commands that ran when one of the paths was changed; each once."""
@@ -74,7 +73,7 @@ class Semantics:
         for path in paths:
             pair = self._pairs.get(path)
             if pair is not None and pair.after is not None:
-                found |= dict.fromkeys(attribution.running(self._commands, pair.after.ctime_ns))
+                found |= dict.fromkeys(self._commands.at(pair.after.ctime_ns))
         return list(found)[: attribution.MAX_COMMANDS]
 
     def settings(
@@ -133,7 +132,7 @@ class Semantics:
                 )
                 if verb is ChangeVerb.ADDED:
                     change.after = values
-                    change.commands = attribution.running(self._commands, one.installed_at * _NS + _HALF_NS)
+                    change.commands = self._commands.at(one.installed_at * _NS + _HALF_NS)
                 else:
                     change.before = values
                 found.append(change)
@@ -144,9 +143,7 @@ class Semantics:
         ``installed_at``: rpm's word, in seconds."""
         for package in changes.packages:
             if package.name in installed_at:
-                package.commands = attribution.running(
-                    self._commands, installed_at[package.name] * _NS + _HALF_NS
-                )
+                package.commands = self._commands.at(installed_at[package.name] * _NS + _HALF_NS)
                 continue
             name = package.name.encode()
             package.commands = self.ran(

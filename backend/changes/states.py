@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
+from collections.abc import Iterable
 from datetime import UTC, datetime
+from itertools import islice
 
 from backend.changes.accounts import Accounts
 from backend.changes.blobs import BlobStore
@@ -15,6 +17,7 @@ from backend.models import ChangeVerb, FileKind, FileState, wire_path
 from backend.secret_marks import PASSWORD_HASH
 
 TEXT_BYTES = 256 << 10
+MAX_NAMES = 20  # of one file; `links` counts all
 _BINARY = re.compile(rb"[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f\x7f]")
 _C1 = re.compile(rb"[\x80-\x9f]")
 _MARKS = (
@@ -32,8 +35,10 @@ class StateMaker:
     def __init__(self, accounts: Accounts, blobs: BlobStore, fingerprint_key: bytes) -> None:
         self._accounts, self._blobs, self._key = accounts, blobs, fingerprint_key
 
-    def state(self, entry: Entry | None, content: Content | None) -> FileState | None:
-        """What stands at a path, without its content."""
+    def state(
+        self, entry: Entry | None, content: Content | None, names: Iterable[bytes] = ()
+    ) -> FileState | None:
+        """What stands at a path, without its content. ``names``: all that lead to the same file."""
         if entry is None:
             return None
         secret = secret_of(content)
@@ -48,6 +53,7 @@ class StateMaker:
             size=entry.size if content is not None else 0,
             device="" if entry.rdev is None else f"{entry.rdev[0]}:{entry.rdev[1]}",
             links=1 if entry.kind is FileKind.DIRECTORY else entry.links,
+            same_file=list(islice((wire_path(name) for name in names if name != entry.path), MAX_NAMES)),
             mtime=_time(entry.mtime_ns),
             target=None if entry.target is None else wire_path(entry.target),
             xattrs={wire_path(name): value.hex() for name, value in entry.xattrs},

@@ -23,6 +23,7 @@ from backend.changes.manifests import Manifests
 from backend.changes.states import secret_of
 from backend.disks import Comparison, Content, ContentLimits, Listed, Pair, Side, wire
 from backend.disks.contents import OPAQUE, UNSEARCHED, VOUCHED, ShadowMask, secret_kind, without_passwords
+from backend.disks.hardlinks import Names, shared
 from backend.disks.pieces import Part, Piece, cut, records, unshared
 from backend.disks.reader import entry_of
 from backend.disks.records import Node, pack, unpack
@@ -356,7 +357,9 @@ def _broken(why: str) -> DiskUnreadable:
 def compare(before: Told, after: Told, limits: ContentLimits) -> tuple[Comparison, list[str]]:
     """What differs between what a guest told twice, as of two disks; and notes on what cannot be told."""
     notes: list[str] = []
-    pairs = [pair for path in _paths(before, after) if (pair := _pair(path, before, after)) is not None]
+    paths = _paths(before, after)
+    names = shared(*(_linked(map(told.nodes.get, paths)) for told in (before, after)))
+    pairs = [pair for path in paths if (pair := _pair(path, before, after, names)) is not None]
     sums = _stated_sums(pairs)
     pairs = [_vouched(pair, sums) for pair in pairs]
     unknown = [pair for pair in pairs if _unknown(pair)]
@@ -385,10 +388,18 @@ def _paths(before: Told, after: Told) -> list[bytes]:
     )
 
 
-def _pair(path: bytes, before: Told, after: Told) -> Pair | None:
+def _linked(nodes: Iterable[Node | None]) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+    """Those that may have other names, and what tells files apart though they be of two file systems."""
+    for node in nodes:
+        if node is not None and node.links > 1 and node.mode & _S_IFMT != _S_IFDIR:
+            yield node.path, (node.inode, node.links, node.mode, node.size, node.mtime_ns, node.ctime_ns)
+
+
+def _pair(path: bytes, before: Told, after: Told, names: Sequence[Names]) -> Pair | None:
     old, new = before.nodes.get(path), after.nodes.get(path)
     old_content, new_content = before.content(old), after.content(new)
-    if old is not None and new is not None and _attributes(old) == _attributes(new):
+    renamed = names[0].get(path) is not names[1].get(path)
+    if old is not None and new is not None and not renamed and _attributes(old) == _attributes(new):
         if old_content is None or new_content is None:
             return None  # a folder, a device: nothing but times and counts
         if old_content.sha256 and (old_content.size, old_content.sha256) == (

@@ -32,6 +32,7 @@ _ASPECTS: dict[str, Callable[[dict[str, Any]], str]] = {
     "owner": lambda state: f"{state['owner'] or state['uid']}:{state['group'] or state['gid']}",
     "to": lambda state: state["target"] or "",
     "device": lambda state: state.get("device", ""),
+    "one file with": lambda state: ", ".join(state.get("same_file", ())),
 }
 """What a reader judges besides the content, each in a word or two."""
 

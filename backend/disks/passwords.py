@@ -2,17 +2,18 @@
 
 A file that is full of ``password =`` in its comments, its defaults and its documentation holds none; so a
 name alone is never enough: the value must look like one, and the file like somebody's configuration. What is
-left of the file can be shown. Pure; every pattern is linear in the length of a line.
+left of the file can be shown. Pure; every pattern is linear in the length of a line, whatever that is.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 
 MASK = "‹secret›".encode()
 MAX_HINTED_BYTES = 1 << 20  # of lines that are looked into: seconds, whatever a guest writes
-MAX_LINE = 4 << 10  # longer ones are data, and a pattern may take its time with them
+MAX_JUDGED = 4 << 10  # of a value: a longer one of a secret's name is one, whatever it looks like
 
 _HINTS = (
     b"pass", b"pw", b"secret", b"token", b"key", b"psk", b"credential", b"authtok", b"masterauth",
@@ -38,11 +39,12 @@ _NOT_PASSWORDS = (b"/etc/nsswitch.conf", b"/etc/pam.conf", b"/etc/login.defs", b
 _PAM = b"/etc/pam.d/"
 
 _COMMENTS = (b"#", b";", b"//", b"--", b"*", b"<!--", b"dnl ", b"rem ", b"REM ")
-_QUOTED = rb"\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'"
+_QUOTED = rb"\"(?:[^\"\\\n]++|\\.)*+\"|'(?:[^'\\\n]++|\\.)*+'"
 _ASSIGNED = re.compile(
-    rb"(?<![\w$])([A-Za-z_][\w.-]{0,60})[\"']?(\s*)(=>|:=|[:=])(\s*)(" + _QUOTED + rb"|[^\s\"',;#}\])&]+)"
+    rb"(?<![\w$])([A-Za-z_][\w.-]{0,60}+)[\"']?(\s*)(=>|:=|[:=])(\s*)(" + _QUOTED + rb"|[^\s\"',;#}\])&]+)"
 )
-_REST = re.compile(rb"[^\n]*?(?=\s+[#;]|\s*$)")
+_REMARK = re.compile(rb"(?<!\s)\s+[#;]")
+_CLOSING = re.compile(rb"[ \t\r,}\]\"']*")
 _ELEMENT = re.compile(rb"<([A-Za-z][\w.:-]*)>([^<>\n]+)</\1>")
 _DEFINED = re.compile(rb"define\(\s*[\"'](\w+)[\"']\s*,\s*(" + _QUOTED + rb")")
 _NAMED_VALUE = re.compile(
@@ -52,7 +54,7 @@ _NAMED_VALUE = re.compile(
 )
 _SPACED = re.compile(
     rb"(?im)^[ \t]*(requirepass|masterauth|bindpw|rootpw|ldap_default_authtok|password|passphrase|auth_pass"
-    rb"|authpass|secret|psk)[ \t]+(" + _QUOTED + rb"|[^\s;\"']+)[ \t]*;?[ \t]*\r?$"
+    rb"|authpass|secret|psk)[ \t]+(" + _QUOTED + rb"|[^\s;\"']+)[ \t]*(?:;[ \t]*)?\r?$"
 )
 _OPTION = re.compile(
     rb"(?i)(?<![\w-])--?(?:[a-z0-9]+-){0,4}(password|passwd|pass|passphrase|token|secret|api-key)[ \t]+("
@@ -63,11 +65,12 @@ _SURE = tuple(
     re.compile(pattern)
     for pattern in (
         rb"(?i)\b(?:identified\s+(?:with\s+\S+\s+)?by|password)\s+'([^'\n]+)'",
-        rb"(?i)\bauthorization[\"']?\s*[:=]?\s*[\"']?(?:basic|bearer|token)\s+([A-Za-z0-9._~+/=-]{8,})",
+        rb"(?i)\bauthorization[\"']?(?:\s*[:=])?\s*[\"']?(?:basic|bearer|token)\s+([A-Za-z0-9._~+/=-]{8,})",
         rb"(?i)\bcurl(?:\s[^\n]{0,200}?)?\s(?:-u|--user)[ =][\"']?[\w.@-]{1,60}:([^\s\"']+)",
         rb"(?i)\binsecure-password\s+(\S+)",
-        rb"(?i)\b[a-z][a-z0-9+.-]{1,30}://[^\s/:@\"'<>]{0,100}:([^\s/@\"'<>]+)@",
-        rb"\b(eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}|sk_live_[A-Za-z0-9]{16,}|hvs\.[\w-]{20,})",
+        rb"(?i)[a-z0-9+.-]://[^\s/:@\"'<>]{0,100}:([^\s/@\"'<>]+)@",
+        rb"(?<![\w-])((?=[\w-]*?eyJ)[\w-]{13,}+\.eyJ[\w-]{10,}+\.[\w-]{10,}+)",
+        rb"\b(sk_live_[A-Za-z0-9]{16,}|hvs\.[\w-]{20,})",
     )
 )
 _CAMEL = re.compile(rb"(?<=[a-z0-9])(?=[A-Z])")
@@ -115,10 +118,9 @@ def masked(path: bytes, data: bytes) -> bytes | None:
     parts: list[bytes] = []
     at = 0
     for start, end in spans:
-        if start < at:
-            continue
-        parts += [data[at:start], MASK]
-        at = end
+        if start >= at:
+            parts += [data[at:start], MASK]
+        at = max(at, end)
     return b"".join([*parts, data[at:]])
 
 
@@ -151,7 +153,7 @@ def _spans(data: bytes, *, form: str) -> Iterator[tuple[int, int]]:
     """Where the values are, quotes not included. Comments are nobody's configuration."""
     at = hinted = 0
     for line in data.split(b"\n"):
-        if len(line) <= MAX_LINE and _hinted(line) and not line.lstrip().startswith(_COMMENTS):
+        if _hinted(line) and not line.lstrip().startswith(_COMMENTS):
             hinted += len(line) + 1
             if hinted > MAX_HINTED_BYTES:
                 raise Unsearched
@@ -161,7 +163,7 @@ def _spans(data: bytes, *, form: str) -> Iterator[tuple[int, int]]:
     if b"value" not in data and b"VALUE" not in data:
         return
     for match in _NAMED_VALUE.finditer(data):
-        if match.end() - match.start() <= MAX_LINE and _is_secret(match[1], match[2]):
+        if _is_secret(match[1], match[2]):
             yield _inside(data, *match.span(2))
 
 
@@ -179,29 +181,35 @@ def _in_line(line: bytes, form: str) -> Iterator[tuple[int, int]]:
 
 def _assigned(line: bytes, form: str, *, inside: bool = False) -> Iterator[tuple[int, int]]:
     """``inside``: of quotes, as in ``Environment="A=b"``."""
+    stops = [*(found.start() for found in _REMARK.finditer(line)), len(line.rstrip())]
+    past = 0
     for match in _ASSIGNED.finditer(line):
         start, end = match.span(5)
+        if start < past:
+            continue
         quoted = line[start : start + 1] in (b'"', b"'")
         if not quoted:
-            end = -1 if form == CODE else _unquoted_end(line, match, form)
-        if end > start and _is_secret(match[1], line[start:end]):
+            end = -1 if form == CODE else _unquoted_end(line, match, form, stops)
+        if end > start and _is_secret(match[1], line[start : min(end, start + MAX_JUDGED + 1)]):
             yield _inside(line, start, end)
+            past = end
         elif quoted and not inside:
             within = line[start + 1 : end - 1]
             for first, last in _assigned(within, form, inside=True):
                 yield start + 1 + first, start + 1 + last
 
 
-def _unquoted_end(line: bytes, match: re.Match[bytes], form: str) -> int:
-    """Where a value without quotes ends; -1 for words of a sentence.
+def _unquoted_end(line: bytes, match: re.Match[bytes], form: str, stops: Sequence[int]) -> int:
+    """Where a value without quotes ends; -1 for words of a sentence. ``stops``: where remarks begin, and the
+    line's last word ends.
 
     ``A = two words`` is one value, ``A=b command`` is a shell's, and ``word: more words`` is prose."""
     end = match.end(5)
-    rest = _REST.match(line, end)
-    whole = rest.end() if rest else end
+    whole = stops[bisect_left(stops, end)]
     if match[3] == b"=" and match[2] and match[4] and form != SCRIPT:
         return whole
-    if match[3] == b":" and line[end:whole].strip(b" \t\r,}]\"'"):
+    closing = _CLOSING.match(line, end, whole)
+    if match[3] == b":" and closing and closing.end() < whole:
         return -1
     return end
 
@@ -223,6 +231,8 @@ def _is_secret(name: bytes, value: bytes) -> bool:
         return False
     if word in _SHORT_NAMES and value[start:end].isalpha():
         return False  # pass=late
+    if len(value) > MAX_JUDGED:
+        return any(name.fullmatch(word) for name in (_PASSWORD_NAME, _TOKEN_NAME))
     if _PASSWORD_NAME.fullmatch(word):
         return _is_value(value[start:end])
     return _TOKEN_NAME.fullmatch(word) is not None and _is_token(value[start:end])
@@ -232,12 +242,12 @@ def _is_value(value: bytes) -> bool:
     """Whether it may be a password: not a switch, a path, a variable, or a word that stands for one."""
     return (
         len(value) > 2
+        and b"(" not in value
         and value.strip() == value
         and value.lower() not in _PLAIN
         and not _VARIABLE.search(value)
         and not _PATH.match(value)
         and not _STAND_IN.fullmatch(value)
-        and b"(" not in value
     )
 
 

@@ -9,7 +9,7 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from backend.disks.directories import list_directory
 from backend.disks.elsewhere import Elsewhere, elsewhere
 from backend.disks.ext4 import S_IFDIR, S_IFLNK, S_IFMT, S_IFREG, Ext4, Inode
 from backend.disks.files import link_target
+from backend.disks.hardlinks import shared
 from backend.disks.journal import open_filesystem
 from backend.disks.layers import open_chain
 from backend.disks.partitions import find_filesystem
@@ -114,12 +115,17 @@ def compare(job: dict[str, Any]) -> Answer:
     budget.opaque = tuple(wire.raw(folder) for folder in job["opaque"])
     budget.vouched = vouched_sums(comparer.after, [path for path, _old, new in candidates if new is not None])
     went = removals(comparer, candidates)
+    names = shared(
+        _linked((path, old) for path, old, _new in candidates),
+        _linked((path, new) for path, _old, new in candidates),
+    )
     pairs = []
     for path, old, new in candidates:
         old_print, new_print = fingerprints(comparer, path, old, new, budget)
         before = node(comparer.before, old, path) if old else None
         after = node(comparer.after, new, path) if new else None
-        if before is None or after is None or _differs(before, after, old_print, new_print):
+        renamed = names[0].get(path) is not names[1].get(path)
+        if before is None or after is None or renamed or _differs(before, after, old_print, new_print):
             pairs.append([
                 blobs.add(pack(before)) if before else None, blobs.add(pack(after)) if after else None,
                 _print(old_print, blobs), _print(new_print, blobs), old_print is new_print,
@@ -134,6 +140,13 @@ def compare(job: dict[str, Any]) -> Answer:
         for side, fs in (("before", comparer.before), ("after", comparer.after))
     }
     return {"pairs": pairs, "elsewhere": others, **sides}, blobs.parts
+
+
+def _linked(inodes: Iterable[tuple[bytes, Inode | None]]) -> Iterator[tuple[bytes, int]]:
+    """Those that may have other names."""
+    for path, inode in inodes:
+        if inode is not None and inode.links > 1 and inode.mode & S_IFMT != S_IFDIR:
+            yield path, inode.number
 
 
 def _differs(before: Node, after: Node, old: Fingerprint | None, new: Fingerprint | None) -> bool:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 from backend.errors import FluidError, NoSpace, WrongState
@@ -199,7 +199,7 @@ class Stock(Following):
             return wanted.model_copy(update={name: getattr(row, name) for name in MADE})
 
         full: set[str] = set()
-        async for host, parked in self._fitting(wanted, image):
+        for host, parked in await self._fitting(wanted, image):
             if host.name in full:
                 continue
             if not await self._can_wake(parked, wanted):
@@ -214,13 +214,16 @@ class Stock(Following):
                     host.promised.pop(wanted.id, None)
         return None
 
-    async def _fitting(self, wanted: Sandbox, image: BuiltImage) -> AsyncIterator[tuple[Host, Sandbox]]:
-        hosts = [host for host in self._hosts if host.up and not host.draining]
-        for phase in PARKED:
-            for host in hosts:
-                for parked in await self._stock(host, phase):
-                    if parked.image_sha256 == image.sha256 and _size(parked) == _size(wanted):
-                        yield host, parked
+    async def _fitting(self, wanted: Sandbox, image: BuiltImage) -> list[tuple[Host, Sandbox]]:
+        """Each host is asked for once: first what lies in memory, on whichever, then what is on the disk."""
+        found = [
+            (host, parked)
+            for host in self._hosts
+            if host.up and not host.draining
+            for parked in await self._stock(host, *PARKED)
+            if parked.image_sha256 == image.sha256 and _size(parked) == _size(wanted)
+        ]
+        return sorted(found, key=lambda one: PARKED.index(one[1].phase))
 
     async def _can_wake(self, parked: Sandbox, wanted: Sandbox) -> bool:
         """Asked only where there is something to hand out: a host that hangs costs a create nothing else.

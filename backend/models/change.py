@@ -52,7 +52,7 @@ class ChangeVerb(StrEnum):
     ADDED = "added"
     REMOVED = "removed"
     MODIFIED = "modified"
-    METADATA = "metadata"  # owner, mode or xattrs only
+    METADATA = "metadata"  # owner, mode, xattrs or the other names of the same file only
 
 
 class FileKind(StrEnum):
@@ -78,6 +78,7 @@ class FileState(Answer):
     size: int = 0
     device: str = ""  # of a device: its numbers, as in "8:1"
     links: int = 1  # hard links
+    same_file: list[str] = Field(default_factory=list)  # the first other names of it, where any changed
     mtime: datetime | None = None
     target: str | None = None  # of a link
     xattrs: dict[str, str] = Field(default_factory=dict)  # name → hex

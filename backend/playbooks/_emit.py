@@ -61,10 +61,13 @@ def _node(value: Any) -> yaml.Node:
     return _scalar(value)
 
 
-def block(value: Any, indent: int) -> str:
-    """``value`` (dicts, lists, text, numbers, switches) as block YAML, each line ``indent`` spaces in."""
+def block(value: Any, indent: int, *, aside: str = "") -> str:
+    """``value`` (dicts, lists, text, numbers, switches) as block YAML, each line ``indent`` spaces in.
+    ``aside``: a comment at the end of the first line."""
     text = yaml.serialize(_node(value), Dumper=_Dumper, allow_unicode=True, width=WIDTH - indent)
-    return "".join(" " * indent + line + "\n" for line in text.removesuffix("...\n").rstrip("\n").split("\n"))
+    lines = text.removesuffix("...\n").rstrip("\n").split("\n")
+    lines[0] += f"  # {aside}" if aside else ""
+    return "".join(" " * indent + line + "\n" for line in lines)
 
 
 def comment(text: str, indent: int) -> str:

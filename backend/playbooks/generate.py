@@ -195,10 +195,8 @@ def _task_text(task: Task, lines: dict[str, str]) -> str:
     if task.notify:
         names = [Title(name) for name in task.notify]
         shown["notify"] = names[0] if len(names) == 1 else names
-    body = block([shown], 4)
-    if task.register or task.when:  # the disk measures what it changes
-        body = body.replace("\n", f"  # noqa: {_UNMEASURED}\n", 1)
-    return text + body
+    measured = task.register or task.when  # the disk measures what it changes
+    return text + block([shown], 4, aside=f"noqa: {_UNMEASURED}" if measured else "")
 
 
 def _turning(task: Task) -> dict[str, Any]:

@@ -212,6 +212,22 @@ async def test_of_two_who_want_the_last_one_one_gets_it_and_nothing_is_promised_
     assert lab.fleet._young == {"SBX-00000000"}
 
 
+async def test_a_create_asks_the_database_once_for_the_stock_of_a_host(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lab.row(NEW, phase=Phase.STOPPED, memory_file="/pool/domain-0")
+    asked, stock = 0, lab.fleet._stock
+
+    async def counted(host: Any, *phases: Phase) -> list[Sandbox]:
+        nonlocal asked
+        asked += 1
+        return await stock(host, *phases)
+
+    monkeypatch.setattr(lab.fleet, "_stock", counted)
+    assert await lab.claim() == "domain-0"
+    assert asked == 1
+
+
 async def test_a_host_that_hangs_is_asked_once_for_all_its_stock(lab: Lab) -> None:
     asked = 0
 

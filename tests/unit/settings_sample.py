@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from backend.changes.attribution import Timeline
 from backend.changes.semantic import Semantics
 from backend.changes.settings import Teller, find
 from backend.disks import Comparison, Content, Entry, Pair, Side
@@ -19,7 +20,7 @@ def stated(*files: File) -> list[SettingChange]:
     ]
     changes = [FileChange(path=path, verb=ChangeVerb.MODIFIED) for path, _, _ in files]
     found = find(Comparison(tuple(pairs), Side(), Side()), {}, [])
-    return Semantics(pairs, changes, []).settings(found, Teller(b"k" * 32), set())
+    return Semantics(pairs, changes, Timeline([])).settings(found, Teller(b"k" * 32), set())
 
 
 def _target(text: str | None) -> bytes | None:

@@ -786,7 +786,7 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
             "path": "/usr/bin/cut",
             "verb": "metadata",
             "before": before,
-            "after": {**before, "mode": 0o4755},
+            "after": {**before, "mode": 0o4755, "same_file": ["/usr/bin/cut2"]},
         },
     ]
     files += [
@@ -814,7 +814,7 @@ def test_a_diff_says_what_changed_besides_the_content(backend: FakeBackend, caps
         "a → b, read from the disk",
         "~ cron job /bin/b␛  schedule 0 1 * * * → 0 2 * * *  by CMD-1",
         "+ link     /etc/lnk  owner root:root  to /etc/passwd",
-        "~ file     /usr/bin/cut  mode 0755 → 4755",
+        "~ file     /usr/bin/cut  mode 0755 → 4755  one file with none → /usr/bin/cut2",
         "> file     /o → /n  mode 0755  owner root:root",
         "- file     /p",
         "note: /etc/x␛: not read",

@@ -81,6 +81,7 @@ def test_what_a_file_is_besides_its_text_are_lines_and_what_is_not_shown_says_so
         update={
             "owner": "www-data",
             "mode": 0o4755,
+            "same_file": ["/usr/bin/tool2", "/usr/bin/\x1b[2J"],
             "xattrs": {"security.capability": f"0100000200040000{'0' * 24}"},
             "text": None,
             "size": 4,
@@ -101,6 +102,7 @@ def test_what_a_file_is_besides_its_text_are_lines_and_what_is_not_shown_says_so
         "+ owner: root:root",
         "- mode: 4755",
         "+ mode: 0644",
+        "- one file with: /usr/bin/tool2, /usr/bin/␛[2J",
         "- xattr security.capability: cap_net_bind_service=ep",
         "- size: 4 bytes",
         "+ size: 5,000,000 bytes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -1151,6 +1152,34 @@ def test_a_machine_that_is_called_by_a_plain_word_is_not_found_in_every_text() -
     sample = Sample()
     sample.add("/srv/a", b"the web")
     assert drafted(sample, hostname="web").notes == []
+
+
+def test_a_package_and_an_account_of_the_sandboxes_name_are_no_host_name() -> None:
+    sample = sample_with("apt-get install -y mpd-0", packages=[added("mpd-0")], users=[user()])
+    sample.parts["users"][0].name = "mpd-0"
+    sample.add("/srv/a", b"on mpd-0")
+    draft = drafted(sample, hostname="mpd-0")
+    assert draft.notes == [
+        "this sandbox's own host name mpd-0 stands in /srv/a: every target gets it as it is"
+    ]
+    assert draft.yaml.count("# holds this sandbox's own host name") == 1
+
+
+def test_each_handler_left_out_is_refused_by_its_name() -> None:
+    draft = drafted(web_server())
+    handlers = checked(draft).handlers
+    assert len(handlers) > 1
+    for handler in handlers:
+        head, _, rest = draft.yaml.partition("\n  handlers:\n")
+        parts = rest.split("    - name: ")
+        left = [part for part in parts if not part.startswith(f"{handler.name}\n")]
+        assert len(left) == len(parts) - 1
+        text = head + "\n  handlers:\n" + "    - name: ".join(left)
+        with pytest.raises(
+            PlaybookRefused, match=re.escape(f"there is no handler {handler.name!r}")
+        ) as refused:
+            check(text.encode(), set(draft.files), secrets=draft.secrets)
+        assert refused.value.details["rule"] == "P3"
 
 
 def test_an_answer_that_is_the_sandboxes_name_is_the_targets_own() -> None:

@@ -114,7 +114,7 @@ def diff_of(result: dict[str, Any]) -> str:
 
 def _one_diff(diff: dict[str, Any]) -> str:
     if diff.get("prepared"):
-        return _without_secrets(str(diff["prepared"]), "")
+        return _without_secrets(str(diff["prepared"])[: 4 * MAX_DIFF], "")
     for side in ("src", "dst"):
         if diff.get(f"{side}_binary") or diff.get(f"{side}_larger"):
             return "content is binary or large"

@@ -171,7 +171,7 @@ def _kept(facts: Sequence[Fact], left: Sequence[Fact]) -> list[str]:
 _WORD = (
     r"(?:pass(?:word|wd|phrase)?|pgpassword|mysql_pwd|token|secret|api[_-]?key|access[_-]?key|credentials?)"
 )
-_VALUE = r"([^\s,;\"']+|\"[^\"]*\"|'[^']*')"
+_VALUE = r"([^\s,;\"']+|\"[^\"]*(?:\"|\Z)|'[^']*(?:'|\Z))"  # to the end where that was cut off
 _SECRETS = (
     # sudo's tag PASSWD: is no password.
     re.compile(

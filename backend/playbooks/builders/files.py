@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
+from backend.changes.noise import Attribute, differing
 from backend.models import ChangeVerb, FileChange, FileKind, FileState, guest_path
 from backend.playbooks._scope import ITEM, PAIR, Reference
 from backend.playbooks._shell import SimpleCommand
@@ -26,6 +27,7 @@ _SOURCES = ("/etc/apt/", "/usr/share/keyrings/")
 _INSTALL_WORDS = (*INSTALLERS, "dpkg", "apt-mark")
 _VAULT = b"$ANSIBLE_VAULT"
 _LOOP_FROM = 3  # directories alike become one task
+_NAMED = 3  # names of one file in a note
 _TREE_FROM = 5  # and so many files of a new folder
 
 
@@ -38,6 +40,8 @@ def files(context: Context) -> list[Task]:
             continue
         path = context.path(change.path)
         if path is None:
+            continue
+        if _is_only_named_otherwise(context, change):
             continue
         tasks += [*_unlinked(context, change, path), *rights(context, change, path)]
         if edited := _edited(context, change, path):
@@ -61,6 +65,26 @@ def _turned(context: Context) -> list[str]:
                 f"{change.path}: a {kinds[0].value} became a {kinds[1].value}: remove it there first"
             )
     return found
+
+
+def _is_only_named_otherwise(context: Context, change: FileChange) -> bool:
+    """Whether nothing differs but which names are one file. No task makes several names one file or parts
+    them, and a note says it."""
+    before, after = change.before, change.after
+    if after is None:
+        return False
+    only = differing(change) == Attribute.NAMES
+    if after.same_file and (only or change.verb is not ChangeVerb.METADATA):
+        names = sorted((change.path, *after.same_file))
+        shown = ", ".join(names[:_NAMED]) + (" …" if len(names) > _NAMED else "")
+        context.note(f"{shown}: one file under {after.links} names, which a playbook makes a file each")
+    elif only and before is not None:
+        partners = [context.by_path.get(name) for name in before.same_file]
+        left = [one.path for one in partners if one and one.after and one.verb is ChangeVerb.METADATA]
+        if left:
+            names = sorted((change.path, *left))
+            context.note(f"{', '.join(names[:_NAMED])}: were one file, which a playbook does not part")
+    return only
 
 
 def _unlinked(context: Context, change: FileChange, path: str) -> list[Task]:

@@ -15,6 +15,7 @@ from backend.playbooks.builders.context import Context, Task
 OWN = "this sandbox's own "
 _MAX_BYTES = 1 << 20
 _INTERFACE = r"(?:eth[0-9]|ens[0-9]{1,3}|eno[0-9]{1,3}|enp[0-9]{1,3}s[0-9]{1,3}(?:f[0-9])?|enx[0-9a-f]{12})"
+_NAME_HOSTS = ("known_hosts",)  # other modules' ``name`` is a package, a unit or an account
 _TELLING = re.compile(r"[0-9-]")  # a machine may be called web: that word says nothing
 
 
@@ -53,4 +54,5 @@ def _texts(context: Context, task: Task) -> Iterator[bytes]:
         content = context.contents.get(str(source).removeprefix("files/"), b"")
         yield content[:_MAX_BYTES]
     lines = [item for item in task.loop if isinstance(item, str)]
-    yield "\n".join([*lines, *map(str, task.args.values())]).encode("utf-8", "replace")
+    values = [str(value) for key, value in task.args.items() if key != "name" or task.module in _NAME_HOSTS]
+    yield "\n".join([*lines, *values]).encode("utf-8", "replace")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.changes.attribution import COMMAND_SLACK_S, MAX_COMMANDS, Timeline, running
+from backend.changes.attribution import COMMAND_SLACK_S, MAX_COMMANDS, Timeline
 from backend.models import Command
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -33,7 +33,7 @@ def test_all_that_ran_at_a_moment_are_named_in_their_order_up_to_a_limit(spans, 
         if one.started_at.timestamp() - COMMAND_SLACK_S <= at
         and (one.ended_at is None or at <= one.ended_at.timestamp() + COMMAND_SLACK_S)
     ]
-    assert running(commands, int(at * 1e9)) == expected[:MAX_COMMANDS]
+    assert Timeline(commands).at(int(at * 1e9)) == expected[:MAX_COMMANDS]
 
 
 class Counted:
@@ -58,5 +58,5 @@ class Counted:
 def test_the_commands_of_5_000_changes_are_found_without_walking_10_000_for_each():
     commands = Timeline([Counted(number) for number in range(10_000)])
     moments = [(START + timedelta(seconds=4 * number)).timestamp() for number in range(5_000)]
-    named = [running(commands, int(at * 1e9)) for at in moments]
+    named = [commands.at(int(at * 1e9)) for at in moments]
     assert [len(ids) for ids in named[:12]] == [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 20, 20]

@@ -84,7 +84,10 @@ class Work:
         self.folder = folder
         self.blobs = BlobStore(folder / "blobs")
 
-    def image(self, name: str, files: dict[str, str | bytes], links: dict[str, str]) -> Path:
+    def image(
+        self, name: str, files: dict[str, str | bytes], links: dict[str, str], names: Sequence[str] = ()
+    ) -> Path:
+        """``names``: further ones of the first of ``files``."""
         root, image = self.folder / f"{name}.tree", self.folder / f"{name}.raw"
         for inner in FOLDERS:
             (root / inner).mkdir(parents=True)
@@ -95,6 +98,8 @@ class Work:
         for path, target in links.items():
             (root / path).parent.mkdir(exist_ok=True)
             (root / path).symlink_to(target)
+        for other in names:
+            (root / other).hardlink_to(root / next(iter(files)))
         (root / "lib").symlink_to("usr/lib")
         with image.open("wb") as file:
             file.truncate(32 << 20)
@@ -683,6 +688,79 @@ async def test_a_row_that_was_strange_before_hides_as_ever(work):
     after = before | {"etc/passwd": before["etc/passwd"] + "bob:x:1001:1001::/:/bin/sh\n"}
     changes = await work.diff(*work.layers(work.image("before", before, {}), work.image("after", after, {})))
     assert ([user.name for user in changes.users], changes.shown(), changes.notes) == (["bob"], [], [])
+
+
+SCRIPT: dict[str, str | bytes] = {"srv/perl": "#!x\n"}
+APART: dict[str, str | bytes] = {**SCRIPT, "srv/perl5": "#!x\n"}
+POINTS = {
+    "one": (SCRIPT, ()),
+    "linked": (SCRIPT, ("srv/perl5",)),
+    "apart": (APART, ()),
+    "linked to a third": (SCRIPT, ("srv/perl6",)),
+}
+"""Of a program: files, and further names of the first."""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("linked", "apart", {"perl": ("metadata", ["perl5"], []), "perl5": ("metadata", ["perl"], [])}),
+        ("apart", "linked", {"perl": ("metadata", [], ["perl5"]), "perl5": ("metadata", [], ["perl"])}),
+        ("one", "linked", {"perl": ("metadata", [], ["perl5"]), "perl5": ("added", None, ["perl"])}),
+        ("linked", "one", {"perl": ("metadata", ["perl5"], []), "perl5": ("removed", ["perl"], None)}),
+        (
+            "linked",
+            "linked to a third",
+            {
+                "perl": ("metadata", ["perl5"], ["perl6"]),
+                "perl5": ("removed", ["perl"], None),
+                "perl6": ("added", None, ["perl"]),
+            },
+        ),
+        ("linked", "linked", {}),
+    ],
+)
+async def test_which_names_are_one_file_is_told_before_and_after(work, before, after, told):
+    images = []
+    for side, point in (("before", before), ("after", after)):
+        files, names = POINTS[point]
+        images.append(work.image(side, {**files, "etc/passwd": "", "srv/time": side}, {}, names))
+        # As a kernel does: the file's own time tells that its names changed.
+        run = ["debugfs", "-w", "-R", f"set_inode_field /srv/perl ctime @{len(images)}", images[-1]]
+        subprocess.run(run, check=True, capture_output=True, timeout=TIMEOUT_S)
+    changes = await work.diff(*work.layers(*images))
+    found = {
+        one.path.removeprefix("/srv/"): (
+            one.verb.value,
+            *(
+                state and [name.removeprefix("/srv/") for name in state.same_file]
+                for state in (one.before, one.after)
+            ),
+        )
+        for one in changes.shown()
+    }
+    assert found.pop("time")[0] == "modified"
+    assert found == told
+
+
+async def test_names_that_a_playbook_makes_files_of_their_own_are_said_and_missing(work):
+    before = work.image("before", {"etc/passwd": ""}, {})
+    sandbox = await work.diff(*work.layers(before, work.image("after", SCRIPT, {}, ("srv/perl5",))))
+    draft = generate(sandbox, [], work.blobs, name="x")
+    assert "/srv/perl, /srv/perl5: one file under 2 names, which a playbook makes a file each" in draft.notes
+    (work.folder / "base.raw").unlink()
+    twin = await work.diff(*work.layers(before, work.image("twin", APART, {})))
+    rows = {(row.kind, row.name): row for row in residual(sandbox, twin)}
+    assert {("missing", "/srv/perl"), ("missing", "/srv/perl5")} <= rows.keys()
+    assert "one file with /srv/perl5" in rows["missing", "/srv/perl"].sandbox
+
+
+async def test_names_that_are_parted_are_said_and_no_task_is_made_of_them(work):
+    before = work.image("before", {**SCRIPT, "etc/passwd": ""}, {}, ("srv/perl5",))
+    changes = await work.diff(*work.layers(before, work.image("after", {**APART, "srv/new": "1"}, {})))
+    draft = generate(changes, [], work.blobs, name="x")
+    assert [task.paths for task in draft.tasks] == [["/srv/new"]]
+    assert "/srv/perl, /srv/perl5: were one file, which a playbook does not part" in draft.notes
 
 
 async def test_a_diff_with_itself_is_empty_and_its_residual_too(work, points):

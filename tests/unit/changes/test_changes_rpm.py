@@ -142,6 +142,31 @@ async def test_an_older_form_is_named_and_not_taken_for_no_packages():
     assert "/var/lib/rpm/Packages: packages are not told" in told.note
 
 
+@pytest.mark.parametrize(
+    "path",
+    [
+        *rpm.DATABASES,
+        *rpm.OLDER,
+        rpm.HISTORY,
+        b"/var/lib/rpm/rpmdb.sqlite-wal",
+        b"/usr/lib/sysimage/rpm/rpmdb.sqlite-wal",
+        b"/var/lib/dnf/history.sqlite-wal",
+    ],
+)
+def test_where_a_guest_is_asked_a_changed_database_is_said_not_to_be(path: bytes):
+    note = rpm.untold(Disks({path: b""}, {path: b""}).comparison).note
+    assert note == f"{path.decode()}: packages are not told, a guest is not asked for it"
+    assert rpm.untold(Disks({b"/etc/x": b""}, {b"/etc/x": b""}).comparison) == Rpms()
+
+
+async def test_a_wish_that_stands_in_the_log_of_dnf_only_is_looked_for():
+    path = rpm.DATABASES[1]
+    disks = Disks({path: database("one")}, {path: database("two")})
+    log = Disks({rpm.HISTORY + b"-wal": b""}, {rpm.HISTORY + b"-wal": b""})
+    disks.comparison = log.comparison
+    assert (await disks.told()).after
+
+
 def test_a_schema_can_do_nothing_but_be_read():
     connection = opened(database("one"), b"", PACKAGES)
     for statement in (

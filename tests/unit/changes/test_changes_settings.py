@@ -511,3 +511,8 @@ def test_bytes_that_are_no_text_stay_apart_and_become_storable():
     )
     assert found["hosts entry", "10.0.0.1"] == ({"names": "\\xff\\x00"}, {"names": "\\xfe\\x00"})
     assert str(found).encode("utf-8")
+
+
+def test_a_password_in_quotes_is_a_fingerprint_though_the_value_is_cut_before_the_second_one():
+    told = TELLER.tell('/bin/a --password="' + "two words " * 300 + '"')
+    assert "two words" not in told and told.startswith("/bin/a --password=‹")

@@ -252,6 +252,21 @@ async def test_a_difference_by_the_guests_word_says_what_it_means_and_who_said_i
     assert not nothing.files and world.here.asked == 0
 
 
+async def test_which_names_are_one_file_is_told_by_the_guests_word_too(world: World) -> None:
+    world.write("srv/perl", "#!x\n")
+    os.link(world.root / "srv/perl", world.root / "srv/perl5")
+    before = await world.ask()
+    shutil.copy2(world.root / "srv/perl5", world.root / "srv/new")
+    (world.root / "srv/new").replace(world.root / "srv/perl5")
+    after = await world.ask(before)
+    changes = await world.differ.diff("SBX-1", "before", "now", before, after, quiesced=True)
+    told_of = {one.path: one for one in changes.files}
+    for path, other in (("/srv/perl", "/srv/perl5"), ("/srv/perl5", "/srv/perl")):
+        one = told_of[path]
+        assert one.verb is ChangeVerb.METADATA and one.before and one.after
+        assert (one.before.same_file, one.after.same_file) == ([other], [])
+
+
 async def test_two_kept_ones_share_pieces_and_are_compared_by_those_they_do_not(world: World) -> None:
     for number in range(2_500):
         world.write(f"srv/{number:04}", f"{number}\n")

@@ -167,6 +167,29 @@ def test_a_long_file_is_looked_into_to_its_end_or_not_at_all() -> None:
         masked(b"/etc/x.ini", b"password\n" * (MAX_HINTED_BYTES // 9 + 1))
 
 
+def minified(size: int, *, secret: str = "") -> bytes:
+    """One line of JSON, with a password in its middle."""
+    half = b'{"key":{"n":1,"url":"http://x.example/","words":["a b",{"token":null}]}},' * (size // 140)
+    return b"[" + half + secret.encode() + half[:-1] + b"]"
+
+
+@pytest.mark.parametrize("path", [b"/srv/app/settings.json", b"/etc/app/app.ini", b"/srv/app/config.js"])
+def test_a_line_of_a_megabyte_is_searched_to_its_end_within_a_second(path: bytes) -> None:
+    held, quiet = (minified(1_000_000, secret=one) for one in ('{"password":"Hx7pq9Zt4"},', ""))
+    assert b"\n" not in held and len(held) > 990_000
+    started = time.process_time()
+    found = masked(path, held)
+    assert time.process_time() - started < 1
+    assert found == held.replace(b"Hx7pq9Zt4", MASK)
+    assert masked(path, quiet) is None
+
+
+def test_what_two_patterns_find_is_taken_out_to_the_end_of_both() -> None:
+    found = masked(b"/etc/x.ini", b"url = x://u:secret=Hx7pq9Zt4,more@host/\n")
+    assert found is not None
+    assert b"Hx7pq9Zt4" not in found and b"more" not in found
+
+
 @given(st.binary(max_size=300))
 def test_whatever_stands_there_nothing_but_values_changes(data: bytes) -> None:
     text = b"password = " + data + b"\npassword: Hx7pq9Zt4\n"
@@ -184,3 +207,22 @@ def test_a_line_made_to_cost_much_costs_little(unit: bytes) -> None:
     for end in (b"", b"\n"):
         masked(b"/etc/x.ini", ((unit * 4000)[:4000] + end) * 60)
     assert time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"a = b " * 40_000,
+        b"a: b, " * 40_000,
+        b"password = ( " * 20_000,
+        b"eyJaaaaaaaaaa-" * 20_000,
+        b"password x" + b" " * 100_000 + b"y",
+        b"authorization" + b" " * 100_000,
+        b'password="' + b"\\'" * 100_000,
+    ],
+    ids=lambda line: line[:12].decode(),
+)
+def test_a_long_line_costs_what_its_length_is(line: bytes) -> None:
+    started = time.process_time()
+    masked(b"/etc/x.ini", line)
+    assert time.process_time() - started < 2
