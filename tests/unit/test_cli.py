@@ -995,7 +995,7 @@ def test_every_command_explains_itself_with_an_example(words: list[str], capsys:
     assert f"fluid {' '.join(words)}" in told.partition("Examples:")[2]
 
 
-SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "attach", "pack", "replay"}
+SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "attach", "replay"}
 
 
 @pytest.mark.parametrize(
@@ -1417,6 +1417,19 @@ def test_an_apply_is_aborted_only_while_it_runs(backend: FakeBackend, capsys: Ca
     backend.answers["POST /v1/runs/RUN-1/cancel"] = (200, {"id": "RUN-1", "state": "canceled"})
     assert run(["approvals", "abort", "APR-4f2a0000", "--yes"]) == 0
     assert capsys.readouterr().out == "RUN-1 is canceled\n"
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 2), (["--yes"], 0)], ids=["nobody to ask", "said before"])
+def test_a_run_is_not_ended_unasked(
+    backend: FakeBackend, capsys: Capture, words: list[str], code: int
+) -> None:
+    run_of = {"kind": "apply", "approval_id": "APR-4f2a0000", "targets": ["web-01"], "reason": "canceled"}
+    ended = {"id": "RUN-1", "state": "canceled", "events": [], "ended_at": None, "started_at": None}
+    backend.answers["POST /v1/runs/RUN-1/cancel"] = (200, run_of | ended)
+    assert run(["runs", "cancel", "RUN-1", *words]) == code
+    assert backend.times("POST /v1/runs/RUN-1/cancel") == (1 if code == 0 else 0)
+    shown = capsys.readouterr()
+    assert ("canceled" in shown.out) if code == 0 else ("add --yes" in shown.err)
 
 
 COMMAND = {
