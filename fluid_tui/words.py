@@ -128,6 +128,13 @@ def approval_mark(approval: Approval) -> Mark:
     return mark
 
 
+def after_yes(approval: Approval) -> str:
+    """What a request is once somebody approved it: others may have to."""
+    if approval.state is ApprovalState.PENDING:
+        return f"has {len(approval.given)} of {approval.threshold} approvals"
+    return f"is {APPROVALS[approval.state].word}"
+
+
 def ago(then: datetime | None, now: datetime) -> str:
     """``20 s ago``; empty if never."""
     if then is None:

@@ -6,9 +6,10 @@ import asyncio
 from datetime import timedelta
 
 from backend.audit import Audit
-from backend.errors import AlreadyDecided, ApprovalNotFound, RoleDenied
+from backend.errors import AlreadyDecided, ApprovalNotFound
 from backend.models import Ask, AskRequest, AskState, Identity, Role, now
 from backend.models import new_id as fresh_id
+from backend.policy import operators_only
 from backend.store import EventBus, Store
 
 MAX_LISTED = 10_000
@@ -99,8 +100,7 @@ class Asks:
         alternative: str | None = None,
     ) -> Ask:
         """An operator's word. The second answer gets 409 with who was first."""
-        if actor.role is not Role.OPERATOR:
-            raise RoleDenied("only operators answer", remedy="ask somebody of the operators' group")
+        operators_only(actor, "only operators answer", remedy="ask somebody of the operators' group")
         ask = await self.get(actor, request_id)
         self._still_pending(ask)
         ask.status = AskState.APPROVED if approved else AskState.REJECTED

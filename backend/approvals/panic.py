@@ -133,6 +133,11 @@ class Panic:
             PanicActive: somebody asked for it again meanwhile, and it goes on.
         """
         starts = self._starts
+
+        async def thaw(row: Sandbox) -> None:
+            if self._starts == starts:
+                await self._fleet.resume(actor, row.id)
+
         async with self._changing:
             if (view := self._view) is None:
                 raise WrongState("there is no panic to release", remedy="nothing is left to do")
@@ -140,7 +145,7 @@ class Panic:
             await self._revoke_once(actor, view)
             rows, _ = await self._fleet.list(actor, limit=10_000)
             ours = [row for row in rows if row.id in view.paused and row.phase is Phase.PAUSED]
-            view.failed = _told(await _each(ours, lambda row: self._fleet.resume(actor, row.id)))
+            view.failed = _told(await _each(ours, thaw))
             if self._starts != starts:
                 view.revoked = False  # what was signed since is of no worth either
                 raise PanicActive(

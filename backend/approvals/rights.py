@@ -5,22 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from backend.errors import RoleDenied, SelfApproval
-from backend.models import Approval, Identity, Role
+from backend.models import Approval, Identity
+from backend.policy import operators_only
 from backend.targets import ResolvedTarget
-
-
-def operators_only(actor: Identity) -> None:
-    """Raises :class:`RoleDenied` for everybody else."""
-    if actor.role is not Role.OPERATOR:
-        raise RoleDenied(
-            f"{actor.name or actor.uid} is no operator", remedy="`operators:` in config.yaml lists them"
-        )
-
-
-def refuse_agents(actor: Identity) -> None:
-    """Raises :class:`RoleDenied` for whoever may not see what was shown of production: auditors may."""
-    if actor.role is not Role.AUDITOR:
-        operators_only(actor)
 
 
 def refuse_approver(actor: Identity, approval: Approval, targets: Iterable[ResolvedTarget]) -> None:

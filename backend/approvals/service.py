@@ -15,7 +15,7 @@ from typing import Any
 from backend.approvals.apply import Pipeline
 from backend.approvals.book import LAST_OVER, ApprovalBook, became, refusal
 from backend.approvals.evidence import for_agent
-from backend.approvals.rights import operators_only, refuse_agents, refuse_approver
+from backend.approvals.rights import refuse_approver
 from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.config import Config
@@ -46,6 +46,7 @@ from backend.models import (
 from backend.models.playbook import RUN_OVER
 from backend.playbooks import Playbooks, Runs
 from backend.playbooks.secrets import check_values
+from backend.policy import operators_only, refuse_agents
 from backend.store import Store
 from backend.targets import Targets
 

@@ -162,7 +162,7 @@ def watch(
 
 
 @app.command(epilog=examples("fluid approvals pack 4f2a > evidence.json"))
-def pack(approval: ApprovalName) -> None:
+def pack(approval: ApprovalName, as_json: AsJson = True) -> None:
     """All evidence of one request as JSON, to be kept elsewhere."""
     show_json(door().json(operator_calls.pack(approval_id(approval))))
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from backend.cli.common import door, show_json, show_rows
+from backend.cli.common import door, sandbox_id, show_json, show_rows
 from backend.cli.options import AsJson, examples, noun_app
 from backend.client import operator_calls
 from backend.errors import AuditBroken
@@ -16,18 +16,19 @@ from backend.text import visible
 app = noun_app("The hash-chained record.")
 
 
-@app.command(
-    "list", epilog=examples("fluid audit list --sandbox SBX-1f0c9a2b", "fluid audit list --limit 20")
-)
+@app.command("list", epilog=examples("fluid audit list --sandbox web", "fluid audit list --limit 20"))
 def list_rows(
-    sandbox: Annotated[str | None, typer.Option(help="Of one sandbox, by id.")] = None,
+    sandbox: Annotated[
+        str | None, typer.Option(help="Of one sandbox, by id or name; a destroyed one by id.")
+    ] = None,
     action: Annotated[str | None, typer.Option(help="Such as approval.approve.")] = None,
     after: Annotated[int, typer.Option(min=0, help="Rows after this number.")] = 0,
     limit: Annotated[int, typer.Option(min=1, max=10_000)] = 200,
     as_json: AsJson = False,
 ) -> None:
     """Who did what, and when."""
-    told = door().json(operator_calls.audit(sandbox_id=sandbox, action=action, after=after, limit=limit))
+    of = sandbox_id(sandbox) if sandbox else None
+    told = door().json(operator_calls.audit(sandbox_id=of, action=action, after=after, limit=limit))
     if as_json:
         return show_json(told)
     rows = [

@@ -93,7 +93,7 @@ def sandbox_id(name: str) -> str:
     """
     if name.startswith("SBX-"):
         return name
-    rows = door().json(calls.sandboxes())["sandboxes"]
+    rows = door().json(calls.sandboxes(vm_name=name))["sandboxes"]
     found = [row["id"] for row in rows if row["sandbox_name"] == name and row["phase"] != "destroyed"]
     if len(found) == 1:
         return str(found[0])

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from backend.cli.common import ago, door, show_fields, show_json, show_rows
-from backend.cli.options import AsJson, examples, noun_app
+from backend.cli.options import AsJson, Yes, confirm, examples, noun_app
 from backend.client import operator_calls
 from backend.text import visible
 
@@ -23,9 +23,10 @@ def show(run: RunName, as_json: AsJson = False) -> None:
     return show_json(told) if as_json else _show(told)
 
 
-@app.command(epilog=examples("fluid runs cancel RUN-1f0c9a2b"))
-def cancel(run: RunName, as_json: AsJson = False) -> None:
+@app.command(epilog=examples("fluid runs cancel RUN-1f0c9a2b --yes"))
+def cancel(run: RunName, yes: Yes = False, as_json: AsJson = False) -> None:
     """End it cleanly: what is done stays done, and the run says where."""
+    confirm(f"Cancel {visible(run)}? What is done on its targets stays done.", yes)
     told = door().json(operator_calls.cancel_run(run))
     return show_json(told) if as_json else _show(told)
 

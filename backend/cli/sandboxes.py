@@ -250,7 +250,7 @@ def _tell_why(name: str, done: threading.Event) -> None:
     said = ""
     while not done.wait(LOOK_S):
         with suppress(FluidError):
-            rows = door().json(calls.sandboxes())["sandboxes"]
+            rows = door().json(calls.sandboxes(vm_name=name))["sandboxes"]
             reason = next((row["reason"] for row in rows if row["sandbox_name"] == name), "")
             if reason not in ("", said) and not done.is_set():
                 said = reason

@@ -76,9 +76,14 @@ def sandbox(id: str) -> Call[Sandbox]:
 
 
 def sandboxes(
-    *, agent_id: str | None = None, state: str | None = None, limit: int = 1000, offset: int = 0
+    *,
+    agent_id: str | None = None,
+    state: str | None = None,
+    vm_name: str | None = None,
+    limit: int = 1000,
+    offset: int = 0,
 ) -> Call[list[Sandbox]]:
-    query = {"agent_id": agent_id, "state": state, "limit": limit, "offset": offset}
+    query = {"agent_id": agent_id, "state": state, "vm_name": vm_name, "limit": limit, "offset": offset}
     return Call("GET", path("sandboxes"), nouns("Sandbox", "sandboxes"), query=query)
 
 

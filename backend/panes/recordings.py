@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 
 from backend.audit import Audit
 from backend.config import DAY_S, RecordingConfig
-from backend.errors import RoleDenied
-from backend.models import Identity, Leftover, Recording, Role, now
+from backend.models import Identity, Leftover, Recording, now
 from backend.panes.recorder import MIB, Recorder
 from backend.panes.shelf import Shelf
+from backend.policy import operators_only
 
 PLACE = "control node"
 
@@ -83,5 +83,4 @@ class Recordings:
 
 
 def _check(actor: Identity) -> None:
-    if actor.role is not Role.OPERATOR:
-        raise RoleDenied("recordings are for operators: they show all that an agent saw", remedy="ask one")
+    operators_only(actor, "recordings are for operators: they show all that an agent saw", remedy="ask one")

@@ -19,11 +19,12 @@ from typing import Protocol
 
 from backend.audit import Audit
 from backend.config import LimitConfig
-from backend.errors import FluidError, LimitReached, NotFound, PaneNotFound, RoleDenied, TmuxDown
+from backend.errors import FluidError, LimitReached, NotFound, PaneNotFound, TmuxDown
 from backend.models import EVENTS_MISSED, Identity, Pane, PaneScreen, Phase, Role, Sandbox
 from backend.panes.hands import Hands
 from backend.panes.recorder import Recorder
 from backend.panes.taking import Mark, TakeOver, Why
+from backend.policy import operators_only
 from backend.store import EventBus
 from backend.text import screen
 from backend.tmux import TmuxPane, TmuxScreen, TmuxServer
@@ -172,14 +173,14 @@ class Panes:
             PaneNotFound, WrongState, TmuxDown: there is no shell to type into.
             DatabaseDown: what is not recorded does not begin.
         """
-        _operators_only(actor)
+        _check(actor)
         async with self._hands.take(actor, await self._find(actor, pane_id), force) as hands:
             hands.on_typed = partial(self._hurry, pane_id)
             yield hands
 
     async def hand_back(self, actor: Identity, pane_id: str) -> Pane:
         """The agent's again, whoever types there; the pane as it is then."""
-        _operators_only(actor)
+        _check(actor)
         await self._find(actor, pane_id)
         if hands := self._hands.of(pane_id):
             hands.end(Why.HANDED_BACK, "" if actor.uid == hands.actor.uid else actor.name)
@@ -368,9 +369,8 @@ class _Pump:
         await self._events.publish("pane.changed", "pane", self._pane_id, persist=False)
 
 
-def _operators_only(actor: Identity) -> None:
-    if actor.role is not Role.OPERATOR:
-        raise RoleDenied("only operators type into an agent's terminal", remedy="use send-keys on your own")
+def _check(actor: Identity) -> None:
+    operators_only(actor, "only operators type into an agent's terminal", remedy="use send-keys on your own")
 
 
 def _may_see(actor: Identity, pane: TmuxPane) -> bool:

@@ -16,6 +16,7 @@ from backend.errors import RunnerFailed, RunNotFound, WrongState
 from backend.models import Identity, Playbook, Role, Run, RunEvent, RunKind, RunState, TargetResult, now
 from backend.models import new_id as fresh_id
 from backend.models.playbook import RUN_OVER
+from backend.policy import operators_only
 from backend.store import EventBus, Store
 
 KEPT_EVENTS = 2000  # a target
@@ -160,8 +161,8 @@ class Runs:
             self._followed.pop(run.id, None)
 
     async def get(self, actor: Identity, run_id: str) -> Run:
-        """A run, for operators, with all its events: of one that is followed those so far."""
-        _operators_only(actor, run_id)
+        """A run, for operators and auditors, with all its events: of one that is followed those so far."""
+        _hide_from_agents(actor, run_id)
         return self._so_far(run_id) or await self.load(run_id)
 
     async def load(self, run_id: str) -> Run:
@@ -178,9 +179,11 @@ class Runs:
 
         Raises:
             RunNotFound: unknown, or not the caller's.
+            RoleDenied: of an auditor.
             WrongState: it is over.
         """
-        _operators_only(actor, run_id)
+        _hide_from_agents(actor, run_id)
+        operators_only(actor)
         await self._audit.note(actor, "run.cancel", "run", run_id)  # no intent, which waits for a database
         await self._runner.cancel(run_id)
         return self._so_far(run_id) or await self.load(run_id)
@@ -209,6 +212,6 @@ def _count(run: Run, event: RunEvent) -> None:
     run.results[event.host] = was.model_copy(update={name: getattr(was, name) + 1 for name in more})
 
 
-def _operators_only(actor: Identity, run_id: str) -> None:
+def _hide_from_agents(actor: Identity, run_id: str) -> None:
     if actor.role is Role.AGENT:
         raise RunNotFound(f"no run {run_id}")

@@ -155,9 +155,9 @@ class EmbeddedPostgres:
 
     def _account(self) -> Account | None:
         """The user of the config, else the one whose cluster is there already, else :data:`DEFAULT_USERS`."""
-        if self._run_as is None and os.geteuid() == 0 and (self.data / "PG_VERSION").exists():
+        if self._run_as is None and self.data.exists() and (owner := self.data.stat().st_uid) != 0:
             with suppress(KeyError):  # its user is gone: PostgreSQL says whom the files belong to
-                return find_account(pwd.getpwuid(self.data.stat().st_uid).pw_name)
+                return find_account(pwd.getpwuid(owner).pw_name)
         return find_account(self._run_as)
 
     def _check_socket_path(self) -> None:

@@ -253,18 +253,19 @@ class FluidScreen(Screen[None]):
         if isinstance(self.app.screen, Dialog):
             self.app.screen.tell(visible(words))
 
-    def do(self, work: Callable[[], Awaitable[Any]], doing: str, done: str) -> None:
+    def do(self, work: Callable[[], Awaitable[Any]], doing: str, done: str | Callable[[Any], str]) -> None:
         """Send something to the backend in the background; what takes long stands in the top line. Say how it
-        went, also to who has left this screen by then, and read the fleet anew."""
+        went (``done``, of the answer where it depends on it), also to who has left this screen by then, and
+        read the fleet anew."""
 
         async def run() -> None:
             try:
                 with self.fluid.under_way(doing):
-                    await work()
+                    told = await work()
             except FluidError as error:
                 self.say(f"{error.message}. {error.remedy}" if error.remedy else error.message, bad=True)
             else:
-                self.say(done)
+                self.say(done if isinstance(done, str) else done(told))
             self.fluid.mirror.touch()
 
         self.app.run_worker(run(), group="do")

@@ -28,7 +28,7 @@ from fluid_tui.widgets.diff_view import DiffView
 from fluid_tui.widgets.replay_view import ReplayView
 from fluid_tui.widgets.tab_bar import TabBar
 from fluid_tui.widgets.text_view import TextView
-from fluid_tui.words import approval_mark
+from fluid_tui.words import after_yes, approval_mark
 
 MOVING = (ApprovalState.APPROVED, ApprovalState.APPLYING)
 DECIDABLE = (ApprovalState.DRAFTING, ApprovalState.REHEARSING, ApprovalState.PENDING)
@@ -316,7 +316,7 @@ class ReviewScreen(FluidScreen):
             self.do(
                 lambda: client.approve(self._approval_id, digest, "", secrets),
                 f"approving {short_id}",
-                f"{short_id} is approved.",
+                lambda told: f"{short_id} {after_yes(told)}.",
             )
             self._show("apply")
 

@@ -382,6 +382,27 @@ async def test_a_yes_is_to_the_evidence_that_stood_there_and_refused_if_it_moved
         assert backend.view.approvals[0].state is ApprovalState.PENDING
 
 
+class OneOfTwo(FakeBackend):
+    """Two operators must approve."""
+
+    async def approve(
+        self, approval_id: str, digest: str, comment: str = "", secrets: Mapping[str, str] | None = None
+    ) -> Approval:
+        given = Decision(verb="approve", uid=1000, name="ops", at=now(), digest=digest)
+        return self.approve_state(ApprovalState.PENDING, threshold=2, decisions=[given])
+
+
+async def test_the_first_of_two_yeses_is_not_told_as_an_approval(console) -> None:
+    async with console(backend=OneOfTwo()) as seen:
+        await seen.press("enter")
+        await seen.sees("Ready:")
+        await seen.press("a")
+        await seen.sees("Type 4f2a to approve")
+        await armed(seen)
+        await seen.press(*"4f2a", "enter")
+        await seen.sees("4f2a has 1 of 2 approvals.")
+
+
 def _review(seen: Console) -> ReviewScreen:
     return next(each for each in seen.app.screen_stack if isinstance(each, ReviewScreen))
 

@@ -1011,9 +1011,11 @@ async def test_a_panic_that_is_asked_for_while_one_is_released_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     thawing, asked = asyncio.Event(), asyncio.Event()
-    thaw = machines.resume
+    thaw, thawed = machines.resume, list[str]()
+    monkeypatch.setattr("backend.approvals.panic.AT_ONCE", 1)
 
     async def slowly(actor: Identity, sandbox_id: str) -> Sandbox:
+        thawed.append(sandbox_id)
         thawing.set()
         await asked.wait()
         return await thaw(actor, sandbox_id)
@@ -1033,6 +1035,7 @@ async def test_a_panic_that_is_asked_for_while_one_is_released_goes_on(
     with pytest.raises(PanicActive):
         panic.refuse()
     assert machines.rows["SBX-a"].phase is machines.rows["SBX-b"].phase is Phase.PAUSED
+    assert len(thawed) == 1, "the others are not woken for it"
     assert len(machines.revoked_of) == 2, "what was signed since is worth nothing"
     assert Panic(tmp_path / "panic.json", machines, machines.revoke, audit, bus).view == panic.view
     await panic.release(ANNA)

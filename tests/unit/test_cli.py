@@ -15,10 +15,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qsl
 
 import pytest
 from typer.main import get_command
@@ -100,13 +102,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         body = self.rfile.read(int(self.headers.get("content-length", 0)))
-        path = self.path.partition("?")[0]
+        path, _, query = self.path.partition("?")
         self.server.note(self.command, path, json.loads(body) if body else None)
         unknown = (404, {"error": f"no route {path}", "error_code": "route_not_found", "remedy": "look"})
         question = f"{self.command} {path}"
         status, told = self.server.answers.get(question, unknown)
         if later := self.server.later.get(question):
             self.server.answers[question] = (200, later.pop(0))
+        if callable(told):
+            told = told(dict(parse_qsl(query)))
         data = told if isinstance(told, bytes) else json.dumps(told).encode()
         self.send_response(status)
         self.send_header("content-length", str(len(data)))
@@ -208,6 +212,51 @@ def test_a_create_that_waits_says_for_what(
     assert told.err == f"web {reason}\n"
     assert run(["sandboxes", "list"]) == 0
     assert capsys.readouterr().out.splitlines()[1].endswith(f"\t{reason}")
+
+
+def _of_many(query: dict[str, str]) -> dict[str, Any]:
+    """Newest first and a page of them, as the backend answers; web is the oldest."""
+    names = [*(f"box-{number}" for number in range(1200)), "web"]
+    rows = [SANDBOX | {"id": f"SBX-{at:08x}", "sandbox_name": name} for at, name in enumerate(names)]
+    found = [row for row in rows if query.get("vm_name") in (None, row["sandbox_name"])]
+    return {"sandboxes": found[: int(query["limit"])], "total": len(found)}
+
+
+def test_a_sandbox_is_found_by_name_however_many_there_are(
+    backend: FakeBackend, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.answers["GET /v1/sandboxes"] = (200, _of_many)
+    stopped = {"sandbox": {**SANDBOX, "phase": "stopped"}}
+    backend.answers["POST /v1/sandboxes/SBX-000004b0/stop"] = (200, stopped)
+    assert run(["sandboxes", "stop", "web"]) == 0
+    monkeypatch.setattr(sandboxes, "LOOK_S", 0.01)
+    reason = SANDBOX | {"sandbox_name": "web", "reason": "waits for its turn"}
+    backend.answers["GET /v1/sandboxes"] = (
+        200,
+        lambda query: {"sandboxes": [reason] if query.get("vm_name") == "web" else []},
+    )
+    with sandboxes.telling_why("web"):
+        time.sleep(0.5)
+    assert "web waits for its turn" in capsys.readouterr().err
+
+
+def test_the_audit_of_a_sandbox_is_asked_for_by_name_or_id(backend: FakeBackend, capsys: Capture) -> None:
+    backend.answers["GET /v1/sandboxes"] = (200, _of_many)
+    row = {
+        "seq": 7,
+        "at": "2026-11-24T12:00:00",
+        "actor_name": "ops",
+        "action": "sandbox.stop",
+        "step": "intent",
+    }
+    backend.answers["GET /v1/audit"] = (
+        200,
+        lambda query: {"rows": [row | {"id": "it"}] if query.get("sandbox_id") == "SBX-000004b0" else []},
+    )
+    for words in ("web", "SBX-000004b0"):
+        assert run(["audit", "list", "--sandbox", words]) == 0
+        assert "sandbox.stop" in capsys.readouterr().out
+    assert run(["audit", "list", "--sandbox", "none"]) == 3
 
 
 def test_the_question_before_a_yes_counts_the_opaque_tasks() -> None:
@@ -994,7 +1043,7 @@ def test_every_command_explains_itself_with_an_example(words: list[str], capsys:
     assert f"fluid {' '.join(words)}" in told.partition("Examples:")[2]
 
 
-SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "attach", "pack", "replay"}
+SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "attach", "replay"}
 
 
 @pytest.mark.parametrize(
@@ -1524,6 +1573,19 @@ def test_an_apply_is_aborted_only_while_it_runs(backend: FakeBackend, capsys: Ca
     backend.answers["POST /v1/runs/RUN-1/cancel"] = (200, {"id": "RUN-1", "state": "canceled"})
     assert run(["approvals", "abort", "APR-4f2a0000", "--yes"]) == 0
     assert capsys.readouterr().out == "RUN-1 is canceled\n"
+
+
+@pytest.mark.parametrize(("words", "code"), [([], 2), (["--yes"], 0)], ids=["nobody to ask", "said before"])
+def test_a_run_is_not_ended_unasked(
+    backend: FakeBackend, capsys: Capture, words: list[str], code: int
+) -> None:
+    run_of = {"kind": "apply", "approval_id": "APR-4f2a0000", "targets": ["web-01"], "reason": "canceled"}
+    ended = {"id": "RUN-1", "state": "canceled", "events": [], "ended_at": None, "started_at": None}
+    backend.answers["POST /v1/runs/RUN-1/cancel"] = (200, run_of | ended)
+    assert run(["runs", "cancel", "RUN-1", *words]) == code
+    assert backend.times("POST /v1/runs/RUN-1/cancel") == (1 if code == 0 else 0)
+    shown = capsys.readouterr()
+    assert ("canceled" in shown.out) if code == 0 else ("add --yes" in shown.err)
 
 
 COMMAND = {

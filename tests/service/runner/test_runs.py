@@ -14,13 +14,14 @@ import pytest
 
 from backend.ansible import Runner
 from backend.audit import Audit
-from backend.errors import DatabaseDown, RunnerFailed, RunNotFound, WrongState
-from backend.models import Playbook, Run, RunKind, RunState, now
+from backend.errors import DatabaseDown, RoleDenied, RunnerFailed, RunNotFound, WrongState
+from backend.models import Identity, Playbook, Role, Run, RunKind, RunState, now
 from backend.playbooks import Runs
 from backend.store import Database, EventBus, Store
 from tests.service.runner.stage import AGENT, BERT
 from tests.service.runner.test_ansible_runner import HOLD, folder_task, play
 
+AUDITOR = Identity(uid=3003, name="carl", role=Role.AUDITOR)
 TEST_S = 300  # on a busy machine
 
 
@@ -214,6 +215,8 @@ async def test_to_abort_a_run_is_audited_before_it_is_done(
     monkeypatch.setattr(runner, "cancel", killed_here)
     with pytest.raises(SystemExit):
         await another().runs.cancel(BERT, "RUN-1")
+    with pytest.raises(RoleDenied):
+        await another().runs.cancel(AUDITOR, "RUN-1")
     ((row,), _) = await audit.list(action="run.cancel")
     assert (row.actor_name, row.id) == (BERT.name, "RUN-1")
 
