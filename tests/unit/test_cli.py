@@ -31,7 +31,7 @@ from backend.cli.common import door
 from backend.cli.terminal import painted_screen, split_keys
 from backend.client.calls import STDIN_LIMIT_BYTES
 from backend.errors import BackendDown, all_errors
-from backend.models import Approval, ApprovalState, Evidence, PaneScreen, Playbook, now
+from backend.models import Approval, ApprovalState, Evidence, PaneScreen, Playbook, TargetEvidence, now
 from backend.paths import Paths
 
 SANDBOX = {
@@ -604,6 +604,7 @@ def test_what_the_rehearsal_did_not_try_is_shown_before_all_else(
 ) -> None:
     """It may be approved all the same where `allow_unrehearsed` says so."""
     evidence = Evidence(unrehearsed=["Tune the kernel", "Restart web"], risk=["touches the firewall"])
+    evidence.dry_run["web-01"] = TargetEvidence(target="web-01", login="ops@10.0.0.1:22")
     at = now()
     asked = Approval(
         id="APR-4f2a0000", sandbox_id="SBX-1", playbook_id="PBK-1", targets=["web-01"], reason="tls",
@@ -614,7 +615,9 @@ def test_what_the_rehearsal_did_not_try_is_shown_before_all_else(
     playbook = Playbook(id="PBK-1", name="web", sandbox_id="SBX-1", yaml="---", created_at=at)
     backend.answers["GET /v1/playbooks/PBK-1"] = (200, playbook.model_dump(mode="json"))
     assert run(["approvals", "show", "APR-4f2a0000"]) == 0
-    assert capsys.readouterr().out.startswith("unrehearsed  Tune the kernel, Restart web\n")
+    told = capsys.readouterr().out
+    assert told.startswith("unrehearsed  Tune the kernel, Restart web\n")
+    assert "\ntarget       web-01 ops@10.0.0.1:22\n" in told
 
 
 def test_an_exported_playbook_is_a_folder_that_plain_ansible_reads(
