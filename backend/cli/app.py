@@ -22,7 +22,7 @@ NOUNS = {
     "doctor": ("doctor", "Look for what is wrong here, with the command that mends it."),
     "sandboxes": (
         "sandboxes",
-        "Agents' machines: list, create, show, exec, ssh, attach, stop, start, destroy.",
+        "Agents' machines: list, create, show, exec, ssh, follow, attach, stop, destroy …",
     ),
     "commands": ("commands", "What agents ran, and what it printed: list, show."),
     "snapshots": ("snapshots", "Points in time of a sandbox: list, create, restore, diff."),
