@@ -923,7 +923,10 @@ def test_every_command_explains_itself_with_an_example(words: list[str], capsys:
     assert f"fluid {' '.join(words)}" in told.partition("Examples:")[2]
 
 
-SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "attach", "pack", "replay"}
+SERVING = {
+    *("serve", "demo", "check", "test", "help", "doctor"),
+    *("ssh", "follow", "attach", "pack", "replay"),
+}
 
 
 @pytest.mark.parametrize(
