@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 import pytest
 from rich.cells import cell_len
@@ -16,10 +17,21 @@ from typer.main import get_command
 from backend.cli.app import app as program
 from fluid_tui.actions import ACTIONS, BY_ID, TWINS
 from fluid_tui.plain_text import to_ascii, wants_ascii
+from fluid_tui.screens.base import FluidScreen
 from fluid_tui.themes import DARK, SIXTEEN
 
 BLACK = Color(0, 0, 0)
-PATHS = {"fleet": [], "hosts": ["h"], "timeline": ["l"], "wall": ["w"], "diff": ["d"], "review": ["enter"]}
+PATHS = {
+    "fleet": [],
+    "hosts": ["h"],
+    "timeline": ["l"],
+    "wall": ["w"],
+    "diff": ["d"],
+    "review": ["enter"],
+    "terminal": ["t"],
+    "ask": ["j", "enter"],
+    "help": ["question_mark"],
+}
 MOVES_THE_CONSOLE_ONLY = frozenset(
     {"app", "move", "wall", "terminal", "diff", "timeline", "review", "fleet", "sides"}
 )
@@ -37,6 +49,27 @@ async def test_a_screen_fits_every_window_and_survives_a_tiny_one(console, place
             if width >= 40:
                 await seen.until(lambda: seen.lines()[-1].rstrip().endswith("? help"), "? help")
                 assert "…" not in seen.lines()[-1]
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 10), (80, 24), (160, 48)])
+async def test_a_screen_is_laid_out_for_its_window_before_it_is_told_of_its_size(
+    console, monkeypatch, width: int, height: int
+) -> None:
+    """Each later change of it styles and paints all widgets once more."""
+    changed = []
+    update = FluidScreen.update_classes
+
+    def updated(screen: FluidScreen, classes: dict[str, bool], **more: Any) -> None:
+        changed.extend(name for name, on in classes.items() if screen.has_class(name) is not on)
+        update(screen, classes, **more)
+
+    monkeypatch.setattr(FluidScreen, "update_classes", updated)
+    async with console(width, height) as seen:
+        await seen.press("enter")
+        await seen.sees("review 4f2a")
+        assert changed == []
+        await seen.pilot.resize_terminal(240 - width, height)
+        await seen.until(lambda: bool(changed), "a window of another size")
 
 
 @pytest.mark.parametrize(
