@@ -220,7 +220,7 @@ def evidence(at: datetime) -> Evidence:
         dry_run={
             name: TargetEvidence(
                 target=name,
-                login=f"deploy@10.20.0.{11 + index}:22",
+                login=f"deploy@10.20.0.{1 + index}:22",
                 run_id="RUN-00000003",
                 result=TargetResult(ok=9, changed=8),
                 differs=differs,

@@ -177,10 +177,10 @@ def test_every_terminal_leads_from_the_fleet_to_the_apply_also_in_a_tiny_window(
         made.press("q")
         made.sees("Needs you")
         made.press("Enter")
-        made.sees("review 4f2a", "web-01  deploy@10.20.0.11:22")
+        made.sees("review 4f2a", "web-01  deploy@10.20.0.1:22")
         made.resize(40, 10)
         made.press("a")
-        made.sees("Approve 4f2a for", "web-01", "deploy@10.20.0.11:22", "Type 4f2a to approve", "pgdn reads on")
+        made.sees("Approve 4f2a for", "web-01", "deploy@10.20.0.1:22", "Type 4f2a to approve", "pgdn reads on")
         assert "\n".join(made.lines()).isascii() is ascii
         sleep(1)
         made.press("4f2a", "Enter")

@@ -95,8 +95,8 @@ async def test_approving_by_keys_sends_the_digest_shown(console, width: int, hei
         await seen.press("a")
         await seen.sees(
             "Approve 4f2a for production",
-            "on   web-01  deploy@10.20.0.11:22  group web  dry run: would change 8",
-            "on   web-02  deploy@10.20.0.12:22  group web  dry run: would change 8",
+            "on   web-01  deploy@10.20.0.1:22  group web  dry run: would change 8",
+            "on   web-02  deploy@10.20.0.2:22  group web  dry run: would change 8",
             "run  Site with TLS  ansible.builtin.copy",
             DIGEST[:32],
             "Type 4f2a to approve",
