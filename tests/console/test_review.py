@@ -41,7 +41,7 @@ async def test_shows_request_and_evidence(console, width: int, height: int) -> N
             "review 4f2a",
             "Serve the shop over TLS",
             "agent1 as claude-1",
-            "web-01  group web",
+            "web-01  deploy@10.20.0.1:22  group web",
             "✓ changes  4 files, 2 packages, 1 service, 1 user",
             "✓ rehearsal  ok=9 changed=9",
             "✓ again  changed=0 on the disk",
