@@ -167,7 +167,9 @@ def test_the_reader_of_colours_knows_them() -> None:
         ("xterm-256color", False),
     ],
 )
-def test_every_terminal_leads_from_the_fleet_to_the_apply_also_in_a_tiny_window(tmp_path: Path, term: str, ascii: bool) -> None:
+def test_every_terminal_leads_from_the_fleet_to_the_apply_also_in_a_tiny_window(
+    tmp_path: Path, term: str, ascii: bool
+) -> None:
     made = Terminal(tmp_path / "tmux.sock", 80, 24, {"LANG": "C.UTF-8"}, before=["env", f"TERM={term}"])
     try:
         made.sees("Needs you", "! asks", "? help")
@@ -180,7 +182,9 @@ def test_every_terminal_leads_from_the_fleet_to_the_apply_also_in_a_tiny_window(
         made.sees("review 4f2a", "web-01  deploy@10.20.0.1:22")
         made.resize(40, 10)
         made.press("a")
-        made.sees("Approve 4f2a for", "web-01", "deploy@10.20.0.1:22", "Type 4f2a to approve", "pgdn reads on")
+        made.sees(
+            "Approve 4f2a for", "web-01", "deploy@10.20.0.1:22", "Type 4f2a to approve", "pgdn reads on"
+        )
         assert "\n".join(made.lines()).isascii() is ascii
         sleep(1)
         made.press("4f2a", "Enter")
