@@ -25,6 +25,7 @@ from backend.models import Event
 from fluid_tui import keymap, memory
 from fluid_tui.actions import EVERYWHERE, WITHIN, of
 from fluid_tui.attention import Attention, Notify, surroundings
+from fluid_tui.colourless import Colourless
 from fluid_tui.copying import clipboard_sequence
 from fluid_tui.fleet_rows import Sorting
 from fluid_tui.mirror import Contact, Mirror
@@ -89,6 +90,8 @@ class FluidApp(App[int], inherit_bindings=False):
         self.keys = keymap.effective(self._overrides)
         self.mirror = Mirror(client, self._fleet_changed, self._event_arrived)
         self.animation_level = "none"
+        if self.no_color:
+            self._filters = [Colourless()]  # Textual 8.2.8 would send greys
         if wants_ascii():
             self._filters.append(AsciiFilter())
         self._held = ExitStack()

@@ -137,9 +137,8 @@ def _add_running(made: DiffDocument, running: RunningChanges, noise: bool) -> No
         label = f" · {how_read(running.read_from)}"
         made.add(kind, one.verb, one.name, label, _sides(one), bad=one.is_bad)
     for name, words in running.same().items() if noise else ():
-        made.rows.append(
-            DiffRow(line((f"as before, by the guest's own word: {visible(f'{name} {words}')}", Role.MUTED)))
-        )
+        stayed = f"as before: {visible(f'{name} {words}')} · {how_read(running.read_from)}"
+        made.rows.append(DiffRow(line((stayed, Role.MUTED))))
 
 
 def _sides(change: RunningChange) -> Iterator[DiffRow]:

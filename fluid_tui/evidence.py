@@ -39,6 +39,9 @@ from fluid_tui.words import (
 )
 
 RESIDUAL_SHOWN = 12
+TARGETS_FIRST = 4
+"""Of more targets than these the others stand below what runs."""
+NO_LOGIN = "address not noted by the version that made this evidence"
 FULFILLED: Piece = ("✓ ", Role.GOOD)
 BROKEN: Piece = ("✗ ", Role.BAD)
 OPEN: Piece = ("◌ ", Role.ACCENT)
@@ -84,6 +87,7 @@ def request_lines(approval: Approval, earlier: list[Approval], now: datetime) ->
             line(
                 ("apply  ", Role.MUTED),
                 said(target, Role.TITLE),
+                said(f"  {login}" if (login := approval.evidence.login(target)) else ""),
                 said(f"  group {group}" if group else "", Role.MUTED),
             )
         )
@@ -409,21 +413,14 @@ def yes_to(evidence: Evidence) -> str:
 
 
 def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:
-    """Exactly what an approval starts, and where: for the confirm dialog."""
-    lines: list[Line] = []
+    """Exactly what an approval starts, and where: for the confirm dialog. Of many targets most stand at the
+    end, so that what runs is in sight."""
+    places = [_where(approval, target) for target in approval.targets]
+    folded = places[TARGETS_FIRST:] if len(places) > TARGETS_FIRST + 1 else []
+    lines = places[: len(places) - len(folded)]
+    if folded:
+        lines.append(line(("     ", Role.MUTED), (f"and {len(folded)} more, named at the end", Role.TEXT)))
     commands = _commands(playbook)
-    for target in approval.targets:
-        found = approval.evidence.dry_run.get(target)
-        would = f"  dry run: would change {found.result.changed}" if found else "  no dry run"
-        group = approval.groups.get(target, "")
-        lines.append(
-            line(
-                ("on   ", Role.MUTED),
-                said(target, Role.TITLE),
-                said(f"  group {group}" if group else "", Role.MUTED),
-                (would, Role.TEXT),
-            )
-        )
     lines += [line(("risk ", Role.WARN), said(words, Role.WARN)) for words in approval.evidence.risk]
     for task in playbook.tasks:
         flag = ("  opaque", Role.WARN) if task.opaque else ("", Role.TEXT)
@@ -437,4 +434,18 @@ def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:
         asked = ", ".join(playbook.asked)
         lines.append(line(("asks ", Role.MUTED), said(f"for the secrets {asked}, once this is confirmed")))
     lines.append(line(("digest ", Role.MUTED), (visible(approval.digest[:32]), Role.MUTED)))
-    return lines
+    return lines + folded
+
+
+def _where(approval: Approval, target: str) -> Line:
+    """One target as the evidence has it: its name, where it is reached, its group, its dry run."""
+    found = approval.evidence.dry_run.get(target)
+    login = approval.evidence.login(target)
+    group = approval.groups.get(target, "")
+    return line(
+        ("on   ", Role.MUTED),
+        said(target, Role.TITLE),
+        said(f"  {login}") if login else (f"  {NO_LOGIN}", Role.WARN),
+        said(f"  group {group}" if group else "", Role.MUTED),
+        (f"  dry run: would change {found.result.changed}" if found else "  no dry run", Role.TEXT),
+    )

@@ -196,7 +196,11 @@ class Pipeline:
                 name for name, run in of.items() if not run.results.get(name, TargetResult()).unreachable
             ]
             under = await self._ways_back.fingerprints(approval, playbook, reached)
-            seen = {name: preview(rehearsal, run, name, under.get(name, "")) for name, run in of.items()}
+            logins = {target.name: target.login for target in self._targets.resolve(approval.targets)}
+            seen = {
+                name: preview(rehearsal, run, name, under.get(name, ""), logins[name])
+                for name, run in of.items()
+            }
             for name, words in (await self._ways_back.not_kept(approval, playbook, reached)).items():
                 seen[name].differs += words
             step.data["changed"] = {name: row.result.changed for name, row in seen.items()}
@@ -235,6 +239,7 @@ class Pipeline:
         )
         again = approval.model_copy(deep=True)
         again.evidence.dry_run = await self._preview(approval)
+        _forget_unnoted(approval.evidence, again.evidence)
         if self.digest(again, playbook) != approval.digest:
             moved = _drift(approval.evidence, again.evidence)
             await self._void(approval, "the target drifted after the approval", moved)
@@ -485,6 +490,14 @@ def _verified(checks: Sequence[Run]) -> Verdict:
     return "verified: check mode would change nothing", "", changed
 
 
+def _forget_unnoted(before: Evidence, after: Evidence) -> None:
+    """An older version noted no logins: what is equal but for them is equal. The digest binds the addresses
+    beside them too."""
+    for name, seen in after.dry_run.items():
+        if not before.login(name):
+            seen.login = ""
+
+
 def _drift(before: Evidence, after: Evidence) -> str:
     """Which targets look different now, and how."""
     moved = []
@@ -492,6 +505,8 @@ def _drift(before: Evidence, after: Evidence) -> str:
         was = before.dry_run.get(name)
         if seen.error:
             moved.append(f"{name}: {seen.error}")
+        elif was is not None and seen.login != was.login:
+            moved.append(f"{name}: reached as {seen.login}, and the approval was of {was.login}")
         elif was is None or seen.fingerprint != was.fingerprint:
             fresh = [words for words in seen.differs if was is None or words not in was.differs]
             moved.append(f"{name}: {'; '.join(fresh) or 'another result of the dry run'}")

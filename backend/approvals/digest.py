@@ -27,8 +27,10 @@ def digest_of(approval: Approval, playbook: Playbook, targets: Mapping[str, Any]
     evidence = approval.evidence.model_dump(mode="json")
     for row in evidence["dry_run"].values():
         del row["run_id"], row["at"]
+        if not row["login"]:
+            del row["login"]  # an older version's digest stands
     if evidence["running"] is None:
-        del evidence["running"]  # an older version's digest stands
+        del evidence["running"]  # likewise
     for name in ("rehearsal_run", "repeat_run", "changes_id", "sandbox_changes_id"):
         del evidence[name]
     bound = {

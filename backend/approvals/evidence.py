@@ -55,6 +55,7 @@ def for_agent(approval: Approval) -> Approval:
     shown = approval.model_copy(deep=True)
     for seen in shown.evidence.dry_run.values():
         seen.differs, seen.run_id, seen.fingerprint, seen.not_previewed = [], "", "", []
+        seen.login = ""
         seen.error = "failed" if seen.error else ""
     shown.digest = ""
     shown.apply_run = shown.verify_run = ""

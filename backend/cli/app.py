@@ -22,8 +22,8 @@ NOUNS = {
     "doctor": ("doctor", "Look for what is wrong here, with the command that mends it."),
     "sandboxes": (
         "sandboxes",
-        "Agents' machines: list, create, show, exec, ssh, attach, hand-back, stop, start, pause, resume, "
-        "extend, destroy.",
+        "Agents' machines: list, create, show, exec, ssh, follow, attach, hand-back, stop, start, pause, "
+        "resume, extend, destroy.",
     ),
     "commands": ("commands", "What agents ran, and what it printed: list, show."),
     "snapshots": ("snapshots", "Points in time of a sandbox: list, create, restore, branch, delete, diff."),

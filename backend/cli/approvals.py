@@ -268,7 +268,7 @@ def _show(told: dict[str, Any]) -> None:
                 f"{told['requester_name']} (uid {told['requester_uid']}), agent {told['agent_id'] or '—'}",
             ),
             ("sandbox", f"{told['sandbox_name']} ({told['sandbox_id']})"),
-            ("targets", ", ".join(told["targets"])),
+            *(("target", _where(name, evidence["dry_run"])) for name in told["targets"]),
             ("reason", told["reason"]),
             ("left", left(told["expires_at"]) if told["state"] == "pending" else ""),
             ("changes", ", ".join(f"{count} {noun}" for noun, count in evidence["counts"].items() if count)),
@@ -294,6 +294,11 @@ def _show(told: dict[str, Any]) -> None:
             print(visible(f"  differs: {sentence}"))
     if told["digest"]:
         print(f"digest     {visible(told['digest'])}")
+
+
+def _where(name: str, dry_run: dict[str, Any]) -> str:
+    """A target with the login that its dry run made."""
+    return f"{name} {dry_run.get(name, {}).get('login', '')}".rstrip()
 
 
 def _recap(result: dict[str, int] | None) -> str:

@@ -164,6 +164,17 @@ def attach(
     return take_over(door().address, sandbox_id(sandbox), pane, force=take)
 
 
+@app.command(epilog=examples("fluid sandboxes follow web", "fluid sandboxes follow web --pane %3"))
+def follow(
+    sandbox: SandboxName,
+    pane: Annotated[str, typer.Option(help="Which of its terminals; else the one that printed last.")] = "",
+) -> int:
+    """The agent's terminal as plain lines, as they come to rest, until it ends or ctrl+c."""
+    from backend.cli.following import follow as follow_pane
+
+    return follow_pane(door().address, sandbox_id(sandbox), pane)
+
+
 @app.command("hand-back", epilog=examples("fluid sandboxes hand-back web"))
 def hand_back(sandbox: SandboxName, as_json: AsJson = False) -> None:
     """The agent may type again, whichever operator holds its terminals."""

@@ -69,6 +69,7 @@ class TargetEvidence(Answer):
     """What the dry run said of one target."""
 
     target: str
+    login: str = ""  # ``user@address:port`` that was tried; empty: an older version's evidence
     run_id: str = ""
     result: TargetResult = Field(default_factory=TargetResult)
     differs: list[str] = Field(default_factory=list)  # where target and rehearsal differ, a sentence each
@@ -106,6 +107,11 @@ class Evidence(Answer):
     def rows(self, kind: str) -> list[ResidualRow]:
         """The residual rows of one kind: ``missing``, ``extra`` or ``regenerated``."""
         return [row for row in self.residual if row.kind == kind]
+
+    def login(self, target: str) -> str:
+        """``user@address:port`` of a target, as its dry run logged in; empty if that is not known."""
+        seen = self.dry_run.get(target)
+        return seen.login if seen else ""
 
 
 class Decision(Answer):

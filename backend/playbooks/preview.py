@@ -29,8 +29,9 @@ class _Task:
     new: list[str] = field(default_factory=list)
 
 
-def preview(rehearsal: Run, dry_run: Run, target: str, under: str) -> TargetEvidence:
-    """The evidence of one target. ``under``: a fingerprint of what stands where it would be written."""
+def preview(rehearsal: Run, dry_run: Run, target: str, under: str, login: str = "") -> TargetEvidence:
+    """The evidence of one target. ``under``: a fingerprint of what stands where it would be written;
+    ``login``: where the dry run went."""
     here, there = _tasks(dry_run.events, target), _tasks(rehearsal.events, None)
     differs, unseen = [], []
     for index, task in sorted(here.items()):
@@ -42,6 +43,7 @@ def preview(rehearsal: Run, dry_run: Run, target: str, under: str) -> TargetEvid
     result = dry_run.results.get(target, TargetResult())
     return TargetEvidence(
         target=target,
+        login=login,
         run_id=dry_run.id,
         result=result,
         differs=differs,

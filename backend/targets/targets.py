@@ -39,6 +39,12 @@ class ResolvedTarget:
     approvals: int
     approvers: tuple[str, ...]
 
+    @property
+    def login(self) -> str:
+        """``user@address:port``, for people."""
+        address = f"[{self.address}]" if ":" in self.address else self.address
+        return f"{self.user}@{address}:{self.port}"
+
     def host(self) -> TargetHost:
         """As the runner wants it."""
         return TargetHost(self.name, self.address, self.host_key, self.port, self.user, self.become)

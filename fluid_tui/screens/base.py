@@ -75,6 +75,12 @@ class FluidScreen(Screen[None]):
         return cast("FluidApp", self.app)
 
     def compose(self) -> ComposeResult:
+        width, height = self.app.size
+        self.add_class(  # before the first resize, which would style all widgets once more
+            "-narrow" if width < NARROW_BELOW else "-wide",
+            "-short" if height < SHORT_BELOW else "-tall",
+            update=False,
+        )
         yield TopBar(id="top")
         yield from self.body()
         yield KeyBar(id="keys")

@@ -220,17 +220,17 @@ def evidence(at: datetime) -> Evidence:
         dry_run={
             name: TargetEvidence(
                 target=name,
+                login=f"deploy@10.20.0.{1 + index}:22",
                 run_id="RUN-00000003",
                 result=TargetResult(ok=9, changed=8),
                 differs=differs,
                 at=at,
             )
-            for name, differs in (
+            for index, (name, differs) in enumerate(
                 (
-                    "web-01",
-                    ["/etc/nginx/nginx.conf is older there", "user ops exists"],
-                ),
-                ("web-02", []),
+                    ("web-01", ["/etc/nginx/nginx.conf is older there", "user ops exists"]),
+                    ("web-02", []),
+                )
             )
         },
     )

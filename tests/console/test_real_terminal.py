@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 
 import pytest
 
+from backend.emulator import Emulator
+from backend.text import Spans, Style
 from fluid_tui.screens.confirm import ARMING_S
 from tests.bench.terminal import Terminal as RawTerminal
 from tests.fix_tmux import Terminal as TmuxTerminal
@@ -83,40 +85,75 @@ def test_a_slow_line_carries_the_first_screen_in_a_moment() -> None:
         assert seen.written <= FIRST_PAINT_BYTES
 
 
-def test_without_colour_nothing_is_coloured(tmp_path: Path) -> None:
-    made = Terminal(tmp_path / "tmux.sock", 80, 24, {"NO_COLOR": "1"})
-    try:
-        made.sees("! asks", "✗ error")
-        raw = "\n".join(made.lines("-e"))
-        assert _hues(raw) == []
-    finally:
-        made.close()
+@pytest.mark.parametrize("term", ["xterm-256color", "linux"])
+def test_without_colour_no_colour_is_sent_and_where_one_is_stands_out(term: str) -> None:
+    """Not a grey either, and not the terminal's default: no-color.org."""
+    command = ["env", "NO_COLOR=1", f"TERM={term}", sys.executable, "-m", "tests.console.demo_app"]
+    with RawTerminal(command, {**os.environ, "PYTHONPATH": str(ROOT)}, 120, 36, keeps=True) as seen:
+        screen, fed = Emulator(120, 36), 0
+
+        def until(words: str, how: Style | None, below: int = 0) -> None:
+            """Until these words, or what is so far below them, are drawn like this. None: not at all."""
+            nonlocal fed
+            limit = monotonic() + 30
+            while how not in (_how(screen.rows(), words, below) or {None}):
+                assert monotonic() < limit, (words, how, [text_of(row) for row in screen.rows()])
+                seen.settle(quiet_s=0.1)
+                new, fed = seen.output[fed:].decode("utf-8", "ignore"), len(seen.output)
+                screen.feed(new)
+
+        until("4f2a nginx-tls", REVERSE)  # the row under the cursor
+        until("5b11 pg-upgrade", PLAIN)
+        until("Needs you", REVERSE)  # the area that has the keys
+        seen.press(b"w")
+        until("main 5433 online", PLAIN)
+        seen.press(b"q")
+        until("4f2a nginx-tls", REVERSE)
+        seen.press(b"\r")
+        until("Ready:", PLAIN)
+        seen.press(b"nnnn")
+        until("768", MARKED)  # a word that differs
+        seen.press(b"a")
+        until("Type 4f2a to approve", REVERSE, below=1)  # where the next letter goes
+        seen.press(b"\x1b")
+        until("Type 4f2a to approve", None)
+        seen.press(b"\x10")
+        until("Ask to take an apply back", BOLD)
+        seen.press(b"\x1b[B")
+        until("Approve exactly what is shown", MARKED)
+        assert _colours(seen.output.decode()) == set()
 
 
-def _hues(raw: str) -> list[str]:
-    """The colour codes that are no shade of grey: of 16, of 256 or RGB."""
-    found = []
-    for sequence in re.findall(r"\x1b\[([\d;:]*)m", raw):
-        codes = [int(code or 0) for code in re.split("[;:]+", sequence)]
-        while codes:
-            code, *codes = codes
-            if code in (38, 48) and codes[:1] == [5]:
-                grey, codes = (
-                    codes[1] >= 232 or codes[1] in (0, 7, 8, 15, 16, 59, 102, 145, 188, 231),
-                    codes[2:],
-                )
-            elif code in (38, 48) and codes[:1] == [2]:
-                grey, codes = len(set(codes[1:4])) == 1, codes[4:]
-            else:
-                grey = code not in {*range(30, 38), *range(40, 48), *range(90, 98), *range(100, 108)}
-            found += [] if grey else [sequence]
-    return found
+PLAIN, BOLD, REVERSE = Style(), Style(bold=True), Style(reverse=True)
+MARKED = Style(bold=True, underline=True)
+
+
+def text_of(row: Spans) -> str:
+    return "".join(text for text, _ in row)
+
+
+def _how(rows: list[Spans], words: str, below: int) -> set[Style]:
+    """How the cells of these words are drawn, or all of the row so far below them; reverse is told alone."""
+    found = set()
+    for at, row in enumerate(rows[: len(rows) - below]):
+        start = text_of(row).find(words)
+        if start >= 0:
+            cells = [style for text, style in rows[at + below] for _ in text]
+            found |= set(cells if below else cells[start : start + len(words)])
+    return {REVERSE if style.reverse else style for style in found}
+
+
+def _colours(raw: str) -> set[str]:
+    """The sequences that choose a colour, or go back to the terminal's own."""
+    coloured = {*range(30, 50), *range(90, 108), 58, 59}
+    found = re.findall(r"\x1b\[([\d;:]*)m", raw)
+    return {one for one in found if coloured & {int(code or 0) for code in re.split("[;:]+", one)}}
 
 
 def test_the_reader_of_colours_knows_them() -> None:
-    for hue in ("31", "1;94", "45", "103", "38;5;9", "38;5;100;1", "48;2;1;1;2", "38;5;240;48;5;20"):
-        assert _hues(f"\x1b[{hue}mx") == [hue], hue
-    assert _hues("\x1b[0;1;7m\x1b[38;5;240m\x1b[48;2;9;9;9;4m\x1b[39;49m") == []
+    for code in ("31", "1;94", "45", "103", "38;5;9", "48;2;1;1;2", "39", "0;49", "38;5;240", "58:5:1"):
+        assert _colours(f"\x1b[{code}mx") == {code}, code
+    assert _colours("\x1b[0m\x1b[m\x1b[1;7m\x1b[4mx\x1b[22;24;27m") == set()
 
 
 @pytest.mark.parametrize(
@@ -130,13 +167,28 @@ def test_the_reader_of_colours_knows_them() -> None:
         ("xterm-256color", False),
     ],
 )
-def test_every_terminal_shows_the_fleet_and_answers_keys(tmp_path: Path, term: str, ascii: bool) -> None:
+def test_every_terminal_leads_from_the_fleet_to_the_apply_also_in_a_tiny_window(
+    tmp_path: Path, term: str, ascii: bool
+) -> None:
     made = Terminal(tmp_path / "tmux.sock", 80, 24, {"LANG": "C.UTF-8"}, before=["env", f"TERM={term}"])
     try:
         made.sees("Needs you", "! asks", "? help")
         made.press("h")
         made.sees("hosts", "Creates")
         assert "\n".join(made.lines()).isascii() is ascii
+        made.press("q")
+        made.sees("Needs you")
+        made.press("Enter")
+        made.sees("review 4f2a", "web-01  deploy@10.20.0.1:22")
+        made.resize(40, 10)
+        made.press("a")
+        made.sees(
+            "Approve 4f2a for", "web-01", "deploy@10.20.0.1:22", "Type 4f2a to approve", "pgdn reads on"
+        )
+        assert "\n".join(made.lines()).isascii() is ascii
+        sleep(1)
+        made.press("4f2a", "Enter")
+        made.sees("applying")
     finally:
         made.close()
 

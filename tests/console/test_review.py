@@ -41,7 +41,7 @@ async def test_shows_request_and_evidence(console, width: int, height: int) -> N
             "review 4f2a",
             "Serve the shop over TLS",
             "agent1 as claude-1",
-            "web-01  group web",
+            "web-01  deploy@10.20.0.1:22  group web",
             "✓ changes  4 files, 2 packages, 1 service, 1 user",
             "✓ rehearsal  ok=9 changed=9",
             "✓ again  changed=0 on the disk",
@@ -95,7 +95,8 @@ async def test_approving_by_keys_sends_the_digest_shown(console, width: int, hei
         await seen.press("a")
         await seen.sees(
             "Approve 4f2a for production",
-            "on   web-01  group web  dry run: would change 8",
+            "on   web-01  deploy@10.20.0.1:22  group web  dry run: would change 8",
+            "on   web-02  deploy@10.20.0.2:22  group web  dry run: would change 8",
             "run  Site with TLS  ansible.builtin.copy",
             DIGEST[:32],
             "Type 4f2a to approve",
@@ -109,6 +110,33 @@ async def test_approving_by_keys_sends_the_digest_shown(console, width: int, hei
             "✓ applied", "applied to 2 targets", "verified: checked again after the apply, changed=0", "ok=9"
         )
         await seen.until(lambda: "a approve" not in seen.text(), "no decision is offered any more")
+
+
+async def test_every_target_of_many_is_named_with_its_address_and_what_runs_stays_in_sight(console) -> None:
+    backend = FakeBackend()
+    approval = backend.view.approvals[0]
+    approval.targets = [f"web-{number:02}" for number in range(1, 13)]
+    shown = approval.evidence.dry_run["web-01"]
+    approval.evidence.dry_run = {
+        name: shown.model_copy(update={"target": name, "login": f"deploy@10.20.0.{number}:2222"})
+        for number, name in enumerate(approval.targets, start=1)
+    }
+    approval.evidence.dry_run["web-02"].login = "deploy@\x1b[31m10.20.0.2\u202e:22"
+    approval.evidence.dry_run["web-03"].login = ""
+    async with console(80, 24, backend=backend) as seen:
+        await seen.press("enter")
+        await seen.sees("review 4f2a", "web-01  deploy@10.20.0.1:2222")
+        await seen.press("a")
+        await seen.sees("on   web-01  deploy@10.20.0.1:2222", "and 8 more, named at the end", "run  ")
+        await seen.sees("on   web-02  deploy@␛[31m10.20.0.2", "on   web-03  address not noted")
+        told = seen.text()
+        assert told.index("run  ") < told.index("web-05")
+        for _ in range(4):
+            await seen.press("pagedown")
+            told += seen.text()
+        for number in range(5, 13):
+            assert f"on   web-{number:02}  deploy@10.20.0.{number}:2222" in told
+        await seen.sees("Type 4f2a to approve")
 
 
 async def test_keys_that_waited_in_a_queue_while_the_dialog_was_armed_are_dropped(console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import pytest
@@ -10,15 +11,27 @@ from rich.color import Color as RichColor
 from rich.color import ColorSystem
 from textual.color import Color
 from textual.theme import Theme
+from typer import Exit
 from typer.main import get_command
 
 from backend.cli.app import app as program
 from fluid_tui.actions import ACTIONS, BY_ID, TWINS
 from fluid_tui.plain_text import to_ascii, wants_ascii
+from fluid_tui.screens.base import FluidScreen
 from fluid_tui.themes import DARK, SIXTEEN
 
 BLACK = Color(0, 0, 0)
-PATHS = {"fleet": [], "hosts": ["h"], "timeline": ["l"], "wall": ["w"], "diff": ["d"], "review": ["enter"]}
+PATHS = {
+    "fleet": [],
+    "hosts": ["h"],
+    "timeline": ["l"],
+    "wall": ["w"],
+    "diff": ["d"],
+    "review": ["enter"],
+    "terminal": ["t"],
+    "ask": ["j", "enter"],
+    "help": ["question_mark"],
+}
 MOVES_THE_CONSOLE_ONLY = frozenset(
     {"app", "move", "wall", "terminal", "diff", "timeline", "review", "fleet", "sides"}
 )
@@ -36,6 +49,27 @@ async def test_a_screen_fits_every_window_and_survives_a_tiny_one(console, place
             if width >= 40:
                 await seen.until(lambda: seen.lines()[-1].rstrip().endswith("? help"), "? help")
                 assert "…" not in seen.lines()[-1]
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 10), (80, 24), (160, 48)])
+async def test_a_screen_is_laid_out_for_its_window_before_it_is_told_of_its_size(
+    console, monkeypatch, width: int, height: int
+) -> None:
+    """Each later change of it styles and paints all widgets once more."""
+    changed = []
+    update = FluidScreen.update_classes
+
+    def updated(screen: FluidScreen, classes: dict[str, bool], **more: Any) -> None:
+        changed.extend(name for name, on in classes.items() if screen.has_class(name) is not on)
+        update(screen, classes, **more)
+
+    monkeypatch.setattr(FluidScreen, "update_classes", updated)
+    async with console(width, height) as seen:
+        await seen.press("enter")
+        await seen.sees("review 4f2a")
+        assert changed == []
+        await seen.pilot.resize_terminal(240 - width, height)
+        await seen.until(lambda: bool(changed), "a window of another size")
 
 
 @pytest.mark.parametrize(
@@ -102,27 +136,41 @@ async def test_without_utf_8_a_screen_is_ascii(console, monkeypatch, place: str)
         assert "+-" in drawn
 
 
-def commands() -> set[str]:
-    """Every command line of the program, and its own options."""
-    found: set[str] = set()
+def refusal(line: str) -> str:
+    """What the program says of these words before it does anything; empty if it takes them."""
+    command, words, context = get_command(program), shlex.split(line), None
+    try:
+        while True:
+            context = command.make_context(command.name, words, parent=context)
+            if not hasattr(command, "resolve_command"):
+                return ""
+            if not (words := [*context._protected_args, *context.args]):
+                return "" if command.invoke_without_command else "it names no command"
+            _, command, words = command.resolve_command(context, words)
+    except Exit:
+        return ""
+    except Exception as error:
+        return str(error) or type(error).__name__
 
-    def walk(command: Any, words: str) -> None:
-        names = command.list_commands(None) if hasattr(command, "list_commands") else []
-        for name in names:
-            path = f"{words} {name}".strip()
-            found.add(path)
-            walk(command.get_command(None, name), path)
 
-    top = get_command(program)
-    walk(top, "")
-    found.add("--help")
-    return found | {option for parameter in top.params for option in parameter.opts}
+@pytest.mark.parametrize(
+    "line",
+    [
+        "approvals aprove APPROVAL",
+        "approvals approve",
+        "approvals approve APPROVAL MORE",
+        "approvals approve APPROVAL --force",
+        "sandboxes extend SANDBOX soon",
+        "approvals",
+    ],
+)
+def test_words_that_the_program_does_not_take_are_no_twin(line: str) -> None:
+    assert refusal(line)
 
 
-def test_every_action_has_a_twin_on_the_command_line() -> None:
-    known = commands()
+def test_every_action_has_a_twin_that_the_command_line_takes() -> None:
     assert set(TWINS) <= set(BY_ID)
-    assert {id: twin for id, twin in TWINS.items() if twin not in known} == {}
+    assert {id: why for id, line in TWINS.items() if (why := refusal(line))} == {}
     assert [action.id for action in ACTIONS if action.changes and action.id not in TWINS] == []
     alone = {action.where for action in ACTIONS if action.id not in TWINS}
     assert alone <= MOVES_THE_CONSOLE_ONLY, "a screen's actions have twins, or only move the console"

@@ -62,8 +62,10 @@ from backend.models import (
     new_id,
     now,
 )
+from backend.models.approval import APPROVAL_OVER
 from backend.playbooks import CheckedPlaybook, Runs
 from backend.store import EventBus, Store
+from backend.targets import ResolvedTarget
 
 AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
 OTHER_AGENT = Identity(uid=2002, name="other", role=Role.AGENT)
@@ -764,6 +766,71 @@ async def test_what_drifted_is_kept_apart_from_that_it_did(
         over = await book.wait(asked.id, 5, ANNA)
     assert (over.state, over.outcome) == (ApprovalState.VOIDED, "the target drifted after the approval")
     assert over.said_by_targets == "web-01: x is 6"
+
+
+@pytest.mark.parametrize(
+    ("noted", "end", "said"),
+    [
+        ("ops@10.0.0.1:22", ApprovalState.APPLIED, ""),
+        ("", ApprovalState.APPLIED, ""),  # evidence of an older version
+        (
+            "ops@10.0.0.9:22",
+            ApprovalState.VOIDED,
+            "web-01: reached as ops@10.0.0.1:22, and the approval was of ops@10.0.0.9:22",
+        ),
+    ],
+)
+async def test_a_target_that_is_reached_elsewhere_than_was_shown_voids_the_approval(
+    store: Store,
+    book: ApprovalBook,
+    audit: Audit,
+    monkeypatch: pytest.MonkeyPatch,
+    noted: str,
+    end: ApprovalState,
+    said: str,
+) -> None:
+    run = Run(
+        id="RUN-00000001",
+        kind=RunKind.DRY_RUN,
+        playbook_id="PBK-1",
+        targets=["web-01"],
+        state=RunState.SUCCESSFUL,
+        started_at=now(),
+    )
+    playbook = Playbook(id="PBK-1", name="p", sandbox_id="SBX-1", yaml="", digest="d", created_at=now())
+
+    async def answer(*_: Any, **__: Any) -> Any:
+        return run
+
+    async def load(_: str) -> Any:
+        return playbook
+
+    async def nothing(*_: Any) -> Any:
+        return {}
+
+    one = ResolvedTarget(
+        "web-01", "web", "10.0.0.1", 22, "ops", True, "ssh-ed25519 AAAA", Path("/k"), 1, ("*",)
+    )
+    targets = SimpleNamespace(resolve=lambda _: [one], key=lambda _: None)
+    playbooks = SimpleNamespace(load=load, to_run=lambda _: {})
+    back = SimpleNamespace(keep=nothing, fingerprints=nothing, not_kept=nothing)
+    runs = SimpleNamespace(load=answer, execute=answer)
+    asked = await pending(book)
+    async with Background() as background:
+        parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, runs, targets, back]
+        whole = RealPipeline(*parts, background, lambda: None, lambda _: ANNA)
+        seen = await whole._preview(asked)
+        assert seen["web-01"].login == "ops@10.0.0.1:22"
+
+        def approved(row: Approval) -> None:
+            row.evidence = Evidence(rehearsal=TargetResult(ok=1), again_changed=0, dry_run=seen)
+            row.evidence.dry_run["web-01"].login = noted
+            row.digest, row.state = whole.digest(row, playbook), ApprovalState.APPROVED
+
+        whole.apply(await book.change(asked.id, [ApprovalState.PENDING], approved))
+        while (over := await book.wait(asked.id, 5, ANNA)).state not in APPROVAL_OVER:
+            pass
+    assert (over.state, over.said_by_targets or "") == (end, said)
 
 
 @pytest.mark.parametrize(

@@ -521,3 +521,46 @@ async def test_the_command_line_types_with_the_same_safety(
         )
         assert freed.stdout.decode() == f"{pane.pane_id} is its agent's again; berta is told\n"
         assert (await asyncio.wait_for(held, LIMIT_S)).by == "root"
+
+
+async def test_a_terminal_is_followed_as_plain_lines_until_it_ends(
+    doors: Doors, panes: Panes, fleet: OneSandbox
+) -> None:
+    assert fleet.sandbox is not None
+    fleet.sandbox = fleet.sandbox.model_copy(update={"id": "SBX-00000001"})
+    pane = await panes.open(ANN, "SBX-00000001")
+    environment = {
+        **os.environ,
+        "FLUID_SOCKET": str(doors.paths.operator_socket),
+        "PYTHONPATH": str(CHECKOUT),
+    }
+    steps = [
+        ("", "$"),
+        ("for i in $(seq 400); do echo row $i of the flood; done", "row 400 of the flood"),
+        ("printf '\\033[31mhalf'; sleep 2; printf ' whole\\033[0m\\n\\n'", "half whole"),
+        (HOSTILE.decode(), "d42ne"),
+    ]
+    told: list[str] = []
+    async with doors.serving():
+        follower = await asyncio.create_subprocess_exec(
+            *ATTACH, "follow", "SBX-00000001", env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        assert follower.stdout is not None
+        for typed, awaited in steps:
+            if typed:
+                await panes.send(ANN, pane.pane_id, text=typed, key="Enter")
+            while not any(line.endswith(awaited) and "$(" not in line for line in told):
+                line = await asyncio.wait_for(follower.stdout.readline(), LIMIT_S)
+                assert line, (told, (await follower.communicate())[1])
+                told.append(line.decode().rstrip("\n"))
+        await panes.send(ANN, pane.pane_id, text="exit", key="Enter")
+        rest, notes = await asyncio.wait_for(follower.communicate(), LIMIT_S)
+    told += rest.decode().splitlines()
+    assert all(line.isprintable() for line in told)
+    flooded = [line for line in told if line.endswith("of the flood")]
+    assert flooded == [f"row {number} of the flood" for number in range(1, 401)]
+    assert follower.returncode == 0
+    assert notes.decode().splitlines() == [
+        f"fluid: the terminal {pane.pane_id} of nginx-tls; ctrl+c leaves",
+        "fluid: the terminal has ended",
+    ]

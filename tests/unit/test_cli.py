@@ -34,7 +34,7 @@ from backend.cli.terminal import painted_screen, split_keys
 from backend.client.calls import STDIN_LIMIT_BYTES
 from backend.demo import cli as demo_cli
 from backend.errors import BackendDown, all_errors
-from backend.models import Approval, ApprovalState, Evidence, PaneScreen, Playbook, now
+from backend.models import Approval, ApprovalState, Evidence, PaneScreen, Playbook, TargetEvidence, now
 from backend.paths import Paths
 
 SANDBOX = {
@@ -709,11 +709,14 @@ def test_what_the_rehearsal_did_not_try_is_shown_before_all_else(
 ) -> None:
     """It may be approved all the same where `allow_unrehearsed` says so."""
     evidence = Evidence(unrehearsed=["Tune the kernel", "Restart web"], risk=["touches the firewall"])
+    evidence.dry_run["web-01"] = TargetEvidence(target="web-01", login="ops@10.0.0.1:22")
     backend.answers["GET /v1/approvals/APR-4f2a0000"] = (200, _asked(evidence=evidence))
     playbook = Playbook(id="PBK-1", name="web", sandbox_id="SBX-1", yaml="---", created_at=now())
     backend.answers["GET /v1/playbooks/PBK-1"] = (200, playbook.model_dump(mode="json"))
     assert run(["approvals", "show", "APR-4f2a0000"]) == 0
-    assert capsys.readouterr().out.startswith("unrehearsed  Tune the kernel, Restart web\n")
+    told = capsys.readouterr().out
+    assert told.startswith("unrehearsed  Tune the kernel, Restart web\n")
+    assert "\ntarget       web-01 ops@10.0.0.1:22\n" in told
 
 
 def test_an_exported_playbook_is_a_folder_that_plain_ansible_reads(
@@ -1043,7 +1046,10 @@ def test_every_command_explains_itself_with_an_example(words: list[str], capsys:
     assert f"fluid {' '.join(words)}" in told.partition("Examples:")[2]
 
 
-SERVING = {"serve", "demo", "check", "test", "help", "doctor", "ssh", "attach", "replay"}
+SERVING = {
+    *("serve", "demo", "check", "test", "help", "doctor"),
+    *("ssh", "follow", "attach", "replay"),
+}
 
 
 @pytest.mark.parametrize(

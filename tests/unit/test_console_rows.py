@@ -323,7 +323,7 @@ def test_what_listens_and_runs_is_shown_with_whose_word_it_is() -> None:
     assert "~ tcp *:80  modified · read by asking the guest: root there could lie" in shown
     assert "! foo.service  failed · read by asking the guest: root there could lie" in shown
     assert {"  - apache2", "  + nginx␛"} <= set(shown) and shown[-1] == "now: half of it is not told␛"
-    stayed = "as before, by the guest's own word: tcp *:22 sshd"
+    stayed = "as before: tcp *:22 sshd · read by asking the guest: root there could lie"
     assert stayed not in shown
     assert stayed in [plain(row.whole) for row in document(read, noise=True).rows if row.whole]
     assert summary(read) == "1 file, 5 settings, 1 port, 2 running units"

@@ -100,6 +100,16 @@ def test_what_guests_say_of_what_runs_blocks_nothing_and_is_part_of_what_is_appr
     assert digest_of(approval(complete()), PLAYBOOK, WIRE, "p") == DIGEST_WITHOUT_RUNNING
 
 
+def test_where_a_dry_run_went_is_part_of_what_is_approved() -> None:
+    noted, elsewhere = complete(), complete()
+    noted.dry_run["web-01"].login = "root@10.0.0.1:22"
+    elsewhere.dry_run["web-01"].login = "root@10.0.0.2:22"
+    found = {digest_of(approval(one), PLAYBOOK, WIRE, "p") for one in (noted, elsewhere)}
+    assert len(found | {DIGEST_WITHOUT_RUNNING}) == 3
+    shown = for_agent(approval(noted).model_copy(update={"digest": "d"}))
+    assert "10.0.0.1" not in shown.model_dump_json(), "an agent learns no address"
+
+
 def test_the_digest_is_the_same_for_the_same_evidence_made_at_another_time() -> None:
     one, other = approval(complete()), approval(complete())
     other.evidence.dry_run["web-01"].at = now() + timedelta(minutes=1)

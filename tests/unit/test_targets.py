@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def test_a_resolved_target_holds_all_that_is_bound(tmp_path: Path, given: dict[s
     assert (target.address, target.port, target.user, target.become) == ("10.9.0.1", 2222, "ops", True)
     assert (target.host_key, target.approvals, target.approvers) == (f"ssh-ed25519 {KEY}", 2, ("@sre",))
     assert target.host().known_hosts_line() == f"[10.9.0.1]:2222 ssh-ed25519 {KEY}"
+    assert target.login == "ops@10.9.0.1:2222"
+    assert replace(target, address="fd00::1").login == "ops@[fd00::1]:2222"
 
 
 async def test_a_target_that_tells_without_end_is_refused_for_that_and_at_once(
