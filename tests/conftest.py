@@ -3,8 +3,9 @@
 from hypothesis import settings
 
 from tests.fix_demo import demo, operator, told
+from tests.resuming import pytest_collection_modifyitems, pytest_runtest_logreport
 
-__all__ = ["demo", "operator", "told"]
+__all__ = ["demo", "operator", "pytest_collection_modifyitems", "pytest_runtest_logreport", "told"]
 
 settings.register_profile("fluid", deadline=None)  # a busy machine is no failure
 settings.load_profile("fluid")

@@ -3,6 +3,7 @@ Tools run as programs of this venv."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shlex
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backend.errors import BadRequest
+from backend.paths import Paths
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 GROUPS = ("unit", "service", "console", "security", "e2e", "faults")
@@ -33,6 +35,8 @@ CHECKS = (
 ARM64 = ("-m", "arm64", "-rP", "tests/e2e/test_arm64.py")
 """What was measured is shown, too: nobody runs this but to read it."""
 SEED_VARIABLE = "FLUID_TEST_SEED"
+PASSED_VARIABLE = "FLUID_TEST_PASSED"
+TREE = ("backend", "fluid_tui", "styles", "tests", "pyproject.toml", ".requirements.lock", ".bootstrap.sh")
 INTERRUPTED = 130
 NO_TESTS = 5  # pytest's exit status
 
@@ -69,12 +73,14 @@ def test(args: list[str]) -> int:
     that are named.
 
     Every part's closing line is pytest's own. The end-to-end tests' seed is random unless ``FLUID_TEST_SEED``
-    is set.
+    is set. ``--full`` alone goes on where a run of the same tree was stopped.
     """
     _need_checkout()
     if "--tasks" in args:
         return _module("tests.e2e.tasks", [word for word in args if word != "--tasks"])
     seed = os.environ.get(SEED_VARIABLE) or str(secrets.randbelow(10**6))
+    if args == ["--full"]:
+        return _test_full(seed)
     again = shlex.join(["./fluid", "test", *args])
     print(f"seed {seed}; {SEED_VARIABLE}={seed} {again} repeats this run", flush=True)
     environment = {**os.environ, SEED_VARIABLE: seed}
@@ -84,6 +90,38 @@ def test(args: list[str]) -> int:
         return _test_all(args, environment)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _test_full(seed: str) -> int:
+    """What passed on this very tree, here, in a run that was stopped or failed, is not run again."""
+    passed = Paths.default().cache / "tests" / f"passed-{_tree()[:16]}"
+    if passed.exists():
+        seed, *names = passed.read_text().splitlines()
+        print(f"goes on: {len(set(names))} tests passed on this tree already ({passed}; without it all run)")
+    else:
+        passed.parent.mkdir(parents=True, exist_ok=True)
+        passed.write_text(f"{seed}\n")
+    print(f"seed {seed}", flush=True)
+    try:
+        code = _test_all(["--full"], {**os.environ, SEED_VARIABLE: seed, PASSED_VARIABLE: str(passed)})
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    if code in (0, NO_TESTS):
+        passed.unlink()
+        print("all of it has passed on this tree")
+        return 0
+    return code
+
+
+def _tree(checkout: Path = CHECKOUT) -> str:
+    """A digest of all that decides what the tests find."""
+    whole = hashlib.sha256()
+    for name in TREE:
+        for file in sorted([checkout / name, *(checkout / name).rglob("*")]):
+            if file.is_file() and file.parent.name != "__pycache__":
+                content = hashlib.sha256(file.read_bytes()).digest()
+                whole.update(str(file.relative_to(checkout)).encode() + b"\0" + content)
+    return whole.hexdigest()
 
 
 def _test_all(args: list[str], environment: dict[str, str]) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.resuming import whole_files
+
 CHECKOUT = Path(__file__).resolve().parents[2]
 START_LIMIT_S = 0.3
 TOOLS = ("sh", "sha256sum", "cut", "tr", "id", "uname", "mkdir", "date", "sed", "readlink", "tail", "awk")
@@ -183,6 +185,46 @@ def test_the_lock_pins_every_package_by_hash_and_names_no_place() -> None:
     assert all("==" in entry and "--hash=sha256:" in entry for entry in entries)
     for name in ("textual==8.2.8", "libvirt-python==", "setuptools==", "pytest=="):
         assert any(entry.startswith(name) for entry in entries), name
+
+
+def test_a_full_run_goes_on_with_whole_files_of_the_same_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from backend.cli import develop
+
+    assert whole_files(["a.py::x", "a.py::y", "b.py::x"], {"a.py::x", "b.py::x", "c.py::x"}) == {"b.py::x"}
+    monkeypatch.setenv("FLUID_HOME", str(tmp_path))
+    monkeypatch.delenv("FLUID_TEST_SEED", raising=False)
+    seeds, codes = list[str](), [1, 130, 0, 0]
+
+    def run(args: list[str], environment: dict[str, str]) -> int:
+        assert args == ["--full"]
+        seeds.append(environment["FLUID_TEST_SEED"])
+        with Path(environment["FLUID_TEST_PASSED"]).open("a") as passed:
+            passed.write(f"a.py::{len(seeds)}\n")
+        return codes.pop(0)
+
+    monkeypatch.setattr(develop, "_test_all", run)
+    assert [develop.test(["--full"]) for _ in range(4)] == [1, 130, 0, 0]
+    assert seeds[0] == seeds[1] == seeds[2], "the same run"
+    told = capsys.readouterr().out
+    assert "goes on: 1 tests passed on this tree already" in told and "goes on: 2 tests passed" in told
+    assert told.count("all of it has passed on this tree") == 2 and told.count("goes on") == 2
+
+
+def test_another_tree_begins_anew(tmp_path: Path) -> None:
+    from backend.cli.develop import _tree
+
+    for name in ("backend/a.py", "tests/b.py", "README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    before = _tree(tmp_path)
+    (tmp_path / "README.md").write_text("y")
+    (tmp_path / "backend/__pycache__").mkdir()
+    (tmp_path / "backend/__pycache__/a.pyc").touch()
+    assert _tree(tmp_path) == before
+    (tmp_path / "tests/b.py").write_text("y")
+    assert _tree(tmp_path) != before
 
 
 def test_pytest_words_choose_groups_and_leave_out_the_long_ones() -> None:
