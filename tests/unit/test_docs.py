@@ -80,7 +80,7 @@ def test_the_readmes_settings_are_taken(tmp_path: Path) -> None:
     written = _yaml_of(README)
     for text in (written, re.sub(r"(?m)^# ?(?=hosts|database|  -)", "", written)):
         paths.config_file.write_text(text)
-        told = config.load(paths, env={})
+        told = config.load(paths)
         assert told.server.socket_group_operators == "sre" and "@sre" in told.operators
     assert told.hosts[1].name == "kvm-02" and told.database
 
@@ -89,7 +89,7 @@ def test_the_page_of_settings_holds_every_key_once_with_its_default(tmp_path: Pa
     paths = Paths.under(tmp_path)
     paths.make()
     paths.config_file.write_text(_yaml_of(PAGES["config"]))
-    config.load(paths, env={})  # no key twice, none unknown
+    config.load(paths)  # no key twice, none unknown
     _same_keys(config.Config, yaml.safe_load(_yaml_of(PAGES["config"])))
 
 

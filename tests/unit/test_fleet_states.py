@@ -82,7 +82,10 @@ def test_a_host_that_was_restarted_is_named_and_not_guessed() -> None:
     booted = NOON + timedelta(minutes=5)
     for why in ("", "died"):
         verdict = judge(row(), shown("shutoff", why), booted_at=booted)  # type: ignore[arg-type]
-        assert verdict.phase is Phase.STOPPED and "far was restarted at 12:05:00 UTC" in verdict.reason
+        assert (
+            verdict.phase is Phase.STOPPED
+            and "far was restarted at 2026-01-01 12:05:00 UTC" in verdict.reason
+        )
     later = row(last_activity_at=NOON + timedelta(minutes=6))
     assert "restarted" not in judge(later, shown("shutoff"), booted_at=booted).reason
     assert judge(row(Phase.STOPPED), shown("shutoff"), booted_at=booted).reason == ""
