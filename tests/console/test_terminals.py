@@ -128,12 +128,15 @@ async def test_without_utf_8_a_screen_is_ascii(console, monkeypatch, place: str)
         ascii_filter = seen.app.get_line_filters()[-1]
         await seen.press(*PATHS[place])
         await seen.until(lambda: place == seen.app.screen.PLACE, place)
-        drawn = "\n".join(
-            "".join(part.text for part in ascii_filter.apply(list(strip), BLACK))
-            for strip in seen.app.screen._compositor.render_strips()
-        )
-        assert drawn.isascii()
-        assert "+-" in drawn
+
+        def drawn() -> str:
+            return "\n".join(
+                "".join(part.text for part in ascii_filter.apply(list(strip), BLACK))
+                for strip in seen.app.screen._compositor.render_strips()
+            )
+
+        await seen.until(lambda: "+-" in drawn(), "the borders")
+        assert drawn().isascii()
 
 
 def refusal(line: str) -> str:
