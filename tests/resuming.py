@@ -1,5 +1,5 @@
-"""A run of everything that was stopped goes on: ``./fluid test --full`` names the file of what passed on this
-very tree. Files of tests are left out whole, or not at all: a test may stand on the one before it."""
+"""A run of everything that was stopped goes on: ``./fluid test --full`` names the file of what has passed and
+stands as it stood. Files of tests are left out whole, or not at all: one may stand on the one before."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ Tools run as programs of this venv."""
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 import shlex
@@ -36,6 +37,7 @@ ARM64 = ("-m", "arm64", "-rP", "tests/e2e/test_arm64.py")
 """What was measured is shown, too: nobody runs this but to read it."""
 SEED_VARIABLE = "FLUID_TEST_SEED"
 PASSED_VARIABLE = "FLUID_TEST_PASSED"
+RUNS_TESTS = ("backend/cli/develop.py", "tests/resuming.py")
 TREE = ("backend", "fluid_tui", "styles", "tests", "pyproject.toml", ".requirements.lock", ".bootstrap.sh")
 INTERRUPTED = 130
 NO_TESTS = 5  # pytest's exit status
@@ -73,7 +75,7 @@ def test(args: list[str]) -> int:
     that are named.
 
     Every part's closing line is pytest's own. The end-to-end tests' seed is random unless ``FLUID_TEST_SEED``
-    is set. ``--full`` alone goes on where a run of the same tree was stopped.
+    is set. ``--full`` alone goes on where a run was stopped.
     """
     _need_checkout()
     if "--tasks" in args:
@@ -93,34 +95,53 @@ def test(args: list[str]) -> int:
 
 
 def _test_full(seed: str) -> int:
-    """What passed on this very tree, here, in a run that was stopped or failed, is not run again."""
-    passed = Paths.default().cache / "tests" / f"passed-{_tree()[:16]}"
-    if passed.exists():
-        seed, *names = passed.read_text().splitlines()
-        print(f"goes on: {len(set(names))} tests passed on this tree already ({passed}; without it all run)")
-    else:
-        passed.parent.mkdir(parents=True, exist_ok=True)
-        passed.write_text(f"{seed}\n")
+    """What passed here in a run that was stopped or failed is not run again, unless what it stands on changed
+    since."""
+    passed = Paths.default().cache / "tests" / "passed"
+    trees = {group: _tree(group) for group in GROUPS}
+    old_seed, kept = _passed(passed, trees)
+    if kept:
+        seed = old_seed
+        print(f"goes on: {len(kept)} tests passed already, and nothing changed for them ({passed})")
     print(f"seed {seed}", flush=True)
+    passed.parent.mkdir(parents=True, exist_ok=True)
+    passed.write_text("\n".join([json.dumps({"seed": seed, "trees": trees}), *sorted(kept)]) + "\n")
     try:
         code = _test_all(["--full"], {**os.environ, SEED_VARIABLE: seed, PASSED_VARIABLE: str(passed)})
     except KeyboardInterrupt:
         return INTERRUPTED
     if code in (0, NO_TESTS):
         passed.unlink()
-        print("all of it has passed on this tree")
+        print("all of it has passed")
         return 0
     return code
 
 
-def _tree(checkout: Path = CHECKOUT) -> str:
-    """A digest of all that decides what the tests find."""
+def _passed(file: Path, trees: dict[str, str]) -> tuple[str, set[str]]:
+    """The seed of an earlier run, and what passed in it of the groups that are as they were."""
+    try:
+        head, *tests = file.read_text().splitlines()
+        was = json.loads(head)
+    except (OSError, ValueError):
+        return "", set()
+    return was["seed"], {test for test in tests if _is_same(test.split("/")[1], was["trees"], trees)}
+
+
+def _is_same(group: str, before: dict[str, str], now: dict[str, str]) -> bool:
+    return group in now and before.get(group) == now[group]
+
+
+def _tree(group: str, checkout: Path = CHECKOUT) -> str:
+    """A digest of all that decides what a group's tests find. Those that need a guest stand on no other
+    group."""
+    others = () if group in BESIDE else [checkout / "tests" / other for other in GROUPS if other != group]
     whole = hashlib.sha256()
     for name in TREE:
         for file in sorted([checkout / name, *(checkout / name).rglob("*")]):
-            if file.is_file() and file.parent.name != "__pycache__":
-                content = hashlib.sha256(file.read_bytes()).digest()
-                whole.update(str(file.relative_to(checkout)).encode() + b"\0" + content)
+            decides = file.parent.name != "__pycache__" and not any(map(file.is_relative_to, others))
+            called = str(file.relative_to(checkout))
+            if decides and file.is_file() and called not in RUNS_TESTS:
+                whole.update(called.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return whole.hexdigest()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -187,7 +188,7 @@ def test_the_lock_pins_every_package_by_hash_and_names_no_place() -> None:
         assert any(entry.startswith(name) for entry in entries), name
 
 
-def test_a_full_run_goes_on_with_whole_files_of_the_same_tree(
+def test_a_full_run_goes_on_with_whole_files_of_what_did_not_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from backend.cli import develop
@@ -195,36 +196,45 @@ def test_a_full_run_goes_on_with_whole_files_of_the_same_tree(
     assert whole_files(["a.py::x", "a.py::y", "b.py::x"], {"a.py::x", "b.py::x", "c.py::x"}) == {"b.py::x"}
     monkeypatch.setenv("FLUID_HOME", str(tmp_path))
     monkeypatch.delenv("FLUID_TEST_SEED", raising=False)
-    seeds, codes = list[str](), [1, 130, 0, 0]
+    trees, seeds, codes = dict.fromkeys(develop.GROUPS, "as it is"), list[str](), [1, 130, 130, 0, 0]
 
     def run(args: list[str], environment: dict[str, str]) -> int:
         assert args == ["--full"]
         seeds.append(environment["FLUID_TEST_SEED"])
         with Path(environment["FLUID_TEST_PASSED"]).open("a") as passed:
-            passed.write(f"a.py::{len(seeds)}\n")
+            passed.write(f"tests/e2e/a.py::{len(seeds)}\ntests/unit/b.py::{len(seeds)}\n")
         return codes.pop(0)
 
     monkeypatch.setattr(develop, "_test_all", run)
-    assert [develop.test(["--full"]) for _ in range(4)] == [1, 130, 0, 0]
-    assert seeds[0] == seeds[1] == seeds[2], "the same run"
+    monkeypatch.setattr(develop, "_tree", trees.__getitem__)
+    assert [develop.test(["--full"]) for _ in range(2)] == [1, 130]
+    trees["unit"] = "another"
+    assert [develop.test(["--full"]) for _ in range(3)] == [130, 0, 0]
+    assert len(set(seeds[:4])) == 1 and len(set(seeds)) == 2, "the same run until it is over"
     told = capsys.readouterr().out
-    assert "goes on: 1 tests passed on this tree already" in told and "goes on: 2 tests passed" in told
-    assert told.count("all of it has passed on this tree") == 2 and told.count("goes on") == 2
+    assert [int(count) for count in re.findall(r"goes on: (\d+) tests", told)] == [2, 2, 4]
+    assert told.count("all of it has passed") == 2
 
 
-def test_another_tree_begins_anew(tmp_path: Path) -> None:
+def test_a_guests_tests_stand_on_no_other_group_and_the_quick_ones_on_all(tmp_path: Path) -> None:
     from backend.cli.develop import _tree
 
-    for name in ("backend/a.py", "tests/b.py", "README.md"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("x")
-    before = _tree(tmp_path)
-    (tmp_path / "README.md").write_text("y")
-    (tmp_path / "backend/__pycache__").mkdir()
-    (tmp_path / "backend/__pycache__/a.pyc").touch()
-    assert _tree(tmp_path) == before
-    (tmp_path / "tests/b.py").write_text("y")
-    assert _tree(tmp_path) != before
+    def trees() -> tuple[str, str]:
+        return _tree("e2e", tmp_path), _tree("unit", tmp_path)
+
+    def write(name: str, text: str) -> tuple[bool, bool]:
+        """Whether that changes for the two what they stand on."""
+        before = trees()
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+        e2e, unit = trees()
+        return e2e != before[0], unit != before[1]
+
+    assert write("backend/a.py", "x") == write("tests/fix_a.py", "x") == (True, True)
+    assert write("tests/e2e/test_a.py", "x") == (True, True)
+    assert write("tests/faults/test_a.py", "x") == write("tests/unit/test_a.py", "x") == (False, True)
+    assert write("README.md", "x") == write("backend/__pycache__/a.pyc", "x") == (False, False)
+    assert write("backend/cli/develop.py", "runs them") == write("tests/resuming.py", "x") == (False, False)
 
 
 def test_pytest_words_choose_groups_and_leave_out_the_long_ones() -> None:
