@@ -88,7 +88,7 @@ class World:
                     return
             except FluidError:
                 pass
-            assert time.monotonic() < deadline, "it did not come about in three minutes"
+            assert time.monotonic() < deadline, f"not within three minutes; {self.stage.last_words(9)}"
             time.sleep(LOOK_S)
 
     # --- what must hold -------------------------------------------------------------------------------
