@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from backend.errors import BadRequest
@@ -134,14 +134,19 @@ def _is_same(group: str, before: dict[str, str], now: dict[str, str]) -> bool:
 def _tree(group: str, checkout: Path = CHECKOUT) -> str:
     """A digest of all that decides what a group's tests find. Those that need a guest stand on no other
     group."""
-    others = () if group in BESIDE else [checkout / "tests" / other for other in GROUPS if other != group]
+    others = [] if group in BESIDE else [checkout / "tests" / other for other in GROUPS if other != group]
+    left_out = [*others, *(checkout / name for name in RUNS_TESTS)]
+    found = (file for name in TREE for file in (checkout / name, *(checkout / name).rglob("*")))
+    return digest_of((file for file in found if not any(map(file.is_relative_to, left_out))), checkout)
+
+
+def digest_of(files: Iterable[Path], checkout: Path) -> str:
+    """Of files of the checkout, by their names and contents; what Python made of them does not count."""
     whole = hashlib.sha256()
-    for name in TREE:
-        for file in sorted([checkout / name, *(checkout / name).rglob("*")]):
-            decides = file.parent.name != "__pycache__" and not any(map(file.is_relative_to, others))
-            called = str(file.relative_to(checkout))
-            if decides and file.is_file() and called not in RUNS_TESTS:
-                whole.update(called.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    for file in sorted(files):
+        if file.is_file() and file.parent.name != "__pycache__":
+            content = hashlib.sha256(file.read_bytes()).digest()
+            whole.update(str(file.relative_to(checkout)).encode() + b"\0" + content)
     return whole.hexdigest()
 
 

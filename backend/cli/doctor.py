@@ -139,12 +139,17 @@ def libvirt(paths: Paths) -> Iterator[Finding]:
         yield Finding(OK, "libvirt", f"{DEFAULT_SOCKET} lets you in")
 
 
+def _settings(paths: Paths) -> settings.Config | None:
+    """None: they cannot be read, which `config_file` tells."""
+    try:
+        return settings.load(paths)
+    except FluidError:
+        return None
+
+
 def disk_space(paths: Paths) -> Iterator[Finding]:
     """Each disk that holds the state, images or sandboxes, once."""
-    try:
-        config = settings.load(paths)
-    except FluidError:  # told by `config_file`
-        config = settings.Config()
+    config = _settings(paths) or settings.Config()
     paths = paths.placed(images=config.storage.images, domains=config.storage.domains)
     reserve_mb = config.limits.disk_reserve_mb
     disks: dict[int, Path] = {}
@@ -165,9 +170,7 @@ def disk_space(paths: Paths) -> Iterator[Finding]:
 
 def socket_groups(paths: Paths) -> Iterator[Finding]:
     """Whom the settings name must also be in the group of the door, or the kernel keeps them out."""
-    try:
-        config = settings.load(paths)
-    except FluidError:  # told by `config_file`
+    if (config := _settings(paths)) is None:
         return
     own = pwd.getpwuid(_backend_uid(paths))
     for names, role, group in (
@@ -225,11 +228,8 @@ def sockets(paths: Paths) -> Iterator[Finding]:
 
 def tcp_door(paths: Paths) -> Iterator[Finding]:
     """The door of ``server.listen``: who answers there may be somebody else."""
-    try:
-        listen = settings.load(paths).server.listen
-    except FluidError:  # told by `config_file`
-        return
-    if listen is None:
+    config = _settings(paths)
+    if config is None or (listen := config.server.listen) is None:
         return
     try:
         where = settings.listen_address(listen)
@@ -305,11 +305,8 @@ def runner(paths: Paths) -> Iterator[Finding]:
 
 def database(paths: Paths) -> Iterator[Finding]:
     """PostgreSQL refuses to run as root: root's private cluster needs a user of its own."""
-    try:
-        config = settings.load(paths)
-    except FluidError:  # told by `config_file`
-        return
-    if os.geteuid() != 0 or config.database is not None:
+    config = _settings(paths)
+    if os.geteuid() != 0 or config is None or config.database is not None:
         return
     try:
         from backend.store.embedded import find_account

@@ -237,8 +237,8 @@ class FleetCore:
         """
         host, need = self.host_of(sandbox), self.need(sandbox)
         free_mb = (await host.look(max_age_s=0)).memory_free_mb - sum(host.promised.values())
-        if free_mb < need.memory_mb + need.memory_reserve_mb:
-            raise no_memory(host.name, free_mb, need)
+        if why := no_memory(host.name, free_mb, need):
+            raise why
         host.promised[sandbox.id] = need.memory_mb
         try:
             yield

@@ -78,13 +78,14 @@ def refusal(room: Room, need: Need) -> FluidError | None:
         return HypervisorDown(f"{room.name} is draining", remedy=f"fluid hosts resume {room.name}")
     if room.disk_free_mb < need.disk_mb + need.disk_reserve_mb:
         return no_space(room.name, room.disk_free_mb, need.disk_mb + need.disk_reserve_mb)
-    if free_mb < need.memory_mb + need.memory_reserve_mb:
-        return no_memory(room.name, free_mb, need)
-    return None
+    return no_memory(room.name, free_mb, need)
 
 
-def no_memory(host: str, free_mb: int, need: Need) -> NoSpace:
-    """A host without memory ends guests at its choice: its reserve is never given away."""
+def no_memory(host: str, free_mb: int, need: Need) -> NoSpace | None:
+    """A host without memory ends guests at its choice: its reserve is never given away. None: there is
+    enough."""
+    if free_mb >= need.memory_mb + need.memory_reserve_mb:
+        return None
     return NoSpace(
         f"{host} has {free_mb} MB of memory free, {need.memory_mb} are asked for and "
         f"{need.memory_reserve_mb} kept back",

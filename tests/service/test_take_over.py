@@ -23,7 +23,7 @@ from backend.client import AsyncFluid
 from backend.client.call import Call, nothing, path
 from backend.config import Config, LimitConfig, ServerConfig
 from backend.errors import AlreadyDecided, NoRoute, PaneNotFound, PaneTaken, RoleDenied, WrongState
-from backend.models import AskRequest, Event, Identity, Role, Sandbox, TakeOverEnd, now
+from backend.models import AskRequest, Event, Identity, Pane, Role, Sandbox, TakeOverEnd, now
 from backend.panes import Panes, TakeOver
 from backend.panes.taking import Mark
 from backend.paths import Paths
@@ -480,17 +480,19 @@ HOSTILE = (
 )
 
 
-async def test_the_command_line_types_with_the_same_safety(
-    doors: Doors, panes: Panes, fleet: OneSandbox
-) -> None:
+async def opened(doors: Doors, panes: Panes, fleet: OneSandbox) -> tuple[Pane, dict[str, str]]:
+    """A terminal of a sandbox whose id a command takes, and the environment of an operator's command."""
     assert fleet.sandbox is not None
     fleet.sandbox = fleet.sandbox.model_copy(update={"id": "SBX-00000001"})
     pane = await panes.open(ANN, "SBX-00000001")
-    environment = {
-        **os.environ,
-        "FLUID_SOCKET": str(doors.paths.operator_socket),
-        "PYTHONPATH": str(CHECKOUT),
-    }
+    door = str(doors.paths.operator_socket)
+    return pane, {**os.environ, "FLUID_SOCKET": door, "PYTHONPATH": str(CHECKOUT)}
+
+
+async def test_the_command_line_types_with_the_same_safety(
+    doors: Doors, panes: Panes, fleet: OneSandbox
+) -> None:
+    pane, environment = await opened(doors, panes, fleet)
 
     def type_and_leave() -> bytes:
         with Terminal([*ATTACH, "attach", "SBX-00000001"], environment, 90, 12) as seen:
@@ -526,14 +528,7 @@ async def test_the_command_line_types_with_the_same_safety(
 async def test_a_terminal_is_followed_as_plain_lines_until_it_ends(
     doors: Doors, panes: Panes, fleet: OneSandbox
 ) -> None:
-    assert fleet.sandbox is not None
-    fleet.sandbox = fleet.sandbox.model_copy(update={"id": "SBX-00000001"})
-    pane = await panes.open(ANN, "SBX-00000001")
-    environment = {
-        **os.environ,
-        "FLUID_SOCKET": str(doors.paths.operator_socket),
-        "PYTHONPATH": str(CHECKOUT),
-    }
+    pane, environment = await opened(doors, panes, fleet)
     steps = [
         ("", "$"),
         ("for i in $(seq 400); do echo row $i of the flood; done", "row 400 of the flood"),

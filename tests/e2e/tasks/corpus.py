@@ -12,6 +12,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from backend.cli.develop import digest_of
+
 FOLDER = Path(__file__).parent
 CHECKOUT = FOLDER.parents[2]
 STEP = "## "
@@ -78,8 +80,4 @@ def deciding(checkout: Path = CHECKOUT) -> list[Path]:
 
 def code_digest(checkout: Path = CHECKOUT) -> str:
     """Over all that decides a result but the task and the image."""
-    whole = hashlib.sha256()
-    for file in deciding(checkout):
-        content = hashlib.sha256(file.read_bytes()).digest()
-        whole.update(str(file.relative_to(checkout)).encode() + b"\0" + content)
-    return whole.hexdigest()
+    return digest_of(deciding(checkout), checkout)
