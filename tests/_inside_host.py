@@ -19,15 +19,10 @@ OWN = {
     "lib": "/var/lib/libvirt",
     "cache": "/var/cache/libvirt",
     "log": "/var/log/libvirt",
-    "libvirt": "/etc/libvirt",
-    "ssh": "/etc/ssh",
-    "passwd": "/etc/passwd",
-    "group": "/etc/group",
-    "shadow": "/etc/shadow",
-    "machine-id": "/etc/machine-id",
+    "etc": "/etc",
 }
 # What another machine would not have of this one; the sources above may lie there.
-HIDDEN = ("/tmp", "/var/tmp", "/home", "/root", "/var/cache/fluid", "/var/lib/fluid", "/etc/fluid")
+HIDDEN = ("/tmp", "/var/tmp", "/home", "/root", "/var/cache/fluid", "/var/lib/fluid")
 KVM = Path("/dev/kvm")
 
 
@@ -43,8 +38,8 @@ def main(folder: Path, name: str, shown: list[Path]) -> None:
     mount("-t", "sysfs", "sysfs", "/sys")  # shows this network's bridges
     mount("--rbind", str(aside), "/sys/fs/cgroup")
     for source, target in OWN.items():
-        if Path(target).exists():
-            mount("--bind", str(folder / source), target)
+        Path(target).mkdir(parents=True, exist_ok=True)  # as on a machine where no libvirtd ever ran
+        mount("--bind", str(folder / source), target)
     if KVM.exists():
         mount("--bind", str(folder / "no-kvm"), str(KVM))
         mount("-o", "remount,bind,ro", str(KVM))

@@ -79,6 +79,10 @@ class RealHost:
         }
 
     @property
+    def etc(self) -> Path:
+        return self.folder / "etc"
+
+    @property
     def root_uri(self) -> str:
         """Its libvirt by its socket as it lies on this machine: for assertions, not for the product."""
         return f"qemu:///system?socket={self.folder / 'run' / 'libvirt-sock'}"
@@ -196,31 +200,38 @@ class RealHost:
             self._first = None
 
     def _write(self) -> None:
-        """The files that are its own."""
-        for name in ("run", "lib", "lib/images", "lib/dnsmasq", "cache", "log", "libvirt", "ssh", "cgroup"):
+        """The files that are its own. All of /etc: a file that is laid over another alone goes with that one
+        when it is replaced on this machine, as ``useradd`` replaces /etc/passwd."""
+        for name in ("run", "lib", "lib/images", "lib/dnsmasq", "cache", "log", "cgroup"):
             (self.folder / name).mkdir(parents=True)
+        subprocess.run(["cp", "--archive", "/etc", self.etc], check=True)
+        for name in ("fluid", "libvirt", "ssh"):
+            shutil.rmtree(self.etc / name, ignore_errors=True)
+            (self.etc / name).mkdir()
+        (self.etc / "machine-id").unlink(missing_ok=True)  # some machines have a link there
         uid = _unused_id()
         for name, line in (
             ("passwd", f"{USER}:x:{uid}:{uid}::/:/bin/sh\n"),
             ("group", f"{USER}:x:{uid}:\n"),
             ("shadow", f"{USER}:*:19000:0:99999:7:::\n"),
         ):
-            self._file(name, (Path("/etc") / name).read_text() + line, 0o640 if name == "shadow" else 0o644)
-        self._file("machine-id", f"{uuid.uuid4().hex}\n", 0o444)
+            with (self.etc / name).open("a") as file:
+                file.write(line)
+        self._file("etc/machine-id", f"{uuid.uuid4().hex}\n", 0o444)
         self._file("no-kvm", "", 0)
-        self._file("libvirt/qemu.conf", f'{QEMU_CONF}user = "{qemu_user(LIBVIRT_STATE)}"\n')
-        self._file("libvirt/virtlogd.conf", VIRTLOGD_CONF)
+        self._file("etc/libvirt/qemu.conf", f'{QEMU_CONF}user = "{qemu_user(LIBVIRT_STATE)}"\n')
+        self._file("etc/libvirt/virtlogd.conf", VIRTLOGD_CONF)
         self._file(
-            "libvirt/libvirtd.conf",
+            "etc/libvirt/libvirtd.conf",
             f'unix_sock_group = "{USER}"\nunix_sock_rw_perms = "0770"\nauth_unix_rw = "none"\nlog_level = 3\n'
             f'log_outputs = "3:file:/var/log/libvirt/libvirtd.log"\nhost_uuid = "{uuid.uuid4()}"\n'
             f'listen_tls = 0\nlisten_tcp = 1\nauth_tcp = "none"\nlisten_addr = "{self.address}"\n',
         )
         private, public = make_host_key()
-        self._file("ssh/host_key", private, 0o600)
-        self._file("ssh/authorized_keys", self.key.with_suffix(".pub").read_text())
+        self._file("etc/ssh/host_key", private, 0o600)
+        self._file("etc/ssh/authorized_keys", self.key.with_suffix(".pub").read_text())
         self._file(
-            "ssh/sshd_config",
+            "etc/ssh/sshd_config",
             f"ListenAddress {self.address}\nPort {self.port}\nHostKey /etc/ssh/host_key\nPidFile none\n"
             f"AllowUsers {USER}\nAuthorizedKeysFile /etc/ssh/authorized_keys\nPasswordAuthentication no\n"
             "KbdInteractiveAuthentication no\nUsePAM no\nUseDNS no\nLogLevel VERBOSE\n",

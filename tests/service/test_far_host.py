@@ -136,7 +136,7 @@ async def test_a_libvirt_at_a_uri_of_its_own_is_dialled_there_and_its_guests_are
 async def test_over_tls_both_sides_show_certificates_of_one_authority(
     far: RealHost, open_folder: Path, tmp_path: Path
 ) -> None:
-    write_pki(ours := far.folder / "libvirt" / "pki", far.address)
+    write_pki(ours := far.etc / "libvirt" / "pki", far.address)
     write_pki(strange := tmp_path / "strange", far.address)
     names = {"ca": "cacert", "cert": "servercert", "key": "serverkey"}
     files = "".join(f'{word}_file = "/etc/libvirt/pki/{name}.pem"\n' for word, name in names.items())
@@ -179,7 +179,7 @@ async def test_a_libvirt_that_falls_silent_is_lost_and_answers_again_when_it_goe
 @contextmanager
 def listening(far: RealHost, config: str = "listen_tls = 0\n") -> Iterator[None]:
     """Its libvirtd answers on the network too."""
-    file = far.folder / "libvirt" / "libvirtd.conf"
+    file = far.etc / "libvirt" / "libvirtd.conf"
     text = file.read_text()
     far.stop_libvirtd()
     try:
