@@ -41,19 +41,29 @@ class SignedHead:
     def load(cls, file: Path) -> SignedHead:
         """Raises :class:`AuditBroken` for a file that is no signed head."""
         try:
-            return cls(**json.loads(file.read_bytes()))
-        except (OSError, ValueError, TypeError) as error:
+            return cls.read(file.read_bytes())
+        except (OSError, ValueError) as error:
             raise AuditBroken(
                 f"{file} is not a signed head of the audit: {error}",
                 remedy="put a kept copy back in its place",
             ) from error
 
+    @classmethod
+    def read(cls, text: str | bytes) -> SignedHead:
+        """The content of such a file, whoever kept it. Raises :class:`ValueError`."""
+        try:
+            return cls(**json.loads(text))
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
 
 class Signer:
-    """The installation's audit key (PKCS #8 PEM, 0600); ``<name>.pub`` beside it is for whoever verifies."""
+    """The installation's audit key (PKCS #8 PEM, 0600); ``<name>.pub`` beside it is for whoever verifies.
+    ``new``: it was made now, so nothing was ever signed."""
 
     def __init__(self, key_file: Path) -> None:
         self.public_file = key_file.with_name(key_file.name + ".pub")
+        self.new = not key_file.exists()
         self._key = _load_or_make(key_file)
         public = self._key.public_key().public_bytes(
             serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo

@@ -24,6 +24,7 @@ from backend.store import OUTAGES, Store
 
 log = logging.getLogger(__name__)
 
+SYSTEM = Identity.system()
 SEAL_EVERY_S = 60.0
 DECISION_SEAL_S = 2.0  # a disk that is busy with memory files keeps nobody who answers longer than this
 SPOOL_PART = 1_000  # rows of a spool that are committed at once: a statement has a time limit
@@ -64,6 +65,7 @@ class Audit:
         self._spool = Spool(spool_folder)
         self._signer = Signer(signing_key)
         self._head_file = head_file
+        self._has_signed = not self._signer.new
         self._head: Head | None = None  # None: ask the database
         self._seen = EMPTY  # as far as all was well once
         self._all_well = False
@@ -138,8 +140,13 @@ class Audit:
                     remedy="run `fluid audit verify`, and keep a copy of the head file",
                 )
         head = Head(*await self._rows.head())
+        if self._has_signed and not self._head_file.exists():
+            log.error("audit: %s is gone, and is made anew", self._head_file)
+            row = await self.note(SYSTEM, "audit.head", reason="the signed head was gone, and is made anew")
+            head = Head(row.seq, row.hash) if row.seq else head
         signed = self._signer.sign(head, timestamp(now()))
         await asyncio.to_thread(signed.save, self._head_file)
+        self._has_signed = True
         return signed
 
     async def run(self) -> None:
@@ -195,10 +202,12 @@ class Audit:
 
         return await asyncio.to_thread(read)
 
-    async def verify(self, *, whole: bool = True) -> AuditReport:
-        """Check every row, the links, and the signed head. Not ``whole``: of the rows those that came since
-        the last time, if all was well then."""
+    async def verify(self, *, whole: bool = True, kept: SignedHead | None = None) -> AuditReport:
+        """Check every row, the links, the signed head, and a copy of an earlier one that somebody ``kept``
+        elsewhere. Not ``whole``: of the rows those that came since the last time, if all was well then."""
         anchors: dict[int, str] = {}
+        if kept is not None and not self._signer.verify(kept):
+            return AuditReport(False, 0, None, "the kept head was not signed by this installation")
         if self._head_file.exists():
             try:
                 signed = SignedHead.load(self._head_file)
@@ -207,8 +216,11 @@ class Audit:
             if not self._signer.verify(signed):
                 words = f"{self._head_file} was not signed by this installation"
                 return AuditReport(False, 0, signed.seq, words)
-            if signed.seq:
-                anchors[signed.seq] = signed.hash
+            anchors[signed.seq] = signed.hash
+        if kept is not None and anchors.setdefault(kept.seq, kept.hash) != kept.hash:
+            words = "it was signed with another hash once: the chain was rewritten"
+            return AuditReport(False, 0, kept.seq, words)
+        anchors.pop(EMPTY.seq, None)
         unseen = "" if anchors else "no signed head: a cut tail would not be seen"
         if self._seen.seq:
             anchors.setdefault(self._seen.seq, self._seen.hash)

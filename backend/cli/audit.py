@@ -13,6 +13,8 @@ from backend.client import operator_calls
 from backend.errors import AuditBroken
 from backend.text import visible
 
+HEAD_CHARS = 1024
+
 app = noun_app("The hash-chained record.")
 
 
@@ -45,10 +47,20 @@ def list_rows(
     return show_rows(("row", "time", "who", "action", "step", "of"), rows, empty="no row")
 
 
-@app.command(epilog=examples("fluid audit verify"))
-def verify(as_json: AsJson = False) -> None:
+@app.command(epilog=examples("fluid audit verify", "fluid audit verify --head audit.head.monday"))
+def verify(
+    head: Annotated[
+        Path | None,
+        typer.Option(
+            help="A copy of audit.head that you kept: what was recorded then must still be there.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
     """Walk the whole chain and its signed head. Exit 9 when a row does not hold or nothing is signed."""
-    told = door().json(operator_calls.verify_audit())
+    told = door().json(operator_calls.verify_audit(_kept(head) if head else None))
     if as_json:
         show_json(told)
     where, reason = f"row {told['first_bad']}: " if told["first_bad"] else "", told["reason"]
@@ -74,3 +86,9 @@ def export(
     file.write_bytes(data)
     rows = data.count(b"\n")
     return show_json({"file": str(file), "rows": rows}) if as_json else print(visible(f"{file}: {rows} rows"))
+
+
+def _kept(file: Path) -> str:
+    """Enough to see that it is no signed head, if it is not."""
+    with file.open(encoding="utf-8", errors="replace") as text:
+        return text.read(HEAD_CHARS)

@@ -178,9 +178,10 @@ def audit(
     return Call("GET", path("audit"), nouns("AuditRow", "rows"), query=query)
 
 
-def verify_audit() -> Call[dict[str, Any]]:
-    """``ok``, ``rows``, and the first bad row."""
-    return Call("GET", path("audit", "verify"), as_is, timeout_s=WORK_S)
+def verify_audit(head: str | None = None) -> Call[dict[str, Any]]:
+    """``ok``, ``rows``, and the first bad row. ``head``: the text of an ``audit.head`` that was kept
+    elsewhere; its row must still be there."""
+    return Call("GET", path("audit", "verify"), as_is, query={"head": head}, timeout_s=WORK_S)
 
 
 def export_audit() -> Call[bytes]:

@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -208,6 +209,30 @@ async def test_without_a_head_a_verification_says_what_it_cannot_see(audit: Audi
     report = await audit.verify()
     assert (report.ok, report.rows) == (True, 3)
     assert report.reason == "no signed head: a cut tail would not be seen"
+
+
+async def test_a_head_that_was_kept_elsewhere_shows_what_a_new_one_hides(
+    store: Store, superuser: psycopg.AsyncConnection[tuple[object, ...]], tmp_path: Path
+) -> None:
+    """Somebody cuts the tail, and takes the signed head away: the next one is signed over what is left."""
+    audit = make(store, tmp_path)
+    await fill(audit, 10)
+    kept = await audit.seal()
+    assert (await audit.verify(kept=kept)).ok
+    await superuser.execute("DELETE FROM fluid.audit WHERE seq > 7")
+    (tmp_path / "audit.head").unlink()
+    audit = make(store, tmp_path)  # it starts anew
+    await audit.seal()
+    assert (await audit.verify()).ok
+    ((told, *_), _) = await audit.list()
+    assert (told.seq, told.action, told.step) == (8, "audit.head", "note")
+    report = await audit.verify(kept=kept)
+    assert (report.ok, report.first_bad) == (False, 9) and "row 10 was there" in report.reason
+    await fill(audit, 5)
+    report = await audit.verify(kept=kept)
+    assert (report.ok, report.first_bad) == (False, 10) and "rewritten" in report.reason
+    strange = replace(kept, seq=3)
+    assert "not signed" in (await audit.verify(kept=strange)).reason
 
 
 @pytest.mark.parametrize("garbage", ["", "{", '{"at":1,"hash":1,"seq":1,"signature":1}'])

@@ -794,6 +794,21 @@ def test_a_broken_chain_names_the_row_and_exits_nine(backend: FakeBackend, capsy
     assert "row 4: hash" in capsys.readouterr().err
 
 
+def test_a_kept_head_is_sent_along(backend: FakeBackend, tmp_path: Path, capsys: Capture) -> None:
+    sent: list[dict[str, str]] = []
+
+    def told(query: dict[str, str]) -> dict[str, Any]:
+        sent.append(query)
+        return {"ok": True, "rows": 9, "first_bad": None, "reason": ""}
+
+    backend.answers["GET /v1/audit/verify"] = (200, told)
+    (tmp_path / "kept").write_text('{"seq":3}')
+    assert run(["audit", "verify", "--head", str(tmp_path / "kept")]) == 0
+    assert sent == [{"head": '{"seq":3}'}]
+    assert run(["audit", "verify", "--head", str(tmp_path / "none")]) == 2
+    assert "does not exist" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("told", "code", "words"),
     [

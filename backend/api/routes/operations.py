@@ -13,8 +13,12 @@ from backend import __version__
 from backend.api import sse
 from backend.api.common import Caller, Limit, RunId, Served, answer, router
 from backend.api.view import fleet_view
+from backend.audit import SignedHead
+from backend.errors import InvalidValue
 from backend.models import Approval, FleetView, PanicView, Run
 from backend.store import Subscription
+
+HEAD_CHARS = 1024
 
 operator = router("operations")
 
@@ -109,9 +113,18 @@ async def audit(
 
 
 @operator.get("/v1/audit/verify")
-async def verify_audit(services: Served) -> Response:
-    """Walks the whole chain, and says which row is the first bad one."""
-    return answer(asdict(await services.audit.verify()))
+async def verify_audit(
+    services: Served, head: Annotated[str | None, Query(max_length=HEAD_CHARS)] = None
+) -> Response:
+    """Walks the whole chain, and says which row is the first bad one. ``head``: a signed head that was kept
+    elsewhere, as JSON."""
+    try:
+        kept = SignedHead.read(head) if head is not None else None
+    except ValueError as error:
+        raise InvalidValue(
+            "`head` is not a signed head of the audit", remedy="send an audit.head whole"
+        ) from error
+    return answer(asdict(await services.audit.verify(kept=kept)))
 
 
 @operator.get("/v1/audit/export")
