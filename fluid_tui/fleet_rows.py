@@ -239,10 +239,12 @@ def headline(fleet: FleetView, doing: Sequence[Run] = (), facts: Sequence[Run] =
     return [*runs, *facts]
 
 
-def open_guests(fleet: FleetView) -> list[Run]:
-    """Whose guests are not isolated, for the top line of every screen."""
+def open_guests(fleet: FleetView, *, short: bool = False) -> list[Run]:
+    """Whose guests are not isolated, for the top line of every screen; ``short``: that some are not."""
     names = [visible(host.name) for host in fleet.hosts if not host.isolated]
     if not names:
         return []
+    if short:
+        return [("guests not isolated", Role.WARN)]
     where = fit(names[0], HOST_WIDTH).rstrip() if len(names) == 1 else f"{len(names)} hosts"
     return [(f"guests on {where} are not isolated", Role.WARN)]

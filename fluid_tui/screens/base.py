@@ -202,8 +202,10 @@ class FluidScreen(Screen[None]):
         if not self.composed:
             return
         fleet = self.fluid.mirror.fleet
-        warnings = [*self._also_here(), *(open_guests(fleet) if fleet else [])]
-        self.query_one(TopBar).show(self.title_line(), self._facts(), warnings)
+        here = self._also_here()
+        warnings = [*here, *(open_guests(fleet) if fleet else [])]
+        short = [*here, *(open_guests(fleet, short=True) if fleet else [])]
+        self.query_one(TopBar).show(self.title_line(), self._facts(), warnings, short)
         self.set_class(self.fluid.mirror.link.contact is Contact.LOST, "-stale")
         effective = self.fluid.keys
         help = () if self.keys_elsewhere else (("app.help", BY_ID["app.help"].label),)

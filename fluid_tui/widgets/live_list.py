@@ -296,4 +296,5 @@ def _cell(cell: Run | Line, width: int, right: bool) -> Line:
         text, role = cell  # a single run
         return ((fit(text, width, right=right) + " ", role),)
     runs = clip(cell, width)
-    return (*runs, (" " * (width - width_of(runs) + 1), Role.TEXT))
+    blank = (" " * (width - width_of(runs)), Role.TEXT)
+    return (blank, *runs, (" ", Role.TEXT)) if right else (*runs, blank, (" ", Role.TEXT))

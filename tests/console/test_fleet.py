@@ -292,7 +292,7 @@ async def test_guests_that_are_not_isolated_are_named_on_every_screen(console, s
         await seen.sees(words)
         await seen.press(*WAYS[screen])
         await seen.until(lambda: type(seen.app.screen).__name__ == screen, screen)
-        await seen.until(lambda: words in seen.lines()[0], words)
+        await seen.until(lambda: words in seen.top(), words)
 
 
 async def test_several_hosts_with_open_guests_are_counted(console) -> None:
@@ -301,6 +301,30 @@ async def test_several_hosts_with_open_guests_are_counted(console) -> None:
         host.isolated = False
     async with console(80, 24, backend=FakeBackend(view)) as seen:
         await seen.sees("guests on 2 hosts are not isolated")
+
+
+async def test_what_is_wrong_stays_in_the_top_line_where_not_all_fits(console) -> None:
+    view = fleet()
+    view.hosts[1].isolated, view.audit_ok = False, False
+    backend = FakeBackend(view)
+    async with console(80, 24, backend=backend) as seen:
+        await seen.press("enter")
+        await seen.sees("id 4f2a")
+        await seen.until(lambda: "✗ audit broken" in seen.top(), "the audit")
+        assert "! 2 need you" in seen.top()
+        backend.down = True
+        seen.app.mirror.touch()
+        await seen.until(lambda: "✗ backend not reachable" in seen.top(), "the lost backend")
+        assert "guests not isolated" in seen.top()
+        await seen.press("q", "w")
+        await seen.until(lambda: "fluid › wall" in seen.top(), "the wall")
+        assert "✗ backend not reachable" in seen.top(), "on every screen"
+
+
+@pytest.mark.parametrize(("width", "right"), [(40, "! 2 need you"), (30, "! 2 need you"), (8, "! 2 n…")])
+async def test_who_needs_you_outlasts_the_clock(console, width: int, right: str) -> None:
+    async with console(width, 10, awaited="!") as seen:
+        await seen.until(lambda: right in seen.top(), right)
 
 
 async def test_a_mouse_chooses_what_it_points_at_and_opens_it_by_two_clicks(console) -> None:
