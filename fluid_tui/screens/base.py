@@ -361,14 +361,18 @@ class FluidScreen(Screen[None]):
 
     def action_panic(self) -> None:
         """The second time within a moment it is meant."""
-        from fluid_tui.screens.panic import PanicScreen
-
         if self.fluid.panic_meant():
-            self.app.push_screen(PanicScreen())
+            self.panic()
         else:
             self.say(
                 "Press ! again: all sandboxes pause, certificates are revoked, no apply starts.", bad=True
             )
+
+    def panic(self) -> None:
+        """It is meant: begin it."""
+        from fluid_tui.screens.panic import PanicScreen
+
+        self.app.push_screen(PanicScreen())
 
     def _taken(self) -> tuple[str, str]:
         """What is under the cursor, or else the first text of this screen."""

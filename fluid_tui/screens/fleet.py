@@ -114,7 +114,9 @@ class FleetScreen(FluidScreen):
             needs.styles.height = height
         approvals, asks = waiting(mirror.fleet)
         needs.set_class(bool(approvals or asks), "-needed")
-        sandboxes.empty = "No sandbox matches: escape clears the filter." if self._words else NO_SANDBOX
+        why = f": {problem}. E" if (problem := sandbox_filter(self._words).problem) else ": e"
+        nothing = f"No sandbox matches{why}scape clears the filter."
+        sandboxes.empty = nothing if self._words else NO_SANDBOX
         kept = self.fluid.layout_kept
         sandboxes.set_rows(sandbox_rows(mirror.fleet, at, self._words, self.sorting, reverse=kept.reverse))
         sandboxes.show_sorting(

@@ -55,7 +55,7 @@ async def test_each_host_shows_its_room_and_its_queue(console, width: int, heigh
     async with console(width, height, backend=FakeBackend(busy_hosts())) as seen:
         await seen.press("h")
         await seen.sees(
-            "fluid › hosts", "2 of 2 hosts up", "1 with a word", "22 of 64 GB", "410 GB", "34 % busy"
+            "fluid › hosts", "2 of 2 hosts up", "1 to look at", "22 of 64 GB", "410 GB", "34 % busy"
         )
         await seen.sees(
             "queued-1", "1 before it, about 3 s", "template  debian-12", "libvirt 9.0.0 qemu 7.2.11"
