@@ -23,7 +23,7 @@ from textual.screen import Screen
 from backend.client.door import DoorAddress
 from backend.models import Event
 from fluid_tui import keymap, memory
-from fluid_tui.actions import EVERYWHERE, WITHIN, of
+from fluid_tui.actions import EVERYWHERE, WITHIN, of, shown_keys
 from fluid_tui.attention import Attention, Notify, surroundings
 from fluid_tui.colourless import Colourless
 from fluid_tui.copying import clipboard_sequence
@@ -246,9 +246,11 @@ class FluidApp(App[int], inherit_bindings=False):
             self.screen.sort_by(sorting)
 
     def panic_meant(self) -> bool:
-        """Whether the key was pressed a moment ago too."""
-        before, self._panic_at = self._panic_at, monotonic()
-        return self._panic_at - before < PANIC_S
+        """Whether the key was pressed a moment ago too; the next one is a first one again."""
+        at = monotonic()
+        meant = at - self._panic_at < PANIC_S
+        self._panic_at = -PANIC_S if meant else at
+        return meant
 
     def next_theme(self) -> str:
         """Switch to the theme after this one; its name."""
@@ -274,7 +276,7 @@ class FluidApp(App[int], inherit_bindings=False):
             if action.id == "app.palette" or (self.read_only and action.changes):
                 continue
             if (act := screen.method_of(action)) is not None:
-                yield SystemCommand(action.words, action.id, act)
+                yield SystemCommand(action.words, f"{shown_keys(self.keys[action.id])}  {action.id}", act)
 
 
 def run_console(

@@ -237,11 +237,7 @@ def _dry_run(found: TargetEvidence) -> Iterator[Line]:
         yield line(BROKEN, ("dry run  ", Role.TITLE), name, said(found.error, Role.BAD))
         return
     bad = found.result.failed or found.result.unreachable
-    differs = (
-        f"; differs from the rehearsal in {plural(len(found.differs), 'place')}"
-        if found.differs
-        else "; as rehearsed"
-    )
+    differs = f"; {_differs(found)}" if found.differs else "; as rehearsed"
     yield line(
         BROKEN if bad else WARNING if found.differs else FULFILLED,
         ("dry run  ", Role.TITLE),
@@ -252,9 +248,18 @@ def _dry_run(found: TargetEvidence) -> Iterator[Line]:
         yield line(("    ≠ ", Role.WARN), said(sentence))
 
 
+def _differs(found: TargetEvidence) -> str:
+    return f"differs from the rehearsal in {plural(len(found.differs), 'place')}"
+
+
 def _risk(evidence: Evidence) -> Iterator[Line]:
     for words in evidence.risk:
         yield line(WARNING, ("risk  ", Role.TITLE), said(words, Role.WARN))
+
+
+def may_approve(approval: Approval, uid: int | None) -> bool:
+    """Whether ``uid`` can be one of those who approve: not twice, and not what they asked for."""
+    return uid is None or (approval.requester_uid != uid and all(one.uid != uid for one in approval.given))
 
 
 def policy_lines(approval: Approval, uid: int | None) -> list[Line]:
@@ -448,4 +453,5 @@ def _where(approval: Approval, target: str) -> Line:
         said(f"  {login}") if login else (f"  {NO_LOGIN}", Role.WARN),
         said(f"  group {group}" if group else "", Role.MUTED),
         (f"  dry run: would change {found.result.changed}" if found else "  no dry run", Role.TEXT),
+        (f"; {_differs(found)}" if found and found.differs else "", Role.WARN),
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from backend.models import Approval, ApprovalState, Ask, AskState, FleetView, Phase, Sandbox
+from backend.models.approval import APPROVAL_OVER
 from backend.text import visible
 from fluid_tui.filters import Filter, parse
 from fluid_tui.paint import Role, Run, fit, said
 from fluid_tui.widgets.live_list import Column, Row
-from fluid_tui.words import approval_mark, left, plural, sandbox_mark
+from fluid_tui.words import ago, approval_mark, left, plural, sandbox_mark
 
 ONGOING = (
     ApprovalState.PENDING,
@@ -20,22 +21,24 @@ ONGOING = (
     ApprovalState.REHEARSING,
     ApprovalState.DRAFTING,
 )
+CAME_TO_NOTHING = APPROVAL_OVER - {ApprovalState.APPLIED}
+FAILED_SHOWN = timedelta(days=1)
 BROKEN = (Phase.ERROR, Phase.LOST)
 HOST_WIDTH = 20  # of a host's name in the top line
 
 NEED_COLUMNS = (
     Column("", 1),
     Column("", 4),
-    Column("", 16),
+    Column("", 16, name=True),
     Column("", 0),
     Column("", 26, from_width=100),
     Column("", 14, from_width=120),
     Column("", 9, right=True, from_width=46),
 )
 SANDBOX_COLUMNS = (
-    Column("name", 0, share=2),
-    Column("agent", 10, from_width=48),
-    Column("host", 8, from_width=58),
+    Column("name", 0, share=2, name=True),
+    Column("agent", 10, from_width=48, name=True),
+    Column("host", 8, from_width=58, name=True),
     Column("state", 11),
     Column("ttl", 4, right=True),
     Column("last command", 0, from_width=72, share=3),
@@ -71,18 +74,42 @@ def waiting(fleet: FleetView) -> tuple[list[Approval], list[Ask]]:
 
 
 def need_rows(fleet: FleetView, now: datetime) -> list[Row]:
-    """Requests and questions that wait, then requests that are on their way."""
+    """Requests and questions that wait, applies that failed, then requests that are on their way."""
     approvals, asks = waiting(fleet)
     rows = [_approval_row(one, now) for one in approvals]
     rows += [_ask_row(one, fleet, now) for one in asks]
+    rows += [_approval_row(one, now) for one in failed_applies(fleet, now)]
     moving = [one for one in fleet.approvals if one.state in ONGOING and one not in approvals]
     return rows + [_approval_row(one, now) for one in sorted(moving, key=lambda one: one.created_at)]
+
+
+def failed_applies(fleet: FleetView, now: datetime) -> list[Approval]:
+    """What went wrong on a target within a day and nothing mends yet: no way back, no later apply of the same
+    sandbox; the newest first."""
+    live = [one for one in fleet.approvals if one.state not in CAME_TO_NOTHING]
+    mended = {one.rolls_back for one in live}
+    applied = [one for one in live if one.apply_run]
+    found = [
+        one
+        for one in fleet.approvals
+        if one.state is ApprovalState.FAILED
+        and one.apply_run
+        and one.apply_run not in mended
+        and now - one.updated_at < FAILED_SHOWN
+        and not any(
+            later.sandbox_id == one.sandbox_id and later.created_at > one.created_at for later in applied
+        )
+    ]
+    return sorted(found, key=lambda one: one.updated_at, reverse=True)
 
 
 def _approval_row(approval: Approval, now: datetime) -> Row:
     mark = approval_mark(approval)
     pending = approval.state is ApprovalState.PENDING
     targets = visible(", ".join(approval.targets))
+    failed = approval.state is ApprovalState.FAILED
+    moved = f"apply failed: {visible(approval.ending) or targets}" if failed else ""
+    age = ago(approval.updated_at, now) if failed else ""
     return Row(
         approval.id,
         (
@@ -92,12 +119,12 @@ def _approval_row(approval: Approval, now: datetime) -> Row:
             (
                 f"apply to {targets}: {visible(approval.reason)}"
                 if pending
-                else f"{mark.word}: {visible(approval.progress) or targets}",
-                Role.TEXT,
+                else moved or f"{mark.word}: {visible(approval.progress) or targets}",
+                Role.BAD if failed else Role.TEXT,
             ),
             evidence_words(approval) if pending else ("", Role.MUTED),
             _residual_words(approval) if pending else ("", Role.MUTED),
-            (f"{left(approval.expires_at, now)} left" if pending else "", Role.MUTED),
+            (f"{left(approval.expires_at, now)} left" if pending else age, Role.MUTED),
         ),
     )
 
@@ -239,10 +266,12 @@ def headline(fleet: FleetView, doing: Sequence[Run] = (), facts: Sequence[Run] =
     return [*runs, *facts]
 
 
-def open_guests(fleet: FleetView) -> list[Run]:
-    """Whose guests are not isolated, for the top line of every screen."""
+def open_guests(fleet: FleetView, *, short: bool = False) -> list[Run]:
+    """Whose guests are not isolated, for the top line of every screen; ``short``: that some are not."""
     names = [visible(host.name) for host in fleet.hosts if not host.isolated]
     if not names:
         return []
+    if short:
+        return [("guests not isolated", Role.WARN)]
     where = fit(names[0], HOST_WIDTH).rstrip() if len(names) == 1 else f"{len(names)} hosts"
     return [(f"guests on {where} are not isolated", Role.WARN)]

@@ -18,19 +18,23 @@ METER_CELLS = 5
 LABEL_CELLS = 10
 
 HOST_COLUMNS = (
-    Column("host", 0),
+    Column("host", 0, name=True),
     Column("state", 11),
-    Column("cpus", 4, right=True, from_width=70),
+    Column("cpus", 4, right=True, from_width=86),
     Column("busy", 5, right=True, from_width=86),
     Column("memory free", 18, from_width=58),
     Column("disk free", 9, right=True),
-    Column("guests", 6, right=True),
+    Column("guests", 6, right=True, from_width=44),
     Column("stock", 5, right=True, from_width=66),
     Column("creates", 7, right=True, from_width=74),
     Column("clock", 8, right=True, from_width=110),
     Column("versions", 32, from_width=128),
 )
-QUEUE_COLUMNS = (Column("sandbox", 18), Column("host", 10, from_width=50), Column("place and reason", 0))
+QUEUE_COLUMNS = (
+    Column("sandbox", 18, name=True),
+    Column("host", 10, from_width=50, name=True),
+    Column("place and reason", 0),
+)
 
 STATES = {
     "up": Mark("●", "up", Role.GOOD),

@@ -75,6 +75,16 @@ def fit(text: str, width: int, *, right: bool = False) -> str:
     return " " * (width - size) + text if right else text + " " * (width - size)
 
 
+def fit_name(text: str, width: int) -> str:
+    """As :func:`fit`, its middle cut: names differ at their ends."""
+    if cell_len(text) <= width:
+        return fit(text, width)
+    behind = ""
+    while cell_len(longer := text[len(text) - len(behind) - 1 :]) <= (width - 1) // 2:
+        behind = longer
+    return fit(set_cell_size(text, max(0, width - 1 - cell_len(behind))) + "…" + behind, width)
+
+
 def clip(runs: Line, width: int) -> Line:
     """A line cut to ``width`` cells."""
     kept: list[Run] = []

@@ -18,13 +18,15 @@ from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.widgets.live_list import Column, Row
 from fluid_tui.words import Mark
 
-TIMELINE_COLUMNS = (
+TIMELINE_COLUMNS = (Column("time", 8), Column("who", 10, from_width=50), Column("what", 19), Column("", 0))
+ALL_COLUMNS = (
     Column("time", 8),
-    Column("who", 10, from_width=50),
+    Column("who", 10, from_width=90),
     Column("what", 19),
-    Column("of", 14, from_width=90),
+    Column("of", 14, from_width=56, name=True),
     Column("", 0),
 )
+"""Of all sandboxes: whose it is comes before who did it."""
 FIELDS = ("who", "what", "of", "sandbox", "step", "said")
 SLOW = timedelta(minutes=2)
 """An intent that is older has probably lost its outcome."""
@@ -111,7 +113,8 @@ def timeline_rows(
     """The entries of one sandbox (or of all) that match, as rows."""
     names = {one.id: one.sandbox_name for one in fleet.sandboxes} if fleet else {}
     kept = [one for one in made if sandbox_id in ("", one.sandbox_id, one.of)]
-    return [_row(one, names, now) for one in kept if wanted.matches(_texts(one, names, now), {})]
+    found = [one for one in kept if wanted.matches(_texts(one, names, now), {})]
+    return [_row(one, names, now, whose=not sandbox_id) for one in found]
 
 
 def _texts(entry: Entry, names: dict[str, str], now: datetime) -> dict[str, str]:
@@ -126,7 +129,7 @@ def _texts(entry: Entry, names: dict[str, str], now: datetime) -> dict[str, str]
     }
 
 
-def _row(entry: Entry, names: dict[str, str], now: datetime) -> Row:
+def _row(entry: Entry, names: dict[str, str], now: datetime, *, whose: bool) -> Row:
     mark = next((mark for begin, mark in MARKS if entry.what.startswith(begin)), OTHER)
     role = Role.BAD if entry.failed else mark.role
     of = names.get(entry.of) or names.get(entry.sandbox_id) or entry.of
@@ -137,7 +140,7 @@ def _row(entry: Entry, names: dict[str, str], now: datetime) -> Row:
             (clock_words(entry.at, now), Role.MUTED),
             said(entry.who, Role.MUTED),
             line(("✗ " if entry.failed else f"{mark.glyph} ", role), said(entry.what, _shade(quiet))),
-            said(of, Role.MUTED),
+            *([said(of, Role.MUTED)] if whose else []),
             said(told(entry, now)[:WORDS_CHARS], Role.BAD if entry.failed else Role.TEXT),
         ),
     )
@@ -186,14 +189,14 @@ def _short(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def entry_lines(entry: Entry, output: Sequence[Line] = ()) -> list[Line]:
-    """All of one entry; ``output`` is what a command printed."""
+def entry_lines(entry: Entry, output: Sequence[Line] = (), name: str = "") -> list[Line]:
+    """All of one entry; ``output`` is what a command printed, ``name`` the sandbox's."""
     facts = [
         ("when", entry.at.astimezone().strftime("%Y-%m-%d %H:%M:%S")),
         ("who", entry.who),
         ("what", f"{entry.what} ({entry.step})"),
-        ("of", entry.of),
-        ("sandbox", entry.sandbox_id),
+        ("of", entry.of if entry.of != entry.sandbox_id else ""),
+        ("sandbox", f"{name}  {entry.sandbox_id}".strip()),
         *((name, _short(value)) for name, value in entry.data.items() if name != "intent"),
         ("chain", f"{entry.key}, {entry.chain[:16]}…" if entry.chain else "an event, not in the audit"),
     ]

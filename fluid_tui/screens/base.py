@@ -202,8 +202,10 @@ class FluidScreen(Screen[None]):
         if not self.composed:
             return
         fleet = self.fluid.mirror.fleet
-        warnings = [*self._also_here(), *(open_guests(fleet) if fleet else [])]
-        self.query_one(TopBar).show(self.title_line(), self._facts(), warnings)
+        here = self._also_here()
+        warnings = [*here, *(open_guests(fleet) if fleet else [])]
+        short = [*here, *(open_guests(fleet, short=True) if fleet else [])]
+        self.query_one(TopBar).show(self.title_line(), self._facts(), warnings, short)
         self.set_class(self.fluid.mirror.link.contact is Contact.LOST, "-stale")
         effective = self.fluid.keys
         help = () if self.keys_elsewhere else (("app.help", BY_ID["app.help"].label),)
@@ -359,14 +361,18 @@ class FluidScreen(Screen[None]):
 
     def action_panic(self) -> None:
         """The second time within a moment it is meant."""
-        from fluid_tui.screens.panic import PanicScreen
-
         if self.fluid.panic_meant():
-            self.app.push_screen(PanicScreen())
+            self.panic()
         else:
             self.say(
                 "Press ! again: all sandboxes pause, certificates are revoked, no apply starts.", bad=True
             )
+
+    def panic(self) -> None:
+        """It is meant: begin it."""
+        from fluid_tui.screens.panic import PanicScreen
+
+        self.app.push_screen(PanicScreen())
 
     def _taken(self) -> tuple[str, str]:
         """What is under the cursor, or else the first text of this screen."""

@@ -30,6 +30,7 @@ ARMING_S = 0.4
 REASON_CHARS = 2000
 SECRET_CHARS = 64 * 1024
 HINT = "enter confirms · escape is No"
+SEND_HINT = "enter sends it · escape goes back, nothing is sent"
 LEAST_LINES, MOST_LINES = 2, 14
 BESIDE_LINES = 8
 """Frame, prompt, field, problem, hint and the lines between."""
@@ -60,6 +61,7 @@ class Dialog(ModalScreen[T | None], Generic[T]):
 
     ECHO: ClassVar[bool] = True
     LONGEST: ClassVar[int] = REASON_CHARS
+    HINT: ClassVar[str] = HINT
 
     def __init__(self, title: str, lines: Sequence[Line], prompt: str, *, bad: bool = False) -> None:
         super().__init__(classes="-bad" if bad else "")
@@ -74,7 +76,7 @@ class Dialog(ModalScreen[T | None], Generic[T]):
             yield Label(self._prompt, id="prompt", markup=False)
             yield ArmedInput(id="answer", max_length=self.LONGEST, password=not self.ECHO, disabled=True)
             yield Label("", id="problem", markup=False)
-            yield Label(HINT, id="hint", markup=False)
+            yield Label(self.HINT, id="hint", markup=False)
 
     def on_mount(self) -> None:
         self.query_one(ArmedInput).cursor_blink = False
@@ -88,7 +90,8 @@ class Dialog(ModalScreen[T | None], Generic[T]):
         what = self.query_one("#what", TextView)
         room = max(LEAST_LINES, min(MOST_LINES, self.size.height - BESIDE_LINES))
         what.styles.max_height = room
-        self.query_one("#hint", Label).update(f"pgdn reads on · {HINT}" if len(what.lines) > room else HINT)
+        more = "pgdn reads on · " if len(what.lines) > room else ""
+        self.query_one("#hint", Label).update(more + self.HINT)
 
     def _drawn(self) -> None:
         """The delay begins when the words stand on the screen, however long that took."""
@@ -138,7 +141,10 @@ class TypedConfirm(Dialog[bool]):
 
 
 class ReasonDialog(Dialog[str]):
-    """A sentence that the other side will read; an empty one is refused unless optional."""
+    """A sentence that the other side will read; an empty one is refused unless optional. It may itself be a
+    no: escape is told by what it does."""
+
+    HINT = SEND_HINT
 
     def __init__(self, title: str, lines: Sequence[Line], prompt: str, *, optional: bool = False) -> None:
         super().__init__(title, lines, prompt)

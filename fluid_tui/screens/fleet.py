@@ -34,6 +34,7 @@ PREVIEW_DELAY_S = 0.15
 """A cursor that runs through the list opens no stream for every row it passes."""
 NEED_ROWS_SHOWN = 7
 NO_SANDBOX = "No sandbox yet. Agents make theirs; by hand: fluid sandboxes create SOURCE"
+HOSTS_NAMED = 4
 CORNERS = 4  # of a frame, with the blanks beside a title
 LEAST_CELLS = 16  # of words that are cut off
 PREVIEW_STEP, PREVIEW_MIN, PREVIEW_MAX = 5, 20, 80  # percent
@@ -84,14 +85,16 @@ class FleetScreen(FluidScreen):
         self.refresh_data()
 
     def title_line(self) -> Line:
-        """The hosts stand beside the name, with their state where it is not `up`: there is no way to this
-        screen."""
+        """The hosts stand beside the name (there is no way to this screen), those that are not `up` first and
+        with their state; of many that are up their number stands there."""
         runs, fleet = [*self.name_line()], self.fluid.mirror.fleet
-        for host in fleet.hosts if fleet else ():
+        hosts = fleet.hosts if fleet else []
+        for host in (one for one in hosts if one.status != "up"):
             mark = host_mark(host)
-            runs.append(said(f"  {host.name}", Role.MUTED))
-            runs += [] if host.status == "up" else [(f" {mark.glyph} {mark.word}", mark.role)]
-        return tuple(runs)
+            runs += [said(f"  {host.name}", Role.MUTED), (f" {mark.glyph} {mark.word}", mark.role)]
+        up = [host.name for host in hosts if host.status == "up"]
+        named = up if len(up) <= HOSTS_NAMED else [f"{len(up)} hosts up"]
+        return (*runs, *(said(f"  {name}", Role.MUTED) for name in named))
 
     def refresh_data(self) -> None:
         mirror = self.fluid.mirror
@@ -111,7 +114,9 @@ class FleetScreen(FluidScreen):
             needs.styles.height = height
         approvals, asks = waiting(mirror.fleet)
         needs.set_class(bool(approvals or asks), "-needed")
-        sandboxes.empty = "No sandbox matches: escape clears the filter." if self._words else NO_SANDBOX
+        why = f": {problem}. E" if (problem := sandbox_filter(self._words).problem) else ": e"
+        nothing = f"No sandbox matches{why}scape clears the filter."
+        sandboxes.empty = nothing if self._words else NO_SANDBOX
         kept = self.fluid.layout_kept
         sandboxes.set_rows(sandbox_rows(mirror.fleet, at, self._words, self.sorting, reverse=kept.reverse))
         sandboxes.show_sorting(

@@ -79,7 +79,7 @@ class HostsScreen(FluidScreen):
     def _counts(self, hosts: list[HostView]) -> str:
         warned = sum(bool(host_warnings(host) or host.last_error) for host in hosts)
         up = sum(host.status == "up" for host in hosts)
-        return f"{up} of {plural(len(hosts), 'host')} up" + (f" · {warned} with a word" if warned else "")
+        return f"{up} of {plural(len(hosts), 'host')} up" + (f" · {warned} to look at" if warned else "")
 
     def _draw_chosen(self) -> None:
         fleet, host = self.fluid.mirror.fleet, self.chosen()

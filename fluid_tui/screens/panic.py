@@ -29,7 +29,7 @@ class PanicScreen(FluidScreen):
         self._began: float | None = None  # when what is under way began
 
     def crumb(self) -> Line:
-        return line(("panic", Role.BAD))
+        return line(("release", Role.TITLE) if self._release else ("panic", Role.BAD))
 
     def body(self) -> ComposeResult:
         yield TextView(id="panic")
@@ -45,6 +45,18 @@ class PanicScreen(FluidScreen):
             self.app.push_screen(ask, self._released)
         else:
             self._start()
+
+    def action_panic(self) -> None:
+        """Who presses on and on means the one that is under way."""
+        if self._began is None:
+            super().action_panic()
+
+    def panic(self) -> None:
+        """Once more, here."""
+        self._release = False
+        self.titled(self.query_one(TextView), "Panic")
+        self.draw_bars()
+        self._start()
 
     def _released(self, yes: bool | None) -> None:
         if yes:

@@ -17,7 +17,15 @@ from textual.widgets import ContentSwitcher
 from backend.models import Approval, ApprovalState, now
 from backend.text import visible
 from fluid_tui.actions import bindings, shown_keys
-from fluid_tui.evidence import checklist, obstacles, policy_lines, request_lines, what_will_run, yes_to
+from fluid_tui.evidence import (
+    checklist,
+    may_approve,
+    obstacles,
+    policy_lines,
+    request_lines,
+    what_will_run,
+    yes_to,
+)
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.screens.base import NARROW_BELOW, EventArrived, FluidScreen
 from fluid_tui.screens.confirm import ChoiceDialog, ReasonDialog, SecretDialog, TypedConfirm, consequences
@@ -83,10 +91,10 @@ class ReviewScreen(FluidScreen):
         )
 
     def footer(self) -> Sequence[tuple[str, str]]:
-        """What can still be decided comes first."""
+        """What can still be decided comes first; what is not rehearsed yet can only be refused."""
         state = self.approval.state if self.approval else None
         if state in DECIDABLE:
-            return (*DECIDING, *self.FOOTER)
+            return (*(DECIDING if state is ApprovalState.PENDING else DECIDING[1:]), *self.FOOTER)
         if state in ENDED:
             return (("review.roll_back", "roll back"), *self.FOOTER)
         return (("review.abort", "abort"), *self.FOOTER) if state is ApprovalState.APPLYING else self.FOOTER
@@ -180,10 +188,10 @@ class ReviewScreen(FluidScreen):
         lines = [
             *self.as_it_was(),
             *request_lines(approval, self._earlier(approval), now()),
+            *policy_lines(approval, self.fluid.mirror.uid),
             BLANK,
             line(("Evidence", Role.HEAD)),
             *checklist(approval),
-            *policy_lines(approval, self.fluid.mirror.uid),
         ]
         if approval.state is ApprovalState.PENDING and not self.is_lost:
             missing = obstacles(approval)
@@ -192,12 +200,21 @@ class ReviewScreen(FluidScreen):
                 lines.append(line(("Cannot be approved yet:", Role.WARN)))
                 lines += [line(("  ", Role.TEXT), said(words, Role.WARN)) for words in missing]
             else:
-                lines.append(
-                    line(("Ready: ", Role.GOOD), (f"a, then {visible(approval.short_id)}, enter.", Role.TEXT))
-                )
+                lines.append(self._ready(approval))
         if self.data.problem:
             lines += [BLANK, line(said(f"✗ {self.data.problem}", Role.BAD))]
         return lines
+
+    def _ready(self, approval: Approval) -> Line:
+        """What an approval takes, by whoever may give it."""
+        uid, key = self.fluid.mirror.uid, shown_keys(self.fluid.keys["review.approve"].split(",")[0])
+        if self.fluid.read_only:
+            words = "this console is read-only: another one approves it."
+        elif not may_approve(approval, uid):
+            words = "another operator approves it."
+        else:
+            words = f"{key}, then {visible(approval.short_id)}, enter."
+        return line(("Ready: ", Role.GOOD), (words, Role.TEXT))
 
     def _earlier(self, approval: Approval) -> list[Approval]:
         """What the same agent was refused before, the newest first."""
@@ -219,7 +236,8 @@ class ReviewScreen(FluidScreen):
         right, current = self.query_one("#right"), self.query_one("#switch", ContentSwitcher).current
         words = next((tab.words for tab in TABS if tab.id == current), "")
         below = {"diff": self.data.how, "recording": self.query_one(ReplayView).words}
-        hidden = self.data.hidden() if current == "diff" else ""
+        key = shown_keys(self.fluid.keys["review.noise"].split(",")[0])
+        hidden = self.data.hidden(key) if current == "diff" else ""
         self.titled(right, f"{words}{hidden}", below[current]() if current in below else "")
 
     # --- tabs -------------------------------------------------------------------------------------------

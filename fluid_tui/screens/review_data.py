@@ -224,10 +224,10 @@ class ReviewData:
             return ""
         return f"{summary(self.changes)} · {how_read(self.changes.read_from)}"
 
-    def hidden(self) -> str:
-        """How much of the diff the noise profile hides, for its title."""
+    def hidden(self, key: str) -> str:
+        """How much of the diff the noise profile hides, and the key that shows it, for its title."""
         count = sum(self.changes.hidden.values()) if self.changes else 0
-        return f" · {count} hidden: i shows" if count else ""
+        return f" · {count} hidden: {key} shows" if count else ""
 
     # --- a file ---------------------------------------------------------------------------------------------
 

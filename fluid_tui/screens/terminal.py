@@ -19,7 +19,7 @@ from fluid_tui.actions import bindings, shown_keys
 from fluid_tui.backend_port import Hands
 from fluid_tui.fleet_rows import Sorting, sandbox_rows
 from fluid_tui.mirror import Contact
-from fluid_tui.paint import Line, Role, line, said
+from fluid_tui.paint import Line, Role, line, said, wrap
 from fluid_tui.screens.base import FluidScreen
 from fluid_tui.screens.confirm import TypedConfirm, consequences
 from fluid_tui.screens.diff import DiffScreen
@@ -98,6 +98,10 @@ class TerminalScreen(FluidScreen):
             view.watch_pane(self.fluid.client, pane.pane_id)
         self._draw_title()
 
+    def on_resize(self) -> None:
+        if self.composed:
+            self._draw_title()
+
     def _draw_title(self) -> None:
         view = self.query_one(PaneView)
         sandbox = self.fluid.mirror.sandbox(self._sandbox_id)
@@ -105,7 +109,8 @@ class TerminalScreen(FluidScreen):
         if pane is None:
             self.titled(view, "No terminal")
             known = self.fluid.mirror.fleet is not None
-            view.set_lines([line(said(NO_TERMINAL if known else self.why_nothing(), Role.MUTED))])
+            words = line(said(NO_TERMINAL if known else self.why_nothing(), Role.MUTED))
+            view.set_lines(wrap(words, view.size.width or self.size.width))
             return
         who = f"{sandbox.sandbox_name} · {sandbox.agent_id}" if sandbox else self._sandbox_id
         state = "live" if view.following else "history"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from textual import on
 from textual.app import ComposeResult
@@ -16,6 +17,7 @@ from fluid_tui.paint import Line, Role, line, said
 from fluid_tui.screens.base import EventArrived, FluidScreen
 from fluid_tui.screens.replay import ReplayScreen
 from fluid_tui.timeline_rows import (
+    ALL_COLUMNS,
     TIMELINE_COLUMNS,
     UNRECORDED,
     Entry,
@@ -25,7 +27,7 @@ from fluid_tui.timeline_rows import (
     timeline_rows,
 )
 from fluid_tui.widgets.filter_field import FilterField
-from fluid_tui.widgets.live_list import LiveList
+from fluid_tui.widgets.live_list import Column, LiveList
 from fluid_tui.widgets.text_view import TextView
 
 PAGE_ROWS = 500
@@ -73,9 +75,12 @@ class TimelineScreen(FluidScreen):
         whose = sandbox.sandbox_name if sandbox else self._only or "all"
         return line(("timeline ", Role.MUTED), said(whose, Role.TITLE))
 
+    def _columns(self) -> Sequence[Column]:
+        return TIMELINE_COLUMNS if self._only else ALL_COLUMNS
+
     def body(self) -> ComposeResult:
         with Horizontal(id="middle"):
-            yield LiveList(TIMELINE_COLUMNS, id="entries", empty="Reading the audit …")
+            yield LiveList(self._columns(), id="entries", empty="Reading the audit …")
             yield TextView(id="entry")
         yield FilterField("approval who:ops -what:command.run sandbox:nginx-tls")
 
@@ -140,12 +145,13 @@ class TimelineScreen(FluidScreen):
         if self._read_once:
             nothing = "Nothing matches." if self._words else "Nothing has happened yet."
             shown.empty = self._problem or nothing
+        shown.show_columns(self._columns())
         shown.set_rows(timeline_rows(made, fleet, wanted, self._only, at))
         words = [f"filter: {self._words}"] if self._words else []
         words += [wanted.problem] if wanted.problem else []
         words += [f"✗ {self._problem}"] if self._problem and self._rows else []
         words += [f"newest {len(self._rows)} rows"] if len(self._rows) >= self._limit else []
-        if fleet is not None:
+        if fleet is not None and not self.is_lost:
             words.append(f"chain {'holds' if fleet.audit_ok else 'BROKEN'}, {fleet.audit_rows} rows")
         self.titled(shown, "Timeline", " · ".join(words))
         self._draw_entry()
@@ -158,7 +164,9 @@ class TimelineScreen(FluidScreen):
             view.set_lines([line(("Nothing to show.", Role.MUTED))])
             return
         self.titled(view, entry.what, entry.key)
-        view.set_lines(entry_lines(entry, self._outputs.get(entry.of, [])))
+        sandbox = self.fluid.mirror.sandbox(entry.sandbox_id)
+        name = sandbox.sandbox_name if sandbox else ""
+        view.set_lines(entry_lines(entry, self._outputs.get(entry.of, []), name))
 
     # --- what a command printed ---------------------------------------------------------------------------
 

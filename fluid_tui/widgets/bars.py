@@ -9,20 +9,27 @@ from rich.cells import cell_len
 from fluid_tui.paint import Line, Role, Run, clip, width_of
 from fluid_tui.widgets.painted import Painted
 
+LEAST_LEFT = 16
+"""Cells of the left that are kept where what is wrong takes the rest."""
+WEIGHTS = {Role.MUTED: 0, Role.ACCENT: 1, Role.WARN: 2, Role.BAD: 3}
+
 
 class TopBar(Painted, can_focus=False):
-    """What this is on the left, how things stand on the right; the right gives way first, but for warnings
-    at its end."""
+    """What this is on the left, how things stand on the right. What is as it should be gives way first, then
+    the end of the left; what is wrong stays."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._left: Line = ()
-        self._right: Sequence[Run] = ()
-        self._warnings: Sequence[Run] = ()
+        self._right: list[Run] = []
+        self._warnings: tuple[list[Run], list[Run]] = ([], [])
 
-    def show(self, left: Line, right: Sequence[Run], warnings: Sequence[Run] = ()) -> None:
-        """``right`` is a list of facts, the most important last: the first are left out when narrow."""
-        told = (left, list(right), list(warnings))
+    def show(
+        self, left: Line, right: Sequence[Run], warnings: Sequence[Run] = (), short: Sequence[Run] = ()
+    ) -> None:
+        """``right`` is a list of facts; of one weight the first are left out first. ``short``: the warnings
+        behind them where there is little room."""
+        told = (left, list(right), (list(warnings), list(short)))
         if told != (self._left, self._right, self._warnings):
             self._left, self._right, self._warnings = told
             self._lay_out()
@@ -31,16 +38,27 @@ class TopBar(Painted, can_focus=False):
         width = self.size.width
         if width <= 0:
             return
-        facts = [*self._right, *self._warnings]
-        while len(facts) > len(self._warnings) and width_of(self._left) + _joined_width(facts) + 3 > width:
-            facts.pop(0)
+        warnings, short = self._warnings
+        facts, whole = [*self._right, *warnings], width_of(self._left)
+        while any(role is Role.MUTED for _, role in facts) and whole + _joined_width(facts) + 3 > width:
+            facts.remove(_lightest(facts))
+        least = min(whole, LEAST_LEFT)
+        if least + _joined_width(facts) + 3 > width:
+            facts = [*(fact for fact in facts if fact not in warnings), *short]
+        while len(facts) > 1 and least + _joined_width(facts) + 3 > width:
+            facts.remove(_lightest(facts))
         joined: list[Run] = []
         for fact in facts:
             joined += [(" · ", Role.MUTED)] if joined else []
             joined.append(fact)
-        left = clip(((" ", Role.TEXT), *self._left), width - width_of(tuple(joined)) - 1)
-        gap = width - width_of(left) - width_of(tuple(joined)) - 1
-        self._replace([(*left, (" " * max(gap, 0), Role.TEXT), *joined)])
+        right = clip(tuple(joined), width - 2)
+        left = clip(((" ", Role.TEXT), *self._left), width - width_of(right) - 2)
+        gap = width - width_of(left) - width_of(right) - 1
+        self._replace([(*left, (" " * max(gap, 0), Role.TEXT), *right)])
+
+
+def _lightest(facts: Sequence[Run]) -> Run:
+    return min(facts, key=lambda fact: WEIGHTS.get(fact[1], 0) if isinstance(fact[1], Role) else 0)
 
 
 def _joined_width(facts: Sequence[Run]) -> int:

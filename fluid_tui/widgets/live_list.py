@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.strip import Strip
 
 from fluid_tui.actions import bindings
-from fluid_tui.paint import Line, Role, Run, clip, fit, line, plain, said, width_of, wrap
+from fluid_tui.paint import Line, Role, Run, clip, fit, fit_name, line, plain, said, width_of, wrap
 from fluid_tui.widgets.painted import Painted
 from fluid_tui.words import plural
 
@@ -32,6 +32,7 @@ class Column:
     from_width: int = 0
     right: bool = False
     share: int = 1
+    name: bool = False  # cut in its middle
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,12 @@ class LiveList(Painted):
                 self._refresh_row(at)
         if self.key != key:
             self.post_message(self.RowHighlighted(self, self.key))
+
+    def show_columns(self, columns: Sequence[Column]) -> None:
+        """Other columns; rows with a cell for each come next."""
+        if list(columns) != self._columns:
+            self._columns = list(columns)
+            self.refresh()
 
     def move_to(self, key: str) -> None:
         """Put the cursor on a row."""
@@ -238,7 +245,7 @@ class LiveList(Painted):
         for at in kept:
             column = self._columns[at]
             room = column.width or max(8, free * column.share // shares)
-            runs.extend(_cell(cells[at] if at < len(cells) else (), room, column.right))
+            runs.extend(_cell(cells[at] if at < len(cells) else (), room, column))
         return tuple(runs)
 
     # --- keys and mouse -------------------------------------------------------------------------------
@@ -290,10 +297,12 @@ def cell_text(cell: Run | Line) -> str:
     return plain(runs).strip()
 
 
-def _cell(cell: Run | Line, width: int, right: bool) -> Line:
+def _cell(cell: Run | Line, width: int, column: Column) -> Line:
     """A cell and the space behind it, which takes no colour of its own: colours are bytes on a slow line."""
     if cell and isinstance(cell[0], str):
         text, role = cell  # a single run
-        return ((fit(text, width, right=right) + " ", role),)
+        fitted = fit_name(text, width) if column.name else fit(text, width, right=column.right)
+        return ((fitted + " ", role),)
     runs = clip(cell, width)
-    return (*runs, (" " * (width - width_of(runs) + 1), Role.TEXT))
+    blank = (" " * (width - width_of(runs)), Role.TEXT)
+    return (blank, *runs, (" ", Role.TEXT)) if column.right else (*runs, blank, (" ", Role.TEXT))

@@ -45,6 +45,10 @@ class Console:
         strips: list[Strip] = self.app.screen._compositor.render_strips()
         return [strip.text for strip in strips]
 
+    def top(self) -> str:
+        """The first line; empty while a screen is still being made."""
+        return next(iter(self.lines()), "")
+
     def text(self) -> str:
         return "\n".join(self.lines())
 

@@ -68,9 +68,10 @@ def test_every_order_has_its_first(sorting: Sorting, first: str) -> None:
 
 
 async def test_a_filter_that_is_not_understood_says_what_there_is(console) -> None:
-    async with console() as seen:
+    async with console(80, 24) as seen:
         await seen.press("slash", *"hots:kvm-01")
-        await seen.sees("no field 'hots'; there are name, agent, host, state", "No sandbox matches: escape")
+        await seen.sees("No sandbox matches: no field 'hots'; there are name, agent, host, state,")
+        await seen.sees("says, command, ttl, idle, age, commands, cpu, memory.", "Escape clears the filter.")
 
 
 async def test_the_order_is_shown_and_turned_round(console) -> None:

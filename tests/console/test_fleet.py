@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from datetime import timedelta
 
 import pytest
 from textual.css.stylesheet import Stylesheet
 from textual.widgets import Input
 
-from backend.models import Phase, now
+from backend.models import ApprovalState, Phase, now
 from fluid_tui import screens
+from fluid_tui.fleet_rows import failed_applies
 from fluid_tui.mirror import FEW
 from fluid_tui.screens.base import FluidScreen
 from fluid_tui.widgets.live_list import LiveList
@@ -292,7 +294,7 @@ async def test_guests_that_are_not_isolated_are_named_on_every_screen(console, s
         await seen.sees(words)
         await seen.press(*WAYS[screen])
         await seen.until(lambda: type(seen.app.screen).__name__ == screen, screen)
-        await seen.until(lambda: words in seen.lines()[0], words)
+        await seen.until(lambda: words in seen.top(), words)
 
 
 async def test_several_hosts_with_open_guests_are_counted(console) -> None:
@@ -301,6 +303,64 @@ async def test_several_hosts_with_open_guests_are_counted(console) -> None:
         host.isolated = False
     async with console(80, 24, backend=FakeBackend(view)) as seen:
         await seen.sees("guests on 2 hosts are not isolated")
+
+
+async def test_an_apply_that_failed_stands_at_home_until_something_takes_it_back(console) -> None:
+    backend = FakeBackend()
+    failed = backend.approve_state(
+        ApprovalState.FAILED, apply_run="RUN-00000003", outcome="nginx did not start"
+    )
+    async with console(80, 24, backend=backend) as seen:
+        await seen.sees("✗ 4f2a nginx-tls        apply failed: nginx did not start")
+        assert "! 1 needs you" in seen.top(), "it waits for nobody"
+        await seen.press("k", "k", "j", "enter")
+        await seen.sees("review 4f2a", "b roll back")
+        await seen.press("q")
+        way_back = {"id": "APR-7be00000", "state": ApprovalState.REHEARSING, "rolls_back": "RUN-00000003"}
+        backend.view.approvals.append(failed.model_copy(update=way_back))
+        await backend.tell("approval.changed", "APR-7be00000")
+        await seen.sees("◌ 7be0")
+        assert "4f2a" not in seen.text()
+
+
+def test_an_apply_that_failed_is_forgotten_after_a_later_one_or_a_day() -> None:
+    view = fleet(at := now())
+    ended = {"state": ApprovalState.FAILED, "apply_run": "RUN-1"}
+    view.approvals = [view.approvals[0].model_copy(update=ended)]
+    assert failed_applies(view, at) == view.approvals
+    assert failed_applies(view, at + timedelta(hours=25)) == []
+    later = {"id": "APR-2", "apply_run": "RUN-2", "created_at": at}
+    for state, shown in ((ApprovalState.APPLIED, 0), (ApprovalState.REJECTED, 1)):
+        again = view.approvals[0].model_copy(update={**later, "state": state})
+        assert (
+            len(failed_applies(view.model_copy(update={"approvals": [*view.approvals, again]}), at)) == shown
+        )
+    never_ran = view.approvals[0].model_copy(update={"apply_run": ""})
+    assert failed_applies(view.model_copy(update={"approvals": [never_ran]}), at) == []
+
+
+async def test_what_is_wrong_stays_in_the_top_line_where_not_all_fits(console) -> None:
+    view = fleet()
+    view.hosts[1].isolated, view.audit_ok = False, False
+    backend = FakeBackend(view)
+    async with console(80, 24, backend=backend) as seen:
+        await seen.press("enter")
+        await seen.sees("id 4f2a")
+        await seen.until(lambda: "✗ audit broken" in seen.top(), "the audit")
+        assert "! 2 need you" in seen.top()
+        backend.down = True
+        seen.app.mirror.touch()
+        await seen.until(lambda: "✗ backend not reachable" in seen.top(), "the lost backend")
+        assert "guests not isolated" in seen.top()
+        await seen.press("q", "w")
+        await seen.until(lambda: "fluid › wall" in seen.top(), "the wall")
+        assert "✗ backend not reachable" in seen.top(), "on every screen"
+
+
+@pytest.mark.parametrize(("width", "right"), [(40, "! 2 need you"), (30, "! 2 need you"), (8, "! 2 n…")])
+async def test_who_needs_you_outlasts_the_clock(console, width: int, right: str) -> None:
+    async with console(width, 10, awaited="!") as seen:
+        await seen.until(lambda: right in seen.top(), right)
 
 
 async def test_a_mouse_chooses_what_it_points_at_and_opens_it_by_two_clicks(console) -> None:

@@ -55,7 +55,7 @@ async def test_each_host_shows_its_room_and_its_queue(console, width: int, heigh
     async with console(width, height, backend=FakeBackend(busy_hosts())) as seen:
         await seen.press("h")
         await seen.sees(
-            "fluid › hosts", "2 of 2 hosts up", "1 with a word", "22 of 64 GB", "410 GB", "34 % busy"
+            "fluid › hosts", "2 of 2 hosts up", "1 to look at", "22 of 64 GB", "410 GB", "34 % busy"
         )
         await seen.sees(
             "queued-1", "1 before it, about 3 s", "template  debian-12", "libvirt 9.0.0 qemu 7.2.11"
@@ -148,4 +148,22 @@ async def test_a_host_that_is_not_up_says_so_in_words_at_home(console, status: s
     view.hosts[1].status = status
     async with console(80, 24, backend=FakeBackend(view)) as seen:
         await seen.until(lambda: words in seen.lines()[0], words)
-        assert "kvm-01  kvm-02" in seen.lines()[0], "one that is up is only named"
+        assert f"{words}  kvm-01 " in seen.lines()[0], "one that is up is only named, behind it"
+
+
+async def test_of_many_hosts_those_that_are_not_up_are_named(console) -> None:
+    view = fleet()
+    view.hosts = [view.hosts[0].model_copy(update={"name": f"host-{number:02}"}) for number in range(12)]
+    view.hosts[9].status = "lost"
+    async with console(80, 24, backend=FakeBackend(view)) as seen:
+        await seen.sees("fluid  host-09 ? lost  11 hosts up  ", " audit ok · ! 2 need you")
+
+
+async def test_figures_of_a_lost_host_stand_under_the_others(console) -> None:
+    view = fleet()
+    view.hosts[1].status, view.hosts[1].since = "lost", now() - timedelta(seconds=190)
+    async with console(80, 24, backend=FakeBackend(view)) as seen:
+        await seen.press("h")
+        await seen.sees("? lost 3 m")
+        up, lost = (next(each for each in seen.lines() if name in each) for name in ("kvm-01", "? lost 3 m"))
+        assert up.index("410 GB") == lost.index("410 GB")

@@ -39,6 +39,21 @@ async def test_who_leaves_before_its_end_is_told_it_all_the_same(
         assert seen.backend.asked.count(("panic",)) == 1
 
 
+async def test_who_presses_on_and_on_panics_once_and_again_on_the_same_screen(console) -> None:
+    async with console(80, 24) as seen:
+        seen.backend.may_answer.clear()
+        await seen.press(*["exclamation_mark"] * 6)
+        await seen.sees("Pausing every sandbox …")
+        seen.backend.may_answer.set()
+        await seen.sees("1 sandbox paused.")
+        assert seen.backend.asked.count(("panic",)) == 1
+        await seen.press("exclamation_mark", "exclamation_mark")
+        await seen.until(lambda: seen.backend.asked.count(("panic",)) == 2, "tried once more")
+        assert "› panic ›" not in seen.top()
+        await seen.press("q")
+        await seen.until(lambda: "fluid  kvm-01" in seen.top(), "home by one key")
+
+
 async def test_a_second_press_that_comes_late_only_warns_again(console, monkeypatch) -> None:
     monkeypatch.setattr("fluid_tui.app.PANIC_S", -1.0)
     async with console(80, 24) as seen:

@@ -262,7 +262,8 @@ async def test_rejecting_needs_a_reason(console, key: str, changes_requested: bo
         await seen.press("enter")
         await seen.sees("Ready:")
         await seen.press(key)
-        await seen.sees("enter confirms")
+        await seen.sees("enter sends it · escape goes back, nothing is sent")
+        assert "escape is No" not in seen.text(), "it is a no that is being given"
         await armed(seen)
         await seen.press("enter")
         await seen.sees("A reason is needed")
@@ -473,6 +474,8 @@ def test_a_command_that_is_run_is_shown_before_the_yes() -> None:
         )
     ]
     assert "     $ openssl req -subj '/CN=a b␛[2J'" in told
+    assert told[0].endswith("would change 8; differs from the rehearsal in 2 places"), "where it will run"
+    assert told[1].endswith("would change 8")
     assert all(each.isprintable() for each in told)
 
 
@@ -487,6 +490,33 @@ async def test_the_rules_that_concern_this_operator_are_said(console) -> None:
             "! policy  you asked for this yourself",
             "! policy  you have approved it",
         )
+
+
+async def test_readiness_is_told_as_it_is_for_who_looks(console) -> None:
+    own = FakeBackend()
+    own.approve_state(ApprovalState.PENDING, requester_uid=1000)
+    async with console(80, 24, backend=own) as seen:
+        await seen.press("enter")
+        await seen.sees("! policy  you asked for this yourself", "a approve")
+        assert "Ready:" not in seen.text(), "below the evidence"
+        await seen.press("end")
+        await seen.sees("Ready: another operator approves it.")
+    async with console(read_only=True) as seen:
+        await seen.press("enter")
+        await seen.sees("Ready: this console is read-only")
+    async with console(keys={"review.approve": "f5"}) as seen:
+        await seen.press("enter")
+        await seen.sees("Ready: f5, then 4f2a, enter.")
+
+
+@pytest.mark.parametrize("state", [ApprovalState.DRAFTING, ApprovalState.REHEARSING])
+async def test_what_is_not_rehearsed_offers_no_approval(console, state: ApprovalState) -> None:
+    backend = FakeBackend()
+    backend.approve_state(state, digest="")
+    async with console(80, 24, backend=backend) as seen:
+        await seen.press("colon", *"review 4f2a", "enter")
+        await seen.sees("fluid › review 4f2a", " r reject  c ask changes  n next change")
+        assert "a approve" not in seen.lines()[-1]
 
 
 async def test_a_yes_to_other_evidence_is_told_and_not_counted(console) -> None:

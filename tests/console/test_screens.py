@@ -315,7 +315,13 @@ async def test_palette_finds_an_action_by_its_words(console) -> None:
     async with console() as seen:
         await seen.press("ctrl+p")
         await seen.press(*"watch")
-        await seen.sees("Watch the agent's terminal")
+        await seen.sees("Watch the agent's terminal", "t  fleet.terminal")
+
+
+async def test_why_there_is_no_terminal_is_read_in_a_tiny_window_too(console) -> None:
+    async with console(40, 10) as seen:
+        await seen.press("slash", *"dns", "enter", "t")
+        await seen.sees("Its agent has opened none.", "sandboxes ssh NAME")
 
 
 async def test_a_key_that_is_still_on_its_way_when_the_console_ends_is_dropped(console) -> None:
@@ -334,7 +340,7 @@ async def test_the_palette_has_every_action_of_what_is_in_sight_and_it_works_fro
             await seen.press(*keys)
             if keys and keys[-1] in ("6", "r"):
                 await seen.sees("pauses cut to")
-            offered |= {command.help for command in seen.app.get_system_commands(seen.app.screen)}
+            offered |= {command.help.split()[-1] for command in seen.app.get_system_commands(seen.app.screen)}
             if keys == ["l", "r"]:
                 await seen.press("ctrl+p", *"cut pauses")
                 await seen.sees("replay.idle")

@@ -51,6 +51,16 @@ async def test_an_entry_shows_all_of_it_and_a_command_its_output(console) -> Non
         await seen.sees("review 4f2a", "Evidence")
 
 
+async def test_the_timeline_of_all_says_whose_each_line_is_and_that_of_one_does_not_repeat_it(
+    console,
+) -> None:
+    async with console(80, 24) as seen:
+        await seen.press("l")
+        await seen.sees("$ command.run       nginx -t · exit 1", "sandbox     nginx-tls  SBX-00000001")
+        await seen.press("a")
+        await seen.sees("$ command.run       nginx-tls      nginx -t · exit 1")
+
+
 async def test_the_timeline_narrows_and_shows_all_sandboxes(console) -> None:
     async with console() as seen:
         await seen.press("l", "slash", *"what:command -said:nginx", "enter")

@@ -32,7 +32,7 @@ from fluid_tui import side_rows
 from fluid_tui.diff_rows import document, header_line, summary
 from fluid_tui.evidence import checklist, what_will_run, yes_to
 from fluid_tui.fleet_rows import Sorting, matches, sandbox_filter, sandbox_rows
-from fluid_tui.paint import Mixed, Role, chop, dropped, line, plain, width_of, wrap
+from fluid_tui.paint import Mixed, Role, chop, dropped, fit_name, line, plain, width_of, wrap
 from fluid_tui.screens.diff import tree_rows
 from fluid_tui.side_rows import (
     SHOWN_LINES,
@@ -450,6 +450,20 @@ def test_the_filter_needs_every_word(words: str, names: int) -> None:
     sandboxes = fleet().sandboxes
     wanted = sandbox_filter(words)
     assert sum(matches(one, wanted, one.sandbox_name == "nginx-tls", now()) for one in sandboxes) == names
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "fitted"),
+    [
+        ("claude-code-12", 10, "claud…e-12"),
+        ("kvm-02", 8, "kvm-02  "),
+        ("日本語日本語", 8, "日本 …語"),
+        ("ab", 1, "…"),
+        ("ab", 0, ""),
+    ],
+)
+def test_a_name_that_is_too_long_keeps_its_end(name: str, width: int, fitted: str) -> None:
+    assert fit_name(name, width) == fitted
 
 
 @given(st.text(alphabet="ab é漢 ", max_size=200), st.integers(12, 60))
