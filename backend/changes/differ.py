@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import posixpath
 import time
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -37,7 +38,9 @@ from backend.models import (
 
 PASSWD, GROUP, SHADOW = b"/etc/passwd", b"/etc/group", b"/etc/shadow"
 HOSTNAME = b"/etc/hostname"
+_TOLD = frozenset({PASSWD, GROUP, SHADOW, HOSTNAME, b"/etc/hosts", b"/etc/resolv.conf"})
 MAX_NOTES = 50
+MAX_LINKS = 40  # on the way to one file, as of Linux
 LIMITS = ContentLimits(
     opaque=(b"/var/cache/", b"/var/lib/apt/", b"/var/log/", b"/tmp/", b"/var/tmp/"),  # noise hides them
     whole=(PASSWD, GROUP, SHADOW, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG, HOSTNAME),
@@ -71,10 +74,11 @@ class Differ:
         quiesced: bool,
         commands: Sequence[Command] = (),
         made_before: bool = False,
+        named: Collection[bytes] = (),
     ) -> Changes:
         """What changed from ``before`` to ``after``. ``made_before``: the machine had its own name at the
-        first point, so that whatever names change was meant. What a guest told was never frozen, whatever is
-        said.
+        first point, so that whatever names change was meant. ``named``: paths that a playbook writes, which
+        are never noise nor a package's own. What a guest told was never frozen, whatever is said.
 
         Raises:
             DiskUnreadable: also when one of the two was read from the disk and the other told by the guest.
@@ -99,7 +103,7 @@ class Differ:
         else:
             found = await self._read(changes, before, after)
         if found:
-            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands)
+            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, named)
             await asyncio.to_thread(work.fill, changes, made_before=made_before)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
@@ -140,8 +144,10 @@ class _Interpretation:
         blobs: BlobStore,
         key: bytes,
         commands: Sequence[Command],
+        named: Collection[bytes],
     ) -> None:
         self._comparison, self._read, self._noise = comparison, read, noise
+        self._named = _resolved(named, comparison) - _TOLD  # of those the accounts and settings tell all
         self._commands = attribution.Timeline(commands)
         self._rpms = rpms
         self._teller = settings.Teller(key)
@@ -259,6 +265,11 @@ class _Interpretation:
         after = self._new.state(pair.after, pair.after_content, self._names[1].get(pair.path, ()))
         what = verb(before, after, same_content=pair.same_content)
         change = FileChange(path=wire_path(pair.path), verb=what, before=before, after=after)
+        if pair.path in self._named:
+            if listed := self._package(pair)[1]:
+                self._note_changed(pair, listed)
+            self._keep(pair, change)
+            return change
         change.hidden = self._noise.hides(change)
         if change.hidden:
             return change
@@ -356,6 +367,23 @@ def _linked(entries: Iterable[Entry | None]) -> Iterator[tuple[bytes, tuple[int,
     for entry in entries:
         if entry is not None and entry.links > 1 and entry.kind is not FileKind.DIRECTORY:
             yield entry.path, (entry.inode, entry.links, entry.size, entry.mtime_ns, entry.ctime_ns)
+
+
+def _resolved(paths: Iterable[bytes], comparison: Comparison) -> set[bytes]:
+    """The paths, and where they lead by the links that the comparison holds."""
+    links = {pair.path: pair.after.target for pair in comparison.pairs if pair.after and pair.after.target}
+    found = set(paths)
+    for path in paths:
+        for _ in range(MAX_LINKS):
+            parts = path.split(b"/")
+            folders = (b"/".join(parts[:at]) for at in range(2, len(parts)))
+            link = next((folder for folder in folders if folder in links), None)
+            if link is None:
+                break
+            folder = posixpath.join(posixpath.dirname(link), links[link])
+            path = posixpath.normpath(folder + path[len(link) :])
+            found.add(path)
+    return found
 
 
 def _accounts(side: Side) -> accounts.Accounts:
