@@ -176,6 +176,35 @@ def test_of_the_ssh_daemon_s_words_the_one_that_counts_is_told():
     )
 
 
+def test_what_the_ssh_daemon_reads_from_elsewhere_is_told_though_it_is_not_read_here():
+    after = MAIN.replace("Port 22", 'include "extra.conf" /etc/ssh/sshd_config.d/*.conf\nX11Forwarding no')
+    notes: list[str] = []
+    assert told(pair("/etc/ssh/sshd_config", MAIN, after), notes=notes) == {
+        ("ssh daemon", "include"): ({}, {"value": "/etc/ssh/extra.conf"}),
+        ("ssh daemon", "port"): ({"value": "22"}, {}),
+        ("ssh daemon", "x11forwarding"): ({}, {"value": "no"}),
+    }
+    assert not notes
+
+
+def test_a_tab_parts_words_as_well_as_a_space():
+    blob = base64.b64encode(b"\0\0\0\x0bssh-ed25519" + bytes(36)).decode()
+    found = told(
+        pair("/etc/sudoers.d/ann", None, "Defaults\t!authenticate\nann\tALL=(ALL)\tALL\n"),
+        pair("/root/.ssh/authorized_keys", None, f"ssh-ed25519\t{blob}\tann@laptop\n"),
+        pair("/etc/modprobe.d/a.conf", None, "install\tusb-storage\t/bin/evil  now\n"),
+        pair("/etc/modules", None, "dummy\tnumdummies=2\n"),
+    )
+    key = "root SHA256:" + next(name for _, name in found if "SHA256" in name).partition(":")[2]
+    assert found == {
+        ("sudo rule", "Defaults"): ({}, {"sets": "!authenticate"}),
+        ("sudo rule", "ann"): ({}, {"may": "ALL=(ALL) ALL"}),
+        ("login key", key): ({}, {"type": "ssh-ed25519", "comment": "ann@laptop"}),
+        ("kernel module", "install usb-storage"): ({}, {"value": "/bin/evil  now"}),
+        ("kernel module", "dummy"): ({}, {"loaded": "at boot", "options": "numdummies=2"}),
+    }
+
+
 def test_login_keys_are_told_by_fingerprint_with_their_options():
     blob = base64.b64encode(b"\0\0\0\x0bssh-ed25519" + bytes(36)).decode()
     found = told(
