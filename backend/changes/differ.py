@@ -126,7 +126,7 @@ class Differ:
         changes.read_from, changes.quiesced = FROM_GUEST, False
         changes.notes.append("told by the guest while it ran: root there could lie, and hide anything")
         comparison, notes = await asyncio.to_thread(told.compare, before, after, LIMITS)
-        changes.notes += notes
+        changes.notes += [*notes, "a guest is not asked for what chattr(1) sets"]
         if not comparison.pairs:
             return None
         return comparison, after.read(settings.context(comparison)), rpm.untold(comparison)
