@@ -36,14 +36,15 @@ from backend.models import (
     wire_path,
 )
 
-PASSWD, GROUP, SHADOW = b"/etc/passwd", b"/etc/group", b"/etc/shadow"
+PASSWD, GROUP, SHADOW, GSHADOW = b"/etc/passwd", b"/etc/group", b"/etc/shadow", b"/etc/gshadow"
+SUBORDINATE = (b"/etc/subuid", b"/etc/subgid")
 HOSTNAME = b"/etc/hostname"
-_TOLD = frozenset({PASSWD, GROUP, SHADOW, HOSTNAME, b"/etc/hosts", b"/etc/resolv.conf"})
+_TOLD = frozenset({PASSWD, GROUP, SHADOW, GSHADOW, HOSTNAME, b"/etc/hosts", b"/etc/resolv.conf"})
 MAX_NOTES = 50
 MAX_LINKS = 40  # on the way to one file, as of Linux
 LIMITS = ContentLimits(
     opaque=(b"/var/cache/", b"/var/lib/apt/", b"/var/log/", b"/tmp/", b"/var/tmp/"),  # noise hides them
-    whole=(PASSWD, GROUP, SHADOW, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG, HOSTNAME),
+    whole=(PASSWD, GROUP, SHADOW, GSHADOW, *SUBORDINATE, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG, HOSTNAME),
     listed=units.FOLDERS + settings.FOLDERS,
 )
 _USUAL_STATE = "installed"
@@ -126,7 +127,7 @@ class Differ:
         changes.read_from, changes.quiesced = FROM_GUEST, False
         changes.notes.append("told by the guest while it ran: root there could lie, and hide anything")
         comparison, notes = await asyncio.to_thread(told.compare, before, after, LIMITS)
-        changes.notes += [*notes, "a guest is not asked for what chattr(1) sets"]
+        changes.notes += [*notes, "a guest is not asked for what chattr(1) sets, nor for gshadow(5)"]
         if not comparison.pairs:
             return None
         return comparison, after.read(settings.context(comparison)), rpm.untold(comparison)
@@ -248,8 +249,13 @@ class _Interpretation:
 
     def _show_strange(self, changes: Changes) -> None:
         """A file of accounts whose new rows no account tells: they may be one to some program, and what is
-        told of accounts does not hold them."""
+        told of accounts does not hold them. And who got ids that no useradd gives."""
         strange = accounts.strange_changes(self._before, self._after)
+        made = {user.name for user in changes.users if ChangeVerb.MODIFIED is not user.verb}
+        for path in SUBORDINATE:
+            sides = [side.whole.get(path) for side in (self._comparison.before, self._comparison.after)]
+            if told := accounts.ids_changes(wire_path(path), sides[0], sides[1], made):
+                strange[wire_path(path)] = told
         self._show(changes, strange)
         self._notes[:0] = [note for notes in strange.values() for note in notes]
 
@@ -387,4 +393,4 @@ def _resolved(paths: Iterable[bytes], comparison: Comparison) -> set[bytes]:
 
 
 def _accounts(side: Side) -> accounts.Accounts:
-    return accounts.parse_accounts(side.whole.get(PASSWD), side.whole.get(GROUP), side.whole.get(SHADOW))
+    return accounts.parse_accounts(*map(side.whole.get, (PASSWD, GROUP, SHADOW, GSHADOW)))

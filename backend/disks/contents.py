@@ -51,6 +51,7 @@ _BINARY_KEY = re.compile(  # PKCS #1, #8 and #12, and SEC 1, as DER
 )
 _SUMS = re.compile(rb"^/var/lib/dpkg/info/[^/]+\.md5sums$")
 _DAYS = re.compile(rb"[ \t\v\f\r]*[+-]?[0-9]{0,30}")
+_USERS = re.compile(rb"(?:[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?,?)*")
 _MERGED = (b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/")
 
 
@@ -225,6 +226,17 @@ class ShadowMask:
             elif name.strip() and not name.lstrip().startswith(b"#"):
                 name = b"?"
             lines.append(b":".join([name, *rest]))
+        return b"\n".join(lines)
+
+    def mask_groups(self, data: bytes) -> bytes:
+        """The same of an ``/etc/gshadow``, whose third and fourth fields are names of users."""
+        lines = []
+        for line in data.split(b"\n"):
+            name, *rest = line.split(b":")
+            if rest:
+                rest[:1] = [self._state(rest[0])]
+                rest[1:] = [one if _USERS.fullmatch(one) else b"?" for one in rest[1:3]]
+                lines.append(b":".join([name, *rest]))
         return b"\n".join(lines)
 
     def _state(self, password: bytes) -> bytes:

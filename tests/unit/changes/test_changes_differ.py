@@ -681,6 +681,25 @@ async def test_an_account_with_uid_0_is_told_in_whatever_way_it_is_written(work,
     ]
 
 
+async def test_who_rules_a_group_and_who_may_be_others_is_told_though_noise_hides_the_files(work):
+    before = ROOT | {"etc/gshadow": "root:*::\nsudo:*::\n", "etc/subuid": "ann:100000:65536\n"}
+    after = before | {
+        "etc/gshadow": "root:*::\nsudo:$y$j9T$hash:ann:\n",
+        "etc/subuid": "ann:100000:65536\nann:0:65536\n",
+    }
+    points = work.layers(work.image("before", before, {}), work.image("after", after, {}))
+    changes = await work.diff(*points)
+    ((group,), shown) = changes.groups, {change.path for change in changes.shown()}
+    assert (group.name, group.after["administrators"], group.after["password"]) == ("sudo", "ann", "set")
+    assert shown == {"/etc/subuid"} and "/etc/subuid: ann:0:65536" in changes.notes
+    assert "lets an account be others: gives it ids beside its own" in risks(changes)
+    assert "j9T" not in changes.model_dump_json()
+    nothing = await work.diff(points[0], points[0])
+    assert [(one.kind, one.noun, one.name) for one in residual(changes, nothing)] == [
+        ("missing", "group", "sudo"), ("missing", "file", "/etc/subuid"),
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("file", "row", "words"),
     [
