@@ -27,7 +27,7 @@ from backend.changes.dpkg import (
     parse_sums,
     windows,
 )
-from backend.changes.units import LOCAL, started, unit_changes, unit_states
+from backend.changes.units import LOCAL, started, unit_changes, unit_of, unit_states
 from backend.disks import Listed
 from backend.disks.contents import ShadowMask
 from backend.models import ChangeVerb
@@ -343,6 +343,21 @@ def test_units_that_are_defined_enabled_and_masked():
     assert found["ssh.service"].package == "openssh-server"
     assert found["gdm.service"].after.enabled
     assert unit_changes(before, before, {b"ssh.service"}, {})[0].verb is ChangeVerb.MODIFIED
+
+
+def test_of_a_unit_in_several_folders_the_first_counts():
+    def folder(name: bytes, path: str, target: str = "") -> dict[bytes, tuple[Listed, ...]]:
+        return {name: (Listed(path.encode(), "l" if target else "f", target.encode()),)}
+
+    local, usr = b"/usr/local/lib/systemd/system", b"/usr/lib/systemd/system"
+    wanted = folder(LOCAL, "multi-user.target.wants/x.service", local.decode() + "/x.service")
+    listed = wanted | folder(local, "x.service") | folder(usr, "x.service", "/dev/null")
+    state = unit_states(listed)[b"x.service"]
+    assert (state.defined, state.enabled, state.masked) == (True, True, False)
+    assert started(listed) == ["x.service"]
+    state = unit_states(wanted | folder(local, "x.service", "/dev/null") | folder(usr, "x.service"))
+    assert state[b"x.service"].masked
+    assert unit_of(local + b"/x.service.d/a.conf") == b"x.service"
 
 
 def test_an_instance_is_defined_where_its_template_is():

@@ -533,6 +533,19 @@ def test_what_is_too_large_or_withheld_is_named_and_half_of_it_is_not_told():
     ]
 
 
+def test_a_link_that_gives_rights_is_said_not_to_be_read():
+    notes: list[str] = []
+    paths = (
+        "/etc/sudoers.d/x",
+        "/root/.ssh/authorized_keys",
+        "/etc/ssh/sshd_config.d/x.conf",
+        "/etc/cron.d/x",
+    )
+    quiet = ("/etc/systemd/system/dbus-x.service", "/etc/cron.daily/x", "/etc/sysctl.d/99-sysctl.conf")
+    told(*(link(path, None, "/srv/y") for path in (*paths, *quiet)), notes=notes)
+    assert sorted(notes) == sorted(f"{path}: is a link, what /srv/y states is not told" for path in paths)
+
+
 def test_bytes_that_are_no_text_stay_apart_and_become_storable():
     found = told(
         pair(b"/etc/cron.daily/a\n\xff", None, b""),
