@@ -42,7 +42,7 @@ def groups(context: Context) -> list[Task]:
         if is_account_database(change.path):
             context.claimed.add(change.path)
             strange = any(note.startswith(f"{change.path}: ") for note in context.changes.notes)
-            if change.path in _SUBORDINATE and strange:
+            if change.path in _SUBORDINATE and (strange or (context.undo and not change.hidden)):
                 context.note(f"{change.path}: no module of ansible.builtin gives an account these ids")
     tasks = []
     for group in context.changes.groups:
