@@ -1,6 +1,7 @@
-"""Rights that extended attributes give, from their bytes: access lists and file capabilities. Pure.
+"""Rights that extended attributes give, from their bytes: access lists and file capabilities; and what
+chattr(1) sets, which the disk reader puts beside them. Pure.
 
-Sources: acl(5), capabilities(7); linux/posix_acl_xattr.h, linux/capability.h.
+Sources: acl(5), capabilities(7), chattr(1); linux/posix_acl_xattr.h, linux/capability.h.
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ from dataclasses import dataclass
 
 ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
 CAPABILITY = "security.capability"
+CHATTR = "chattr"
+_CHATTR_WORDS = {
+    "i": "immutable", "a": "append only", "A": "no access times", "S": "synchronous",
+    "D": "synchronous directory", "d": "no dump", "j": "journalled data",
+}  # fmt: skip
 
 _LIST_VERSION = struct.pack("<I", 2)
 _TAGS = {1: "user", 2: "user", 4: "group", 8: "group", 16: "mask", 32: "other"}
@@ -82,7 +88,8 @@ def capabilities(data: bytes) -> Capabilities:
 
 def words(name: str, value: str) -> str:
     """An extended attribute's hexadecimal digits as a sysadmin knows them: access lists as setfacl(1)
-    takes them, capabilities as getcap(8) tells them. Anything else stands as it is, cut."""
+    takes them, capabilities as getcap(8) tells them, chattr's letters in words. Anything else stands as it
+    is, cut."""
     try:
         data = bytes.fromhex(value)
         if name in (ACCESS, DEFAULT):
@@ -90,10 +97,12 @@ def words(name: str, value: str) -> str:
                 f"{one.who}:{'' if one.number is None else one.number}:{one.rights}"
                 for one in access_list(data)
             )
+        if name == CHATTR:
+            return ", ".join(_CHATTR_WORDS[letter] for letter in dict.fromkeys(data.decode("ascii")))
         if name == CAPABILITY:
             found = capabilities(data)
             told = [f"{each}={flags}" for each, flags in found.flags.items()]
             return ",".join(told + ([f"rootid={found.root}"] if found.root else [])) or "none"
-    except ValueError:
+    except (ValueError, KeyError):
         pass
     return value if len(value) <= MAX_CHARS else f"{value[:MAX_CHARS]}… ({len(value) // 2} bytes)"

@@ -31,6 +31,8 @@ _FILES: tuple[tuple[str, str], ...] = (
     ("/etc/passwd", "touches the accounts in a way that no list of accounts tells"),
     ("/etc/group", "touches the accounts in a way that no list of accounts tells"),
     ("/etc/shadow", "touches the accounts in a way that no list of accounts tells"),
+    ("/etc/subuid", "lets an account be others: gives it ids beside its own"),
+    ("/etc/subgid", "lets an account be others: gives it ids beside its own"),
     ("/etc/nftables", "touches the firewall"),
     ("/etc/iptables", "touches the firewall"),
     ("/etc/ufw", "touches the firewall"),

@@ -38,6 +38,7 @@ _SSHD_DOORS = {
     "authorizedkeyscommand": "sshd asks a program for login keys",
     "trustedusercakeys": "sshd believes certificates signed by",
     "forcecommand": "sshd runs this whatever was asked for",
+    "include": "sshd reads more words, which nobody looked at, from",
 }
 _OPENS = re.compile(r"(?i)(?<![\w-])(?:accept|allow)(?![\w-])|\bdnat\b|\bredirect\b|^limit\b")
 _SHUTS = re.compile(r"(?i)(?<![\w-])(?:drop|reject|deny)(?![\w-])")
@@ -270,9 +271,11 @@ def _cron(change: SettingChange) -> Iterator[Told]:
 
 
 def _unit(change: SettingChange) -> Iterator[Told]:
-    program = change.after.get("Service.ExecStart")
-    if program and program != change.before.get("Service.ExecStart"):
-        yield USUAL, f"{change.name} runs as {change.after.get('Service.User', 'root')}: {program}"
+    user = change.after.get("Service.User", "root")
+    for word, program in change.after.items():
+        if word.startswith("Service.Exec") and program and program != change.before.get(word):
+            when = "" if word == "Service.ExecStart" else f" ({word.partition('.')[2]})"
+            yield USUAL, f"{change.name} runs as {user}{when}: {program}"
 
 
 def _drop_in(change: SettingChange) -> Iterator[Told]:

@@ -1,15 +1,15 @@
-"""Users and groups of two points, from /etc/passwd, group and the masked shadow. Never a hash.
+"""Users and groups of two points, from /etc/passwd, group and the masked shadow files. Never a hash.
 
 A row counts for what glibc takes it for (its nss_files), which is more than useradd writes: four fields are
 an account, and a uid may be written `` +00``. A row that glibc takes for none, and a second one of a name,
-are told as strange. Sources: passwd(5), group(5), shadow(5).
+are told as strange. Sources: passwd(5), group(5), shadow(5), gshadow(5), subuid(5).
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backend.models import ChangeVerb, GroupChange, UserChange, wire_path
@@ -21,6 +21,8 @@ _AGEING = ("at least", "at most", "warned", "inactive", "expires")  # shadow's f
 _USUAL_AGEING = ("0", "99999", "7", "", "")
 _SPACE = " \t\v\f\r"
 _NUMBER = re.compile(rf"[{_SPACE}]*([+-]?)0*([0-9]+)")
+_RANGE = re.compile(r"([0-9]{1,10}):[0-9]{1,10}")
+_FIRST_SUBORDINATE = 100_000  # login.defs(5), SUB_UID_MIN
 _LONG_DIGITS = 20  # of the greatest unsigned long
 _SHOWN_CHARS = 64
 _SHOWN_ROWS = 5
@@ -44,13 +46,17 @@ class Accounts:
     user_names: dict[int, str] = field(default_factory=dict)
     group_names: dict[int, str] = field(default_factory=dict)
     tokens: dict[str, str] = field(default_factory=dict)  # equal for equal passwords of one comparison
+    group_tokens: dict[str, str] = field(default_factory=dict)
     strange: dict[str, list[Strange]] = field(default_factory=dict)
 
 
-def parse_accounts(passwd: bytes | None, group: bytes | None, shadow: bytes | None) -> Accounts:
-    """The accounts of one point; ``shadow`` as the disk reader masks it."""
+def parse_accounts(
+    passwd: bytes | None, group: bytes | None, shadow: bytes | None, gshadow: bytes | None = None
+) -> Accounts:
+    """The accounts of one point; ``shadow`` and ``gshadow`` as the disk reader masks them."""
     found = Accounts(strange={PASSWD: [], GROUP: [], SHADOW: []})
     member_of = _groups(group, found)
+    _group_shadows(gshadow, found)
     shadows = {row[0]: row for first, row in _rows(shadow, _password, found.strange[SHADOW]) if first}
     for first, (name, field_two, uid, gid, comment, home, shell, *_) in _rows(
         passwd, _account, found.strange[PASSWD]
@@ -59,7 +65,9 @@ def parse_accounts(passwd: bytes | None, group: bytes | None, shadow: bytes | No
         if not first:
             continue
         masked = (
-            shadows.get(name, ["", "locked"])[1] if field_two == "x" else ("set" if field_two else "none")
+            shadows.get(name, ["", "locked"])[1]
+            if field_two == "x"
+            else (f"set~{field_two}" if field_two else "none")
         )
         state, _, token = masked.partition("~")
         found.tokens[name] = token
@@ -89,6 +97,20 @@ def _groups(data: bytes | None, found: Accounts) -> dict[str, set[str]]:
         for member in names:
             member_of.setdefault(member, set()).update({owner, name} if first else {owner})
     return member_of
+
+
+def _group_shadows(data: bytes | None, found: Accounts) -> None:
+    """Who may add members to a group, and whether its password lets others in: told where it is so."""
+    for line in (data or b"").decode("utf-8", "backslashreplace").split("\n"):
+        name, password, admins, members, *_ = [*line.split(":"), "", "", ""]
+        group = found.groups.get(name)
+        if group is None or name in found.group_tokens:
+            continue
+        state, _, found.group_tokens[name] = password.partition("~")
+        more = set(filter(None, members.split(","))).difference(group["members"].split(","))
+        told = {"administrators": admins, "password": state if state == "set" else ""}
+        told["more members by gshadow"] = ",".join(sorted(more))
+        group |= {key: value for key, value in told.items() if value}
 
 
 def _rows(
@@ -168,6 +190,26 @@ def strange_changes(before: Accounts, after: Accounts) -> dict[str, list[str]]:
     return found
 
 
+def ids_changes(file: str, before: bytes | None, after: bytes | None, made: Collection[str]) -> list[str]:
+    """Sentences on rows of subuid(5) that came or went otherwise than with their user: ``made`` came or
+    went, and got a range above all users' own."""
+    old, new = (
+        Counter(line for line in (data or b"").decode("utf-8", "backslashreplace").split("\n") if line)
+        for data in (before, after)
+    )
+    rows = [(row, "") for row in new - old] + [(row, "no longer so: ") for row in old - new]
+    strange = [(row, words) for row, words in rows if not _is_usual(row, made)]
+    told = [f"{file}: {words}{wire_path(row[:_SHOWN_CHARS].encode())}" for row, words in strange]
+    more = len(told) - _SHOWN_ROWS
+    return told[:_SHOWN_ROWS] + ([f"{file}: and {more} more of such rows"] if more > 0 else [])
+
+
+def _is_usual(row: str, made: Collection[str]) -> bool:
+    name, _, ids = row.partition(":")
+    match = _RANGE.fullmatch(ids)
+    return name in made and match is not None and int(match[1]) >= _FIRST_SUBORDINATE
+
+
 def _more(rows: Sequence[Strange], others: Sequence[Strange]) -> list[str]:
     """The words of the rows that ``others`` do not hold as often."""
     left = Counter(rows) - Counter(others)
@@ -197,7 +239,10 @@ def group_changes(before: Accounts, after: Accounts, makers: Mapping[str, str]) 
     """As :func:`user_changes`."""
     found = []
     for name in sorted(before.groups.keys() | after.groups.keys()):
-        old, new = before.groups.get(name, {}), after.groups.get(name, {})
+        old, new = dict(before.groups.get(name, {})), dict(after.groups.get(name, {}))
+        if old.get("password") == new.get("password") == "set":
+            same = before.group_tokens[name] == after.group_tokens[name]
+            new["password"] = "set" if same else CHANGED
         if old != new:
             package = _maker(name, makers) if not old else ""
             found.append(GroupChange(name=name, verb=_verb(old, new), before=old, after=new, package=package))

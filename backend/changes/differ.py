@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import posixpath
 import time
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -35,12 +36,15 @@ from backend.models import (
     wire_path,
 )
 
-PASSWD, GROUP, SHADOW = b"/etc/passwd", b"/etc/group", b"/etc/shadow"
+PASSWD, GROUP, SHADOW, GSHADOW = b"/etc/passwd", b"/etc/group", b"/etc/shadow", b"/etc/gshadow"
+SUBORDINATE = (b"/etc/subuid", b"/etc/subgid")
 HOSTNAME = b"/etc/hostname"
+_TOLD = frozenset({PASSWD, GROUP, SHADOW, GSHADOW, HOSTNAME, b"/etc/hosts", b"/etc/resolv.conf"})
 MAX_NOTES = 50
+MAX_LINKS = 40  # on the way to one file, as of Linux
 LIMITS = ContentLimits(
     opaque=(b"/var/cache/", b"/var/lib/apt/", b"/var/log/", b"/tmp/", b"/var/tmp/"),  # noise hides them
-    whole=(PASSWD, GROUP, SHADOW, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG, HOSTNAME),
+    whole=(PASSWD, GROUP, SHADOW, GSHADOW, *SUBORDINATE, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG, HOSTNAME),
     listed=units.FOLDERS + settings.FOLDERS,
 )
 _USUAL_STATE = "installed"
@@ -71,10 +75,11 @@ class Differ:
         quiesced: bool,
         commands: Sequence[Command] = (),
         made_before: bool = False,
+        named: Collection[bytes] = (),
     ) -> Changes:
         """What changed from ``before`` to ``after``. ``made_before``: the machine had its own name at the
-        first point, so that whatever names change was meant. What a guest told was never frozen, whatever is
-        said.
+        first point, so that whatever names change was meant. ``named``: paths that a playbook writes, which
+        are never noise nor a package's own. What a guest told was never frozen, whatever is said.
 
         Raises:
             DiskUnreadable: also when one of the two was read from the disk and the other told by the guest.
@@ -99,7 +104,7 @@ class Differ:
         else:
             found = await self._read(changes, before, after)
         if found:
-            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands)
+            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, named)
             await asyncio.to_thread(work.fill, changes, made_before=made_before)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
@@ -122,7 +127,7 @@ class Differ:
         changes.read_from, changes.quiesced = FROM_GUEST, False
         changes.notes.append("told by the guest while it ran: root there could lie, and hide anything")
         comparison, notes = await asyncio.to_thread(told.compare, before, after, LIMITS)
-        changes.notes += notes
+        changes.notes += [*notes, "a guest is not asked for what chattr(1) sets, nor for gshadow(5)"]
         if not comparison.pairs:
             return None
         return comparison, after.read(settings.context(comparison)), rpm.untold(comparison)
@@ -140,8 +145,10 @@ class _Interpretation:
         blobs: BlobStore,
         key: bytes,
         commands: Sequence[Command],
+        named: Collection[bytes],
     ) -> None:
         self._comparison, self._read, self._noise = comparison, read, noise
+        self._named = _resolved(named, comparison) - _TOLD  # of those the accounts and settings tell all
         self._commands = attribution.Timeline(commands)
         self._rpms = rpms
         self._teller = settings.Teller(key)
@@ -242,8 +249,13 @@ class _Interpretation:
 
     def _show_strange(self, changes: Changes) -> None:
         """A file of accounts whose new rows no account tells: they may be one to some program, and what is
-        told of accounts does not hold them."""
+        told of accounts does not hold them. And who got ids that no useradd gives."""
         strange = accounts.strange_changes(self._before, self._after)
+        made = {user.name for user in changes.users if ChangeVerb.MODIFIED is not user.verb}
+        for path in SUBORDINATE:
+            sides = [side.whole.get(path) for side in (self._comparison.before, self._comparison.after)]
+            if told := accounts.ids_changes(wire_path(path), sides[0], sides[1], made):
+                strange[wire_path(path)] = told
         self._show(changes, strange)
         self._notes[:0] = [note for notes in strange.values() for note in notes]
 
@@ -259,6 +271,11 @@ class _Interpretation:
         after = self._new.state(pair.after, pair.after_content, self._names[1].get(pair.path, ()))
         what = verb(before, after, same_content=pair.same_content)
         change = FileChange(path=wire_path(pair.path), verb=what, before=before, after=after)
+        if pair.path in self._named:
+            if listed := self._package(pair)[1]:
+                self._note_changed(pair, listed)
+            self._keep(pair, change)
+            return change
         change.hidden = self._noise.hides(change)
         if change.hidden:
             return change
@@ -358,5 +375,22 @@ def _linked(entries: Iterable[Entry | None]) -> Iterator[tuple[bytes, tuple[int,
             yield entry.path, (entry.inode, entry.links, entry.size, entry.mtime_ns, entry.ctime_ns)
 
 
+def _resolved(paths: Iterable[bytes], comparison: Comparison) -> set[bytes]:
+    """The paths, and where they lead by the links that the comparison holds."""
+    links = {pair.path: pair.after.target for pair in comparison.pairs if pair.after and pair.after.target}
+    found = set(paths)
+    for path in paths:
+        for _ in range(MAX_LINKS):
+            parts = path.split(b"/")
+            folders = (b"/".join(parts[:at]) for at in range(2, len(parts)))
+            link = next((folder for folder in folders if folder in links), None)
+            if link is None:
+                break
+            folder = posixpath.join(posixpath.dirname(link), links[link])
+            path = posixpath.normpath(folder + path[len(link) :])
+            found.add(path)
+    return found
+
+
 def _accounts(side: Side) -> accounts.Accounts:
-    return accounts.parse_accounts(side.whole.get(PASSWD), side.whole.get(GROUP), side.whole.get(SHADOW))
+    return accounts.parse_accounts(*map(side.whole.get, (PASSWD, GROUP, SHADOW, GSHADOW)))

@@ -203,7 +203,11 @@ _RULES: tuple[Rule, ...] = (
     Rule("package lists", _tree("/var/lib/apt")),
     Rule(
         "package database",
-        ("/var/lib/dpkg/**", *_tree("/var/lib/rpm", "/usr/lib/sysimage/rpm", "/var/lib/dnf", "/var/lib/yum")),
+        (
+            "/var/lib/dpkg/**",
+            *_tree("/var/lib/rpm", "/usr/lib/sysimage/rpm", "/var/lib/dnf", "/usr/lib/sysimage/libdnf5"),
+            *_tree("/var/lib/yum"),
+        ),
     ),
     Rule("services that outlive a login", ("/var/lib/systemd/linger/*",), Attribute.ALL),
     Rule("package scripts", _tree("/var/lib/ucf", "/var/lib/pam", "/var/lib/systemd", "/var/lib/private")),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import TypeVar
 
+from backend.file_rights import words as right_words
 from backend.models import (
     Changes,
     FileChange,
@@ -238,7 +239,7 @@ def _state_words(state: FileState | None) -> str:
     elif state.kind is FileKind.FILE:
         words.append(f"{state.size} bytes")
         words.append(state.sha256[:12] if state.sha256 else "too large to compare")
-    words += [f"{name}={value}" for name, value in sorted(state.xattrs.items())]
+    words += [f"{name}={right_words(name, value)}" for name, value in sorted(state.xattrs.items())]
     words += [f"one file with {', '.join(state.same_file)}"] if state.same_file else []
     return " ".join(words)
 

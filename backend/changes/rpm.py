@@ -18,6 +18,7 @@ from backend.models import ChangeVerb, PackageChange
 
 DATABASES = (b"/usr/lib/sysimage/rpm/rpmdb.sqlite", b"/var/lib/rpm/rpmdb.sqlite")
 HISTORY = b"/var/lib/dnf/history.sqlite"
+REASONS = b"/usr/lib/sysimage/libdnf5/packages.toml"
 OLDER = (b"/var/lib/rpm/Packages", b"/var/lib/rpm/Packages.db", b"/usr/lib/sysimage/rpm/Packages.db")
 MAX_DATABASE_BYTES = 256 << 20
 KEY_PACKAGE = "gpg-pubkey"  # rpm keeps keys that it believes as packages of this name
@@ -44,7 +45,7 @@ class Rpm:
 
 @dataclass(frozen=True)
 class Rpms:
-    """Packages that differ, by side; names that were pulled in, by side; why nothing could be read."""
+    """Packages that differ, by side; names that were pulled in, by side; what could not be read, and why."""
 
     before: tuple[Rpm, ...] = ()
     after: tuple[Rpm, ...] = ()
@@ -62,7 +63,7 @@ async def read(
         name = min(older).decode()
         return Rpms(note=f"{name}: packages are not told, this form of rpm's database is not read")
     touched = [one for one in DATABASES if changed & {one, one + _LOG}]
-    if not touched and changed.isdisjoint((HISTORY, HISTORY + _LOG)):
+    if not touched and changed.isdisjoint((HISTORY, HISTORY + _LOG, REASONS)):
         return Rpms()
     names = dict(_files(touched[0] if touched else DATABASES[-1]))
     paths = tuple(names.values())
@@ -79,13 +80,14 @@ async def read(
         tuple(_rpm(row) for row in told["after"]),
         frozenset(map(str, marked["before"])),
         frozenset(map(str, marked["after"])),
+        "dnf's own notes cannot be read: which packages were pulled in is not told" if told["unread"] else "",
     )
 
 
 def untold(comparison: Comparison) -> Rpms:
     """A guest is not asked for its database: a note says so where one changed."""
     files = {*DATABASES, *OLDER, HISTORY}
-    files |= {one + _LOG for one in files}  # where a running guest writes first
+    files |= {one + _LOG for one in files} | {REASONS}  # a running guest writes to a log first
     changed = sorted({pair.path for pair in comparison.pairs}.intersection(files))
     return (
         Rpms(note=f"{changed[0].decode()}: packages are not told, a guest is not asked for it")
@@ -96,7 +98,7 @@ def untold(comparison: Comparison) -> Rpms:
 
 def _files(database: bytes) -> list[tuple[str, bytes]]:
     files = (("database", database), ("log", database + _LOG))
-    return [*files, ("history", HISTORY), ("history_log", HISTORY + _LOG)]
+    return [*files, ("history", HISTORY), ("history_log", HISTORY + _LOG), ("reasons", REASONS)]
 
 
 async def _ask(sides: Sequence[Mapping[str, bytes | None]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from itertools import islice
 from backend.changes.accounts import Accounts
 from backend.changes.blobs import BlobStore
 from backend.disks import Content, Entry
-from backend.disks.contents import CREDENTIALS, PASSWORDS, PRIVATE_KEY
+from backend.disks.contents import CREDENTIALS, PASSWORDS, PRIVATE_KEY, as_utf8
 from backend.models import ChangeVerb, FileKind, FileState, wire_path
 from backend.secret_marks import PASSWORD_HASH
 
@@ -90,7 +90,7 @@ def secret_of(content: Content | None) -> str:
         return ""
     if content.withheld in SECRETS:
         return content.withheld
-    return PASSWORDS if content.data is not None and PASSWORD_HASH.search(content.data) else ""
+    return PASSWORDS if content.data is not None and PASSWORD_HASH.search(as_utf8(content.data)) else ""
 
 
 def decoded(data: bytes) -> tuple[str, str] | None:

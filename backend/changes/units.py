@@ -12,11 +12,12 @@ from backend.disks import Listed
 from backend.models import ChangeVerb, UnitChange, UnitState, wire_path
 
 LOCAL = b"/etc/systemd/system"
-FOLDERS = (LOCAL, b"/usr/lib/systemd/system", b"/lib/systemd/system")
+FOLDERS = (LOCAL, b"/usr/local/lib/systemd/system", b"/usr/lib/systemd/system", b"/lib/systemd/system")
+"""The first that has a unit counts."""
 _UNIT = re.compile(rb"[^/]+\.(?:service|socket|timer|path|mount|automount|swap|target|slice)")
 _WANTED = re.compile(rb"[^/]+\.(?:wants|requires)/([^/]+)")
 _UNIT_FILE = re.compile(
-    rb"(?:/etc|/usr/lib|/lib)/systemd/system/([^/]+\.(?:service|socket|timer|path|mount|automount|swap|target|slice))"
+    rb"(?:/etc|/usr/local/lib|/usr/lib|/lib)/systemd/system/([^/]+\.(?:service|socket|timer|path|mount|automount|swap|target|slice))"
     rb"(?:\.d/[^/]+\.conf)?"
 )
 
@@ -41,7 +42,7 @@ def unit_states(listed: Mapping[bytes, Iterable[Listed]]) -> dict[bytes, UnitSta
                     state(wanted[1]).enabled = True
             elif _UNIT.fullmatch(item.path) and item.kind in ("f", "l"):
                 if item.target == b"/dev/null":
-                    state(item.path).masked = True
+                    state(item.path).masked |= not state(item.path).defined
                     continue
                 state(item.path).defined = True
                 alias = item.target.rpartition(b"/")[2]

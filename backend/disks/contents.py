@@ -6,6 +6,7 @@ around its passwords.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import re
 import secrets
@@ -28,18 +29,29 @@ OPAQUE = "not looked into"
 VOUCHED = "the package's own"
 UNSEARCHED = f"over {MAX_HINTED_BYTES} bytes to be searched for passwords"
 
+_WIDE = (
+    (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
+for _, _name in _WIDE:
+    codecs.lookup(_name)  # a confined process cannot load it any more
 _SHADOW = (b"/etc/shadow", b"/etc/shadow-", b"/etc/gshadow", b"/etc/gshadow-", b"/etc/security/opasswd")
 _CREDENTIAL_NAMES = (
     ".netrc", ".pgpass", ".my.cnf", ".git-credentials", "credentials", "credentials.*", ".htpasswd", "*.key",
     "*.p12", "*.pfx", "*.jks", "*.keytab", "*.kdbx", ".vault_pass*", "id_rsa", "id_dsa", "id_ecdsa",
     "id_ed25519", ".dockercfg", "*_token", "*.token", ".env", "*-secrets", "*.secrets", "sasl_passwd",
-    ".msmtprc", "msmtprc", ".fetchmailrc", "chrony.keys", "ntp.keys",
+    ".msmtprc", "msmtprc", ".fetchmailrc", "chrony.keys", "ntp.keys", "privatekey", "*.psk", "userlist.txt",
+    "passwd.client", "sasl_passwd.*", "sasldb2", "htpasswd", "*.htpasswd", "htpasswd.*",
 )  # fmt: skip
 _TUNNEL_KEY = re.compile(  # wg(8), systemd.netdev(5)
     rb"(?:PrivateKey|PresharedKey)[ \t]{0,9}=[ \t]{0,9}[A-Za-z0-9+/]{43}="
 )
+_BINARY_KEY = re.compile(  # PKCS #1, #8 and #12, and SEC 1, as DER
+    rb"\x30(?:\x82..|\x81.|[\x10-\x7f])\x02\x01[\x00\x01\x03][\x02\x04\x30]", re.DOTALL
+)
 _SUMS = re.compile(rb"^/var/lib/dpkg/info/[^/]+\.md5sums$")
 _DAYS = re.compile(rb"[ \t\v\f\r]*[+-]?[0-9]{0,30}")
+_USERS = re.compile(rb"(?:[A-Za-z_][A-Za-z0-9_.-]{0,31}\$?,?)*")
 _MERGED = (b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/")
 
 
@@ -87,13 +99,20 @@ def secret_kind(path: bytes, data: bytes) -> str:
     """Why a file's content is withheld; empty for an ordinary file."""
     if path in _SHADOW:
         return PASSWORDS
+    data = as_utf8(data)
     if any(mark in data for mark in KEY_MARKS) and KEY_HEADER.search(data):
         return PRIVATE_KEY
     name = path.rpartition(b"/")[2].decode("utf-8", "replace")
     if any(fnmatchcase(name, pattern) for pattern in _CREDENTIAL_NAMES):
         return CREDENTIALS
-    given_away = any(mark.search(data) for mark in (TOKEN, _TUNNEL_KEY))
+    given_away = any(mark.search(data) for mark in (TOKEN, _TUNNEL_KEY)) or _BINARY_KEY.match(data)
     return CREDENTIALS if given_away else ""
+
+
+def as_utf8(data: bytes) -> bytes:
+    """A text with the mark of another Unicode form in UTF-8, all else as it is."""
+    encoding = next((name for mark, name in _WIDE if data.startswith(mark)), "")
+    return data.decode(encoding, "replace").encode("utf-8", "replace") if encoding else data
 
 
 def fingerprint(fs: Ext4, inode: Inode, path: bytes, budget: Budget) -> Fingerprint:
@@ -145,7 +164,7 @@ def _withheld(path: bytes, data: bytes, size: int, md5: str, budget: Budget) -> 
 def without_passwords(path: bytes, data: bytes) -> tuple[bytes | None, str]:
     """What may be kept of a content that is no secret as a whole, and why that is not all of it."""
     try:
-        shown = masked(path, data)
+        shown = masked(path, as_utf8(data))
     except Unsearched:
         return None, UNSEARCHED
     return (data, "") if shown is None else (shown, CREDENTIALS)
@@ -207,6 +226,17 @@ class ShadowMask:
             elif name.strip() and not name.lstrip().startswith(b"#"):
                 name = b"?"
             lines.append(b":".join([name, *rest]))
+        return b"\n".join(lines)
+
+    def mask_groups(self, data: bytes) -> bytes:
+        """The same of an ``/etc/gshadow``, whose third and fourth fields are names of users."""
+        lines = []
+        for line in data.split(b"\n"):
+            name, *rest = line.split(b":")
+            if rest:
+                rest[:1] = [self._state(rest[0])]
+                rest[1:] = [one if _USERS.fullmatch(one) else b"?" for one in rest[1:3]]
+                lines.append(b":".join([name, *rest]))
         return b"\n".join(lines)
 
     def _state(self, password: bytes) -> bytes:

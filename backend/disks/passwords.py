@@ -17,7 +17,8 @@ MAX_JUDGED = 4 << 10  # of a value: a longer one of a secret's name is one, what
 
 _HINTS = (
     b"pass", b"pw", b"secret", b"token", b"key", b"psk", b"credential", b"authtok", b"masterauth",
-    b"identified", b"authorization", b"curl", b"://", b"eyj", b"sk_live_", b"hvs.",
+    b"identified", b"authorization", b"curl", b"://", b"eyj", b"sk_live_", b"hvs.", b'"auth"', b"stats auth",
+    b"createuser", b"community", b"{plain}", b"{cleartext}",
 )  # fmt: skip
 """In lower case: a line without any of them is not looked into."""
 _FOREIGN = (
@@ -39,6 +40,7 @@ _NOT_PASSWORDS = (b"/etc/nsswitch.conf", b"/etc/pam.conf", b"/etc/login.defs", b
 _PAM = b"/etc/pam.d/"
 
 _COMMENTS = (b"#", b";", b"//", b"--", b"*", b"<!--", b"dnl ", b"rem ", b"REM ")
+_NO_COMMENT = re.compile(rb"\*(?:/\d+)?[ \t]+[\d*]|//[\w.-]+/")  # a cron line, //host/share
 _QUOTED = rb"\"(?:[^\"\\\n]++|\\.)*+\"|'(?:[^'\\\n]++|\\.)*+'"
 _ASSIGNED = re.compile(
     rb"(?<![\w$])([A-Za-z_][\w.-]{0,60}+)[\"']?(\s*)(=>|:=|[:=])(\s*)(" + _QUOTED + rb"|[^\s\"',;#}\])&]+)"
@@ -68,6 +70,13 @@ _SURE = tuple(
         rb"(?i)\bauthorization[\"']?(?:\s*[:=])?\s*[\"']?(?:basic|bearer|token)\s+([A-Za-z0-9._~+/=-]{8,})",
         rb"(?i)\bcurl(?:\s[^\n]{0,200}?)?\s(?:-u|--user)[ =][\"']?[\w.@-]{1,60}:([^\s\"']+)",
         rb"(?i)\binsecure-password\s+(\S+)",
+        rb"(?i)\bstats\s+auth\s+[^\s:]{1,60}:(\S+)",
+        rb"(?i)\bmachine\s+\S{1,200}\s+login\s+\S{1,200}\s+password\s+(\S+)",
+        rb"(?i)\bcreateuser\s+\S{1,60}\s+(?:md5|sha(?:-\d+)?)\s+\"?([^\s\"]+)",
+        rb"(?i)\bcreateuser\s[^\n]{1,200}\s(?:des|aes(?:-\d+)?)\s+\"?([^\s\"]+)",
+        rb"(?i)^\s*(?:ro|rw)community6?\s+(?!public\s)(\S+)",
+        rb"(?i)\{(?:plain|cleartext)\}([^\s:]+)",
+        rb"\"auth\"\s*:\s*\"([A-Za-z0-9+/=]{8,})\"",
         rb"(?i)[a-z0-9+.-]://[^\s/:@\"'<>]{0,100}:([^\s/@\"'<>]+)@",
         rb"(?<![\w-])((?=[\w-]*?eyJ)[\w-]{13,}+\.eyJ[\w-]{10,}+\.[\w-]{10,}+)",
         rb"\b(sk_live_[A-Za-z0-9]{16,}|hvs\.[\w-]{20,})",
@@ -80,7 +89,7 @@ _PASSWORD_NAME = re.compile(
 )
 _TOKEN_NAME = re.compile(
     rb"(?:.*_)?(?:token|authtoken|secret|clientsecret|api_?key|access_?key|secret_?key|private_?key|preshared_?key"
-    rb"|shared_?key|auth_?key|encryption_?key|signing_?key|credentials?)(?:_base)?"
+    rb"|shared_?key|auth_?key|encryption_?key|signing_?key|client_?key_?data|credentials?)(?:_base)?"
 )
 _NO_NAME = re.compile(rb".*(?:nopasswd|no_password|no_pass|bypass)|_?old_?pwd|pwd")
 _SHORT_NAMES = (b"pass", b"pw")
@@ -134,7 +143,8 @@ def _is_configuration(path: bytes, data: bytes) -> bool:
     if path.startswith(_SHIPPED) and not path.startswith(_OWN):
         return False
     name = path.rpartition(b"/")[2]
-    return name.endswith(_SUFFIXES) or name.startswith(b".") or data.startswith(b"#!")
+    named = name.endswith(_SUFFIXES) or name.startswith(b".") or path.endswith(b"/.kube/config")
+    return named or data.startswith((b"#!", b"#cloud-config"))
 
 
 def _form(path: bytes, data: bytes) -> str:
@@ -153,7 +163,7 @@ def _spans(data: bytes, *, form: str) -> Iterator[tuple[int, int]]:
     """Where the values are, quotes not included. Comments are nobody's configuration."""
     at = hinted = 0
     for line in data.split(b"\n"):
-        if _hinted(line) and not line.lstrip().startswith(_COMMENTS):
+        if _hinted(line) and not _is_comment(line.lstrip()):
             hinted += len(line) + 1
             if hinted > MAX_HINTED_BYTES:
                 raise Unsearched
@@ -165,6 +175,10 @@ def _spans(data: bytes, *, form: str) -> Iterator[tuple[int, int]]:
     for match in _NAMED_VALUE.finditer(data):
         if _is_secret(match[1], match[2]):
             yield _inside(data, *match.span(2))
+
+
+def _is_comment(line: bytes) -> bool:
+    return line.startswith(_COMMENTS) and not _NO_COMMENT.match(line)
 
 
 def _in_line(line: bytes, form: str) -> Iterator[tuple[int, int]]:

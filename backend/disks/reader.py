@@ -100,7 +100,7 @@ class ContentLimits:
     total_bytes: int = 128 << 20
     hash_bytes: int = 2 << 30
     opaque: tuple[bytes, ...] = ()  # folders, with a final slash, whose files are fingerprinted and no more
-    whole: tuple[bytes, ...] = ()  # files; the password fields of /etc/shadow come masked
+    whole: tuple[bytes, ...] = ()  # files; the password fields of /etc/shadow and gshadow come masked
     listed: tuple[bytes, ...] = ()  # folders, two levels deep
 
 

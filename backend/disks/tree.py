@@ -6,6 +6,8 @@ import struct
 
 from backend.disks.directories import list_directory
 from backend.disks.ext4 import (
+    CHATTR,
+    CHATTR_MASK,
     FLAG_CASEFOLD,
     ROOT_INODE,
     S_IFBLK,
@@ -14,6 +16,7 @@ from backend.disks.ext4 import (
     S_IFLNK,
     S_IFMT,
     S_IFREG,
+    SET_BY_CHATTR,
     Ext4,
     Inode,
 )
@@ -28,7 +31,7 @@ MAX_ENTRIES = 10_000_000
 LISTINGS_KEPT = 16
 
 _USUAL_EXTRA = 32
-_PLAIN = struct.Struct("<HHI4xii4xHH12x60x4xII6xHHH4xH2xII16x4xI")  # an inode up to its attributes' magic
+_PLAIN = struct.Struct("<HHI4xii4xHH4xI4x60x4xII6xHHH4xH2xII16x4xI")  # an inode up to its attributes' magic
 
 
 def node(fs: Ext4, inode: Inode, path: bytes) -> Node:
@@ -36,12 +39,16 @@ def node(fs: Ext4, inode: Inode, path: bytes) -> Node:
     kind = inode.mode & S_IFMT
     start = 128 + inode.extra
     carries = inode.acl_block or (inode.extra and inode.raw[start : start + 4] == b"\x00\x00\x02\xea")
+    attributes = extended_attributes(fs, inode) if carries else {}
+    if inode.flags & CHATTR_MASK:
+        letters = (letter for flag, letter in SET_BY_CHATTR.items() if inode.flags & flag)
+        attributes[CHATTR] = b"".join(letters)
     return Node(
         path, inode.mode, inode.uid, inode.gid, inode.links, inode.number, inode.size, inode.mtime_ns,
         inode.ctime_ns,
         device(inode) if kind in (S_IFCHR, S_IFBLK) else None,
         link_target(fs, inode) if kind == S_IFLNK else None,
-        tuple(sorted(extended_attributes(fs, inode).items())) if carries else (),
+        tuple(sorted(attributes.items())),
     )  # fmt: skip
 
 
@@ -112,9 +119,10 @@ def plain_record(fs: Ext4, number: int, path: bytes) -> bytes | None:
     if fs.inode_size < _PLAIN.size:
         return None
     chunk, at = fs.inode_place(number)
-    (mode, uid, size, ctime, mtime, gid, links, acl, size_high, acl_high, uid_high, gid_high, extra,
+    (mode, uid, size, ctime, mtime, gid, links, flags, acl, size_high, acl_high, uid_high, gid_high, extra,
      ctime_extra, mtime_extra, magic) = _PLAIN.unpack_from(chunk, at)  # fmt: skip
     unusual = extra != _USUAL_EXTRA or magic or acl or acl_high or not links or size_high & 0x8000_0000
+    unusual = unusual or flags & CHATTR_MASK
     if mode & S_IFMT != S_IFREG or unusual:
         return None
     if fs.seed is not None:

@@ -40,7 +40,7 @@ from backend.disks.tree import find, manifest_pieces, node
 from backend.errors import DiskUnreadable
 
 MAX_LISTED = 100_000
-_MASKED = b"/etc/shadow"
+_MASKED, _MASKED_GROUPS = b"/etc/shadow", b"/etc/gshadow"
 
 Answer = tuple[dict[str, Any], list[bytes]]
 
@@ -171,7 +171,9 @@ def _print(one: Fingerprint | None, blobs: wire.Blobs) -> list[Any] | None:
 
 def _whole(fs: Ext4, path: bytes, mask: ShadowMask) -> bytes | None:
     data = read_whole(fs, path, 64 << 20)
-    return mask.mask(data) if data is not None and path == _MASKED else data
+    if data is None or path not in (_MASKED, _MASKED_GROUPS):
+        return data
+    return mask.mask(data) if path == _MASKED else mask.mask_groups(data)
 
 
 def _listing(fs: Ext4, folder: bytes) -> list[list[str]]:

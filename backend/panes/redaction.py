@@ -14,9 +14,13 @@ from backend.secret_marks import KEY_HEADER, PASSWORD_HASH, TOKEN
 HIDDEN = "*"
 KEY_CHARS = 20_000
 
-_KEY_HEADER = re.compile(KEY_HEADER.pattern.decode())
+_KEY_HEADER = re.compile(
+    KEY_HEADER.pattern.decode() + "|-----BEGIN (?:PGP PRIVATE KEY BLOCK|OpenVPN Static key V1)-----"
+)
 _KEY_BODY = re.compile(rf"[A-Za-z0-9+/=\s]{{0,{KEY_CHARS}}}")
-_KEY_END = re.compile(r"-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----|Private-MAC: *[0-9a-f]+")
+_KEY_END = re.compile(
+    r"-----END (?:(?:[A-Z0-9]+ )*PRIVATE KEY(?: BLOCK)?|OpenVPN Static key V1)-----|Private-MAC: *[0-9a-f]+"
+)
 _OTHERS = (
     re.compile(TOKEN.pattern.decode(), re.ASCII),
     re.compile(PASSWORD_HASH.pattern.decode(), re.ASCII),

@@ -25,12 +25,14 @@ from backend.models import (
     RunState,
     Sandbox,
     TargetResult,
+    wire_path,
 )
 from backend.playbooks.builders import DATA, OWN, not_redone
 from backend.playbooks.grammar import CheckedPlaybook, check
 from backend.playbooks.rollback import STAYS
 from backend.playbooks.runs import Runs
 from backend.playbooks.secrets import compare, stand_ins
+from backend.playbooks.touched import written
 from backend.store import Store
 
 Progress = Callable[[str], Awaitable[None]]
@@ -119,8 +121,9 @@ class Rehearser:
         evidence.unrehearsed = unrehearsed(checked, first)
         after = await self._point(twin, evidence, before)
         done = await self._differ.diff(
-            twin.id, "before", "first run", before, after, quiesced=True, made_before=True
-        )
+            twin.id, "before", "first run", before, after,
+            quiesced=True, made_before=True, named=written(checked),
+        )  # fmt: skip
         done.running = running.compare(began, await self._fleet.what_runs(twin), "before", "first run")
         await self._store.changes.insert(done)
         evidence.changes_id = done.id
@@ -134,7 +137,7 @@ class Rehearser:
         second = await self._run(RunKind.REPEAT, twin, playbook, files, approval_id, values)
         evidence.repeat_run, evidence.again = second.id, _recap(second)
         await progress("comparing the disks")
-        await self._repeat(evidence, twin, after, wanted)
+        await self._repeat(evidence, twin, after, wanted, written(checked))
         # As late as can be: what was just started may not listen yet.
         evidence.running = running.unlike(wanted.running, began, await self._fleet.what_runs(twin))
         if second.state is not RunState.SUCCESSFUL:
@@ -147,14 +150,18 @@ class Rehearser:
             return await self._fleet.told(twin, since)
         return await self._fleet.freeze(twin)
 
-    async def _repeat(self, evidence: Evidence, twin: Sandbox, after: Point, wanted: Changes) -> None:
+    async def _repeat(
+        self, evidence: Evidence, twin: Sandbox, after: Point, wanted: Changes, named: frozenset[bytes]
+    ) -> None:
         """What the second run changed, by the disk, or the guest, and not by Ansible's word. What a service
         keeps for itself in the sandbox, and no command named, its like on the twin goes on writing."""
         last = await self._point(twin, evidence, after)
         again = await self._differ.diff(
-            twin.id, "first run", "second run", after, last, quiesced=True, made_before=True
-        )
+            twin.id, "first run", "second run", after, last,
+            quiesced=True, made_before=True, named=named,
+        )  # fmt: skip
         kept = {change.path for change in wanted.files if change.hidden == SERVICE_STATE}
+        kept -= set(map(wire_path, named))
         moved = [change.path for change in again.shown() if change.path not in kept]
         moved += [f"package {package.name}" for package in again.packages]
         moved += [f"user {user.name}" for user in again.users]

@@ -65,8 +65,9 @@ async def way_back(
     """
     points = [asker.without_secrets(one.told.packed, one.told.contents) for one in (now, before)]
     whole = await differ.diff(
-        "", "now", f"before {run_id}", points[0], points[1], quiesced=True, made_before=True
-    )
+        "", "now", f"before {run_id}", points[0], points[1],
+        quiesced=True, made_before=True, named=reach.written,
+    )  # fmt: skip
     back = _Back(whole, done, reach, before, now)
     changes = whole.model_copy(
         update={

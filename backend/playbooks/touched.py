@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from backend.changes import LIMITS
 from backend.changes.dpkg import LOG
 from backend.models import Changes, FileKind, guest_path
-from backend.playbooks._scope import ITEM, Reference
+from backend.playbooks._scope import ITEM, Reference, is_item, turns
 from backend.playbooks.builders import is_account_database
 from backend.playbooks.grammar import CheckedPlaybook, CheckedTask
 from backend.playbooks.secrets import WRITERS
@@ -25,18 +25,19 @@ _GUARDS = ("creates", "removes")
 @dataclass(frozen=True)
 class Touched:
     """``wanted`` is to be kept of each target. ``made`` are folders that commands fill; ``named`` are the
-    names of packages, units, users and groups, by the noun."""
+    names of packages, units, users and groups, by the noun; ``written`` is as of :func:`written`."""
 
     wanted: Wanted
     made: frozenset[bytes]
     named: dict[str, set[str]] = field(default_factory=dict)
+    written: frozenset[bytes] = frozenset()
 
 
 def touched(done: Changes, playbook: CheckedPlaybook) -> Touched:
     """``done``: what the rehearsal of ``playbook`` changed."""
     tasks = (*playbook.tasks, *playbook.handlers)
     names = set(LIMITS.whole) - {LOG}
-    sums, trees, made, written = set[bytes](), set[bytes](), set[bytes](), set[bytes]()
+    sums, trees, made, managed = set[bytes](), set[bytes](), set[bytes](), set[bytes]()
     for change in done.files:
         path = guest_path(change.path)
         if not change.hidden or path.startswith(_PACKAGES):
@@ -45,20 +46,43 @@ def touched(done: Changes, playbook: CheckedPlaybook) -> Touched:
             sums.add(path)
     for task in tasks:
         paths = {_path(path) for path in paths_of(task, playbook)}
-        written |= paths
+        managed |= paths
         if task.opaque:
             made |= paths
-            written |= {_path(path) for key in _GUARDS for path in _literals(task, key)}
+            managed |= {_path(path) for key in _GUARDS for path in _literals(task, key)}
         whole = task.args.get("state") == "absent" or task.args.get("recurse")
         if task.module == f"{_PREFIX}file" and whole:
             trees |= paths
     wanted = Wanted(
-        frozenset(names | written),
+        frozenset(names | managed),
         frozenset(trees),
-        frozenset(sums - written),  # what a task writes itself counts by its content, whoever brings it too
+        frozenset(sums - managed),  # what a task writes itself counts by its content, whoever brings it too
         frozenset(LIMITS.listed),
     )
-    return Touched(wanted, frozenset(made), _named(done, tasks))
+    return Touched(wanted, frozenset(made), _named(done, tasks), written(playbook))
+
+
+def written(playbook: CheckedPlaybook) -> frozenset[bytes]:
+    """Where tasks put a content or a link, or remove what is there. A file that is copied to a folder keeps
+    its own name there."""
+    found = set[str]()
+    for task in (*playbook.tasks, *playbook.handlers):
+        linked = task.module == f"{_PREFIX}file" and task.args.get("state") in ("link", "absent")
+        if task.module in WRITERS or linked:
+            found.update(paths_of(task, playbook))
+        if task.module == f"{_PREFIX}copy":
+            sources = {name.rpartition("/")[2] for name in _sources(task)}
+            found |= {f"{path}/{name}" for path in paths_of(task, playbook) for name in sources}
+    return frozenset(map(_path, found))
+
+
+def _sources(task: CheckedTask) -> Iterator[str]:
+    """The files of the playbook that a task copies."""
+    source = task.args.get("src")
+    if isinstance(source, Reference):
+        yield from map(str, turns(source, task.loop) if is_item(source) else ())
+    elif source:
+        yield str(source)
 
 
 @dataclass(frozen=True)

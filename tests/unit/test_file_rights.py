@@ -26,6 +26,7 @@ PLAIN = {"kind": "file", "mode": 0o755, "uid": 0, "gid": 0, "owner": "root", "gr
         ({"system.posix_acl_access": ACL}, {},
          "user::rw-,user:1000:r--,group::r--,mask::r--,other::r-- → none"),
         ({"user.a": "61"}, {"user.a": "62"}, "61 → 62"),
+        ({}, {"chattr": b"iA".hex()}, "none → immutable, no access times"),
     ],
 )  # fmt: skip
 def test_a_changed_attribute_is_told_before_and_after(before, after, told: str):
@@ -39,6 +40,9 @@ def test_of_a_new_file_each_attribute_is_told():
     assert _aspects(row).endswith("  security.capability cap_net_raw=ep")
 
 
-@given(st.sampled_from(["system.posix_acl_access", "security.capability", "user.x"]), st.binary(max_size=300))
+@given(
+    st.sampled_from(["system.posix_acl_access", "chattr", "security.capability", "user.x"]),
+    st.binary(max_size=300),
+)
 def test_whatever_a_guest_wrote_there_is_shown(name: str, value: bytes):
     assert len(words(name, value.hex())) < 40 * MAX_CHARS

@@ -744,6 +744,32 @@ def test_an_attribute_that_no_command_can_give_is_a_note(line: str, name: str, v
     assert of(draft, "command") == []
 
 
+def test_what_chattr_made_immutable_is_made_so_last_and_by_no_command_is_a_note() -> None:
+    sample = sample_with("chattr +i /srv/a")
+    for path in ("/srv/a", "/srv/b"):
+        sample.add(path, b"x", xattrs={"chattr": b"i".hex()})
+    draft = drafted(sample)
+    (task,) = of(draft, "command")
+    assert task.args == {"argv": ["chattr", "+i", "/srv/a"], "removes": "/srv/a"} and task.opaque
+    assert task.name == "Make /srv/a immutable" == check(draft.yaml.encode(), draft.files).tasks[-1].name
+    assert draft.notes == ["/srv/b: chattr cannot be expressed by a module of ansible.builtin"]
+
+
+def test_what_no_module_says_of_accounts_is_a_note() -> None:
+    before = {"gid": "27", "members": ""}
+    group = GroupChange(
+        name="ops", verb=ChangeVerb.MODIFIED, before=before, after={**before, "administrators": "eve"}
+    )
+    sample = Sample()
+    sample.parts |= {"groups": [group], "notes": ["/etc/subuid: eve:0:65536"]}
+    for path in ("/etc/subuid", "/etc/subgid", "/srv/a"):
+        sample.add(path, b"x", verb=ChangeVerb.MODIFIED)
+    assert drafted(sample).notes == [
+        "/etc/subuid: no module of ansible.builtin gives an account these ids",
+        "ops: no module of ansible.builtin sets administrators of a group",
+    ]
+
+
 def test_what_had_an_access_list_of_its_own_is_not_given_another() -> None:
     sample = sample_with("setfacl -m u:0:r /srv/a")
     sample.add("/srv/a", b"x", verb=ChangeVerb.METADATA, xattrs={"system.posix_acl_access": ACL})

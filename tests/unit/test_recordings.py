@@ -187,6 +187,10 @@ def test_colours_and_wraps_inside_a_secret_hide_nothing() -> None:
 def test_a_key_that_is_cut_off_is_withheld_and_what_is_no_secret_stays() -> None:
     half = KEY[: KEY.index("AAAAB3")]
     assert "b3Bl" not in texts(redacted([CastEvent(0, OUTPUT, half)]))
+    for name in ("PGP PRIVATE KEY BLOCK", "OpenVPN Static key V1"):
+        key = f"-----BEGIN {name}-----\r\nlQOYBF0\r\n-----END {name}-----\r\n$ "
+        assert texts(redacted([CastEvent(0, OUTPUT, key)])).split()[-1] == "$"
+        assert "lQOY" not in texts(redacted([CastEvent(0, OUTPUT, key)]))
     events = [CastEvent(0, OUTPUT, "ls -l\r\n"), CastEvent(1, MARK, TOKEN)]
     assert redacted(events) is events
 

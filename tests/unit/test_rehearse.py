@@ -30,6 +30,7 @@ from backend.models import (
 from backend.playbooks import Rehearser, added_folders, check, overwritten, touched
 from backend.playbooks.builders import DATA, not_redone
 from backend.playbooks.rehearse import opaque_commands, unrehearsed
+from backend.playbooks.touched import written
 from tests.unit.playbooks_sample import Sample
 
 YAML = """---
@@ -148,6 +149,45 @@ def test_an_apply_writes_over_what_its_tasks_write_and_settings_that_the_rehears
     found = overwritten(sample.changes(), check(WRITES.encode(), [], secrets=["word", "hash"]))
     assert found.paths == {b"/srv/word", b"/srv/a.conf", b"/srv/b.conf", b"/etc/apt/sources.list.d/own.list"}
     assert found.accounts == {"anna"}
+
+
+HIDES = """---
+- name: Test
+  hosts: all
+  become: true
+  gather_facts: false
+  vars: {place: /var/lib/dpkg/info/x.prerm}
+  tasks:
+    - name: Variable
+      ansible.builtin.copy: {src: files/FILE, dest: "{{ place }}", mode: "0755"}
+    - name: Folder
+      ansible.builtin.copy: {src: "{{ item.src }}", dest: "{{ item.dest }}"}
+      loop:
+        - {src: files/FILE, dest: /var/cache}
+    - name: Line
+      ansible.builtin.lineinfile: {path: "{{ item }}", line: x}
+      loop: [/etc/subuid, /root/.ansible/x]
+    - name: Gone
+      ansible.builtin.file: {path: /var/log/audit, state: absent}
+    - name: Mode
+      ansible.builtin.file: {path: /var/log/app, state: directory, mode: "0755"}
+    - name: Command
+      ansible.builtin.command: {argv: [touch, /srv/b], creates: /srv/b}
+""".replace("FILE", "a" * 64)
+
+
+def test_what_the_tasks_write_is_found_wherever_it_lies() -> None:
+    found = written(check(HIDES.encode(), ["a" * 64]))
+    assert found == {
+        b"/var/lib/dpkg/info/x.prerm", b"/var/cache", b"/etc/subuid", b"/root/.ansible/x", b"/var/log/audit",
+        b"/var/lib/dpkg/info/x.prerm/" + b"a" * 64, b"/var/cache/" + b"a" * 64,
+    }  # fmt: skip
+
+
+async def test_both_runs_of_a_rehearsal_show_what_the_playbook_writes() -> None:
+    twin = TwoRuns([ports()] * 3)
+    await twin.rehearse(Sample().changes())
+    assert [call.kwargs["named"] for call in twin.differ.diff.await_args_list] == [{b"/srv/old"}] * 2
 
 
 class TwoRuns:

@@ -191,6 +191,21 @@ def changed(path: str, mode: int = 0o644, **more: Any) -> FileChange:
             ["a.service runs as d: /bin/a"],
         ),
         (
+            (UNIT + "a.service", "[Service]\nExecStart=/a\n", "[Service]\nExecStart=/a\nExecStartPre=+/b\n"),
+            ["a.service runs as root (ExecStartPre): +/b"],
+        ),
+        (
+            ("/etc/sudoers.d/x", None, "Defaults\t!authenticate\n"),
+            ["sudo asks nobody for a password (Defaults !authenticate)"],
+        ),
+        (
+            ("/etc/ssh/sshd_config", "", "Include /srv/x.conf\nPermitRootLogin 'yes' # no\n"),
+            [
+                "sshd lets root log in, with a password too (PermitRootLogin yes)",
+                "sshd reads more words, which nobody looked at, from: /srv/x.conf",
+            ],
+        ),
+        (
             (UNIT + "a.timer", None, "[Timer]\nOnCalendar=daily\n"),
             ["a.timer starts by itself: OnCalendar daily"],
         ),

@@ -5,10 +5,10 @@ Packages whose headers are the same on both sides are left out: the answer grows
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import sys
+import tomllib
 from typing import Any
 
 from backend.changes.rpmdb.header import (
@@ -30,7 +30,9 @@ from backend.disks.confine import confine
 
 MAX_PACKAGES = 50_000
 MAX_SCRIPT_BYTES = 64 << 10
+MAX_LINE_BYTES = 1000
 _PULLED_IN = (1, 4)  # libdnf: DEPENDENCY, WEAK_DEPENDENCY
+_REASONS = ("Dependency", "Weak Dependency")  # libdnf5's own words for these
 
 Side = dict[str, bytes]
 
@@ -66,13 +68,26 @@ def package(blob: bytes) -> dict[str, Any]:
 
 
 def pulled_in(side: Side) -> list[str]:
-    """Names that dnf installed for others, from its history; the last word on a name counts."""
+    """Names that dnf installed for others: of dnf5 as its state says, of the one before it from its history,
+    where the last word on a name counts. Raises ValueError, or what SQLite does, for what cannot be read."""
+    if side.get("reasons"):
+        if any(len(line) > MAX_LINE_BYTES for line in side["reasons"].split(b"\n")):
+            raise BadImage("a line that no dnf writes")  # a long key costs the square of its length
+        return _by_state(tomllib.loads(side["reasons"].decode("utf-8")))
     if not side.get("history"):
         return []
     connection = opened(side["history"], side.get("history_log", b""), frozenset({"trans_item", "rpm"}))
     query = "SELECT r.name, t.reason FROM trans_item t JOIN rpm r ON r.item_id = t.item_id ORDER BY t.id"
     reasons = dict(connection.execute(query))
     return sorted(wire.text(name) for name, reason in reasons.items() if reason in _PULLED_IN)
+
+
+def _by_state(state: dict[str, Any]) -> list[str]:
+    """``[packages]`` of packages.toml: name and architecture to a reason (libdnf5, system/state.cpp)."""
+    packages = state.get("packages")
+    if not isinstance(packages, dict) or not all(isinstance(one, dict) for one in packages.values()):
+        raise BadImage("its packages make no sense")
+    return sorted(key.rpartition(".")[0] for key, one in packages.items() if one.get("reason") in _REASONS)
 
 
 def answer(before: Side, after: Side) -> dict[str, Any]:
@@ -82,9 +97,12 @@ def answer(before: Side, after: Side) -> dict[str, Any]:
         "before": [package(blob) for blob in old - new],
         "after": [package(blob) for blob in new - old],
         "pulled_in": {"before": [], "after": []},
+        "unread": False,
     }
-    with contextlib.suppress(sqlite3.Error, BadImage):  # without a history all are wanted
+    try:
         told["pulled_in"] = {"before": pulled_in(before), "after": pulled_in(after)}
+    except (sqlite3.Error, ValueError, RecursionError):  # all count as wanted, which is said
+        told["unread"] = True
     return told
 
 

@@ -51,6 +51,10 @@ _KNOWN = re.compile(
     re.DOTALL,
 )
 
+_FOLLOWED = frozenset(
+    {SettingKind.SUDO, SettingKind.SSHD, SettingKind.LOGIN_KEY, SettingKind.CRON, SettingKind.FIREWALL}
+)
+
 Read = Mapping[bytes, bytes | None]
 
 
@@ -123,10 +127,19 @@ def _readers(pair: Pair, notes: list[str]) -> Iterator[Reader]:
     found = None
     if states(pair.path):
         found = next((reader for reader in _READERS if reader.pattern.fullmatch(pair.path)), None)
+    if found is not None and not found.links:
+        _note_link(pair, found.kind, notes)
     if found is not None and _legible(pair, notes):
         yield found
     if any(content is not None and content.facts for content in (pair.before_content, pair.after_content)):
         yield from certificates.READERS
+
+
+def _note_link(pair: Pair, kind: SettingKind, notes: list[str]) -> None:
+    """Who gives rights by such a file follows a link, and nothing here does."""
+    if kind in _FOLLOWED and pair.after is not None and pair.after.target is not None:
+        where = wire_path(pair.after.target)
+        notes.append(f"{wire_path(pair.path)}: is a link, what {where} states is not told")
 
 
 def _bytes(pair: Pair) -> int:
@@ -143,6 +156,8 @@ def _facts(reader: Reader, place: Place | None) -> list[Fact]:
 
 def _effective(one: Layered, pairs: Iterable[Pair], read: Read, notes: list[str]) -> Iterator[Found]:
     changed = [pair for pair in pairs if one.reader.pattern.fullmatch(pair.path)]
+    for pair in changed:
+        _note_link(pair, one.reader.kind, notes)
     legible = [pair for pair in changed if _legible(pair, notes, vouched=True)]
     if not changed or legible != changed:
         return

@@ -20,11 +20,16 @@ _QUOTED_LIST = re.compile(r"(?:\"[^\"]*\"?|[^,\"])+")
 _WHO = re.compile(r"((?:\\.|\"[^\"]*\"|[^\s,\\\"]|,\s*)+)\s*(.*)", re.DOTALL)
 _KEY_TYPE = re.compile(r"(?:ssh|ecdsa|sk-ssh|sk-ecdsa)-[A-Za-z0-9@.-]+")
 MATCH_ALL = "Match all: "  # holds for everybody, and overrides what stands above it
-_SSHD_WORD = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*)(?:\s*=\s*|\s+)(.*)")
+_SSHD_WORD = re.compile(r"\s*\"?([A-Za-z][A-Za-z0-9]*)\"?(?:\s*=\s*|\s+)(.*)")
+_SSHD_ARGUMENT = re.compile(r"(?:\"[^\"]*\"?|'[^']*'?|\\.?|[^\s\"'\\])+")
+_SSHD_QUOTE = re.compile(r"\"([^\"]*)\"|'([^']*)'|\\([\"'\\ ])")
+_SSHD_WHOLE = frozenset(  # the rest of the line is theirs, as it is
+    ("authorizedkeyscommand", "authorizedprincipalscommand", "forcecommand", "subsystem", "versionaddendum")
+)
 # sshd adds up what these say; of all other words the first counts.
 _ADDED_UP = frozenset((
     "acceptenv", "allowgroups", "allowusers", "denygroups", "denyusers", "hostkey", "hostcertificate",
-    "listenaddress", "port", "permitlisten", "permitopen", "setenv", "subsystem",
+    "include", "listenaddress", "port", "permitlisten", "permitopen", "setenv", "subsystem",
 ))  # fmt: skip
 
 
@@ -45,8 +50,8 @@ def _sudo_line(line: str) -> Iterator[Stated]:
     if not line:
         return
     if line.startswith("Defaults"):
-        scope, _, setting = line.partition(" ")
-        for one in _QUOTED_LIST.findall(setting):
+        scope, *setting = line.split(None, 1)
+        for one in _QUOTED_LIST.findall("".join(setting)):
             yield scope, {"sets": one.strip()}
     elif match := _ALIAS.match(line):
         for one in line[match.end() :].split(":"):
@@ -66,7 +71,19 @@ def sshd(place: Place) -> Iterator[Stated]:
         if word.lower() == "match":
             below = MATCH_ALL if value.lower() == "all" else f"Match {value}: "
             continue
+        if word.lower() not in _SSHD_WHOLE:
+            value = _arguments(match[2])
         yield f"{below}{word}", {"value": value}
+
+
+def _arguments(value: str) -> str:
+    """The words without their quotes, up to a remark."""
+    words = []
+    for found in _SSHD_ARGUMENT.finditer(value):
+        if found[0].startswith("#"):
+            break
+        words.append(_SSHD_QUOTE.sub(lambda one: one[1] or one[2] or one[3] or "", found[0]))
+    return " ".join(words)
 
 
 def adds_up(name: str) -> bool:
@@ -98,8 +115,7 @@ def _key_line(line: str) -> tuple[str, str, str, str]:
     options, rest = "", line
     if not _KEY_TYPE.match(line):
         options, rest = _options(line)
-    kind, _, rest = rest.partition(" ")
-    blob, _, comment = rest.strip().partition(" ")
+    kind, blob, comment, *_ = [*rest.split(None, 2), "", "", ""]
     if not _KEY_TYPE.fullmatch(kind) or not blob:
         return "", "", "", ""
     return options, kind, blob, comment.strip()

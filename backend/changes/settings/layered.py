@@ -18,6 +18,7 @@ _SYSCTL_FOLDERS = (b"/etc/sysctl.d", b"/usr/local/lib/sysctl.d", b"/usr/lib/sysc
 _MAIN_AS = b"99-sysctl.conf"  # distributions link /etc/sysctl.conf to this name, which places it at boot
 _SSHD_FOLDER = b"/etc/ssh/sshd_config.d"
 _MAX_INCLUDED = 1_000
+_MAX_PATTERNS = 20
 
 Places = Mapping[bytes, Place]
 
@@ -68,7 +69,8 @@ def _sshd(places: Places) -> list[Fact]:
 
 
 def _sshd_words(places: Places) -> Iterator[tuple[bytes, str, dict[str, str]]]:
-    """Every word in the order in which the daemon meets them, included files in their place."""
+    """Every word in the order in which the daemon meets them, included files in their place. An include of
+    what is not read stands for itself."""
     if access.SSHD_MAIN not in places:
         return
     for name, values in access.sshd(places[access.SSHD_MAIN]):
@@ -78,10 +80,23 @@ def _sshd_words(places: Places) -> Iterator[tuple[bytes, str, dict[str, str]]]:
         for path in _included(values["value"], places):
             for inner, told in access.sshd(places[path]):
                 yield path, inner, told
+        unread = [one for one in _patterns(values["value"]) if not _is_read(one)]
+        if unread:
+            yield access.SSHD_MAIN, name, {"value": " ".join(unread)}
+
+
+def _patterns(value: str) -> list[str]:
+    return [one if one.startswith("/") else f"/etc/ssh/{one}" for one in value.split()]
+
+
+def _is_read(pattern: str) -> bool:
+    """Whether all that a pattern means is among the files of this setting."""
+    folder, _, name = pattern.rpartition("/")
+    return folder == text(_SSHD_FOLDER) and name.endswith(".conf")
 
 
 def _included(value: str, places: Places) -> list[bytes]:
-    patterns = [one if one.startswith("/") else f"/etc/ssh/{one}" for one in value.split()[:20]]
+    patterns = _patterns(value)[:_MAX_PATTERNS]
     named = {text(path): path for path in places if path != access.SSHD_MAIN}
     found = [named[name] for one in patterns for name in sorted(named) if fnmatchcase(name, one)]
     return found[:_MAX_INCLUDED]
@@ -103,7 +118,7 @@ def without_effect(layered: Layered, changed: Iterable[Place], effective: Iterab
     for place in changed:
         for name, values in layered.reader.parse(place):
             winners = counts.get(name.lower(), [])
-            if winners and all(dict(one.values) != values for one in winners):
+            if winners and name.lower() != "include" and all(dict(one.values) != values for one in winners):
                 yield (
                     f"{text(place.path)}: {name} {values['value']} has no effect, "
                     f"{text(winners[0].path)} says {winners[0].values['value']}"

@@ -41,17 +41,16 @@ def loaded_modules(place: Place) -> Iterator[Stated]:
     """Modules that are loaded at boot."""
     for line in place.lines():
         if not line.startswith(_SKIPPED):
-            name, _, options = line.partition(" ")
-            yield name, {"loaded": "at boot"} | ({"options": options.strip()} if options.strip() else {})
+            name, *options = line.split(None, 1)
+            yield name, {"loaded": "at boot"} | ({"options": options[0]} if options else {})
 
 
 def module_rules(place: Place) -> Iterator[Stated]:
     """What modprobe is told of a module: options, blacklist, install."""
     for line in place.lines(joined=True):
-        word, _, rest = line.partition(" ")
-        name, _, value = rest.strip().partition(" ")
+        word, name, value, *_ = [*line.split(None, 2), "", ""]
         if not line.startswith("#") and name:
-            yield f"{word} {name}", {"value": value.strip()}
+            yield f"{word} {name}", {"value": value}
 
 
 def mounts(place: Place) -> Iterator[Stated]:

@@ -13,6 +13,7 @@ from backend.playbooks.builders.context import Context, Phase, Task, title
 
 FIRST_REGULAR_ID = 1000
 _DATABASES = re.compile(r"/etc/(passwd|shadow|group|gshadow|subuid|subgid)-?")
+_SUBORDINATE = ("/etc/subuid", "/etc/subgid")
 _SKELETON = (".bashrc", ".profile", ".bash_logout")
 _AGEING = {
     "at least": ("password_expire_min", 0),
@@ -24,6 +25,7 @@ _NUMBER = {
     "user": re.compile(r"-[A-Za-z]*u[0-9]*|--uid(=.*)?"),
     "group": re.compile(r"-[A-Za-z]*g[0-9]*|--gid(=.*)?"),
 }
+_BY_GSHADOW = ("administrators", "password", "more members by gshadow")
 _SET = ("set", "set, changed")
 _NO_PASSWORD = "none"  # noqa: S105 - the word of :mod:`backend.changes.accounts`
 _UNSET = ("", "!", "*", "!!", "!*", "locked", "none", "x")
@@ -39,6 +41,9 @@ def groups(context: Context) -> list[Task]:
     for change in context.changes.files:
         if is_account_database(change.path):
             context.claimed.add(change.path)
+            strange = any(note.startswith(f"{change.path}: ") for note in context.changes.notes)
+            if change.path in _SUBORDINATE and (strange or (context.undo and not change.hidden)):
+                context.note(f"{change.path}: no module of ansible.builtin gives an account these ids")
     tasks = []
     for group in context.changes.groups:
         if group.package and not context.undo:
@@ -54,6 +59,8 @@ def groups(context: Context) -> list[Task]:
                 if not group.before and not _is_chosen(context, group.name, "group"):
                     del args["gid"]
             tasks.append(_group(context, group, "Create the group", {**args, "state": "present"}))
+        if left := [key for key in _BY_GSHADOW if group.after.get(key) != group.before.get(key)]:
+            context.note(f"{group.name}: no module of ansible.builtin sets {', '.join(left)} of a group")
     return tasks
 
 

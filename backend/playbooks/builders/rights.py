@@ -1,12 +1,15 @@
 """Access lists and capabilities, which no module of ``ansible.builtin`` sets: by ``setfacl`` and ``setcap``,
-each behind a probe that looks whether there are any. A machine that has others keeps them.
+each behind a probe that looks whether there are any. A machine that has others keeps them. What ``chattr``
+sets is set again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from backend.file_rights import ACCESS, CAPABILITY, DEFAULT, access_list, capabilities, rwx
+from backend.file_rights import ACCESS, CAPABILITY, CHATTR, DEFAULT, access_list, capabilities, rwx
+from backend.file_rights import words as right_words
 from backend.models import FileChange, FileKind, FileState
 from backend.playbooks.builders.context import Context, Phase, Task, title
 
@@ -33,11 +36,24 @@ def rights(context: Context, change: FileChange, path: str) -> list[Task]:
             continue
         left.difference_update(names)
         tasks += _guarded(context, program, words, path, change, commands)
+    if CHATTR in left and CHATTR not in had and (task := _kept_so(context, state, path, change)):
+        left.discard(CHATTR)
+        tasks.append(task)
     if left:
         context.note(
             f"{change.path}: {', '.join(sorted(left))} cannot be expressed by a module of ansible.builtin"
         )
     return tasks
+
+
+def _kept_so(context: Context, state: FileState, path: str, change: FileChange) -> Task | None:
+    """What chattr(1) was told to set: a second time it changes nothing. None where no command did."""
+    commands = [c.id for c, call in context.calls("chattr") if _names(call.argv, path)]
+    letters = bytes.fromhex(state.xattrs[CHATTR]).decode("ascii")
+    words = right_words(CHATTR, state.xattrs[CHATTR])
+    args: dict[str, object] = {"argv": ["chattr", f"+{letters}", path], "removes": path}
+    task = Task(Phase.RIGHTS, title(f"Make {path} {words}"), "command", args)
+    return replace(task, commands=commands, paths=[change.path]) if commands else None
 
 
 def _names(argv: list[str], path: str) -> bool:

@@ -1,5 +1,6 @@
-"""What the guest itself says of all that a diff shows, by stat, sha256sum, readlink, its python3's listxattr,
-getent and passwd: a second opinion on the disk reader, which no playbook made of the same reading gives.
+"""What the guest itself says of all that a diff shows, by stat, sha256sum, readlink, its python3's listxattr
+and ioctl, getent and passwd: a second opinion on the disk reader, which no playbook made of the same reading
+gives.
 
 The guest looks at its disk by a mount of its own, without what is mounted over it. Names go on standard input
 with NUL after each, and answers come back in base64: a name may be any bytes.
@@ -29,8 +30,20 @@ XATTRS = (
     "-IS",
     "-c",
     r"""
-import os, sys
+import fcntl, os, stat, struct, sys
+LETTERS = {0x8: "S", 0x10: "i", 0x20: "a", 0x40: "d", 0x80: "A", 0x4000: "j", 0x10000: "D"}
+def chattr(path):
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        flags, = struct.unpack_from("I", fcntl.ioctl(fd, 0x80086601, bytes(8)))  # FS_IOC_GETFLAGS
+    except OSError:
+        flags = 0
+    os.close(fd)
+    return "".join(letter for flag, letter in LETTERS.items() if flags & flag)
 for path in filter(None, sys.stdin.buffer.read().split(b"\0")):
+    if stat.S_IFMT(os.lstat(path).st_mode) in (stat.S_IFREG, stat.S_IFDIR) and (set_by := chattr(path)):
+        value = set_by.encode().hex().encode()
+        sys.stdout.buffer.write(b"\0".join((path, b"chattr", value, b"")))
     for name in os.listxattr(path, follow_symlinks=False):
         value = os.getxattr(path, name, follow_symlinks=False)
         sys.stdout.buffer.write(b"\0".join((path, os.fsencode(name), value.hex().encode(), b"")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -135,11 +135,13 @@ class Work:
         commands: Sequence[Command] = (),
         *,
         made_before: bool = False,
+        named: Collection[bytes] = (),
     ) -> Changes:
         differ = Differ(DiskReader(), self.blobs, b"k" * 32, NoiseProfile.default())
         return await differ.diff(
-            "SBX-1", "pre", "post", before, after, quiesced=True, commands=commands, made_before=made_before
-        )
+            "SBX-1", "pre", "post", before, after,
+            quiesced=True, commands=commands, made_before=made_before, named=named,
+        )  # fmt: skip
 
 
 @pytest.fixture
@@ -185,6 +187,31 @@ async def test_each_change_is_told_with_its_owner(work, points):
     assert changes.hidden["logs"] == 1
     assert any("/usr/sbin/forged: a file of nginx" in note for note in changes.notes)
     assert any("/etc/nginx/nginx.conf: a configuration file of nginx" in note for note in changes.notes)
+
+
+async def test_what_a_playbook_writes_is_neither_noise_nor_a_package_s_own(work, installed):
+    files = installed | {
+        "var/lib/dpkg/info/nginx.prerm": "#!/bin/sh\n: as root\n",
+        "srv/plain": "x",
+        "var/lib/nginx/page.pyc": "bytes",
+    }
+    links = {"srv/here": "../var/lib/nginx"}
+    before = {"etc/passwd": "root:x:0:0::/root:/bin/sh\n"}
+    points = work.layers(work.image("before", before, {}), work.image("after", files, links))
+    hidden = {change.path for change in (await work.diff(*points)).files if change.hidden}
+    named = [
+        b"/var/lib/dpkg/info/nginx.prerm", b"/srv/here/body", b"/srv/here/page.pyc", b"/usr/sbin/nginx",
+        b"/etc/passwd",
+    ]  # fmt: skip
+    changes = await work.diff(*points, named=named)
+    shown = {change.path: change.package for change in changes.shown()}
+    written = {"/var/lib/dpkg/info/nginx.prerm", "/var/lib/nginx/body", "/var/lib/nginx/page.pyc"}
+    assert written <= hidden, "without a playbook that names them they are noise"
+    assert {path: shown.get(path) for path in (*written, "/usr/sbin/nginx")} == dict.fromkeys(
+        (*written, "/usr/sbin/nginx"), ""
+    )
+    assert "/etc/passwd" not in shown, "its users tell all that it holds"
+    assert "as root" in next(one.after.text for one in changes.files if one.path.endswith("nginx.prerm"))
 
 
 async def test_a_state_folder_hides_what_a_service_keeps_whenever_it_was_made_and_no_rights(work, installed):
@@ -652,6 +679,25 @@ async def test_an_account_with_uid_0_is_told_in_whatever_way_it_is_written(work,
     assert [(one.kind, one.noun, one.name) for one in residual(changes, nothing)] == [
         ("missing", "user", "ops")
     ]
+
+
+async def test_who_rules_a_group_and_who_may_be_others_is_told_though_noise_hides_the_files(work):
+    before = ROOT | {"etc/gshadow": "root:*::\nsudo:*::\n", "etc/subuid": "ann:100000:65536\n"}
+    after = before | {
+        "etc/gshadow": "root:*::\nsudo:$y$j9T$hash:ann:\n",
+        "etc/subuid": "ann:100000:65536\nann:0:65536\n",
+    }
+    points = work.layers(work.image("before", before, {}), work.image("after", after, {}))
+    changes = await work.diff(*points)
+    ((group,), shown) = changes.groups, {change.path for change in changes.shown()}
+    assert (group.name, group.after["administrators"], group.after["password"]) == ("sudo", "ann", "set")
+    assert shown == {"/etc/subuid"} and "/etc/subuid: ann:0:65536" in changes.notes
+    assert "lets an account be others: gives it ids beside its own" in risks(changes)
+    assert "j9T" not in changes.model_dump_json()
+    nothing = await work.diff(points[0], points[0])
+    assert [(one.kind, one.noun, one.name) for one in residual(changes, nothing)] == [
+        ("missing", "group", "sudo"), ("missing", "file", "/etc/subuid"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ PROFILE = NoiseProfile.default()
         ("/var/log/nginx/access.log", "logs"),
         ("/var/lib/dpkg/status", "package database"),
         ("/var/lib/dpkg/info/x.list", "package database"),
+        ("/usr/lib/sysimage/libdnf5/transaction_history.sqlite", "package database"),
         ("/root/.ansible/tmp/x", "tool droppings"),
         ("/usr/lib/python3/x/__pycache__/y.cpython-311.pyc", "compiled Python"),
         ("/etc/passwd", "accounts"),

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from backend.changes.accounts import (
     CHANGED,
     group_changes,
+    ids_changes,
     parse_accounts,
     strange_changes,
     user_changes,
@@ -26,7 +27,7 @@ from backend.changes.dpkg import (
     parse_sums,
     windows,
 )
-from backend.changes.units import LOCAL, started, unit_changes, unit_states
+from backend.changes.units import LOCAL, started, unit_changes, unit_of, unit_states
 from backend.disks import Listed
 from backend.disks.contents import ShadowMask
 from backend.models import ChangeVerb
@@ -240,6 +241,61 @@ def test_a_log_that_something_else_wrote_to_is_taken_for_utc_and_that_is_said(wr
     assert "taken for UTC" in note
 
 
+def test_who_rules_a_group_and_whether_its_password_opens_it_are_told_and_a_hash_never_is():
+    group = b"root:x:0:\nops:x:27:ann\nweb:x:33:\n"
+    masks = [ShadowMask(b"k").mask_groups, ShadowMask(b"k").mask_groups]
+    shadows = [
+        b"root:*::\nops:!::ann\nweb:$y$j9T$one::\n",
+        b"root:*::\nops:$y$j9T$hash:mallory:ann,eve\nweb:$y$j9T$two::$y$j9T$lost\nodd\n",
+    ]
+    before, after = (
+        parse_accounts(None, group, None, mask(one)) for mask, one in zip(masks, shadows, strict=True)
+    )
+    assert before.groups["root"] == {"gid": "0", "members": ""}
+    told = {one.name: (one.before, one.after) for one in group_changes(before, after, {})}
+    assert told == {
+        "ops": (
+            {"gid": "27", "members": "ann"},
+            {
+                "gid": "27", "members": "ann", "administrators": "mallory", "password": "set",
+                "more members by gshadow": "eve",
+            },
+        ),
+        "web": (
+            {"gid": "33", "members": "", "password": "set"},
+            {"gid": "33", "members": "", "password": "set, changed", "more members by gshadow": "?"},
+        ),
+    }  # fmt: skip
+    assert b"j9T" not in ShadowMask().mask_groups(shadows[1])
+
+
+def test_a_password_that_stands_in_passwd_itself_is_told_when_it_changes():
+    before, after = (parse_accounts(f"ann:{one}:1:1::/:/x\n".encode(), None, None) for one in ("aa1", "bb2"))
+    ((one,), same) = user_changes(before, after, {}), user_changes(before, before, {})
+    assert (one.before["password"], one.after["password"], same) == ("set", "set, changed", [])
+    assert "bb2" not in str(one)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("", "ann:100000:65536\n", []),
+        ("ann:100000:65536\n", "", []),
+        ("", "bob:100000:65536\n", ["/etc/subuid: bob:100000:65536"]),  # he was there before
+        ("", "ann:0:65536\n", ["/etc/subuid: ann:0:65536"]),
+        ("", "ann:0x0:1\n", ["/etc/subuid: ann:0x0:1"]),
+        ("bob:1:1\n", "", ["/etc/subuid: no longer so: bob:1:1"]),
+        (
+            "",
+            "\n".join(map(str, range(9))),
+            [*(f"/etc/subuid: {n}" for n in range(5)), "/etc/subuid: and 4 more of such rows"],
+        ),
+    ],
+)
+def test_ids_beside_its_own_that_an_account_did_not_get_when_it_was_made_are_told(before, after, told):
+    assert ids_changes("/etc/subuid", before.encode(), after.encode(), {"ann"}) == told
+
+
 def test_a_password_s_age_is_told_where_it_is_not_the_usual_one():
     before = parse_accounts(PASSWD, GROUP, b"root:locked:1:0:99999:7:::\nweb:locked:1:0:99999:7:::\n")
     after = parse_accounts(PASSWD, GROUP, b"root:locked:2:0:99999:7:::\nweb:locked:2:0:90:7::20000:\n")
@@ -287,6 +343,21 @@ def test_units_that_are_defined_enabled_and_masked():
     assert found["ssh.service"].package == "openssh-server"
     assert found["gdm.service"].after.enabled
     assert unit_changes(before, before, {b"ssh.service"}, {})[0].verb is ChangeVerb.MODIFIED
+
+
+def test_of_a_unit_in_several_folders_the_first_counts():
+    def folder(name: bytes, path: str, target: str = "") -> dict[bytes, tuple[Listed, ...]]:
+        return {name: (Listed(path.encode(), "l" if target else "f", target.encode()),)}
+
+    local, usr = b"/usr/local/lib/systemd/system", b"/usr/lib/systemd/system"
+    wanted = folder(LOCAL, "multi-user.target.wants/x.service", local.decode() + "/x.service")
+    listed = wanted | folder(local, "x.service") | folder(usr, "x.service", "/dev/null")
+    state = unit_states(listed)[b"x.service"]
+    assert (state.defined, state.enabled, state.masked) == (True, True, False)
+    assert started(listed) == ["x.service"]
+    state = unit_states(wanted | folder(local, "x.service", "/dev/null") | folder(usr, "x.service"))
+    assert state[b"x.service"].masked
+    assert unit_of(local + b"/x.service.d/a.conf") == b"x.service"
 
 
 def test_an_instance_is_defined_where_its_template_is():

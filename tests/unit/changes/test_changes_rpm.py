@@ -81,6 +81,30 @@ async def test_packages_of_a_real_database_with_epoch_wish_and_scripts():
     assert "useradd greet" in next(one.scripts for one in told.after if one.name == "greet")
 
 
+STATE = 'version = "1.0"\n[packages]\n"greet.noarch" = {{reason="{}"}}\n"hello.noarch" = {{reason="User"}}\n'
+
+
+@pytest.mark.parametrize(
+    ("state", "wanted", "said"),
+    [
+        (STATE.format("Dependency"), False, False),
+        (STATE.format("Weak Dependency"), False, False),
+        (STATE.format("External User"), True, False),
+        ("[packages]\ngreet = 1\n", True, True),
+        ("a." * 100_000 + "b = 1", True, True),
+        ("\0", True, True),
+    ],
+)
+async def test_of_dnf5_its_state_says_who_was_pulled_in_and_what_cannot_be_read_is_said(
+    state: str, wanted: bool, said: bool
+):
+    path = rpm.DATABASES[0]
+    after = {path: database("two"), rpm.REASONS: state.encode(), rpm.HISTORY: history({"greet": 2})}
+    told = await Disks({path: database("one")}, after).told()
+    assert {one.name: one.wanted for one in package_changes(told)} == {"greet": wanted, "hello": True}
+    assert ("which packages were pulled in is not told" in told.note) is said
+
+
 async def test_a_file_is_the_package_s_own_only_with_the_content_that_rpm_states():
     path = rpm.DATABASES[0]
     told = await Disks({path: database("one")}, {path: database("two")}).told()
@@ -148,6 +172,7 @@ async def test_an_older_form_is_named_and_not_taken_for_no_packages():
         *rpm.DATABASES,
         *rpm.OLDER,
         rpm.HISTORY,
+        rpm.REASONS,
         b"/var/lib/rpm/rpmdb.sqlite-wal",
         b"/usr/lib/sysimage/rpm/rpmdb.sqlite-wal",
         b"/var/lib/dnf/history.sqlite-wal",

@@ -176,6 +176,35 @@ def test_of_the_ssh_daemon_s_words_the_one_that_counts_is_told():
     )
 
 
+def test_what_the_ssh_daemon_reads_from_elsewhere_is_told_though_it_is_not_read_here():
+    after = MAIN.replace("Port 22", 'include "extra.conf" /etc/ssh/sshd_config.d/*.conf\nX11Forwarding no')
+    notes: list[str] = []
+    assert told(pair("/etc/ssh/sshd_config", MAIN, after), notes=notes) == {
+        ("ssh daemon", "include"): ({}, {"value": "/etc/ssh/extra.conf"}),
+        ("ssh daemon", "port"): ({"value": "22"}, {}),
+        ("ssh daemon", "x11forwarding"): ({}, {"value": "no"}),
+    }
+    assert not notes
+
+
+def test_a_tab_parts_words_as_well_as_a_space():
+    blob = base64.b64encode(b"\0\0\0\x0bssh-ed25519" + bytes(36)).decode()
+    found = told(
+        pair("/etc/sudoers.d/ann", None, "Defaults\t!authenticate\nann\tALL=(ALL)\tALL\n"),
+        pair("/root/.ssh/authorized_keys", None, f"ssh-ed25519\t{blob}\tann@laptop\n"),
+        pair("/etc/modprobe.d/a.conf", None, "install\tusb-storage\t/bin/evil  now\n"),
+        pair("/etc/modules", None, "dummy\tnumdummies=2\n"),
+    )
+    key = "root SHA256:" + next(name for _, name in found if "SHA256" in name).partition(":")[2]
+    assert found == {
+        ("sudo rule", "Defaults"): ({}, {"sets": "!authenticate"}),
+        ("sudo rule", "ann"): ({}, {"may": "ALL=(ALL) ALL"}),
+        ("login key", key): ({}, {"type": "ssh-ed25519", "comment": "ann@laptop"}),
+        ("kernel module", "install usb-storage"): ({}, {"value": "/bin/evil  now"}),
+        ("kernel module", "dummy"): ({}, {"loaded": "at boot", "options": "numdummies=2"}),
+    }
+
+
 def test_login_keys_are_told_by_fingerprint_with_their_options():
     blob = base64.b64encode(b"\0\0\0\x0bssh-ed25519" + bytes(36)).decode()
     found = told(
@@ -502,6 +531,19 @@ def test_what_is_too_large_or_withheld_is_named_and_half_of_it_is_not_told():
         f"/etc/hosts: what it states is not told (over {MAX_LINES} lines)",
         "/etc/locale.gen: states more than 5000 things, none is told",
     ]
+
+
+def test_a_link_that_gives_rights_is_said_not_to_be_read():
+    notes: list[str] = []
+    paths = (
+        "/etc/sudoers.d/x",
+        "/root/.ssh/authorized_keys",
+        "/etc/ssh/sshd_config.d/x.conf",
+        "/etc/cron.d/x",
+    )
+    quiet = ("/etc/systemd/system/dbus-x.service", "/etc/cron.daily/x", "/etc/sysctl.d/99-sysctl.conf")
+    told(*(link(path, None, "/srv/y") for path in (*paths, *quiet)), notes=notes)
+    assert sorted(notes) == sorted(f"{path}: is a link, what /srv/y states is not told" for path in paths)
 
 
 def test_bytes_that_are_no_text_stay_apart_and_become_storable():

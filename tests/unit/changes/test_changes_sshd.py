@@ -19,6 +19,9 @@ WORDS = {
     "PermitRootLogin": ("yes", "no"), "PasswordAuthentication": ("yes", "no"), "X11Forwarding": ("yes", "no"),
     "MaxAuthTries": ("3", "5"), "AllowUsers": ("ann", "bob"), "Port": ("22", "2222"),
 }  # fmt: skip
+BEGINS = ("{} ", "{}=", "{}\t", '"{}" ')
+VALUES = ("{}", '"{}"', "'{}'")
+ENDS = ("", "", " # no")
 (EFFECTIVE,) = (one.effective for one in LAYERED if one.main == access.SSHD_MAIN)
 
 
@@ -50,7 +53,10 @@ def test_the_words_that_count_are_those_of_the_daemon(tmp_path, host_key, seed: 
         known = sorted(WORDS.keys() - set(left_out))
         chosen = [(word, dice.choice(WORDS[word])) for word in dice.choices(known, k=count)]
         spelled = [(word if dice.random() < 0.5 else word.lower(), value) for word, value in chosen]
-        return "".join(f"{word}{dice.choice((' ', '=', '  '))}{value}\n" for word, value in spelled)
+        return "".join(
+            f"{dice.choice(BEGINS).format(word)}{dice.choice(VALUES).format(value)}{dice.choice(ENDS)}\n"
+            for word, value in spelled
+        )
 
     main = f"{lines(2)}Include {tmp_path}/drop/*.conf\n{lines(4)}"
     if seed % 2:
@@ -66,7 +72,7 @@ def test_the_words_that_count_are_those_of_the_daemon(tmp_path, host_key, seed: 
     ]
     counted: dict[str, set[str]] = {}
     for fact in EFFECTIVE({place.path: place for place in places}):
-        if not fact.name.startswith("match "):
+        if not fact.name.startswith(("match ", "include")):
             counted.setdefault(fact.name, set()).add(fact.values["value"])
     daemon = said(tmp_path / "config", host_key)
     assert counted == {word: daemon[word] for word in counted}

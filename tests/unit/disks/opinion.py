@@ -13,6 +13,7 @@ from tests.unit.disks.conftest import ImageLab
 from tests.unit.disks.fuzzing import READ_BYTES
 
 INLINE_DATA = b"system.data"
+CHATTR = {0x8: b"S", 0x10: b"i", 0x20: b"a", 0x40: b"d", 0x80: b"A", 0x4000: b"j", 0x10000: b"D"}
 ACCESS_LISTS = (b"system.posix_acl_access", b"system.posix_acl_default")  # debugfs makes up the unused ids
 
 _LISTED = re.compile(rb"/(\d+)/(\d+)/-?\d+/-?\d+/([^/\0]+)/\d*/\n", re.DOTALL)
@@ -98,6 +99,8 @@ def _parse(number: int, answer: bytes) -> dict[str, object]:
     kind = next(bits for word, bits in _KINDS.items() if b"Type: " + word in answer)
     device, target = _DEVICE.search(answer), _TARGET.search(answer)
     size = int(seen["size"][1])
+    flags = int(seen["flags"][1], 16)
+    letters = b"".join(letter for flag, letter in CHATTR.items() if flags & flag)
     if kind == stat.S_IFDIR:
         size &= 0xFFFF_FFFF  # debugfs adds the high half, which Linux reads only with large_dir
     return {
@@ -110,7 +113,7 @@ def _parse(number: int, answer: bytes) -> dict[str, object]:
         "mtime": _time(seen["mtime"]),
         "rdev": (int(device[1]), int(device[2])) if device else None,
         "target": target[1] if target else None,
-        "xattrs": {},
+        "xattrs": {b"chattr": letters} if letters else {},
         "sha256": None,
     }
 

@@ -117,6 +117,22 @@ async def test_times_from_1901_to_2446_to_the_nanosecond(lab, reader, tmp_path, 
     assert entries[b"/file"].mtime_ns == ns
 
 
+async def test_what_chattr_sets_is_an_attribute_and_a_change(lab, reader, tmp_path, limits):
+    tree = tmp_path / "few"
+    (tree / "folder").mkdir(parents=True)
+    (tree / "file").write_bytes(b"content")
+    before = lab.format(tree)
+    after = lab.edit(before, "set_inode_field /file flags 0x80030", "set_inode_field /folder flags 0x80010")
+    known = opinion(lab, after)
+    assert known[b"/file"]["xattrs"] == {b"chattr": b"ia"}
+    assert await ours(reader, after) == known
+    found = await reader.compare([before], [before, lab.overlay(before, before, after)], contents=limits)
+    assert [(pair.path, dict(pair.before.xattrs), dict(pair.after.xattrs)) for pair in found.pairs] == [
+        (b"/file", {}, {b"chattr": b"ia"}),
+        (b"/folder", {}, {b"chattr": b"i"}),
+    ]
+
+
 async def test_capabilities_access_lists_devices_and_owners(lab, reader, tmp_path):
     tree = tmp_path / "few"
     tree.mkdir()

@@ -6,10 +6,16 @@ import re
 import time
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
+from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as generate
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend.disks.contents import CREDENTIALS, PRIVATE_KEY, secret_kind, without_passwords
 from backend.disks.passwords import MASK, MAX_HINTED_BYTES, Unsearched, masked
+from backend.secret_marks import PASSWORD_HASH
 
 SECRET = "Hx7pq9Zt4"
 TOKEN = "f3Kd91mQz8Lw27RtYb56"
@@ -57,6 +63,17 @@ HOLD = [
     ("/root/setup.sql", "CREATE USER shop WITH PASSWORD 'Hx7pq9Zt4';\n"),
     ("/root/setup.sql", "CREATE USER 'x'@'%' IDENTIFIED BY 'Hx7pq9Zt4';\n"),
     ("/etc/apt/auth.conf.d/x.conf", "machine x login y\npassword Hx7pq9Zt4\n"),
+    ("/etc/apt/auth.conf.d/x.conf", "machine x login y password Hx7pq9Zt4\n"),
+    ("/etc/fstab", "//nas/share /mnt cifs username=x,password=Hx7pq9Zt4,uid=1000 0 0\n"),
+    ("/root/.npmrc", f"//registry.npmjs.org/:_authToken={TOKEN}\n"),
+    ("/etc/cron.d/dump", "*/5 * * * * root mysqldump --password=Hx7pq9Zt4 shop\n"),
+    ("/var/spool/cron/crontabs/root", "* * * * * curl -u admin:Hx7pq9Zt4 https://x/\n"),
+    ("/etc/haproxy/haproxy.cfg", "listen s\n  stats auth admin:Hx7pq9Zt4\n"),
+    ("/etc/snmp/snmpd.conf", 'createUser x SHA "Hx7pq9Zt4" AES "Hx7pq9Zt4"\nrocommunity Hx7pq9Zt4\n'),
+    ("/etc/dovecot/users", "x:{PLAIN}Hx7pq9Zt4:1000:1000::/home/x\n"),
+    ("/root/.docker/config.json", f'{{"auths": {{"https://x/": {{"auth": "{TOKEN}=="}}}}}}\n'),
+    ("/root/.kube/config", f"users:\n- name: a\n  user:\n    client-key-data: {TOKEN}\n"),
+    ("/var/lib/cloud/seed/user-data", "#cloud-config\npassword: Hx7pq9Zt4\n"),
     ("/etc/netplan/wifi.yaml", 'wlan0:\n  access-points:\n    home:\n      password: "Hx7pq9Zt4 x"\n'),
     ("/srv/c.yaml", "jwt: eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJIeDdwcTlaNCJ9.Hx7pq9Zt4Hx7pq9Zt4\n"),
 ]
@@ -72,6 +89,9 @@ HOLD_NOT = [
     (INI, "token = bearer\ntoken_type = jwt\naccess_token_url = https://x.example/token\n"),
     (INI, "token_ttl = 3600\nmax_tokens = 4096\napi_key_header = X-Api-Key\nsecret_name = shop-db\n"),
     (INI, "url = https://user@x.example/a:b@c\nproxy = http://10.0.0.1:3128/@\n"),
+    (INI, "* password = Hx7pq9Zt4\n// password = Hx7pq9Zt4\n"),
+    ("/etc/snmp/snmpd.conf", "rocommunity  public default -V systemonly\n"),
+    ("/etc/init.d/x", "#!/bin/sh\ncreateuser -s app_owner shop\n"),
     ("/etc/ssh/sshd_config.d/a.conf", "PasswordAuthentication yes\nPermitEmptyPasswords no\n"),
     ("/etc/sudoers.d/x", 'd ALL=(ALL) NOPASSWD: /bin/systemctl\nDefaults passwd_tries=3, passprompt="pw:"\n'),
     ("/etc/pam.d/common-password", "password\t[success=1 default=ignore]\tpam_unix.so obscure yescrypt\n"),
@@ -140,6 +160,61 @@ def test_a_password_is_taken_out_and_all_around_it_stays(path: str, text: str) -
     kept = [re.escape(part) for part in left.split(MASK.decode())]
     assert re.fullmatch(".+".join(kept), text, re.DOTALL)
     assert left.count("\n") == text.count("\n")
+
+
+DNSSEC = "Private-key-format: v1.3\nAlgorithm: 8 (RSASHA256)\nPrivateExponent: UuRoNqe7YHnKmQzE6iDW=\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "kind"),
+    [
+        ("/root/a.asc", b"-----BEGIN PGP PRIVATE KEY BLOCK-----\n\nlQOY\n", CREDENTIALS),
+        ("/root/a.asc", b"-----BEGIN PGP PUBLIC KEY BLOCK-----\n\nlQOY\n", ""),
+        ("/root/age.txt", b"AGE-SECRET-KEY-1QQPQZRFR7ZZ2QQPQZRFR7ZZ2QQPQZRFR7ZZ2QQ\n", CREDENTIALS),
+        ("/etc/openvpn/a.conf", b"<tls-auth>\n-----BEGIN OpenVPN Static key V1-----\n6acef0\n", CREDENTIALS),
+        ("/var/lib/bind/Kx.+008+1.private", DNSSEC.encode(), CREDENTIALS),
+        ("/var/lib/tor/x/hs_ed25519_secret_key", b"== ed25519v1-secret: type0 ==\0\0\0x", CREDENTIALS),
+        ("/etc/wireguard/privatekey", b"yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=\n", CREDENTIALS),
+        ("/etc/pgbouncer/userlist.txt", b'"x" "Hx7pq9Zt4"\n', CREDENTIALS),
+        ("/etc/exim4/passwd.client", b"mail.example:x:Hx7pq9Zt4\n", CREDENTIALS),
+        ("/etc/postfix/sasl_passwd.db", b"\0\x06\x15aHx7pq9Zt4\0", CREDENTIALS),
+        ("/etc/nginx/htpasswd", b"x:$apr1$\n", CREDENTIALS),
+        ("/etc/x.conf", "-----BEGIN PRIVATE KEY-----\n".encode("utf-16"), PRIVATE_KEY),
+    ],
+)
+def test_keys_in_forms_of_their_own_are_withheld_whole(path: str, data: bytes, kind: str) -> None:
+    assert secret_kind(path.encode(), data) == kind
+
+
+@pytest.mark.parametrize("form", [PrivateFormat.PKCS8, PrivateFormat.TraditionalOpenSSL])
+@pytest.mark.parametrize(
+    "make", [lambda: rsa.generate_private_key(65537, 2048), lambda: generate(SECP256R1())], ids=["rsa", "ec"]
+)
+def test_a_key_as_bytes_is_withheld_and_a_public_one_is_not(make, form: PrivateFormat) -> None:
+    key = make()
+    secret = key.private_bytes(Encoding.DER, form, NoEncryption())
+    assert secret_kind(b"/srv/x.der", secret) == CREDENTIALS
+    public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert secret_kind(b"/srv/x.der", public) == ""
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_password_in_another_form_of_unicode_is_taken_out_too(encoding: str) -> None:
+    shown, why = without_passwords(INI.encode(), "password = Hx7pq9Zt4\n".encode(encoding))
+    assert why == CREDENTIALS and shown is not None and b"password = " + MASK in shown
+    plain = "color = red\n".encode(encoding)
+    assert without_passwords(INI.encode(), plain) == (plain, "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x:{SSHA}5en6G6MezRroT3XKqkdPOmY/BfQ123=",
+        "x grub.pbkdf2.sha512.10000.9CA4611006FE96BC",
+    ],
+)
+def test_a_hash_of_ldap_or_of_grub_is_one(text: str) -> None:
+    assert PASSWORD_HASH.search(text.encode())
 
 
 @pytest.mark.parametrize(("path", "text"), HOLD_NOT)
