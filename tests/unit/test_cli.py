@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import http.server
 import io
@@ -1520,6 +1521,22 @@ def test_a_terminals_colours_are_ours_and_nothing_else_of_it_acts(monkeypatch: p
         "\x1b[?25l\x1b[H\x1b[2J\x1b[38;5;1mred\x1b[0m ␛]0;title␇\r\n\x1b[1mbold\x1b[0m"
         "\x1b[3;1H\x1b[7myou ␛[2J type\x1b[0m\x1b[2;5H\x1b[?25h"
     )
+
+
+def test_a_console_looks_for_nothing_in_other_packages_before_it_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "")
+    started = SimpleNamespace(
+        run_console=lambda *_, **__: told.append(os.environ["PYDANTIC_DISABLE_PLUGINS"])
+    )
+    monkeypatch.setitem(sys.modules, "fluid_tui.app", started)
+    try:
+        console._run("/nonexistent", False, mouse=False)
+    finally:
+        gc.enable()
+    assert told == ["1"]
 
 
 def test_without_colour_a_terminals_bold_and_reverse_stay(monkeypatch: pytest.MonkeyPatch) -> None:
