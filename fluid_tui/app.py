@@ -114,6 +114,11 @@ class FluidApp(App[int], inherit_bindings=False):
         else:
             await super().on_event(event)
 
+    @property
+    def key_under_way(self) -> bool:
+        """Whether a key was pressed and not all that it sets off has happened."""
+        return self._turns.busy
+
     def on_mount(self) -> None:
         self.set_keymap(self._overrides)
         self._held.enter_context(self.batch_update())

@@ -51,6 +51,7 @@ def _open_far_console(login: str, *, read_only: bool, mouse: bool) -> int:
 
 def _run(door: str | Path | DoorAddress, read_only: bool, where: str = "", *, mouse: bool) -> int:
     gc.disable()  # until it runs: its imports make no garbage
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"  # it would look for them in all packages that are installed
     from fluid_tui.app import run_console
 
     return run_console(door, read_only=read_only, where=where, mouse=mouse)

@@ -13,6 +13,7 @@ import sys
 import termios
 import tty
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from backend.client import AsyncFluid
@@ -171,7 +172,10 @@ def painted_screen(shown: PaneScreen, width: int, height: int, foot: str = "") -
 
 
 def painted(rows: Sequence[Spans]) -> list[str]:
-    """The rows as text: their words made visible already, their colours written by us."""
+    """The rows as text: their words made visible already, their colours written by us. With ``NO_COLOR`` not
+    empty (no-color.org) there are none, as in the console: a guest's bold, underline and reverse stay."""
+    if os.environ.get("NO_COLOR"):
+        rows = [[(text, replace(style, fg=None, bg=None)) for text, style in runs] for runs in rows]
     return [
         "".join(f"{_sgr(style)}{text}{RESET}" if style != PLAIN else text for text, style in runs)
         for runs in rows

@@ -137,7 +137,7 @@ class ReviewScreen(FluidScreen):
         if approval:
             self._shown_decisions = len(approval.decisions)
         if approval and approval.state is not self._shown_state:
-            if approval.state in MOVING:
+            if approval.state in MOVING or (self._shown_state in DECIDABLE and approval.state in ENDED):
                 self._show("apply")
             self._shown_state = approval.state
         self._draw()
@@ -336,7 +336,6 @@ class ReviewScreen(FluidScreen):
                 f"approving {short_id}",
                 lambda told: f"{short_id} {after_yes(told)}.",
             )
-            self._show("apply")
 
         def confirmed(yes: bool | None) -> None:
             if yes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from time import monotonic
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from rich.cells import cell_len
 from textual import events, work
@@ -23,7 +24,13 @@ from fluid_tui.key_bytes import key_bytes, paste_bytes
 from fluid_tui.paint import Line
 from fluid_tui.widgets.painted import Painted
 
+if TYPE_CHECKING:
+    from fluid_tui.app import FluidApp
+
 PAINT_S = 0.25
+TOGETHER, APART_S = 4, 0.04
+"""So many terminals are painted at once, and others so much later, that a key comes between: 20 of them have
+their four paints a second all the same. One by one would take twice the processor."""
 AGAIN_S = 2.0
 """A stream that was cut is begun anew after so long, while its terminal lives."""
 DEAF_S = 1.0
@@ -37,6 +44,8 @@ class PaneView(Painted):
     key is the pane's but those that hand it back."""
 
     BINDINGS = bindings("move")
+    _slot: ClassVar[float] = 0.0  # the last time that terminals, of all views, are painted together
+    _in_slot: ClassVar[int] = 0
 
     class FollowingChanged(Message):
         """Following stopped or went on, or the stream ended (``problem`` says why)."""
@@ -89,14 +98,25 @@ class PaneView(Painted):
         self.post_message(self.FollowingChanged(self, problem))
 
     def _paint_soon(self) -> None:
-        """Paint now, or when the quarter of a second is over; the newest rows win."""
+        """Paint now, or when the quarter of a second is over and few other terminals are painted; the newest
+        rows win."""
         if not self.following or self._gate is not None:
             return
-        wait = 0 if self.typing else self._painted_at + PAINT_S - monotonic()
-        if wait <= 0:
+        if self.typing:
             self._paint()
+            return
+        now = monotonic()
+        if (at := _slot_from(max(now, self._painted_at + PAINT_S))) > now:
+            self._gate = self.set_timer(at - now, self._paint_behind_keys)
         else:
-            self._gate = self.set_timer(wait, self._paint)
+            self._paint_behind_keys()
+
+    def _paint_behind_keys(self) -> None:
+        """What a key sets off comes first, unless keys never end."""
+        if cast("FluidApp", self.app).key_under_way and monotonic() < self._painted_at + 2 * PAINT_S:
+            self._gate = self.set_timer(APART_S, self._paint_behind_keys)
+        else:
+            self._paint()
 
     def _paint(self) -> None:
         self._gate = None
@@ -214,6 +234,16 @@ class PaneView(Painted):
         self.following = True
         self._paint()
         self.post_message(self.FollowingChanged(self))
+
+
+def _slot_from(at: float) -> float:
+    """The first time from ``at`` on that has room for one more terminal."""
+    if at > PaneView._slot + APART_S:
+        PaneView._slot, PaneView._in_slot = at, 0
+    elif at > PaneView._slot or PaneView._in_slot == TOGETHER:
+        PaneView._slot, PaneView._in_slot = PaneView._slot + APART_S, 0
+    PaneView._in_slot += 1
+    return PaneView._slot
 
 
 def with_cursor(runs: Line, column: int) -> Line:

@@ -421,7 +421,7 @@ class OneOfTwo(FakeBackend):
         return self.approve_state(ApprovalState.PENDING, threshold=2, decisions=[given])
 
 
-async def test_the_first_of_two_yeses_is_not_told_as_an_approval(console) -> None:
+async def test_the_first_of_two_yeses_is_told_as_one_and_opens_nothing(console) -> None:
     async with console(backend=OneOfTwo()) as seen:
         await seen.press("enter")
         await seen.sees("Ready:")
@@ -429,7 +429,7 @@ async def test_the_first_of_two_yeses_is_not_told_as_an_approval(console) -> Non
         await seen.sees("Type 4f2a to approve")
         await armed(seen)
         await seen.press(*"4f2a", "enter")
-        await seen.sees("4f2a has 1 of 2 approvals.")
+        await seen.sees("4f2a has 1 of 2 approvals.", "▸1 Diff")
 
 
 def _review(seen: Console) -> ReviewScreen:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
+from itertools import pairwise
+from time import monotonic
 
 import pytest
 
 from backend.errors import DatabaseDown
-from backend.models import FleetView, now
-from fluid_tui.screens.wall import CELL_HEIGHT, CELL_WIDTH, MAX_PANES, grid_of
+from backend.models import FleetView, PaneScreen, now
+from fluid_tui.screens.wall import CELL_HEIGHT, CELL_WIDTH, MAX_PANES, WallPane, grid_of
 from fluid_tui.timeline_rows import clock_words, entries
+from fluid_tui.widgets.pane_view import APART_S, TOGETHER
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import audit_rows, fleet
 
@@ -212,6 +216,40 @@ async def test_the_wall_has_pages_and_follows_only_what_is_seen(console) -> None
             lambda: not [one for one in seen.app.workers if one.group == "pane" and one.is_running],
             "nothing is followed any more",
         )
+
+
+async def test_terminals_that_print_at_once_are_painted_a_few_at_a_time(console, monkeypatch) -> None:
+    async with console(80, 24, backend=busy(many_panes(8))) as seen:
+        await seen.press("w")
+        await seen.sees("10 live terminals", "shell of %100")
+        await seen.until(lambda: all(one.lines for one in seen.app.screen.query(WallPane)), "all painted")
+        slots: list[float] = []
+        set_timer = WallPane.set_timer
+
+        def spied(view, delay, call, **more):
+            slots.append(WallPane._slot)
+            return set_timer(view, delay, call, **more)
+
+        monkeypatch.setattr(WallPane, "set_timer", spied)
+        seen.backend.painted.set()
+        await seen.until(lambda: len(slots) >= 5, "all but the first wait for their turn")
+        assert max(Counter(slots).values()) <= TOGETHER
+        assert all(after - before >= APART_S - 1e-6 for before, after in pairwise(sorted(set(slots))))
+
+
+@pytest.mark.parametrize("under_way", [True, False])
+async def test_what_a_key_sets_off_comes_before_what_a_terminal_printed(
+    console, monkeypatch, under_way: bool
+) -> None:
+    async with console() as seen:
+        await seen.press("w")
+        await seen.sees("systemctl reload nginx")
+        monkeypatch.setattr(type(seen.app), "key_under_way", under_way)
+        view = seen.app.screen.query(WallPane).first()
+        view._newest, view._painted_at = PaneScreen(rows=["after the key"]), monotonic()
+        view._paint_behind_keys()
+        assert ("after the key" in view.taken()[1]) is not under_way
+        await seen.sees("after the key")  # keys that never end hold nothing up for ever
 
 
 async def test_enter_opens_the_terminal_under_the_focus(console) -> None:

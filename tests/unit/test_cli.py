@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import hashlib
 import http.server
 import io
@@ -1527,13 +1528,37 @@ def test_keys_reach_the_pane_as_text_or_names(typed: bytes, sent: list[tuple[str
     assert split_keys(typed) == sent
 
 
-def test_a_terminals_colours_are_ours_and_nothing_else_of_it_acts() -> None:
+def test_a_terminals_colours_are_ours_and_nothing_else_of_it_acts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
     rows = ["\x1b[31mred\x1b[39m \x1b]0;title\x07", "\x1b[1mbold", "", ""]
     drawn = painted_screen(PaneScreen(rows=rows, cursor=(4, 1)), 40, 3, "you \x1b[2J type")
     assert drawn == (
         "\x1b[?25l\x1b[H\x1b[2J\x1b[38;5;1mred\x1b[0m ␛]0;title␇\r\n\x1b[1mbold\x1b[0m"
         "\x1b[3;1H\x1b[7myou ␛[2J type\x1b[0m\x1b[2;5H\x1b[?25h"
     )
+
+
+def test_a_console_looks_for_nothing_in_other_packages_before_it_shows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "")
+    started = SimpleNamespace(
+        run_console=lambda *_, **__: told.append(os.environ["PYDANTIC_DISABLE_PLUGINS"])
+    )
+    monkeypatch.setitem(sys.modules, "fluid_tui.app", started)
+    try:
+        console._run("/nonexistent", False, mouse=False)
+    finally:
+        gc.enable()
+    assert told == ["1"]
+
+
+def test_without_colour_a_terminals_bold_and_reverse_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    rows = ["\x1b[31mred\x1b[39m \x1b[1;7;48;2;1;2;3mmarked", ""]
+    drawn = painted_screen(PaneScreen(rows=rows), 40, 3, "you type")
+    assert drawn == ("\x1b[?25l\x1b[H\x1b[2Jred \x1b[1;7mmarked\x1b[0m\r\n\x1b[3;1H\x1b[7myou type\x1b[0m")
 
 
 def test_status_in_one_line_says_who_waits_and_what_is_wrong(backend: FakeBackend, capsys: Capture) -> None:

@@ -133,6 +133,20 @@ def test_nothing_of_a_guest_reaches_the_terminal_and_keys_work(
     assert rest.isprintable() and "⟨U+202E⟩" in rest and "52;c" not in rest
 
 
+@pytest.mark.parametrize(("no_color", "sent"), [("", True), ("1", False)])
+def test_a_recordings_colours_are_not_sent_without_colour(
+    monkeypatch: pytest.MonkeyPatch, file: Path, no_color: str, sent: bool
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    terminal = Terminal(monkeypatch)
+    playing = in_background(lambda: run(["replay", str(file), "--idle", "0"]))
+    terminal.until("red")
+    assert (b"\x1b[38;5;1mred" in terminal.seen) is sent
+    terminal.press(b"q")
+    playing.join(5)
+    assert not playing.is_alive()
+
+
 def test_a_film_at_its_end_or_paused_paints_nothing(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     terminal = Terminal(monkeypatch)
     playing = in_background(lambda: run(["replay", str(file), "--speed", "100"]))
