@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,6 @@ SEED_VARIABLE = "FLUID_TEST_SEED"
 PASSED_VARIABLE = "FLUID_TEST_PASSED"
 RUNS_TESTS = ("backend/cli/develop.py", "tests/resuming.py")
 TREE = ("backend", "fluid_tui", "styles", "tests", "pyproject.toml", ".requirements.lock", ".bootstrap.sh")
-INTERRUPTED = 130
 NO_TESTS = 5  # pytest's exit status
 
 
@@ -86,12 +86,9 @@ def test(args: list[str]) -> int:
     again = shlex.join(["./fluid", "test", *args])
     print(f"seed {seed}; {SEED_VARIABLE}={seed} {again} repeats this run", flush=True)
     environment = {**os.environ, SEED_VARIABLE: seed}
-    try:
-        if "--arm64" in args or any(word in GROUPS or word.startswith("tests/") for word in args):
-            return subprocess.run(_pytest(args), cwd=CHECKOUT, env=environment, check=False).returncode
-        return _test_all(args, environment)
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    if "--arm64" in args or any(word in GROUPS or word.startswith("tests/") for word in args):
+        return _ended(subprocess.Popen(_pytest(args), cwd=CHECKOUT, env=environment))[0]
+    return _test_all(args, environment)
 
 
 def _test_full(seed: str) -> int:
@@ -106,10 +103,7 @@ def _test_full(seed: str) -> int:
     print(f"seed {seed}", flush=True)
     passed.parent.mkdir(parents=True, exist_ok=True)
     passed.write_text("\n".join([json.dumps({"seed": seed, "trees": trees}), *sorted(kept)]) + "\n")
-    try:
-        code = _test_all(["--full"], {**os.environ, SEED_VARIABLE: seed, PASSED_VARIABLE: str(passed)})
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    code = _test_all(["--full"], {**os.environ, SEED_VARIABLE: seed, PASSED_VARIABLE: str(passed)})
     if code in (0, NO_TESTS):
         passed.unlink()
         print("all of it has passed")
@@ -158,14 +152,28 @@ def _test_all(args: list[str], environment: dict[str, str]) -> int:
         beside = subprocess.Popen(
             _pytest([*args, *BESIDE]), cwd=CHECKOUT, env=environment, stdout=said, stderr=said
         )
-        try:
-            done = subprocess.run(_pytest([*args, *others]), cwd=CHECKOUT, env=environment, check=False)
-        finally:
-            quick = beside.wait()
-            said.seek(0)
-            print(said.read().decode("utf-8", "replace"), end="", flush=True)
-        codes = {done.returncode, quick} - {NO_TESTS}  # `-k` may leave one of them without
-        return max(codes, default=NO_TESTS)
+        first = subprocess.Popen(_pytest([*args, *others]), cwd=CHECKOUT, env=environment)
+        codes = _ended(first, beside)
+        said.seek(0)
+        print(said.read().decode("utf-8", "replace"), end="", flush=True)
+        return max({*codes} - {NO_TESTS}, default=NO_TESTS)  # `-k` may leave one of them without
+
+
+def _ended(*programs: subprocess.Popen[bytes]) -> list[int]:
+    """Their exit statuses. Whoever ends this process ends them, and they are waited for: they may have
+    machines to end. A terminal tells all of a ctrl-c by itself."""
+
+    def pass_on(number: int, _frame: object) -> None:
+        for program in programs:
+            program.send_signal(number)
+
+    handlers = {signal.SIGTERM: pass_on, signal.SIGINT: lambda *_: None}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        return [abs(program.wait()) for program in programs]
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _pytest(args: list[str]) -> list[str]:
@@ -199,10 +207,7 @@ def _module(name: str, args: Sequence[str]) -> int:
     """The exit status of a program of the checkout."""
     command = [sys.executable, "-P", "-m", name, *args]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    try:
-        return subprocess.run(command, cwd=CHECKOUT, env=environment, check=False).returncode
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return _ended(subprocess.Popen(command, cwd=CHECKOUT, env=environment))[0]
 
 
 def _need_checkout() -> None:

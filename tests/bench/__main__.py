@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import importlib
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def main() -> int:
         PAGE.write_text(into_page(PAGE.read_text(), figures))
         README.write_text(into_page(README.read_text(), figures, IN_README))
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # as where it is installed: modules are compiled once
     figures = []
     for name in BENCHES if "all" in asked.names else asked.names:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -186,6 +188,32 @@ def test_the_lock_pins_every_package_by_hash_and_names_no_place() -> None:
     assert all("==" in entry and "--hash=sha256:" in entry for entry in entries)
     for name in ("textual==8.2.8", "libvirt-python==", "setuptools==", "pytest=="):
         assert any(entry.startswith(name) for entry in entries), name
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_ends_a_run_of_tests_waits_until_it_has_ended_what_it_started(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """As a terminal's ctrl-c, which all of them hear, and as a kill of the first alone."""
+    ended = tmp_path / "ended"
+    child = (
+        "import signal, sys, time, pathlib\n"
+        "for number in (signal.SIGTERM, signal.SIGINT): signal.signal(number, signal.default_int_handler)\n"
+        "try: print('on', flush=True); time.sleep(60)\n"
+        "except KeyboardInterrupt: time.sleep(1); pathlib.Path(sys.argv[1]).touch(); sys.exit(2)\n"
+    )
+    parent = (
+        "import subprocess, sys; from backend.cli.develop import _ended\n"
+        "sys.exit(_ended(subprocess.Popen([sys.executable, '-c', *sys.argv[1:]]))[0])\n"
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-c", parent, child, str(ended)],
+        stdout=subprocess.PIPE, start_new_session=True, cwd=CHECKOUT,
+    )  # fmt: skip
+    with run:
+        assert run.stdout is not None and run.stdout.readline() == b"on\n"
+        os.killpg(run.pid, number) if number is signal.SIGINT else run.send_signal(number)
+        assert run.wait(30) == 2 and ended.exists()
 
 
 def test_a_full_run_goes_on_with_whole_files_of_what_did_not_change(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import threading
 import time
@@ -33,6 +34,7 @@ ADDRESS = "192.0.2.1"  # RFC 5737: nobody's
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended
     asked = sys.argv[1:]
     known = names()
     if unknown := sorted(set(asked) - set(known)):
