@@ -28,6 +28,7 @@ MOVERS = 4
 GIVE_UP_S = 5.0  # a transfer that nobody waits for ends after the piece that is under way
 CALL_TIMEOUT_S = 30.0
 OPEN_TIMEOUT_S = 20.0
+LOOKS = 5
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_COUNT = 5
 SETTLED_S = 5.0  # for a libvirtd that is back to find its guests' QEMUs
@@ -79,6 +80,24 @@ def start_events() -> None:
 def _run_events() -> None:
     while True:
         libvirt.virEventRunDefaultImpl()
+
+
+def looked_up(look: Callable[[], T], absent: int) -> T | None:
+    """What ``look`` finds; None where libvirt says by the code ``absent`` that there is none.
+
+    Between a failed call and its exception Python's garbage collector may run, and what it ends of libvirt's
+    objects wipes the error: where no code is left it is asked again.
+    """
+    for left in reversed(range(LOOKS)):
+        try:
+            return look()
+        except libvirt.libvirtError as error:
+            code = error.get_error_code()
+            if code == absent:
+                return None
+            if code or not left:
+                raise
+    raise AssertionError("the last look returns or raises")
 
 
 def translate(error: libvirt.libvirtError, what: str) -> FluidError:

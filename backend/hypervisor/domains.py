@@ -14,7 +14,7 @@ import libvirt
 
 from backend.errors import Conflict, InvalidName, NotFound, WrongState
 from backend.hypervisor import channel
-from backend.hypervisor.connection import Connection
+from backend.hypervisor.connection import Connection, looked_up
 from backend.hypervisor.domain_xml import NAMESPACE, disk_of, parse_metadata
 from backend.hypervisor.machines import machine_for
 from backend.hypervisor.nouns import DomainInfo, Machine
@@ -220,13 +220,11 @@ class Domains:
 
 
 def _metadata(domain: libvirt.virDomain) -> dict[str, str] | None:
-    try:
-        text = domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN_METADATA:
-            return None
-        raise
-    return parse_metadata(text)
+    text = looked_up(
+        lambda: domain.metadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, NAMESPACE),
+        libvirt.VIR_ERR_NO_DOMAIN_METADATA,
+    )
+    return None if text is None else parse_metadata(text)
 
 
 def role_of(domain: libvirt.virDomain) -> str | None:
@@ -247,13 +245,8 @@ def _info(domain: libvirt.virDomain, marks: dict[str, str], persistent: bool) ->
 
 def _by_uuid(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain | None:
     """None also for one without our mark: a UUID may be anybody's."""
-    try:
-        domain = connection.lookupByUUIDString(uuid)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return None
-        raise
-    return None if _metadata(domain) is None else domain
+    domain = looked_up(lambda: connection.lookupByUUIDString(uuid), libvirt.VIR_ERR_NO_DOMAIN)
+    return None if domain is None or _metadata(domain) is None else domain
 
 
 def _remove(domain: libvirt.virDomain) -> None:

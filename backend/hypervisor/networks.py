@@ -10,7 +10,7 @@ from pathlib import Path
 import libvirt
 
 from backend.errors import Conflict, HypervisorFailed
-from backend.hypervisor.connection import Connection
+from backend.hypervisor.connection import Connection, looked_up
 from backend.hypervisor.domain_xml import tree
 from backend.hypervisor.network_xml import (
     FILTER_FAMILY,
@@ -37,11 +37,8 @@ async def ensure_network(connection: Connection, spec: NetworkSpec, prefix: str,
 
     def work(conn: libvirt.virConnect) -> None:
         _ensure_filter(conn)
-        try:
-            network = conn.networkLookupByName(spec.name)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_NETWORK:
-                raise
+        network = looked_up(lambda: conn.networkLookupByName(spec.name), libvirt.VIR_ERR_NO_NETWORK)
+        if network is None:
             network = conn.networkDefineXML(network_xml(spec))
         if not same_network(network.XMLDesc(0), spec):
             raise Conflict(
@@ -63,13 +60,10 @@ async def find_network(connection: Connection, name: str) -> ForeignNetwork:
     """
 
     def work(conn: libvirt.virConnect) -> ForeignNetwork:
-        try:
-            network = conn.networkLookupByName(name)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_NETWORK:
-                raise
+        network = looked_up(lambda: conn.networkLookupByName(name), libvirt.VIR_ERR_NO_NETWORK)
+        if network is None:
             there = ", ".join(sorted(one.name() for one in conn.listAllNetworks(0))) or "none"
-            raise Conflict(f"there is no network {name!r} on that host", remedy=f"it has {there}") from error
+            raise Conflict(f"there is no network {name!r} on that host", remedy=f"it has {there}")
         if not network.isActive():
             raise Conflict(f"network {name!r} is off", remedy=f"virsh net-start {name}, on that host")
         found = foreign_network(network.XMLDesc(0))

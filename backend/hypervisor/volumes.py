@@ -19,7 +19,7 @@ from typing import TypeVar
 import libvirt
 
 from backend.errors import Conflict, HypervisorFailed
-from backend.hypervisor.connection import Connection
+from backend.hypervisor.connection import Connection, looked_up
 from backend.hypervisor.domain_xml import tree
 
 T = TypeVar("T")
@@ -47,11 +47,10 @@ class Volumes:
         await self._connection.call(self._ensure, what=f"make the pool {self.name}")
 
     def _ensure(self, connection: libvirt.virConnect) -> None:
-        try:
-            pool = connection.storagePoolLookupByName(self.name)
-        except libvirt.libvirtError as error:
-            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
-                raise
+        pool = looked_up(
+            lambda: connection.storagePoolLookupByName(self.name), libvirt.VIR_ERR_NO_STORAGE_POOL
+        )
+        if pool is None:
             pool = connection.storagePoolDefineXML(pool_xml(self.name, self.path))
         root = tree(pool.XMLDesc(0))
         if root.get("type") != "dir" or root.findtext("target/path") != str(self.path):
@@ -276,12 +275,7 @@ def volume_xml(name: str, size: int) -> str:
 
 
 def _find(pool: libvirt.virStoragePool, name: str) -> libvirt.virStorageVol | None:
-    try:
-        return pool.storageVolLookupByName(name)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_STORAGE_VOL:
-            return None
-        raise
+    return looked_up(lambda: pool.storageVolLookupByName(name), libvirt.VIR_ERR_NO_STORAGE_VOL)
 
 
 def _delete(pool: libvirt.virStoragePool, name: str) -> int:

@@ -57,7 +57,7 @@ WALK = (
     ESCAPE,
     HOME,
     (b"j\r", b"The agent asks"),
-    (b"y", b"enter confirms"),
+    (b"y", b"enter sends it"),
     ESCAPE,
     HOME,
     (b"j", b""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ import pytest
 
 from backend.errors import Conflict, HypervisorDown, HypervisorFailed, InvalidName, NotFound, TimedOut
 from backend.hypervisor import DomainEvent, Hypervisor
-from backend.hypervisor.connection import Connection
+from backend.hypervisor.connection import Connection, looked_up
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.local_files import LocalFiles
 from backend.hypervisor.stock import hand_out, is_suspended, recall, suspend
@@ -191,3 +192,26 @@ async def test_nobody_there_is_said_so(tmp_path: Path) -> None:
     with pytest.raises(HypervisorDown):
         await host.list_ours()
     await host.close()
+
+
+def test_an_error_that_the_garbage_collector_wiped_is_asked_for_again() -> None:
+    """A libvirt object in a cycle ends between the call and its exception."""
+    conn, kept, codes = libvirt.open("test:///default"), gc.get_threshold(), list[int | None]()
+
+    def look() -> libvirt.virDomain:
+        cycle: list[object] = [conn.lookupByName("test")]
+        cycle.append(cycle)
+        del cycle
+        gc.set_threshold(*(kept if codes else (1, 1, 1)))
+        try:
+            return conn.lookupByName("none")
+        except libvirt.libvirtError as error:
+            codes.append(error.get_error_code())
+            raise
+
+    try:
+        assert looked_up(look, libvirt.VIR_ERR_NO_DOMAIN) is None
+        assert codes == [None, libvirt.VIR_ERR_NO_DOMAIN]
+    finally:
+        gc.set_threshold(*kept)
+        conn.close()
