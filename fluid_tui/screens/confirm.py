@@ -58,6 +58,7 @@ class Dialog(ModalScreen[T | None], Generic[T]):
     """Words, one field, and an answer of type ``T``; ``None`` is No."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "refuse", "No", priority=True)]
+    AUTO_FOCUS: ClassVar[str | None] = ""  # the words would have it, and would take a page key a second time
 
     ECHO: ClassVar[bool] = True
     LONGEST: ClassVar[int] = REASON_CHARS
