@@ -220,12 +220,18 @@ def a_task_has_its_points(agent: Fluid, box: FluidSandbox) -> None:
 
 
 def installed(far: RealHost) -> list[str]:
-    """What the login left on that host, and every program below the folders that are the host's own. What it
-    has in memory is of other tests' hosts too, and their users may have its number."""
+    """What the login left on that host, and every program below the folders that are the host's own, but for
+    those that came with its /etc. What it has in memory is of other tests' hosts too, and their users may
+    have its number."""
     places = ("/", "/tmp", "/var/tmp", "/home", "/root")
     found = far.exec(["find", *places, "-xdev", "-user", USER, "-print"], check=False).decode().splitlines()
     files = (path for path in far.folder.rglob("*") if path.is_file() and not path.is_symlink())
-    return found + [str(path) for path in files if path.stat().st_mode & 0o111]
+    programs = (path for path in files if path.stat().st_mode & 0o111)
+    return found + [str(path) for path in programs if not came_with(far.etc, path)]
+
+
+def came_with(etc: Path, path: Path) -> bool:
+    return path.is_relative_to(etc) and (Path("/etc") / path.relative_to(etc)).exists()
 
 
 def live(two: Two, box: FluidSandbox) -> None:
