@@ -259,7 +259,18 @@ def _risk(evidence: Evidence) -> Iterator[Line]:
 
 def may_approve(approval: Approval, uid: int | None) -> bool:
     """Whether ``uid`` can be one of those who approve: not twice, and not what they asked for."""
-    return uid is None or (approval.requester_uid != uid and all(one.uid != uid for one in approval.given))
+    return not _own_obstacles(approval, uid)
+
+
+def _own_obstacles(approval: Approval, uid: int | None) -> list[str]:
+    if uid is None:
+        return []
+    found = []
+    if approval.requester_uid == uid:
+        found.append("you asked for this yourself: another operator approves it")
+    if any(one.uid == uid for one in approval.given):
+        found.append("you have approved it: another operator is needed")
+    return found
 
 
 def policy_lines(approval: Approval, uid: int | None) -> list[Line]:
@@ -270,10 +281,7 @@ def policy_lines(approval: Approval, uid: int | None) -> list[Line]:
     found = []
     if approval.threshold > 1:
         found.append(f"{approval.threshold} operators must approve; so far {', '.join(given) or 'none'}")
-    if uid is not None and approval.requester_uid == uid:
-        found.append("you asked for this yourself: another operator approves it")
-    if any(one.uid == uid for one in approval.given):
-        found.append("you have approved it: another operator is needed")
+    found += _own_obstacles(approval, uid)
     return [line(WARNING, ("policy  ", Role.TITLE), said(words, Role.WARN)) for words in found]
 
 

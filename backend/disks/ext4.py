@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import NamedTuple
 
+from backend import file_rights
 from backend.disks import sums
 from backend.disks.layers import Disk
 from backend.errors import DiskUnreadable
@@ -29,7 +30,7 @@ _KINDS = frozenset((S_IFDIR, S_IFREG, S_IFLNK, S_IFCHR, S_IFBLK, S_IFIFO, S_IFSO
 FLAG_ENCRYPTED, FLAG_INDEX, FLAG_EXTENTS, FLAG_EA_INODE = 0x800, 0x1000, 0x80000, 0x200000
 FLAG_INLINE, FLAG_CASEFOLD = 0x1000_0000, 0x4000_0000
 SET_BY_CHATTR = {0x8: b"S", 0x10: b"i", 0x20: b"a", 0x40: b"d", 0x80: b"A", 0x4000: b"j", 0x10000: b"D"}
-CHATTR = b"chattr"  # under which they stand among the attributes, whose own names all have a dot
+CHATTR = file_rights.CHATTR.encode()  # their name among the attributes, whose own names all have a dot
 CHATTR_MASK = sum(SET_BY_CHATTR)
 
 HAS_JOURNAL, SPARSE_SUPER2 = 0x4, 0x200

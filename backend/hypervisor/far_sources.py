@@ -16,7 +16,7 @@ import libvirt
 
 from backend.errors import ImageRefused, NoSpace, TooLarge, WrongState
 from backend.hypervisor import sources
-from backend.hypervisor.connection import Connection
+from backend.hypervisor.connection import Connection, looked_up
 from backend.hypervisor.domain_xml import tree
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.pool_files import PoolFiles
@@ -92,15 +92,13 @@ async def back_up(
 
 
 def _volume(connection: libvirt.virConnect, path: Path) -> libvirt.virStorageVol:
-    try:
-        return connection.storageVolLookupByPath(str(path))
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:
-            raise
+    volume = looked_up(lambda: connection.storageVolLookupByPath(str(path)), libvirt.VIR_ERR_NO_STORAGE_VOL)
+    if volume is None:
         raise ImageRefused(
             f"{path} is in no storage pool of that host, and is read through one",
             remedy=f"on that host: virsh pool-create-as for-fluid dir --target {path.parent}",
-        ) from error
+        )
+    return volume
 
 
 def _print(connection: libvirt.virConnect, path: Path) -> tuple[int, ...]:

@@ -120,9 +120,10 @@ class Rehearser:
         evidence.rehearsal_run, evidence.rehearsal = first.id, _recap(first)
         evidence.unrehearsed = unrehearsed(checked, first)
         after = await self._point(twin, evidence, before)
+        named = written(checked)
         done = await self._differ.diff(
             twin.id, "before", "first run", before, after,
-            quiesced=True, made_before=True, named=written(checked),
+            quiesced=True, made_before=True, named=named,
         )  # fmt: skip
         done.running = running.compare(began, await self._fleet.what_runs(twin), "before", "first run")
         await self._store.changes.insert(done)
@@ -137,7 +138,7 @@ class Rehearser:
         second = await self._run(RunKind.REPEAT, twin, playbook, files, approval_id, values)
         evidence.repeat_run, evidence.again = second.id, _recap(second)
         await progress("comparing the disks")
-        await self._repeat(evidence, twin, after, wanted, written(checked))
+        await self._repeat(evidence, twin, after, wanted, named)
         # As late as can be: what was just started may not listen yet.
         evidence.running = running.unlike(wanted.running, began, await self._fleet.what_runs(twin))
         if second.state is not RunState.SUCCESSFUL:
