@@ -114,6 +114,10 @@ class FluidApp(App[int], inherit_bindings=False):
         else:
             await super().on_event(event)
 
+    def key_of(self, id: str) -> str:
+        """The key of an action as its operator reads it; the first one of several."""
+        return shown_keys(self.keys[id].split(",")[0])
+
     @property
     def key_under_way(self) -> bool:
         """Whether a key was pressed and not all that it sets off has happened."""

@@ -6,7 +6,7 @@ from textual import on
 from textual.app import ComposeResult
 
 from backend.models import Ask, AskState, now
-from fluid_tui.actions import bindings, shown_keys
+from fluid_tui.actions import bindings
 from fluid_tui.fleet_rows import short_id
 from fluid_tui.paint import BLANK, Line, Role, line, said
 from fluid_tui.screens.base import EventArrived, FluidScreen
@@ -89,7 +89,7 @@ class AskScreen(FluidScreen):
         self.query_one(TextView).set_lines(lines)
 
     def _how_to_answer(self, ask: Ask) -> Line:
-        yes, no = (shown_keys(self.fluid.keys[id]) for id in ("ask.yes", "ask.no"))
+        yes, no = (self.fluid.key_of(id) for id in ("ask.yes", "ask.no"))
         typed = (
             f", then {short_id(ask.request_id)}, enter"
             if ask.action_type in NEEDS_TYPING

@@ -18,7 +18,7 @@ from textual.widget import Widget
 from backend.errors import FluidError
 from backend.models import Event, now
 from backend.text import visible
-from fluid_tui.actions import BY_ID, Action, bindings, changing_names, shown_keys
+from fluid_tui.actions import BY_ID, Action, bindings, changing_names
 from fluid_tui.commands import complete
 from fluid_tui.copying import clipboard_sequence, write_new
 from fluid_tui.fleet_rows import headline, open_guests
@@ -207,10 +207,9 @@ class FluidScreen(Screen[None]):
         short = [*here, *(open_guests(fleet, short=True) if fleet else [])]
         self.query_one(TopBar).show(self.title_line(), self._facts(), warnings, short)
         self.set_class(self.fluid.mirror.link.contact is Contact.LOST, "-stale")
-        effective = self.fluid.keys
         help = () if self.keys_elsewhere else (("app.help", BY_ID["app.help"].label),)
         pairs = [
-            (shown_keys(effective[id].split(",")[0]), label)
+            (self.fluid.key_of(id), label)
             for id, label in (*self.footer(), *help)
             if not (self.fluid.read_only and BY_ID[id].changes)
         ]
@@ -364,9 +363,8 @@ class FluidScreen(Screen[None]):
         if self.fluid.panic_meant():
             self.panic()
         else:
-            self.say(
-                "Press ! again: all sandboxes pause, certificates are revoked, no apply starts.", bad=True
-            )
+            key, what = self.fluid.key_of("app.panic"), "all sandboxes pause, certificates are revoked"
+            self.say(f"Press {key} again: {what}, no apply starts.", bad=True)
 
     def panic(self) -> None:
         """It is meant: begin it."""
@@ -386,7 +384,7 @@ class FluidScreen(Screen[None]):
             self.say("There is nothing to copy.")
         elif clipboard_sequence(text):
             self.app.copy_to_clipboard(text)
-            save = shown_keys(self.fluid.keys["app.save"])
+            save = self.fluid.key_of("app.save")
             self.say(f"Sent {what} to the terminal's clipboard (OSC 52); {save} writes a file.")
         else:
             self._save(what, text, "No clipboard here takes it: ")

@@ -89,9 +89,8 @@ class DiffScreen(FluidScreen):
             return
         if self._points is None:
             words = "One of the two" if self._other_id else "This sandbox"
-            self._how(
-                line((f"{words} has no snapshot to compare with. Take one on the fleet: s.", Role.WARN))
-            )
+            take = f"Take one on the fleet: {self.fluid.key_of('fleet.snapshot')}."
+            self._how(line((f"{words} has no snapshot to compare with. {take}", Role.WARN)))
             self.query_one("#tree", LiveList).empty = "Nothing to compare."
             return
         if not self._points.has(self._pair):

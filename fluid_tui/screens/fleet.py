@@ -24,7 +24,7 @@ from fluid_tui.host_rows import host_mark
 from fluid_tui.mirror import Contact
 from fluid_tui.paint import Line, Role, said
 from fluid_tui.screens.base import NARROW_BELOW, FluidScreen
-from fluid_tui.screens.sandbox_actions import SandboxActions
+from fluid_tui.screens.sandbox_actions import NONE_MEANT, SandboxActions
 from fluid_tui.widgets.filter_field import FilterField
 from fluid_tui.widgets.live_list import LiveList
 from fluid_tui.widgets.pane_view import PaneView
@@ -218,6 +218,12 @@ class FleetScreen(FluidScreen):
             return mirror.sandbox(id)
         return mirror.sandbox(self.query_one("#sandboxes", LiveList).key)
 
+    def _said_of(self) -> Sandbox | None:
+        """The chosen sandbox; that there is none is said."""
+        if (sandbox := self.chosen()) is None:
+            self.say(NONE_MEANT)
+        return sandbox
+
     def _meant(self) -> list[Sandbox]:
         """The marked sandboxes, or the one under the cursor."""
         marked = self.query_one("#sandboxes", LiveList).marked
@@ -279,7 +285,7 @@ class FleetScreen(FluidScreen):
     def action_diff(self) -> None:
         from fluid_tui.screens.diff import DiffScreen
 
-        if sandbox := self.chosen():
+        if sandbox := self._said_of():
             self.app.push_screen(DiffScreen(sandbox.id))
 
     def action_compare(self) -> None:
@@ -294,7 +300,7 @@ class FleetScreen(FluidScreen):
     def action_terminal(self) -> None:
         from fluid_tui.screens.terminal import TerminalScreen
 
-        if sandbox := self.chosen():
+        if sandbox := self._said_of():
             self.app.push_screen(TerminalScreen(sandbox.id))
 
     # --- list ------------------------------------------------------------------------------------------

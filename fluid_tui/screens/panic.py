@@ -112,10 +112,11 @@ class PanicScreen(FluidScreen):
             ),
             line(("  Who was not told yet: ", Role.MUTED), ("fluid ca show", Role.ACCENT)),
         ]
+        abort = self.fluid.key_of("review.abort")
         lines += [
             line(
                 ("! ", Role.WARN),
-                said(f"{one.short_id} is being applied; abort it in its review: x.", Role.WARN),
+                said(f"{one.short_id} is being applied; abort it in its review: {abort}.", Role.WARN),
             )
             for one in running
         ]

@@ -16,7 +16,7 @@ from textual.widgets import ContentSwitcher
 
 from backend.models import Approval, ApprovalState, now
 from backend.text import visible
-from fluid_tui.actions import bindings, shown_keys
+from fluid_tui.actions import bindings
 from fluid_tui.evidence import (
     checklist,
     may_approve,
@@ -207,7 +207,7 @@ class ReviewScreen(FluidScreen):
 
     def _ready(self, approval: Approval) -> Line:
         """What an approval takes, by whoever may give it."""
-        uid, key = self.fluid.mirror.uid, shown_keys(self.fluid.keys["review.approve"].split(",")[0])
+        uid, key = self.fluid.mirror.uid, self.fluid.key_of("review.approve")
         if self.fluid.read_only:
             words = "this console is read-only: another one approves it."
         elif not may_approve(approval, uid):
@@ -236,7 +236,7 @@ class ReviewScreen(FluidScreen):
         right, current = self.query_one("#right"), self.query_one("#switch", ContentSwitcher).current
         words = next((tab.words for tab in TABS if tab.id == current), "")
         below = {"diff": self.data.how, "recording": self.query_one(ReplayView).words}
-        key = shown_keys(self.fluid.keys["review.noise"].split(",")[0])
+        key = self.fluid.key_of("review.noise")
         hidden = self.data.hidden(key) if current == "diff" else ""
         self.titled(right, f"{words}{hidden}", below[current]() if current in below else "")
 
@@ -436,7 +436,7 @@ class ReviewScreen(FluidScreen):
                 line(("taken back by ", Role.MUTED), said(f"{by.short_id} ", Role.TITLE), mark.run),
                 BLANK,
             ]
-        key = shown_keys(self.fluid.keys["review.roll_back"])
+        key = self.fluid.key_of("review.roll_back")
         words = "asks to take it back: a request of its own, rehearsed and approved like any other"
         return [line((f"{key} ", Role.ACCENT), (words, Role.TEXT)), BLANK]
 

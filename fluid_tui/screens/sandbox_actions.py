@@ -10,6 +10,7 @@ from fluid_tui.screens.base import FluidScreen
 from fluid_tui.screens.confirm import NameDialog, TypedConfirm, consequences
 
 EXTEND_S = 3600
+NONE_MEANT = "There is no sandbox under the cursor."
 Meant = Sequence[Sandbox]
 
 
@@ -20,6 +21,8 @@ class SandboxActions:
         self._screen = screen
 
     def _each(self, meant: Meant, act: Callable[[str], Awaitable[object]], doing: str, done: str) -> None:
+        if not meant:
+            self._screen.say(NONE_MEANT)
         for sandbox in meant:
             name = sandbox.sandbox_name
             self._screen.do(lambda id=sandbox.id: act(id), f"{doing} {name}", f"{name}: {done}")  # type: ignore[misc]
@@ -39,6 +42,7 @@ class SandboxActions:
 
     def snapshot(self, meant: Meant) -> None:
         if not meant:
+            self._screen.say(NONE_MEANT)
             return
         names = ", ".join(one.sandbox_name for one in meant)
         what = consequences(visible(f"Memory and disk of {names}, as they are now."))
@@ -53,6 +57,7 @@ class SandboxActions:
 
     def destroy(self, meant: Meant) -> None:
         if not meant:
+            self._screen.say(NONE_MEANT)
             return
         names = ", ".join(visible(one.sandbox_name) for one in meant)
         word = visible(meant[0].sandbox_name) if len(meant) == 1 else str(len(meant))

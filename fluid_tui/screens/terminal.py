@@ -15,7 +15,7 @@ from textual.message import Message
 from backend.errors import FluidError
 from backend.models import Pane, now
 from backend.text import visible
-from fluid_tui.actions import bindings, shown_keys
+from fluid_tui.actions import bindings
 from fluid_tui.backend_port import Hands
 from fluid_tui.fleet_rows import Sorting, sandbox_rows
 from fluid_tui.mirror import Contact
@@ -124,10 +124,10 @@ class TerminalScreen(FluidScreen):
             f"{pane.width}x{pane.height} · last output {ago(pane.last_output_at, now()) or 'unknown'}"
         )
         if not view.following:
-            below = "reading back: the end key follows again"
+            below = f"reading back: {self.fluid.key_of('move.bottom')} follows again"
         view.set_class(view.typing, "-taken")
         if view.typing:
-            key = shown_keys(self.fluid.keys["terminal.hand_back"])
+            key = self.fluid.key_of("terminal.hand_back")
             self.titled(
                 view, f"● YOU TYPE · {who} · {view.pane_id}", f"its agent waits · {key} hands it back"
             )

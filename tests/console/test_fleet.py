@@ -106,6 +106,15 @@ async def test_a_key_acts_on_the_sandbox_under_the_cursor(
         assert asked in seen.backend.asked
 
 
+@pytest.mark.parametrize("key", ["d", "t", "p", "P", "s", "x", "D", "e"])
+async def test_a_key_that_finds_no_sandbox_says_so(console, key: str) -> None:
+    async with console() as seen:
+        await seen.press("slash", *"zzz", "enter")
+        await seen.sees("No sandbox matches")
+        await seen.press(key)
+        await seen.sees("There is no sandbox under the cursor.")
+
+
 async def test_a_snapshot_has_a_name_that_can_be_one(console) -> None:
     async with console(80, 24) as seen:
         await seen.press("j", "j", "s")

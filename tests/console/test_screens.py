@@ -286,7 +286,7 @@ async def test_terminal_follows_and_reads_back(console, width: int, height: int)
         seen.backend.painted.set()
         await seen.sees("echo more")
         await seen.press("pageup")
-        await seen.sees("history line 1", "· history", "reading back: the end key follows again")
+        await seen.sees("history line 1", "· history", "reading back: end follows again")
         await seen.press("end")
         await seen.sees("· live", "echo more")
         assert all(line.isprintable() for line in seen.lines())
@@ -375,6 +375,12 @@ async def test_a_remapped_key_works_and_is_shown(console) -> None:
         assert "before → after" not in seen.text()
         await seen.press("f2")
         await seen.sees("before → after")
+
+
+async def test_words_name_the_key_that_it_has_now(console) -> None:
+    async with console(keys={"app.panic": "f9"}) as seen:
+        await seen.press("f9")
+        await seen.sees("Press f9 again: all sandboxes pause")
 
 
 async def test_the_palettes_key_can_be_given_away(console) -> None:
