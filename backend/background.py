@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,7 +34,7 @@ AWAY = (DatabaseDown, HypervisorDown, GuestDown, NoSpace, PanicActive)
 
 @dataclass(frozen=True)
 class Chore:
-    """Work of the housekeeping, due again ``every_s`` seconds after it was done; 0: at every turn."""
+    """Work of the housekeeping, due again ``every_s`` seconds after it was done, or after a turn."""
 
     name: str
     work: Callable[[], Awaitable[object]]
@@ -107,16 +106,20 @@ class Background:
             self._troubles.pop(name, None)
 
     async def keep_house(self, chores: Iterable[Chore]) -> None:
-        """Each when it is due, one after another, without end. One that failed is due again at once."""
-        chores = tuple(chores)
-        due = dict.fromkeys(chores, float("-inf"))
-        while True:
-            await asyncio.sleep(TURN_S)
+        """Each when it is due, without end and however long another takes."""
+        async with asyncio.TaskGroup() as group:
             for chore in chores:
-                if time.monotonic() >= due[chore]:
-                    with self.turn(chore.name):
-                        await chore.work()
-                        due[chore] = time.monotonic() + chore.every_s
+                group.create_task(self._again_and_again(chore), name=chore.name)
+
+    async def _again_and_again(self, chore: Chore) -> None:
+        """One that failed is due again after a turn."""
+        pause_s = TURN_S
+        while True:
+            await asyncio.sleep(pause_s)
+            pause_s = TURN_S
+            with self.turn(chore.name):
+                await chore.work()
+                pause_s = max(chore.every_s, TURN_S)
 
     async def component(self) -> Component:
         """Health: whether what runs by itself does."""

@@ -28,6 +28,7 @@ class OneSandbox:
 
     def __init__(self, name: str = "nginx-tls") -> None:
         self.asked = asyncio.Event()
+        self.typed: list[str] = []
         self.sandbox: Sandbox | None = Sandbox(
             id="SBX-1",
             sandbox_name=name,
@@ -44,6 +45,9 @@ class OneSandbox:
         return self.sandbox
 
     running = get
+
+    async def before_typing(self, actor: Identity, sandbox_id: str, text: str) -> None:
+        self.typed.append(text)
 
 
 async def follow(panes: Panes, actor: Identity, pane_id: str) -> AsyncIterator[list[str]]:

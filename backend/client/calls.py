@@ -430,7 +430,7 @@ def panes() -> Call[list[Pane]]:
 def send_keys(pane_id: str, text: str | None = None, *, key: str | None = None) -> Call[None]:
     """Type literal text, or press one key by its name (``Enter``, ``C-c`` …)."""
     body = given(pane_id=pane_id, text=text, key=key)
-    return Call("POST", path("tmux", "panes", "send-keys"), nothing, body=body)
+    return Call("POST", path("tmux", "panes", "send-keys"), nothing, body=body, timeout_s=WORK_S)
 
 
 def read_pane(pane_id: str, last_n_lines: int = 0) -> Call[list[str]]:

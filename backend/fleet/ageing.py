@@ -28,12 +28,14 @@ class Ageing(Recovery):
     async def age_templates(self) -> None:
         """Templates that nobody asks for any more go, once no sandbox stands on them: those of other sizes,
         of former images, and of what a host was before an upgrade. Former images follow."""
-        for host in [host for host in self._hosts if host.up]:
-            try:
-                await self._age_on(host)
-            except FluidError as error:
-                log.warning("the templates of %s do not age: %s", host.name, error.message)
+        await asyncio.gather(*(self._try_to_age(host) for host in self._hosts if host.up))
         await self._age_images()
+
+    async def _try_to_age(self, host: Host) -> None:
+        try:
+            await self._age_on(host)
+        except FluidError as error:
+            log.warning("the templates of %s do not age: %s", host.name, error.message)
 
     async def _age_on(self, host: Host) -> None:
         machine, wanted = host.require(), self.usual_templates()

@@ -40,6 +40,14 @@ class AutoSnapshots(Lifecycle, Commands, Snapshots):
             await self._keep_point(sandbox, "auto", f"before `{request.command[:SHOWN_CHARS]}`: {danger}")
         return await super().run(actor, sandbox_id, request, on_output)
 
+    async def before_typing(self, actor: Identity, sandbox_id: str, text: str) -> None:
+        """The same for what is typed into a terminal, as far as one piece of it shows. What it is stands
+        nowhere: it may be a password."""
+        danger = self._policy.danger(text)
+        if danger and self._config.snapshots.before_dangerous:
+            sandbox = await self.running(actor, sandbox_id)
+            await self._keep_point(sandbox, "auto", f"before something was typed: {danger}")
+
     async def status(self, actor: Identity, said: AgentStatus) -> None:
         """See :meth:`Lifecycle.status`; ``pre`` and ``post`` snapshots where a task begins and ends."""
         before = await self._mine(actor)

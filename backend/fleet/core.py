@@ -101,8 +101,8 @@ class FleetCore:
         self._files = parts.files
         # Each for as long as somebody has it or waits for it.
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        # Made by this very process and not handed out yet: no crash left them half made.
-        self._young: set[str] = set()
+        # The host of each that this very process makes and has not handed out: no crash left them half made.
+        self._young: dict[str, str] = {}
         # Asked for, until the answer: they count before they have a row.
         self._asked: list[Sandbox] = []
         # Half made or half destroyed, because the database or libvirt went away meanwhile.
@@ -223,10 +223,14 @@ class FleetCore:
         if free_mb < needed_mb:
             raise no_space(host.name, free_mb, needed_mb)
 
-    def need(self, wanted: Sandbox) -> Need:
+    def need(self, wanted: Sandbox, *, disk_mb: int = 0) -> Need:
         """What it asks of a host."""
         limits = self._config.limits
-        return Need(wanted.memory_mb, limits.memory_reserve_mb, limits.disk_reserve_mb)
+        return Need(wanted.memory_mb, limits.memory_reserve_mb, limits.disk_reserve_mb, disk_mb)
+
+    def need_anew(self, wanted: Sandbox) -> Need:
+        """The same of one that is made: a copy of the memory that it begins with lies there meanwhile."""
+        return self.need(wanted, disk_mb=wanted.memory_mb)
 
     @asynccontextmanager
     async def memory_for(self, sandbox: Sandbox) -> AsyncIterator[None]:

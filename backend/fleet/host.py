@@ -32,6 +32,7 @@ from backend.hypervisor import (
 from backend.images import BuiltImage
 from backend.models import HostView, now
 from backend.paths import Paths
+from backend.places import Here
 from backend.whole_files import write_lasting
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,11 @@ class Host:
     @property
     def address(self) -> str:
         return self._host.address
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine."""
+        return isinstance(self._host.place(), Here)
 
     @property
     def isolated(self) -> bool:

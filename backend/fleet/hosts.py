@@ -45,21 +45,21 @@ class Hosts:
         return host
 
     async def open(self) -> None:
-        """Connect to all at once; the first, which is usually this machine, is waited for."""
+        """Connect to all at once; only this machine, whose libvirtd we may have to start, is waited for."""
         for record in (await self._store.hosts.list())[0]:
             if record.settings and record.name not in self._hosts:
                 self._join_added(record)
             if host := self._hosts.get(record.name):
                 host.draining = record.draining
-        first, *others = [asyncio.ensure_future(host.open()) for host in self]
+        opening = {host: asyncio.ensure_future(host.open()) for host in self}
+        here = [opened for host, opened in opening.items() if host.is_here]
         try:
-            await first
-            if others:
-                await asyncio.wait(others, timeout=OPEN_PATIENCE_S)
+            await asyncio.wait(opening.values(), timeout=OPEN_PATIENCE_S)
+            await asyncio.gather(*here)
         finally:
-            for slow in others:
+            for slow in opening.values():
                 slow.cancel()
-            await asyncio.gather(*others, return_exceptions=True)
+            await asyncio.gather(*opening.values(), return_exceptions=True)
 
     async def close(self) -> None:
         await asyncio.gather(*(host.close() for host in self))

@@ -8,7 +8,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from typing import Protocol
@@ -31,7 +30,7 @@ from backend.fleet.placement import Placement, refusal
 from backend.fleet.sizes import Sizes, allow
 from backend.fleet.snapshots import snapshot_files
 from backend.fleet.turns import Place
-from backend.hypervisor import DomainInfo, beyond_source, make_identity
+from backend.hypervisor import DomainInfo, GuestImage, Template, beyond_source, make_identity
 from backend.hypervisor import Identity as DomainIdentity
 from backend.images import BuiltImage
 from backend.models import (
@@ -132,7 +131,7 @@ class Lifecycle(Sizes):
 
     async def obtain(self, wanted: Sandbox, image: BuiltImage) -> Sandbox:
         """A running sandbox as ``wanted``, on the host that suits it best. On any failure nothing is left."""
-        self.settle(wanted, await self._hosts.place(self.need(wanted), image.sha256))
+        self.settle(wanted, await self._hosts.place(self.need_anew(wanted), image.sha256))
         return await self.make(wanted, image)
 
     async def make(self, wanted: Sandbox, image: BuiltImage) -> Sandbox:
@@ -160,7 +159,7 @@ class Lifecycle(Sizes):
         while image := untried():
             tried.add((image.name, image.sha256))
             try:
-                await host.require().ensure_template(guest_image(image), **size)
+                await self._template(host, guest_image(image), **size)
             except FluidError as error:
                 if isinstance(error, ArchitectureUnsupported):
                     host.cannot[image.sha256] = error
@@ -168,6 +167,15 @@ class Lifecycle(Sizes):
             else:
                 host.cannot.pop(image.sha256, None)
                 host.warm.add(image.sha256)
+
+    async def _template(self, host: Host, image: GuestImage, *, cpu: int, memory_mb: int) -> Template:
+        """The frozen running template, made if it is missing. Raises NoSpace: the host's reserve would go for
+        it."""
+        machine = host.require()
+        if not await machine.has_template((image, cpu, memory_mb)):
+            copied = 0 if machine.is_local else (await asyncio.to_thread(image.disk.stat)).st_size
+            await self.need_space(host, memory_mb + (copied >> 20))
+        return await machine.ensure_template(image, cpu=cpu, memory_mb=memory_mb)
 
     def warm_soon(self, host: Host) -> None:
         """The same in the background; nothing happens while it is under way."""
@@ -225,14 +233,14 @@ class Lifecycle(Sizes):
             self._torn.add(sandbox.id)
             raise
         finally:  # not before: libvirt's events of one that is young are its maker's business
-            self._young.discard(sandbox.id)
+            self._young.pop(sandbox.id, None)
         self._torn.discard(sandbox.id)
 
     async def _begin(self, sandbox: Sandbox, boot: Boot, called: str = "create") -> Sandbox:
         """Its row, then its machine when its turn comes. A crash leaves the row in ``creating``, which
         reconcile undoes."""
         host = self.host_of(sandbox)
-        self._young.add(sandbox.id)
+        self._young[sandbox.id] = sandbox.host_name
         try:
             await self._keep_row(sandbox)
             async with self.making(sandbox), host.turns.turn(partial(self._waits, sandbox)):
@@ -255,7 +263,7 @@ class Lifecycle(Sizes):
         try:
             await self._store.sandboxes.insert(sandbox)
         except BaseException:
-            self._young.discard(sandbox.id)
+            self._young.pop(sandbox.id, None)
             raise
 
     async def _waits(self, sandbox: Sandbox, place: Place) -> None:
@@ -268,8 +276,7 @@ class Lifecycle(Sizes):
         origin = await self.load(point.sandbox_id)
         where = Placement(origin.host_name, f"{point.name} lies there")
         room = await self.host_of(origin).room(wanted.image_sha256, max_age_s=0)
-        # A copy of the point's memory lies there while it starts.
-        if why := refusal(room, replace(self.need(wanted), disk_mb=wanted.memory_mb)):
+        if why := refusal(room, self.need_anew(wanted)):
             raise why
         self.settle(wanted, where)
         return await self._begin(wanted, partial(self._branch, point=point), "branch")
@@ -284,7 +291,7 @@ class Lifecycle(Sizes):
             await undone(self.discard(sandbox))
             raise
         if sandbox.purpose == "agent":
-            self._young.discard(sandbox.id)
+            self._young.pop(sandbox.id, None)
 
     async def _is_ready(self, sandbox: Sandbox, started: float) -> None:
         sandbox.phase, sandbox.ready_s = Phase.RUNNING, round(time.monotonic() - started, 3)
@@ -371,7 +378,7 @@ class Lifecycle(Sizes):
         network, metadata = host.network.name, self.metadata(sandbox)
         source, how = guest_image(image), "fork"
         try:
-            template = await hypervisor.ensure_template(source, **size)
+            template = await self._template(host, source, **size)
             login = partial(self._log_in, sandbox)
             info = await hypervisor.fork(template, identity, network, metadata=metadata, login=login)
         except FluidError as error:

@@ -13,6 +13,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from backend.errors import FluidError, NoSpace, WrongState
@@ -41,18 +42,24 @@ class Stock(Following):
 
     def __init__(self, parts: FleetParts) -> None:
         super().__init__(parts)
+        self._moves = 0
         self._moved = asyncio.Event()
+
+    def _stir(self) -> None:
+        """There is something to do for the stock, perhaps: nobody waits for the next turn."""
+        self._moves += 1
+        self._moved.set()
 
     async def warm(self, host: Host) -> None:
         await super().warm(host)
-        self._moved.set()
+        self._stir()
 
     async def obtain(self, wanted: Sandbox, image: BuiltImage) -> Sandbox:
         """A parked fork at once, else a new one; the id is that of what was handed out."""
         claimed = await self._claim(wanted, image)
         if claimed is None:
             return await super().obtain(wanted, image)
-        self._moved.set()
+        self._stir()
         try:
             with operation("hand out") as trail:
                 return await self._hand_out(claimed, image, trail)
@@ -64,17 +71,26 @@ class Stock(Following):
 
     async def keep_stock(self) -> None:
         """Until cancelled: on each host as many parked forks of each source as the config asks for, made one
-        at a time while the host is idle enough; those of another image or size go."""
-        while True:
-            self._moved.clear()
-            for host in [host for host in self._hosts if host.up]:
-                with self._parts.background.turn(f"the stock of {host.name}"):
-                    await self._replenish(host)
-            try:
-                async with asyncio.timeout(LOOK_AGAIN_S):
-                    await self._moved.wait()
-            except TimeoutError:
-                continue
+        at a time while the host is idle enough; those of another image or size go. A host that hangs holds up
+        its own stock alone."""
+        tended: dict[str, asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._moved.clear()
+                for host in self._hosts:
+                    if host.up and (host.name not in tended or tended[host.name].done()):
+                        tended[host.name] = group.create_task(self._tend(host))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_AGAIN_S):
+                        await self._moved.wait()
+
+    async def _tend(self, host: Host) -> None:
+        """Once, and again while there is more to do."""
+        seen = None
+        while seen != self._moves:
+            seen = self._moves
+            with self._parts.background.turn(f"the stock of {host.name}"):
+                await self._replenish(host)
 
     async def _replenish(self, host: Host) -> None:
         images = {image.sha256: image for image in self._parts.images.list()}
@@ -93,7 +109,7 @@ class Stock(Following):
                 log.info("%s is parked in memory again", suspended.id)
         for sha256, count in wanted.items():
             for _ in range(count):
-                if sha256 in host.warm and await self._has_room(host):
+                if sha256 in host.warm and await self._has_room(host, self._config.guests.memory_mb):
                     await self._park(host, images[sha256])
 
     async def _give_way(self, host: Host) -> None:
@@ -134,21 +150,22 @@ class Stock(Following):
                         del promised[taken.id]
                 taken.phase = to
                 await self.save(taken)
-        self._young.discard(taken.id)
+        self._young.pop(taken.id, None)
         return True
 
     async def _recall(self, suspended: Sandbox) -> None:
         await self.machine(suspended).recall(suspended.domain, Path(suspended.memory_file))
         suspended.memory_file = ""
 
-    async def _has_room(self, host: Host) -> bool:
-        """Stock is for idle times: not while something is made or rehearsed, not while the host's processors
-        are busy with whose work ever, and not of memory that it needs."""
-        await self.need_space(host)
+    async def _has_room(self, host: Host, disk_mb: int = 0) -> bool:
+        """Stock is for idle times: not while something is made or rehearsed there, not while the host's
+        processors are busy with whose work ever, and not of memory that it needs."""
+        await self.need_space(host, disk_mb)
         facts = await host.look()
         needed_mb = self._config.guests.memory_mb + self._config.stock.memory_reserve_mb
         busy = (host.busy_percent or 0) > self._config.stock.busy_percent
-        return not self._young and not busy and facts.memory_free_mb > needed_mb
+        idle = not busy and host.name not in self._young.values()
+        return idle and facts.memory_free_mb > needed_mb
 
     async def _park(self, host: Host, image: BuiltImage) -> None:
         guests = self._config.guests
@@ -170,7 +187,7 @@ class Stock(Following):
             await self.machine(fork).pause(fork.domain)
             fork.phase = Phase.PAUSED
             await self.save(fork)
-        self._young.discard(fork.id)
+        self._young.pop(fork.id, None)
         log.info("%s is parked: %s, ready after %.1f s", fork.id, image.name, fork.ready_s or 0)
 
     async def _stock(self, host: Host, *phases: Phase) -> list[Sandbox]:
@@ -265,11 +282,11 @@ class Stock(Following):
                 raise WrongState(f"{row.id} is no stock any more", remedy="take another one")
             return edit(row)
 
-        self._young.add(parked.id)
+        self._young[parked.id] = parked.host_name
         try:
             return await self._store.sandboxes.change(parked.id, take)
         except BaseException as error:
-            self._young.discard(parked.id)
+            self._young.pop(parked.id, None)
             if isinstance(error, WrongState):
                 return None
             raise

@@ -42,10 +42,12 @@ PaneList = list[Pane]
 
 
 class Sandboxes(Protocol):
-    """What panes need of the fleet: a sandbox that the actor may touch, or the error that says why not."""
+    """What panes need of the fleet: a sandbox that the actor may touch, or the error that says why not; and a
+    snapshot before something dangerous is typed there."""
 
     async def running(self, actor: Identity, sandbox_id: str) -> Sandbox: ...
     async def get(self, actor: Identity, sandbox_id: str) -> Sandbox: ...
+    async def before_typing(self, actor: Identity, sandbox_id: str, text: str) -> None: ...
 
 
 class Panes:
@@ -123,6 +125,7 @@ class Panes:
         ):
             self._hands.refuse(actor, pane)
             if text is not None:
+                await self._sandboxes.before_typing(actor, pane.sandbox, text)
                 await self._tmux.send_text(pane_id, text)
             if key is not None:
                 await self._tmux.send_key(pane_id, key)

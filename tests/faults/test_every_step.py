@@ -85,6 +85,19 @@ ACTS: dict[str, tuple[Act | None, Act]] = {
 """What must be there before, and what is cut off."""
 
 
+BEFORE = "echo before >/root/what; (setsid sleep infinity </dev/null >/dev/null 2>&1 &); sync"
+AFTER = "echo before >/root/what; echo after >>/root/what; sync"
+NEW, AT_POINT, WHOLE = (0, ""), (1, "before\n"), (1, "before\nafter\n")
+
+
+def holds(fluid: Fluid, id: str) -> tuple[int, str]:
+    """How many of the processes that were begun before the snapshot are alive, and what the file has."""
+    done = fluid.run(id, "pgrep -cx sleep; cat /root/what 2>/dev/null; true")
+    assert done.exit_code == 0
+    alive, _, what = done.stdout.partition("\n")
+    return int(alive), what
+
+
 def id_of(fluid: Fluid, name: str) -> str:
     return next(row.id for row in fluid.fleet().sandboxes if row.sandbox_name == name)
 
@@ -98,7 +111,9 @@ async def world(empty_world: World) -> World:
 
 async def settle(world: World) -> None:
     await asyncio.to_thread(make_box, world.fluid, BOX)
-    await asyncio.to_thread(world.fluid.snapshot, id_of(world.fluid, BOX), POINT)
+    box = id_of(world.fluid, BOX)
+    await asyncio.to_thread(world.fluid.run, box, BEFORE)
+    await asyncio.to_thread(world.fluid.snapshot, box, POINT)
 
 
 def clear(world: World) -> None:
@@ -137,6 +152,7 @@ async def cut_off(world: World, operation: str, step: str) -> None:
     await world.start()
     if before:
         await asyncio.to_thread(before, world.fluid)
+    await asyncio.to_thread(world.fluid.run, id_of(world.fluid, BOX), AFTER)
     await world.start(f"{operation}.{step}")
     with pytest.raises(FluidError):
         await asyncio.to_thread(act, world.fluid)
@@ -144,9 +160,9 @@ async def cut_off(world: World, operation: str, step: str) -> None:
     began = time.monotonic()
     await world.start()
     await world.agree()
-    steady = id_of(world.fluid, BOX)
-    done = await asyncio.to_thread(world.fluid.run, steady, "true")
-    assert done.exit_code == 0
+    held = {row.sandbox_name: await asyncio.to_thread(holds, world.fluid, row.id) for row in world.rows()}
+    assert held.pop(BOX) in ((WHOLE, AT_POINT) if operation == "restore" else (WHOLE,))
+    assert held in ({}, {"fresh": AT_POINT if operation == "branch" else NEW})
     print(f"killed at {operation}.{step}: everything agrees {time.monotonic() - began:.1f} s after the start")
     await asyncio.to_thread(clear, world)
     await world.agree()

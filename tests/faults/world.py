@@ -91,6 +91,9 @@ class World:
             assert time.monotonic() < deadline, f"not within three minutes; {self.stage.last_words(9)}"
             time.sleep(LOOK_S)
 
+    def rows(self) -> list[Sandbox]:
+        return [row for row in self.fluid.fleet().sandboxes if row.purpose == "agent"]
+
     # --- what must hold -------------------------------------------------------------------------------
 
     async def agree(self) -> None:

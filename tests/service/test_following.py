@@ -264,7 +264,8 @@ async def test_a_twin_that_goes_is_not_told_as_somebody_else_s_doing(
         await asyncio.sleep(LOOKED_AT_S)
 
     async with lab.followed():
-        lab.fleet._young.add("SBX-00000001")  # before it is there: libvirt's first word of it may come late
+        # Before it is there: libvirt's first word of it may come late.
+        lab.fleet._young["SBX-00000001"] = "local"
         twin, other = await lab.box(1, purpose="rehearsal"), await lab.box(2)
         monkeypatch.setattr(lab.store.snapshots, "forget", forgotten)
         with lab.bus.subscribe() as events:

@@ -31,6 +31,7 @@ from backend.store import EventBus, Store, Subscription
 OPERATOR = Identity(uid=1000, name="op", role=Role.OPERATOR)
 AGENT = Identity(uid=1001, name="ann")
 RESERVE_MB = 2048
+GUEST_MB = 1024  # as the config has it without a word
 HOUR_S = 3600
 LIMIT_S = 20
 MIB = 1 << 20
@@ -438,8 +439,13 @@ async def test_a_create_that_waits_shows_its_place_and_an_estimate(
 class Refusing:
     """A hypervisor whose forks fail half-way. What was done on it, in order."""
 
-    def __init__(self, *, boots: bool = True) -> None:
-        self.boots, self.done = boots, list[str]()
+    is_local = True
+
+    def __init__(self) -> None:
+        self.boots, self.is_warm, self.done = True, True, list[str]()
+
+    async def has_template(self, wanted: object) -> bool:
+        return self.is_warm
 
     async def ensure_template(self, source: GuestImage, **size: int) -> str:
         self.done.append(f"template {source.name} {size['cpu']}")
@@ -479,6 +485,7 @@ def forking(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Refusing:
         way=SimpleNamespace(link=None),
         give_back=lambda _: None,
         require=lambda: hypervisor,
+        look=AsyncMock(return_value=SimpleNamespace(disk_free_mb=RESERVE_MB + GUEST_MB - 1)),
     )
     monkeypatch.setattr(lab.fleet, "_source", lambda _: image)
     monkeypatch.setattr(lab.fleet, "disk_gb", AsyncMock(return_value=1))
@@ -508,6 +515,13 @@ async def test_where_no_fork_works_it_is_booted_cold_and_says_so(lab: Lab, forki
     rows, _ = await lab.audit.list(sandbox_id=made.id)
     (outcome,) = [row for row in rows if (row.action, row.step) == ("sandbox.create", "outcome")]
     assert outcome.data["created_by"] == "cold"
+
+
+async def test_no_template_is_made_of_the_disk_that_its_host_keeps_back(lab: Lab, forking: Refusing) -> None:
+    forking.is_warm = False
+    made = await lab.fleet.create(AGENT, CreateSandbox(source_vm_name="i", agent_id="a", vm_name="box"))
+    assert made.created_by == "cold", "which needs no memory on the disk"
+    assert forking.done == [f"destroy {made.domain}", f"boot i 2 as {made.domain} on n"]
 
 
 async def test_where_nothing_boots_either_nothing_is_left(lab: Lab, forking: Refusing) -> None:

@@ -16,7 +16,8 @@ from backend.audit import Audit
 from backend.background import Background
 from backend.config import Config
 from backend.errors import Conflict, DatabaseDown, DuplicateName, HostNotFound, InvalidValue, WrongState
-from backend.fleet import Fleet, FleetParts, Hosts
+from backend.fleet import Fleet, FleetParts, Host, Hosts
+from backend.fleet import hosts as hosts_module
 from backend.guests import make_host_key
 from backend.models import HostView, Identity, Phase, Role, Sandbox, now
 from backend.paths import Paths
@@ -100,6 +101,20 @@ def logins(server: HostSshd) -> int:
 async def backend(store: Store, bus: EventBus, open_folder: Path) -> AsyncIterator[Backend]:
     async with Backend(store, bus, open_folder) as made:
         yield made
+
+
+async def test_a_start_waits_for_no_other_machine_also_where_that_stands_first(
+    store: Store, open_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_: Host) -> bool:
+        return bool(await asyncio.Event().wait())
+
+    monkeypatch.setattr(hosts_module, "OPEN_PATIENCE_S", 0.1)
+    monkeypatch.setattr(Host, "open", hang)
+    paths = Paths.under(open_folder)
+    paths.make()
+    async with asyncio.timeout(LIMIT_S):
+        await Hosts(Config.model_validate({"hosts": [LISTED]}), paths, store).open()
 
 
 async def test_only_the_key_that_a_person_compared_is_believed_also_by_the_next_backend(

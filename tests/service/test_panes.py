@@ -73,6 +73,22 @@ async def test_an_agent_sees_and_touches_its_own_panes_only(panes: Panes) -> Non
         await panes.send(ANN, pane.pane_id, key="kill-server")
 
 
+async def test_the_fleet_hears_what_is_typed_before_the_guest_does(
+    panes: Panes, fleet: OneSandbox, tmux: TmuxServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pane = await panes.open(ANN, "SBX-1")
+    send, heard = tmux.send_text, list[list[str]]()
+
+    async def sent(pane_id: str, text: str) -> None:
+        heard.append([*fleet.typed])
+        await send(pane_id, text)
+
+    monkeypatch.setattr(tmux, "send_text", sent)
+    await panes.send(ANN, pane.pane_id, text="rm -rf /srv", key="Enter")
+    await panes.send(ANN, pane.pane_id, key="Enter")
+    assert heard == [["rm -rf /srv"]]
+
+
 async def test_a_sandbox_has_as_many_terminals_as_it_may_have_ended_ones_counted(
     panes: Panes, bus: EventBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:

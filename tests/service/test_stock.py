@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import pytest
 
+from backend.background import Background
 from backend.config import Config
 from backend.errors import HypervisorDown, NoSpace
 from backend.fleet import Fleet, FleetParts
@@ -79,6 +80,7 @@ class Lab:
             events=bus,
             images=SimpleNamespace(list=lambda: self.images),
             hosts=Hosts(self.machine),
+            background=Background(),
             **dict.fromkeys(("audit", "policy", "guests", "commands", "files")),
         )
         self.fleet = Fleet(cast("FleetParts", parts))
@@ -95,7 +97,7 @@ class Lab:
             self.machine.disk_free_mb += row.memory_mb
         else:
             self.machine.memory_free_mb += row.memory_mb
-        self.fleet._young.discard(row.id)
+        self.fleet._young.pop(row.id, None)
         await self.store.sandboxes.save(row.model_copy(update={"phase": Phase.DESTROYED}))
 
     async def row(self, sha256: str, **other: Any) -> None:
@@ -209,7 +211,7 @@ async def test_of_two_who_want_the_last_one_one_gets_it_and_nothing_is_promised_
     claimed = await asyncio.gather(lab.claim(), lab.claim(), lab.claim())
     assert sorted(map(str, claimed)) == ["None", "None", "domain-0"]
     assert [*lab.machine.promised.values()] == [GUEST_MB]
-    assert lab.fleet._young == {"SBX-00000000"}
+    assert lab.fleet._young == {"SBX-00000000": "local"}
 
 
 async def test_a_create_asks_the_database_once_for_the_stock_of_a_host(
@@ -292,10 +294,50 @@ async def test_stock_waits_while_the_host_is_busy_with_whose_work_ever(lab: Lab)
 
 
 async def test_stock_waits_while_something_is_made(lab: Lab) -> None:
-    lab.fleet._young.add("SBX-1")
+    lab.fleet._young["SBX-1"] = "local"
     assert await lab.parked() == []
-    lab.fleet._young.clear()
+    lab.fleet._young["SBX-1"] = "kvm-02"  # on another host
     assert await lab.parked() == [NEW, NEW]
+
+
+async def test_a_host_that_hangs_holds_up_its_own_stock_alone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hanging, tended = Machine(), asyncio.Event()
+    hanging.name = "kvm-02"
+
+    async def replenish(host: Machine) -> None:
+        if host is hanging:
+            await asyncio.Event().wait()
+        tended.set()
+
+    monkeypatch.setattr(lab.fleet, "_replenish", replenish)
+    monkeypatch.setattr(lab.fleet._hosts, "values", lambda: [hanging, lab.machine])
+    keeping = asyncio.create_task(lab.fleet.keep_stock())
+    try:
+        for _ in range(2):
+            async with asyncio.timeout(5):
+                await tended.wait()
+            tended.clear()
+            lab.fleet._stir()
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+
+
+async def test_what_moves_while_a_host_is_tended_is_seen_to_at_once(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = []
+
+    async def replenish(host: Machine) -> None:
+        turns.append(host.name)
+        if len(turns) == 1:
+            lab.fleet._stir()
+
+    monkeypatch.setattr(lab.fleet, "_replenish", replenish)
+    await lab.fleet._tend(cast("Any", lab.machine))
+    assert turns == ["local", "local"]
 
 
 async def test_forks_of_a_former_image_or_another_size_leave_and_a_host_that_drains_has_none(
