@@ -10,6 +10,7 @@ from fastapi import Request
 from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 
+from backend.api.problems import heard
 from backend.errors import FluidError
 
 HEARTBEAT_S = 15.0
@@ -57,7 +58,7 @@ async def _until(
             try:
                 sent = upcoming.result()
             except FluidError as error:  # the status line is gone: the error is the last event
-                yield frame(error.body(request.state.request_id), event="error")
+                yield frame(heard(error, request).body(request.state.request_id), event="error")
                 return
             if sent is None:
                 return

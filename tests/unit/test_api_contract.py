@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import httpx2
 import pytest
@@ -18,12 +19,29 @@ from backend.api.operator import operator_app
 from backend.api.routes import commands
 from backend.client import calls
 from backend.client.calls import STDIN_LIMIT_BYTES
-from backend.errors import AlreadyDecided, HypervisorDown, PanicActive, SandboxNotFound, TooLarge
+from backend.errors import (
+    AlreadyDecided,
+    BackendDown,
+    CommandLost,
+    ConfigError,
+    DiskUnreadable,
+    FluidError,
+    GuestDown,
+    GuestFull,
+    HypervisorDown,
+    PanicActive,
+    SandboxNotFound,
+    TargetDown,
+    TooLarge,
+    Unavailable,
+    all_errors,
+)
 from backend.models import (
     Command,
     CommandRequest,
     CreateSandbox,
     Event,
+    HostView,
     Identity,
     Phase,
     Role,
@@ -37,6 +55,7 @@ BOT = Peer(2000, 2000, 20, "bot", frozenset({"bot"}))
 CAROL = Peer(3000, 3000, 30, "carol", frozenset({"carol", "audit"}))
 ROLES = Roles(frozenset({"alice"}), frozenset({"bot"}), frozenset({"@audit"}))
 FILE_LIMIT = 2 * 1024**2
+ABOUT_THE_CALLERS_OWN = (BackendDown, CommandLost, DiskUnreadable, GuestDown, GuestFull, TargetDown)
 NO_SERVICES = cast("Services", None)
 APPS = {  # building one takes longer than any test
     Door.AGENT: agent_app(NO_SERVICES, asyncio.Event()),
@@ -269,6 +288,64 @@ async def test_a_part_that_is_down_says_when_to_come_back(door: Opener) -> None:
     async with door() as client:
         answer = await client.post("/v1/sandboxes/SBX-12345678/start")
     assert int(answer.headers["retry-after"]) > 0
+
+
+OURS = [
+    kind
+    for kind in all_errors()
+    if kind is ConfigError or (issubclass(kind, Unavailable) and not issubclass(kind, ABOUT_THE_CALLERS_OWN))
+]
+
+
+@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.code)
+async def test_an_agent_hears_which_part_is_down_and_no_address_or_path_of_ours(
+    door: Opener, fleet: FakeFleet, kind: type[FluidError], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(*_: object) -> Command:
+        raise kind(
+            "/etc/fluid/known_hosts holds no key of 10.20.0.5", remedy="ssh-keyscan 10.20.0.5", log="/var/lib"
+        )
+
+    fleet.start = fleet.run = fails  # type: ignore[assignment, method-assign]
+    start, run = "/v1/sandboxes/SBX-12345678/start", "/v1/sandboxes/SBX-12345678/run"
+    async with door() as client:
+        told = await client.post(start)
+        streamed = (await client.post(run, json={"command": "id", "stream": True})).text
+    async with door(ALICE, Door.OPERATOR) as client:
+        whole = (await client.post(start)).text
+    assert (told.status_code, told.json()["error_code"]) == (
+        503,
+        "unavailable" if kind is ConfigError else kind.code,
+    )
+    assert "ask an operator" in told.json()["remedy"] and told.json()["error"]
+    for ours in ("/etc/fluid", "10.20.0.5", "/var/lib"):
+        assert ours not in told.text and ours not in streamed and ours in whole
+    assert "event: error" in streamed
+    assert caplog.text.count("/etc/fluid/known_hosts holds no key of 10.20.0.5") == 3
+
+
+@pytest.mark.parametrize("kind", ABOUT_THE_CALLERS_OWN, ids=lambda kind: kind.code)
+async def test_an_agent_hears_what_its_own_guest_lacks(
+    door: Opener, fleet: FakeFleet, kind: type[FluidError]
+) -> None:
+    async def fails(*_: object) -> Sandbox:
+        raise kind("the disk of web is full", remedy="delete something in the guest")
+
+    fleet.start = fails  # type: ignore[method-assign]
+    async with door() as client:
+        told = (await client.post("/v1/sandboxes/SBX-12345678/start")).json()
+    assert (told["error"], told["remedy"]) == ("the disk of web is full", "delete something in the guest")
+
+
+async def test_an_agent_hears_which_host_is_lost_and_not_why(door: Opener) -> None:
+    lost = HostView(name="far-1", address="10.0.0.9", status="lost", last_error="refused")
+    async with door() as client, door(ALICE, Door.OPERATOR) as operator:
+        fakes = APPS[Door.AGENT].state.services.fleet
+        fakes.hosts, fakes.sources = AsyncMock(return_value=[lost]), AsyncMock(return_value=[])
+        (told,) = (await client.get("/v1/vms")).json()["host_errors"]
+        (whole,) = (await operator.get("/v1/vms")).json()["host_errors"]
+    assert (told["host_name"], told["error"]) == ("far-1", "it does not answer")
+    assert whole["error"] == "refused"
 
 
 async def test_a_bug_shows_its_request_id_and_none_of_its_words(
