@@ -11,8 +11,9 @@ from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 
 from backend.api.problems import heard
-from backend.errors import FluidError
+from backend.errors import BadRequest, FluidError
 
+MAX_EVENT_ID_DIGITS = 18  # fits a bigint
 HEARTBEAT_S = 15.0
 HEARTBEAT = b": beat\n\n"
 
@@ -73,4 +74,11 @@ async def _until(
 def last_event_id(request: Request, after: int | None) -> int | None:
     """Where a reader resumes: its ``Last-Event-ID`` header, else ``after``."""
     header = request.headers.get("last-event-id", "")
-    return int(header) if header.isascii() and header.isdigit() else after
+    if not (header.isascii() and header.isdigit()):
+        return after
+    if len(header) > MAX_EVENT_ID_DIGITS:
+        raise BadRequest(
+            f"Last-Event-ID is longer than {MAX_EVENT_ID_DIGITS} digits",
+            remedy="send the id of the last event, or none",
+        )
+    return int(header)

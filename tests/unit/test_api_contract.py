@@ -109,16 +109,16 @@ class FakeFleet:
 
 class FakeKeys:
     def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], KeptAnswer] = {}
+        self.claimed: dict[tuple[str, str], KeptAnswer | None] = {}
 
     async def claim(self, scope: str, key: str, request: bytes) -> KeptAnswer | None:
-        return self.kept.get((scope, key))
+        return self.claimed.setdefault((scope, key), None)
 
     async def keep(self, scope: str, key: str, answer: KeptAnswer) -> None:
-        self.kept[scope, key] = answer
+        self.claimed[scope, key] = answer
 
     async def release(self, scope: str, key: str) -> None:
-        self.kept.pop((scope, key), None)
+        del self.claimed[scope, key]
 
 
 class FakeEvents:
@@ -385,6 +385,38 @@ async def test_a_failed_request_frees_its_key(door: Opener) -> None:
             assert answer.status_code == 503
 
 
+async def test_a_streamed_command_with_a_key_is_answered_and_frees_its_key(door: Opener) -> None:
+    body = {"command": "id", "stream": True}
+    async with door() as client:
+        for _ in range(2):
+            answer = await client.post(
+                "/v1/sandboxes/SBX-12345678/run", json=body, headers={"Idempotency-Key": "k"}
+            )
+            assert (answer.status_code, "event: command" in answer.text) == (200, True)
+    assert APPS[Door.AGENT].state.services.keys.claimed == {}
+
+
+async def test_an_answer_that_cannot_be_kept_frees_its_key(
+    door: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with door() as client:
+        keys = APPS[Door.AGENT].state.services.keys
+        monkeypatch.setattr(keys, "keep", AsyncMock(side_effect=ValueError("too long")))
+        answer = await client.post("/v1/sandboxes", json=CREATE, headers={"Idempotency-Key": "k"})
+    assert (answer.status_code, keys.claimed) == (500, {})
+
+
+async def test_a_key_is_of_its_path_with_its_query(door: Opener, fleet: FakeFleet) -> None:
+    async with door() as client:
+        for path in ("/v1/sandboxes?a=1", "/v1/sandboxes?a=2", "/v1/sandboxes?a=1"):
+            await client.post(path, json=CREATE, headers={"Idempotency-Key": "k"})
+        long = await client.post(
+            f"/v1/sandboxes?a={'x' * 4000}", json=CREATE, headers={"Idempotency-Key": "k"}
+        )
+    assert len(fleet.created) == 2
+    assert (long.status_code, long.json()["error_code"]) == (400, "bad_request")
+
+
 @pytest.mark.parametrize("spelling", ["run", "command"])
 async def test_both_spellings_run_the_same_command(door: Opener, fleet: FakeFleet, spelling: str) -> None:
     async with door() as client:
@@ -586,6 +618,21 @@ async def test_events_go_on_after_the_last_one_seen(door: Opener) -> None:
     ids = [line for line in answer.text.splitlines() if line.startswith("id:")]
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert ids == ["id: 3"]
+
+
+@pytest.mark.parametrize(
+    ("peer", "on", "path"),
+    [(ALICE, Door.OPERATOR, "/v1/events"), (BOT, Door.AGENT, "/v1/sandboxes/SBX-12345678/stream")],
+)
+async def test_an_event_number_without_end_is_bad_input(
+    door: Opener, peer: Peer, on: Door, path: str
+) -> None:
+    async with door(peer, on) as client:
+        for digits in (19, 5000):
+            sent = {"Accept": "text/event-stream", "Last-Event-ID": "9" * digits}
+            answer = await client.get(path, headers=sent)
+            assert (answer.status_code, answer.json()["error_code"]) == (400, "bad_request")
+            assert answer.json()["remedy"] and len(answer.json()["error"]) < 200
 
 
 async def test_a_stream_asked_for_plainly_says_how_to_ask(door: Opener) -> None:
