@@ -27,6 +27,7 @@ from backend.errors import (
     DatabaseDown,
     EvidenceIncomplete,
     FluidError,
+    HypervisorFailed,
     InvalidValue,
     MissingProgram,
     NoSpace,
@@ -1023,6 +1024,23 @@ async def test_what_targets_said_of_an_older_request_is_in_no_refusal(
     with pytest.raises(AlreadyDecided) as refused:
         await approvals.withdraw(AGENT, fresh.id)
     assert str(refused.value) == f"{fresh.id} is failed: the apply failed"
+
+
+async def test_why_no_rehearsal_was_made_is_told_whole_to_operators_only(
+    store: Store, approvals: Approvals, book: ApprovalBook, audit: Audit
+) -> None:
+    async def load(_: str) -> Any:
+        raise HypervisorFailed("layer /var/lib/fluid/x of 10.9.8.7 cannot be read", remedy="mend it")
+
+    asked = await pending(book, state=ApprovalState.REHEARSING)
+    async with Background() as background:
+        parts: list[Any] = [Config(), store, book, audit, None, SimpleNamespace(load=load), *[None] * 4]
+        RealPipeline(*parts, background, lambda: None, cast("Any", None)).rehearse(asked)
+        await until_idle()
+    told, whole = await approvals.get(AGENT, asked.id), await approvals.get(ANNA, asked.id)
+    assert "/var/lib" in whole.ending and "10.9.8.7" in whole.ending
+    assert told.ending == f"the rehearsal could not be made: {HypervisorFailed.agents_hear}"
+    assert "10.9.8.7" not in told.model_dump_json()
 
 
 async def test_a_panic_blocks_every_approval_and_pauses_what_runs_until_it_is_released(
