@@ -52,7 +52,7 @@ from backend.panes import Panes, Recorder, Recordings, Shelf
 from backend.paths import Paths
 from backend.playbooks import Playbooks, Rehearser, Runs
 from backend.policy import Policy
-from backend.store import Database, EmbeddedPostgres, EventBus, Store, dsn_of, migrate
+from backend.store import Database, EmbeddedPostgres, EventBus, Keys, Store, dsn_of, migrate
 from backend.targets import Keeper, Targets
 from backend.tmux import TmuxServer
 from backend.whole_files import write_lasting
@@ -219,7 +219,8 @@ class _Backend:
             store, events, audit, background, fleet, panic
         )
         guard = Guard(self.config, store, events, hosts, fleet, panes.last_output, background)
-        await store.keys.forget_unfinished()
+        keys = Keys(store.database, _key(paths.secrets / "answers.key"))
+        await keys.forget_unfinished()
         await fleet.reconcile_all()
         images = Sources(self.config, Images(paths.images), audit, fleet, hosts)
         await images.recover()
@@ -243,7 +244,7 @@ class _Backend:
             Chore("age what was kept of targets", keeper.age, 10 * MINUTE_S),
             Chore("prune the manifests", partial(store.manifests.prune, MANIFESTS_KEPT_S), MINUTE_S),
             Chore("prune the events", partial(store.events.prune, EVENTS_KEPT), MINUTE_S),
-            Chore("prune the answers", partial(store.keys.prune, ANSWERS_KEPT_S), MINUTE_S),
+            Chore("prune the answers", partial(keys.prune, ANSWERS_KEPT_S), MINUTE_S),
         )
         for name, work in (
             ("sign the audit's head", audit.run),
@@ -261,7 +262,7 @@ class _Backend:
             fleet=fleet,
             playbooks=playbooks,
             approvals=approvals,
-            asks=Asks(store, events, audit),
+            asks=Asks(store, events, audit, fleet),
             runs=runs,
             panes=panes,
             onlookers=Onlookers(events),
@@ -273,7 +274,7 @@ class _Backend:
             sources=sources,
             targets=targets,
             trust=trust,
-            keys=store.keys,
+            keys=keys,
             components=partial(self._components, hosts),
             audit_seen=lambda: self.audited,
             policy=lambda _: policy.describe(),

@@ -10,22 +10,32 @@ from typing import Any, ClassVar
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_USAGE = 2
+ASK_LATER = "ask again later, and if it stays so, ask an operator: the backend's log has the whole of it"
 
 
 class FluidError(Exception):
     """Base of all errors. Subclasses fix ``code``, ``status`` (HTTP) and ``exit_code``, and ``usual_remedy``
-    where the same is to be done whatever the message."""
+    where the same is to be done whatever the message. ``agents_hear`` stands, before agents, for a message
+    that may name hosts, addresses and files of ours."""
 
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     exit_code: ClassVar[int] = EXIT_BUG
     usual_remedy: ClassVar[str] = ""
+    agents_hear: ClassVar[str] = ""
 
     def __init__(self, message: str, *, remedy: str = "", **details: Any) -> None:
         super().__init__(message)
         self.message = message
         self.remedy = remedy or self.usual_remedy
         self.details = details
+
+    def for_agents(self) -> FluidError:
+        """Itself, or what is told in its place: never a 500, since what an operator must mend is no bug."""
+        if not self.agents_hear:
+            return self
+        kind = type(self) if isinstance(self, Unavailable) else Unavailable
+        return kind(self.agents_hear, remedy=ASK_LATER)
 
     def body(self, request_id: str = "") -> dict[str, Any]:
         """The error body of API.md: ``error, code, error_code, remedy, request_id, details``."""
@@ -66,6 +76,7 @@ class ConfigError(FluidError):
     """The configuration cannot be used; the message names file and line."""
 
     code, status, exit_code = "config_invalid", 500, EXIT_USAGE
+    agents_hear = "the backend is not set up for this"
     usual_remedy = "`fluid help config` describes the file"
 
 
@@ -262,34 +273,40 @@ class PaneTaken(Conflict):
 
 
 class Unavailable(FluidError):
-    """A part is down; the message names it."""
+    """A part is down; the message names it. Agents hear the whole message only of what is their own."""
 
     code, status, exit_code = "unavailable", 503, 6
+    agents_hear = "a part of the backend is down"
     retry_after_s: ClassVar[int] = 5
 
 
 class BackendDown(Unavailable):
     code = "backend_down"
+    agents_hear = ""
 
 
 class DatabaseDown(Unavailable):
     code = "database_down"
+    agents_hear = "the database is down"
 
 
 class DatabaseNewer(Unavailable):
     """The database was migrated by a newer program."""
 
     code = "database_newer"
+    agents_hear = "the database is down"
 
 
 class HypervisorDown(Unavailable):
     code = "hypervisor_down"
+    agents_hear = "the host of the sandboxes does not answer"
 
 
 class HypervisorFailed(Unavailable):
     """libvirt refused or failed; the message carries its words."""
 
     code = "hypervisor_failed"
+    agents_hear = "the host of the sandboxes refused or failed"
 
 
 class ArchitectureUnsupported(HypervisorFailed):
@@ -300,12 +317,14 @@ class ArchitectureUnsupported(HypervisorFailed):
 
 class GuestDown(Unavailable):
     code = "guest_down"
+    agents_hear = ""
 
 
 class TargetDown(Unavailable):
     """A target does not answer, or not as it must."""
 
     code = "target_down"
+    agents_hear = ""
 
 
 class CommandLost(GuestDown):
@@ -318,24 +337,36 @@ class CommandLost(GuestDown):
 
 class TmuxDown(Unavailable):
     code = "tmux_down"
+    agents_hear = "the terminals are down"
 
 
 class NoSpace(Unavailable):
     code = "no_space"
+    agents_hear = "there is no room for this: less of it may fit"
+
+
+class GuestFull(NoSpace):
+    """A guest's own disk is full."""
+
+    code = "guest_full"
+    agents_hear = ""
 
 
 class NoRoom(Unavailable):
     """No host takes one more; the message holds each one's reason."""
 
     code = "no_room"
+    agents_hear = "no host has room for this: less of it may fit"
 
 
 class MissingProgram(Unavailable):
     code = "missing_program"
+    agents_hear = "a program that the backend needs is missing"
 
 
 class ImageBroken(Unavailable):
     code = "image_broken"
+    agents_hear = "the image is not whole"
 
 
 class PreparationFailed(Unavailable):
@@ -348,11 +379,13 @@ class DiskUnreadable(Unavailable):
     """A file system that cannot be read exactly: strange, damaged or over a limit."""
 
     code = "disk_unreadable"
+    agents_hear = ""
     usual_remedy = "the sandbox runs on; what cannot be read exactly is not compared: try it in a fresh one"
 
 
 class RunnerFailed(Unavailable):
     code = "runner_failed"
+    agents_hear = "the runner of playbooks failed"
 
 
 class TimedOut(FluidError):

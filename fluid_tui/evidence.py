@@ -5,7 +5,6 @@ Pure. Whatever is not measured is said to be so; a tick stands only for somethin
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
@@ -16,6 +15,7 @@ from backend.models import (
     ApprovalState,
     Evidence,
     Playbook,
+    PlaybookTask,
     Run,
     TargetEvidence,
     TargetResult,
@@ -41,6 +41,7 @@ from fluid_tui.words import (
 RESIDUAL_SHOWN = 12
 TARGETS_FIRST = 4
 """Of more targets than these the others stand below what runs."""
+UNREAD = "its command is not shown here: read it in the Playbook tab"
 NO_LOGIN = "address not noted by the version that made this evidence"
 FULFILLED: Piece = ("✓ ", Role.GOOD)
 BROKEN: Piece = ("✗ ", Role.BAD)
@@ -285,26 +286,6 @@ def policy_lines(approval: Approval, uid: int | None) -> list[Line]:
     return [line(WARNING, ("policy  ", Role.TITLE), said(words, Role.WARN)) for words in found]
 
 
-def _commands(playbook: Playbook) -> dict[str, list[str]]:
-    """The command lines of opaque tasks, by the task's name, read from what the digest covers."""
-    import yaml
-
-    names = {task.name for task in playbook.tasks if task.opaque}
-    try:
-        plays = yaml.safe_load(playbook.yaml) if names else None
-    except (yaml.YAMLError, RecursionError):
-        plays = None
-    found: dict[str, list[str]] = {}
-    for play in plays if isinstance(plays, list) else ():
-        tasks = [*(play.get("tasks") or ()), *(play.get("handlers") or ())] if isinstance(play, dict) else []
-        for task in tasks:
-            how = task.get("ansible.builtin.command") if isinstance(task, dict) else None
-            argv = how.get("argv") if isinstance(how, dict) else None
-            if isinstance(argv, list) and (name := str(task.get("name"))) in names:
-                found.setdefault(name, []).append(shlex.join(map(str, argv)))
-    return found
-
-
 def recap(result: TargetResult) -> Piece:
     """Ansible's recap in its own words."""
     words = [f"ok={result.ok}", f"changed={result.changed}"]
@@ -428,26 +409,39 @@ def yes_to(evidence: Evidence) -> str:
 def what_will_run(approval: Approval, playbook: Playbook) -> list[Line]:
     """Exactly what an approval starts, and where: for the confirm dialog. Of many targets most stand at the
     end, so that what runs is in sight."""
+    from fluid_tui.opaque import command_lines  # reads YAML, which a console that only looks never does
+
     places = [_where(approval, target) for target in approval.targets]
     folded = places[TARGETS_FIRST:] if len(places) > TARGETS_FIRST + 1 else []
     lines = places[: len(places) - len(folded)]
     if folded:
         lines.append(line(("     ", Role.MUTED), (f"and {len(folded)} more, named at the end", Role.TEXT)))
-    commands = _commands(playbook)
+    commands = command_lines(playbook)
     lines += [line(("risk ", Role.WARN), said(words, Role.WARN)) for words in approval.evidence.risk]
     for task in playbook.tasks:
         flag = ("  opaque", Role.WARN) if task.opaque else ("", Role.TEXT)
-        path = next((path for path in task.paths[:1] if path not in task.name), "")
-        where = f"  {task.module} {path}".rstrip()
+        where = f"  {task.module} {_paths(task)}".rstrip()
         lines.append(line(("run  ", Role.MUTED), said(task.name), said(where, Role.MUTED), flag))
         lines += [
             line(("     $ ", Role.MUTED), said(words, Role.WARN)) for words in commands.get(task.name, ())
         ]
+        if task.opaque and task.name not in commands:
+            lines.append(line((f"     ! {UNREAD}", Role.WARN)))
     if playbook.asked:
         asked = ", ".join(playbook.asked)
         lines.append(line(("asks ", Role.MUTED), said(f"for the secrets {asked}, once this is confirmed")))
     lines.append(line(("digest ", Role.MUTED), (visible(approval.digest[:32]), Role.MUTED)))
     return lines + folded
+
+
+def _paths(task: PlaybookTask) -> str:
+    """What a task writes: its name is the agent's own text, and counts only where it ends in the path."""
+    if not task.paths:
+        return ""
+    first, more = task.paths[0], len(task.paths) - 1
+    if not more and f" {task.name}".endswith(f" {first}"):
+        return ""
+    return f"{first} and {more} more" if more else first
 
 
 def _where(approval: Approval, target: str) -> Line:

@@ -30,6 +30,7 @@ from backend.store import KeptAnswer
 ID = re.compile(r"[A-Z]{3}-[0-9a-f]{8,32}")
 PANE_ID = re.compile(r"%[0-9]{1,9}")
 IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+MAX_KEYED_CHARS = 500  # in UTF-8 with the longest key under what PostgreSQL indexes, 2,704 bytes
 T = TypeVar("T")
 
 
@@ -139,20 +140,27 @@ class KeyedRoute(APIRoute):
 
 async def _once(request: Request, key: str, handle: Callable[[Request], Awaitable[Response]]) -> Response:
     services: Services = request.app.state.services
-    scope = f"{request.state.identity.uid} {request.method} {request.url.path}"
+    url = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    if len(url) > MAX_KEYED_CHARS:
+        raise BadRequest(
+            f"an Idempotency-Key is of a path and query of up to {MAX_KEYED_CHARS} characters",
+            remedy="send a shorter one, or no key",
+        )
+    scope = f"{request.state.identity.uid} {request.method} {url}"
     body = await request.body()
     kept = await services.keys.claim(scope, key, body)
     if kept is not None:
         return Response(kept.body, kept.status, {"idempotent-replay": "true"}, "application/json")
     try:
         response = await handle(request)
+        whole = getattr(response, "body", None)  # a stream has none, and cannot be given again
+        if isinstance(whole, bytes) and response.status_code < FluidError.status:
+            await services.keys.keep(scope, key, KeptAnswer(response.status_code, whole.decode()))
+        else:
+            await services.keys.release(scope, key)
     except BaseException:
         await asyncio.shield(services.keys.release(scope, key))
         raise
-    if isinstance(response.body, bytes) and response.status_code < FluidError.status:
-        await services.keys.keep(scope, key, KeptAnswer(response.status_code, response.body.decode()))
-    else:
-        await services.keys.release(scope, key)
     return response
 
 

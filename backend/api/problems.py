@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from backend.errors import BadRequest, FluidError, InvalidValue, MethodNotAllowed, NoRoute, Unavailable
+from backend.models import Role
 
 log = logging.getLogger("fluid.api")
 
@@ -26,6 +27,13 @@ def problem(error: FluidError, request_id: str, headers: dict[str, str] | None =
         sent.setdefault("retry-after", str(error.retry_after_s))
     body = json.dumps(error.body(request_id), ensure_ascii=True, default=str).encode()
     return Response(body, error.status, sent, media_type="application/json")
+
+
+def heard(error: FluidError, request: Request) -> FluidError:
+    """``error`` in the words that its caller may read; the log has what is not the caller's fault whole."""
+    if error.status >= 500:
+        log.warning("%s %s: %s", request.state.request_id, error.code, error.message)
+    return error.for_agents() if request.state.identity.role is Role.AGENT else error
 
 
 def bug(request_id: str) -> FluidError:
@@ -67,9 +75,7 @@ def install(app: FastAPI) -> None:
 
     async def fluid(request: Request, error: Exception) -> Response:
         assert isinstance(error, FluidError)  # noqa: S101 - registered for this class
-        if error.status >= 500:
-            log.warning("%s %s: %s", request_id(request), error.code, error.message)
-        return problem(error, request_id(request))
+        return problem(heard(error, request), request_id(request))
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class

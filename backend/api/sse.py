@@ -10,8 +10,10 @@ from fastapi import Request
 from pydantic_core import to_json
 from starlette.responses import StreamingResponse
 
-from backend.errors import FluidError
+from backend.api.problems import heard
+from backend.errors import BadRequest, FluidError
 
+MAX_EVENT_ID_DIGITS = 18  # fits a bigint
 HEARTBEAT_S = 15.0
 HEARTBEAT = b": beat\n\n"
 
@@ -57,7 +59,7 @@ async def _until(
             try:
                 sent = upcoming.result()
             except FluidError as error:  # the status line is gone: the error is the last event
-                yield frame(error.body(request.state.request_id), event="error")
+                yield frame(heard(error, request).body(request.state.request_id), event="error")
                 return
             if sent is None:
                 return
@@ -72,4 +74,11 @@ async def _until(
 def last_event_id(request: Request, after: int | None) -> int | None:
     """Where a reader resumes: its ``Last-Event-ID`` header, else ``after``."""
     header = request.headers.get("last-event-id", "")
-    return int(header) if header.isascii() and header.isdigit() else after
+    if not (header.isascii() and header.isdigit()):
+        return after
+    if len(header) > MAX_EVENT_ID_DIGITS:
+        raise BadRequest(
+            f"Last-Event-ID is longer than {MAX_EVENT_ID_DIGITS} digits",
+            remedy="send the id of the last event, or none",
+        )
+    return int(header)

@@ -101,8 +101,11 @@ class Pipeline:
     def rehearse(self, approval: Approval) -> None:
         """Start the rehearsal in the background."""
 
-        def blame(words: str) -> Callable[[Approval], None]:
-            return became(ApprovalState.DRAFTING, f"the rehearsal could not be made: {words}")
+        def blame(error: Exception) -> Callable[[Approval], None]:
+            whole = _words(error)
+            heard = error.for_agents().message if isinstance(error, FluidError) else whole
+            outcome = f"the rehearsal could not be made: {heard}"
+            return became(ApprovalState.DRAFTING, outcome, whole if whole != heard else "")
 
         self._start("rehearse", approval, self._rehearse, [ApprovalState.REHEARSING], blame)
 
@@ -160,7 +163,9 @@ class Pipeline:
     def dry_run(self, approval: Approval) -> None:
         """Start a dry run on every target, unless one is under way."""
 
-        def blame(words: str) -> Callable[[Approval], None]:
+        def blame(error: Exception) -> Callable[[Approval], None]:
+            words = _words(error)
+
             def change(row: Approval) -> None:
                 row.progress = ""
                 for target in row.targets:
@@ -376,7 +381,7 @@ class Pipeline:
         approval: Approval,
         work: Callable[[Approval], Coroutine[Any, Any, None]],
         states: Collection[ApprovalState],
-        blame: Callable[[str], Callable[[Approval], None]],
+        blame: Callable[[Exception], Callable[[Approval], None]],
     ) -> None:
         """Run a stage in the background, unless it is under way. ``blame`` tells the row of an error.
 
@@ -389,7 +394,7 @@ class Pipeline:
                 if isinstance(error, DatabaseDown) or await self._runs_on(approval.id):
                     self._cut_off.add(approval.id)
                 else:
-                    await self._book.change(approval.id, states, blame(_words(error)))
+                    await self._book.change(approval.id, states, blame(error))
             except (AlreadyDecided, WrongState):
                 log.info("%s was decided while its %s failed", approval.id, stage)
             except OUTAGES:
@@ -470,8 +475,8 @@ def _says(words: str) -> Callable[[Approval], None]:
     return change
 
 
-def _apply_failed(words: str) -> Callable[[Approval], None]:
-    return became(ApprovalState.FAILED, "the apply failed", words)
+def _apply_failed(error: Exception) -> Callable[[Approval], None]:
+    return became(ApprovalState.FAILED, "the apply failed", _words(error))
 
 
 def _words(error: Exception) -> str:

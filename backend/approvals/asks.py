@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from backend.audit import Audit
 from backend.errors import AlreadyDecided, ApprovalNotFound
+from backend.fleet import Fleet
 from backend.models import Ask, AskRequest, AskState, Identity, Role, now
 from backend.models import new_id as fresh_id
 from backend.policy import operators_only
@@ -18,15 +19,23 @@ MAX_LISTED = 10_000
 class Asks:
     """Asks are rows; an answer is recorded before the blocked caller hears it."""
 
-    def __init__(self, store: Store, events: EventBus, audit: Audit) -> None:
+    def __init__(self, store: Store, events: EventBus, audit: Audit, fleet: Fleet) -> None:
         self._store = store
         self._events = events
         self._audit = audit
+        self._fleet = fleet
         self._answered: dict[str, asyncio.Event] = {}
         self._expiring = asyncio.Lock()
 
     async def ask(self, actor: Identity, request: AskRequest) -> Ask:
-        """Put the question; it is pending until somebody answers or it expires."""
+        """Put the question; it is pending until somebody answers or it expires.
+
+        Raises:
+            SandboxNotFound: it names a sandbox that is not there, or not the caller's.
+        """
+        if request.sandbox_id:
+            sandbox = await self._fleet.get(actor, request.sandbox_id)
+            request = request.model_copy(update={"sandbox_id": sandbox.id})
         at = now()
         ask = Ask(
             request_id=fresh_id("APR"),

@@ -84,7 +84,8 @@ class Commands(FleetCore):
                 )
         except BaseException as error:
             command.ended_at = now()
-            command.metadata["failure"] = error.message if isinstance(error, FluidError) else "interrupted"
+            told = error.for_agents().message if isinstance(error, FluidError) else "interrupted"
+            command.metadata["failure"] = told
             await self._store.commands.save(command)
             raise
         command.ended_at = outcome.ended_at

@@ -23,8 +23,8 @@ from backend.errors import (
     Conflict,
     FileNotFoundInGuest,
     GuestDown,
+    GuestFull,
     InvalidValue,
-    NoSpace,
     TimedOut,
     TooLarge,
     WrongState,
@@ -308,7 +308,7 @@ class GuestFiles:
                 f"{guest.words} has no {wire_path(path)}", remedy="list the folder above it"
             ) from error
         except asyncssh.SFTPNoSpaceOnFilesystem as error:
-            raise NoSpace(
+            raise GuestFull(
                 f"the disk of {guest.words} is full", remedy="delete something in the guest"
             ) from error
         except (asyncssh.SFTPNoConnection, asyncssh.SFTPConnectionLost) as error:

@@ -32,7 +32,7 @@ from backend.store.uses import Uses
 
 
 class Store:
-    """Every repository over one database."""
+    """Every repository over one database but :class:`Keys`, which also needs a secret."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -46,7 +46,6 @@ class Store:
         self.asks = Asks(database)
         self.runs = Runs(database)
         self.hosts = HostRecords(database)
-        self.keys = Keys(database)
         self.events = Events(database)
         self.audit = AuditRows(database)
         self.uses = Uses(database)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import hmac
 from dataclasses import dataclass
 from typing import LiteralString
 
@@ -20,10 +20,15 @@ class KeptAnswer:
 
 
 class Keys:
-    """``scope`` is who and what (``"1000 POST /v1/sandboxes"``), ``key`` is the header's value."""
+    """``scope`` is who and what (``"1000 POST /v1/sandboxes"``), ``key`` is the header's value.
 
-    def __init__(self, database: Database) -> None:
+    A request can hold secrets: what is kept of it is an HMAC under ``digest_key``, which is not in the
+    database.
+    """
+
+    def __init__(self, database: Database, digest_key: bytes) -> None:
         self._database = database
+        self._digest_key = digest_key
         self._owed: dict[tuple[str, str], KeptAnswer | None] = {}  # None: a release
 
     async def claim(self, scope: str, key: str, request: bytes) -> KeptAnswer | None:
@@ -35,7 +40,7 @@ class Keys:
         """
         if (scope, key) in self._owed:
             await self._settle(scope, key, self._owed.pop((scope, key)))
-        digest = hashlib.sha256(request).hexdigest()
+        digest = hmac.digest(self._digest_key, request, "sha256").hex()
         async with self._database.transaction() as connection:
             claimed = await connection.execute(
                 "INSERT INTO fluid.keys (scope, key, request_sha256) VALUES (%s, %s, %s) "

@@ -7,6 +7,7 @@ the names it may ask for; any other name does not exist for it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from pathlib import Path
 
 from backend.ansible import SshKey, TargetHost, is_address
 from backend.config import TargetGroup, TargetsConfig
-from backend.errors import ConfigError, TargetNotFound
+from backend.errors import ConfigError, TargetDown, TargetNotFound
 from backend.models import Identity, Role, TargetView
 from backend.targets.inventory import read_inventory
 from backend.targets.known_hosts import host_key
+
+log = logging.getLogger("fluid.targets")
 
 CONNECT_S = 10
 CHECK_S = 20
@@ -115,8 +118,22 @@ class Targets:
 
         Raises:
             TargetNotFound: no such target, or not one that ``actor`` may ask for.
+            TargetDown: to an agent, of one that :meth:`resolve` refuses in words that are for operators.
         """
-        return [self._visible_entry(name, actor).name for name in dict.fromkeys(names)]
+        entries = [self._visible_entry(name, actor) for name in dict.fromkeys(names)]
+        if actor.role is Role.AGENT:
+            for entry in entries:
+                self._must_be_ready(entry)
+        return [entry.name for entry in entries]
+
+    def _must_be_ready(self, entry: _Entry) -> None:
+        try:
+            self._resolved(entry)
+        except ConfigError as error:
+            log.warning("%s; %s", error.message, error.remedy)
+            raise TargetDown(
+                f"target {entry.name!r} is not ready", remedy="ask an operator: the backend's log says why"
+            ) from error
 
     def resolve(self, names: Iterable[str]) -> Sequence[ResolvedTarget]:
         """All that an approval binds about the targets, in the order of ``names``.

@@ -27,6 +27,7 @@ from backend.errors import (
     DatabaseDown,
     EvidenceIncomplete,
     FluidError,
+    HypervisorFailed,
     InvalidValue,
     MissingProgram,
     NoSpace,
@@ -34,13 +35,14 @@ from backend.errors import (
     PanicActive,
     RoleDenied,
     RunNotFound,
+    SandboxNotFound,
     SelfApproval,
     StaleDigest,
     TargetLocked,
     TimedOut,
     WrongState,
 )
-from backend.fleet import Trust
+from backend.fleet import Fleet, Trust
 from backend.guests import CertificateAuthority
 from backend.models import (
     Approval,
@@ -180,6 +182,21 @@ class Machines:
     async def resume(self, actor: Identity, sandbox_id: str) -> Sandbox:
         self.rows[sandbox_id].phase = Phase.RUNNING
         return self.rows[sandbox_id]
+
+
+class Owned:
+    """SBX-1, named web, is the first agent's."""
+
+    async def get(self, actor: Identity, sandbox_id: str) -> Sandbox:
+        if actor is not AGENT or sandbox_id not in ("SBX-1", "web"):
+            raise SandboxNotFound(f"no sandbox {sandbox_id}")
+        at = now()
+        return Sandbox(id="SBX-1", sandbox_name="web", base_image="debian-12", created_at=at, updated_at=at)
+
+
+@pytest.fixture
+def asks(store: Store, bus: EventBus, audit: Audit) -> Asks:
+    return Asks(store, bus, audit, cast("Fleet", Owned()))
 
 
 @pytest.fixture
@@ -910,10 +927,7 @@ async def test_what_nobody_decides_expires(approvals: Approvals, book: ApprovalB
     assert (await approvals.get(ANNA, asked.id)).state is ApprovalState.EXPIRED
 
 
-async def test_an_open_question_is_listed_however_many_were_answered_since(
-    store: Store, bus: EventBus, audit: Audit
-) -> None:
-    asks = Asks(store, bus, audit)
+async def test_an_open_question_is_listed_however_many_were_answered_since(store: Store, asks: Asks) -> None:
     request = AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30)
     ask = await asks.ask(AGENT, request)
     over = await asks.ask(OTHER_AGENT, request)
@@ -929,8 +943,7 @@ async def test_an_open_question_is_listed_however_many_were_answered_since(
     assert (await store.asks.get(over.request_id)).status is AskState.EXPIRED
 
 
-async def test_a_blocked_ask_returns_when_a_person_answers(store: Store, bus: EventBus, audit: Audit) -> None:
-    asks = Asks(store, bus, audit)
+async def test_a_blocked_ask_returns_when_a_person_answers(asks: Asks) -> None:
     request = AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30)
     ask = await asks.ask(AGENT, request)
     waiting = asyncio.create_task(asks.wait(AGENT, ask.request_id, 30))
@@ -945,13 +958,12 @@ async def test_a_blocked_ask_returns_when_a_person_answers(store: Store, bus: Ev
 
 async def test_what_ends_by_itself_or_is_withdrawn_is_on_record_before(
     store: Store,
-    bus: EventBus,
+    asks: Asks,
     audit: Audit,
     approvals: Approvals,
     book: ApprovalBook,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asks = Asks(store, bus, audit)
     request = AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30)
     ask, late = await asks.ask(AGENT, request), await asks.ask(AGENT, request)
     await store.asks.change(late.request_id, lambda row: row.model_copy(update={"expires_at": now()}))
@@ -981,15 +993,23 @@ async def test_what_ends_by_itself_or_is_withdrawn_is_on_record_before(
         assert [row.step for row in rows] == ["outcome", "intent"], "once"
 
 
-async def test_nothing_is_kept_of_a_question_that_there_is_not_or_that_is_another_agents(
-    store: Store, bus: EventBus, audit: Audit
-) -> None:
-    asks = Asks(store, bus, audit)
+async def test_nothing_is_kept_of_a_question_that_there_is_not_or_that_is_another_agents(asks: Asks) -> None:
     ask = await asks.ask(AGENT, AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30))
     for actor, id in ((AGENT, "APR-00000000"), (OTHER_AGENT, ask.request_id)):
         with pytest.raises(NotFound):
             await asks.wait(actor, id, 1)
     assert asks._answered == {}
+
+
+async def test_a_question_is_about_a_sandbox_of_its_agents_own(store: Store, asks: Asks) -> None:
+    request = AskRequest(prompt="Drop it?", action_type="irreversible", sandbox_id="web")
+    for actor, named in ((OTHER_AGENT, "web"), (OTHER_AGENT, "SBX-1"), (AGENT, "SBX-none")):
+        with pytest.raises(SandboxNotFound):
+            await asks.ask(actor, request.model_copy(update={"sandbox_id": named}))
+    assert await asks.list(ANNA) == []
+    for named in ("web", "SBX-1"):
+        asked = await asks.ask(AGENT, request.model_copy(update={"sandbox_id": named}))
+        assert (await store.asks.get(asked.request_id)).sandbox_id == "SBX-1"
 
 
 async def test_what_targets_said_of_an_older_request_is_in_no_refusal(
@@ -1004,6 +1024,23 @@ async def test_what_targets_said_of_an_older_request_is_in_no_refusal(
     with pytest.raises(AlreadyDecided) as refused:
         await approvals.withdraw(AGENT, fresh.id)
     assert str(refused.value) == f"{fresh.id} is failed: the apply failed"
+
+
+async def test_why_no_rehearsal_was_made_is_told_whole_to_operators_only(
+    store: Store, approvals: Approvals, book: ApprovalBook, audit: Audit
+) -> None:
+    async def load(_: str) -> Any:
+        raise HypervisorFailed("layer /var/lib/fluid/x of 10.9.8.7 cannot be read", remedy="mend it")
+
+    asked = await pending(book, state=ApprovalState.REHEARSING)
+    async with Background() as background:
+        parts: list[Any] = [Config(), store, book, audit, None, SimpleNamespace(load=load), *[None] * 4]
+        RealPipeline(*parts, background, lambda: None, cast("Any", None)).rehearse(asked)
+        await until_idle()
+    told, whole = await approvals.get(AGENT, asked.id), await approvals.get(ANNA, asked.id)
+    assert "/var/lib" in whole.ending and "10.9.8.7" in whole.ending
+    assert told.ending == f"the rehearsal could not be made: {HypervisorFailed.agents_hear}"
+    assert "10.9.8.7" not in told.model_dump_json()
 
 
 async def test_a_panic_blocks_every_approval_and_pauses_what_runs_until_it_is_released(

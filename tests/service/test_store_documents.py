@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 import json
 from datetime import timedelta
 from typing import NoReturn
@@ -20,7 +22,14 @@ from backend.errors import (
     SnapshotNotFound,
 )
 from backend.models import Changes, Command, Phase, RunningState, Sandbox, Snapshot, now
-from backend.store import Database, KeptAnswer, Store
+from backend.store import Database, KeptAnswer, Keys, Store
+
+DIGEST_KEY = bytes(range(32))
+
+
+@pytest.fixture
+def keys(database: Database) -> Keys:
+    return Keys(database, DIGEST_KEY)
 
 
 def sandbox(id: str, name: str, **fields: object) -> Sandbox:
@@ -151,36 +160,56 @@ async def test_a_commands_output_is_kept_to_the_byte(store: Store) -> None:
     assert (header.stdout, header.exit_code, total) == ("", 0, 1)
 
 
-async def test_an_idempotency_key_gives_the_same_answer_again(store: Store) -> None:
+async def test_an_idempotency_key_gives_the_same_answer_again(keys: Keys) -> None:
     scope = "1000 POST /v1/sandboxes"
-    assert await store.keys.claim(scope, "k1", b"{}") is None
+    assert await keys.claim(scope, "k1", b"{}") is None
     with pytest.raises(Conflict, match="still at work"):
-        await store.keys.claim(scope, "k1", b"{}")
-    await store.keys.keep(scope, "k1", KeptAnswer(201, '{"a": "\x00"}'))
-    assert await store.keys.claim(scope, "k1", b"{}") == KeptAnswer(201, '{"a": "\x00"}')
+        await keys.claim(scope, "k1", b"{}")
+    await keys.keep(scope, "k1", KeptAnswer(201, '{"a": "\x00"}'))
+    assert await keys.claim(scope, "k1", b"{}") == KeptAnswer(201, '{"a": "\x00"}')
     with pytest.raises(InvalidValue, match="another request"):
-        await store.keys.claim(scope, "k1", b"{1}")
-    assert await store.keys.claim("1001 POST /v1/sandboxes", "k1", b"{}") is None
-    assert await store.keys.forget_unfinished() == 1
+        await keys.claim(scope, "k1", b"{1}")
+    assert await keys.claim("1001 POST /v1/sandboxes", "k1", b"{}") is None
+    assert await keys.forget_unfinished() == 1
+
+
+async def test_no_row_of_a_key_tells_a_short_secret_of_its_request(keys: Keys, database: Database) -> None:
+    body = b'{"secrets": {"pin": "1234"}}'
+    await keys.claim("scope", "k1", body)
+    async with database.transaction() as connection:
+        (row,) = await (await connection.execute("SELECT k::text FROM fluid.keys k")).fetchall()
+    assert hashlib.sha256(body).hexdigest() not in row[0]
+    assert hmac.digest(DIGEST_KEY, body, "sha256").hex() in row[0]
+
+
+async def test_a_row_of_a_former_version_is_of_another_request(keys: Keys, database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute(
+            "INSERT INTO fluid.keys (scope, key, request_sha256, status, answer) "
+            "VALUES ('scope', 'k1', %s, 201, '{}')",
+            (hashlib.sha256(b"{}").hexdigest(),),
+        )
+    with pytest.raises(InvalidValue, match="another request"):
+        await keys.claim("scope", "k1", b"{}")
 
 
 @pytest.mark.parametrize("answer", [KeptAnswer(201, "{}"), None])
 async def test_an_outage_between_claim_and_end_does_not_hold_the_key(
-    store: Store, database: Database, monkeypatch: pytest.MonkeyPatch, answer: KeptAnswer | None
+    keys: Keys, database: Database, monkeypatch: pytest.MonkeyPatch, answer: KeptAnswer | None
 ) -> None:
-    assert await store.keys.claim("scope", "k1", b"{}") is None
+    assert await keys.claim("scope", "k1", b"{}") is None
     with monkeypatch.context() as outage:
         outage.setattr(database, "transaction", _down)
         if answer is None:
-            await store.keys.release("scope", "k1")
+            await keys.release("scope", "k1")
         else:
-            await store.keys.keep("scope", "k1", answer)
+            await keys.keep("scope", "k1", answer)
         with pytest.raises(DatabaseDown):
-            await store.keys.claim("scope", "k1", b"{}")
-    assert await store.keys.claim("scope", "k1", b"{}") == answer
+            await keys.claim("scope", "k1", b"{}")
+    assert await keys.claim("scope", "k1", b"{}") == answer
     if answer is None:
         with pytest.raises(Conflict, match="still at work"):
-            await store.keys.claim("scope", "k1", b"{}")
+            await keys.claim("scope", "k1", b"{}")
 
 
 def _down() -> NoReturn:

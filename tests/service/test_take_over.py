@@ -23,6 +23,7 @@ from backend.client import AsyncFluid
 from backend.client.call import Call, nothing, path
 from backend.config import Config, LimitConfig, ServerConfig
 from backend.errors import AlreadyDecided, NoRoute, PaneNotFound, PaneTaken, RoleDenied, WrongState
+from backend.fleet import Fleet
 from backend.models import AskRequest, Event, Identity, Pane, Role, Sandbox, TakeOverEnd, now
 from backend.panes import Panes, TakeOver
 from backend.panes.taking import Mark
@@ -288,7 +289,11 @@ class Doors:
 @pytest.fixture
 def doors(open_folder: Path, panes: Panes, store: Store, bus: EventBus, audit: Audit) -> Doors:
     services = SimpleNamespace(
-        panes=panes, events=bus, audit=audit, onlookers=Onlookers(bus), asks=Asks(store, bus, audit)
+        panes=panes,
+        events=bus,
+        audit=audit,
+        onlookers=Onlookers(bus),
+        asks=Asks(store, bus, audit, cast("Fleet", None)),
     )
     return Doors(open_folder, services)
 

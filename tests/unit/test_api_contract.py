@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import httpx2
 import pytest
@@ -18,12 +19,29 @@ from backend.api.operator import operator_app
 from backend.api.routes import commands
 from backend.client import calls
 from backend.client.calls import STDIN_LIMIT_BYTES
-from backend.errors import AlreadyDecided, HypervisorDown, PanicActive, SandboxNotFound, TooLarge
+from backend.errors import (
+    AlreadyDecided,
+    BackendDown,
+    CommandLost,
+    ConfigError,
+    DiskUnreadable,
+    FluidError,
+    GuestDown,
+    GuestFull,
+    HypervisorDown,
+    PanicActive,
+    SandboxNotFound,
+    TargetDown,
+    TooLarge,
+    Unavailable,
+    all_errors,
+)
 from backend.models import (
     Command,
     CommandRequest,
     CreateSandbox,
     Event,
+    HostView,
     Identity,
     Phase,
     Role,
@@ -37,6 +55,7 @@ BOT = Peer(2000, 2000, 20, "bot", frozenset({"bot"}))
 CAROL = Peer(3000, 3000, 30, "carol", frozenset({"carol", "audit"}))
 ROLES = Roles(frozenset({"alice"}), frozenset({"bot"}), frozenset({"@audit"}))
 FILE_LIMIT = 2 * 1024**2
+ABOUT_THE_CALLERS_OWN = (BackendDown, CommandLost, DiskUnreadable, GuestDown, GuestFull, TargetDown)
 NO_SERVICES = cast("Services", None)
 APPS = {  # building one takes longer than any test
     Door.AGENT: agent_app(NO_SERVICES, asyncio.Event()),
@@ -90,16 +109,16 @@ class FakeFleet:
 
 class FakeKeys:
     def __init__(self) -> None:
-        self.kept: dict[tuple[str, str], KeptAnswer] = {}
+        self.claimed: dict[tuple[str, str], KeptAnswer | None] = {}
 
     async def claim(self, scope: str, key: str, request: bytes) -> KeptAnswer | None:
-        return self.kept.get((scope, key))
+        return self.claimed.setdefault((scope, key), None)
 
     async def keep(self, scope: str, key: str, answer: KeptAnswer) -> None:
-        self.kept[scope, key] = answer
+        self.claimed[scope, key] = answer
 
     async def release(self, scope: str, key: str) -> None:
-        self.kept.pop((scope, key), None)
+        del self.claimed[scope, key]
 
 
 class FakeEvents:
@@ -271,6 +290,64 @@ async def test_a_part_that_is_down_says_when_to_come_back(door: Opener) -> None:
     assert int(answer.headers["retry-after"]) > 0
 
 
+OURS = [
+    kind
+    for kind in all_errors()
+    if kind is ConfigError or (issubclass(kind, Unavailable) and not issubclass(kind, ABOUT_THE_CALLERS_OWN))
+]
+
+
+@pytest.mark.parametrize("kind", OURS, ids=lambda kind: kind.code)
+async def test_an_agent_hears_which_part_is_down_and_no_address_or_path_of_ours(
+    door: Opener, fleet: FakeFleet, kind: type[FluidError], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(*_: object) -> Command:
+        raise kind(
+            "/etc/fluid/known_hosts holds no key of 10.20.0.5", remedy="ssh-keyscan 10.20.0.5", log="/var/lib"
+        )
+
+    fleet.start = fleet.run = fails  # type: ignore[assignment, method-assign]
+    start, run = "/v1/sandboxes/SBX-12345678/start", "/v1/sandboxes/SBX-12345678/run"
+    async with door() as client:
+        told = await client.post(start)
+        streamed = (await client.post(run, json={"command": "id", "stream": True})).text
+    async with door(ALICE, Door.OPERATOR) as client:
+        whole = (await client.post(start)).text
+    assert (told.status_code, told.json()["error_code"]) == (
+        503,
+        "unavailable" if kind is ConfigError else kind.code,
+    )
+    assert "ask an operator" in told.json()["remedy"] and told.json()["error"]
+    for ours in ("/etc/fluid", "10.20.0.5", "/var/lib"):
+        assert ours not in told.text and ours not in streamed and ours in whole
+    assert "event: error" in streamed
+    assert caplog.text.count("/etc/fluid/known_hosts holds no key of 10.20.0.5") == 3
+
+
+@pytest.mark.parametrize("kind", ABOUT_THE_CALLERS_OWN, ids=lambda kind: kind.code)
+async def test_an_agent_hears_what_its_own_guest_lacks(
+    door: Opener, fleet: FakeFleet, kind: type[FluidError]
+) -> None:
+    async def fails(*_: object) -> Sandbox:
+        raise kind("the disk of web is full", remedy="delete something in the guest")
+
+    fleet.start = fails  # type: ignore[method-assign]
+    async with door() as client:
+        told = (await client.post("/v1/sandboxes/SBX-12345678/start")).json()
+    assert (told["error"], told["remedy"]) == ("the disk of web is full", "delete something in the guest")
+
+
+async def test_an_agent_hears_which_host_is_lost_and_not_why(door: Opener) -> None:
+    lost = HostView(name="far-1", address="10.0.0.9", status="lost", last_error="refused")
+    async with door() as client, door(ALICE, Door.OPERATOR) as operator:
+        fakes = APPS[Door.AGENT].state.services.fleet
+        fakes.hosts, fakes.sources = AsyncMock(return_value=[lost]), AsyncMock(return_value=[])
+        (told,) = (await client.get("/v1/vms")).json()["host_errors"]
+        (whole,) = (await operator.get("/v1/vms")).json()["host_errors"]
+    assert (told["host_name"], told["error"]) == ("far-1", "it does not answer")
+    assert whole["error"] == "refused"
+
+
 async def test_a_bug_shows_its_request_id_and_none_of_its_words(
     door: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -306,6 +383,38 @@ async def test_a_failed_request_frees_its_key(door: Opener) -> None:
             path = "/v1/sandboxes/SBX-12345678/start"
             answer = await client.post(path, headers={"Idempotency-Key": "k"})
             assert answer.status_code == 503
+
+
+async def test_a_streamed_command_with_a_key_is_answered_and_frees_its_key(door: Opener) -> None:
+    body = {"command": "id", "stream": True}
+    async with door() as client:
+        for _ in range(2):
+            answer = await client.post(
+                "/v1/sandboxes/SBX-12345678/run", json=body, headers={"Idempotency-Key": "k"}
+            )
+            assert (answer.status_code, "event: command" in answer.text) == (200, True)
+    assert APPS[Door.AGENT].state.services.keys.claimed == {}
+
+
+async def test_an_answer_that_cannot_be_kept_frees_its_key(
+    door: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with door() as client:
+        keys = APPS[Door.AGENT].state.services.keys
+        monkeypatch.setattr(keys, "keep", AsyncMock(side_effect=ValueError("too long")))
+        answer = await client.post("/v1/sandboxes", json=CREATE, headers={"Idempotency-Key": "k"})
+    assert (answer.status_code, keys.claimed) == (500, {})
+
+
+async def test_a_key_is_of_its_path_with_its_query(door: Opener, fleet: FakeFleet) -> None:
+    async with door() as client:
+        for path in ("/v1/sandboxes?a=1", "/v1/sandboxes?a=2", "/v1/sandboxes?a=1"):
+            await client.post(path, json=CREATE, headers={"Idempotency-Key": "k"})
+        long = await client.post(
+            f"/v1/sandboxes?a={'x' * 4000}", json=CREATE, headers={"Idempotency-Key": "k"}
+        )
+    assert len(fleet.created) == 2
+    assert (long.status_code, long.json()["error_code"]) == (400, "bad_request")
 
 
 @pytest.mark.parametrize("spelling", ["run", "command"])
@@ -509,6 +618,21 @@ async def test_events_go_on_after_the_last_one_seen(door: Opener) -> None:
     ids = [line for line in answer.text.splitlines() if line.startswith("id:")]
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert ids == ["id: 3"]
+
+
+@pytest.mark.parametrize(
+    ("peer", "on", "path"),
+    [(ALICE, Door.OPERATOR, "/v1/events"), (BOT, Door.AGENT, "/v1/sandboxes/SBX-12345678/stream")],
+)
+async def test_an_event_number_without_end_is_bad_input(
+    door: Opener, peer: Peer, on: Door, path: str
+) -> None:
+    async with door(peer, on) as client:
+        for digits in (19, 5000):
+            sent = {"Accept": "text/event-stream", "Last-Event-ID": "9" * digits}
+            answer = await client.get(path, headers=sent)
+            assert (answer.status_code, answer.json()["error_code"]) == (400, "bad_request")
+            assert answer.json()["remedy"] and len(answer.json()["error"]) < 200
 
 
 async def test_a_stream_asked_for_plainly_says_how_to_ask(door: Opener) -> None:

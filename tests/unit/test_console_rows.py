@@ -365,6 +365,45 @@ def test_a_review_counts_settings_by_kind_and_a_task_s_path_stands_beside_its_na
     assert "run  Remove /etc/x  ansible.builtin.file" in shown
 
 
+def _told_of(*tasks: PlaybookTask, yaml: str = "") -> list[str]:
+    made = Playbook(
+        id="PBK-1", name="p", sandbox_id="S", yaml=yaml, tasks=list(tasks), digest="d", created_at=now()
+    )
+    return [plain(each) for each in what_will_run(fleet(now()).approvals[0], made)]
+
+
+def test_a_command_is_shown_beside_unsafe_text_and_one_that_cannot_be_is_said_so() -> None:
+    task = PlaybookTask(name="Make it", module="ansible.builtin.command", opaque=True)
+    yaml = """
+- hosts: all
+  tasks:
+    - name: Say it
+      ansible.builtin.lineinfile: {path: /etc/motd, line: !unsafe "a {{ b }}"}
+    - name: Make it
+      ansible.builtin.command:
+        argv: [echo, !unsafe "{{ 7*7 }} #"]
+"""
+    assert "     $ echo '{{ 7*7 }} #'" in _told_of(task, yaml=yaml)
+    for unread in ("", "- [", yaml.replace("argv", "cmd"), "- day: 2026-13-45"):
+        assert "     ! its command is not shown here: read it in the Playbook tab" in _told_of(
+            task, yaml=unread
+        )
+
+
+def test_a_path_is_left_out_only_where_the_name_ends_in_the_whole_of_it() -> None:
+    file = "ansible.builtin.file"
+
+    def told(name: str, *paths: str) -> str:
+        return _told_of(PlaybookTask(name=name, module=file, paths=list(paths)))[-2]
+
+    assert told("Tidy /etc/ssh/sshd_config.d/old.conf", "/etc/ssh").endswith(f"{file} /etc/ssh")
+    assert told("Tidy /srv/etc/ssh", "/etc/ssh").endswith(f"{file} /etc/ssh")
+    assert told("Tidy /etc/ssh in /srv", "/etc/ssh").endswith(f"{file} /etc/ssh")
+    assert told("Tidy /etc/ssh", "/etc/ssh") == f"run  Tidy /etc/ssh  {file}"
+    assert told("/etc/ssh", "/etc/ssh") == f"run  /etc/ssh  {file}"
+    assert told("Tidy /etc/a", "/etc/a", "/etc/b", "/etc/c").endswith(f"{file} /etc/a and 2 more")
+
+
 def test_what_the_rehearsal_skipped_stands_first_and_opaque_tasks_are_counted_where_yes_is_typed() -> None:
     evidence = fleet(now()).approvals[0].evidence.model_copy(update={"unrehearsed": ["Skipped"]})
     approval = fleet(now()).approvals[0].model_copy(update={"evidence": evidence})

@@ -10,6 +10,7 @@ from unittest.mock import AsyncMock
 
 import pytest
 
+from backend.errors import HypervisorDown
 from backend.fleet.commands import Commands
 from backend.models import Command, CommandRequest, Sandbox, now
 
@@ -50,3 +51,13 @@ async def test_the_last_command_is_kept_with_how_it_ended(exit_code: int | None)
     assert [(row.last_command, row.last_exit, row.commands) for row in fleet.saved] == [
         ("nginx -t", exit_code, 1)
     ]
+
+
+async def test_a_commands_row_which_its_agent_reads_holds_no_words_of_our_hosts() -> None:
+    fleet = Fleet(0)
+    lost = HypervisorDown("host kvm-01 (10.20.0.5): /root/.ssh/id is refused", remedy="mend it")
+    fleet._commands.run.side_effect = lost  # type: ignore[attr-defined]
+    command = Command(id="CMD-1", sandbox_id="SBX-1", command="true", started_at=now())
+    with pytest.raises(HypervisorDown, match="kvm-01"):
+        await fleet._execute(ROW, command, CommandRequest(command="true"), 5, None)
+    assert command.metadata["failure"] == HypervisorDown.agents_hear

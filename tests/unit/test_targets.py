@@ -65,6 +65,25 @@ async def test_an_agent_sees_what_its_group_allows(
     assert found.allowed(OPERATOR, ["web-01", "web-01"]) == ["web-01"]
 
 
+def test_an_agent_hears_of_a_target_that_is_not_ready_and_none_of_our_paths(
+    tmp_path: Path, given: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    given["hosts"] = {"web-03": {"address": "10.9.0.3"}, "web-09": {"address": "10.9.0.9"}}
+    found = targets(tmp_path, given | {"agents": ["*"]})
+    assert found.allowed(AGENT, ["web-03"]) == ["web-03"]
+    assert found.allowed(OPERATOR, ["web-09"]) == ["web-09"]
+    for broken in (given["known_hosts"].touch, given["known_hosts"].unlink):
+        broken()
+        with pytest.raises(TargetDown) as caught:
+            found.allowed(AGENT, ["web-03", "web-09"])
+        name = "web-09" if given["known_hosts"].exists() else "web-03"
+        assert (caught.value.message, caught.value.remedy) == (
+            f"target {name!r} is not ready",
+            "ask an operator: the backend's log says why",
+        )
+    assert "holds no key of 10.9.0.9" in caplog.text and "cannot read" in caplog.text
+
+
 def test_a_resolved_target_holds_all_that_is_bound(tmp_path: Path, given: dict[str, Any]) -> None:
     (target,) = targets(tmp_path, given | {"approvals": 2, "become": True, "user": "ops"}).resolve(["web-01"])
     assert (target.address, target.port, target.user, target.become) == ("10.9.0.1", 2222, "ops", True)

@@ -9,10 +9,12 @@ from fastapi import Response
 from backend.api.bodies import BuildBody, HostBody, HostKeyBody, ImportBody, PrepareBody, StatusBody
 from backend.api.common import Caller, Served, answer, router
 from backend.images import ImageImport
-from backend.models import HostKeyView, HostView, ImageView, LeftoverReport, SourceCheck
+from backend.models import HostKeyView, HostView, ImageView, LeftoverReport, Role, SourceCheck
 
 agent = router("catalog")
 operator = router("catalog")
+
+NO_ANSWER = "it does not answer"
 
 
 @agent.get("/v1/sources")
@@ -40,7 +42,12 @@ async def vms(caller: Caller, services: Served) -> Response:
     ]
     lost = [host for host in hosts if host.status != "up" and host.last_error]
     errors = [
-        {"host_name": host.name, "host_address": host.address, "error": host.last_error} for host in lost
+        {
+            "host_name": host.name,
+            "host_address": host.address,
+            "error": NO_ANSWER if caller.role is Role.AGENT else host.last_error,
+        }
+        for host in lost
     ]
     return answer({"vms": found, "host_errors": errors})
 
