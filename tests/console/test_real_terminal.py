@@ -85,6 +85,16 @@ def test_a_slow_line_carries_the_first_screen_in_a_moment() -> None:
         assert seen.written <= FIRST_PAINT_BYTES
 
 
+@pytest.mark.parametrize(("locale", "ascii"), [("C", True), ("POSIX", True), ("C.UTF-8", False)])
+def test_a_locale_without_utf_8_gets_ascii_from_the_first_byte_on(locale: str, ascii: bool) -> None:
+    """CPython makes LC_CTYPE=C.UTF-8 of it in its own environment (PEP 538): that is not the operator's."""
+    given = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": locale}
+    with RawTerminal([sys.executable, "-m", "tests.console.demo_app"], given, 80, 24, keeps=True) as seen:
+        seen.until(b"kernel-cve")
+        seen.settle(quiet_s=0.5)
+        assert seen.output.isascii() is ascii
+
+
 @pytest.mark.parametrize("term", ["xterm-256color", "linux"])
 def test_without_colour_no_colour_is_sent_and_where_one_is_stands_out(term: str) -> None:
     """Not a grey either, and not the terminal's default: no-color.org."""

@@ -34,6 +34,7 @@ from backend.cli.common import door
 from backend.cli.terminal import painted_screen, split_keys
 from backend.client.calls import STDIN_LIMIT_BYTES
 from backend.demo import cli as demo_cli
+from backend.environment import as_given
 from backend.errors import BackendDown, all_errors
 from backend.models import Approval, ApprovalState, Evidence, PaneScreen, Playbook, TargetEvidence, now
 from backend.paths import Paths
@@ -1504,14 +1505,34 @@ def test_the_demo_becomes_root_with_our_code_whatever_lies_in_the_folder(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(sys, "argv", ["fluid", "--version"])
 
-    def instead(name: str, words: list[str]) -> None:
-        assert (name, words[:2]) == ("sudo", ["sudo", "-E"])
+    def instead(name: str, words: list[str], environment: dict[str, str]) -> None:
+        assert (name, words[:2], environment) == ("sudo", ["sudo", "-E"], as_given())
         raise SystemExit(subprocess.run(words[2:], capture_output=True, text=True, timeout=60).stdout)
 
-    monkeypatch.setattr(os, "execvp", instead)
+    monkeypatch.setattr(os, "execvpe", instead)
     with pytest.raises(SystemExit, match=r"^fluid \d"):
         demo_cli.demo(seed=None, unattended=False, json_file=None, clean=False)
     assert not stranger.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (b"LANG=C\0TERM=xterm\0", None),  # CPython's word, not the operator's: PEP 538
+        (b"LANG=C\0LC_CTYPE=C.UTF-8\0", "C.UTF-8"),
+        (None, "C.UTF-8"),
+    ],
+)
+def test_the_environment_is_the_one_we_were_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bytes | None, kept: str | None
+) -> None:
+    monkeypatch.setenv("LC_CTYPE", "C.UTF-8")
+    monkeypatch.setenv("FLUID_ASCII", "0")
+    file = tmp_path / "environ"
+    if given is not None:
+        file.write_bytes(given)
+    found = as_given(file)
+    assert (found.get("LC_CTYPE"), found["FLUID_ASCII"]) == (kept, "0")
 
 
 @pytest.mark.parametrize(
