@@ -128,6 +128,15 @@ def approval_mark(approval: Approval) -> Mark:
     return mark
 
 
+def timed(approval: Approval, now: datetime) -> Approval:
+    """The same request, its progress with how long that is under way: ``dry run on web-01 for 20 s``."""
+    if not approval.progress or approval.progress_since is None:
+        return approval
+    lasts = (now - approval.progress_since).total_seconds()
+    words = f"{approval.progress} for {span(lasts)}" if lasts >= STEP_S else approval.progress
+    return approval.model_copy(update={"progress": words})
+
+
 def after_yes(approval: Approval) -> str:
     """What a request is once somebody approved it: others may have to."""
     if approval.state is ApprovalState.PENDING:

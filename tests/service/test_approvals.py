@@ -246,6 +246,24 @@ async def test_a_yes_to_the_digest_starts_the_apply_and_is_in_the_audit(
     assert [row.step for row in rows] == ["outcome", "intent"] and rows[0].actor_uid == ANNA.uid
 
 
+async def test_what_is_under_way_says_since_when_whatever_else_happens_to_its_request(
+    approvals: Approvals, book: ApprovalBook
+) -> None:
+    def says(words: str) -> Callable[[Approval], None]:
+        def change(row: Approval) -> None:
+            row.progress = words
+
+        return change
+
+    asked = await pending(book, threshold=2)
+    begun = await book.change(asked.id, [ApprovalState.PENDING], says("dry run on web-01"))
+    assert begun.progress_since == begun.updated_at
+    decided = await approvals.approve(ANNA, asked.id, asked.digest)
+    assert (decided.progress_since, decided.updated_at > begun.updated_at) == (begun.progress_since, True)
+    over = await book.change(asked.id, [ApprovalState.PENDING], says(""))
+    assert over.progress_since is None
+
+
 async def test_the_second_operator_learns_who_was_first(approvals: Approvals, book: ApprovalBook) -> None:
     asked = await pending(book)
     await approvals.reject(ANNA, asked.id, "not on a Friday")
