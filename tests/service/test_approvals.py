@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from backend.approvals import ApprovalBook, Approvals, Asks, Panic
 from backend.approvals import Pipeline as RealPipeline
 from backend.audit import Audit
 from backend.background import Background
+from backend.client import AsyncFluid
 from backend.config import Config
 from backend.errors import (
     AlreadyDecided,
@@ -66,6 +68,7 @@ from backend.models.approval import APPROVAL_OVER
 from backend.playbooks import CheckedPlaybook, Runs
 from backend.store import EventBus, Store
 from backend.targets import ResolvedTarget
+from tests.fix_doors import Backend
 
 AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
 OTHER_AGENT = Identity(uid=2002, name="other", role=Role.AGENT)
@@ -331,6 +334,25 @@ async def test_nobody_approves_their_own_whatever_their_role(
     with pytest.raises(SelfApproval):
         await approvals.approve(ANNA, asked.id, asked.digest)
     assert pipeline.applied == []
+
+
+@pytest.mark.parametrize("changes", [True, False])
+async def test_a_reject_tells_its_agent_why_and_whether_it_may_mend_it(
+    approvals: Approvals, book: ApprovalBook, backend: Backend, changes: bool
+) -> None:
+    backend.approvals = approvals
+    asked = await pending(book, requester_uid=os.getuid())
+    async with (
+        backend.serving(Config()),
+        AsyncFluid(backend.paths.operator_socket) as operator,
+        AsyncFluid(backend.paths.agent_socket) as agent,
+    ):
+        waiting = asyncio.create_task(agent.wait_approval(asked.id))
+        await operator.reject(asked.id, "use the packaged unit", changes)
+        told = await asyncio.wait_for(waiting, 20)
+    (said,) = told.decisions
+    assert (told.state, told.outcome) == (ApprovalState.REJECTED, "use the packaged unit")
+    assert (said.verb, said.comment, said.changes_requested) == ("reject", "use the packaged unit", changes)
 
 
 async def test_an_agent_neither_approves_nor_rejects(approvals: Approvals, book: ApprovalBook) -> None:

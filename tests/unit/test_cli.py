@@ -746,6 +746,17 @@ def test_an_exported_playbook_is_a_folder_that_plain_ansible_reads(
     assert "is not empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("options", "changes"), [(["--changes"], True), ([], False)])
+def test_a_reject_sends_the_reason_and_whether_it_asks_for_changes(
+    backend: FakeBackend, capsys: Capture, options: list[str], changes: bool
+) -> None:
+    told = APPROVAL | {"state": "rejected", "outcome": "use the packaged unit"}
+    backend.answers["POST /v1/approvals/APR-4f2a0000/reject"] = (200, told)
+    assert run(["approvals", "reject", "APR-4f2a0000", "use the packaged unit", *options]) == 0
+    assert capsys.readouterr().out == "APR-4f2a0000 is rejected: use the packaged unit\n"
+    assert backend.asked[-1][2] == {"reason": "use the packaged unit", "changes_requested": changes}
+
+
 def test_an_operator_reads_how_it_ended_and_what_targets_said(backend: FakeBackend, capsys: Capture) -> None:
     ended = {"state": "failed", "outcome": "the apply failed", "said_by_targets": "web-01: no space"}
     backend.answers["POST /v1/approvals/APR-4f2a0000/approve"] = (200, APPROVAL | ended)
