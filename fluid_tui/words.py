@@ -41,6 +41,8 @@ PHASES: dict[Phase, Mark] = {
     Phase.LOST: Mark("?", "lost", Role.BAD),
 }
 
+ASKS = Mark("!", "asks", Role.WARN)
+
 SAID: dict[str, Mark] = {
     "planning": Mark("●", "plans", Role.GOOD),
     "working": Mark("●", "works", Role.GOOD),
@@ -114,7 +116,7 @@ SETTINGS: dict[SettingKind, tuple[str, str]] = {
 def sandbox_mark(sandbox: Sandbox, asks: bool) -> Mark:
     """What a sandbox is doing: asking a person, then its phase, then what its agent said of itself."""
     if asks:
-        return Mark("!", "asks", Role.WARN)
+        return ASKS
     if sandbox.phase is Phase.RUNNING:
         return SAID.get(sandbox.status, PHASES[Phase.RUNNING])
     return PHASES[sandbox.phase]
