@@ -191,6 +191,21 @@ def test_every_error_of_the_backend_becomes_its_exit_code(
     assert capsys.readouterr().err == "fluid: it failed — mend it\n"
 
 
+def test_sandboxes_are_listed_by_state_agent_and_host(backend: FakeBackend, capsys: Capture) -> None:
+    asked: list[dict[str, str]] = []
+
+    def told(query: dict[str, str]) -> dict[str, Any]:
+        asked.append(query)
+        return {"sandboxes": [], "total": 0}
+
+    backend.answers["GET /v1/sandboxes"] = (200, told)
+    assert run(["sandboxes", "list", "--host", "kvm-02", "--json"]) == 0
+    assert run(["sandboxes", "list", "--state", "running", "--agent", "me"]) == 0
+    here, there = ({name: one for name, one in query.items() if name != "limit"} for query in asked)
+    assert here == {"host_name": "kvm-02", "offset": "0"}
+    assert there == {"state": "running", "agent_id": "me", "offset": "0"}
+
+
 def test_an_agents_words_do_not_act_on_the_terminal(backend: FakeBackend, capsys: Capture) -> None:
     backend.answers["GET /v1/sandboxes"] = (200, {"sandboxes": [SANDBOX], "total": 1})
     assert run(["sandboxes", "list"]) == 0
