@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -1650,6 +1651,21 @@ def test_plain_says_what_the_console_shows_in_sentences(backend: FakeBackend, ca
     assert "The audit is broken" in told
     assert "says working ␛[2Jtests" in told
     assert all(line.isprintable() for line in told.splitlines())
+
+
+@pytest.mark.parametrize("where", [[], ["--connect", "ops@control"]])
+def test_read_only_reaches_the_console_wherever_its_backend_is(
+    monkeypatch: pytest.MonkeyPatch, backend: FakeBackend, where: list[str]
+) -> None:
+    told: list[object] = []
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "1")
+    monkeypatch.setattr("gc.disable", lambda: None)
+    monkeypatch.setattr(console, "need_terminal", lambda _: None)
+    monkeypatch.setattr("backend.cli.common.behind", nullcontext)
+    monkeypatch.setattr("fluid_tui.app.run_console", lambda _, *, read_only, **__: told.append(read_only))
+    for words in (["--read-only", *where], where):
+        assert run(words) == 0
+    assert told == [True, False]
 
 
 def test_plain_and_read_only_are_the_consoles_own(backend: FakeBackend, capsys: Capture) -> None:
