@@ -216,7 +216,7 @@ TWINS: dict[str, str] = {
     "ask.terminal": "sandboxes follow SANDBOX",
     "hosts.drain": "hosts drain HOST",
     "hosts.resume": "hosts resume HOST",
-    "hosts.open": "sandboxes list",
+    "hosts.open": "sandboxes list --host HOST",
     "hosts.all": "sandboxes list",
     "diff.since_earlier": "snapshots diff SANDBOX FROM TO",
     "diff.since_later": "snapshots diff SANDBOX FROM TO",

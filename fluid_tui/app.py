@@ -38,6 +38,7 @@ from fluid_tui.turns import Turns
 
 if TYPE_CHECKING:
     from fluid_tui.backend_port import BackendPort
+    from fluid_tui.screens.panic import Panicking
 
 STYLES = ("base", "fleet", "hosts", "review", "diff", "terminal", "timeline", "wall", "dialog", "command")
 
@@ -83,6 +84,7 @@ class FluidApp(App[int], inherit_bindings=False):
         self._turns = Turns(self)
         self._panic_at = -PANIC_S
         self._under_way: list[tuple[str, float]] = []
+        self.panics: dict[bool, Panicking] = {}  # under way: the panic, and by True its release
         self.left: FluidScreen | None = None  # the view that was left last
         self.client = client
         self.read_only = read_only

@@ -19,7 +19,7 @@ LABEL_CELLS = 10
 
 HOST_COLUMNS = (
     Column("host", 0, name=True),
-    Column("state", 11),
+    Column("state", 14),
     Column("cpus", 4, right=True, from_width=86),
     Column("busy", 5, right=True, from_width=86),
     Column("memory free", 18, from_width=58),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -10,6 +9,8 @@ from rich.cells import cell_len
 from rich.segment import Segment
 from textual.color import Color
 from textual.filter import LineFilter
+
+from backend.environment import as_given
 
 LOCALE = ("LC_ALL", "LC_CTYPE", "LANG")
 OLD_TERMINALS = ("vt100", "vt102", "vt220", "ansi", "dumb")
@@ -44,8 +45,10 @@ _SAME = {
 _TABLE = {character: plain for same, plain in _SAME.items() for character in same}
 
 
-def wants_ascii(environment: Mapping[str, str] = os.environ) -> bool:
-    """``FLUID_ASCII=1`` or ``0`` decides; else a locale that is set without UTF-8, or an old terminal."""
+def wants_ascii(environment: Mapping[str, str] | None = None) -> bool:
+    """``FLUID_ASCII=1`` or ``0`` decides; else a locale that is set without UTF-8, or an old terminal. Of the
+    environment that the operator gave, if no other is meant."""
+    environment = as_given() if environment is None else environment
     if chosen := environment.get(WANTED):
         return chosen != "0"
     if environment.get("TERM", "").startswith(OLD_TERMINALS):

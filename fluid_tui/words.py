@@ -41,6 +41,8 @@ PHASES: dict[Phase, Mark] = {
     Phase.LOST: Mark("?", "lost", Role.BAD),
 }
 
+ASKS = Mark("!", "asks", Role.WARN)
+
 SAID: dict[str, Mark] = {
     "planning": Mark("●", "plans", Role.GOOD),
     "working": Mark("●", "works", Role.GOOD),
@@ -114,7 +116,7 @@ SETTINGS: dict[SettingKind, tuple[str, str]] = {
 def sandbox_mark(sandbox: Sandbox, asks: bool) -> Mark:
     """What a sandbox is doing: asking a person, then its phase, then what its agent said of itself."""
     if asks:
-        return Mark("!", "asks", Role.WARN)
+        return ASKS
     if sandbox.phase is Phase.RUNNING:
         return SAID.get(sandbox.status, PHASES[Phase.RUNNING])
     return PHASES[sandbox.phase]
@@ -126,6 +128,15 @@ def approval_mark(approval: Approval) -> Mark:
     if approval.state is ApprovalState.PENDING and approval.threshold > 1:
         return Mark(mark.glyph, f"{mark.word} ({len(approval.given)} of {approval.threshold})", mark.role)
     return mark
+
+
+def timed(approval: Approval, now: datetime) -> Approval:
+    """The same request, its progress with how long that is under way: ``dry run on web-01 for 20 s``."""
+    if not approval.progress or approval.progress_since is None:
+        return approval
+    lasts = (now - approval.progress_since).total_seconds()
+    words = f"{approval.progress} for {span(lasts)}" if lasts >= STEP_S else approval.progress
+    return approval.model_copy(update={"progress": words})
 
 
 def after_yes(approval: Approval) -> str:

@@ -172,6 +172,7 @@ class Backend:
         self.url = ""
         self.fleet = StubFleet()
         self.asks = StubAsks()
+        self.approvals: Any = None  # a test's own
         self.components: list[Component] = []
 
     async def _components(self) -> list[Component]:
@@ -183,6 +184,7 @@ class Backend:
         services = SimpleNamespace(
             fleet=self.fleet,
             asks=self.asks,
+            approvals=self.approvals,
             events=StubEvents(),
             panes=StubPanes(),
             panic=SimpleNamespace(refuse_agent=lambda _: None),

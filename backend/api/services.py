@@ -69,6 +69,7 @@ class Fleet(Protocol):
         job_id: str | None = None,
         base_image: str | None = None,
         state: str | None = None,
+        host_name: str | None = None,
         vm_name: str | None = None,
         limit: int = 100,
         offset: int = 0,

@@ -79,8 +79,11 @@ class ApprovalBook:
         def edit(approval: Approval) -> Approval:
             if approval.state not in states:
                 raise refusal(approval)
+            doing, at = approval.progress, now()
             change(approval)
-            approval.updated_at = now()
+            if approval.progress != doing:
+                approval.progress_since = at if approval.progress else None
+            approval.updated_at = at
             return approval
 
         approval = await self._store.approvals.change(approval_id, edit)

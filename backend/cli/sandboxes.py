@@ -31,10 +31,11 @@ TIMED_OUT = 124
 def list_sandboxes(
     state: Annotated[str | None, typer.Option(help="A state or phase, such as running.")] = None,
     agent: Annotated[str | None, typer.Option(help="An agent's label.")] = None,
+    host: Annotated[str | None, typer.Option(help="A host's name.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Every sandbox that you may see."""
-    told = door().json(calls.sandboxes(agent_id=agent, state=state))
+    told = door().json(calls.sandboxes(agent_id=agent, state=state, host_name=host))
     if as_json:
         return show_json(told)
     rows = [

@@ -79,11 +79,13 @@ def sandboxes(
     *,
     agent_id: str | None = None,
     state: str | None = None,
+    host_name: str | None = None,
     vm_name: str | None = None,
     limit: int = 1000,
     offset: int = 0,
 ) -> Call[list[Sandbox]]:
-    query = {"agent_id": agent_id, "state": state, "vm_name": vm_name, "limit": limit, "offset": offset}
+    wanted = {"agent_id": agent_id, "state": state, "host_name": host_name, "vm_name": vm_name}
+    query = {**wanted, "limit": limit, "offset": offset}
     return Call("GET", path("sandboxes"), nouns("Sandbox", "sandboxes"), query=query)
 
 

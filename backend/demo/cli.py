@@ -11,6 +11,7 @@ from backend.demo.clean import clean as clean_up
 from backend.demo.home import DemoHome
 from backend.demo.progress import Progress
 from backend.demo.story import Story
+from backend.environment import as_given
 from backend.models import ApprovalState
 
 
@@ -19,7 +20,7 @@ def demo(*, seed: int | None, unattended: bool, json_file: Path | None, clean: b
     if os.geteuid() != 0:
         ours = f"PYTHONPATH={Path(__file__).parents[2]}"  # sudo passes on no variable of this name
         program = ["env", ours, sys.executable, "-P", "-m", "backend.cli"]
-        os.execvp("sudo", ["sudo", "-E", *program, *sys.argv[1:]])  # noqa: S606
+        os.execvpe("sudo", ["sudo", "-E", *program, *sys.argv[1:]], as_given())  # noqa: S606
     home = DemoHome()
     if clean:
         return clean_up(home, Progress().say)

@@ -144,6 +144,7 @@ class Approval(Answer):
     decisions: list[Decision] = Field(default_factory=list)
     digest: str = ""  # of the evidence as it stands; empty until it can be approved
     progress: str = ""  # what is being done now, in words
+    progress_since: datetime | None = None  # and since when; None: nothing is, or an older version began it
     outcome: str = ""  # why it ended as it did
     said_by_targets: str | None = None  # of its end, for operators; None: of an older version, in the outcome
     apply_run: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from time import monotonic
 
 from textual.app import ComposeResult
@@ -17,8 +18,22 @@ from fluid_tui.words import for_so_long, plural
 RELEASE_WORD = "release"
 
 
+@dataclass(eq=False)
+class Panicking:
+    """One panic, or one release: it goes on whoever looks at it."""
+
+    release: bool
+    began: float
+    lines: list[Line] | None = None  # how it went
+
+    @property
+    def doing(self) -> str:
+        return "releasing the panic" if self.release else "pausing every sandbox"
+
+
 class PanicScreen(FluidScreen):
-    """It starts the panic (again: tries what failed once more), or with ``release`` asks and ends it."""
+    """It starts the panic (again: tries what failed once more), or with ``release`` asks and ends it. Of the
+    one that is under way it shows how it goes, and starts no other."""
 
     PLACE = "panic"
     FOOTER = (("app.command", "command"), ("app.back", "back"))
@@ -26,7 +41,7 @@ class PanicScreen(FluidScreen):
     def __init__(self, *, release: bool = False) -> None:
         super().__init__()
         self._release = release
-        self._began: float | None = None  # when what is under way began
+        self._one = self.fluid.panics.get(release)  # what is shown: it may end before this is drawn
 
     def crumb(self) -> Line:
         return line(("release", Role.TITLE) if self._release else ("panic", Role.BAD))
@@ -39,24 +54,32 @@ class PanicScreen(FluidScreen):
         view.focus()
         self.app.clear_notifications()  # the word that it must be pressed again
         self.titled(view, "Release" if self._release else "Panic")
-        if self._release:
+        if self._one is not None:
+            self.refresh_data()
+        elif self._release:
             what = consequences("Applies may start again; the sandboxes that the panic paused go on.")
             ask = TypedConfirm("Release the panic", what, RELEASE_WORD, "go on")
             self.app.push_screen(ask, self._released)
         else:
             self._start()
 
+    def again(self) -> FluidScreen | None:
+        return PanicScreen(release=self._release) if self._release in self.fluid.panics else None
+
     def action_panic(self) -> None:
         """Who presses on and on means the one that is under way."""
-        if self._began is None:
+        if self._release or self._one is None or self._one.lines is not None:
             super().action_panic()
 
     def panic(self) -> None:
         """Once more, here."""
         self._release = False
         self.titled(self.query_one(TextView), "Panic")
+        self._one = self.fluid.panics.get(False)
+        if self._one is None:
+            self._start()
         self.draw_bars()
-        self._start()
+        self.refresh_data()
 
     def _released(self, yes: bool | None) -> None:
         if yes:
@@ -65,36 +88,44 @@ class PanicScreen(FluidScreen):
             self.action_back()
 
     def _start(self) -> None:
-        self._began = monotonic()
+        one = self._one = self.fluid.panics[self._release] = Panicking(self._release, monotonic())
         self.refresh_data()
-        self.app.run_worker(self._work(), group="do")
+        self.app.run_worker(self._work(one), group="do")
 
-    async def _work(self) -> None:
+    async def _work(self, one: Panicking) -> None:
         client = self.fluid.client
         try:
-            done = await (client.release_panic() if self._release else client.panic())
+            with self.fluid.under_way(one.doing):
+                done = await (client.release_panic() if one.release else client.panic())
         except FluidError as error:
-            self._end([line(said(f"✗ {error.message}. {error.remedy}", Role.BAD))], bad=True)
+            self._end(one, [line(said(f"✗ {error.message}. {error.remedy}", Role.BAD))], bad=True)
         else:
-            lines = self._released_lines(done) if self._release else self._lines(done)
-            self._end(lines, bad=bool(done.failed))
+            lines = self._released_lines(done) if one.release else self._lines(done)
+            self._end(one, lines, bad=bool(done.failed))
         self.fluid.mirror.touch()
 
-    def _end(self, lines: list[Line], *, bad: bool) -> None:
-        """How it went; whoever has left this screen is told it in short."""
-        self._began = None
-        if self in self.app.screen_stack:
-            self.query_one(TextView).set_lines(lines)
-        else:
+    def _end(self, one: Panicking, lines: list[Line], *, bad: bool) -> None:
+        """How it went; whoever looks at something else is told it in short."""
+        one.lines = lines
+        del self.fluid.panics[one.release]
+        screens = [each for each in self.app.screen_stack if isinstance(each, PanicScreen)]
+        showing = [each for each in screens if each._one is one]
+        for each in showing:
+            each.refresh_data()
+        if not showing:
             told = [runs for runs in lines if runs and runs[0][1] is not Role.MUTED]
             self.say(" ".join(text for runs in told for text, _ in runs), bad=bad)
 
     def refresh_data(self) -> None:
-        """What is under way, and for how long."""
-        if self._began is not None:
-            words = "The sandboxes go on …" if self._release else "Pausing every sandbox …"
-            so_long = for_so_long(self._began, monotonic())
-            self.query_one(TextView).set_lines([line((f"{words}{so_long}", Role.WARN))])
+        """What is under way, and for how long; then how it went."""
+        one = self._one
+        if one is None or not self.composed:
+            return
+        lines = one.lines
+        if lines is None:
+            words = "The sandboxes go on …" if one.release else "Pausing every sandbox …"
+            lines = [line((f"{words}{for_so_long(one.began, monotonic())}", Role.WARN))]
+        self.query_one(TextView).set_lines(lines)
 
     def _lines(self, done: PanicView) -> list[Line]:
         fleet = self.fluid.mirror.fleet

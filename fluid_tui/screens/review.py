@@ -36,7 +36,7 @@ from fluid_tui.widgets.diff_view import DiffView
 from fluid_tui.widgets.replay_view import ReplayView
 from fluid_tui.widgets.tab_bar import TabBar
 from fluid_tui.widgets.text_view import TextView
-from fluid_tui.words import after_yes, approval_mark
+from fluid_tui.words import after_yes, approval_mark, timed
 
 MOVING = (ApprovalState.APPROVED, ApprovalState.APPLYING)
 DECIDABLE = (ApprovalState.DRAFTING, ApprovalState.REHEARSING, ApprovalState.PENDING)
@@ -180,14 +180,14 @@ class ReviewScreen(FluidScreen):
         """The lines of the text tab that is seen."""
         current = self._current()
         if current in [tab.id for tab in TEXT_TABS]:
-            lines = draw_tab(current, approval, self.data, now())
+            lines = draw_tab(current, timed(approval, now()), self.data, now())
             above = self._way_back(approval) if current == "apply" else []
             self.query_one(f"#{current}", TextView).set_lines([*above, *lines])
 
     def _evidence(self, approval: Approval) -> list[Line]:
         lines = [
             *self.as_it_was(),
-            *request_lines(approval, self._earlier(approval), now()),
+            *request_lines(timed(approval, now()), self._earlier(approval), now()),
             *policy_lines(approval, self.fluid.mirror.uid),
             BLANK,
             line(("Evidence", Role.HEAD)),

@@ -17,7 +17,7 @@ from fluid_tui.screens.base import FluidScreen
 from fluid_tui.screens.terminal import TerminalScreen
 from fluid_tui.widgets.pane_view import AGAIN_S, PaneView
 from fluid_tui.widgets.text_view import TextView
-from fluid_tui.words import plural
+from fluid_tui.words import ASKS, plural
 
 CELL_WIDTH, CELL_HEIGHT = 38, 7
 """A pane that is smaller tells nothing."""
@@ -171,7 +171,8 @@ class WallScreen(FluidScreen):
         asks = mirror.fleet is not None and sandbox.id in asking_sandboxes(mirror.fleet)
         view.set_class(asks, "-needed")
         below = f"{pane_id} · {pane.taken_by} types" if pane and pane.taken_by else pane_id
-        self.titled(view, f"{'! ' if asks else ''}{sandbox.sandbox_name} · {sandbox.agent_id}", below)
+        state = f"{ASKS.glyph} {ASKS.word} · " if asks else ""
+        self.titled(view, f"{state}{sandbox.sandbox_name} · {sandbox.agent_id}", below)
 
     def _chosen(self) -> str:
         """The sandbox of the pane that has the focus."""

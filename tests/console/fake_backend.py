@@ -107,6 +107,8 @@ class FakeBackend:
         self.ended: list[Approval] = []  # so long ago that the fleet does not tell of them
         self.may_answer = asyncio.Event()  # not set: what is long takes longer
         self.may_answer.set()
+        self.may_release = asyncio.Event()  # not set: a panic's release takes longer
+        self.may_release.set()
         self.others: list[Presence] = []
         self.looked: list[tuple[str, str]] = []
         self._runs = runs(self.at)
@@ -177,6 +179,7 @@ class FakeBackend:
 
     async def release_panic(self) -> PanicView:
         self.asked.append(("release_panic",))
+        await self.may_release.wait()
         self.view.components.clear()
         return PanicView(since=self.at, by="ops", paused=["SBX-00000001"])
 

@@ -206,6 +206,23 @@ def test_the_mouse_is_left_to_the_terminal_on_demand(
             seen.press(b"q")
 
 
+@pytest.mark.parametrize("words", [["--read-only"], []])
+def test_a_console_that_only_looks_is_begun_by_its_option_and_says_so(
+    tmp_path: Path, words: list[str]
+) -> None:
+    with sample_door(tmp_path / "operator.sock", fleet()):
+        given = ENVIRONMENT | {"FLUID_SOCKET": str(tmp_path / "operator.sock")}
+        argv = [sys.executable, "-m", "backend.cli", *words]
+        with Terminal(argv, given, 120, 36, keeps=True) as seen:
+            seen.until(b"need you")
+            seen.settle(quiet_s=0.3)
+            assert (b"read-only" in seen.output) is bool(words)
+            seen.press(b"?")
+            seen.until(b"fleet.pause")
+            seen.settle(quiet_s=0.3)
+            assert (b"(off: read-only)" in seen.output) is bool(words)
+
+
 @pytest.mark.parametrize(
     "words", ["status", "status --line", "--plain", "sandboxes list", "approvals watch --once"]
 )

@@ -7,7 +7,15 @@ from datetime import timedelta
 import pytest
 
 from backend.models import FleetView, HostView, Phase, now
-from fluid_tui.host_rows import detail_lines, host_rows, host_warnings, size_words
+from fluid_tui.host_rows import (
+    STATES,
+    UNKNOWN,
+    detail_lines,
+    host_mark,
+    host_rows,
+    host_warnings,
+    size_words,
+)
 from fluid_tui.paint import Role
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import fleet
@@ -48,6 +56,20 @@ def busy_hosts() -> FleetView:
             )
         )
     return view
+
+
+async def test_a_state_that_is_not_known_says_so_and_what_is_told_of_its_host_is_greyed(console) -> None:
+    """Of a newer backend, for one."""
+    view = busy_hosts()
+    view.hosts[1].status = "hibernating"
+    marks = {host.name: host_mark(host) for host in view.hosts}
+    assert marks["kvm-02"] == UNKNOWN and UNKNOWN not in [marks["kvm-01"], *STATES.values()]
+    name, state, *facts = host_rows(view.hosts, view.at)[1].cells
+    assert (name[0], state) == ("kvm-02", ("? unknown 3 d", Role.BAD))
+    assert {role for cell in facts for _, role in cell} == {Role.MUTED}
+    async with console(backend=FakeBackend(view)) as seen:
+        await seen.press("h", "j")
+        await seen.sees("1 of 2 hosts up", "? unknown 3 d", "state     unknown for 3 d")
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

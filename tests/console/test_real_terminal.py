@@ -14,12 +14,16 @@ import pytest
 
 from backend.emulator import Emulator
 from backend.text import Spans, Style
+from fluid_tui.app import FIRST_PAINT_S
 from fluid_tui.screens.confirm import ARMING_S
 from tests.bench.terminal import Terminal as RawTerminal
 from tests.fix_tmux import Terminal as TmuxTerminal
 
 ROOT = Path(__file__).parents[2]
 FIRST_PAINT_BYTES = 10_000
+FULL_SCREEN = b"\x1b[?1049h"
+SLACK_S = 3.0
+"""A loaded machine is so late; the mirror gives a silent backend up far later."""
 
 
 class Terminal(TmuxTerminal):
@@ -83,6 +87,27 @@ def test_a_slow_line_carries_the_first_screen_in_a_moment() -> None:
         seen.until(b"kernel-cve")
         seen.settle(quiet_s=1.0)
         assert seen.written <= FIRST_PAINT_BYTES
+
+
+def test_the_first_paint_waits_for_no_fleet() -> None:
+    command = [sys.executable, "-m", "tests.console.demo_app", "--silent"]
+    given = {**os.environ, "PYTHONPATH": str(ROOT), "FLUID_ASCII": "0"}
+    with RawTerminal(command, given, 80, 24, keeps=True) as seen:
+        seen.until(FULL_SCREEN)
+        began = monotonic()
+        while "◌ connecting".encode() not in seen.output or "Connecting …".encode() not in seen.output:
+            assert monotonic() < began + FIRST_PAINT_S + SLACK_S, bytes(seen.output)
+            seen.settle(quiet_s=0.02)
+
+
+@pytest.mark.parametrize(("locale", "ascii"), [("C", True), ("POSIX", True), ("C.UTF-8", False)])
+def test_a_locale_without_utf_8_gets_ascii_from_the_first_byte_on(locale: str, ascii: bool) -> None:
+    """CPython makes LC_CTYPE=C.UTF-8 of it in its own environment (PEP 538): that is not the operator's."""
+    given = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "LANG": locale}
+    with RawTerminal([sys.executable, "-m", "tests.console.demo_app"], given, 80, 24, keeps=True) as seen:
+        seen.until(b"kernel-cve")
+        seen.settle(quiet_s=0.5)
+        assert seen.output.isascii() is ascii
 
 
 @pytest.mark.parametrize("term", ["xterm-256color", "linux"])

@@ -18,6 +18,7 @@ from fluid_tui.paint import plain
 from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.confirm import ARMING_S
 from fluid_tui.screens.review import ReviewScreen
+from fluid_tui.widgets.text_view import TextView
 from tests.console.conftest import Console
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import APPLY_RUN, APPROVAL_ID, DIGEST, fleet
@@ -536,6 +537,28 @@ async def test_a_run_under_way_says_for_how_long(console) -> None:
     async with console(backend=backend) as seen:
         await seen.press("enter", "3")
         await seen.sees("Second run, on the same fork  ● running  for 1 m")
+
+
+async def test_a_dry_run_under_way_says_for_how_long_beside_the_evidence_and_in_its_tab(
+    console, monkeypatch
+) -> None:
+    monkeypatch.setattr("fluid_tui.screens.base.TICK_S", 0.05)
+    backend = FakeBackend()
+    backend.approve_state(
+        ApprovalState.PENDING,
+        evidence=backend.view.approvals[0].evidence.model_copy(update={"dry_run": {}}),
+        progress="dry run on web-01, web-02",
+        progress_since=backend.at,
+        digest="",
+    )
+    async with console(backend=backend) as seen:
+        await seen.press("enter", "4")
+        await seen.sees("web-02  dry run on web-01, web-02 ")
+        assert "for 20 s" not in seen.text()
+        monkeypatch.setattr("fluid_tui.screens.review.now", lambda: now() + timedelta(seconds=25))
+        views = [seen.app.screen.query_one(place, TextView) for place in ("#evidence", "#dry_run")]
+        told = "dry run on web-01, web-02 for 20 s"
+        await seen.until(lambda: all(told in view.taken()[1] for view in views), told)
 
 
 async def test_the_evidence_pack_is_written_to_a_private_file_and_none_is_overwritten(

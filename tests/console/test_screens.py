@@ -12,7 +12,7 @@ from backend.errors import ConfigError
 from backend.models import Phase, Sandbox, Snapshot, now
 from backend.models.sandbox import STANDING_ON
 from fluid_tui import keymap
-from fluid_tui.actions import ACTIONS, BY_ID, FORBIDDEN_KEYS, bindings
+from fluid_tui.actions import ACTIONS, BY_ID, FORBIDDEN_KEYS, bindings, shown_keys
 from fluid_tui.points import points, two_points
 from fluid_tui.screens.ask import AskScreen
 from fluid_tui.screens.base import FluidScreen
@@ -309,6 +309,19 @@ async def test_help_lists_the_keys_of_its_screen(console, place: str) -> None:
         await seen.press("q")
         await seen.until(lambda: "Everywhere" not in seen.text(), "back where it was")
         assert place == seen.app.screen.PLACE
+
+
+async def test_help_shows_the_keys_that_the_operator_has(console) -> None:
+    def key_of(id: str) -> list[str]:
+        """What stands left of an action's sentence."""
+        (row,) = [text for text in seen.lines() if text.rstrip(" │").endswith(f" {id}")]
+        return row.strip(" │").partition(BY_ID[id].words)[0].split()
+
+    async with console(160, 90, keys={"fleet.diff": "f2", "app.theme": "ctrl+t"}) as seen:
+        await seen.press("question_mark")
+        await seen.sees("Everywhere")
+        assert key_of("fleet.diff") == ["f2"] and key_of("app.theme") == ["ctrl+t"]
+        assert key_of("fleet.timeline") == [shown_keys(BY_ID["fleet.timeline"].key)]
 
 
 async def test_palette_finds_an_action_by_its_words(console) -> None:

@@ -197,7 +197,7 @@ async def test_the_wall_shows_several_terminals(console, width: int, height: int
     async with console(width, height) as seen:
         await seen.press("w")
         await seen.sees(
-            "fluid › wall · 2 live terminals", "! nginx-tls · claude-1", "! pg-upgrade · claude-2"
+            "fluid › wall · 2 live terminals", "! asks · nginx-tls · claude-1", "! asks · pg-upgrade"
         )
         await seen.sees("systemctl reload nginx", "15  main 5433 online")
         assert all(len(line) <= width for line in seen.lines())

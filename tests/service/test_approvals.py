@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import os
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from backend.approvals import ApprovalBook, Approvals, Asks, Panic
 from backend.approvals import Pipeline as RealPipeline
 from backend.audit import Audit
 from backend.background import Background
+from backend.client import AsyncFluid
 from backend.config import Config
 from backend.errors import (
     AlreadyDecided,
@@ -68,6 +70,7 @@ from backend.models.approval import APPROVAL_OVER
 from backend.playbooks import CheckedPlaybook, Runs
 from backend.store import EventBus, Store
 from backend.targets import ResolvedTarget
+from tests.fix_doors import Backend
 
 AGENT = Identity(uid=2001, name="agent", role=Role.AGENT)
 OTHER_AGENT = Identity(uid=2002, name="other", role=Role.AGENT)
@@ -263,6 +266,24 @@ async def test_a_yes_to_the_digest_starts_the_apply_and_is_in_the_audit(
     assert [row.step for row in rows] == ["outcome", "intent"] and rows[0].actor_uid == ANNA.uid
 
 
+async def test_what_is_under_way_says_since_when_whatever_else_happens_to_its_request(
+    approvals: Approvals, book: ApprovalBook
+) -> None:
+    def says(words: str) -> Callable[[Approval], None]:
+        def change(row: Approval) -> None:
+            row.progress = words
+
+        return change
+
+    asked = await pending(book, threshold=2)
+    begun = await book.change(asked.id, [ApprovalState.PENDING], says("dry run on web-01"))
+    assert begun.progress_since == begun.updated_at
+    decided = await approvals.approve(ANNA, asked.id, asked.digest)
+    assert (decided.progress_since, decided.updated_at > begun.updated_at) == (begun.progress_since, True)
+    over = await book.change(asked.id, [ApprovalState.PENDING], says(""))
+    assert over.progress_since is None
+
+
 async def test_the_second_operator_learns_who_was_first(approvals: Approvals, book: ApprovalBook) -> None:
     asked = await pending(book)
     await approvals.reject(ANNA, asked.id, "not on a Friday")
@@ -330,6 +351,25 @@ async def test_nobody_approves_their_own_whatever_their_role(
     with pytest.raises(SelfApproval):
         await approvals.approve(ANNA, asked.id, asked.digest)
     assert pipeline.applied == []
+
+
+@pytest.mark.parametrize("changes", [True, False])
+async def test_a_reject_tells_its_agent_why_and_whether_it_may_mend_it(
+    approvals: Approvals, book: ApprovalBook, backend: Backend, changes: bool
+) -> None:
+    backend.approvals = approvals
+    asked = await pending(book, requester_uid=os.getuid())
+    async with (
+        backend.serving(Config()),
+        AsyncFluid(backend.paths.operator_socket) as operator,
+        AsyncFluid(backend.paths.agent_socket) as agent,
+    ):
+        waiting = asyncio.create_task(agent.wait_approval(asked.id))
+        await operator.reject(asked.id, "use the packaged unit", changes)
+        told = await asyncio.wait_for(waiting, 20)
+    (said,) = told.decisions
+    assert (told.state, told.outcome) == (ApprovalState.REJECTED, "use the packaged unit")
+    assert (said.verb, said.comment, said.changes_requested) == ("reject", "use the packaged unit", changes)
 
 
 async def test_an_agent_neither_approves_nor_rejects(approvals: Approvals, book: ApprovalBook) -> None:

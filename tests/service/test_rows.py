@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest.mock import AsyncMock
 
 import pytest
 from psycopg import sql
 
+from backend.client import AsyncFluid
 from backend.config import Config
 from backend.errors import DuplicateName, NoSpace, PanicActive, SandboxNotFound, WrongState
 from backend.fleet import Fleet
@@ -25,6 +26,7 @@ from backend.hypervisor import SnapshotFiles
 from backend.models import CommandRequest, Phase, Sandbox, Snapshot, SnapshotRequest, now
 from backend.models.sandbox import STANDING_ON
 from backend.store import EventBus, Store
+from tests.fix_doors import Backend
 from tests.service.test_guard import AGENT, HOUR_S, LIMIT_S, OPERATOR, Lab
 
 SAID = SimpleNamespace(status="working", note="tls")
@@ -128,6 +130,15 @@ async def test_one_that_was_destroyed_stays_destroyed(lab: Lab, writer: str) -> 
                 await task
             assert refused.value.remedy == "create another"
     assert (await lab.fleet.load(row.id)).phase is Phase.DESTROYED
+
+
+async def test_the_sandboxes_of_one_host_are_asked_for_through_the_door(lab: Lab, backend: Backend) -> None:
+    here, there = await lab.runs(1), await lab.runs(2, host_name="kvm-02")
+    backend.fleet = cast("Any", lab.fleet)
+    async with backend.serving(Config()), AsyncFluid(backend.paths.operator_socket) as fluid:
+        for host, expected in (("kvm-02", [there.id]), (here.host_name, [here.id]), ("kvm-03", [])):
+            assert [one.id for one in await fluid.sandboxes(host_name=host)] == expected
+        assert len(await fluid.sandboxes()) == 2
 
 
 async def test_commands_at_once_are_all_counted(lab: Lab) -> None:

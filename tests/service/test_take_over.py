@@ -93,7 +93,14 @@ async def test_an_operator_types_the_agent_is_refused_and_both_facts_are_in_the_
         ("pane.hand_back", "note"),
     ]
     assert rows[2][2]["typed_bytes"] == len(b"echo geh$((40+2))eim\r")
-    assert "geh" not in repr(await audit.list())
+    tried, _ = await audit.list()
+    refusals = [
+        (row.action, row.actor_uid, row.id)
+        for row in reversed(tried)
+        if row.data.get("error") == PaneTaken.code
+    ]
+    assert refusals == [(action, ANN.uid, pane.pane_id) for action in ("pane.type", "pane.close")]
+    assert "geh" not in repr(tried)
 
 
 async def test_only_operators_and_only_a_live_pane_and_only_one_at_a_time(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -189,6 +190,38 @@ async def test_a_restarted_backend_adopts_the_panes(tmux: TmuxServer) -> None:
         assert "before" in await again.capture(pane)
     finally:
         await again.close()
+
+
+@pytest.mark.parametrize(
+    ("scope", "option"),
+    [
+        ("-s", "set-clipboard"),
+        ("-g", "set-titles"),
+        ("-gw", "allow-passthrough"),
+        ("-gw", "allow-rename"),
+        ("-gw", "automatic-rename"),
+        ("-g", "mouse"),
+    ],
+)
+async def test_what_a_guest_prints_reaches_no_operators_terminal_whoever_began_the_server(
+    tmux: TmuxServer, scope: str, option: str
+) -> None:
+    """tmux's own defaults, or those of an older backend, may be others."""
+
+    def ask(*words: str) -> str:
+        argv = ["tmux", "-S", str(tmux.socket), *words]
+        return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=LIMIT_S).stdout
+
+    shown = ("show-options", f"{scope}v", option)
+    assert ask(*shown) == "off\n"
+    ask("set-option", scope, option, "on")
+    assert ask(*shown) == "on\n"
+    restarted = TmuxServer(tmux.socket)
+    await restarted.start()
+    try:
+        assert ask(*shown) == "off\n"
+    finally:
+        await restarted.close()
 
 
 async def test_a_program_that_ends_leaves_its_last_screen_and_is_seen_as_dead(tmux: TmuxServer) -> None:

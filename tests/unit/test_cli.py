@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +35,7 @@ from backend.cli.common import door
 from backend.cli.terminal import painted_screen, split_keys
 from backend.client.calls import STDIN_LIMIT_BYTES
 from backend.demo import cli as demo_cli
+from backend.environment import as_given
 from backend.errors import BackendDown, all_errors
 from backend.models import Approval, ApprovalState, Evidence, PaneScreen, Playbook, TargetEvidence, now
 from backend.paths import Paths
@@ -188,6 +190,21 @@ def test_every_error_of_the_backend_becomes_its_exit_code(
     backend.answers["GET /v1/status"] = (kind.status, kind("it\nfailed", remedy="mend it").body("r"))
     assert run(["status"]) == kind.exit_code
     assert capsys.readouterr().err == "fluid: it failed — mend it\n"
+
+
+def test_sandboxes_are_listed_by_state_agent_and_host(backend: FakeBackend, capsys: Capture) -> None:
+    asked: list[dict[str, str]] = []
+
+    def told(query: dict[str, str]) -> dict[str, Any]:
+        asked.append(query)
+        return {"sandboxes": [], "total": 0}
+
+    backend.answers["GET /v1/sandboxes"] = (200, told)
+    assert run(["sandboxes", "list", "--host", "kvm-02", "--json"]) == 0
+    assert run(["sandboxes", "list", "--state", "running", "--agent", "me"]) == 0
+    here, there = ({name: one for name, one in query.items() if name != "limit"} for query in asked)
+    assert here == {"host_name": "kvm-02", "offset": "0"}
+    assert there == {"state": "running", "agent_id": "me", "offset": "0"}
 
 
 def test_an_agents_words_do_not_act_on_the_terminal(backend: FakeBackend, capsys: Capture) -> None:
@@ -743,6 +760,17 @@ def test_an_exported_playbook_is_a_folder_that_plain_ansible_reads(
     subprocess.run(argv, cwd=folder, env=plain, check=True, capture_output=True)
     assert run(["playbooks", "export", "PBK-1", str(folder)]) == 4
     assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "changes"), [(["--changes"], True), ([], False)])
+def test_a_reject_sends_the_reason_and_whether_it_asks_for_changes(
+    backend: FakeBackend, capsys: Capture, options: list[str], changes: bool
+) -> None:
+    told = APPROVAL | {"state": "rejected", "outcome": "use the packaged unit"}
+    backend.answers["POST /v1/approvals/APR-4f2a0000/reject"] = (200, told)
+    assert run(["approvals", "reject", "APR-4f2a0000", "use the packaged unit", *options]) == 0
+    assert capsys.readouterr().out == "APR-4f2a0000 is rejected: use the packaged unit\n"
+    assert backend.asked[-1][2] == {"reason": "use the packaged unit", "changes_requested": changes}
 
 
 def test_an_operator_reads_how_it_ended_and_what_targets_said(backend: FakeBackend, capsys: Capture) -> None:
@@ -1504,14 +1532,34 @@ def test_the_demo_becomes_root_with_our_code_whatever_lies_in_the_folder(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(sys, "argv", ["fluid", "--version"])
 
-    def instead(name: str, words: list[str]) -> None:
-        assert (name, words[:2]) == ("sudo", ["sudo", "-E"])
+    def instead(name: str, words: list[str], environment: dict[str, str]) -> None:
+        assert (name, words[:2], environment) == ("sudo", ["sudo", "-E"], as_given())
         raise SystemExit(subprocess.run(words[2:], capture_output=True, text=True, timeout=60).stdout)
 
-    monkeypatch.setattr(os, "execvp", instead)
+    monkeypatch.setattr(os, "execvpe", instead)
     with pytest.raises(SystemExit, match=r"^fluid \d"):
         demo_cli.demo(seed=None, unattended=False, json_file=None, clean=False)
     assert not stranger.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (b"LANG=C\0TERM=xterm\0", None),  # CPython's word, not the operator's: PEP 538
+        (b"LANG=C\0LC_CTYPE=C.UTF-8\0", "C.UTF-8"),
+        (None, "C.UTF-8"),
+    ],
+)
+def test_the_environment_is_the_one_we_were_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bytes | None, kept: str | None
+) -> None:
+    monkeypatch.setenv("LC_CTYPE", "C.UTF-8")
+    monkeypatch.setenv("FLUID_ASCII", "0")
+    file = tmp_path / "environ"
+    if given is not None:
+        file.write_bytes(given)
+    found = as_given(file)
+    assert (found.get("LC_CTYPE"), found["FLUID_ASCII"]) == (kept, "0")
 
 
 @pytest.mark.parametrize(
@@ -1603,6 +1651,21 @@ def test_plain_says_what_the_console_shows_in_sentences(backend: FakeBackend, ca
     assert "The audit is broken" in told
     assert "says working ␛[2Jtests" in told
     assert all(line.isprintable() for line in told.splitlines())
+
+
+@pytest.mark.parametrize("where", [[], ["--connect", "ops@control"]])
+def test_read_only_reaches_the_console_wherever_its_backend_is(
+    monkeypatch: pytest.MonkeyPatch, backend: FakeBackend, where: list[str]
+) -> None:
+    told: list[object] = []
+    monkeypatch.setenv("PYDANTIC_DISABLE_PLUGINS", "1")
+    monkeypatch.setattr("gc.disable", lambda: None)
+    monkeypatch.setattr(console, "need_terminal", lambda _: None)
+    monkeypatch.setattr("backend.cli.common.behind", nullcontext)
+    monkeypatch.setattr("fluid_tui.app.run_console", lambda _, *, read_only, **__: told.append(read_only))
+    for words in (["--read-only", *where], where):
+        assert run(words) == 0
+    assert told == [True, False]
 
 
 def test_plain_and_read_only_are_the_consoles_own(backend: FakeBackend, capsys: Capture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from datetime import timedelta
+from enum import StrEnum
 from itertools import pairwise
 from time import monotonic
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from backend import alignment
 from backend.models import (
+    ApprovalState,
     ChangeVerb,
     FileChange,
     FileKind,
@@ -25,6 +27,7 @@ from backend.models import (
     RunningChanges,
     RunningKind,
     RunningState,
+    RunState,
     SettingKind,
     now,
 )
@@ -46,11 +49,24 @@ from fluid_tui.side_rows import (
     value_rows,
 )
 from fluid_tui.syntax import KINDS, coloured, kind_of
-from fluid_tui.words import SETTINGS, ago, left, span
+from fluid_tui.words import APPROVALS, ASKS, PHASES, RUNS, SAID, SETTINGS, TASKS, Mark, ago, left, span
 from tests.console.sample import access_changes, changes, fleet
 
 NO_SIDE = Side(0, (), changed=False)
 TEXTS = st.lists(st.sampled_from(["a", "b", "  c", "d e f", ""]), max_size=30).map("\n".join)
+
+
+@pytest.mark.parametrize(("states", "marks"), [(Phase, PHASES), (ApprovalState, APPROVALS), (RunState, RUNS)])
+def test_each_state_is_a_glyph_a_word_of_its_own_and_a_colour(
+    states: type[StrEnum], marks: dict[StrEnum, Mark]
+) -> None:
+    assert set(marks) == set(states)
+    for mark in [*marks.values(), *SAID.values(), *TASKS.values(), ASKS]:
+        assert len(mark.glyph) == width_of(line((mark.glyph, mark.role))) == 1 and mark.glyph.isprintable()
+        assert mark.word.replace(" ", "").isalpha()
+        assert mark.run == (f"{mark.glyph} {mark.word}", mark.role)
+    words = [mark.word for mark in marks.values()]
+    assert len(set(words)) == len(words)
 
 
 @given(TEXTS, TEXTS)
