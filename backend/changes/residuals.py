@@ -31,6 +31,7 @@ _DECLARED = (
     "subject",
     "issuer",
     "names",
+    "extensions",
     "key",
     "private_key",
     "public_key",

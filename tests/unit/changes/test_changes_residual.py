@@ -20,6 +20,7 @@ from backend.models import (
 KEY = {"key": "rsa 2048", "private_key": "yes", "public": "1" * 16}
 CERTIFICATE = {
     "subject": "CN=web-01", "issuer": "CN=web-01", "names": "DNS:web-01", "key": "rsa 2048",
+    "extensions": "basicConstraints critical, CA:FALSE",
     "self_signed": "yes", "certificates": "1", "public": "1" * 16,
     "not_before": "2026-01-01T00:00:00+00:00", "not_after": "2027-01-01T00:00:00+00:00",
 }  # fmt: skip
@@ -133,6 +134,11 @@ def test_each_thing_left_out_is_missing_and_each_thing_added_is_extra(work, noun
         (3, "certificate", {**CERTIFICATE, "names": "DNS:other", "public": "2" * 16}),
         (3, "certificate", {**CERTIFICATE, "not_after": "2036-01-01T00:00:00+00:00", "public": "2" * 16}),
         (3, "certificate", {**CERTIFICATE, "issuer": "CN=other", "public": "2" * 16}),
+        (
+            3,
+            "certificate",
+            {**CERTIFICATE, "extensions": "basicConstraints critical, CA:TRUE", "public": "2" * 16},
+        ),
     ],
 )
 def test_a_difference_is_both_missing_and_extra(work, at, field, value):
