@@ -310,3 +310,24 @@ def test_what_an_agent_put_into_a_database_stands_in_the_residual_unless_a_task_
         ("missing", "database", one) for one in blocking
     ]
     assert all(row.reason == "2 commands changed it; add a guarded command task that does" for row in rows)
+
+
+TOLD = ("postgresql (roles)", "postgresql (databases)", "sqlite (/srv/a.db)")
+
+
+@pytest.mark.parametrize(
+    ("argv", "left"),
+    [
+        (["psql", "--version"], {*TOLD}),
+        (["psql", "-c", "select 1"], {*TOLD}),
+        (["psql", "app"], {*TOLD}),
+        (["psql", "-c", "create role app"], {"postgresql (databases)", "sqlite (/srv/a.db)"}),
+        (["su", "postgres", "-c", "createdb app"], {"postgresql (roles)", "sqlite (/srv/a.db)"}),
+        (["psql", "-f", "/srv/all.sql"], {"sqlite (/srv/a.db)"}),
+        (["sqlite3", "/srv/b.db", "create table t (a)"], {*TOLD}),
+        (["sqlite3", "/srv/a.db", "create table t (a)"], {"postgresql (roles)", "postgresql (databases)"}),
+    ],
+)
+def test_a_row_goes_only_for_a_task_that_makes_a_change_of_its_kind(argv: list[str], left: set[str]) -> None:
+    rows = not_redone([f"{DATA}{name}: 1 command changed it" for name in TOLD], [argv])
+    assert {row.name for row in rows} == left
