@@ -246,7 +246,7 @@ def _state_words(state: FileState | None) -> str:
         words.append(state.secret)
     elif state.kind is FileKind.FILE:
         words.append(f"{state.size} bytes")
-        words.append(state.sha256[:12] if state.sha256 else "too large to compare")
+        words.append(state.sha256[:12] if state.sha256 else "content not compared")
     words += [f"{name}={right_words(name, value)}" for name, value in sorted(state.xattrs.items())]
     words += [f"one file with {', '.join(state.same_file)}"] if state.same_file else []
     return " ".join(words)
