@@ -38,7 +38,7 @@ from fluid_tui.words import (
     span,
 )
 
-RESIDUAL_SHOWN = 12
+RESIDUAL_SHOWN = NOTES_SHOWN = 12
 TARGETS_FIRST = 4
 """Of more targets than these the others stand below what runs."""
 UNREAD = "its command is not shown here: read it in the Playbook tab"
@@ -132,6 +132,7 @@ def checklist(approval: Approval) -> list[Line]:
     return [
         *_flag("unrehearsed", evidence.unrehearsed),
         *_changes(evidence),
+        *_notes(evidence),
         *_rehearsal(evidence),
         *_again(evidence),
         *_residual(evidence),
@@ -156,6 +157,17 @@ def _changes(evidence: Evidence) -> Iterator[Line]:
         (", ".join(words) or "none", Role.TEXT),
         (f" ({hidden} hidden as noise)" if hidden else "", Role.MUTED),
     )
+
+
+def _notes(evidence: Evidence) -> Iterator[Line]:
+    """What the diffs say of themselves: how they were read, and what they do not tell."""
+    notes = evidence.notes or ()
+    if notes:
+        yield line(WARNING, ("diff  ", Role.TITLE), (plural(len(notes), "note"), Role.WARN))
+    for note in notes[:NOTES_SHOWN]:
+        yield line(("    ", Role.TEXT), said(note, Role.WARN))
+    if len(notes) > NOTES_SHOWN:
+        yield line((f"    and {len(notes) - NOTES_SHOWN} more", Role.MUTED))
 
 
 def _rehearsal(evidence: Evidence) -> Iterator[Line]:
@@ -187,7 +199,9 @@ def _residual(evidence: Evidence) -> Iterator[Line]:
     counts = {kind: len(evidence.rows(kind)) for kind in ("missing", "extra", "regenerated")}
     clean = not counts["missing"] and not counts["extra"]
     words = ", ".join(f"{count} {kind}" for kind, count in counts.items())
-    yield line(FULFILLED if clean else BROKEN, ("residual  ", Role.TITLE), (words, Role.TEXT))
+    words += "; not frozen, unwritten data is not compared" if evidence.unwritten else ""
+    good = WARNING if evidence.unwritten else FULFILLED
+    yield line(good if clean else BROKEN, ("residual  ", Role.TITLE), (words, Role.TEXT))
     for row in [*evidence.rows("missing"), *evidence.rows("extra")][:RESIDUAL_SHOWN]:
         yield line(
             ("    ", Role.TEXT),

@@ -18,7 +18,7 @@ from backend.approvals.book import ApprovalBook, became
 from backend.approvals.digest import digest_of
 from backend.approvals.evidence import blockers, counts
 from backend.approvals.rights import refuse_approver
-from backend.approvals.risks import risks
+from backend.approvals.risks import of_reading, risks
 from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.background import Background
@@ -134,7 +134,8 @@ class Pipeline:
             evidence.versions = self._fleet.versions()
             if evidence.changes_id:
                 changes = await self._store.changes.get(evidence.changes_id)
-                evidence.counts, evidence.risk = counts(changes), risks(changes) + evidence.risk
+                evidence.counts = counts(changes)
+                evidence.risk = of_reading(evidence) + risks(changes) + evidence.risk
             step.data.update(failure=evidence.failure, again_changed=evidence.again_changed)
 
         state = ApprovalState.DRAFTING if evidence.failure else ApprovalState.PENDING

@@ -29,8 +29,9 @@ def digest_of(approval: Approval, playbook: Playbook, targets: Mapping[str, Any]
         del row["run_id"], row["at"]
         if not row["login"]:
             del row["login"]  # an older version's digest stands
-    if evidence["running"] is None:
-        del evidence["running"]  # likewise
+    for name in ("running", "quiesced", "notes"):
+        if evidence[name] is None:
+            del evidence[name]  # likewise
     for name in ("rehearsal_run", "repeat_run", "changes_id", "sandbox_changes_id"):
         del evidence[name]
     bound = {

@@ -14,6 +14,7 @@ from backend.models import (
     FROM_GUEST,
     Changes,
     ChangeVerb,
+    Evidence,
     FileChange,
     FileKind,
     FileState,
@@ -99,6 +100,16 @@ def risks(changes: Changes) -> list[str]:
     if removed := [package.name for package in changes.packages if package.verb is ChangeVerb.REMOVED]:
         found.append(f"removes packages: {_named(removed)}")
     return [one if len(one) <= MAX_CHARS else one[: MAX_CHARS - 1] + "…" for one in dict.fromkeys(found)]
+
+
+def of_reading(evidence: Evidence) -> list[str]:
+    """What an empty residual cannot tell, of how the sandbox was read."""
+    if not evidence.unwritten:
+        return []
+    return [
+        "the sandbox's file systems did not stand still: what was not written yet is missing from its diff, "
+        "from a playbook made of that, and from the residual"
+    ]
 
 
 def _cut(told: Iterable[Told]) -> Iterator[str]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
@@ -31,6 +32,7 @@ _DECLARED = (
     "subject",
     "issuer",
     "names",
+    "extensions",
     "key",
     "private_key",
     "public_key",
@@ -50,13 +52,15 @@ Thing = TypeVar("Thing", PackageChange, UnitChange, UserChange, GroupChange)
 
 def residual(sandbox: Changes, rehearsal: Changes) -> list[ResidualRow]:
     """Rows of kind ``missing``, ``extra`` and ``regenerated``, by noun and name."""
+    packages = _packages(sandbox.packages, rehearsal.packages)
     rows = [
-        *_compare("package", sandbox.packages, rehearsal.packages, _by(_package), _package),
-        *_compare("unit", sandbox.units, rehearsal.units, _by(_unit), _unit),
-        *_compare("user", _users(sandbox), _users(rehearsal), _accounts, _account_words),
-        *_compare("group", _groups(sandbox), _groups(rehearsal), _accounts, _account_words),
+        *_compare("package", *packages, _by(_package), _package),
+        *_compare("unit", *_named(sandbox.units, rehearsal.units), _by(_unit), _unit),
+        *_compare("user", *_named(_users(sandbox), _users(rehearsal)), _accounts, _account_words),
+        *_compare("group", *_named(_groups(sandbox), _groups(rehearsal)), _accounts, _account_words),
     ]
-    other_version = {row.name for row in rows if row.noun == "package"}
+    unlike = {row.name for row in rows if row.noun == "package"}
+    other_version = {one.name for side in packages for label, one in side.items() if label in unlike}
     rows += _files(sandbox, rehearsal, other_version)
     rows += _settings(sandbox, rehearsal)
     return rows
@@ -64,12 +68,11 @@ def residual(sandbox: Changes, rehearsal: Changes) -> list[ResidualRow]:
 
 def _compare(
     noun: str,
-    sandbox: Iterable[Thing],
-    rehearsal: Iterable[Thing],
+    mine: Mapping[str, Thing],
+    theirs: Mapping[str, Thing],
     same: Callable[[Thing, Thing], bool],
     words: Callable[[Thing], object],
 ) -> list[ResidualRow]:
-    mine, theirs = ({change.name: change for change in side} for side in (sandbox, rehearsal))
     rows: list[ResidualRow] = []
     for key in sorted(mine.keys() | theirs.keys()):
         one, other = mine.get(key), theirs.get(key)
@@ -79,6 +82,11 @@ def _compare(
             noun, key, str(words(one)) if one else _NOTHING, str(words(other)) if other else _NOTHING
         )
     return rows
+
+
+def _named(sandbox: Iterable[Thing], rehearsal: Iterable[Thing]) -> tuple[dict[str, Thing], dict[str, Thing]]:
+    """The changes of each side by name."""
+    return {change.name: change for change in sandbox}, {change.name: change for change in rehearsal}
 
 
 def _rows(noun: str, name: str, sandbox: str, rehearsal: str) -> list[ResidualRow]:
@@ -238,7 +246,7 @@ def _state_words(state: FileState | None) -> str:
         words.append(state.secret)
     elif state.kind is FileKind.FILE:
         words.append(f"{state.size} bytes")
-        words.append(state.sha256[:12] if state.sha256 else "too large to compare")
+        words.append(state.sha256[:12] if state.sha256 else "content not compared")
     words += [f"{name}={right_words(name, value)}" for name, value in sorted(state.xattrs.items())]
     words += [f"one file with {', '.join(state.same_file)}"] if state.same_file else []
     return " ".join(words)
@@ -273,6 +281,25 @@ def _stated(change: SettingChange) -> str:
 
 
 # --- the other nouns ---------------------------------------------------------------------------------------
+
+
+def _packages(
+    sandbox: Sequence[PackageChange], rehearsal: Sequence[PackageChange]
+) -> tuple[dict[str, PackageChange], dict[str, PackageChange]]:
+    """The changes of each side by name; with the architecture where a name has several, and with the version
+    where one side changed several (kernels stand beside each other)."""
+    arches: dict[str, set[str]] = defaultdict(set)
+    for one in (*sandbox, *rehearsal):
+        arches[one.name].add(one.arch)
+    counts = (Counter((one.name, one.arch) for one in side) for side in (sandbox, rehearsal))
+    several = {key for count in counts for key, times in count.items() if times > 1}
+
+    def label(one: PackageChange) -> str:
+        version = one.after_version or one.before_version
+        words = [one.name, version] if (one.name, one.arch) in several else [one.name]
+        return " ".join([*words, f"({one.arch})"] if len(arches[one.name]) > 1 else words)
+
+    return {label(one): one for one in sandbox}, {label(one): one for one in rehearsal}
 
 
 def _package(change: PackageChange) -> str:

@@ -368,12 +368,19 @@ def compare(before: Told, after: Told, limits: ContentLimits) -> tuple[Compariso
             f"{len(unknown)} files, {wire_path(unknown[0].path)} the first: their former content was not "
             "asked for; perhaps only their times changed"
         )
+    if lost := [pair for pair in pairs if _GONE in _withheld(pair)]:
+        first = wire_path(lost[0].path)
+        notes.append(f"{len(lost)} files, {first} the first: they were there, and could not be read")
     old, new = (_side(told, limits) for told in (before, after))
     for path in limits.whole:
         if _is_lost(path, before, old) or _is_lost(path, after, new):
             notes.append(f"{wire_path(path)}: what it states is not told (the guest did not tell it whole)")
             old.whole[path] = new.whole[path] = None  # half of it would be a lie
     return Comparison(tuple(pairs), old, new), notes
+
+
+def _withheld(pair: Pair) -> list[str]:
+    return [one.withheld for one in (pair.before_content, pair.after_content) if one is not None]
 
 
 def _is_lost(path: bytes, told: Told, side: Side) -> bool:

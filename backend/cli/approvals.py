@@ -272,6 +272,7 @@ def _show(told: dict[str, Any]) -> None:
             ("reason", told["reason"]),
             ("left", left(told["expires_at"]) if told["state"] == "pending" else ""),
             ("changes", ", ".join(f"{count} {noun}" for noun, count in evidence["counts"].items() if count)),
+            *(("diff", words) for words in evidence.get("notes") or ()),
             ("rehearsal", _recap(evidence["rehearsal"])),
             ("again", _again(evidence)),
             ("residual", ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none"),

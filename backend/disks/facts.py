@@ -15,10 +15,33 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 codecs.lookup("utf-16-be")  # of names in BMPString: a confined process cannot load it any more
 MAX_PEM_BYTES = 1 << 20
 MAX_NAMES = 100
+MAX_CHARS = 1000
+_DIGEST_CHARS = 16
+_USAGES = {
+    "digital_signature": "digitalSignature",
+    "content_commitment": "nonRepudiation",
+    "key_encipherment": "keyEncipherment",
+    "data_encipherment": "dataEncipherment",
+    "key_agreement": "keyAgreement",
+    "key_cert_sign": "keyCertSign",
+    "crl_sign": "cRLSign",
+}
+_PURPOSES = {
+    ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth",
+    ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth",
+    ExtendedKeyUsageOID.CODE_SIGNING: "codeSigning",
+    ExtendedKeyUsageOID.EMAIL_PROTECTION: "emailProtection",
+    ExtendedKeyUsageOID.TIME_STAMPING: "timeStamping",
+    ExtendedKeyUsageOID.OCSP_SIGNING: "OCSPSigning",
+    ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE: "anyExtendedKeyUsage",
+}
+_TOLD_ELSEWHERE = (x509.SubjectAlternativeName, x509.SubjectKeyIdentifier, x509.AuthorityKeyIdentifier)
+"""The names, and what follows from the keys."""
 
 _PEM = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.+?-----END \1-----", re.DOTALL)
 _PUBLIC_LINE = re.compile(rb"\A(?:ssh-[a-z0-9-]+|ecdsa-sha2-[a-z0-9-]+) [A-Za-z0-9+/=]+(?: [^\n]*)?\n?\Z")
@@ -27,9 +50,9 @@ _PUBLIC_LINE = re.compile(rb"\A(?:ssh-[a-z0-9-]+|ecdsa-sha2-[a-z0-9-]+) [A-Za-z0
 def facts(data: bytes) -> dict[str, str] | None:
     """Declared facts of the keys and the first certificate in ``data``; None when there are none.
 
-    ``subject, issuer, names, not_before, not_after, self_signed, certificates`` of a certificate; ``key`` of
-    it or of a private key; ``private_key`` (``yes`` or ``encrypted``), ``public_key``, ``request``;
-    ``public`` of each, equal where two belong together.
+    ``subject, issuer, names, extensions, not_before, not_after, self_signed, certificates`` of a certificate;
+    ``key`` of it or of a private key; ``private_key`` (``yes`` or ``encrypted``), ``public_key``,
+    ``request``; ``public`` of each, equal where two belong together.
     """
     found: dict[str, str] = {}
     if _PUBLIC_LINE.match(data):
@@ -56,7 +79,14 @@ def _attempt(parse: Callable[[], dict[str, str]]) -> dict[str, str] | None:
     """What ``parse`` gives, or None for what the library cannot read: a guest may write anything."""
     try:
         return parse()
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.ExtensionNotFound, x509.DuplicateExtension):
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ):
         return None
 
 
@@ -78,7 +108,11 @@ def describe(key: object) -> str:
 def _half(key: object) -> str:
     """A digest of the public half."""
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(key.public_bytes(*form)).hexdigest()[:16]  # type: ignore[attr-defined]
+    return _digest(key.public_bytes(*form))  # type: ignore[attr-defined]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:_DIGEST_CHARS]
 
 
 def _private(block: bytes, label: bytes) -> dict[str, str]:
@@ -118,12 +152,41 @@ def _names(extensions: x509.Extensions) -> str:
     return ", ".join(sorted(found))
 
 
+def _extensions(extensions: x509.Extensions) -> str:
+    """What it may be used for, by the names of RFC 5280; of any other extension the number and a digest."""
+    told = "; ".join(sorted(_extension(one) for one in extensions if not _is_told_elsewhere(one))) or "none"
+    return told if len(told) <= MAX_CHARS else f"{told[:MAX_CHARS]}… {_digest(told.encode())}"
+
+
+def _is_told_elsewhere(extension: x509.Extension[x509.ExtensionType]) -> bool:
+    return isinstance(extension.value, _TOLD_ELSEWHERE)
+
+
+def _extension(extension: x509.Extension[x509.ExtensionType]) -> str:
+    match extension.value:
+        case x509.BasicConstraints() as limits:
+            path = "" if limits.path_length is None else f", pathlen:{limits.path_length}"
+            name, words = "basicConstraints", f"CA:{'TRUE' if limits.ca else 'FALSE'}{path}"
+        case x509.KeyUsage() as usage:
+            used = [word for name, word in _USAGES.items() if getattr(usage, name)]
+            used += ["encipherOnly"] if usage.key_agreement and usage.encipher_only else []
+            used += ["decipherOnly"] if usage.key_agreement and usage.decipher_only else []
+            name, words = "keyUsage", ", ".join(used)
+        case x509.ExtendedKeyUsage() as purposes:
+            name = "extendedKeyUsage"
+            words = ", ".join(sorted(_PURPOSES.get(one, one.dotted_string) for one in purposes))
+        case other:
+            name, words = extension.oid.dotted_string, _digest(other.public_bytes())
+    return f"{name} {'critical, ' if extension.critical else ''}{words}"
+
+
 def _certificate(block: bytes) -> dict[str, str]:
     certificate = x509.load_pem_x509_certificate(block)
     return {
         "subject": certificate.subject.rfc4514_string(),
         "issuer": certificate.issuer.rfc4514_string(),
         "names": _names(certificate.extensions),
+        "extensions": _extensions(certificate.extensions),
         "not_before": certificate.not_valid_before_utc.isoformat(),
         "not_after": certificate.not_valid_after_utc.isoformat(),
         "key": describe(certificate.public_key()),
@@ -138,6 +201,7 @@ def _request(block: bytes) -> dict[str, str]:
         "request": "yes",
         "subject": request.subject.rfc4514_string(),
         "names": _names(request.extensions),
+        "extensions": _extensions(request.extensions),
         "key": describe(request.public_key()),
         "public": _half(request.public_key()),
     }

@@ -25,30 +25,55 @@ WORD = 0xFFFF_FFFF
 PIECE_BYTES = 1 << 20
 IMAGES = (b"squashfs", b"iso9660")  # on a device of their own, and nobody writes to them
 NO_XATTRS = (errno.ENOTSUP, errno.ENOENT, errno.ENODATA, errno.EPERM)
+TRIES = 3
 
 
 def attributes(path: bytes) -> bytes:
-    """Packed, sorted by name; a link's own."""
+    """Packed, sorted by name; a link's own. One that goes meanwhile takes no other with it."""
     found = []
     try:
-        for name in os.listxattr(path, follow_symlinks=False):
-            found.append((os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)))
+        names = os.listxattr(path, follow_symlinks=False)
     except OSError as error:
-        if error.errno not in NO_XATTRS:
-            raise
+        names = none_there(path, error)
+    for name in names:
+        try:
+            found.append((os.fsencode(name), os.getxattr(path, name, follow_symlinks=False)))
+        except OSError as error:
+            none_there(path, error)
     return b"".join(XATTR.pack(len(name), len(value)) + name + value for name, value in sorted(found))
+
+
+def none_there(path: bytes, error: OSError) -> list[str]:
+    """No attributes, where an error means that. Raises FileNotFoundError for a file that is gone."""
+    if error.errno not in NO_XATTRS:
+        raise error
+    if error.errno == errno.ENOENT:
+        os.lstat(path)
+    return []
 
 
 def nanoseconds(time: int) -> int:
     return min(max(time + NS_BIAS, 0), 2 * NS_BIAS)
 
 
-def record(full: bytes, path: bytes, found: os.stat_result) -> bytes:
+def seen(full: bytes) -> tuple[os.stat_result, bytes]:
+    """What stands there, and where a link points. Raises FileNotFoundError where nothing does."""
+    for _ in range(TRIES):
+        found = os.lstat(full)
+        if not stat.S_ISLNK(found.st_mode):
+            return found, b""
+        try:
+            return found, os.readlink(full)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise  # else no link any more
+    raise FileNotFoundError(errno.ENOENT, "another each time")
+
+
+def record(full: bytes, path: bytes, found: os.stat_result, target: bytes) -> bytes:
     """One name."""
-    target, device = b"", (0, 0)
-    if stat.S_ISLNK(found.st_mode):
-        target = os.readlink(full)
-    elif stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
+    device = (0, 0)
+    if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):
         device = (os.major(found.st_rdev), os.minor(found.st_rdev))
     xattrs = attributes(full)
     head = HEAD.pack(
@@ -83,12 +108,12 @@ def rows(base: bytes, prefix: bytes) -> list[tuple[bytes, bytes, tuple[int, int]
     for name in names:
         path = prefix + name
         try:
-            seen = os.lstat(base + path)
-            found.append((path, record(base + path, path, seen), None))
-        except FileNotFoundError:
-            continue
-        if stat.S_ISDIR(seen.st_mode):
-            found.append((path + b"/", b"", (seen.st_dev, seen.st_ino)))
+            one, target = seen(base + path)
+            found.append((path, record(base + path, path, one, target), None))
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # likewise
+        if stat.S_ISDIR(one.st_mode):
+            found.append((path + b"/", b"", (one.st_dev, one.st_ino)))
     found.sort(key=lambda row: row[0], reverse=True)
     return found
 
@@ -97,7 +122,7 @@ def tree(base: bytes) -> None:
     """The records of all names on disks, sorted by path."""
     left_out, out = elsewhere(), sys.stdout.buffer
     top = os.lstat(base or b"/")
-    out.write(record(base or b"/", b"/", top))
+    out.write(record(base or b"/", b"/", top, b""))
     visited = {(top.st_dev, top.st_ino)}
     open_folders = [rows(base, b"/")]
     while open_folders:
@@ -146,7 +171,7 @@ def some(base: bytes, names: list[bytes], trees: list[bytes], most: int) -> None
         if path != b"/" and (above not in found or HEAD.unpack_from(found[above])[0] & 0xF000 != 0x4000):
             continue  # behind a link it is another path, which is asked for by its own name or not at all
         try:
-            found[path] = record(base + path, path, os.lstat(base + path))
+            found[path] = record(base + path, path, *seen(base + path))
         except (FileNotFoundError, NotADirectoryError):
             continue
     cut: list[str] = []

@@ -85,6 +85,8 @@ class Evidence(Answer):
     changes_id: str = ""  # the rehearsal's change: this is what is approved
     sandbox_changes_id: str = ""
     read_from: str = FROM_DISK  # or FROM_GUEST: of both changes, the sandbox's and the rehearsal's
+    quiesced: bool | None = None  # the sandbox's change; None: an older version's evidence, or a roll back
+    notes: list[str] | None = None  # what both changes say of themselves; None: an older version's evidence
     counts: dict[str, int] = Field(default_factory=dict)  # files, packages, units, users, groups, hidden
     rehearsal_run: str = ""
     repeat_run: str = ""
@@ -107,6 +109,11 @@ class Evidence(Answer):
     def rows(self, kind: str) -> list[ResidualRow]:
         """The residual rows of one kind: ``missing``, ``extra`` or ``regenerated``."""
         return [row for row in self.residual if row.kind == kind]
+
+    @property
+    def unwritten(self) -> bool:
+        """True where the sandbox's disk was read while the guest still held data that it had not written."""
+        return self.quiesced is False and self.read_from == FROM_DISK
 
     def login(self, target: str) -> str:
         """``user@address:port`` of a target, as its dry run logged in; empty if that is not known."""

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 _EXPANDS = frozenset("$`*?[]{}()<>|&~!#")
 _QUOTED_EXPANDS = frozenset("$`")
+_PLAIN = re.compile(r"[A-Za-z0-9_./:=,@%+-]+")  # runs that mean themselves: a word may be very long
+_QUOTED_PLAIN = re.compile(r'[^"\\$`]+')
 _SILENCE = re.compile(r"\s*(?:[12]?>{1,2}\s*/dev/null|2>&1|&>\s*/dev/null|<\s*/dev/null)(?=\s|;|&&|$)")
 _HEREDOC = re.compile(r"(?<!<)<<(?P<strip>-?)\s*(?P<quote>['\"]?)(?P<word>[A-Za-z0-9_]+)(?P=quote)")
 _ANY_HEREDOC = re.compile(r"(?<!<)<<(?!<)")
@@ -68,9 +70,12 @@ class _Splitter:
         self.at += 1
 
     def _letter(self, char: str) -> None:
-        """One character of a word, with its quoting."""
+        """One character of a word, with its quoting, or a run of plain ones."""
         self.word = self.word or ""
-        if char == "'":
+        if run := _PLAIN.match(self.text, self.at):
+            self.word += run[0]
+            self.at = run.end() - 1
+        elif char == "'":
             end = self.text.find("'", self.at + 1)
             end = len(self.text) if end < 0 else end
             self.word += self.text[self.at + 1 : end]
@@ -92,7 +97,10 @@ class _Splitter:
         self.at += 1
         while self.at < len(self.text) and self.text[self.at] != '"':
             char = self.text[self.at]
-            if char == "\\" and self.text[self.at + 1 : self.at + 2] in ("$", "`", '"', "\\", "\n"):
+            if run := _QUOTED_PLAIN.match(self.text, self.at):
+                char = run[0]
+                self.at = run.end() - 1
+            elif char == "\\" and self.text[self.at + 1 : self.at + 2] in ("$", "`", '"', "\\", "\n"):
                 self.at += 1
                 char = "" if self.text[self.at] == "\n" else self.text[self.at]
             elif char in _QUOTED_EXPANDS:

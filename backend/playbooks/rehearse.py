@@ -109,6 +109,8 @@ class Rehearser:
         evidence = Evidence(
             sandbox_changes_id=wanted.id,
             read_from=wanted.read_from,
+            quiesced=wanted.quiesced if wanted.sandbox_id else None,  # a roll back is of no sandbox's disk
+            notes=list(wanted.notes),
             strategy=self._fleet.strategy(),
             opaque=[task.name for task in playbook.tasks if task.opaque],
         )
@@ -128,6 +130,7 @@ class Rehearser:
         done.running = running.compare(began, await self._fleet.what_runs(twin), "before", "first run")
         await self._store.changes.insert(done)
         evidence.changes_id = done.id
+        evidence.notes = notes_of(wanted, done)
         evidence.residual = reasoned(compare(wanted, done, checked), playbook.notes)
         evidence.residual += not_redone(playbook.notes, opaque_commands(checked))
         evidence.risk = [note for note in playbook.notes if note.startswith((DATA, OWN, STAYS))]
@@ -207,6 +210,12 @@ def unrehearsed(playbook: CheckedPlaybook, first: Run) -> list[str]:
         if not ran and (how or whole) and not task.module.endswith(".meta") and "failed" not in how:
             found.append(task.name)
     return found
+
+
+def notes_of(wanted: Changes, done: Changes) -> list[str]:
+    """What the two changes say of themselves; of the rehearsal's only what is not the sandbox's too."""
+    own = [f"in the rehearsal: {note}" for note in done.notes if note not in wanted.notes]
+    return [*dict.fromkeys((*wanted.notes, *own))]
 
 
 def reasoned(rows: Sequence[ResidualRow], notes: Sequence[str]) -> list[ResidualRow]:

@@ -51,6 +51,7 @@ from backend.models import (
     ApprovalState,
     AskRequest,
     AskState,
+    Changes,
     Decision,
     Evidence,
     Identity,
@@ -441,12 +442,13 @@ async def test_the_pack_of_an_apply_that_was_cut_off_before_it_began_says_so(
     cast("Any", approvals)._runs = Runs(store, bus, audit, cast("Any", None), timeout_s=1)
     cast("Any", approvals)._playbooks = SimpleNamespace(load=store.playbooks.get)
     dry_run = {name: TargetEvidence(target=name, run_id="RUN-1") for name in ("web-01", "web-02")}
-    asked = await pending(
-        book, state=ApprovalState.FAILED, apply_run="RUN-2", evidence=Evidence(dry_run=dry_run)
-    )
+    evidence = Evidence(dry_run=dry_run, quiesced=False, notes=["not quiesced"])
+    asked = await pending(book, state=ApprovalState.FAILED, apply_run="RUN-2", evidence=evidence)
     told = await approvals.pack(ANNA, asked.id)
     assert ([run["id"] for run in told["runs"]], told["never_began"]) == (["RUN-1"], ["RUN-2"])
     assert told["playbook"]["id"] == playbook.id and told["approval"]["apply_run"] == "RUN-2"
+    packed = told["approval"]["evidence"]
+    assert (packed["quiesced"], packed["notes"]) == (False, ["not quiesced"]), "as the diff says of itself"
     assert (await approvals.pack(AUDITOR, asked.id))["approval"] == told["approval"]
     with pytest.raises(RoleDenied):
         await approvals.pack(AGENT, asked.id)
@@ -959,6 +961,28 @@ async def test_a_group_may_have_its_dry_run_with_the_request(
         await asyncio.gather(*(one for one in asyncio.all_tasks() if one.get_name().startswith("rehearse")))
     assert (await book.load(asked.id)).state is ApprovalState.PENDING
     assert tried == ([asked.id] if asked_for else [])
+
+
+async def test_what_an_unfrozen_disk_may_lack_is_the_first_risk_of_the_request(
+    store: Store, book: ApprovalBook, audit: Audit
+) -> None:
+    async def answer(*_: Any, **__: Any) -> Any:
+        return SimpleNamespace(evidence=evidence)
+
+    done = Changes(id="CHG-9", sandbox_id="SBX-1", from_snapshot="a", to_snapshot="b", created_at=now())
+    await store.changes.insert(done.model_copy(update={"read_from": "guest"}))
+    evidence = Evidence(changes_id=done.id, quiesced=False, notes=["not quiesced"], risk=["data of x"])
+    playbooks = SimpleNamespace(load=answer, changes_of=answer, to_run=lambda _: {})
+    fleet = SimpleNamespace(load=answer, versions=dict)
+    asked = await pending(book, state=ApprovalState.REHEARSING, groups={"web-01": "web"})
+    async with Background() as background:
+        rehearser = SimpleNamespace(rehearse=answer)
+        parts: list[Any] = [Config(), store, book, audit, fleet, playbooks, rehearser, None, None, None]
+        RealPipeline(*parts, background, lambda: None, cast("Any", None)).rehearse(asked)
+        told = (await book.wait(asked.id, 5, ANNA)).evidence
+    first, *others = told.risk
+    assert first.startswith("the sandbox's file systems did not stand still") and "data of x" in others
+    assert (told.quiesced, told.notes) == (False, ["not quiesced"])
 
 
 async def test_what_nobody_decides_expires(approvals: Approvals, book: ApprovalBook) -> None:

@@ -726,7 +726,11 @@ def test_what_the_rehearsal_did_not_try_is_shown_before_all_else(
     backend: FakeBackend, capsys: Capture
 ) -> None:
     """It may be approved all the same where `allow_unrehearsed` says so."""
-    evidence = Evidence(unrehearsed=["Tune the kernel", "Restart web"], risk=["touches the firewall"])
+    evidence = Evidence(
+        unrehearsed=["Tune the kernel", "Restart web"],
+        risk=["touches the firewall"],
+        notes=["not quiesced", "packages are not told"],
+    )
     evidence.dry_run["web-01"] = TargetEvidence(target="web-01", login="ops@10.0.0.1:22")
     backend.answers["GET /v1/approvals/APR-4f2a0000"] = (200, _asked(evidence=evidence))
     playbook = Playbook(id="PBK-1", name="web", sandbox_id="SBX-1", yaml="---", created_at=now())
@@ -735,6 +739,7 @@ def test_what_the_rehearsal_did_not_try_is_shown_before_all_else(
     told = capsys.readouterr().out
     assert told.startswith("unrehearsed  Tune the kernel, Restart web\n")
     assert "\ntarget       web-01 ops@10.0.0.1:22\n" in told
+    assert "\ndiff         not quiesced\ndiff         packages are not told\n" in told
 
 
 def test_an_exported_playbook_is_a_folder_that_plain_ansible_reads(

@@ -366,6 +366,21 @@ def test_a_review_says_what_runs_in_the_sandbox_or_its_twin_only_and_ticks_nothi
     ]
 
 
+def test_a_review_tells_what_the_diffs_say_of_themselves_and_ticks_no_residual_of_unwritten_data() -> None:
+    approval = fleet(now()).approvals[0]
+
+    def told() -> list[str]:
+        return [plain(each) for each in checklist(approval)]
+
+    assert not [each for each in told() if "diff  " in each or "frozen" in each]
+    approval.evidence.quiesced = False
+    approval.evidence.notes = ["not quiesced\x1b", *(f"/etc/{n}: is a link" for n in range(13))]
+    at = told().index("! diff  14 notes")
+    assert told()[at + 1] == "    not quiesced␛" and told()[at + 13] == "    and 2 more"
+    residual = next(each for each in told() if "residual  " in each)
+    assert residual.startswith("! ") and residual.endswith("; not frozen, unwritten data is not compared")
+
+
 def test_a_review_counts_settings_by_kind_and_a_task_s_path_stands_beside_its_name() -> None:
     approval = fleet(now()).approvals[0]
     approval.evidence.counts = {"files": 3, "sudo rule": 2, "ssh daemon": 1, "hosts entry": 1}

@@ -8,7 +8,7 @@ import pytest
 
 from backend.approvals.digest import digest_of
 from backend.approvals.evidence import blockers, counts, for_agent
-from backend.approvals.risks import risks
+from backend.approvals.risks import of_reading, risks
 from backend.models import (
     Approval,
     ApprovalState,
@@ -199,6 +199,25 @@ def test_a_change_that_the_guest_told_is_a_risk_and_part_of_what_is_approved() -
     told.again_changed = 0
     digests = {digest_of(approval(one), PLAYBOOK, WIRE, "p") for one in (complete(), told)}
     assert len(digests) == 2
+
+
+def test_a_disk_that_was_not_frozen_is_a_risk_in_words_and_part_of_what_is_approved() -> None:
+    notes = ["not quiesced: read as after a power cut, unwritten data is missing"]
+    told = complete().model_copy(update={"quiesced": False, "notes": notes})
+    (risk,) = of_reading(told)
+    assert "what was not written yet is missing" in risk and "from the residual" in risk
+    assert of_reading(told.model_copy(update={"read_from": "guest"})) == [], "it was asked, with all it held"
+    others = [complete().model_copy(update=one) for one in ({"quiesced": True, "notes": []}, {"notes": []})]
+    assert of_reading(others[0]) == []
+    digests = [digest_of(approval(one), PLAYBOOK, WIRE, "p") for one in (complete(), told, *others)]
+    assert len(set(digests)) == 4
+
+
+def test_a_row_of_an_older_version_says_nothing_of_how_it_was_read_and_its_digest_stands() -> None:
+    whole = complete().model_dump(mode="json")
+    old = Evidence.model_validate({key: whole[key] for key in whole.keys() - {"quiesced", "notes"}})
+    assert (old.quiesced, old.notes, old.unwritten, of_reading(old)) == (None, None, False, [])
+    assert digest_of(approval(old), PLAYBOOK, WIRE, "p") == DIGEST_WITHOUT_RUNNING
 
 
 def test_a_missing_row_has_the_reason_that_the_playbook_was_made_with() -> None:

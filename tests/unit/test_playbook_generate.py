@@ -1315,18 +1315,84 @@ def test_what_stands_there_without_its_source_is_written() -> None:
 @pytest.mark.parametrize(
     ("line", "keeper"),
     [
-        ("su - postgres -c 'createuser app'", "postgresql"),
-        ("psql -c 'alter role app login'", "postgresql"),
-        ("mariadb <schema.sql", "mariadb"),
+        ("su - postgres -c 'createuser app'", "postgresql (roles)"),
+        ("psql -c 'alter role app login'", "postgresql (roles)"),
+        ("sudo -u postgres psql -tAc 'create database app owner app'", "postgresql (databases)"),
+        ("su - postgres -c \"psql app -c 'insert into t values (1)'\"", "postgresql (contents)"),
+        ("su - postgres -c 'createdb app'", "postgresql (databases)"),
+        ("zcat dump.gz | runuser -u postgres -- psql app", "postgresql"),
+        ("su - postgres -c psql", "postgresql"),
+        ("psql <<EOF\ncreate table t ();\nEOF", "postgresql (contents)"),
+        ("psql <<EOF\nselect 1;\nEOF", ""),
+        ("echo 'select 1' | psql", ""),
         ("psql -c 'SHOW shared_buffers'", ""),
-        ("apt-get install -y mariadb-server", ""),
+        ('psql -c "$(cat roles.sql)"', "postgresql"),
+        ("psql --version && sudo -u mysql true", ""),
+        ("mariadb <schema.sql", "mariadb"),
+        ('mysql -uroot -e "grant all on *.* to u@localhost"', "mariadb (roles)"),
+        ("mysqladmin create app", "mariadb"),
+        ("mysql -e 'show databases'; mysqladmin status", ""),
+        ("apt-get install -y mariadb-server && update-rc.d mariadb enable", ""),
+        ("sudo -E apt-get install -y redis-cli mysql", ""),
+        ("systemctl restart mariadb && sed -i s/a/create/ /srv/a", ""),
+        ("(echo x; echo x) | smbpasswd -s -a anna", "samba"),
+        ("pdbedit -a -u anna", "samba"),
+        ("pdbedit -Lv", ""),
+        ("ldapadd -x -D cn=admin -f /root/base.ldif", "ldap"),
+        ("ldapmodify -Y EXTERNAL -H ldapi:/// <<EOF\ndn: cn=config\nEOF", "ldap"),
+        ("ldapsearch -x", ""),
+        ("rabbitmqctl -n a add_user anna x", "rabbitmq"),
+        ("rabbitmqctl list_users", ""),
+        ("redis-cli -n 1 SET a b", "redis"),
+        ("redis-cli <<EOF\nHSET a b c\nEOF", "redis"),
+        ("redis-cli get a; redis-cli ping", ""),
+        ("mongosh app --eval 'db.createUser({})'", "mongodb"),
+        ("docker exec db mongosh /root/seed.js", "mongodb"),
+        ("mongo --quiet --eval 'db.users.find()'", ""),
     ],
 )
-def test_what_a_database_keeps_is_noted_for_no_diff_shows_it(line: str, keeper: str) -> None:
+def test_what_a_service_keeps_is_noted_for_no_diff_shows_it(line: str, keeper: str) -> None:
     sample = sample_with(line)
     sample.add("/srv/a", b"x")
     notes = drafted(sample).notes
     assert [note.partition(":")[0] for note in notes] == ([f"data of {keeper}"] if keeper else [])
+
+
+@pytest.mark.parametrize(
+    "line", ["bash -x setup.sh", "cd /srv && ./setup.sh", "sudo -u postgres /srv/setup.sh"]
+)
+def test_what_a_script_of_the_diff_asks_a_database_for_is_noted(line: str) -> None:
+    sample = sample_with(line)
+    sample.commands[0].metadata = {"user": "root", "work_dir": "/srv"}
+    sample.add("/srv/setup.sh", b"#!/bin/sh\nif true; then\n  psql -c 'create role app'\nfi\n", mode=0o755)
+    assert drafted(sample).notes == [
+        "data of postgresql (roles): 1 command changed it, which no generated task does again"
+    ]
+
+
+def test_a_command_that_failed_may_have_changed_a_database_and_one_that_never_began_did_not() -> None:
+    sample = sample_with("createuser app", "createuser app", "dropuser app", "createdb app")
+    sample.add("/srv/a", b"x")
+    for command, code in zip(sample.commands, (127, 1, 0, 127), strict=True):
+        command.exit_code = code
+    assert drafted(sample).notes == [
+        "data of postgresql (roles): 2 commands changed it, or may have: 1 of them failed, which no generated"
+        " task does again"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hidden", "noted"), [("", False), ("service state", True), ("temporary files", False), (None, False)]
+)
+def test_a_file_of_sqlite_is_noted_only_where_the_diff_hides_it(hidden: str | None, noted: bool) -> None:
+    sample = sample_with(
+        "cd /var/lib/app && sqlite3 app.db 'insert into t values (1)'", "sqlite3 app.db .dump"
+    )
+    sample.add("/srv/a", b"x")
+    if hidden is not None:
+        sample.add("/var/lib/app/app.db", b"x", hidden=hidden)
+    told = [note.partition(": ")[0] for note in drafted(sample).notes]
+    assert told == (["data of sqlite (/var/lib/app/app.db)"] if noted else [])
 
 
 def test_a_swap_file_is_made_and_formatted_and_used_on_each_machine() -> None:

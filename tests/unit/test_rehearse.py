@@ -190,6 +190,20 @@ async def test_both_runs_of_a_rehearsal_show_what_the_playbook_writes() -> None:
     assert [call.kwargs["named"] for call in twin.differ.diff.await_args_list] == [{b"/srv/old"}] * 2
 
 
+async def test_the_evidence_has_what_both_diffs_say_of_themselves() -> None:
+    wanted = Sample().changes()
+    wanted.quiesced, wanted.notes = False, ["not quiesced", "other partitions are not looked into"]
+    twin = TwoRuns([ports()] * 3)
+    twin.says_of_itself("other partitions are not looked into", "/etc/x: is a link")
+    evidence = await twin.rehearse(wanted)
+    assert evidence.quiesced is False and evidence.unwritten
+    assert evidence.notes == [*wanted.notes, "in the rehearsal: /etc/x: is a link"]
+    frozen = await TwoRuns([ports()] * 3).rehearse(Sample().changes())
+    assert (frozen.quiesced, frozen.notes, frozen.unwritten) == (True, [], False)
+    back = Sample().changes().model_copy(update={"sandbox_id": "", "quiesced": False})
+    assert (await TwoRuns([ports()] * 3).rehearse(back)).quiesced is None, "no disk of a sandbox was read"
+
+
 class TwoRuns:
     """A twin that is forked, asked, run at and thrown away; and what it says of itself each time."""
 
@@ -200,6 +214,7 @@ class TwoRuns:
         )
         runs = (changes, again.changes() if again else changes)
         self.differ = SimpleNamespace(diff=AsyncMock(side_effect=[one.model_copy() for one in runs]))
+        self.says_of_itself = lambda *notes: changes.notes.extend(notes)
         self.fork_twin = AsyncMock(
             return_value=Sandbox(id="T", sandbox_name="t", base_image="i", created_at=now(), updated_at=now())
         )
@@ -295,3 +310,24 @@ def test_what_an_agent_put_into_a_database_stands_in_the_residual_unless_a_task_
         ("missing", "database", one) for one in blocking
     ]
     assert all(row.reason == "2 commands changed it; add a guarded command task that does" for row in rows)
+
+
+TOLD = ("postgresql (roles)", "postgresql (databases)", "sqlite (/srv/a.db)")
+
+
+@pytest.mark.parametrize(
+    ("argv", "left"),
+    [
+        (["psql", "--version"], {*TOLD}),
+        (["psql", "-c", "select 1"], {*TOLD}),
+        (["psql", "app"], {*TOLD}),
+        (["psql", "-c", "create role app"], {"postgresql (databases)", "sqlite (/srv/a.db)"}),
+        (["su", "postgres", "-c", "createdb app"], {"postgresql (roles)", "sqlite (/srv/a.db)"}),
+        (["psql", "-f", "/srv/all.sql"], {"sqlite (/srv/a.db)"}),
+        (["sqlite3", "/srv/b.db", "create table t (a)"], {*TOLD}),
+        (["sqlite3", "/srv/a.db", "create table t (a)"], {"postgresql (roles)", "postgresql (databases)"}),
+    ],
+)
+def test_a_row_goes_only_for_a_task_that_makes_a_change_of_its_kind(argv: list[str], left: set[str]) -> None:
+    rows = not_redone([f"{DATA}{name}: 1 command changed it" for name in TOLD], [argv])
+    assert {row.name for row in rows} == left

@@ -20,6 +20,7 @@ from backend.models import (
 KEY = {"key": "rsa 2048", "private_key": "yes", "public": "1" * 16}
 CERTIFICATE = {
     "subject": "CN=web-01", "issuer": "CN=web-01", "names": "DNS:web-01", "key": "rsa 2048",
+    "extensions": "basicConstraints critical, CA:FALSE",
     "self_signed": "yes", "certificates": "1", "public": "1" * 16,
     "not_before": "2026-01-01T00:00:00+00:00", "not_after": "2027-01-01T00:00:00+00:00",
 }  # fmt: skip
@@ -133,6 +134,11 @@ def test_each_thing_left_out_is_missing_and_each_thing_added_is_extra(work, noun
         (3, "certificate", {**CERTIFICATE, "names": "DNS:other", "public": "2" * 16}),
         (3, "certificate", {**CERTIFICATE, "not_after": "2036-01-01T00:00:00+00:00", "public": "2" * 16}),
         (3, "certificate", {**CERTIFICATE, "issuer": "CN=other", "public": "2" * 16}),
+        (
+            3,
+            "certificate",
+            {**CERTIFICATE, "extensions": "basicConstraints critical, CA:TRUE", "public": "2" * 16},
+        ),
     ],
 )
 def test_a_difference_is_both_missing_and_extra(work, at, field, value):
@@ -231,6 +237,36 @@ def test_another_version_of_a_package_is_one_row_and_not_one_per_file(work, chan
             change("/usr/sbin/nginx", sha256=digit * 64).model_copy(update={"package": "nginx"})
         )
     assert names(residual(one, other), "missing") == {"nginx"}
+
+
+def package(name, version, arch="x86_64", verb=ChangeVerb.ADDED):
+    versions = {"before_version" if verb is ChangeVerb.REMOVED else "after_version": version}
+    return PackageChange(name=name, verb=verb, arch=arch, wanted=True, **versions)
+
+
+@pytest.mark.parametrize(
+    ("at", "name"),
+    [(0, "libc6 (amd64)"), (1, "libc6 (i386)"), (2, "kernel 6.1"), (3, "kernel 6.2"), (4, "kernel 5.9")],
+)
+def test_architectures_and_versions_of_one_package_are_compared_each(changes, at, name):
+    """As rpm keeps kernels beside each other, and dpkg a library for two architectures."""
+    packages = [
+        package("libc6", "2.36", "amd64"), package("libc6", "2.36", "i386"),
+        package("kernel", "6.1"), package("kernel", "6.2"), package("kernel", "5.9", verb=ChangeVerb.REMOVED),
+    ]  # fmt: skip
+    whole = changes(packages=packages)
+    less = changes(packages=packages[:at] + packages[at + 1 :])
+    assert residual(whole, whole) == []
+    assert [(row.kind, row.name) for row in residual(whole, less)] == [("missing", name)]
+    assert [(row.kind, row.name) for row in residual(less, whole)] == [("extra", name)]
+
+
+def test_a_package_of_another_architecture_is_another_one(changes, change):
+    file = change("/usr/lib/x.so").model_copy(update={"package": "libx"})
+    one = changes(packages=[package("libx", "1", "amd64")], files=[file])
+    other = changes(packages=[package("libx", "1", "i386")])
+    rows = [(row.kind, row.noun, row.name) for row in residual(one, other)]
+    assert rows == [("missing", "package", "libx (amd64)"), ("extra", "package", "libx (i386)")]
 
 
 def test_a_package_s_account_may_get_another_number(work):

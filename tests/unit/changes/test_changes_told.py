@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -155,6 +155,7 @@ class Here:
 
     def __init__(self, root: Path) -> None:
         self.root, self.asked = root, 0
+        self.before_contents: Callable[[], None] = lambda: None
 
     def _run(self, job: Mapping[str, object]) -> bytes:
         argv = [sys.executable, "-IS", "-c", PROGRAM.read_text()]
@@ -168,6 +169,7 @@ class Here:
         self, guest: Guest, keep: dict[bytes, bool], limits: dict[str, int], *, root: bytes
     ) -> bytes:
         self.asked = len(keep)
+        self.before_contents()
         paths = [wire.text(path) for path in keep]
         return self._run({"paths": paths, "keep": list(keep.values()), "limits": limits})
 
@@ -250,6 +252,31 @@ async def test_a_difference_by_the_guests_word_says_what_it_means_and_who_said_i
     assert [(user.name, user.verb) for user in changes.users] == [("deploy", ChangeVerb.ADDED)]
     nothing = await world.differ.diff("SBX-1", "now", "now", after, await world.ask(after), quiesced=True)
     assert not nothing.files and world.here.asked == 0
+
+
+async def test_a_file_that_goes_while_a_guest_is_asked_is_told_without_a_content_and_said_to_be(
+    world: World,
+) -> None:
+    before = await world.ask()
+    world.write("etc/app.conf", "a = 1\n")
+    world.write("etc/sysctl.d/10.conf", "vm.swappiness = 20\n")
+
+    def goes() -> None:
+        (world.root / "etc/app.conf").unlink()
+        (world.root / "etc/sysctl.d/10.conf").unlink()
+
+    world.here.before_contents = goes
+    after = await world.ask(before)
+    changes = await world.differ.diff("SBX-1", "before", "now", before, after, quiesced=True)
+    told_of = {change.path: change for change in changes.files}
+    assert told_of.keys() == {"/etc/app.conf", "/etc/sysctl.d/10.conf"} and not changes.settings
+    for one in told_of.values():
+        assert one.after is not None and (one.after.sha256, one.after.text, one.after.blob) == (
+            None,
+            None,
+            False,
+        )
+    assert "2 files, /etc/app.conf the first: they were there, and could not be read" in changes.notes
 
 
 async def test_which_names_are_one_file_is_told_by_the_guests_word_too(world: World) -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from backend.changes import BlobStore, Differ, NoiseProfile
 from backend.disks import DiskReader
 from backend.disks.pieces import Piece
 from backend.errors import DiskUnreadable
+from backend.models import ChangeVerb
 from tests.unit.disks.opinion import opinion, ours
 
 FEATURES = {
@@ -131,6 +133,27 @@ async def test_what_chattr_sets_is_an_attribute_and_a_change(lab, reader, tmp_pa
         (b"/file", {}, {b"chattr": b"ia"}),
         (b"/folder", {}, {b"chattr": b"i"}),
     ]
+
+
+async def test_a_label_of_selinux_is_an_attribute_and_a_change(lab, reader, tmp_path, limits):
+    tree = tmp_path / "few"
+    tree.mkdir()
+    (tree / "file").write_bytes(b"content")
+    old, new = (f"system_u:object_r:{kind}_t:s0\0".encode() for kind in ("etc", "shadow"))
+    (tmp_path / "old").write_bytes(old)
+    (tmp_path / "new").write_bytes(new)
+    before = lab.edit(lab.format(tree), f"ea_set -f {tmp_path / 'old'} /file security.selinux")
+    after = lab.edit(before, f"ea_set -f {tmp_path / 'new'} /file security.selinux")
+    manifests = [await reader.manifest([image]) for image in (before, after)]
+    labels = [{one.path: dict(one.xattrs) for one in manifest.entries} for manifest in manifests]
+    assert [one[b"/file"] for one in labels] == [{b"security.selinux": old}, {b"security.selinux": new}]
+    assert manifests[0].digest != manifests[1].digest
+    top = lab.overlay(before, before, after)
+    (pair,) = (await reader.compare([before], [before, top], contents=limits)).pairs
+    assert (pair.path, dict(pair.after.xattrs)) == (b"/file", {b"security.selinux": new})
+    differ = Differ(reader, BlobStore(tmp_path / "blobs"), b"k" * 32, NoiseProfile.default())
+    (change,) = (await differ.diff("SBX-1", "a", "b", [before], [before, top], quiesced=True)).shown()
+    assert (change.verb, change.after.xattrs) == (ChangeVerb.METADATA, {"security.selinux": new.hex()})
 
 
 async def test_capabilities_access_lists_devices_and_owners(lab, reader, tmp_path):
