@@ -39,6 +39,7 @@ _DECLARED = (
     "request",
     "self_signed",
     "certificates",
+    "chain",
 )
 _TABLES = {"/etc/aliases.db": "/etc/aliases"}
 _REHASHED = re.compile(r"[0-9a-f]{8}(\.[0-9]+)?")

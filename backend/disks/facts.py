@@ -52,12 +52,12 @@ def facts(data: bytes) -> dict[str, str] | None:
 
     ``subject, issuer, names, extensions, not_before, not_after, self_signed, certificates`` of a certificate;
     ``key`` of it or of a private key; ``private_key`` (``yes`` or ``encrypted``), ``public_key``,
-    ``request``; ``public`` of each, equal where two belong together.
+    ``request``; ``public`` of each, equal where two belong together; ``chain``, of the further certificates.
     """
     found: dict[str, str] = {}
     if _PUBLIC_LINE.match(data):
         return _attempt(lambda: _told(serialization.load_ssh_public_key(data)))
-    certificates = 0
+    certificates, chain = 0, list[str]()
     for match in _PEM.finditer(data[:MAX_PEM_BYTES]):
         label, block = match[1], match[0]
         if label.endswith(b"PRIVATE KEY"):
@@ -66,12 +66,17 @@ def facts(data: bytes) -> dict[str, str] | None:
             certificates += 1
             if certificates == 1:
                 found.update(_attempt(partial(_certificate, block)) or {})
+            else:
+                told = _attempt(partial(_certificate, block)) or {"subject": _digest(block)}
+                chain.append(" ".join(told.get(name, "") for name in ("subject", "names", "extensions")))
         elif label == b"CERTIFICATE REQUEST":
             found.update(_attempt(partial(_request, block)) or {})
         elif label == b"PUBLIC KEY":
             found.update(_attempt(partial(_public, block)) or {})
     if certificates:
         found["certificates"] = str(certificates)
+    if chain:
+        found["chain"] = _short("; ".join(chain))
     return found or None
 
 
@@ -155,6 +160,11 @@ def _names(extensions: x509.Extensions) -> str:
 def _extensions(extensions: x509.Extensions) -> str:
     """What it may be used for, by the names of RFC 5280; of any other extension the number and a digest."""
     told = "; ".join(sorted(_extension(one) for one in extensions if not _is_told_elsewhere(one))) or "none"
+    return _short(told)
+
+
+def _short(told: str) -> str:
+    """The text; a very long one with a digest of the whole in the place of its end."""
     return told if len(told) <= MAX_CHARS else f"{told[:MAX_CHARS]}… {_digest(told.encode())}"
 
 

@@ -134,6 +134,7 @@ def test_each_thing_left_out_is_missing_and_each_thing_added_is_extra(work, noun
         (3, "certificate", {**CERTIFICATE, "names": "DNS:other", "public": "2" * 16}),
         (3, "certificate", {**CERTIFICATE, "not_after": "2036-01-01T00:00:00+00:00", "public": "2" * 16}),
         (3, "certificate", {**CERTIFICATE, "issuer": "CN=other", "public": "2" * 16}),
+        (3, "certificate", {**CERTIFICATE, "chain": "CN=other", "public": "2" * 16}),
         (
             3,
             "certificate",

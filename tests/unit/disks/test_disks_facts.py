@@ -73,6 +73,17 @@ def test_of_very_many_purposes_the_last_counts_too() -> None:
     assert told[0] != told[1] and max(map(len, told)) < MAX_CHARS + 50
 
 
+def test_the_further_certificates_of_a_file_count_too() -> None:
+    own, broken = certificate(), b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+    told = [facts(own + more) or {} for more in (b"", own, certificate(AUTHORITY), broken)]
+    assert [one.get("chain", "") for one in told[:3]] == [
+        "",
+        "CN=web  none",
+        "CN=web  basicConstraints CA:TRUE",
+    ]
+    assert told[3]["chain"] and told[3]["certificates"] == "2"
+
+
 def test_a_request_declares_what_it_asks_for() -> None:
     builder = x509.CertificateSigningRequestBuilder(NAME).add_extension(AUTHORITY, critical=True)
     asked = builder.sign(KEY, hashes.SHA256()).public_bytes(Encoding.PEM)
