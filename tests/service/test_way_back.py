@@ -299,6 +299,56 @@ async def test_a_secret_that_a_target_had_is_a_variable_whose_value_was_kept(
         assert not file.is_file() or b"hunter2secret" not in file.read_bytes(), file
 
 
+def a_key(word: str) -> bytes:
+    return f"-----BEGIN PRIVATE KEY-----\nMII{word}\n-----END PRIVATE KEY-----\n".encode()
+
+
+async def test_targets_that_had_different_secrets_are_taken_back_one_by_one(
+    approvals: Approvals,
+    playbooks: Playbooks,
+    keeper: StandIns,
+    book: ApprovalBook,
+    fleet: Any,
+    store: Store,
+    applied: Run,
+) -> None:
+    """Their playbooks are the same: a secret is a variable. No target gets another's."""
+    ones, twos = a_key("hunter2one"), a_key("hunter2two")
+    await had(keeper, web_01=machine({"/srv/x": ones}), web_02=machine({"/srv/x": twos}))
+    keeper.now |= dict.fromkeys(("web-01", "web-02"), machine({"/srv/x": NEW}))
+    with pytest.raises(WrongState, match="web-01 and web-02 did not have the same") as refused:
+        await approvals.request_rollback(ANNA, RUN)
+    assert f"fluid runs rollback {RUN} --target web-02" in refused.value.remedy
+    assert "hunter2" not in f"{refused.value.message} {refused.value.remedy} {refused.value.details}"
+    playbook = await back(approvals, playbooks, "web-02")
+    asked = next(row for row in await book.all() if row.rolls_back)
+    back_ = WaysBack(store, cast("Any", None), fleet, playbooks, keeper)
+    assert await back_.values(asked, playbook) == {"content_of_srv_x": twos.decode()}
+
+
+async def test_a_request_for_targets_that_had_different_secrets_has_no_values(
+    approvals: Approvals,
+    playbooks: Playbooks,
+    keeper: StandIns,
+    book: ApprovalBook,
+    fleet: Any,
+    store: Store,
+    applied: Run,
+) -> None:
+    """One that was made before this was looked at."""
+    ones = machine({"/srv/x": a_key("hunter2one")})
+    await had(keeper, web_01=ones, web_02=ones)
+    keeper.now |= dict.fromkeys(("web-01", "web-02"), machine({"/srv/x": NEW}))
+    playbook = await back(approvals, playbooks)
+    asked = next(row for row in await book.all() if row.rolls_back)
+    back_ = WaysBack(store, cast("Any", None), fleet, playbooks, keeper)
+    assert asked.targets == ["web-01", "web-02"] and await back_.values(asked, playbook)
+    await had(keeper, web_02=machine({"/srv/x": a_key("hunter2two")}))
+    with pytest.raises(WrongState, match="web-01 and web-02 did not have the same") as refused:
+        await back_.values(asked, playbook)
+    assert "hunter2" not in f"{refused.value.message} {refused.value.remedy} {refused.value.details}"
+
+
 async def test_what_was_not_kept_stays_and_is_said(
     approvals: Approvals, playbooks: Playbooks, keeper: StandIns, store: Store, applied: Run
 ) -> None:
