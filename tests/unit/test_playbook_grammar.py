@@ -82,6 +82,18 @@ def test_a_refusal_names_the_task_the_value_and_the_rule() -> None:
 # --- P1: one document of plain data -----------------------------------------------------------------------
 
 
+def test_p1_two_tasks_do_not_begin_on_one_line() -> None:
+    """Ansible tells a task by its line."""
+    flow = "{name: %s, ansible.builtin.file: {path: /srv/x, state: directory}}"
+    for rest in (", %s]", "],\n  handlers: [%s]", "], handlers: [%s]"):
+        first, second = flow % "One", flow % "Two"
+        text = f"- {{name: Test, hosts: all, tasks: [{first}{rest % second}}}\n".encode()
+        if "\n" in rest:
+            assert len(accepted(text).handlers) == 1
+        else:
+            assert "'Two'" in refused(text, "P1").message
+
+
 @pytest.mark.parametrize(
     "text",
     [
