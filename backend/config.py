@@ -191,7 +191,7 @@ class TargetGroup(Section):
     user: str = "root"
     """The login."""
     become: bool = False
-    """Use sudo there, which must not ask for a password."""
+    """Use sudo there, which must not ask for a password. Else a playbook has the login's rights only."""
     approvals: int = Field(default=1, ge=1, le=5)
     """How many operators must agree."""
     approvers: list[str] = Field(default_factory=lambda: ["*"])
