@@ -410,7 +410,7 @@ class Pipeline:
 
     async def pick_up(self) -> None:
         """Go on with what an outage of the database cut off, as after a restart; forget secrets whose apply
-        is over."""
+        is over. Not while somebody decides: an approval is a row before its apply starts."""
         for approval_id in tuple(self._cut_off):
             self._cut_off.discard(approval_id)  # before: what is begun again may be cut off again at once
             try:
@@ -418,6 +418,9 @@ class Pipeline:
             except Exception:
                 self._cut_off.add(approval_id)
                 raise
+        for approval in await self._book.open([ApprovalState.APPROVED]):  # the decision's answer was lost
+            if not self._background.running(f"apply {approval.id}"):
+                await self.resume([await self._book.load(approval.id)])  # its apply may have ended meanwhile
         for approval_id in tuple(self._secrets):
             if (await self._book.load(approval_id)).state not in _UNDER_APPLY:
                 del self._secrets[approval_id]

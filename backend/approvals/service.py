@@ -325,8 +325,8 @@ class Approvals:
                 comment=comment,
             ):
                 approval = await self._book.change(approval_id, [ApprovalState.PENDING], decide)
-        if approval.state is ApprovalState.APPROVED:
-            self._pipeline.apply(approval, given)
+            if approval.state is ApprovalState.APPROVED:
+                self._pipeline.apply(approval, given)
         return approval
 
     async def reject(
@@ -375,7 +375,8 @@ class Approvals:
     async def expire(self) -> None:
         """Go on with what was cut off, end what nobody decided in time. The daemon calls this every few
         seconds."""
-        await self._pipeline.pick_up()
+        async with self._deciding:  # what was approved a moment ago has its apply, with its secrets
+            await self._pipeline.pick_up()
         end = became(ApprovalState.EXPIRED, "nobody decided in time")
         for approval in await self._book.open(_BEFORE_APPLY):
             if approval.expires_at <= now():
@@ -387,7 +388,8 @@ class Approvals:
 
     async def resume(self) -> None:
         """After a start: pick up what a former backend left half done."""
-        await self._pipeline.resume(await self._book.open())
+        async with self._deciding:
+            await self._pipeline.resume(await self._book.open())
 
     async def _refuse_locked(self, approval: Approval) -> None:
         for other in await self._book.open(_HOLDING):

@@ -558,6 +558,99 @@ async def test_an_apply_that_has_begun_holds_its_target_whatever_becomes_of_its_
     assert (await book.load(asked.id)).state is ApprovalState.APPLIED
 
 
+class CountedRuns:
+    """Each apply is executed at once, and counted."""
+
+    def __init__(self) -> None:
+        self.run = SimpleNamespace(id="RUN-00000001", state=RunState.SUCCESSFUL, results={})
+        self.applied = 0
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def execute(self, kind: RunKind, *_: Any, **__: Any) -> Any:
+        self.applied += kind is RunKind.APPLY
+        await self.go_on.wait()
+        return self.run
+
+    async def load(self, _: str) -> Any:
+        return self.run
+
+
+YES = Decision(verb="approve", uid=ANNA.uid, name="anna", at=now())
+
+
+async def test_an_approval_that_lost_its_answer_to_an_outage_is_applied_once(
+    approvals: Approvals,
+    store: Store,
+    book: ApprovalBook,
+    approved_pipeline: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is in the database, and who decided was told that the database is gone."""
+    asked, runs = await pending(book), CountedRuns()
+    change, outages = store.approvals.change, [DatabaseDown("gone")]
+
+    async def breaks_after_the_commit(*args: Any) -> Any:
+        row = await change(*args)
+        if outages:
+            raise outages.pop()
+        return row
+
+    monkeypatch.setattr(store.approvals, "change", breaks_after_the_commit)
+    runs.go_on.clear()
+    async with Background() as background:
+        whole = approved_pipeline(runs, background)
+        monkeypatch.setattr(approvals, "_pipeline", whole)
+        monkeypatch.setattr(whole, "blockers", lambda _: [])
+        with pytest.raises(DatabaseDown):
+            await approvals.approve(ANNA, asked.id, asked.digest)
+        assert (await book.load(asked.id)).state is ApprovalState.APPROVED
+        await approvals.expire()
+        await approvals.expire()
+        runs.go_on.set()
+        await until_idle()
+        await approvals.expire()
+        await until_idle()
+    assert ((await book.load(asked.id)).state, runs.applied) == (ApprovalState.APPLIED, 1)
+
+
+async def test_an_approval_that_nothing_applied_for_5_minutes_is_voided(
+    book: ApprovalBook, approved_pipeline: Any
+) -> None:
+    earlier = YES.model_copy(update={"at": now() - timedelta(minutes=6)})
+    asked, runs = await pending(book, state=ApprovalState.APPROVED, decisions=[earlier]), CountedRuns()
+    async with Background() as background:
+        await approved_pipeline(runs, background).pick_up()
+        await until_idle()
+    assert ((await book.load(asked.id)).state, runs.applied) == (ApprovalState.VOIDED, 0)
+
+
+async def test_an_approval_whose_apply_is_about_to_start_is_not_picked_up_without_its_secrets(
+    approvals: Approvals, book: ApprovalBook, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, change, applied = await pending(book), book.change, list[list[str]]()
+    decided, answered = asyncio.Event(), asyncio.Event()
+
+    async def answers_late(*args: Any) -> Approval:
+        row = await change(*args)
+        decided.set()
+        await answered.wait()
+        return row
+
+    async def pick_up() -> None:
+        applied.append(list(pipeline.applied))
+
+    monkeypatch.setattr(book, "change", answers_late)
+    monkeypatch.setattr(pipeline, "pick_up", pick_up)
+    deciding = asyncio.create_task(approvals.approve(ANNA, asked.id, asked.digest))
+    await decided.wait()
+    housekeeping = asyncio.create_task(approvals.expire())
+    await asyncio.sleep(0)
+    answered.set()
+    await asyncio.gather(deciding, housekeeping)
+    assert applied == [[asked.id]]
+
+
 async def test_an_apply_whose_run_never_began_failed_and_says_of_what(
     book: ApprovalBook, approved_pipeline: Any
 ) -> None:
