@@ -298,6 +298,12 @@ class LimitConfig(Section):
     """How many sandboxes a user may have at once."""
     panes_per_sandbox: int = Field(default=16, ge=1)
     """How many terminals a sandbox may have, those included whose shell has ended."""
+    requests_per_requester: int = Field(default=20, ge=1)
+    """How many open requests for approval a user may have, those included whose rehearsal failed."""
+    rehearsals_per_requester: int = Field(default=4, ge=1)
+    """How many of a user's requests are rehearsed at once, each on a machine of its own."""
+    asks_per_requester: int = Field(default=100, ge=1)
+    """How many questions of a user may wait for an answer."""
     output_bytes: int = Field(default=1024**2, ge=1024)
     """How much of a command's output is kept."""
     file_bytes: int = Field(default=16 * 1024**2, ge=1024)

@@ -261,7 +261,7 @@ class _Backend:
             fleet=fleet,
             playbooks=playbooks,
             approvals=approvals,
-            asks=Asks(store, events, audit),
+            asks=Asks(store, events, audit, self.config.limits),
             runs=runs,
             panes=panes,
             onlookers=Onlookers(events),

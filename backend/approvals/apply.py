@@ -94,6 +94,7 @@ class Pipeline:
         self._background = background
         self._operator = operator
         self._cut_off: set[str] = set()
+        self._rehearsals: dict[str, int] = {}  # approval → its requester
         self._secrets: dict[str, Mapping[str, str]] = {}  # of approvals under apply; nowhere else
 
     # --- rehearsal ------------------------------------------------------------------------------------
@@ -104,7 +105,16 @@ class Pipeline:
         def blame(words: str) -> Callable[[Approval], None]:
             return became(ApprovalState.DRAFTING, f"the rehearsal could not be made: {words}")
 
+        self._rehearsals[approval.id] = approval.requester_uid
         self._start("rehearse", approval, self._rehearse, [ApprovalState.REHEARSING], blame)
+
+    def rehearsals_of(self, uid: int) -> set[str]:
+        """The approvals of a requester that are under rehearsal: one that is withdrawn has its machine until
+        the rehearsal hears of it."""
+        for approval_id in tuple(self._rehearsals):
+            if not self._background.running(f"rehearse {approval_id}"):
+                del self._rehearsals[approval_id]
+        return {approval_id for approval_id, whose in self._rehearsals.items() if whose == uid}
 
     async def _rehearse(self, approval: Approval) -> None:
         playbook = await self._playbooks.load(approval.playbook_id)

@@ -20,7 +20,7 @@ from backend.approvals import ApprovalBook, Approvals, Asks, Panic
 from backend.approvals import Pipeline as RealPipeline
 from backend.audit import Audit
 from backend.background import Background
-from backend.config import Config
+from backend.config import Config, LimitConfig
 from backend.errors import (
     AlreadyDecided,
     ApprovalNotFound,
@@ -28,6 +28,7 @@ from backend.errors import (
     EvidenceIncomplete,
     FluidError,
     InvalidValue,
+    LimitReached,
     MissingProgram,
     NoSpace,
     NotFound,
@@ -45,6 +46,7 @@ from backend.guests import CertificateAuthority
 from backend.models import (
     Approval,
     ApprovalState,
+    Ask,
     AskRequest,
     AskState,
     Decision,
@@ -651,6 +653,28 @@ async def test_an_approval_whose_apply_is_about_to_start_is_not_picked_up_withou
     assert applied == [[asked.id]]
 
 
+async def test_a_rehearsal_counts_for_its_requester_until_it_has_ended_whatever_became_of_the_request(
+    approvals: Approvals, book: ApprovalBook, approved_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = await pending(book, state=ApprovalState.REHEARSING)
+    ended = asyncio.Event()
+
+    async def rehearse(_: Approval) -> None:
+        await ended.wait()
+
+    async with Background() as background:
+        whole = approved_pipeline(None, background)
+        monkeypatch.setattr(whole, "_rehearse", rehearse)
+        whole.rehearse(asked)
+        await approvals.withdraw(AGENT, asked.id)
+        assert whole.rehearsals_of(AGENT.uid) == {asked.id}
+        assert whole.rehearsals_of(OTHER_AGENT.uid) == set()
+        ended.set()
+        await until_idle()
+        await asyncio.sleep(0)
+        assert whole.rehearsals_of(AGENT.uid) == set()
+
+
 async def test_an_apply_whose_run_never_began_failed_and_says_of_what(
     book: ApprovalBook, approved_pipeline: Any
 ) -> None:
@@ -1020,6 +1044,24 @@ async def test_an_open_question_is_listed_however_many_were_answered_since(
     assert [row.request_id for row in await asks.list(AGENT)] == [ask.request_id]
     assert await asks.list(OTHER_AGENT) == []
     assert (await store.asks.get(over.request_id)).status is AskState.EXPIRED
+
+
+async def test_a_user_has_so_many_open_questions(store: Store, bus: EventBus, audit: Audit) -> None:
+    """At once or one after another; what was answered, or is past its time, counts no more."""
+    asks = Asks(store, bus, audit, LimitConfig(asks_per_requester=3))
+    request = AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30)
+    done = await asyncio.gather(*(asks.ask(AGENT, request) for _ in range(5)), return_exceptions=True)
+    refused = [one for one in done if isinstance(one, LimitReached)]
+    first, late, _ = (one for one in done if isinstance(one, Ask))
+    assert "you have 3 open questions" in refused[0].message and len(refused) == 2
+    assert len(await asks.list(ANNA)) == 3
+    await asks.ask(OTHER_AGENT, request)
+    await asks.answer(ANNA, first.request_id, True)
+    await store.asks.change(late.request_id, lambda row: row.model_copy(update={"expires_at": now()}))
+    for _ in range(2):
+        await asks.ask(AGENT, request)
+    with pytest.raises(LimitReached):
+        await asks.ask(AGENT, request)
 
 
 async def test_a_blocked_ask_returns_when_a_person_answers(store: Store, bus: EventBus, audit: Audit) -> None:

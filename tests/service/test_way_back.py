@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import stat
@@ -12,16 +13,18 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import ANY
 
 import pytest
 
 from backend.approvals import ApprovalBook, Approvals, WaysBack
+from backend.approvals.book import became
 from backend.audit import Audit
 from backend.changes import LIMITS, Asker, BlobStore, Differ, NoiseProfile, Told
 from backend.config import Config
 from backend.disks import Content
 from backend.disks.records import Node, pack
-from backend.errors import NotFound, RoleDenied, TargetNotFound, WrongState
+from backend.errors import LimitReached, NotFound, RoleDenied, TargetNotFound, WrongState
 from backend.models import (
     KEPT_FOR,
     Approval,
@@ -119,6 +122,10 @@ class Pipeline:
 
     def __init__(self) -> None:
         self.rehearsed: list[str] = []
+        self.under_way: set[str] = set()
+
+    def rehearsals_of(self, uid: int) -> set[str]:
+        return self.under_way
 
     def rehearse(self, approval: Approval) -> None:
         self.rehearsed.append(approval.id)
@@ -390,6 +397,53 @@ async def test_a_folder_in_which_others_put_something_stays(
     assert playbook.notes == [
         "stays: /srv/site: /srv/site/uploads and 1 more are in it, which the apply did not make"
     ]
+
+
+async def taken_back(approvals: Approvals, times: int) -> tuple[list[Approval], list[LimitReached]]:
+    """Requests that are made at once: those that are there, and those that were too many."""
+    done = await asyncio.gather(
+        *(approvals.request_rollback(ANNA, RUN, "web-01") for _ in range(times)), return_exceptions=True
+    )
+    assert all(isinstance(one, Approval | LimitReached) for one in done), done
+    refused = [one for one in done if isinstance(one, LimitReached)]
+    return [one for one in done if isinstance(one, Approval)], refused
+
+
+async def test_so_many_requests_of_one_user_are_rehearsed_at_once(
+    approvals: Approvals, pipeline: Pipeline, keeper: StandIns, book: ApprovalBook, applied: Run
+) -> None:
+    """Each starts a machine. One that was withdrawn counts as long as its rehearsal has not ended."""
+    await had(keeper, web_01=machine({"/srv": None}))
+    keeper.now["web-01"] = machine({"/srv/x": NEW})
+    most = Config().limits.rehearsals_per_requester
+    made, refused = await taken_back(approvals, most + 3)
+    assert (len(made), len(refused), len(pipeline.rehearsed)) == (most, 3, most)
+    assert f"you have {most} requests in rehearsal" in refused[0].message
+    assert len(await book.open()) == most, "nothing of the others is there"
+    await approvals.withdraw(ANNA, made[0].id)
+    pipeline.under_way = {made[0].id}
+    assert await taken_back(approvals, 1) == ([], [ANY])
+    pipeline.under_way = set()
+    assert await taken_back(approvals, 2) == ([ANY], [ANY])
+
+
+async def test_a_user_has_so_many_open_requests(
+    approvals: Approvals, keeper: StandIns, book: ApprovalBook, applied: Run
+) -> None:
+    await had(keeper, web_01=machine({"/srv": None}))
+    keeper.now["web-01"] = machine({"/srv/x": NEW})
+    limits, made = Config().limits, list[Approval]()
+    ended = (ApprovalState.PENDING, ApprovalState.DRAFTING)
+    while len(made) < limits.requests_per_requester:
+        fresh, _ = await taken_back(approvals, limits.rehearsals_per_requester)
+        for place, one in enumerate(fresh):
+            await book.change(one.id, [ApprovalState.REHEARSING], became(ended[place % 2], ""))
+        made += fresh
+    assert len(made) == limits.requests_per_requester
+    _, (refused,) = await taken_back(approvals, 1)
+    assert f"you have {len(made)} open requests" in refused.message and refused.remedy
+    await approvals.withdraw(ANNA, made[0].id)
+    assert await taken_back(approvals, 1) == ([ANY], [])
 
 
 async def test_an_agent_takes_nothing_back(approvals: Approvals, applied: Run) -> None:
