@@ -191,7 +191,7 @@ class TargetGroup(Section):
     user: str = "root"
     """The login."""
     become: bool = False
-    """Use sudo there, which must not ask for a password."""
+    """Use sudo there, which must not ask for a password. Else a playbook has the login's rights only."""
     approvals: int = Field(default=1, ge=1, le=5)
     """How many operators must agree."""
     approvers: list[str] = Field(default_factory=lambda: ["*"])
@@ -298,6 +298,12 @@ class LimitConfig(Section):
     """How many sandboxes a user may have at once."""
     panes_per_sandbox: int = Field(default=16, ge=1)
     """How many terminals a sandbox may have, those included whose shell has ended."""
+    requests_per_requester: int = Field(default=20, ge=1)
+    """How many open requests for approval a user may have, those included whose rehearsal failed."""
+    rehearsals_per_requester: int = Field(default=4, ge=1)
+    """How many of a user's requests are rehearsed at once, each on a machine of its own."""
+    asks_per_requester: int = Field(default=100, ge=1)
+    """How many questions of a user may wait for an answer."""
     output_bytes: int = Field(default=1024**2, ge=1024)
     """How much of a command's output is kept."""
     file_bytes: int = Field(default=16 * 1024**2, ge=1024)

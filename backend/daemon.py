@@ -262,7 +262,7 @@ class _Backend:
             fleet=fleet,
             playbooks=playbooks,
             approvals=approvals,
-            asks=Asks(store, events, audit, fleet),
+            asks=Asks(store, events, audit, fleet, self.config.limits),
             runs=runs,
             panes=panes,
             onlookers=Onlookers(events),

@@ -117,8 +117,9 @@ def _host(host: TargetHost) -> dict[str, object]:
         # Root needs no sudo, which a small machine may not have; su is everywhere.
         "ansible_become_method": "su" if host.user == "root" else "sudo",
     }
-    if host.become:
-        values["ansible_become"] = True
+    if host.become or host.user != "root":
+        # Wins over the word of a play or a task: who logs in without root becomes it where the group says so.
+        values["ansible_become"] = host.become
     return values
 
 

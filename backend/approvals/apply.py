@@ -94,6 +94,7 @@ class Pipeline:
         self._background = background
         self._operator = operator
         self._cut_off: set[str] = set()
+        self._rehearsals: dict[str, int] = {}  # approval → its requester
         self._secrets: dict[str, Mapping[str, str]] = {}  # of approvals under apply; nowhere else
 
     # --- rehearsal ------------------------------------------------------------------------------------
@@ -107,7 +108,16 @@ class Pipeline:
             outcome = f"the rehearsal could not be made: {heard}"
             return became(ApprovalState.DRAFTING, outcome, whole if whole != heard else "")
 
+        self._rehearsals[approval.id] = approval.requester_uid
         self._start("rehearse", approval, self._rehearse, [ApprovalState.REHEARSING], blame)
+
+    def rehearsals_of(self, uid: int) -> set[str]:
+        """The approvals of a requester that are under rehearsal: one that is withdrawn has its machine until
+        the rehearsal hears of it."""
+        for approval_id in tuple(self._rehearsals):
+            if not self._background.running(f"rehearse {approval_id}"):
+                del self._rehearsals[approval_id]
+        return {approval_id for approval_id, whose in self._rehearsals.items() if whose == uid}
 
     async def _rehearse(self, approval: Approval) -> None:
         playbook = await self._playbooks.load(approval.playbook_id)
@@ -416,7 +426,7 @@ class Pipeline:
 
     async def pick_up(self) -> None:
         """Go on with what an outage of the database cut off, as after a restart; forget secrets whose apply
-        is over."""
+        is over. Not while somebody decides: an approval is a row before its apply starts."""
         for approval_id in tuple(self._cut_off):
             self._cut_off.discard(approval_id)  # before: what is begun again may be cut off again at once
             try:
@@ -424,6 +434,9 @@ class Pipeline:
             except Exception:
                 self._cut_off.add(approval_id)
                 raise
+        for approval in await self._book.open([ApprovalState.APPROVED]):  # the decision's answer was lost
+            if not self._background.running(f"apply {approval.id}"):
+                await self.resume([await self._book.load(approval.id)])  # its apply may have ended meanwhile
         for approval_id in tuple(self._secrets):
             if (await self._book.load(approval_id)).state not in _UNDER_APPLY:
                 del self._secrets[approval_id]

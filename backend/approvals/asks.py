@@ -6,7 +6,8 @@ import asyncio
 from datetime import timedelta
 
 from backend.audit import Audit
-from backend.errors import AlreadyDecided, ApprovalNotFound
+from backend.config import LimitConfig
+from backend.errors import AlreadyDecided, ApprovalNotFound, LimitReached
 from backend.fleet import Fleet
 from backend.models import Ask, AskRequest, AskState, Identity, Role, now
 from backend.models import new_id as fresh_id
@@ -19,19 +20,28 @@ MAX_LISTED = 10_000
 class Asks:
     """Asks are rows; an answer is recorded before the blocked caller hears it."""
 
-    def __init__(self, store: Store, events: EventBus, audit: Audit, fleet: Fleet) -> None:
+    def __init__(
+        self,
+        store: Store,
+        events: EventBus,
+        audit: Audit,
+        fleet: Fleet,
+        limits: LimitConfig | None = None,
+    ) -> None:
+        self._limits = limits or LimitConfig()
         self._store = store
         self._events = events
         self._audit = audit
         self._fleet = fleet
         self._answered: dict[str, asyncio.Event] = {}
-        self._expiring = asyncio.Lock()
+        self._asking, self._expiring = asyncio.Lock(), asyncio.Lock()
 
     async def ask(self, actor: Identity, request: AskRequest) -> Ask:
         """Put the question; it is pending until somebody answers or it expires.
 
         Raises:
             SandboxNotFound: it names a sandbox that is not there, or not the caller's.
+            LimitReached: the caller has as many questions as one may have.
         """
         if request.sandbox_id:
             sandbox = await self._fleet.get(actor, request.sandbox_id)
@@ -45,12 +55,24 @@ class Asks:
             created_at=at,
             expires_at=at + timedelta(seconds=request.timeout_secs),
         )
-        await self._audit.note(
-            actor, "ask.put", "ask", ask.request_id, sandbox_id=ask.sandbox_id or "", prompt=ask.prompt
-        )
-        await self._store.asks.insert(ask)
+        async with self._asking:  # of two at once the second counts the first
+            await self._refuse_one_more(actor)
+            await self._audit.note(
+                actor, "ask.put", "ask", ask.request_id, sandbox_id=ask.sandbox_id or "", prompt=ask.prompt
+            )
+            await self._store.asks.insert(ask)
         await self._tell(ask)
         return ask
+
+    async def _refuse_one_more(self, actor: Identity) -> None:
+        theirs = {"status": AskState.PENDING, "requester_uid": actor.uid}
+        rows, _ = await self._store.asks.list(theirs, limit=MAX_LISTED)
+        at = now()
+        waiting = sum(row.expires_at > at for row in rows)
+        if waiting >= self._limits.asks_per_requester:
+            raise LimitReached(
+                f"you have {waiting} open questions", remedy="wait for an answer, or withdraw one"
+            )
 
     async def wait(self, actor: Identity, request_id: str, seconds: float) -> Ask:
         """The ask once it is answered, or as it stands after ``seconds``; expired when its own time is up."""

@@ -38,17 +38,22 @@ class ApprovalBook:
         return approval
 
     async def open(
-        self, states: Collection[ApprovalState] = APPROVAL_OPEN, actor: Identity | None = None
+        self,
+        states: Collection[ApprovalState] = APPROVAL_OPEN,
+        actor: Identity | None = None,
+        *,
+        requester_uid: int | None = None,
     ) -> list[Approval]:
-        """Those in one of ``states``, however many ended since, newest first; agents see their own only."""
-        return await self._newest(states, actor, MAX_OPEN)
+        """Those in one of ``states``, however many ended since, newest first, of one requester or of all;
+        agents see their own only."""
+        return await self._newest(states, actor, MAX_OPEN, requester_uid)
 
     async def all(
         self, actor: Identity | None = None, *, over: int = LAST_OVER, requester_uid: int | None = None
     ) -> list[Approval]:
         """Those that are open, then the last ``over`` that ended, of one requester or of all; agents
         see their own only."""
-        rows = [one for one in await self.open(actor=actor) if requester_uid in (None, one.requester_uid)]
+        rows = await self.open(actor=actor, requester_uid=requester_uid)
         rows += await self._newest(APPROVAL_OVER, actor, over, requester_uid)
         return list({row.id: row for row in rows}.values())  # one may have ended between the two looks
 

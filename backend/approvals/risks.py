@@ -48,6 +48,7 @@ _FILES: tuple[tuple[str, str], ...] = (
     ("/var/spool/cron", "schedules commands"),
     ("/etc/ld.so.preload", "loads code into every program"),
     ("/etc/profile", "runs code at every login"),
+    ("/etc/ansible/facts.d", "runs code at every apply: Ansible asks it for facts"),
 )
 """Of a file whose meaning no setting tells: a comment, a mode, what cannot be parsed."""
 _KEYS_FILE = "/.ssh/authorized_keys"

@@ -22,6 +22,7 @@ from backend.config import Config
 from backend.errors import (
     AlreadyDecided,
     EvidenceIncomplete,
+    LimitReached,
     RunNotFound,
     StaleDigest,
     TargetLocked,
@@ -82,6 +83,7 @@ class Approvals:
         self._runs = runs
         self._targets = targets
         self._ways_back = ways_back
+        self._asking = asyncio.Lock()
         self._deciding = asyncio.Lock()
 
     async def request(self, actor: Identity, request: ApprovalRequest) -> Approval:
@@ -91,6 +93,7 @@ class Approvals:
             SandboxNotFound, SnapshotNotFound, PlaybookNotFound, TargetNotFound: unknown, or not the caller's.
             PlaybookRefused: the playbook breaks the grammar.
             WrongState: the targets do not share one group.
+            LimitReached: the caller has as many requests as one may have.
         """
         sandbox = await self._fleet.get(actor, request.sandbox_id)
         playbook = await self._playbooks.get(actor, request.playbook)
@@ -117,6 +120,7 @@ class Approvals:
             TargetDown: a target does not tell what it has now.
             WrongState: nothing to take back, or the targets had different things before.
             PlaybookRefused: nothing of the change can be taken back.
+            LimitReached: the caller has as many requests as one may have.
         """
         operators_only(actor)
         run = await self._runs.load(run_id)
@@ -176,19 +180,37 @@ class Approvals:
             updated_at=at,
             expires_at=at + timedelta(seconds=self._config.approvals.expires_s),
         )
-        async with self._audit.step(
-            actor,
-            "approval.request",
-            "approval",
-            approval.id,
-            sandbox_id=sandbox.id,
-            playbook=playbook.digest,
-            targets=approval.targets,
-            reason=reason,
-        ):
-            await self._book.add(approval)
-        self._pipeline.rehearse(approval)
+        async with self._asking:  # of two at once the second counts the first
+            await self._refuse_one_more(actor)
+            async with self._audit.step(
+                actor,
+                "approval.request",
+                "approval",
+                approval.id,
+                sandbox_id=sandbox.id,
+                playbook=playbook.digest,
+                targets=approval.targets,
+                reason=reason,
+            ):
+                await self._book.add(approval)
+            self._pipeline.rehearse(approval)
         return approval
+
+    async def _refuse_one_more(self, actor: Identity) -> None:
+        limits = self._config.limits
+        theirs = await self._book.open(requester_uid=actor.uid)
+        rehearsing = {row.id for row in theirs if row.state is ApprovalState.REHEARSING}
+        rehearsing |= self._pipeline.rehearsals_of(actor.uid)
+        if len(rehearsing) >= limits.rehearsals_per_requester:
+            raise LimitReached(
+                f"you have {len(rehearsing)} requests in rehearsal",
+                remedy="wait until one of the rehearsals is over",
+            )
+        if len(theirs) >= limits.requests_per_requester:
+            raise LimitReached(
+                f"you have {len(theirs)} open requests for approval",
+                remedy="withdraw one: DELETE /v1/approvals/{approval_id}",
+            )
 
     # --- reading --------------------------------------------------------------------------------------
 
@@ -325,8 +347,8 @@ class Approvals:
                 comment=comment,
             ):
                 approval = await self._book.change(approval_id, [ApprovalState.PENDING], decide)
-        if approval.state is ApprovalState.APPROVED:
-            self._pipeline.apply(approval, given)
+            if approval.state is ApprovalState.APPROVED:
+                self._pipeline.apply(approval, given)
         return approval
 
     async def reject(
@@ -375,7 +397,8 @@ class Approvals:
     async def expire(self) -> None:
         """Go on with what was cut off, end what nobody decided in time. The daemon calls this every few
         seconds."""
-        await self._pipeline.pick_up()
+        async with self._deciding:  # what was approved a moment ago has its apply, with its secrets
+            await self._pipeline.pick_up()
         end = became(ApprovalState.EXPIRED, "nobody decided in time")
         for approval in await self._book.open(_BEFORE_APPLY):
             if approval.expires_at <= now():
@@ -387,7 +410,8 @@ class Approvals:
 
     async def resume(self) -> None:
         """After a start: pick up what a former backend left half done."""
-        await self._pipeline.resume(await self._book.open())
+        async with self._deciding:
+            await self._pipeline.resume(await self._book.open())
 
     async def _refuse_locked(self, approval: Approval) -> None:
         for other in await self._book.open(_HOLDING):

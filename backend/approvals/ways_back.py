@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from backend.audit import Audit
 from backend.errors import WrongState
@@ -16,6 +16,7 @@ from backend.playbooks import (
     Playbooks,
     WayBack,
     added_folders,
+    check,
     digest,
     kept_values,
     overwritten,
@@ -28,6 +29,15 @@ from backend.together import together
 
 TOLD = 20  # paths that an audit row names
 NAMED = 5  # paths that a sentence names
+
+
+@dataclass(frozen=True)
+class _Drafted:
+    """Of one target. ``values`` are of the secrets that its draft names."""
+
+    way: WayBack
+    draft: Draft
+    values: dict[str, str] = field(repr=False)
 
 
 class WaysBack:
@@ -99,21 +109,15 @@ class WaysBack:
         """
         applied = await self._playbooks.load(run.playbook_id)
         done = await self._store.changes.get(approval.evidence.changes_id)
-        ways: list[tuple[WayBack, Draft]] = await together(
+        ways: list[_Drafted] = await together(
             *(self._drafted(run.id, name, applied, done) for name in targets)
         )
-        first = digest(ways[0][1].yaml, ways[0][1].files)
-        for name, (_, draft) in zip(targets, ways, strict=True):
-            if digest(draft.yaml, draft.files) != first:
-                raise WrongState(
-                    f"{targets[0]} and {name} did not have the same before {run.id}",
-                    remedy=f"one request a target: `fluid runs rollback {run.id} --target {name}`",
-                )
-        return await self._playbooks.roll_back(actor, applied, run.id, *ways[0])
+        _refuse_different(
+            run.id, targets, [(digest(one.draft.yaml, one.draft.files), one.values) for one in ways]
+        )
+        return await self._playbooks.roll_back(actor, applied, run.id, ways[0].way, ways[0].draft)
 
-    async def _drafted(
-        self, run_id: str, name: str, applied: Playbook, done: Changes
-    ) -> tuple[WayBack, Draft]:
+    async def _drafted(self, run_id: str, name: str, applied: Playbook, done: Changes) -> _Drafted:
         checked = self._playbooks.check(applied)
         reach = touched(done, checked)
         before = await self._keeper.kept(run_id, name)
@@ -124,14 +128,35 @@ class WaysBack:
         )
         now = await self._keeper.look(name, looked)
         way = await way_back(self._fleet.differ, self._fleet.asker, name, run_id, done, reach, before, now)
-        return way, self._playbooks.draft_back(applied, way)
+        draft = self._playbooks.draft_back(applied, way)
+        drafted = check(draft.yaml.encode(), draft.files, secrets=draft.secrets)
+        return _Drafted(way, draft, kept_values(drafted, before))
 
     async def values(self, approval: Approval, playbook: Playbook) -> dict[str, str]:
-        """The values of the secrets of a roll-back: nobody has to know what a target had."""
+        """The values of the secrets of a roll-back: nobody has to know what a target had.
+
+        Raises:
+            NotFound: what a target had is not kept.
+            WrongState: the targets had different ones.
+        """
         if not playbook.secrets:
             return {}
-        kept = await self._keeper.kept(approval.rolls_back, approval.targets[0])
-        return kept_values(self._playbooks.check(playbook), kept)
+        run_id, targets = approval.rolls_back, approval.targets
+        kept: list[Kept] = await together(*(self._keeper.kept(run_id, name) for name in targets))
+        checked = self._playbooks.check(playbook)
+        values = [kept_values(checked, one) for one in kept]
+        _refuse_different(run_id, targets, values)
+        return values[0]
+
+
+def _refuse_different(run_id: str, targets: Sequence[str], had: Sequence[object]) -> None:
+    """One playbook goes to all targets, and so do the values of its secrets, which it does not show."""
+    for name, one in zip(targets, had, strict=True):
+        if one != had[0]:
+            raise WrongState(
+                f"{targets[0]} and {name} did not have the same before {run_id}",
+                remedy=f"one request a target: `fluid runs rollback {run_id} --target {name}`",
+            )
 
 
 def _without_way_back(left_out: Mapping[bytes, str]) -> list[str]:

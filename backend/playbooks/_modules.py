@@ -1,7 +1,8 @@
 """Rules P4 and P5: the modules of ``ansible.builtin`` that a playbook may call, and every argument of each.
 
 What is not in this table is refused. Arguments that fetch, run or trust something else are left out on
-purpose: ``deb``, ``force``, ``dpkg_options``, ``remote_src``, ``unsafe_writes``, ``executable`` …
+purpose: ``deb``, ``force``, ``dpkg_options``, ``remote_src``, ``unsafe_writes``, ``executable`` … So is
+``msg`` of reboot, which its action puts into a line for a shell as it is.
 """
 
 from __future__ import annotations
@@ -236,7 +237,6 @@ MODULES: dict[str, Module] = {
         state=_PRESENT,
     ),
     "reboot": _module(
-        msg=LINE,
         reboot_timeout=whole(10, 3600),
         connect_timeout=whole(1, 600),
         pre_reboot_delay=whole(0, 600),

@@ -13,7 +13,8 @@ _OWNER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\$?|[0-9]{1,10}")
 _PACKAGE = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(:[a-z0-9-]{1,20})?(=[A-Za-z0-9.+:~-]{1,64})?(/[a-z0-9-]{1,40})?"
 )
-_UNIT = re.compile(r"[A-Za-z0-9:_.\\-]{1,200}(@[A-Za-z0-9:_.\\-]{0,100})?")
+# One that starts with '-' is an option to systemctl: -Hroot@host has it log in there.
+_UNIT = re.compile(r"(?!-)[A-Za-z0-9:_.\\-]{1,200}(@[A-Za-z0-9:_.\\-]{0,100})?")
 _MODE = re.compile(r"0?[0-7]{3,4}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")

@@ -92,6 +92,7 @@ def check(text: bytes, files: Collection[str], *, secrets: Collection[str] = ())
         raise refuse(f"{len(tasks) + len(handlers)} tasks are more than {MAX_TASKS}", rule="P1")
     checked = [_task(node, index, scope) for index, node in enumerate(tasks)]
     reacting = [_task(node, len(tasks) + index, scope) for index, node in enumerate(handlers)]
+    _check_lines([*checked, *reacting])
     _check_notify(checked, reacting)
     used = {name for task in (*checked, *reacting) for name in task.secrets}
     return CheckedPlaybook(checked, reacting, scope.variables, sorted(used))
@@ -101,6 +102,20 @@ def _the_play(root: Node) -> Mapping:
     if not isinstance(root, Sequence) or len(root.items) != 1 or not isinstance(root.items[0], Mapping):
         raise refuse("a playbook is a list of exactly one play", rule="P2")
     return root.items[0]
+
+
+def _check_lines(tasks: list[CheckedTask]) -> None:
+    """Ansible tells a task by its line: of two that share one, what the first did would be the second's."""
+    seen: set[int] = set()
+    for task in tasks:
+        if task.line in seen:
+            raise refuse(
+                f"line {task.line}: another task begins there",
+                rule="P1",
+                task=task.name,
+                remedy="begin each task on a line of its own",
+            )
+        seen.add(task.line)
 
 
 def _check_notify(tasks: list[CheckedTask], handlers: list[CheckedTask]) -> None:

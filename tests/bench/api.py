@@ -26,6 +26,7 @@ SANDBOXES = 1000
 WARM_UP, LISTS = 10, 200
 BLOCKED = 500
 DECISIONS = 100
+LIMITS = {"asks_per_requester": BLOCKED + DECISIONS}
 STATUSES = 20
 ANSWER_S = 60.0
 LOOK_S = 0.05
@@ -37,7 +38,7 @@ async def measure() -> list[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         async with Stage() as stage, stage.store() as store:
             figures = await audit(store, Path(folder), appends=1000, rows=300_000)
-        async with Stage() as stage:
+        async with Stage(limits=LIMITS) as stage:
             await stage.fill(SANDBOXES)
             await stage.start()
             figures.append(await asyncio.to_thread(_list, stage.paths.operator_socket))

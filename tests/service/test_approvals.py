@@ -22,7 +22,7 @@ from backend.approvals import Pipeline as RealPipeline
 from backend.audit import Audit
 from backend.background import Background
 from backend.client import AsyncFluid
-from backend.config import Config
+from backend.config import Config, LimitConfig
 from backend.errors import (
     AlreadyDecided,
     ApprovalNotFound,
@@ -31,6 +31,7 @@ from backend.errors import (
     FluidError,
     HypervisorFailed,
     InvalidValue,
+    LimitReached,
     MissingProgram,
     NoSpace,
     NotFound,
@@ -49,6 +50,7 @@ from backend.guests import CertificateAuthority
 from backend.models import (
     Approval,
     ApprovalState,
+    Ask,
     AskRequest,
     AskState,
     Changes,
@@ -617,6 +619,121 @@ async def test_an_apply_that_has_begun_holds_its_target_whatever_becomes_of_its_
     assert (await book.load(asked.id)).state is ApprovalState.APPLIED
 
 
+class CountedRuns:
+    """Each apply is executed at once, and counted."""
+
+    def __init__(self) -> None:
+        self.run = SimpleNamespace(id="RUN-00000001", state=RunState.SUCCESSFUL, results={})
+        self.applied = 0
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def execute(self, kind: RunKind, *_: Any, **__: Any) -> Any:
+        self.applied += kind is RunKind.APPLY
+        await self.go_on.wait()
+        return self.run
+
+    async def load(self, _: str) -> Any:
+        return self.run
+
+
+YES = Decision(verb="approve", uid=ANNA.uid, name="anna", at=now())
+
+
+async def test_an_approval_that_lost_its_answer_to_an_outage_is_applied_once(
+    approvals: Approvals,
+    store: Store,
+    book: ApprovalBook,
+    approved_pipeline: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is in the database, and who decided was told that the database is gone."""
+    asked, runs = await pending(book), CountedRuns()
+    change, outages = store.approvals.change, [DatabaseDown("gone")]
+
+    async def breaks_after_the_commit(*args: Any) -> Any:
+        row = await change(*args)
+        if outages:
+            raise outages.pop()
+        return row
+
+    monkeypatch.setattr(store.approvals, "change", breaks_after_the_commit)
+    runs.go_on.clear()
+    async with Background() as background:
+        whole = approved_pipeline(runs, background)
+        monkeypatch.setattr(approvals, "_pipeline", whole)
+        monkeypatch.setattr(whole, "blockers", lambda _: [])
+        with pytest.raises(DatabaseDown):
+            await approvals.approve(ANNA, asked.id, asked.digest)
+        assert (await book.load(asked.id)).state is ApprovalState.APPROVED
+        await approvals.expire()
+        await approvals.expire()
+        runs.go_on.set()
+        await until_idle()
+        await approvals.expire()
+        await until_idle()
+    assert ((await book.load(asked.id)).state, runs.applied) == (ApprovalState.APPLIED, 1)
+
+
+async def test_an_approval_that_nothing_applied_for_5_minutes_is_voided(
+    book: ApprovalBook, approved_pipeline: Any
+) -> None:
+    earlier = YES.model_copy(update={"at": now() - timedelta(minutes=6)})
+    asked, runs = await pending(book, state=ApprovalState.APPROVED, decisions=[earlier]), CountedRuns()
+    async with Background() as background:
+        await approved_pipeline(runs, background).pick_up()
+        await until_idle()
+    assert ((await book.load(asked.id)).state, runs.applied) == (ApprovalState.VOIDED, 0)
+
+
+async def test_an_approval_whose_apply_is_about_to_start_is_not_picked_up_without_its_secrets(
+    approvals: Approvals, book: ApprovalBook, pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, change, applied = await pending(book), book.change, list[list[str]]()
+    decided, answered = asyncio.Event(), asyncio.Event()
+
+    async def answers_late(*args: Any) -> Approval:
+        row = await change(*args)
+        decided.set()
+        await answered.wait()
+        return row
+
+    async def pick_up() -> None:
+        applied.append(list(pipeline.applied))
+
+    monkeypatch.setattr(book, "change", answers_late)
+    monkeypatch.setattr(pipeline, "pick_up", pick_up)
+    deciding = asyncio.create_task(approvals.approve(ANNA, asked.id, asked.digest))
+    await decided.wait()
+    housekeeping = asyncio.create_task(approvals.expire())
+    await asyncio.sleep(0)
+    answered.set()
+    await asyncio.gather(deciding, housekeeping)
+    assert applied == [[asked.id]]
+
+
+async def test_a_rehearsal_counts_for_its_requester_until_it_has_ended_whatever_became_of_the_request(
+    approvals: Approvals, book: ApprovalBook, approved_pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = await pending(book, state=ApprovalState.REHEARSING)
+    ended = asyncio.Event()
+
+    async def rehearse(_: Approval) -> None:
+        await ended.wait()
+
+    async with Background() as background:
+        whole = approved_pipeline(None, background)
+        monkeypatch.setattr(whole, "_rehearse", rehearse)
+        whole.rehearse(asked)
+        await approvals.withdraw(AGENT, asked.id)
+        assert whole.rehearsals_of(AGENT.uid) == {asked.id}
+        assert whole.rehearsals_of(OTHER_AGENT.uid) == set()
+        ended.set()
+        await until_idle()
+        await asyncio.sleep(0)
+        assert whole.rehearsals_of(AGENT.uid) == set()
+
+
 async def test_an_apply_whose_run_never_began_failed_and_says_of_what(
     book: ApprovalBook, approved_pipeline: Any
 ) -> None:
@@ -1005,6 +1122,24 @@ async def test_an_open_question_is_listed_however_many_were_answered_since(store
     assert [row.request_id for row in await asks.list(AGENT)] == [ask.request_id]
     assert await asks.list(OTHER_AGENT) == []
     assert (await store.asks.get(over.request_id)).status is AskState.EXPIRED
+
+
+async def test_a_user_has_so_many_open_questions(store: Store, bus: EventBus, audit: Audit) -> None:
+    """At once or one after another; what was answered, or is past its time, counts no more."""
+    asks = Asks(store, bus, audit, cast("Fleet", Owned()), LimitConfig(asks_per_requester=3))
+    request = AskRequest(prompt="Drop it?", action_type="irreversible", timeout_secs=30)
+    done = await asyncio.gather(*(asks.ask(AGENT, request) for _ in range(5)), return_exceptions=True)
+    refused = [one for one in done if isinstance(one, LimitReached)]
+    first, late, _ = (one for one in done if isinstance(one, Ask))
+    assert "you have 3 open questions" in refused[0].message and len(refused) == 2
+    assert len(await asks.list(ANNA)) == 3
+    await asks.ask(OTHER_AGENT, request)
+    await asks.answer(ANNA, first.request_id, True)
+    await store.asks.change(late.request_id, lambda row: row.model_copy(update={"expires_at": now()}))
+    for _ in range(2):
+        await asks.ask(AGENT, request)
+    with pytest.raises(LimitReached):
+        await asks.ask(AGENT, request)
 
 
 async def test_a_blocked_ask_returns_when_a_person_answers(asks: Asks) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import stat
@@ -12,16 +13,18 @@ from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import ANY
 
 import pytest
 
 from backend.approvals import ApprovalBook, Approvals, WaysBack
+from backend.approvals.book import became
 from backend.audit import Audit
 from backend.changes import LIMITS, Asker, BlobStore, Differ, NoiseProfile, Told
 from backend.config import Config
 from backend.disks import Content
 from backend.disks.records import Node, pack
-from backend.errors import NotFound, RoleDenied, TargetNotFound, WrongState
+from backend.errors import LimitReached, NotFound, RoleDenied, TargetNotFound, WrongState
 from backend.models import (
     KEPT_FOR,
     Approval,
@@ -119,6 +122,10 @@ class Pipeline:
 
     def __init__(self) -> None:
         self.rehearsed: list[str] = []
+        self.under_way: set[str] = set()
+
+    def rehearsals_of(self, uid: int) -> set[str]:
+        return self.under_way
 
     def rehearse(self, approval: Approval) -> None:
         self.rehearsed.append(approval.id)
@@ -299,6 +306,56 @@ async def test_a_secret_that_a_target_had_is_a_variable_whose_value_was_kept(
         assert not file.is_file() or b"hunter2secret" not in file.read_bytes(), file
 
 
+def a_key(word: str) -> bytes:
+    return f"-----BEGIN PRIVATE KEY-----\nMII{word}\n-----END PRIVATE KEY-----\n".encode()
+
+
+async def test_targets_that_had_different_secrets_are_taken_back_one_by_one(
+    approvals: Approvals,
+    playbooks: Playbooks,
+    keeper: StandIns,
+    book: ApprovalBook,
+    fleet: Any,
+    store: Store,
+    applied: Run,
+) -> None:
+    """Their playbooks are the same: a secret is a variable. No target gets another's."""
+    ones, twos = a_key("hunter2one"), a_key("hunter2two")
+    await had(keeper, web_01=machine({"/srv/x": ones}), web_02=machine({"/srv/x": twos}))
+    keeper.now |= dict.fromkeys(("web-01", "web-02"), machine({"/srv/x": NEW}))
+    with pytest.raises(WrongState, match="web-01 and web-02 did not have the same") as refused:
+        await approvals.request_rollback(ANNA, RUN)
+    assert f"fluid runs rollback {RUN} --target web-02" in refused.value.remedy
+    assert "hunter2" not in f"{refused.value.message} {refused.value.remedy} {refused.value.details}"
+    playbook = await back(approvals, playbooks, "web-02")
+    asked = next(row for row in await book.all() if row.rolls_back)
+    back_ = WaysBack(store, cast("Any", None), fleet, playbooks, keeper)
+    assert await back_.values(asked, playbook) == {"content_of_srv_x": twos.decode()}
+
+
+async def test_a_request_for_targets_that_had_different_secrets_has_no_values(
+    approvals: Approvals,
+    playbooks: Playbooks,
+    keeper: StandIns,
+    book: ApprovalBook,
+    fleet: Any,
+    store: Store,
+    applied: Run,
+) -> None:
+    """One that was made before this was looked at."""
+    ones = machine({"/srv/x": a_key("hunter2one")})
+    await had(keeper, web_01=ones, web_02=ones)
+    keeper.now |= dict.fromkeys(("web-01", "web-02"), machine({"/srv/x": NEW}))
+    playbook = await back(approvals, playbooks)
+    asked = next(row for row in await book.all() if row.rolls_back)
+    back_ = WaysBack(store, cast("Any", None), fleet, playbooks, keeper)
+    assert asked.targets == ["web-01", "web-02"] and await back_.values(asked, playbook)
+    await had(keeper, web_02=machine({"/srv/x": a_key("hunter2two")}))
+    with pytest.raises(WrongState, match="web-01 and web-02 did not have the same") as refused:
+        await back_.values(asked, playbook)
+    assert "hunter2" not in f"{refused.value.message} {refused.value.remedy} {refused.value.details}"
+
+
 async def test_what_was_not_kept_stays_and_is_said(
     approvals: Approvals, playbooks: Playbooks, keeper: StandIns, store: Store, applied: Run
 ) -> None:
@@ -340,6 +397,53 @@ async def test_a_folder_in_which_others_put_something_stays(
     assert playbook.notes == [
         "stays: /srv/site: /srv/site/uploads and 1 more are in it, which the apply did not make"
     ]
+
+
+async def taken_back(approvals: Approvals, times: int) -> tuple[list[Approval], list[LimitReached]]:
+    """Requests that are made at once: those that are there, and those that were too many."""
+    done = await asyncio.gather(
+        *(approvals.request_rollback(ANNA, RUN, "web-01") for _ in range(times)), return_exceptions=True
+    )
+    assert all(isinstance(one, Approval | LimitReached) for one in done), done
+    refused = [one for one in done if isinstance(one, LimitReached)]
+    return [one for one in done if isinstance(one, Approval)], refused
+
+
+async def test_so_many_requests_of_one_user_are_rehearsed_at_once(
+    approvals: Approvals, pipeline: Pipeline, keeper: StandIns, book: ApprovalBook, applied: Run
+) -> None:
+    """Each starts a machine. One that was withdrawn counts as long as its rehearsal has not ended."""
+    await had(keeper, web_01=machine({"/srv": None}))
+    keeper.now["web-01"] = machine({"/srv/x": NEW})
+    most = Config().limits.rehearsals_per_requester
+    made, refused = await taken_back(approvals, most + 3)
+    assert (len(made), len(refused), len(pipeline.rehearsed)) == (most, 3, most)
+    assert f"you have {most} requests in rehearsal" in refused[0].message
+    assert len(await book.open()) == most, "nothing of the others is there"
+    await approvals.withdraw(ANNA, made[0].id)
+    pipeline.under_way = {made[0].id}
+    assert await taken_back(approvals, 1) == ([], [ANY])
+    pipeline.under_way = set()
+    assert await taken_back(approvals, 2) == ([ANY], [ANY])
+
+
+async def test_a_user_has_so_many_open_requests(
+    approvals: Approvals, keeper: StandIns, book: ApprovalBook, applied: Run
+) -> None:
+    await had(keeper, web_01=machine({"/srv": None}))
+    keeper.now["web-01"] = machine({"/srv/x": NEW})
+    limits, made = Config().limits, list[Approval]()
+    ended = (ApprovalState.PENDING, ApprovalState.DRAFTING)
+    while len(made) < limits.requests_per_requester:
+        fresh, _ = await taken_back(approvals, limits.rehearsals_per_requester)
+        for place, one in enumerate(fresh):
+            await book.change(one.id, [ApprovalState.REHEARSING], became(ended[place % 2], ""))
+        made += fresh
+    assert len(made) == limits.requests_per_requester
+    _, (refused,) = await taken_back(approvals, 1)
+    assert f"you have {len(made)} open requests" in refused.message and refused.remedy
+    await approvals.withdraw(ANNA, made[0].id)
+    assert await taken_back(approvals, 1) == ([ANY], [])
 
 
 async def test_an_agent_takes_nothing_back(approvals: Approvals, applied: Run) -> None:

@@ -82,6 +82,18 @@ def test_a_refusal_names_the_task_the_value_and_the_rule() -> None:
 # --- P1: one document of plain data -----------------------------------------------------------------------
 
 
+def test_p1_two_tasks_do_not_begin_on_one_line() -> None:
+    """Ansible tells a task by its line."""
+    flow = "{name: %s, ansible.builtin.file: {path: /srv/x, state: directory}}"
+    for rest in (", %s]", "],\n  handlers: [%s]", "], handlers: [%s]"):
+        first, second = flow % "One", flow % "Two"
+        text = f"- {{name: Test, hosts: all, tasks: [{first}{rest % second}}}\n".encode()
+        if "\n" in rest:
+            assert len(accepted(text).handlers) == 1
+        else:
+            assert "'Two'" in refused(text, "P1").message
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -401,12 +413,14 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
         ("group", "{name: x, gid: '5'}"),
         ("systemd_service", "{state: started}"),
         ("systemd_service", "{name: '../x', state: started}"),
+        ("systemd_service", "{name: '-Hroot@192.0.2.1', state: started}"),
         ("systemd_service", "{name: x, scope: user}"),
         ("systemd_service", "{name: x, state: killed}"),
         ("cron", "{job: 'x'}"),
         ("cron", "{name: x, job: 'x', cron_file: ../x}"),
         ("cron", '{name: x, job: "a\\nb"}'),
         ("cron", "{name: x, job: 'x', minute: '* * * root'}"),
+        ("reboot", "{msg: 'x\"; id; \"'}"),
         ("reboot", "{reboot_command: sh}"),
         ("reboot", "{test_command: sh}"),
         ("getent", "{database: shadow}"),
@@ -495,7 +509,7 @@ FREE = {
         "yum_repository.baseurl",
         "yum_repository.gpgkey",
     ),
-    *("rpm_key.fingerprint", "debconf.value", "user.comment", "cron.name", "cron.job", "reboot.msg"),
+    *("rpm_key.fingerprint", "debconf.value", "user.comment", "cron.name", "cron.job"),
     *("known_hosts.name", "known_hosts.key", "getent.split"),
     *(f"blockinfile.{name}" for name in ("block", "marker", "marker_begin", "marker_end")),
     *(f"blockinfile.{name}" for name in ("insertafter", "insertbefore")),

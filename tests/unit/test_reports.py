@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import backend
+from backend.playbooks import check
 
 ROOM = Path(backend.__file__).parent
 
 
 @pytest.fixture
-def diff_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], str]:
+def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
     """As the runner has it: beside copies of what knows a secret."""
     for folder in (ROOM, ROOM / "disks"):
         monkeypatch.syspath_prepend(str(folder))
-    found: Callable[[dict[str, Any]], str] = runpy.run_path(str(ROOM / "ansible/supervised/reports.py"))[
-        "diff_of"
-    ]
+    return lambda name: runpy.run_path(str(ROOM / "ansible/supervised" / name))
+
+
+@pytest.fixture
+def diff_of(script: Callable[[str], dict[str, Any]]) -> Callable[[dict[str, Any]], str]:
+    found: Callable[[dict[str, Any]], str] = script("reports.py")["diff_of"]
     return found
 
 
@@ -34,3 +40,35 @@ def test_a_secret_in_a_long_line_is_taken_out(diff_of: Callable[[dict[str, Any]]
     line = "x " * 3_000 + 'password="Hx7pq9Zt4"\n'
     told = diff_of({"diff": [{"before": "", "after": line, "before_header": "/etc/x.ini"}]})
     assert "‹secret›" in told and "Hx7pq9" not in told
+
+
+def _json_playbook(tasks: int) -> str:
+    """A play as JSON, a task a line, as the grammar takes it."""
+    made = [
+        json.dumps(
+            {"name": f"Task {at}", "ansible.builtin.file": {"path": f"/srv/{at}", "state": "directory"}}
+        )
+        for at in range(tasks)
+    ]
+    text = '[{"name": "Test", "hosts": "all", "tasks": [\n' + ",\n".join(made) + "\n]}]\n"
+    assert len(check(text.encode(), ()).tasks) == tasks
+    return text
+
+
+@pytest.mark.parametrize("changed", ["_going_on", "_first_alone"])
+def test_every_task_of_a_playbook_in_flow_style_has_a_line_of_its_own(
+    script: Callable[[str], dict[str, Any]], changed: str
+) -> None:
+    supervisor = script("supervisor.py")
+    text = supervisor[changed](_json_playbook(3))
+    (play,) = yaml.safe_load(text)
+    assert [task["name"] for task in play["tasks"]] == ["Task 0", "Task 1", "Task 2"]
+    rows = text.splitlines()
+    assert [rows[line - 1].partition("name")[2] for line in supervisor["_task_lines"](text)] == [
+        '": "Task 0"', '": "Task 1"', '": "Task 2"',
+    ]  # fmt: skip
+
+
+def test_two_tasks_of_one_line_are_not_told_as_one(script: Callable[[str], dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match="one line"):
+        script("reports.py")["Reports"]([4, 9, 9], lambda _: True, preview=False)

@@ -324,8 +324,9 @@ def test_a_file_is_told_where_no_setting_says_more() -> None:
         (changed("/root/.ssh/authorized_keys", 0o600), "which keys may log in"),
         (changed("/etc/x.key", 0o644, secret="private key"), "anybody can read a private key: /etc/x.key"),
         (changed("/etc/pam.d/sshd"), "PAM"),
+        (changed("/etc/ansible/facts.d/x.fact", 0o755), "runs code at every apply"),
     ],
-    ids=["setuid", "capability", "cron", "authorized keys", "bare key", "pam"],
+    ids=["setuid", "capability", "cron", "authorized keys", "bare key", "pam", "facts"],
 )
 def test_what_gives_root_away_is_named_as_a_risk(change: FileChange, words: str) -> None:
     assert [risk for risk in risks(changes(files=[change])) if words in risk]

@@ -23,6 +23,19 @@ SHA = "a" * 64
 HOST = {"name": "web-01", "address": "192.0.2.7", "host_key": "ssh-ed25519 AAAA"}
 
 
+BECOMING = """---
+- name: Test
+  hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Look
+      become: true
+      become_user: nobody
+      ansible.builtin.raw: id -u
+"""
+
+
 def spec(**more: Any) -> RunSpec:
     given = {"id": "RUN-1", "hosts": [TargetHost(**HOST)], "files": {SHA: b"x"}, **more}
     return RunSpec(
@@ -87,6 +100,41 @@ def test_the_inventory_names_the_hosts_and_our_values_of_them(folder: Path) -> N
             "ansible_become_method": "su",
         }
     }
+
+
+@pytest.mark.parametrize(
+    ("host", "become"),
+    [
+        ({"user": "deploy"}, False),
+        ({"user": "deploy", "become": True}, True),
+        ({"user": "root"}, None),
+        ({"user": "root", "become": True}, True),
+    ],
+)
+def test_who_is_not_root_there_becomes_root_where_the_group_says_so_whatever_the_playbook_says(
+    tmp_path: Path, host: dict[str, Any], become: bool | None
+) -> None:
+    """Ansible takes the inventory's ``ansible_become`` before the keyword of a play or a task."""
+    made = tmp_path / "RUN-1"
+    prepare(made, spec(hosts=[TargetHost(**HOST, **host)]), python=sys.executable, owner=None)
+    told = json.loads((made / "etc" / "hosts.json").read_text())["all"]["hosts"]["web-01"]
+    assert told.get("ansible_become") is become
+    remove(made)
+
+
+@pytest.mark.parametrize(("word", "becomes"), [({}, True), ({"ansible_become": False}, False)])
+def test_ansible_becomes_nobody_where_the_inventory_says_no(
+    tmp_path: Path, word: dict[str, bool], becomes: bool
+) -> None:
+    """The installed one, with a playbook whose play and task say ``become: true``."""
+    inventory, book = tmp_path / "hosts.json", tmp_path / "playbook.yml"
+    values = {"ansible_connection": "local", "ansible_become_method": "su", **word}
+    inventory.write_text(json.dumps({"all": {"hosts": {"web-01": values}}}))
+    book.write_text(BECOMING)
+    given = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ANSIBLE_LOCAL_TEMP": str(tmp_path / "tmp")}
+    program = [sys.executable, "-I", "-m", "ansible.cli.playbook", "-vvv", "-i", str(inventory), str(book)]
+    done = subprocess.run(program, env=given, capture_output=True, text=True, timeout=120, check=False)
+    assert "TASK [Look]" in done.stdout and (" nobody -c " in done.stdout) is becomes, done.stdout
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ class Reports:
 
     def __init__(self, lines: list[int], reached: Callable[[str], bool], *, preview: bool) -> None:
         self._index = {line: place for place, line in enumerate(lines)}
+        if len(self._index) < len(lines):
+            raise ValueError("two tasks begin on one line")
         self._reached = reached
         self._preview = preview
         self.results: dict[str, dict[str, int]] = {}

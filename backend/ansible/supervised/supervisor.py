@@ -327,10 +327,14 @@ def _plays(text: str) -> yaml.Node:
     return root
 
 
-def _tasks(root: yaml.Node) -> list[yaml.MappingNode]:
+def _lists(root: yaml.Node) -> list[yaml.SequenceNode]:
     """Tasks, then handlers, as the grammar counts them."""
     lists = {key.value: value for key, value in root.value[0].value}
-    return [task for name in ("tasks", "handlers") if name in lists for task in lists[name].value]
+    return [lists[name] for name in ("tasks", "handlers") if name in lists]
+
+
+def _tasks(root: yaml.Node) -> list[yaml.MappingNode]:
+    return [task for tasks in _lists(root) for task in tasks.value]
 
 
 def _task_lines(text: str) -> list[int]:
@@ -344,7 +348,7 @@ def _going_on(text: str) -> str:
         if not any(key.value == "ansible.builtin.meta" for key, _ in task.value):
             key = yaml.ScalarNode("tag:yaml.org,2002:str", "ignore_errors")
             task.value.append((key, yaml.ScalarNode("tag:yaml.org,2002:bool", "true")))
-    return yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True, width=1_000_000)
+    return _written(root)
 
 
 def _first_alone(text: str) -> str:
@@ -356,6 +360,13 @@ def _first_alone(text: str) -> str:
     ]
     key = yaml.ScalarNode("tag:yaml.org,2002:str", "serial")
     root.value[0].value.append((key, yaml.SequenceNode("tag:yaml.org,2002:seq", batches)))
+    return _written(root)
+
+
+def _written(root: yaml.Node) -> str:
+    """The text of a playbook. Ansible tells a task by its line: each begins one, in whatever style it was."""
+    for node in (root, root.value[0], *_lists(root), *_tasks(root)):
+        node.flow_style = False
     return yaml.serialize(root, Dumper=yaml.SafeDumper, allow_unicode=True, width=1_000_000)
 
 
