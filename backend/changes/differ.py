@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from backend.changes import accounts, attribution, dpkg, rpm, settings, told, units
 from backend.changes.blobs import BlobStore
+from backend.changes.naming import Naming
 from backend.changes.noise import SERVICE_STATE, NoiseProfile, gives_rights
 from backend.changes.renames import renames
 from backend.changes.semantic import Semantics, short_and_whole
@@ -163,6 +164,9 @@ class _Interpretation:
         self._owned.add_rpms(rpms.after)
         self._ran, note = self._windows()
         self._scripts = attribution.Scripts(self._owned, comparison, self._ran, commands)
+        self._naming = Naming(commands)
+        self._left_out: Counter[tuple[str, str]] = Counter()  # by package and folder
+        self._meanwhile: Counter[tuple[str, str]] = Counter()  # of these, what changed while commands ran
         pairs = comparison.pairs
         self._names = shared(_linked(pair.before for pair in pairs), _linked(pair.after for pair in pairs))
         self._by_name = 0  # removed files whose commands are those that name them
@@ -196,6 +200,10 @@ class _Interpretation:
         changes.notes += self._notes[:MAX_NOTES]
         if len(self._notes) > MAX_NOTES:
             changes.notes.append(f"and {len(self._notes) - MAX_NOTES} more notes")
+        left_out = list(self._left_out_words())
+        changes.notes += left_out[:MAX_NOTES]
+        if len(left_out) > MAX_NOTES:
+            changes.notes.append(f"and {len(left_out) - MAX_NOTES} more services' state")
 
     def _renames(self, files: dict[str, FileChange]) -> None:
         for new, old in renames(self._comparison.pairs).items():
@@ -282,8 +290,9 @@ class _Interpretation:
         change.package, listed = self._package(pair)
         if not change.package:
             counts = gives_rights(change) or settings.states(pair.path) or self._configures(pair.path)
-            if not counts and self._scripts.service_state(pair.path, pair.after):
+            if not counts and (keeper := self._keeper(pair)):
                 change.hidden = SERVICE_STATE
+                self._leave_out(pair, keeper)
                 return change
             if listed:
                 self._note_changed(pair, listed)
@@ -292,12 +301,33 @@ class _Interpretation:
         self._keep(pair, change)
         return change
 
+    def _keeper(self, pair: Pair) -> str:
+        """The package whose service keeps its state at the path; empty where a command may have worked."""
+        keeper = self._scripts.keeps(pair.path)
+        if not keeper:
+            return ""
+        at_ns = _moment(pair)
+        by_scripts = self._scripts.surely_ran(at_ns)
+        return "" if self._naming.at_work(wire_path(pair.path), at_ns, by_scripts=by_scripts) else keeper
+
+    def _leave_out(self, pair: Pair, keeper: str) -> None:
+        folder = wire_path(b"/".join(pair.path.split(b"/")[:4]))
+        at_ns = _moment(pair)
+        self._left_out[keeper, folder] += 1
+        self._meanwhile[keeper, folder] += at_ns is not None and bool(self._commands.at(at_ns))
+
+    def _left_out_words(self) -> Iterator[str]:
+        """What nobody sees unless he asks for it, in words: of a service, and how much of it is in doubt."""
+        for (keeper, folder), count in sorted(self._left_out.items()):
+            told = f"{SERVICE_STATE} of {keeper} is left out: {count} files in {folder}"
+            if meanwhile := self._meanwhile[keeper, folder]:
+                told += f", {meanwhile} of them changed while commands ran that do not name them"
+            yield told
+
     def _keep(self, pair: Pair, change: FileChange) -> None:
         """The contents, and who was running."""
-        if pair.after is not None:
-            change.commands = self._commands.at(pair.after.ctime_ns)
-        elif pair.went_ns is not None:
-            change.commands = self._commands.at(pair.went_ns)
+        if (at_ns := _moment(pair)) is not None:
+            change.commands = self._commands.at(at_ns)
         else:
             change.commands = self._commands.naming(change.path)
             self._by_name += bool(change.commands)
@@ -366,6 +396,11 @@ class _Interpretation:
             touched,
             owners,
         )
+
+
+def _moment(pair: Pair) -> int | None:
+    """When a file became what it is, or went, where that is known."""
+    return pair.went_ns if pair.after is None else pair.after.ctime_ns
 
 
 def _linked(entries: Iterable[Entry | None]) -> Iterator[tuple[bytes, tuple[int, ...]]]:

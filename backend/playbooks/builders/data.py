@@ -1,4 +1,5 @@
-"""What agents keep in databases: a service's own data, which no diff shows and no task is generated for.
+"""What agents keep in databases: a service's own data, which no diff shows and no task is generated for. How
+much of it was left out is said.
 
 The command log is all that tells of it. An empty residual would be a lie: it is a row there, unless a task of
 the playbook works on that database.
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from backend.changes.noise import SERVICE_STATE
 from backend.changes.residuals import MISSING
 from backend.models import ResidualRow
 from backend.playbooks.builders.context import Context
@@ -26,12 +28,15 @@ _KEEPERS = {
 
 
 def data(context: Context) -> None:
-    """A note for each database that a command of the agent changed."""
+    """A note for each database that a command of the agent changed, and for what services keep."""
     done = [one for one in context.commands if one.exit_code in (0, None)]
     for keeper, pattern in _KEEPERS.items():
         change = re.compile(pattern, re.IGNORECASE | re.DOTALL)
         if count := sum(change.search(one.command) is not None for one in done):
             context.note(f"{DATA}{keeper}: {count} commands changed it, which no generated task does again")
+    for note in context.changes.notes:
+        if note.startswith(f"{SERVICE_STATE} of "):
+            context.note(note)
 
 
 def not_redone(notes: Iterable[str], commands: Sequence[Sequence[str]]) -> list[ResidualRow]:
