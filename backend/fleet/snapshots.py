@@ -257,7 +257,7 @@ class Snapshots(FleetCore):
                 return kept
         first, _ = await self._layers(sandbox, before)
         layers, quiesced = await self._layers(sandbox, after)
-        commands, _ = await self._store.commands.headers({"sandbox_id": sandbox.id}, limit=10_000)
+        commands = await self._store.commands.log(sandbox.id)
         make = partial(
             self._parts.differ.diff,
             sandbox.id,

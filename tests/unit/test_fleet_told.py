@@ -58,7 +58,7 @@ class Fleet(Snapshots):
         self._parts = cast("Any", parts)
         self._store = cast("Any", SimpleNamespace(changes=AsyncMock(), commands=AsyncMock()))
         self._store.changes.find.return_value = None
-        self._store.commands.headers.return_value = ([], 0)
+        self._store.commands.log.return_value = []
         self._audit = AsyncMock()
 
     async def _running(self, guest: str) -> RunningState:
