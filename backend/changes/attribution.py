@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -247,6 +247,16 @@ class Timeline:
         """The ids of the commands that ran at a moment, in order, the first :data:`MAX_COMMANDS`."""
         passed = bisect.bisect_left(self._edges, (at_ns / _NS, 1))
         return [self.commands[place].id for place in self._running[passed]]
+
+    def begun(self, spans: Collection[tuple[int, int]]) -> list[Command]:
+        """The commands that began within one of the spans, in nanoseconds since the epoch."""
+        slack_ns = int(COMMAND_SLACK_S * _NS)
+        begins = [(command, int(command.started_at.timestamp() * _NS)) for command in self.commands]
+        return [
+            command
+            for command, at_ns in begins
+            if any(first < at_ns <= last + slack_ns for first, last in spans)
+        ]
 
     def naming(self, wire: str) -> list[str]:
         """The ids of the commands that have a path among their words, whenever they ran."""

@@ -63,8 +63,7 @@ def named(command: Command) -> Iterator[str]:
     if command.metadata.get("kind") == "file":
         yield command.command.partition(" ")[2]
         return
-    steps = [step.strip() for step in _STEP.split(command.command.replace("\\\n", " "))]
-    steps = [step for step in steps if step and not _only_reads(step)]
+    steps = working(command.command)
     if all(step.startswith("cd ") for step in steps):
         return
     for step in (*steps, str(command.metadata.get("work_dir", ""))):
@@ -74,6 +73,12 @@ def named(command: Command) -> Iterator[str]:
         yield from ("/var/lib", "/var/cache", "/var/spool")
     if any(map(_AROUND.search, steps)):
         yield "/"
+
+
+def working(text: str) -> list[str]:
+    """The simple commands and pipes of a command, without those that only read."""
+    steps = [step.strip() for step in _STEP.split(text.replace("\\\n", " "))]
+    return [step for step in steps if step and not _only_reads(step)]
 
 
 def _places(step: str, start: int, word: str) -> Iterator[str]:
