@@ -13,7 +13,7 @@ from typing import TypeAlias
 from backend.changes import accounts, attribution, dpkg, rpm, settings, told, units
 from backend.changes.blobs import BlobStore
 from backend.changes.naming import Naming
-from backend.changes.noise import SERVICE_STATE, NoiseProfile, gives_rights
+from backend.changes.noise import HOST_KEYS, SERVICE_STATE, NoiseProfile, gives_rights
 from backend.changes.renames import renames
 from backend.changes.semantic import Semantics, short_and_whole
 from backend.changes.states import StateMaker, verb
@@ -40,6 +40,7 @@ from backend.models import (
 PASSWD, GROUP, SHADOW, GSHADOW = b"/etc/passwd", b"/etc/group", b"/etc/shadow", b"/etc/gshadow"
 SUBORDINATE = (b"/etc/subuid", b"/etc/subgid")
 HOSTNAME = b"/etc/hostname"
+_HOST_KEY = b"/etc/ssh/ssh_host_"
 _TOLD = frozenset({PASSWD, GROUP, SHADOW, GSHADOW, HOSTNAME, b"/etc/hosts", b"/etc/resolv.conf"})
 MAX_NOTES = 50
 MAX_LINKS = 40  # on the way to one file, as of Linux
@@ -286,6 +287,7 @@ class _Interpretation:
             return change
         change.hidden = self._noise.hides(change)
         if change.hidden:
+            self._note_host_key(pair, change)
             return change
         change.package, listed = self._package(pair)
         if not change.package:
@@ -359,6 +361,13 @@ class _Interpretation:
             what = "configuration file" if self._configures(pair.path) else "file"
             path = wire_path(pair.path)
             self._note(f"{path}: a {what} of {package}, changed since that was installed")
+
+    def _note_host_key(self, pair: Pair, change: FileChange) -> None:
+        """Each machine has keys of its own, which no playbook brings; that they were made anew is said."""
+        is_key = change.hidden == HOST_KEYS and pair.path.startswith(_HOST_KEY)
+        ran = self._commands.at(pair.after.ctime_ns) if is_key and pair.after is not None else []
+        if ran:
+            self._note(f"{HOST_KEYS}: {change.path} was made anew while {', '.join(ran)} ran")
 
     def _note(self, text: str) -> None:
         if text not in self._notes:

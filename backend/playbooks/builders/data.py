@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from backend.changes.noise import SERVICE_STATE
+from backend.changes.noise import HOST_KEYS, SERVICE_STATE
 from backend.changes.residuals import MISSING
 from backend.models import ResidualRow
 from backend.playbooks.builders.context import Context
@@ -28,14 +28,15 @@ _KEEPERS = {
 
 
 def data(context: Context) -> None:
-    """A note for each database that a command of the agent changed, and for what services keep."""
+    """A note for each database that a command of the agent changed, for what services keep, and for host
+    keys: each machine has its own."""
     done = [one for one in context.commands if one.exit_code in (0, None)]
     for keeper, pattern in _KEEPERS.items():
         change = re.compile(pattern, re.IGNORECASE | re.DOTALL)
         if count := sum(change.search(one.command) is not None for one in done):
             context.note(f"{DATA}{keeper}: {count} commands changed it, which no generated task does again")
     for note in context.changes.notes:
-        if note.startswith(f"{SERVICE_STATE} of "):
+        if note.startswith((f"{SERVICE_STATE} of ", f"{HOST_KEYS}: ")):
             context.note(note)
 
 

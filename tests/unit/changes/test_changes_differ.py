@@ -22,7 +22,7 @@ from backend.playbooks import generate
 TIMEOUT_S = 60
 FOLDERS = (
     "etc/alternatives", "etc/cron.d", "etc/nginx/sites-enabled", "etc/sysctl.d",
-    "etc/systemd/system/cron.service.d", "etc/systemd/system/multi-user.target.wants",
+    "etc/ssh", "etc/systemd/system/cron.service.d", "etc/systemd/system/multi-user.target.wants",
     "etc/systemd/system/timers.target.wants", "usr/lib/systemd/system", "usr/sbin", "var/lib/dpkg/info",
     "var/lib/apt", "var/lib/nginx", "var/log", "srv", "root",
 )  # fmt: skip
@@ -342,6 +342,23 @@ async def test_what_is_left_out_as_a_services_state_is_said_and_listed(
     assert changes.notes[-1] == left_out + meanwhile
     assert [one.path for one in changes.files if one.hidden == "service state"] == ["/var/lib/nginx/body"]
     assert left_out + meanwhile in generate(changes, [ran], work.blobs, name="Test").notes
+
+
+@pytest.mark.parametrize("ran", [True, False])
+async def test_host_keys_that_a_command_made_anew_are_said(work, ran: bool):
+    key = "etc/ssh/ssh_host_rsa_key"
+    before, after = (
+        work.image(name, {key: name, "etc/ssh/fluid_ca.pub": name, "srv/x": name}, {})
+        for name in ("before", "after")
+    )
+    command = Command(
+        id="CMD-1", sandbox_id="SBX-1", command="ssh-keygen -A", started_at=datetime.fromtimestamp(0, UTC)
+    )
+    changes = await work.diff(*work.layers(before, after), commands=[command] if ran else [])
+    said = [f"host keys: /{key} was made anew while CMD-1 ran"] if ran else []
+    assert [note for note in changes.notes if "ssh" in note] == said
+    assert [one.path for one in changes.shown()] == ["/srv/x"], "no playbook brings another machine's keys"
+    assert [note for note in generate(changes, [], work.blobs, name="Test").notes if "ssh" in note] == said
 
 
 @pytest.mark.parametrize(
