@@ -43,6 +43,10 @@ HOSTNAME = b"/etc/hostname"
 _HOST_KEY = b"/etc/ssh/ssh_host_"
 _TOLD = frozenset({PASSWD, GROUP, SHADOW, GSHADOW, HOSTNAME, b"/etc/hosts", b"/etc/resolv.conf"})
 MAX_NOTES = 50
+TYPED_S = 60
+"""How long what somebody typed into a terminal may go on."""
+_RAN = "while commands ran that do not name them"
+_TYPED = "when somebody had typed into a terminal"
 MAX_LINKS = 40  # on the way to one file, as of Linux
 LIMITS = ContentLimits(
     opaque=(b"/var/cache/", b"/var/lib/apt/", b"/var/log/", b"/tmp/", b"/var/tmp/"),  # noise hides them
@@ -76,12 +80,14 @@ class Differ:
         *,
         quiesced: bool,
         commands: Sequence[Command] = (),
+        typed: Sequence[tuple[float, float]] = (),
         made_before: bool = False,
         named: Collection[bytes] = (),
     ) -> Changes:
         """What changed from ``before`` to ``after``. ``made_before``: the machine had its own name at the
         first point, so that whatever names change was meant. ``named``: paths that a playbook writes, which
-        are never noise nor a package's own. What a guest told was never frozen, whatever is said.
+        are never noise nor a package's own. ``typed``: from when to when somebody typed into a terminal. What
+        a guest told was never frozen, whatever is said.
 
         Raises:
             DiskUnreadable: also when one of the two was read from the disk and the other told by the guest.
@@ -106,7 +112,7 @@ class Differ:
         else:
             found = await self._read(changes, before, after)
         if found:
-            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, named)
+            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, typed, named)
             await asyncio.to_thread(work.fill, changes, made_before=made_before)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
@@ -147,6 +153,7 @@ class _Interpretation:
         blobs: BlobStore,
         key: bytes,
         commands: Sequence[Command],
+        typed: Sequence[tuple[float, float]],
         named: Collection[bytes],
     ) -> None:
         self._comparison, self._read, self._noise = comparison, read, noise
@@ -166,8 +173,9 @@ class _Interpretation:
         self._ran, note = self._windows()
         self._scripts = attribution.Scripts(self._owned, comparison, self._ran, commands)
         self._naming = Naming(commands)
+        self._typed = typed
         self._left_out: Counter[tuple[str, str]] = Counter()  # by package and folder
-        self._meanwhile: Counter[tuple[str, str]] = Counter()  # of these, what changed while commands ran
+        self._meanwhile: Counter[tuple[str, str, str]] = Counter()  # of these, what may be somebody's work
         pairs = comparison.pairs
         self._names = shared(_linked(pair.before for pair in pairs), _linked(pair.after for pair in pairs))
         self._by_name = 0  # removed files whose commands are those that name them
@@ -314,16 +322,22 @@ class _Interpretation:
 
     def _leave_out(self, pair: Pair, keeper: str) -> None:
         folder = wire_path(b"/".join(pair.path.split(b"/")[:4]))
-        at_ns = _moment(pair)
         self._left_out[keeper, folder] += 1
-        self._meanwhile[keeper, folder] += at_ns is not None and bool(self._commands.at(at_ns))
+        at_ns = _moment(pair)
+        if at_ns is None:
+            return
+        if self._commands.at(at_ns):
+            self._meanwhile[keeper, folder, _RAN] += 1
+        elif any(first <= at_ns / 1e9 <= last + TYPED_S for first, last in self._typed):
+            self._meanwhile[keeper, folder, _TYPED] += 1
 
     def _left_out_words(self) -> Iterator[str]:
         """What nobody sees unless he asks for it, in words: of a service, and how much of it is in doubt."""
         for (keeper, folder), count in sorted(self._left_out.items()):
             told = f"{SERVICE_STATE} of {keeper} is left out: {count} files in {folder}"
-            if meanwhile := self._meanwhile[keeper, folder]:
-                told += f", {meanwhile} of them changed while commands ran that do not name them"
+            for words in (_RAN, _TYPED):
+                if meanwhile := self._meanwhile[keeper, folder, words]:
+                    told += f", {meanwhile} of them changed {words}"
             yield told
 
     def _keep(self, pair: Pair, change: FileChange) -> None:

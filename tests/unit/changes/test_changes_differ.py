@@ -134,13 +134,15 @@ class Work:
         after: Sequence[Path],
         commands: Sequence[Command] = (),
         *,
+        typed: Sequence[tuple[float, float]] = (),
         made_before: bool = False,
         named: Collection[bytes] = (),
     ) -> Changes:
         differ = Differ(DiskReader(), self.blobs, b"k" * 32, NoiseProfile.default())
         return await differ.diff(
             "SBX-1", "pre", "post", before, after,
-            quiesced=True, commands=commands, made_before=made_before, named=named,
+            quiesced=True, commands=commands, typed=typed, made_before=made_before,
+            named=named,
         )  # fmt: skip
 
 
@@ -342,6 +344,16 @@ async def test_what_is_left_out_as_a_services_state_is_said_and_listed(
     assert changes.notes[-1] == left_out + meanwhile
     assert [one.path for one in changes.files if one.hidden == "service state"] == ["/var/lib/nginx/body"]
     assert left_out + meanwhile in generate(changes, [ran], work.blobs, name="Test").notes
+
+
+@pytest.mark.parametrize(("seconds_ago", "doubt"), [(30, True), (3600, False)])
+async def test_what_changed_when_somebody_had_typed_into_a_terminal_is_in_doubt(
+    work, points, seconds_ago: int, doubt: bool
+):
+    at = datetime.now(UTC).timestamp() - seconds_ago
+    changes = await work.diff(*points, typed=[(at - 5, at)])
+    said = ", 1 of them changed when somebody had typed into a terminal" if doubt else ""
+    assert changes.notes[-1] == f"service state of nginx is left out: 1 files in /var/lib/nginx{said}"
 
 
 @pytest.mark.parametrize("ran", [True, False])
