@@ -12,7 +12,11 @@ from collections.abc import Iterable, Iterator
 from backend.changes.attribution import Timeline
 from backend.models import Command
 
-_UNDER_ROOT = re.compile(r"(?=((?:/|(?<![\w.-]))var/(?:lib|cache|spool)(?![\w.-])[^\s'\"|&;<>()]*))")
+MAX_PLACES = 50
+"""Of one command; with more it may have worked anywhere."""
+MAX_DEPTH = 12
+MAX_CHARS = 512
+_UNDER_ROOT = re.compile(r"(?:/|(?<![\w.-]))var/(?:lib|cache|spool)(?![\w.-])[^\s'\"|&;<>()]*")
 _AROUND = re.compile(r"(?<![^\s'\"=:(])(?:/(?:var)?/?(?=$|[\s'\"|&;<>()*?{$])|~[a-z_])")
 _EXPANDS = re.compile(r"[$`*?\[\]{}\\]")
 _CLIMBS = re.compile(r"(?<![^\s/'\"=])\.\.(?![^\s/'\"])")
@@ -35,6 +39,7 @@ class Naming:
         within: dict[tuple[str, bool], list[Command]] = {}
         for command in commands:
             places = set(named(command))
+            places = {"/"} if len(places) > MAX_PLACES else places
             installs = _INSTALLS.search(command.command) is not None
             if places and _OUTLIVES.search(command.command):
                 command = command.model_copy(update={"ended_at": None})
@@ -61,14 +66,14 @@ def named(command: Command) -> Iterator[str]:
     """The files and folders of services' state that a command names, those aside that it only reads; ``/``
     where it may work around them all."""
     if command.metadata.get("kind") == "file":
-        yield command.command.partition(" ")[2]
+        yield _bounded(command.command.partition(" ")[2])
         return
     steps = working(command.command)
     if all(step.startswith("cd ") for step in steps):
         return
     for step in (*steps, str(command.metadata.get("work_dir", ""))):
         for match in _UNDER_ROOT.finditer(step):
-            yield from _places(step, match.start(1), match[1])
+            yield from _places(step, match)
     if any(map(_CLIMBS.search, steps)):
         yield from ("/var/lib", "/var/cache", "/var/spool")
     if any(map(_AROUND.search, steps)):
@@ -81,14 +86,24 @@ def working(text: str) -> list[str]:
     return [step for step in steps if step and not _only_reads(step)]
 
 
-def _places(step: str, start: int, word: str) -> Iterator[str]:
+def _places(step: str, match: re.Match[str]) -> Iterator[str]:
     """The path of a word, cut where only a shell knows how it goes on; in a list, its parts too."""
-    path = "/" + word.lstrip("/")
-    is_open = step[start - 1 : start] in ("'", '"') and step[start + len(word) :][:1].isspace()
+    path = "/" + match[0].lstrip("/")
+    is_open = step[match.start() - 1 : match.start()] in ("'", '"') and step[match.end() :][:1].isspace()
     if is_open or _EXPANDS.search(path):
-        path = _EXPANDS.split(path)[0].rpartition("/")[0]
-    yield posixpath.normpath(path)
-    yield posixpath.normpath(re.split("[,:]", path)[0])
+        path = _EXPANDS.split(path, maxsplit=1)[0].rpartition("/")[0]
+    yield _bounded(path)
+    parts = re.split("[,:]", match[0]) if re.search("[,:]", path) else []
+    for part in parts:
+        if inner := _UNDER_ROOT.search(part):
+            yield from _places(part, inner)
+
+
+def _bounded(path: str) -> str:
+    """The path, or a folder around it that is not too far down."""
+    is_long = len(path) > MAX_CHARS
+    path = path[:MAX_CHARS].rpartition("/")[0] if is_long else path
+    return "/".join(posixpath.normpath(path).split("/")[: MAX_DEPTH + 1]) or "/"
 
 
 def _only_reads(step: str) -> bool:

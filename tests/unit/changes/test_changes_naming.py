@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -74,6 +75,32 @@ def test_a_command_that_names_a_folder_around_a_file_may_have_put_it_there(comma
 def test_one_that_names_none_or_only_reads_did_not(command: str):
     assert not at_work(ran(command))
     assert not at_work(ran(command), second=None)
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["/var/lib/a", "/a", ":/var/lib/a", ", ", "'/var/lib/a b", " /var/lib/a", "../", "{", "| ls ", "&& "],
+)
+def test_a_command_that_names_very_much_costs_little_and_may_have_worked_anywhere(word: str):
+    many = [ran("cp x /var/lib/grafana" + word * (100_000 // len(word))) for _ in range(5)]
+    started = time.process_time()
+    assert Naming(many).at_work("/var/lib/grafana", None, by_scripts=False)
+    assert time.process_time() - started < 2
+
+
+def test_a_command_that_names_one_place_often_worked_there_alone():
+    often = ran("cp x /var/lib/other; " * 1000 + "cp x /var/lib/grafana")
+    assert at_work(often) and not at_work(often, "/var/lib/third")
+
+
+def test_a_path_that_is_very_deep_is_known_by_a_folder_around_it():
+    deep = "/var/lib/grafana" + "/a" * 100
+    assert at_work(ran(f"touch {deep}"), deep)
+
+
+def test_each_place_of_a_list_is_named():
+    both = ran("mount -o lowerdir=/var/lib/other:/var/lib/grafana,upperdir=/srv overlay /mnt")
+    assert at_work(both) and at_work(both, "/var/lib/other/x")
 
 
 def test_the_folder_that_a_command_ran_in_is_named_too():
