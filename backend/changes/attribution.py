@@ -9,14 +9,14 @@ from __future__ import annotations
 import bisect
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from backend.changes.dpkg import Package, Window, info_name, merged, parse_sums
 from backend.changes.rpm import Rpm
 from backend.disks import Comparison, Content, Entry
-from backend.models import Command, FileKind, wire_path
+from backend.models import Command, FileKind
 
 COMMAND_SLACK_S = 0.5
 MAX_COMMANDS = 20
@@ -141,10 +141,6 @@ class Scripts:
                 unit = owned.owner.get(b"/usr/lib/systemd/system/" + match[1], "")
                 self._wanting.setdefault(pair.path.rpartition(b"/")[0], []).append(unit)
         self._windows = sorted(windows, key=lambda window: window.start)
-        state = [folder.decode() for folder in _STATE_FOLDERS]
-        self._on_state = Timeline(
-            [command for command in commands if any(folder in command.command for folder in state)]
-        )
         self._starts = sorted(command.started_at.timestamp() for command in commands)
         self._folders = {
             path: package for path, package in owned.owner.items() if path not in _COMMON and len(path) > 1
@@ -165,24 +161,15 @@ class Scripts:
         named = next((package for package in running if text in self._texts.get(package, "")), "")
         return named or (running[0] if path.startswith(_SCRIPTED) else "")
 
-    def service_state(self, path: bytes, entry: Entry | None) -> str:
-        """The package whose service keeps its data at a path; empty where a command put it there by name."""
-        if not path.startswith(_STATE_FOLDERS) or self._named(path, entry):
+    def keeps(self, path: bytes) -> str:
+        """The package whose service keeps its state around a path; empty when none does."""
+        if not path.startswith(_STATE_FOLDERS):
             return ""
         return self._folder(path) or self._in_a_script(path)
 
-    def _named(self, path: bytes, entry: Entry | None) -> bool:
-        """Whether a command that ran at the change, or any if nothing is left, holds the path: whole, or its
-        folder and its name apart (``cp dashboard.json /var/lib/grafana/``)."""
-        whole = wire_path(path)
-        folder, _, name = whole.rpartition("/")
-        alone = re.compile(rf"(?<![\w.-]){re.escape(name)}(?![\w.-])")
-        ids = None if entry is None else set(self._on_state.at(entry.ctime_ns))
-        return any(
-            whole in command.command or (folder in command.command and alone.search(command.command))
-            for command in self._on_state.commands
-            if ids is None or command.id in ids
-        )
+    def surely_ran(self, at_ns: int | None) -> bool:
+        """Whether packages' scripts ran at a moment, and no less than a second on, as dpkg's log tells."""
+        return at_ns is not None and any(self._windows_at(at_ns / _NS, margin=1))
 
     def _folder(self, path: bytes) -> str:
         """The package that lists the nearest folder around a path, shared folders aside."""
@@ -223,15 +210,16 @@ class Scripts:
     def _running(self, at: float) -> list[str]:
         """The packages whose scripts may have run at ``at``, several as dpkg's log knows whole seconds; none
         where a later command of the agent had begun by then."""
-        found = []
+        return [window.package for window in self._windows_at(at)]
+
+    def _windows_at(self, at: float, margin: float = 0.0) -> Iterator[Window]:
         for window in self._windows:
-            if not window.start <= at <= window.end:
+            if not window.start <= at <= window.end - margin:
                 continue
             begun = bisect.bisect_right(self._starts, at + COMMAND_SLACK_S)
             if begun and self._starts[begun - 1] - COMMAND_SLACK_S > window.start:
                 continue
-            found.append(window.package)
-        return found
+            yield window
 
 
 class Timeline:
@@ -259,6 +247,16 @@ class Timeline:
         """The ids of the commands that ran at a moment, in order, the first :data:`MAX_COMMANDS`."""
         passed = bisect.bisect_left(self._edges, (at_ns / _NS, 1))
         return [self.commands[place].id for place in self._running[passed]]
+
+    def begun(self, spans: Collection[tuple[int, int]]) -> list[Command]:
+        """The commands that began within one of the spans, in nanoseconds since the epoch."""
+        slack_ns = int(COMMAND_SLACK_S * _NS)
+        begins = [(command, int(command.started_at.timestamp() * _NS)) for command in self.commands]
+        return [
+            command
+            for command, at_ns in begins
+            if any(first < at_ns <= last + slack_ns for first, last in spans)
+        ]
 
     def naming(self, wire: str) -> list[str]:
         """The ids of the commands that have a path among their words, whenever they ran."""

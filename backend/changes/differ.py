@@ -12,7 +12,8 @@ from typing import TypeAlias
 
 from backend.changes import accounts, attribution, dpkg, rpm, settings, told, units
 from backend.changes.blobs import BlobStore
-from backend.changes.noise import SERVICE_STATE, NoiseProfile, gives_rights
+from backend.changes.naming import Naming
+from backend.changes.noise import HOST_KEYS, SERVICE_STATE, NoiseProfile, gives_rights
 from backend.changes.renames import renames
 from backend.changes.semantic import Semantics, short_and_whole
 from backend.changes.states import StateMaker, verb
@@ -39,8 +40,13 @@ from backend.models import (
 PASSWD, GROUP, SHADOW, GSHADOW = b"/etc/passwd", b"/etc/group", b"/etc/shadow", b"/etc/gshadow"
 SUBORDINATE = (b"/etc/subuid", b"/etc/subgid")
 HOSTNAME = b"/etc/hostname"
+_HOST_KEY = b"/etc/ssh/ssh_host_"
 _TOLD = frozenset({PASSWD, GROUP, SHADOW, GSHADOW, HOSTNAME, b"/etc/hosts", b"/etc/resolv.conf"})
 MAX_NOTES = 50
+TYPED_S = 60
+"""How long what somebody typed into a terminal may go on."""
+_RAN = "while commands ran that do not name them"
+_TYPED = "when somebody had typed into a terminal"
 MAX_LINKS = 40  # on the way to one file, as of Linux
 LIMITS = ContentLimits(
     opaque=(b"/var/cache/", b"/var/lib/apt/", b"/var/log/", b"/tmp/", b"/var/tmp/"),  # noise hides them
@@ -74,12 +80,14 @@ class Differ:
         *,
         quiesced: bool,
         commands: Sequence[Command] = (),
+        typed: Sequence[tuple[float, float]] = (),
         made_before: bool = False,
         named: Collection[bytes] = (),
     ) -> Changes:
         """What changed from ``before`` to ``after``. ``made_before``: the machine had its own name at the
         first point, so that whatever names change was meant. ``named``: paths that a playbook writes, which
-        are never noise nor a package's own. What a guest told was never frozen, whatever is said.
+        are never noise nor a package's own. ``typed``: from when to when somebody typed into a terminal. What
+        a guest told was never frozen, whatever is said.
 
         Raises:
             DiskUnreadable: also when one of the two was read from the disk and the other told by the guest.
@@ -104,7 +112,7 @@ class Differ:
         else:
             found = await self._read(changes, before, after)
         if found:
-            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, named)
+            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, typed, named)
             await asyncio.to_thread(work.fill, changes, made_before=made_before)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
@@ -145,6 +153,7 @@ class _Interpretation:
         blobs: BlobStore,
         key: bytes,
         commands: Sequence[Command],
+        typed: Sequence[tuple[float, float]],
         named: Collection[bytes],
     ) -> None:
         self._comparison, self._read, self._noise = comparison, read, noise
@@ -163,6 +172,10 @@ class _Interpretation:
         self._owned.add_rpms(rpms.after)
         self._ran, note = self._windows()
         self._scripts = attribution.Scripts(self._owned, comparison, self._ran, commands)
+        self._naming = Naming(commands)
+        self._typed = typed
+        self._left_out: Counter[tuple[str, str]] = Counter()  # by package and folder
+        self._meanwhile: Counter[tuple[str, str, str]] = Counter()  # of these, what may be somebody's work
         pairs = comparison.pairs
         self._names = shared(_linked(pair.before for pair in pairs), _linked(pair.after for pair in pairs))
         self._by_name = 0  # removed files whose commands are those that name them
@@ -196,6 +209,10 @@ class _Interpretation:
         changes.notes += self._notes[:MAX_NOTES]
         if len(self._notes) > MAX_NOTES:
             changes.notes.append(f"and {len(self._notes) - MAX_NOTES} more notes")
+        left_out = list(self._left_out_words())
+        changes.notes += left_out[:MAX_NOTES]
+        if len(left_out) > MAX_NOTES:
+            changes.notes.append(f"and {len(left_out) - MAX_NOTES} more services' state")
 
     def _renames(self, files: dict[str, FileChange]) -> None:
         for new, old in renames(self._comparison.pairs).items():
@@ -278,12 +295,14 @@ class _Interpretation:
             return change
         change.hidden = self._noise.hides(change)
         if change.hidden:
+            self._note_host_key(pair, change)
             return change
         change.package, listed = self._package(pair)
         if not change.package:
             counts = gives_rights(change) or settings.states(pair.path) or self._configures(pair.path)
-            if not counts and self._scripts.service_state(pair.path, pair.after):
+            if not counts and (keeper := self._keeper(pair)):
                 change.hidden = SERVICE_STATE
+                self._leave_out(pair, keeper)
                 return change
             if listed:
                 self._note_changed(pair, listed)
@@ -292,12 +311,39 @@ class _Interpretation:
         self._keep(pair, change)
         return change
 
+    def _keeper(self, pair: Pair) -> str:
+        """The package whose service keeps its state at the path; empty where a command may have worked."""
+        keeper = self._scripts.keeps(pair.path)
+        if not keeper:
+            return ""
+        at_ns = _moment(pair)
+        by_scripts = self._scripts.surely_ran(at_ns)
+        return "" if self._naming.at_work(wire_path(pair.path), at_ns, by_scripts=by_scripts) else keeper
+
+    def _leave_out(self, pair: Pair, keeper: str) -> None:
+        folder = wire_path(b"/".join(pair.path.split(b"/")[:4]))
+        self._left_out[keeper, folder] += 1
+        at_ns = _moment(pair)
+        if at_ns is None:
+            return
+        if self._commands.at(at_ns):
+            self._meanwhile[keeper, folder, _RAN] += 1
+        elif any(first <= at_ns / 1e9 <= last + TYPED_S for first, last in self._typed):
+            self._meanwhile[keeper, folder, _TYPED] += 1
+
+    def _left_out_words(self) -> Iterator[str]:
+        """What nobody sees unless he asks for it, in words: of a service, and how much of it is in doubt."""
+        for (keeper, folder), count in sorted(self._left_out.items()):
+            told = f"{SERVICE_STATE} of {keeper} is left out: {count} files in {folder}"
+            for words in (_RAN, _TYPED):
+                if meanwhile := self._meanwhile[keeper, folder, words]:
+                    told += f", {meanwhile} of them changed {words}"
+            yield told
+
     def _keep(self, pair: Pair, change: FileChange) -> None:
         """The contents, and who was running."""
-        if pair.after is not None:
-            change.commands = self._commands.at(pair.after.ctime_ns)
-        elif pair.went_ns is not None:
-            change.commands = self._commands.at(pair.went_ns)
+        if (at_ns := _moment(pair)) is not None:
+            change.commands = self._commands.at(at_ns)
         else:
             change.commands = self._commands.naming(change.path)
             self._by_name += bool(change.commands)
@@ -329,6 +375,13 @@ class _Interpretation:
             what = "configuration file" if self._configures(pair.path) else "file"
             path = wire_path(pair.path)
             self._note(f"{path}: a {what} of {package}, changed since that was installed")
+
+    def _note_host_key(self, pair: Pair, change: FileChange) -> None:
+        """Each machine has keys of its own, which no playbook brings; that they were made anew is said."""
+        is_key = change.hidden == HOST_KEYS and pair.path.startswith(_HOST_KEY)
+        ran = self._commands.at(pair.after.ctime_ns) if is_key and pair.after is not None else []
+        if ran:
+            self._note(f"{HOST_KEYS}: {change.path} was made anew while {', '.join(ran)} ran")
 
     def _note(self, text: str) -> None:
         if text not in self._notes:
@@ -366,6 +419,11 @@ class _Interpretation:
             touched,
             owners,
         )
+
+
+def _moment(pair: Pair) -> int | None:
+    """When a file became what it is, or went, where that is known."""
+    return pair.went_ns if pair.after is None else pair.after.ctime_ns
 
 
 def _linked(entries: Iterable[Entry | None]) -> Iterator[tuple[bytes, tuple[int, ...]]]:

@@ -20,6 +20,7 @@ from backend.errors import ConfigError
 from backend.models import ChangeVerb, FileChange, FileKind, FileState, guest_path
 
 SERVICE_STATE = "service state"
+HOST_KEYS = "host keys"
 MAX_FILE_BYTES = 256 << 10
 _SETID = 0o6000
 _DEVICES = (FileKind.CHARACTER, FileKind.BLOCK)
@@ -194,7 +195,7 @@ _RULES: tuple[Rule, ...] = (
     ),
     Rule("identity", ("/etc/machine-info",)),  # Ansible writes the host name there too
     Rule(
-        "host keys",
+        HOST_KEYS,
         ("/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub", "/etc/ssh/fluid_ca.pub"),
         Attribute.METADATA,
     ),

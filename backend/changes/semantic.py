@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 
 from backend.changes import attribution
+from backend.changes.naming import working
 from backend.changes.rpm import KEY_PACKAGE, Rpms
 from backend.changes.settings import Found, Teller
 from backend.disks import Pair
 from backend.models import (
     Changes,
     ChangeVerb,
+    Command,
     FileChange,
+    GroupChange,
     SettingChange,
     SettingKind,
+    UserChange,
     guest_path,
     wire_path,
 )
@@ -26,6 +31,10 @@ from backend.models import (
 _NS = 1_000_000_000
 _HALF_NS = _NS // 2  # rpm knows whole seconds
 _ACCOUNT_FILES = (b"/etc/passwd", b"/etc/shadow", b"/etc/group", b"/etc/gshadow")
+_ON_ACCOUNTS = re.compile(
+    r"\b(?:(?:user|group)(?:add|mod|del)|(?:add|del)(?:user|group)|gpasswd|chpasswd|newusers|ch(?:age|fn|sh)|vi(?:pw|gr)"
+    r"|systemd-sysusers)\b|(?<!getent )(?<!/etc/)\bpasswd\b|/etc/(?:passwd|shadow|group|gshadow)\b"
+)
 _DPKG_WORDS = ("statoverride", "divert")
 _OWN_KINDS = (SettingKind.HOSTNAME, SettingKind.HOSTS, SettingKind.RESOLVER, SettingKind.DPKG)
 _LOOPBACK = re.compile(r"127\.[0-9.]+|::1")
@@ -153,16 +162,41 @@ class Semantics:
         units = self._by_unit()
         for unit in changes.units:
             unit.commands = self.ran(units.get(guest_path(unit.name), ()))
-        for user in changes.users:
-            user.commands = self._account(user.before, user.after)
-        for group in changes.groups:
-            group.commands = self._account(group.before, group.after)
+        by_package = {package.name: package.commands for package in changes.packages}
+        accounts: list[UserChange | GroupChange] = [*changes.users, *changes.groups]
+        for account in accounts:
+            account.commands = by_package.get(account.package) or self._account(account)
 
-    def _account(self, before: dict[str, str], after: dict[str, str]) -> list[str]:
-        home = after.get("home", "").encode("utf-8", "surrogateescape")
+    def _account(self, account: UserChange | GroupChange) -> list[str]:
+        """The commands that work on accounts and name this one; else who made its home; else the one command
+        that there was. The account files tell the last change only, which may be another account's."""
+        word = re.compile(rf"(?<![\w.-]){re.escape(account.name)}(?![\w.-])")
+        if named := [one.id for one in self._on_accounts if word.search(one.command)]:
+            return named[: attribution.MAX_COMMANDS]
+        home = account.after.get("home", "").encode("utf-8", "surrogateescape")
         made = self._pairs.get(home)
-        fresh = made is not None and made.before is None and not before
-        return self.ran((home,) if fresh else _ACCOUNT_FILES)
+        if made is not None and made.before is None and not account.before:
+            return self.ran((home,))
+        if not self._meanwhile:  # one that began before the first point and went on
+            return self.ran(_ACCOUNT_FILES)
+        return [one.id for one in self._meanwhile] if len(self._meanwhile) == 1 else []
+
+    @cached_property
+    def _on_accounts(self) -> list[Command]:
+        return [one for one in self._meanwhile if any(map(_ON_ACCOUNTS.search, working(one.command)))]
+
+    @cached_property
+    def _meanwhile(self) -> list[Command]:
+        """The commands that began between the last change of an account file at the first point and its last
+        change at the second."""
+        pairs = [self._pairs[path] for path in _ACCOUNT_FILES if path in self._pairs]
+        return self._commands.begun(
+            [
+                (pair.before.ctime_ns if pair.before else 0, pair.after.ctime_ns)
+                for pair in pairs
+                if pair.after
+            ]
+        )
 
     def _by_unit(self) -> dict[bytes, list[bytes]]:
         """Changed paths of each unit: its file, drop-ins, links that want it."""

@@ -114,6 +114,11 @@ class Commands(FleetCore):
             {"sandbox_id": sandbox.id}, limit=limit, offset=offset, oldest_first=True
         )
 
+    async def command_log(self, actor: Identity, sandbox_id: str) -> list[Command]:
+        """What a diff is told with: the sandbox's last commands in order, without their output."""
+        sandbox = await self.get(actor, sandbox_id)
+        return await self._store.commands.log(sandbox.id)
+
     async def command(self, actor: Identity, command_id: str) -> Command:
         """One command with its output."""
         command = await self._store.commands.get(command_id)

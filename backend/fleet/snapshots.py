@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -41,6 +42,7 @@ from backend.together import together
 
 NOW = "now"
 RESTORE_TIMEOUT_S = 60
+MAX_TYPED = 10_000  # rows of the audit, the last ones
 UNREADABLE = (DiskUnreadable, HypervisorFailed)
 """A disk that is refused, and a layer that does not come."""
 
@@ -257,7 +259,8 @@ class Snapshots(FleetCore):
                 return kept
         first, _ = await self._layers(sandbox, before)
         layers, quiesced = await self._layers(sandbox, after)
-        commands, _ = await self._store.commands.headers({"sandbox_id": sandbox.id}, limit=10_000)
+        commands = await self._store.commands.log(sandbox.id)
+        typed = await self._typed(sandbox)
         make = partial(
             self._parts.differ.diff,
             sandbox.id,
@@ -265,6 +268,7 @@ class Snapshots(FleetCore):
             to_snapshot,
             quiesced=quiesced and before.quiesced,
             commands=commands,
+            typed=typed,
         )
 
         async def compared() -> Changes:
@@ -280,6 +284,23 @@ class Snapshots(FleetCore):
         await self._store.changes.insert(changes)
         await self._note_diff(actor, changes)
         return changes
+
+    async def _typed(self, sandbox: Sandbox) -> list[tuple[float, float]]:
+        """From when to when somebody's keys went to the sandbox's terminals, in epoch seconds."""
+        rows = [
+            row
+            for action in ("pane.type", "pane.take_over", "pane.hand_back")
+            for row in (await self._audit.list(limit=MAX_TYPED, sandbox_id=sandbox.id, action=action))[0]
+        ]
+        found: list[tuple[float, float]] = []
+        taken: dict[str, float] = {}
+        for row in sorted(rows, key=lambda row: row.seq):
+            at = row.at.timestamp()
+            if row.action == "pane.take_over":
+                taken.setdefault(row.id, at)
+            else:
+                found.append((taken.pop(row.id, at) if row.action == "pane.hand_back" else at, at))
+        return found + [(at, math.inf) for at in taken.values()]
 
     async def _diff_of_two(
         self, actor: Identity, before: tuple[Sandbox, str], after: tuple[Sandbox, str]

@@ -89,6 +89,7 @@ class RunEvent(Answer):
     host: str = ""
     task: str = ""
     task_index: int = -1
+    module: str = ""  # empty: of an older version
     status: str = ""  # ok | changed | failed | skipped | unreachable | note
     message: str = ""
     diff: str = ""

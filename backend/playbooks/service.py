@@ -37,7 +37,7 @@ class Playbooks:
         sandbox = await self._fleet.get(actor, sandbox_id)
         since = from_snapshot or await self._fleet.first_snapshot(actor, sandbox.id)
         changes = await self._fleet.diff(actor, sandbox.id, since, to_snapshot or "now")
-        commands, _ = await self._fleet.commands(actor, sandbox.id, limit=1000)
+        commands = await self._fleet.command_log(actor, sandbox.id)
         draft = generate(
             changes,
             commands,

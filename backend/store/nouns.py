@@ -18,7 +18,9 @@ from backend.errors import (
     SnapshotNotFound,
 )
 from backend.models import Approval, Ask, Changes, Command, HostRecord, Playbook, Run, Sandbox, Snapshot
-from backend.store.documents import LIST_LIMIT, Documents, Filters
+from backend.store.documents import Documents
+
+LOG_LIMIT = 10_000
 
 Columns = Mapping[str, str]
 
@@ -103,11 +105,11 @@ class Commands(Documents[Command]):
             raise self._not_found(id)
         return row[0], row[1]
 
-    async def headers(
-        self, filters: Filters, *, limit: int = LIST_LIMIT, offset: int = 0
-    ) -> tuple[list[Command], int]:
-        """Like :meth:`list` with empty output: a timeline does not carry megabytes."""
-        return await _CommandHeaders(self._database).list(filters, limit=limit, offset=offset)
+    async def log(self, sandbox_id: str, limit: int = LOG_LIMIT) -> list[Command]:
+        """The last ones of a sandbox, in the order in which they began, with empty output: a timeline does
+        not carry megabytes."""
+        newest, _ = await _CommandHeaders(self._database).list({"sandbox_id": sandbox_id}, limit=limit)
+        return newest[::-1]
 
     def _selected(self) -> sql.Composable:
         return sql.SQL("doc::text, stdout, stderr")

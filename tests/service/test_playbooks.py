@@ -15,9 +15,11 @@ from backend.approvals.evidence import for_agent
 from backend.audit import Audit
 from backend.config import Config
 from backend.errors import FluidError, PlaybookRefused, WrongState
+from backend.fleet.commands import Commands
 from backend.models import (
     Approval,
     ApprovalState,
+    Command,
     Identity,
     Playbook,
     PlaybookTask,
@@ -120,7 +122,7 @@ async def test_a_playbook_that_was_asked_for_by_a_sandboxs_name_is_that_sandboxs
         blobs = sample.blobs
         first_snapshot = AsyncMock(return_value="clean")
         diff = AsyncMock(return_value=sample.changes())
-        commands = AsyncMock(return_value=(sample.commands, len(sample.commands)))
+        command_log = AsyncMock(return_value=sample.commands)
 
         async def get(self, actor: Identity, name: str) -> Sandbox:
             assert name in (sandbox.id, sandbox.sandbox_name)
@@ -131,6 +133,40 @@ async def test_a_playbook_that_was_asked_for_by_a_sandboxs_name_is_that_sandboxs
     assert (made.sandbox_id, made.name[:4]) == ("SBX-1", "web-")
     rows, _ = await audit.list(action="playbook.generate")
     assert {row.sandbox_id for row in rows} == {"SBX-1"}
+
+
+async def test_what_a_late_command_did_to_a_database_is_noted_however_many_ran_before(
+    store: Store, audit: Audit
+) -> None:
+    began = now()
+    texts = ["true"] * 1001 + ["sudo -u postgres psql -c 'CREATE ROLE shop'"]
+    for number, text in enumerate(texts):
+        await store.commands.insert(
+            Command(
+                id=f"CMD-{number}",
+                sandbox_id="SBX-1",
+                command=text,
+                exit_code=0,
+                started_at=began + timedelta(milliseconds=number),
+            )
+        )
+
+    class Machines(Commands):
+        blobs = web_server().blobs
+        first_snapshot = AsyncMock(return_value="clean")
+        diff = AsyncMock(return_value=web_server().changes())
+        _store = store
+
+        def __init__(self) -> None: ...
+
+        async def get(self, actor: Identity, name: str) -> Sandbox:
+            return Sandbox(
+                id=name, sandbox_name="web", base_image="debian-12", created_at=began, updated_at=began
+            )
+
+    Machines.blobs.put = lambda content: None  # type: ignore[attr-defined]
+    made = await Playbooks(store, audit, cast("Any", Machines())).generate(AGENT, "SBX-1")
+    assert [note for note in made.notes if note.startswith("data of postgresql: 1 commands changed it")]
 
 
 async def test_an_edit_is_another_playbook_and_tells_its_own_tasks(

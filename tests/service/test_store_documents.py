@@ -156,8 +156,20 @@ async def test_a_commands_output_is_kept_to_the_byte(store: Store) -> None:
     read = await store.commands.get("CMD-1")
     assert read == done
     assert read.stderr == "e\x00\ufffd"
-    (header,), total = await store.commands.headers({"sandbox_id": "SBX-1"})
-    assert (header.stdout, header.exit_code, total) == ("", 0, 1)
+    (header,) = await store.commands.log("SBX-1")
+    assert (header.stdout, header.exit_code) == ("", 0)
+
+
+async def test_the_log_of_a_sandbox_is_its_last_commands_in_the_order_of_time(store: Store) -> None:
+    began = now()
+    for number in (3, 1, 4, 2):
+        at = began + timedelta(seconds=number)
+        await store.commands.insert(
+            Command(id=f"CMD-{number}", sandbox_id="SBX-1", command="x", started_at=at)
+        )
+    await store.commands.insert(Command(id="CMD-9", sandbox_id="SBX-2", command="x", started_at=began))
+    assert [one.id for one in await store.commands.log("SBX-1")] == ["CMD-1", "CMD-2", "CMD-3", "CMD-4"]
+    assert [one.id for one in await store.commands.log("SBX-1", limit=2)] == ["CMD-3", "CMD-4"]
 
 
 async def test_an_idempotency_key_gives_the_same_answer_again(keys: Keys) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import AsyncMock
@@ -37,6 +38,7 @@ from backend.errors import (
     all_errors,
 )
 from backend.models import (
+    Changes,
     Command,
     CommandRequest,
     CreateSandbox,
@@ -46,6 +48,7 @@ from backend.models import (
     Phase,
     Role,
     Sandbox,
+    Snapshot,
     now,
 )
 from backend.store import KeptAnswer
@@ -54,6 +57,7 @@ ALICE = Peer(1000, 1000, 10, "alice", frozenset({"alice"}))
 BOT = Peer(2000, 2000, 20, "bot", frozenset({"bot"}))
 CAROL = Peer(3000, 3000, 30, "carol", frozenset({"carol", "audit"}))
 ROLES = Roles(frozenset({"alice"}), frozenset({"bot"}), frozenset({"@audit"}))
+BEGUN = datetime(2026, 1, 1, tzinfo=UTC)
 FILE_LIMIT = 2 * 1024**2
 ABOUT_THE_CALLERS_OWN = (BackendDown, CommandLost, DiskUnreadable, GuestDown, GuestFull, TargetDown)
 NO_SERVICES = cast("Services", None)
@@ -99,6 +103,20 @@ class FakeFleet:
         return Command(
             id="CMD-00000001", sandbox_id=id, command=request.command, exit_code=3, started_at=now()
         )
+
+    async def snapshots(self, actor: Identity, id: str) -> list[Snapshot]:
+        return [Snapshot(id="SNP-1", sandbox_id=id, name="before", created_at=BEGUN)]
+
+    async def diff(self, actor: Identity, id: str, before: str, after: str, other: str) -> Changes:
+        at = BEGUN + timedelta(seconds=1500)
+        return Changes(id="CHG-1", sandbox_id=id, from_snapshot=before, to_snapshot=after, created_at=at)
+
+    async def command_log(self, actor: Identity, id: str) -> list[Command]:
+        times = [BEGUN + timedelta(seconds=second) for second in range(-1200, 1600)]
+        return [
+            Command(id=f"CMD-{number}", sandbox_id=id, command=str(number), started_at=at)
+            for number, at in enumerate(times, -1200)
+        ]
 
     async def write_file(self, actor: Identity, id: str, path: str, data: bytes, **options: Any) -> Any:
         self.written = data
@@ -426,6 +444,14 @@ async def test_both_spellings_run_the_same_command(door: Opener, fleet: FakeFlee
     assert answer.status_code == 200
     assert answer.json()["command"]["exit_code"] == 3
     assert fleet.ran[0].command == "awk '{print $2}' <<<'a b'"
+
+
+async def test_a_diff_lists_the_commands_between_its_points_however_many_ran_before(door: Opener) -> None:
+    async with door() as client:
+        points = {"from_snapshot": "before", "to_snapshot": "now"}
+        answer = await client.post("/v1/sandboxes/SBX-12345678/diff", json=points)
+    ran = answer.json()["diff"]["diff_json"]["commands_run"]
+    assert [one["cmd"] for one in ran] == [str(number) for number in range(1501)]
 
 
 async def test_a_commands_input_may_be_any_bytes_up_to_the_sdks_limit(door: Opener, fleet: FakeFleet) -> None:

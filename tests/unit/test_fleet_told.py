@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -17,7 +19,7 @@ from backend.disks.records import Node, pack
 from backend.errors import CommandLost, DiskUnreadable, GuestDown, HypervisorFailed
 from backend.fleet.snapshots import NOW, Snapshots
 from backend.hypervisor import SnapshotFiles
-from backend.models import Changes, Identity, Phase, Role, RunningState, Sandbox, Snapshot, now
+from backend.models import AuditRow, Changes, Identity, Phase, Role, RunningState, Sandbox, Snapshot, now
 from backend.models.sandbox import STANDING_ON
 
 ROOT = pack(Node(b"/", 0o040755, 0, 0, 2, 2, 4096, 0, 0, None, None, ()))
@@ -58,8 +60,9 @@ class Fleet(Snapshots):
         self._parts = cast("Any", parts)
         self._store = cast("Any", SimpleNamespace(changes=AsyncMock(), commands=AsyncMock()))
         self._store.changes.find.return_value = None
-        self._store.commands.headers.return_value = ([], 0)
+        self._store.commands.log.return_value = []
         self._audit = AsyncMock()
+        self._audit.list.return_value = ([], 0)
 
     async def _running(self, guest: str) -> RunningState:
         await asyncio.sleep(0)
@@ -68,7 +71,10 @@ class Fleet(Snapshots):
     def _refuse(self) -> None:
         raise self.disk
 
-    async def _differ(self, id: str, from_: str, to: str, before: Point, after: Point, **_: Any) -> Changes:
+    async def _differ(
+        self, id: str, from_: str, to: str, before: Point, after: Point, *, typed: Any, **_: Any
+    ) -> Changes:
+        self.typed = typed
         if not isinstance(before, Told):
             self._refuse()
         assert isinstance(before, Told) and isinstance(after, Told)
@@ -150,6 +156,24 @@ async def test_the_diff_of_a_point_that_is_gone_is_none_of_a_new_one_of_its_name
     assert await fleet.diff(ACTOR, "SBX-1", "a", "b") is kept
     fleet.points[1] = point("b", "guest")
     assert await fleet.diff(ACTOR, "SBX-1", "a", "b") is not kept
+
+
+async def test_a_diff_knows_when_somebody_typed_into_a_terminal() -> None:
+    fleet = Fleet(point("a", "guest"), point("b", "guest"))
+    at = now()
+    actions = ["pane.type", "pane.take_over", "pane.take_over", "pane.hand_back", "pane.take_over"]
+    rows = [
+        AuditRow(seq=number, at=at + timedelta(seconds=number), actor_uid=0, action=action, id="%1")
+        for number, action in enumerate(actions)
+    ]
+
+    async def listed(*, action: str, **_: object) -> tuple[list[AuditRow], int]:
+        return [row for row in reversed(rows) if row.action == action], len(rows)
+
+    fleet._audit.list = listed  # type: ignore[assignment]
+    await fleet.diff(ACTOR, "SBX-1", "a", NOW)
+    begin = at.timestamp()
+    assert fleet.typed == [(begin, begin), (begin + 1, begin + 3), (begin + 4, math.inf)]
 
 
 async def test_now_is_asked_for_when_the_first_point_was_told() -> None:

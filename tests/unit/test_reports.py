@@ -26,9 +26,22 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, Any]]:
 
 
 @pytest.fixture
-def diff_of(script: Callable[[str], dict[str, Any]]) -> Callable[[dict[str, Any]], str]:
-    found: Callable[[dict[str, Any]], str] = script("reports.py")["diff_of"]
+def reports(script: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    return script("reports.py")
+
+
+@pytest.fixture
+def diff_of(reports: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
+    found: Callable[[dict[str, Any]], str] = reports["diff_of"]
     return found
+
+
+def test_a_result_tells_the_module_that_it_is_of(reports: dict[str, Any]) -> None:
+    data = {"host": "web-01", "task": "Install nginx", "task_action": "ansible.builtin.apt", "res": {}}
+    event = reports["Reports"]([], bool, preview=True).take(
+        {"event": "runner_on_ok", "event_data": data, "created": "2026-01-01T00:00:00"}
+    )
+    assert (event["module"], event["status"]) == ("ansible.builtin.apt", "ok")
 
 
 def test_more_than_can_be_searched_is_cut_and_ends_no_run(diff_of: Callable[[dict[str, Any]], str]) -> None:

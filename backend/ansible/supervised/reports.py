@@ -78,6 +78,7 @@ class Reports:
             "host": host,
             "task": task,
             "task_index": self._index.get(int(found["line"]), -1) if found else -1,
+            "module": str(data.get("task_action", "")),
             "status": status,
             "message": _readable(message),
             "diff": _readable(diff_of(result)),

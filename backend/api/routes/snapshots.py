@@ -21,8 +21,6 @@ from backend.models import (
 
 agent = router("snapshots")
 
-COMMANDS_IN_DIFF = 1000
-
 
 @agent.post("/v1/sandboxes/{id}/snapshots", status_code=201)
 @agent.post("/v1/sandboxes/{id}/snapshot", status_code=201)
@@ -74,7 +72,7 @@ async def _commands_between(caller: Identity, services: Services, changes: Chang
     points = {one.name: one.created_at for one in await services.fleet.snapshots(caller, changes.sandbox_id)}
     begin = points.get(changes.from_snapshot)
     end = points.get(changes.to_snapshot, changes.created_at)
-    ran, _ = await services.fleet.commands(caller, changes.sandbox_id, COMMANDS_IN_DIFF, 0)
+    ran = await services.fleet.command_log(caller, changes.sandbox_id)
     return [one for one in ran if (begin is None or one.started_at >= begin) and one.started_at <= end]
 
 

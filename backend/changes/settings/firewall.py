@@ -12,19 +12,12 @@ from xml.parsers import expat
 from backend.changes.settings.fact import Parse, Place, Reader, Stated, text, unquoted
 from backend.models import SettingKind
 
-MAX_DEPTH = 20
-_BLOCKS = (
-    "table",
-    "chain",
-    "set",
-    "map",
-    "flowtable",
-    "counter",
-    "quota",
-    "limit",
-    "ct",
-    "synproxy",
-    "secmark",
+# Only these open blocks, and none in a chain or an object: a set in a rule is a part of the rule.
+_TABLE = re.compile(r"(?:add |create )?(table .+)")
+_OWN_LINE = re.compile(r"(?:add |create )((?:chain|set|map|flowtable) .+)")
+_IN_TABLE = re.compile(
+    r"((?:chain|set|map|flowtable|counter|quota|limit|synproxy|secmark|tunnel"
+    r"|ct (?:helper|timeout|expectation)) \S+)"
 )
 _TOKENS = re.compile(r"\"[^\"\n]*\"?|#[^\n]*|\\\n|[{};\n]|[^{};\n#\"\\]+|\\")
 _COUNTERS = re.compile(r"\s*\[\d+:\d+\]\s*")
@@ -41,8 +34,7 @@ def nft(place: Place) -> Iterator[Stated]:
         if piece.startswith("#") or piece == "\\\n":
             continue
         if piece == "{":
-            header = "" if nested else " ".join("".join(words).split())
-            if header.startswith(_BLOCKS) and len(inside) < MAX_DEPTH:
+            if not nested and (header := _opened(inside, " ".join("".join(words).split()))):
                 inside.append(header)
                 words = []
                 continue
@@ -63,15 +55,25 @@ def nft(place: Place) -> Iterator[Stated]:
     yield from _statement(inside, words)
 
 
+def _opened(inside: list[str], words: str) -> str:
+    """The block that the words before a brace open, without ``add``; empty where it is one of a set."""
+    if not inside:
+        match = _TABLE.fullmatch(words) or _OWN_LINE.fullmatch(words)
+    else:
+        match = _IN_TABLE.fullmatch(words) if inside[-1].startswith("table ") else None
+    return match[1] if match else ""
+
+
 def _statement(inside: list[str], words: list[str]) -> Iterator[Stated]:
     told = " ".join("".join(words).split())
     if not told:
         return
     name = " ".join(header.removeprefix("table ").removeprefix("chain ") for header in inside) or "nftables"
-    if told.startswith("policy "):
+    in_chain = bool(inside) and inside[-1].startswith("chain ")
+    if in_chain and told.startswith("policy "):
         yield name, {"policy": told.removeprefix("policy ")}
     else:
-        yield name, {"hook" if told.startswith("type ") and inside else "rule": told}
+        yield name, {"hook" if in_chain and told.startswith("type ") else "rule": told}
 
 
 def iptables(place: Place) -> Iterator[Stated]:

@@ -1,5 +1,5 @@
 """What agents keep in databases, directories and queues: a service's own data, which no diff shows and no
-task is generated for.
+task is generated for. How much of it was left out is said.
 
 The command log is all that tells of it. An empty residual would be a lie: it is a row there, unless a task of
 the playbook makes a change of that kind. A command that failed may have done half of it.
@@ -12,7 +12,7 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from backend.changes.noise import SERVICE_STATE
+from backend.changes.noise import HOST_KEYS, SERVICE_STATE
 from backend.changes.residuals import MISSING
 from backend.models import Command, ResidualRow
 from backend.playbooks._keepers import SQLITE, Kept, Scripts, kept_by
@@ -24,7 +24,8 @@ _NEVER_BEGAN = (126, 127)  # sh(1): it cannot be run, it is not found
 
 
 def data(context: Context) -> None:
-    """A note for each service, and each kind of its data, that a command of the agent changed."""
+    """A note for each service, and each kind of its data, that a command of the agent changed; for what
+    services keep, and for host keys, of which each machine has its own."""
     found: dict[str, list[Command]] = defaultdict(list)
     scripts = _Scripts(context)
     for one in context.commands:
@@ -34,6 +35,9 @@ def data(context: Context) -> None:
     for name, commands in sorted(found.items()):
         if name:
             context.note(f"{DATA}{name}: {_told(commands)}, which no generated task does again")
+    for note in context.changes.notes:
+        if note.startswith((f"{SERVICE_STATE} of ", f"{HOST_KEYS}: ")):
+            context.note(note)
 
 
 def _may_have_run(command: Command) -> bool:

@@ -22,7 +22,7 @@ from backend.playbooks import generate
 TIMEOUT_S = 60
 FOLDERS = (
     "etc/alternatives", "etc/cron.d", "etc/nginx/sites-enabled", "etc/sysctl.d",
-    "etc/systemd/system/cron.service.d", "etc/systemd/system/multi-user.target.wants",
+    "etc/ssh", "etc/systemd/system/cron.service.d", "etc/systemd/system/multi-user.target.wants",
     "etc/systemd/system/timers.target.wants", "usr/lib/systemd/system", "usr/sbin", "var/lib/dpkg/info",
     "var/lib/apt", "var/lib/nginx", "var/log", "srv", "root",
 )  # fmt: skip
@@ -134,13 +134,15 @@ class Work:
         after: Sequence[Path],
         commands: Sequence[Command] = (),
         *,
+        typed: Sequence[tuple[float, float]] = (),
         made_before: bool = False,
         named: Collection[bytes] = (),
     ) -> Changes:
         differ = Differ(DiskReader(), self.blobs, b"k" * 32, NoiseProfile.default())
         return await differ.diff(
             "SBX-1", "pre", "post", before, after,
-            quiesced=True, commands=commands, made_before=made_before, named=named,
+            quiesced=True, commands=commands, typed=typed, made_before=made_before,
+            named=named,
         )  # fmt: skip
 
 
@@ -306,9 +308,12 @@ async def test_an_alternative_that_was_chosen_after_its_package_came_is_somebody
         ("echo x > /var/lib/nginx/body", 0, True),
         ("file.write /var/lib/nginx/body", 0, True),
         ("cd /tmp; cp ./body /var/lib/nginx/", 0, True),
-        ("cp everybody /var/lib/nginx/", 0, False),
+        ("cp -r everybody /var/lib/nginx/", 0, True),  # its name is in the folder that was copied
+        ("tar -C /var/lib/nginx -xf x.tar", 0, True),
+        ("cd /var/lib && unzip ~/x.zip", 0, True),
         ("ls /var/lib/nginx; touch body.html", 0, False),
         ("systemctl restart nginx", 0, False),
+        ("cp x /var/lib/nginx-old/", 0, False),
         ("echo x > /var/lib/nginx/body", 3, False),  # the service wrote it since
     ],
 )
@@ -326,6 +331,75 @@ async def test_a_state_folder_shows_what_a_command_put_there_by_name(
     )
     assert (body.hidden == "", body.commands == ["CMD-1"]) == (shown, shown)
     assert not shown or (body.package, body.after.text is not None) == ("", True)
+
+
+@pytest.mark.parametrize(("command", "doubt"), [("", 0), ("systemctl restart nginx", 1)])
+async def test_what_is_left_out_as_a_services_state_is_said_and_listed(
+    work, points, command: str, doubt: int
+):
+    ran = Command(id="CMD-1", sandbox_id="SBX-1", command=command, started_at=datetime.fromtimestamp(0, UTC))
+    changes = await work.diff(*points, commands=[ran] if command else [])
+    left_out = "service state of nginx is left out: 1 files in /var/lib/nginx"
+    meanwhile = ", 1 of them changed while commands ran that do not name them" if doubt else ""
+    assert changes.notes[-1] == left_out + meanwhile
+    assert [one.path for one in changes.files if one.hidden == "service state"] == ["/var/lib/nginx/body"]
+    assert left_out + meanwhile in generate(changes, [ran], work.blobs, name="Test").notes
+
+
+@pytest.mark.parametrize(("seconds_ago", "doubt"), [(30, True), (3600, False)])
+async def test_what_changed_when_somebody_had_typed_into_a_terminal_is_in_doubt(
+    work, points, seconds_ago: int, doubt: bool
+):
+    at = datetime.now(UTC).timestamp() - seconds_ago
+    changes = await work.diff(*points, typed=[(at - 5, at)])
+    said = ", 1 of them changed when somebody had typed into a terminal" if doubt else ""
+    assert changes.notes[-1] == f"service state of nginx is left out: 1 files in /var/lib/nginx{said}"
+
+
+@pytest.mark.parametrize("ran", [True, False])
+async def test_host_keys_that_a_command_made_anew_are_said(work, ran: bool):
+    key = "etc/ssh/ssh_host_rsa_key"
+    before, after = (
+        work.image(name, {key: name, "etc/ssh/fluid_ca.pub": name, "srv/x": name}, {})
+        for name in ("before", "after")
+    )
+    command = Command(
+        id="CMD-1", sandbox_id="SBX-1", command="ssh-keygen -A", started_at=datetime.fromtimestamp(0, UTC)
+    )
+    changes = await work.diff(*work.layers(before, after), commands=[command] if ran else [])
+    said = [f"host keys: /{key} was made anew while CMD-1 ran"] if ran else []
+    assert [note for note in changes.notes if "ssh" in note] == said
+    assert [one.path for one in changes.shown()] == ["/srv/x"], "no playbook brings another machine's keys"
+    assert [note for note in generate(changes, [], work.blobs, name="Test").notes if "ssh" in note] == said
+
+
+@pytest.mark.parametrize(
+    ("ends_in_s", "command", "hidden"),
+    [
+        (60, "cd / && apt-get install -y nginx", "service state"),
+        (60, "tar -C / -xf x.tar", ""),  # beside the scripts
+        (-2, "cd / && apt-get install -y nginx", ""),  # after them
+    ],
+)
+async def test_what_scripts_made_while_their_packages_were_installed_is_no_work_of_the_command_that_did_it(
+    work, installed, ends_in_s: int, command: str, hidden: str
+):
+    """A cluster that the script of a database made, and a command that happens to stand in ``/``."""
+    now = datetime.now(UTC)
+    begin, end = now - timedelta(minutes=1), now + timedelta(seconds=ends_in_s)
+    lines = (
+        f"{begin:%F %T} configure nginx:amd64 1.22 <none>",
+        f"{end:%F %T} status installed nginx:amd64 1.22",
+        f"{end:%F %T} configure last:amd64 1 <none>",
+        f"{end:%F %T} status installed last:amd64 1",
+    )
+    points = work.layers(
+        work.image("before", {}, {}),
+        work.image("after", installed | {"var/log/dpkg.log": "\n".join(lines)}, {}),
+    )
+    ran = Command(id="CMD-1", sandbox_id="SBX-1", command=command, started_at=now - timedelta(hours=1))
+    changes = {change.path: change for change in (await work.diff(*points, commands=[ran])).files}
+    assert changes["/var/lib/nginx/body"].hidden == hidden
 
 
 async def test_packages_units_and_accounts_are_told(work, points):

@@ -327,6 +327,77 @@ def test_nftables_rules_by_table_and_chain():
     }
 
 
+RULES = [
+    "ct state { established, related } accept",
+    "ct state vmap { established : accept, related : accept, invalid : drop }",
+    "ct mark { 1, 2 } accept",
+    "meta l4proto { tcp, udp } th dport { 53, 853 } accept",
+    "ip saddr . tcp dport { 10.0.0.1 . 22, 10.0.0.2 . 80 } accept",
+    "ip saddr @trusted tcp dport @ports counter accept",
+    "limit rate over 5/second burst 3 packets drop",
+    "counter packets 0 bytes 0 ip saddr { 10.0.0.0/8 } drop",
+    "counter name web tcp dport { 80 } accept",
+    "set update { ip saddr timeout 5m } @seen",
+    "map to { 1 : 2 } accept",
+    "quota over 5 mbytes ip daddr { 10.0.0.9 } drop",
+    "tcp dport vmap { 22 : jump admin, 80-90 : accept }",
+    'iifname { "eth0", "wg{0}" } accept comment "web; {a} # no comment"',
+    "jump { ip saddr 10.0.0.1 accept; }",
+]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_set_in_a_rule_of_nftables_is_a_part_of_the_rule(rule: str):
+    chain = "table inet filter {{\n chain input {{\n  {} # why {{\n  drop\n }}\n}}\n"
+    found = told(pair("/etc/nftables.conf", None, chain.format(rule)))
+    assert [(name, after) for (_, name), (_, after) in found.items()] == [
+        ("inet filter input", {"rule": rule}),
+        ("inet filter input #2", {"rule": "drop"}),
+    ]
+
+
+def test_a_set_over_several_lines_and_an_object_of_a_table_of_nftables():
+    text = """
+    define ports = { 22,
+        80 }
+    table ip nat {
+        set trusted { type ipv4_addr; flags interval
+            elements = { 10.0.0.1, # the gate }
+                10.0.0.2 }
+        }
+        map to { typeof ip saddr : verdict; elements = { 10.0.0.1 : accept } }
+        counter web { comment "of {80}" }
+        ct timeout slow { protocol tcp; policy = { established: 100, close: 4 } }
+        chain pre { type nat hook prerouting priority dstnat; policy drop; ct state {
+            established,
+            related } \\
+            accept; }
+    }
+    add chain ip nat post { type nat hook postrouting priority 100; policy accept; }
+    add rule ip nat post ct state { new } masquerade
+    add element ip nat trusted { 10.0.0.3 }
+    """
+    found = told(pair("/etc/nftables.d/x.nft", None, text))
+    assert [(name, after) for (_, name), (_, after) in found.items()] == [
+        ("ip nat counter web", {"rule": 'comment "of {80}"'}),
+        ("ip nat ct timeout slow", {"rule": "protocol tcp"}),
+        ("ip nat ct timeout slow #2", {"rule": "policy = { established: 100, close: 4 }"}),
+        ("ip nat map to", {"rule": "typeof ip saddr : verdict"}),
+        ("ip nat map to #2", {"rule": "elements = { 10.0.0.1 : accept }"}),
+        ("ip nat post", {"hook": "type nat hook postrouting priority 100"}),
+        ("ip nat post #2", {"policy": "accept"}),
+        ("ip nat pre", {"hook": "type nat hook prerouting priority dstnat"}),
+        ("ip nat pre #2", {"policy": "drop"}),
+        ("ip nat pre #3", {"rule": "ct state { established, related } accept"}),
+        ("ip nat set trusted", {"rule": "type ipv4_addr"}),
+        ("ip nat set trusted #2", {"rule": "flags interval"}),
+        ("ip nat set trusted #3", {"rule": "elements = { 10.0.0.1, 10.0.0.2 }"}),
+        ("nftables", {"rule": "define ports = { 22, 80 }"}),
+        ("nftables #2", {"rule": "add rule ip nat post ct state { new } masquerade"}),
+        ("nftables #3", {"rule": "add element ip nat trusted { 10.0.0.3 }"}),
+    ]
+
+
 def test_iptables_rules_without_counters_and_ufw_tuples():
     save = "*filter\n:INPUT {} [1:2]\n[3:4] -A INPUT -p tcp --dport 22 -j ACCEPT\nCOMMIT\n"
     assert told(
