@@ -10,11 +10,17 @@ from dataclasses import dataclass
 MAX_TEXT = 16_384
 
 _OWNER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\$?|[0-9]{1,10}")
+# dnf takes a name that ends so for a file, whose signature it does not look at.
 _PACKAGE = re.compile(
+    r"(?!.*\.(?:rpm|deb)\Z)"
     r"[A-Za-z0-9][A-Za-z0-9+._-]{0,127}(:[a-z0-9-]{1,20})?(=[A-Za-z0-9.+:~-]{1,64})?(/[a-z0-9-]{1,40})?"
 )
 # One that starts with '-' is an option to systemctl: -Hroot@host has it log in there.
 _UNIT = re.compile(r"(?!-)[A-Za-z0-9:_.\\-]{1,200}(@[A-Za-z0-9:_.\\-]{0,100})?")
+# pip takes what holds a slash, or ends as an archive, for one in its folder: /tmp, where anybody writes.
+_NO_ARCHIVE = r"(?i:(?!.*\.(?:whl|zip|tar|tar\.[a-z0-9]+|t[a-z]z|tbz2?)\Z))"
+_PYTHON_PACKAGE = re.compile(_NO_ARCHIVE + r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_PYTHON_VERSION = re.compile(_NO_ARCHIVE + r"[0-9][A-Za-z0-9.!+_-]{0,63}")
 _MODE = re.compile(r"0?[0-7]{3,4}")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
@@ -118,6 +124,8 @@ OWNER = Kind("a user or group name, or a quoted number", _pattern(_OWNER))
 ID = Kind("a user or group number", _is_id)
 PACKAGE = Kind("a package name (no file, no URL, no pattern)", _pattern(_PACKAGE))
 PACKAGE_OR_ALL = Kind(f"{PACKAGE.word}, or '*' for all", lambda value: value == "*" or PACKAGE.holds(value))
+PYTHON_PACKAGE = Kind("the name of a package of Python (no file, no URL)", _pattern(_PYTHON_PACKAGE))
+PYTHON_VERSION = Kind("a version that begins with a digit", _pattern(_PYTHON_VERSION))
 GROUPS = Kind("the names of groups, or '' for none", lambda value: value == "" or OWNER.holds(value))
 UNIT = Kind("the name of a systemd unit", _pattern(_UNIT))
 TEXT = Kind("text without control characters", is_text, fact=True)
