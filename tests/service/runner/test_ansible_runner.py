@@ -82,6 +82,7 @@ async def test_a_run_does_its_tasks_and_tells_each(
     assert (machine / STRANGE).read_bytes() == CONTENT
     events = [event async for event in runner.follow("RUN-1")]
     assert [(event.task_index, event.status) for event in events] == [(0, "changed"), (1, "changed")]
+    assert [event.module for event in events] == ["ansible.builtin.file", "ansible.builtin.copy"]
     assert [event.task async for event in runner.follow("RUN-1", after=1)] == ["Task 1"]
 
 
