@@ -299,7 +299,7 @@ class LimitConfig(Section):
     panes_per_sandbox: int = Field(default=16, ge=1)
     """How many terminals a sandbox may have, those included whose shell has ended."""
     requests_per_requester: int = Field(default=20, ge=1)
-    """How many open requests for approval a user may have, those included whose rehearsal failed."""
+    """How many open requests for approval a user may have, those aside whose rehearsal failed."""
     rehearsals_per_requester: int = Field(default=4, ge=1)
     """How many of a user's requests are rehearsed at once, each on a machine of its own."""
     asks_per_requester: int = Field(default=100, ge=1)

@@ -206,9 +206,10 @@ class Approvals:
                 f"you have {len(rehearsing)} requests in rehearsal",
                 remedy="wait until one of the rehearsals is over",
             )
-        if len(theirs) >= limits.requests_per_requester:
+        waiting = sum(row.state is not ApprovalState.DRAFTING for row in theirs)
+        if waiting >= limits.requests_per_requester:
             raise LimitReached(
-                f"you have {len(theirs)} open requests for approval",
+                f"you have {waiting} open requests for approval",
                 remedy="withdraw one: DELETE /v1/approvals/{approval_id}",
             )
 

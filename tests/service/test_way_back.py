@@ -433,16 +433,18 @@ async def test_a_user_has_so_many_open_requests(
     await had(keeper, web_01=machine({"/srv": None}))
     keeper.now["web-01"] = machine({"/srv/x": NEW})
     limits, made = Config().limits, list[Approval]()
-    ended = (ApprovalState.PENDING, ApprovalState.DRAFTING)
     while len(made) < limits.requests_per_requester:
         fresh, _ = await taken_back(approvals, limits.rehearsals_per_requester)
-        for place, one in enumerate(fresh):
-            await book.change(one.id, [ApprovalState.REHEARSING], became(ended[place % 2], ""))
+        for one in fresh:
+            await book.change(one.id, [ApprovalState.REHEARSING], became(ApprovalState.PENDING, ""))
         made += fresh
     assert len(made) == limits.requests_per_requester
     _, (refused,) = await taken_back(approvals, 1)
     assert f"you have {len(made)} open requests" in refused.message and refused.remedy
     await approvals.withdraw(ANNA, made[0].id)
+    ((failed,), _) = await taken_back(approvals, 1)
+    assert await taken_back(approvals, 1) == ([], [ANY])
+    await book.change(failed.id, [ApprovalState.REHEARSING], became(ApprovalState.DRAFTING, "it failed"))
     assert await taken_back(approvals, 1) == ([ANY], [])
 
 
