@@ -159,13 +159,19 @@ class Targets:
             raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
 
     async def problem(self, name: str) -> str | None:
-        """What keeps the runner from logging in, in one line; None when a login worked just now."""
+        """What keeps the runner from being root there, in one line; None when that worked just now."""
         try:
             target = self._resolved(self._entry(name))
             _refuse_if_open(target.key_file)
         except ConfigError as error:
             return f"{error.message}; {error.remedy}" if error.remedy else error.message
-        return await _login(self.ssh(target, "true"))
+        if target.user == "root":
+            return await _login(self.ssh(target, "true"))
+        if target.become:
+            return await _login(self.ssh(target, "sudo -n -- true"))
+        return await _login(self.ssh(target, "true")) or (
+            f"{target.user} is not root there, which playbooks need; give its group `become: true` for sudo"
+        )
 
     def ssh(self, target: ResolvedTarget, command: str) -> Sequence[str]:
         """The argument list that runs ``command`` there, in the way that the runner logs in."""

@@ -13,6 +13,7 @@ from backend.config import TargetsConfig
 from backend.errors import ConfigError, TargetDown, TargetNotFound
 from backend.models import Identity, Role
 from backend.targets import Keeper, Targets, Wanted, host_key, keeping, read_inventory
+from backend.targets import targets as targets_module
 
 KEY = "AAAAC3NzaC1lZDI1NTE5AAAAIHk1s"
 AGENT = Identity(uid=1001, name="robot", role=Role.AGENT, groups=["bots"])
@@ -211,3 +212,29 @@ async def test_a_check_says_in_one_line_what_is_wrong(tmp_path: Path, given: dic
     assert view.reachable is False
     assert "refused" in view.problem
     assert "\n" not in view.problem
+
+
+@pytest.mark.parametrize(
+    ("group", "command", "problem"),
+    [
+        ({}, "true", ""),
+        ({"user": "deploy", "become": True}, "sudo -n -- true", ""),
+        ({"user": "deploy"}, "true", "deploy is not root there, which playbooks need"),
+    ],
+)
+async def test_a_check_asks_for_what_an_apply_needs(
+    tmp_path: Path,
+    given: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    group: dict[str, Any],
+    command: str,
+    problem: str,
+) -> None:
+    asked: list[str] = []
+
+    async def login(argv: list[str]) -> None:
+        asked.append(argv[-1])
+
+    monkeypatch.setattr(targets_module, "_login", login)
+    (view,) = await targets(tmp_path, given | group).check(OPERATOR, "web-01")
+    assert (asked, view.problem.startswith(problem), view.reachable) == ([command], True, not problem)
