@@ -103,6 +103,19 @@ def screen(rows: Iterable[str], *, limit: int = MAX_LINE_CHARS) -> list[Spans]:
     return drawn
 
 
+def harmless(row: str) -> str:
+    """A row of a captured screen for whoever reads the API: its SGR sequences stay, all else that is not
+    printable is made visible. :func:`screen` draws it as it draws the row itself."""
+    row = row.rstrip("\r\n")
+    if row.isascii() and row.isprintable():
+        return row
+    parts, at = list[str](), 0
+    for found in _SGR.finditer(row):
+        parts += [_clean(row[at : found.start()]), found[0]]
+        at = found.end()
+    return "".join([*parts, _clean(row[at:])])
+
+
 def in_sight(rows: Sequence[Spans], height: int, cursor_row: int | None = None) -> slice:
     """The ``height`` rows of a screen that tell most: down to its last text, the cursor's row among them."""
     ends = [at + 1 for at, runs in enumerate(rows) if any(text.strip() for text, _ in runs)]
@@ -135,10 +148,14 @@ def _put(runs: Spans, text: str, style: Style, room: int) -> int:
     if not text:
         return room
     cut = len(text) > room
-    clean = _UNSAFE.sub(_mark, text[:room].replace(_EMOJI_SELECTOR, "").expandtabs(TAB_COLUMNS))
+    clean = _clean(text[:room])
     if clean or cut:
         runs.append((clean + ("…" if cut else ""), style))
     return 0 if cut else room - len(text)
+
+
+def _clean(text: str) -> str:
+    return _UNSAFE.sub(_mark, text.replace(_EMOJI_SELECTOR, "").expandtabs(TAB_COLUMNS))
 
 
 def _mark(found: re.Match[str]) -> str:

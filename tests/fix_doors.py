@@ -159,6 +159,7 @@ class StubEvents:
 class StubPanes:
     async def screens(self, actor: Identity, pane_id: str) -> AsyncIterator[PaneScreen]:
         yield PaneScreen(rows=["$ id", "uid=0(root)"])
+        yield PaneScreen(rows=["$ ls", "uid=0(root)"], cursor=(2, 0))
         yield PaneScreen(rows=["$ "], cursor=(2, 0))
 
 

@@ -138,9 +138,15 @@ class AsyncFluid(AgentMethods, OperatorMethods):
 
     async def pane_screens(self, pane_id: str) -> AsyncIterator[PaneScreen]:
         """The pane's rows and its cursor, now and after each change, until the pane or the backend ends."""
-        one = noun("PaneScreen")
-        async for frame in self._frames(Call("GET", path("panes", pane_id, "stream"), nothing)):
-            yield one(frame.json())
+        whole, part = noun("PaneScreen"), noun("PaneChange")
+        call = Call("GET", path("panes", pane_id, "stream"), nothing, query={"deltas": True})
+        shown: PaneScreen | None = None
+        async for frame in self._frames(call):
+            if frame.event == "changed" and shown is not None:
+                shown = shown.then(part(frame.json()))
+            else:
+                shown = whole(frame.json())
+            yield shown
 
     def take_over(self, pane_id: str, *, force: bool = False) -> AbstractAsyncContextManager[TakenPane]:
         """Type into an agent's pane instead of it: ``async with fluid.take_over("%3") as pane: …``. With

@@ -208,12 +208,31 @@ class Pane(Answer):
     taken_at: datetime | None = None
 
 
+class PaneChange(Answer):
+    """What a pane shows else than before: whole rows by their number, and its cursor."""
+
+    rows: dict[int, str]
+    cursor: tuple[int, int] | None = None
+
+
 class PaneScreen(Answer):
-    """What a pane shows: rows of a guest's text with SGR sequences, which only the sanitiser may draw.
-    ``cursor`` is its column and row; None: hidden."""
+    """What a pane shows: rows of a guest's text whose only control is SGR, by the sanitiser, which draws them
+    too. ``cursor`` is its column and row; None: hidden."""
 
     rows: list[str]
     cursor: tuple[int, int] | None = None
+
+    def since(self, before: PaneScreen) -> PaneChange | None:
+        """What differs from a screen with as many rows; None of one with others."""
+        if len(before.rows) != len(self.rows):
+            return None
+        pairs = enumerate(zip(before.rows, self.rows, strict=True))
+        return PaneChange(rows={at: row for at, (old, row) in pairs if row != old}, cursor=self.cursor)
+
+    def then(self, change: PaneChange) -> PaneScreen:
+        """The screen after a change that is of as many rows."""
+        rows = [change.rows.get(at, row) for at, row in enumerate(self.rows)]
+        return PaneScreen(rows=rows, cursor=change.cursor)
 
 
 class TakeOverEnd(Answer):

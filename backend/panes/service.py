@@ -25,7 +25,7 @@ from backend.panes.recorder import Recorder
 from backend.panes.taking import Mark, TakeOver, Why
 from backend.policy import operators_only
 from backend.store import EventBus
-from backend.text import screen
+from backend.text import harmless, screen
 from backend.tmux import TmuxPane, TmuxScreen, TmuxServer
 
 log = logging.getLogger(__name__)
@@ -153,14 +153,14 @@ class Panes:
     async def screens(self, actor: Identity, pane_id: str) -> AsyncGenerator[PaneScreen]:
         """The screen now and after each change; ends when the pane does.
 
-        Slow readers miss screens, never the last one. The rows are a guest's: only the sanitiser draws them.
+        Slow readers miss screens, never the last one. The rows are a guest's, their only control is SGR.
         """
         await self._find(actor, pane_id)
         async with self._pumping(pane_id) as pump:
             seen = -1
             while (shown := await pump.newer_than(seen)) is not None:
                 seen = pump.version
-                yield PaneScreen(rows=shown.rows, cursor=shown.cursor)
+                yield PaneScreen(rows=[*map(harmless, shown.rows)], cursor=shown.cursor)
 
     # --- an operator types ----------------------------------------------------------------------------------
 

@@ -213,8 +213,32 @@ async def test_a_pane_stream_brings_rows_and_ends_with_the_pane(backend: Backend
     async with backend.serving(Config()), AsyncFluid(backend.paths.operator_socket) as fluid:
         screens = [rows async for rows in fluid.pane_stream("%1")]
         cursors = [shown.cursor async for shown in fluid.pane_screens("%1")]
-    assert screens == [["$ id", "uid=0(root)"], ["$ "]]
-    assert cursors == [None, (2, 0)]
+    assert screens == [["$ id", "uid=0(root)"], ["$ ls", "uid=0(root)"], ["$ "]]
+    assert cursors == [None, (2, 0), (2, 0)]
+
+
+@pytest.mark.parametrize(
+    ("query", "second"),
+    [
+        ("", b'event: rows\ndata: {"rows":["$ ls","uid=0(root)"],"cursor":[2,0]}'),
+        ("?deltas=true", b'event: changed\ndata: {"rows":{"0":"$ ls"},"cursor":[2,0]}'),
+    ],
+)
+async def test_a_pane_stream_with_deltas_sends_the_rows_that_differ_alone(
+    backend: Backend, query: str, second: bytes
+) -> None:
+    async with backend.serving(Config()):
+        reader, writer = await asyncio.open_unix_connection(backend.paths.operator_socket)
+        asked = f"GET /v1/panes/%251/stream{query} HTTP/1.1\r\nhost: fluid\r\nconnection: close\r\n\r\n"
+        writer.write(asked.encode())
+        said = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+    frames = [frame for frame in said.split(b"\n\n") if b"event: " in frame]
+    assert [frame[frame.index(b"event: ") :] for frame in frames] == [
+        b'event: rows\ndata: {"rows":["$ id","uid=0(root)"],"cursor":null}',
+        second,
+        b'event: rows\ndata: {"rows":["$ "],"cursor":[2,0]}',
+    ]
 
 
 async def test_it_stops_within_two_seconds_though_streams_are_open(backend: Backend) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.text import PLAIN, Style, screen, spans, visible
+from backend.text import PLAIN, Style, harmless, screen, spans, visible
 
 ATTACKS = [
     "\x1b]52;c;cm0gLXJmIC8=\x07",
@@ -68,6 +69,14 @@ def test_no_span_can_act(parts: list[str]) -> None:
         for text, style in row:
             assert_harmless(text)
             assert style.fg is None or style.fg != style.bg
+
+
+@given(st.lists(st.one_of(st.text(), st.sampled_from(ATTACKS), st.sampled_from(["\x1b[31m", "\x1b[0m"]))))
+def test_a_row_for_the_api_has_no_control_but_colours_and_is_drawn_as_it_was(parts: list[str]) -> None:
+    row = "".join(parts).replace("\n", " ").replace("\r", " ")[:500]
+    told = harmless(row)
+    assert screen([told], limit=100_000) == screen([row], limit=100_000)
+    assert_harmless(re.sub(r"\x1b\[[0-9;:]*m", "", told))
 
 
 def test_marks_name_what_was_there() -> None:

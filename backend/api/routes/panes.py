@@ -51,15 +51,21 @@ async def read(caller: Caller, services: Served, body: ReadPaneBody) -> Response
 
 
 @operator.get("/v1/panes/{pane_id}/stream")
-async def stream(request: Request, caller: Caller, services: Served, pane_id: str) -> Response:
-    """The pane's rows and its cursor, now and after each change, as server-sent events."""
+async def stream(
+    request: Request, caller: Caller, services: Served, pane_id: str, deltas: bool = False
+) -> Response:
+    """The pane's rows and its cursor, now and after each change, as server-sent events ``rows``. With
+    ``deltas`` events ``changed`` follow the first, of the rows that differ alone."""
     screens = services.panes.screens(caller, check_pane(pane_id))
-    return sse.stream(request, _frames(screens))
+    return sse.stream(request, _frames(screens, deltas))
 
 
-async def _frames(screens: AsyncIterator[PaneScreen]) -> AsyncIterator[bytes]:
+async def _frames(screens: AsyncIterator[PaneScreen], deltas: bool) -> AsyncIterator[bytes]:
+    before = None
     async for screen in screens:
-        yield sse.frame(screen, event="rows")
+        change = screen.since(before) if before and deltas else None
+        yield sse.frame(change or screen, event="changed" if change else "rows")
+        before = screen
 
 
 @_streaming.post("/v1/panes/{pane_id}/take-over")
