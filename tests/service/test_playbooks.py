@@ -166,7 +166,9 @@ async def test_what_a_late_command_did_to_a_database_is_noted_however_many_ran_b
 
     Machines.blobs.put = lambda content: None  # type: ignore[attr-defined]
     made = await Playbooks(store, audit, cast("Any", Machines())).generate(AGENT, "SBX-1")
-    assert [note for note in made.notes if note.startswith("data of postgresql (roles): 1 command changed it")]
+    assert [
+        note for note in made.notes if note.startswith("data of postgresql (roles): 1 command changed it")
+    ]
 
 
 async def test_an_edit_is_another_playbook_and_tells_its_own_tasks(
