@@ -102,7 +102,7 @@ def varied(operator: Fluid, playbook: Playbook) -> Iterator[Playbook]:
 
 
 def rehearsed(operator: Fluid, playbook: Playbook, text: str) -> Approval:
-    """The evidence of an edited playbook, rehearsed for real."""
+    """The evidence of an edited playbook, rehearsed for real; the request is withdrawn then."""
     edited = operator.update_playbook(playbook.id, text)
     asked = operator.request_approval(
         playbook.sandbox_id, playbook=edited.id, targets=["web-01"], reason="a test of the residual"
@@ -110,6 +110,7 @@ def rehearsed(operator: Fluid, playbook: Playbook, text: str) -> Approval:
     deadline = time.monotonic() + REHEARSAL_TIMEOUT_S
     while asked.state is ApprovalState.REHEARSING and time.monotonic() < deadline:
         asked = operator.approval(asked.id, wait=30)
+    operator.withdraw_approval(asked.id)
     return asked
 
 
