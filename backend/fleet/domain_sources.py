@@ -182,7 +182,7 @@ class DomainSources:
 
     async def _marked(self, host: Host) -> Sequence[str]:
         with suppress(FluidError):
-            return await host.require().marked_sources()
+            return await host.told(lambda machine: machine.marked_sources())
         return ()
 
     async def _entry(self, name: str) -> SourceConfig:
@@ -226,7 +226,7 @@ class DomainSources:
     async def _pending(self, entry: SourceConfig) -> SourceView:
         view = SourceView(name=entry.name, kind="domain", ready=False, host=entry.host)
         try:
-            source = await self._source(entry)
+            source = await self._hosts.named(entry.host).told(lambda _: self._source(entry))
         except FluidError as error:
             view.problem = error.message
         else:

@@ -6,12 +6,13 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
+from typing import TypeVar
 
 from backend.config import Config, HostConfig
 from backend.errors import FluidError, HypervisorDown, HypervisorFailed
@@ -35,6 +36,7 @@ from backend.paths import Paths
 from backend.places import Here
 from backend.whole_files import write_lasting
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 RETRY_FIRST_S = 1.0
 RETRY_MAX_S = 15.0
@@ -256,10 +258,26 @@ class Host:
             try:
                 return await self._asked.answer(patient=patient)
             except TimeoutError:
-                raise HypervisorDown(
-                    f"{self.name} does not answer within {LOOK_TIMEOUT_S:g} s", remedy="fluid hosts list"
-                ) from None
+                raise self._is_silent() from None
         return self._facts
+
+    async def told(self, question: Callable[[Hypervisor], Awaitable[T]]) -> T:
+        """Its answer to a question that can do without it: soon, or at once that it does not answer.
+
+        Raises:
+            HypervisorDown: it does not answer, or not soon.
+        """
+        await self.look()
+        try:
+            async with asyncio.timeout(LOOK_TIMEOUT_S):
+                return await question(self.require())
+        except TimeoutError:
+            raise self._is_silent() from None
+
+    def _is_silent(self) -> HypervisorDown:
+        return HypervisorDown(
+            f"{self.name} does not answer within {LOOK_TIMEOUT_S:g} s", remedy="fluid hosts list"
+        )
 
     async def _ask(self) -> HostFacts:
         facts = await self.require().facts()

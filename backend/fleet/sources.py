@@ -13,7 +13,7 @@ from backend.config import Config
 from backend.disks import DiskReader
 from backend.errors import FluidError, HypervisorDown, ImageInUse, WrongState
 from backend.fleet.ageing import release_image
-from backend.fleet.host import LOOK_TIMEOUT_S, Host
+from backend.fleet.host import Host
 from backend.fleet.hosts import Hosts
 from backend.fleet.stock import STOCK, Stock
 from backend.hypervisor import Hypervisor
@@ -144,9 +144,8 @@ class Sources:
 
 
 async def _templates_on(host: Host, sha256: str) -> Sequence[str]:
-    with suppress(FluidError, TimeoutError):
-        async with asyncio.timeout(LOOK_TIMEOUT_S):
-            return await host.require().templates_of(sha256)
+    with suppress(FluidError):
+        return await host.told(lambda machine: machine.templates_of(sha256))
     return ()
 
 

@@ -8,7 +8,7 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,7 +79,10 @@ class Lab:
         async def look(max_age_s: float) -> SimpleNamespace:
             return SimpleNamespace(disk_free_mb=4096)
 
-        host = SimpleNamespace(name=self.host, require=lambda: self.hypervisor, look=look)
+        async def told(question: Callable[[Hypervisor], Awaitable[Any]]) -> Any:
+            return await question(self.hypervisor)
+
+        host = SimpleNamespace(name=self.host, require=lambda: self.hypervisor, look=look, told=told)
         hosts = SimpleNamespace(named=lambda _: host)
 
         class Hosts(list[Any]):

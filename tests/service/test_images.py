@@ -422,7 +422,11 @@ def machine() -> Machine:
 @pytest.fixture
 def sources(folder: Path, store: Store, tmp_path: Path, fleet: Fleet, machine: Machine) -> Sources:
     audit = Audit(store, tmp_path / "spool", tmp_path / "key", tmp_path / "head")
-    hosts = [SimpleNamespace(up=True, require=lambda: machine, warm={"base"}, cannot={})]
+
+    async def told(question: Callable[[Machine], Awaitable[list[str]]]) -> list[str]:
+        return await question(machine)
+
+    hosts = [SimpleNamespace(up=True, require=lambda: machine, told=told, warm={"base"}, cannot={})]
     return Sources(Config(), Images(folder), audit, cast("Stock", fleet), cast("Hosts", hosts))
 
 

@@ -182,6 +182,27 @@ async def test_a_host_that_hangs_holds_up_who_asks_first_and_nobody_after(
     assert (await host.room("debian-12")).down is None
 
 
+async def test_a_list_does_without_the_answer_of_a_host_that_hangs(tmp_path: Path, hanging: Asking) -> None:
+    host, asked = await host_that_asks(tmp_path, hanging), list[object]()
+
+    async def hang(machine: object) -> None:
+        asked.append(machine)
+        await asyncio.Event().wait()
+
+    async def told_s() -> float:
+        began = time.monotonic()
+        with pytest.raises(HypervisorDown, match="does not answer within"):
+            await host.told(hang)
+        return time.monotonic() - began
+
+    assert 0.9 * LIMIT_S <= await told_s() < 2 * LIMIT_S
+    assert await told_s() < 0.1 and asked == [], "what is known to be silent is asked nothing"
+    hanging.answers.set()
+    await until(lambda: not host._asked._silent)
+    assert 0.9 * LIMIT_S <= await told_s() < 2 * LIMIT_S
+    assert asked == [host.require()], "it hung since"
+
+
 async def test_an_operator_who_asks_of_a_silent_host_has_its_answer(tmp_path: Path, hanging: Asking) -> None:
     host = await host_that_asks(tmp_path, hanging)
     await told_after_s(host)
