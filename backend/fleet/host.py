@@ -267,7 +267,7 @@ class Host:
         Raises:
             HypervisorDown: it does not answer, or not soon.
         """
-        await self.look()
+        await self.look(max_age_s=0)  # of what this learns all have the use
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
                 return await question(self.require())
