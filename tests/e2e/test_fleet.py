@@ -106,7 +106,7 @@ def test_a_dangerous_command_has_a_snapshot_before_it_and_that_is_no_starting_po
     box.restore(point.name)
     assert said(box, "cat /root/work/mark") == ["kept"]
     pane = box.open_pane()
-    operator.send_keys(pane.pane_id, "rm -r /root/wo", key="Enter")
+    operator.send_keys(pane.pane_id, "rm -r /root/wo")
     assert [point.note for point in box.snapshots() if point.auto][1:] == [
         "before something was typed: it removes folders"
     ]

@@ -46,7 +46,7 @@ class Ledger:
         """As :data:`LOOK` shows it. A process that was begun there lives on, in each snapshot too."""
         alive, *log = printed.split("\n")[:-1]
         assert tuple(log) in self.boxes[name], f"{name} has {log}, not one of {self.boxes[name]}"
-        assert alive == "1" or not log, f"{alive} processes are alive in {name}, which has {log}"
+        assert alive != "0" or not log, f"no process is alive in {name}, which has {log}"
         self.boxes[name] = {tuple(log)}
 
 
