@@ -167,6 +167,11 @@ def playbooks(store: Store, audit: Audit, fleet: Any) -> Playbooks:
 
 
 @pytest.fixture
+def ways_back(store: Store, audit: Audit, fleet: Any, playbooks: Playbooks, keeper: StandIns) -> WaysBack:
+    return WaysBack(store, audit, fleet, playbooks, keeper)
+
+
+@pytest.fixture
 def approvals(
     store: Store,
     book: ApprovalBook,
@@ -174,12 +179,15 @@ def approvals(
     playbooks: Playbooks,
     pipeline: Pipeline,
     fleet: Any,
-    keeper: StandIns,
+    ways_back: WaysBack,
 ) -> Approvals:
     runs = SimpleNamespace(load=store.runs.get)
-    back = WaysBack(store, audit, fleet, playbooks, keeper)
-    parts: list[Any] = [Config(), store, book, pipeline, audit, fleet, playbooks, runs, OneGroup(), back]
+    parts: list[Any] = [Config(), store, book, pipeline, audit, fleet, playbooks, runs, OneGroup(), ways_back]
     return Approvals(*parts, lambda: None)
+
+
+def a_key(word: str) -> bytes:
+    return f"-----BEGIN PRIVATE KEY-----\nMII{word}\n-----END PRIVATE KEY-----\n".encode()
 
 
 @pytest.fixture
@@ -285,29 +293,23 @@ async def test_a_secret_that_a_target_had_is_a_variable_whose_value_was_kept(
     playbooks: Playbooks,
     keeper: StandIns,
     book: ApprovalBook,
-    fleet: Any,
+    ways_back: WaysBack,
     store: Store,
     applied: Run,
     tmp_path: Path,
 ) -> None:
     """A private key, and a file with a password: neither is in the database or in a file in clear."""
-    begin = "-----BEGIN PRIVATE KEY-----"
-    key = f"{begin}\nMIIhunter2secret\n-----END PRIVATE KEY-----\n".encode()
+    key = a_key("hunter2secret")
     await had(keeper, web_01=machine({"/srv/x": key}))
     keeper.now["web-01"] = machine({"/srv/x": NEW})
     playbook = await back(approvals, playbooks, "web-01")
     assert playbook.secrets == ["content_of_srv_x"] and playbook.asked == [] and playbook.kept == RUN
     asked = next(row for row in await book.all() if row.rolls_back)
-    back_ = WaysBack(store, cast("Any", None), fleet, playbooks, keeper)
-    assert await back_.values(asked, playbook) == {"content_of_srv_x": key.decode()}
+    assert await ways_back.values(asked, playbook) == {"content_of_srv_x": key.decode()}
     text = playbook.model_dump_json() + (await store.changes.get(playbook.changes_id)).model_dump_json()
     assert "hunter2secret" not in text
     for file in tmp_path.rglob("*"):
         assert not file.is_file() or b"hunter2secret" not in file.read_bytes(), file
-
-
-def a_key(word: str) -> bytes:
-    return f"-----BEGIN PRIVATE KEY-----\nMII{word}\n-----END PRIVATE KEY-----\n".encode()
 
 
 async def test_targets_that_had_different_secrets_are_taken_back_one_by_one(
@@ -315,8 +317,7 @@ async def test_targets_that_had_different_secrets_are_taken_back_one_by_one(
     playbooks: Playbooks,
     keeper: StandIns,
     book: ApprovalBook,
-    fleet: Any,
-    store: Store,
+    ways_back: WaysBack,
     applied: Run,
 ) -> None:
     """Their playbooks are the same: a secret is a variable. No target gets another's."""
@@ -329,8 +330,7 @@ async def test_targets_that_had_different_secrets_are_taken_back_one_by_one(
     assert "hunter2" not in f"{refused.value.message} {refused.value.remedy} {refused.value.details}"
     playbook = await back(approvals, playbooks, "web-02")
     asked = next(row for row in await book.all() if row.rolls_back)
-    back_ = WaysBack(store, cast("Any", None), fleet, playbooks, keeper)
-    assert await back_.values(asked, playbook) == {"content_of_srv_x": twos.decode()}
+    assert await ways_back.values(asked, playbook) == {"content_of_srv_x": twos.decode()}
 
 
 async def test_a_request_for_targets_that_had_different_secrets_has_no_values(
@@ -338,8 +338,7 @@ async def test_a_request_for_targets_that_had_different_secrets_has_no_values(
     playbooks: Playbooks,
     keeper: StandIns,
     book: ApprovalBook,
-    fleet: Any,
-    store: Store,
+    ways_back: WaysBack,
     applied: Run,
 ) -> None:
     """One that was made before this was looked at."""
@@ -348,11 +347,10 @@ async def test_a_request_for_targets_that_had_different_secrets_has_no_values(
     keeper.now |= dict.fromkeys(("web-01", "web-02"), machine({"/srv/x": NEW}))
     playbook = await back(approvals, playbooks)
     asked = next(row for row in await book.all() if row.rolls_back)
-    back_ = WaysBack(store, cast("Any", None), fleet, playbooks, keeper)
-    assert asked.targets == ["web-01", "web-02"] and await back_.values(asked, playbook)
+    assert asked.targets == ["web-01", "web-02"] and await ways_back.values(asked, playbook)
     await had(keeper, web_02=machine({"/srv/x": a_key("hunter2two")}))
     with pytest.raises(WrongState, match="web-01 and web-02 did not have the same") as refused:
-        await back_.values(asked, playbook)
+        await ways_back.values(asked, playbook)
     assert "hunter2" not in f"{refused.value.message} {refused.value.remedy} {refused.value.details}"
 
 
