@@ -172,10 +172,12 @@ class Lifecycle(Sizes):
         """The frozen running template, made if it is missing. Raises NoSpace: the host's reserve would go for
         it."""
         machine = host.require()
-        if not await machine.has_template((image, cpu, memory_mb)):
+
+        async def has_room() -> None:
             copied = 0 if machine.is_local else (await asyncio.to_thread(image.disk.stat)).st_size
             await self.need_space(host, memory_mb + (copied >> 20))
-        return await machine.ensure_template(image, cpu=cpu, memory_mb=memory_mb)
+
+        return await machine.ensure_template(image, cpu=cpu, memory_mb=memory_mb, before=has_room)
 
     def warm_soon(self, host: Host) -> None:
         """The same in the background; nothing happens while it is under way."""

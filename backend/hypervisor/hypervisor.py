@@ -50,7 +50,7 @@ from backend.hypervisor.pool_files import PoolFiles
 from backend.hypervisor.source_xml import SourceDomain
 from backend.hypervisor.sources import Backup, BackupLimits
 from backend.hypervisor.storage import HostFiles
-from backend.hypervisor.templates import Templates, Wanted
+from backend.hypervisor.templates import Before, Templates, Wanted
 
 STOP_TIMEOUT_S = 60.0
 QUIESCE_TIMEOUT_S = 5.0
@@ -199,9 +199,11 @@ class Hypervisor:
 
     # --- new guests ----------------------------------------------------------------------------------
 
-    async def ensure_template(self, image: GuestImage, *, cpu: int, memory_mb: int) -> Template:
+    async def ensure_template(
+        self, image: GuestImage, *, cpu: int, memory_mb: int, before: Before | None = None
+    ) -> Template:
         """See :meth:`backend.hypervisor.templates.Templates.ensure`."""
-        return await self._templates.ensure(image, cpu=cpu, memory_mb=memory_mb)
+        return await self._templates.ensure(image, cpu=cpu, memory_mb=memory_mb, before=before)
 
     async def fork(
         self,

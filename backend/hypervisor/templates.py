@@ -13,7 +13,7 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import TypeAlias
 
 import libvirt
@@ -28,6 +28,8 @@ from backend.models.base import check_name
 log = logging.getLogger(__name__)
 Wanted: TypeAlias = tuple[GuestImage, int, int]
 """A template as it is asked for: its image, processors and MiB of memory."""
+
+Before: TypeAlias = Callable[[], Awaitable[object]]
 
 LAYOUT = 4  # of the template folder and of the domain's XML: a change makes new templates
 SETTLE_TIMEOUT_S = 120.0
@@ -45,8 +47,11 @@ class Templates:
         self._used: dict[str, float] = {}  # key → time.monotonic()
         self._since = time.monotonic()
 
-    async def ensure(self, image: GuestImage, *, cpu: int, memory_mb: int) -> Template:
-        """The template, built if it is missing. Callers that ask at once share one build."""
+    async def ensure(
+        self, image: GuestImage, *, cpu: int, memory_mb: int, before: Before | None = None
+    ) -> Template:
+        """The template, built if it is missing, ``before`` which whoever asks may refuse it. Callers that ask
+        at once share one build."""
         key = await self._key(image, cpu, memory_mb)
         self._used[key] = time.monotonic()
         async with self._locks.setdefault(key, asyncio.Lock()):
@@ -55,6 +60,8 @@ class Templates:
             async with self._files.template_lock(key):
                 if template := await self._files.template(key):
                     return template
+                if before:
+                    await before()
                 return await self._build(image, key, cpu, memory_mb)
 
     async def of(self, sha256: str) -> list[str]:

@@ -24,6 +24,7 @@ from backend.fleet.turns import USUAL_S, Turns
 from backend.guests import CertificateAuthority, Guest
 from backend.hypervisor import DiskUse, DomainInfo, GuestImage
 from backend.hypervisor import Identity as DomainIdentity
+from backend.hypervisor.templates import Before
 from backend.models import CreateSandbox, Identity, Phase, QueuePlace, Role, Sandbox, SnapshotRequest, now
 from backend.policy import Policy
 from backend.store import EventBus, Store, Subscription
@@ -444,10 +445,9 @@ class Refusing:
     def __init__(self) -> None:
         self.boots, self.is_warm, self.done = True, True, list[str]()
 
-    async def has_template(self, wanted: object) -> bool:
-        return self.is_warm
-
-    async def ensure_template(self, source: GuestImage, **size: int) -> str:
+    async def ensure_template(self, source: GuestImage, *, before: Before, **size: int) -> str:
+        if not self.is_warm:
+            await before()
         self.done.append(f"template {source.name} {size['cpu']}")
         return "template"
 
