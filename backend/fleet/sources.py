@@ -75,7 +75,12 @@ class Sources:
     async def build(self, actor: Identity, name: str, force: bool) -> ImageView:
         """Build a release; minutes, unless it is there already. ``force``: from nothing."""
         async with self._audit.step(actor, "image.build", "image", name, force=force):
-            image = await self._images.build(name or None, progress=partial(say, "build"), force=force)
+            image = await self._images.build(
+                name or None,
+                progress=partial(say, "build"),
+                force=force,
+                reserve_mb=self.limits.reserve_bytes >> 20,
+            )
         return self.welcome(image)
 
     async def import_image(self, actor: Identity, wanted: ImageImport) -> ImageView:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +33,8 @@ LOOKS = 5
 KEEPALIVE_INTERVAL_S = 5
 KEEPALIVE_COUNT = 5
 SETTLED_S = 5.0  # for a libvirtd that is back to find its guests' QEMUs
+FILTER_REFUSED = re.compile("firewall (rules|command)")  # no code of libvirt's says it
+FILTER_TRIES, FILTER_PAUSE_S = 4, 0.3
 BACKOFF_FIRST_S = 0.2
 BACKOFF_MAX_S = 15.0
 
@@ -184,11 +187,21 @@ class Connection:
     ) -> T:
         """``function`` with the connection, on a thread. ``what`` names the work in errors.
 
+        Whatever puts a filter on a card (a start, a restore, an update) the kernel refuses while another
+        program changes the host's packet filter: nothing is done then, and it is tried again.
+
         Raises HypervisorDown, HypervisorFailed, NotFound, or TimedOut after ``limit_s`` seconds.
         """
         connection = self._standing(what)
         with _told_as_ours(what, limit_s):
             async with asyncio.timeout(limit_s):
+                for _ in range(FILTER_TRIES - 1):
+                    try:
+                        return await self._in_thread(lambda: function(connection))
+                    except libvirt.libvirtError as error:
+                        if not FILTER_REFUSED.search(str(error)):
+                            raise
+                    await asyncio.sleep(FILTER_PAUSE_S)
                 return await self._in_thread(lambda: function(connection))
 
     async def transfer(

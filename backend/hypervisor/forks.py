@@ -10,7 +10,6 @@ from typing import Any
 
 import libvirt
 
-from backend.errors import HypervisorFailed
 from backend.hypervisor.domain_xml import DomainSpec, Rebase, domain_xml, nic_element
 from backend.hypervisor.domains import BOOT_TIMEOUT_S, START_TIMEOUT_S, Domains, fresh_moment
 from backend.hypervisor.fork_ways import ForkWays, WayClosed
@@ -21,7 +20,6 @@ from backend.steps import reached
 from backend.together import together
 
 IDENTITY_TIMEOUT_S = 60.0
-FILTER_TRIES, FILTER_PAUSE_S = 4, 0.3
 
 Login = Callable[[], Awaitable[object]]
 
@@ -124,22 +122,11 @@ async def _introduce(domains: Domains, identity: Identity, *, booted: bool) -> N
 
 
 async def _put_filter(domains: Domains, identity: Identity, network: str) -> None:
-    """Another program that changes the host's packet filter at that moment makes the kernel refuse ours: it
-    is tried again."""
     filtered = ET.tostring(nic_element(identity, network, FILTER_NAME), encoding="unicode")
     flags = libvirt.VIR_DOMAIN_AFFECT_LIVE | libvirt.VIR_DOMAIN_AFFECT_CONFIG
-    for left in reversed(range(FILTER_TRIES)):
-        try:
-            await domains.call(
-                identity.name,
-                lambda domain: domain.updateDeviceFlags(filtered, flags),
-                what="put the filter on",
-            )
-            break
-        except HypervisorFailed:
-            if not left:
-                raise
-            await asyncio.sleep(FILTER_PAUSE_S)
+    await domains.call(
+        identity.name, lambda domain: domain.updateDeviceFlags(filtered, flags), what="put the filter on"
+    )
     reached("filter")
 
 

@@ -101,11 +101,14 @@ def _key(*parts: object) -> str:
 class Images(Catalog):
     """Guest images in ``folder``, built of releases of the host's distribution."""
 
-    async def build(self, name: str | None = None, *, progress: Progress, force: bool = False) -> BuiltImage:
+    async def build(
+        self, name: str | None = None, *, progress: Progress, force: bool = False, reserve_mb: int = 0
+    ) -> BuiltImage:
         """The image of a release, built unless there is one of the same recipe.
 
         ``name`` says which (``debian-13``), of the host's distribution and from its package sources; without
-        it the host's own; ``debian-12-arm64`` is of another architecture. ``force`` builds from nothing.
+        it the host's own; ``debian-12-arm64`` is of another architecture. ``force`` builds from nothing;
+        ``reserve_mb`` of the disk stay free meanwhile.
 
         Raises ``InvalidValue``, ``NoSpace``, ``MissingProgram``, ``Unavailable`` (naming the log),
         ``RoleDenied`` when not root.
@@ -129,7 +132,7 @@ class Images(Catalog):
             if not force and (known := self._known(inputs.image_name, recipe)):
                 return known
             inside = replace(programs, before=architectures.before(arch))
-            return await _Build(self, programs, inside, inputs, recipe, progress).run(force)
+            return await _Build(self, programs, inside, inputs, recipe, progress, reserve_mb).run(force)
 
     def _known(self, name: str, recipe: str) -> BuiltImage | None:
         return next((image for image in self.list() if image.name == name and image.recipe == recipe), None)
@@ -145,6 +148,7 @@ class _Build:
     inputs: Inputs
     recipe: str
     progress: Progress
+    reserve_mb: int
 
     async def run(self, force: bool) -> BuiltImage:
         """Foundation, tree, disk, record; the temporary folder goes whatever happens."""
@@ -155,7 +159,7 @@ class _Build:
         await self._sweep(*folder.glob(f"{TEMP_PREFIX}*"))
         if force:
             await self._sweep(foundation)
-        check_space(folder, WARM_SPACE_MB if foundation.is_dir() else COLD_SPACE_MB)
+        check_space(folder, WARM_SPACE_MB if foundation.is_dir() else COLD_SPACE_MB, self.reserve_mb)
         temp = Path(tempfile.mkdtemp(prefix=TEMP_PREFIX, dir=folder))
         try:
             root = temp / "root"

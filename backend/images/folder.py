@@ -103,13 +103,14 @@ def _open_folder(path: Path) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def check_space(folder: Path, needed_mb: int, what: str = "building an image") -> None:
-    """:class:`NoSpace` with both figures, before anything is begun."""
+def check_space(folder: Path, needed_mb: int, reserve_mb: int) -> None:
+    """:class:`NoSpace` with all figures, before a build begins."""
     free_mb = shutil.disk_usage(folder).free >> 20
-    if free_mb < needed_mb:
+    if (missing_mb := needed_mb + reserve_mb - free_mb) > 0:
+        reserve = f" beside the reserve of {reserve_mb} MB" if reserve_mb else ""
         raise NoSpace(
-            f"{what} needs {needed_mb} MB in {folder}, {free_mb} MB are free",
-            remedy=f"free {needed_mb - free_mb} MB there, or set FLUID_CACHE to a folder with room",
+            f"building an image needs {needed_mb} MB in {folder}{reserve}, {free_mb} MB are free",
+            remedy=f"free {missing_mb} MB there, or set FLUID_CACHE to a folder with room",
         )
 
 

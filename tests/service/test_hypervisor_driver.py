@@ -50,6 +50,32 @@ async def define(connection: Connection, text: str) -> None:
     await connection.call(lambda conn: conn.defineXML(text).create(), what="define")
 
 
+REFUSED = "internal error: Failed to apply firewall rules /usr/sbin/ebtables -t nat -A libvirt-I: RULE_APPEND"
+
+
+@pytest.mark.parametrize(
+    ("words", "times", "tries"), [(REFUSED, 1, 2), (REFUSED, 9, 4), ("internal error: no room", 1, 1)]
+)
+async def test_a_filter_that_the_kernel_refuses_for_anothers_sake_is_put_on_again(
+    connection: Connection, words: str, times: int, tries: int
+) -> None:
+    seen = 0
+
+    def start(conn: libvirt.virConnect) -> str:
+        nonlocal seen
+        seen += 1
+        if seen <= times:
+            raise libvirt.libvirtError(words)
+        return "started"
+
+    if times < tries:
+        assert await connection.call(start, what="recall") == "started"
+    else:
+        with pytest.raises(HypervisorFailed, match="recall: "):
+            await connection.call(start, what="recall")
+    assert seen == tries
+
+
 async def test_only_marked_domains_with_our_prefix_are_listed(
     connection: Connection, domains: Domains
 ) -> None:

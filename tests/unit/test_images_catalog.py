@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -126,7 +127,15 @@ async def test_an_image_of_another_release_is_refused(tmp_path: Path) -> None:
 
 def test_too_little_space_is_said_with_both_figures(tmp_path: Path) -> None:
     with pytest.raises(NoSpace, match=r"needs 999999999 MB .* MB are free"):
-        check_space(tmp_path, 999_999_999)
+        check_space(tmp_path, 999_999_999, 0)
+
+
+def test_a_build_does_not_go_into_the_reserve(tmp_path: Path) -> None:
+    free_mb = shutil.disk_usage(tmp_path).free >> 20
+    check_space(tmp_path, 1, free_mb // 2)
+    with pytest.raises(NoSpace, match=r"needs 1 MB .* beside the reserve of \d+ MB") as caught:
+        check_space(tmp_path, 1, free_mb + 100)
+    assert "free 1" in str(caught.value.remedy)
 
 
 def test_missing_programs_are_named_with_the_command_that_installs_them(
