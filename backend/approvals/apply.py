@@ -208,17 +208,21 @@ class Pipeline:
             stand_ins = placeholders(playbook.secrets)
             runs = await self._on_targets(RunKind.DRY_RUN, approval, playbook, secrets=stand_ins)
             of = {target: run for run in runs for target in run.targets}
-            reached = [
-                name for name, run in of.items() if not run.results.get(name, TargetResult()).unreachable
-            ]
-            under = await self._ways_back.fingerprints(approval, playbook, reached)
+            reached = {
+                name: run for name, run in of.items() if not run.results.get(name, TargetResult()).unreachable
+            }
+            under = await self._ways_back.fingerprints(approval, playbook, [*reached])
             logins = {target.name: target.login for target in self._targets.resolve(approval.targets)}
             seen = {
                 name: preview(rehearsal, run, name, under.get(name, ""), logins[name])
                 for name, run in of.items()
             }
-            for name, words in (await self._ways_back.not_kept(approval, playbook, reached)).items():
-                seen[name].differs += words
+            for told in (
+                await self._ways_back.other_packages(approval, reached),
+                await self._ways_back.not_kept(approval, playbook, [*reached]),
+            ):
+                for name, words in told.items():
+                    seen[name].differs += words
             step.data["changed"] = {name: row.result.changed for name, row in seen.items()}
         return seen
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from backend.audit import Audit
+from backend.changes import dpkg
 from backend.errors import WrongState
 from backend.fleet import Fleet
 from backend.models import Approval, Changes, Identity, Playbook, Run, wire_path
@@ -19,12 +20,13 @@ from backend.playbooks import (
     check,
     digest,
     kept_values,
+    other_packages,
     overwritten,
     touched,
     way_back,
 )
 from backend.store import Store
-from backend.targets import Keeper, Kept
+from backend.targets import Keeper, Kept, Wanted
 from backend.together import together
 
 TOLD = 20  # paths that an audit row names
@@ -96,6 +98,19 @@ class WaysBack:
             *(self._keeper.not_kept(name, wanted) for name in targets)
         )
         return {name: _without_way_back(left) for name, left in zip(targets, found, strict=True)}
+
+    async def other_packages(self, approval: Approval, runs: Mapping[str, Run]) -> dict[str, list[str]]:
+        """By target, where its packages would be others than the rehearsal's: a sentence each. ``runs``: the
+        dry run of each. Raises :class:`TargetDown`."""
+        done = await self._store.changes.get(approval.evidence.changes_id)
+        found: list[Kept] = await together(
+            *(self._keeper.look(name, Wanted(frozenset({dpkg.STATUS}))) for name in runs)
+        )
+        return {
+            name: other_packages(done, run, name, content.data if content else None)
+            for (name, run), kept in zip(runs.items(), found, strict=True)
+            for content in [kept.told.contents.get(dpkg.STATUS)]
+        }
 
     async def playbook(
         self, actor: Identity, run: Run, approval: Approval, targets: Sequence[str]

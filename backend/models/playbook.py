@@ -93,6 +93,7 @@ class RunEvent(Answer):
     status: str = ""  # ok | changed | failed | skipped | unreachable | note
     message: str = ""
     diff: str = ""
+    packages: dict[str, str] = Field(default_factory=dict)  # what apt would bring, by version; "": take away
 
 
 class Run(Answer):

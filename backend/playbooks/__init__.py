@@ -10,6 +10,7 @@ from backend.playbooks.runs import Runs
 from backend.playbooks.service import Playbooks
 from backend.playbooks.tasks import told
 from backend.playbooks.touched import added_folders, overwritten, touched
+from backend.playbooks.versions import other_packages
 
 __all__ = [
     "SWAPS",
@@ -28,6 +29,7 @@ __all__ = [
     "export",
     "generate",
     "kept_values",
+    "other_packages",
     "overwritten",
     "told",
     "touched",

@@ -14,11 +14,6 @@ from dataclasses import dataclass, field
 
 from backend.models import Run, RunEvent, RunState, TargetEvidence, TargetResult, now
 
-# To them any version is there already, and they do not say which.
-_INSTALLERS = frozenset({"apt", "dnf", "package"})
-_ANY_VERSION = (
-    "; a version that the task does not name was not compared, it may be another than in the sandbox"
-)
 _OVER = frozenset({"ok", "changed", "skipped", "failed", "unreachable"})
 _HUNK = re.compile(r"@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
 
@@ -28,7 +23,6 @@ class _Task:
     """One task on one host: its words, and the lines that its diff takes away and adds."""
 
     name: str = ""
-    module: str = ""
     status: str = ""
     message: str = ""
     gone: list[str] = field(default_factory=list)
@@ -66,7 +60,7 @@ def _tasks(events: list[RunEvent], host: str | None) -> dict[int, _Task]:
         if (host is not None and event.host != host) or event.status not in _OVER or event.task_index < 0:
             continue
         task = found[event.task_index]
-        task.name, task.module, task.message = event.task, event.module, event.message
+        task.name, task.message = event.task, event.message
         task.status = event.status if event.status != "ok" or not task.status else task.status
         for line in _changed_lines(event.diff):
             (task.gone if line.startswith("-") else task.new).append(line[1:])
@@ -92,8 +86,7 @@ def _changed_lines(diff: str) -> Iterator[str]:
 
 def _difference(task: _Task, twin: _Task, target: str) -> str:
     if task.status == "ok" and twin.status == "changed":
-        words = _ANY_VERSION if task.module.rpartition(".")[2] in _INSTALLERS else ""
-        return f"{task.name}: already so on {target}{words}"
+        return f"{task.name}: already so on {target}"
     if task.status == "changed" and twin.status == "ok":
         return f"{task.name}: would change {target}, and changed nothing in the rehearsal"
     if task.status == "changed" and twin.status in ("skipped", ""):

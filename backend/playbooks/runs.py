@@ -189,9 +189,8 @@ class Runs:
         return self._so_far(run_id) or await self.load(run_id)
 
     async def _publish(self, run: Run, event: RunEvent) -> None:
-        await self._events.publish(
-            "run.event", "run", run.id, data=event.model_dump(mode="json", exclude={"diff"}), persist=False
-        )
+        data = event.model_dump(mode="json", exclude={"diff", "packages"})
+        await self._events.publish("run.event", "run", run.id, data=data, persist=False)
 
     async def _save(self, run: Run) -> None:
         await self._store.runs.save(run)

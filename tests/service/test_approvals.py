@@ -989,7 +989,7 @@ async def test_a_target_that_is_reached_elsewhere_than_was_shown_voids_the_appro
     )
     targets = SimpleNamespace(resolve=lambda _: [one], key=lambda _: None)
     playbooks = SimpleNamespace(load=load, to_run=lambda _: {})
-    back = SimpleNamespace(keep=nothing, fingerprints=nothing, not_kept=nothing)
+    back = SimpleNamespace(keep=nothing, fingerprints=nothing, not_kept=nothing, other_packages=nothing)
     runs = SimpleNamespace(load=answer, execute=answer)
     asked = await pending(book)
     async with Background() as background:

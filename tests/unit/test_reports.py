@@ -44,6 +44,40 @@ def test_a_result_tells_the_module_that_it_is_of(reports: dict[str, Any]) -> Non
     assert (event["module"], event["status"]) == ("ansible.builtin.apt", "ok")
 
 
+SIMULATED = """Reading state information...
+The following packages will be REMOVED:
+  apache2*
+0 upgraded, 2 newly installed, 2 to remove and 0 not upgraded.
+Purg apache2 [2.4.62-1~deb12u2]
+Remv apache2-utils [2.4.62-1~deb12u2] [nginx:amd64 ]
+Inst nginx-common (1.22.1-9+deb12u1 Debian:12.8/stable [all])
+Inst libc6 [2.36-9] (2.36-9+deb12u9 Debian:12.8/stable [amd64]) []
+Inst libgcc-s1:i386 (12.2.0-14 Debian:12.8/stable [i386])
+Conf nginx-common (1.22.1-9+deb12u1 Debian:12.8/stable [all])
+Inst $(id) (1 x)
+"""
+PLANNED = {
+    "apache2": "",
+    "apache2-utils": "",
+    "nginx-common": "1.22.1-9+deb12u1",
+    "libc6": "2.36-9+deb12u9",
+    "libgcc-s1": "12.2.0-14",
+}
+
+
+@pytest.mark.parametrize("preview", [True, False])
+@pytest.mark.parametrize("looped", [True, False])
+def test_a_dry_run_tells_what_apt_would_bring_and_take_away(
+    reports: dict[str, Any], preview: bool, looped: bool
+) -> None:
+    result = {"changed": True, "stdout": SIMULATED}
+    data = {"host": "web-01", "task": "x", "res": {"results": [result]} if looped else result}
+    event = reports["Reports"]([], bool, preview=preview).take(
+        {"event": "runner_on_ok", "event_data": data, "created": "2026-01-01T00:00:00"}
+    )
+    assert event["packages"] == (PLANNED if preview else {})
+
+
 def test_more_than_can_be_searched_is_cut_and_ends_no_run(diff_of: Callable[[dict[str, Any]], str]) -> None:
     told = diff_of({"diff": [{"prepared": "password = Hx7pq9Zt4\n" * 100_000}]})
     assert told.endswith("… cut") and "Hx7pq9" not in told

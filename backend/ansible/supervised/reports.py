@@ -18,8 +18,17 @@ from secret_marks import KEY_HEADER, PASSWORD_HASH, TOKEN  # type: ignore[import
 MAX_MESSAGE = 4096
 MAX_DIFF = 64 * 1024
 MAX_SIDE_LINES = 5000
+MAX_PLAN = 1024 * 1024
+MAX_PACKAGES = 5000
 
 _TASK_LINE = re.compile(r":(?P<line>[0-9]+)\Z")
+# apt-get(8): Inst name [what is there] (what would be, of which source), Remv name [what is there]
+_PLAN = re.compile(
+    r"^(?:Inst (?P<name>[a-z0-9][a-z0-9+.-]*)(?::[a-z0-9-]+)?(?: \[[^\]\n]*\])? "
+    r"\((?P<version>[A-Za-z0-9.+:~-]+) "
+    r"|(?:Remv|Purg) (?P<gone>[a-z0-9][a-z0-9+.-]*))",
+    re.MULTILINE,
+)
 _STATUS = {
     "runner_on_ok": "ok",
     "runner_on_failed": "failed",
@@ -82,6 +91,7 @@ class Reports:
             "status": status,
             "message": _readable(message),
             "diff": _readable(diff_of(result)),
+            "packages": plan_of(result) if self._preview else {},
         }
 
     def _count(self, host: str, status: str) -> None:
@@ -99,6 +109,18 @@ def message_of(result: dict[str, Any]) -> str:
     items = [item for item in result.get("results") or [] if isinstance(item, dict)]
     parts += [message_of(item) for item in items if item.get("failed") or item.get("unreachable")]
     return "\n".join(dict.fromkeys(parts))[:MAX_MESSAGE]
+
+
+def plan_of(result: dict[str, Any]) -> dict[str, str]:
+    """What apt would do by its simulation, which a dry run is: package to the version that it would have,
+    empty for one that would go."""
+    found: dict[str, str] = {}
+    items = [result, *(item for item in result.get("results") or [] if isinstance(item, dict))]
+    for item in items:
+        for line in _PLAN.finditer(str(item.get("stdout") or "")[:MAX_PLAN]):
+            if len(found) < MAX_PACKAGES:
+                found[line["name"] or line["gone"]] = line["version"] or ""
+    return found
 
 
 def diff_of(result: dict[str, Any]) -> str:

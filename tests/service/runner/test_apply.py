@@ -408,6 +408,39 @@ async def test_what_could_not_be_brought_back_is_told_before_the_yes_and_to_oper
     assert {b"/srv/big", b"/var/log/own"} <= left.keys() and b"/srv/small" not in left
 
 
+KIOSK = r"""
+mkdir -p /opt/kiosk/DEBIAN
+printf 'Package: kiosk\nVersion: 1\nArchitecture: all\nMaintainer: A <a@example.com>\nDescription: a kiosk\n' \
+    > /opt/kiosk/DEBIAN/control
+dpkg-deb -b /opt/kiosk /opt/kiosk.deb && dpkg -i /opt/kiosk.deb
+"""
+
+
+@pytest.mark.full
+async def test_packages_that_would_be_others_on_the_target_are_called_out(world: World) -> None:
+    """Real apt and dpkg, whose sources on production are newer than on the twin."""
+    newer = SOURCE.replace("Version: 1.0", r"Version: 2.0\nConflicts: kiosk")
+    world.production.run(newer + KIOSK)
+    make = world.fleet._make
+
+    def twin(name: str) -> Machine:
+        made = make(name)
+        made.run(SOURCE)
+        return made
+
+    world.fleet._make = twin
+    asked = await pending(world, "ansible.builtin.apt: {name: shopd, state: present}")
+    assert [words for words in asked.evidence.dry_run["web-01"].differs if "packages" in words] == [
+        "packages: another version on web-01 than (in the rehearsal): shopd 2.0 (1.0)",
+        "packages: web-01 would lose what the rehearsal did not: kiosk",
+    ]
+    world.production.run("DEBIAN_FRONTEND=noninteractive apt-get -y install shopd")
+    await world.approvals.dry_run(BERT, asked.id)
+    again = (await world.moved(asked)).evidence.dry_run["web-01"].differs
+    assert "Task 0: already so on web-01" in again
+    assert "packages: another version on web-01 than (in the rehearsal): shopd 2.0 (1.0)" in again
+
+
 @pytest.mark.full
 async def test_what_was_not_rehearsed_is_applied_only_where_the_config_allows_it(world: World) -> None:
     world.production.run("touch /srv/only-there")
