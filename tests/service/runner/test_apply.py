@@ -410,7 +410,7 @@ async def test_what_could_not_be_brought_back_is_told_before_the_yes_and_to_oper
 
 KIOSK = r"""
 mkdir -p /opt/kiosk/DEBIAN
-printf 'Package: kiosk\nVersion: 1\nArchitecture: all\nMaintainer: A <a@example.com>\nDescription: a kiosk\n' \
+printf 'Package: kiosk\nVersion: 1\nArchitecture: all\nMaintainer: A <a@example.com>\nDescription: it\n' \
     > /opt/kiosk/DEBIAN/control
 dpkg-deb -b /opt/kiosk /opt/kiosk.deb && dpkg -i /opt/kiosk.deb
 """
