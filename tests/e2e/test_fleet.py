@@ -110,3 +110,38 @@ def test_a_dangerous_command_has_a_snapshot_before_it_and_that_is_no_starting_po
     assert [point.note for point in box.snapshots() if point.auto][1:] == [
         "before something was typed: it removes folders"
     ]
+
+
+def test_two_sandboxes_of_one_source_are_compared_by_their_disks(
+    operator: Fluid, source: str, made: list[FluidSandbox]
+) -> None:
+    one, other = (operator.create_sandbox(source, agent_id="e2e", name=name) for name in ("this", "that"))
+    made += [one, other]
+    both = "printf 'a\\nb\\n' >/etc/both.conf; echo x >/srv/moved-on-one; chmod 0644 /srv/moved-on-one"
+    for box in (one, other):
+        said(box, both)
+    one.snapshot("before")
+    said(one, "echo only >/etc/only-one; mv /srv/moved-on-one /srv/moved")
+    said(other, "printf 'a\\nc\\n' >/etc/both.conf; useradd -m deploy; ln -s both.conf /etc/link")
+    changes = operator.diff(one.id, "now", "now", other.id)
+    found = {row.path: row.verb.value for row in changes.shown() if not row.path.startswith("/home/deploy/")}
+    assert (
+        found.items()
+        >= {
+            "/etc/both.conf": "modified",
+            "/etc/only-one": "removed",
+            "/etc/link": "added",
+            "/home/deploy": "added",
+        }.items()
+    )
+    assert [(row.renamed_from, row.path) for row in changes.files if row.renamed_from] == [
+        ("/srv/moved", "/srv/moved-on-one")
+    ]
+    assert [user.name for user in changes.users] == ["deploy"] and changes.packages == []
+    assert (changes.sandbox_id, changes.to_sandbox, changes.read_from) == (one.id, other.id, "disk")
+    before = operator.diff(one.id, "before", "now", other.id)
+    paths = {row.path for row in before.shown()}
+    assert "/etc/both.conf" in paths and not paths & {"/etc/only-one", "/srv/moved", "/srv/moved-on-one"}
+    # Each machine's own name, address and keys are hidden as noise, and counted.
+    assert not {"/etc/hostname", "/etc/machine-id"} & (paths | found.keys())
+    assert any(row.path == "/etc/hostname" and row.hidden for row in changes.files)
