@@ -60,9 +60,11 @@ def _with(stage: Stage, count: int) -> list[Figure]:
     with _opened(stage, CONSOLE, 80, 24) as seen:
         figures.append(_keys(ours[0], seen, (b"j", b"k"), CURSOR, KEYS, count, Bar(p95=20)))
         if count == SANDBOXES:
-            figures += [_idle(seen), _busy_keys(stage, seen)]
+            figures += [_idle(ours[0], seen, Bar(p50=0)), _busy_keys(stage, seen)]
     with _opened(stage, stock[1], 80, 24) as seen:
         figures.append(_keys(stock[0], seen, (b"\x1b[B", b"\x1b[A"), PAINT, STOCK_KEYS, count, None))
+        if count == SANDBOXES:
+            figures.append(_idle(stock[0], seen, None))
     if count == SANDBOXES:
         bars = (Bar(p50=250), Bar(p50=600)), (None, None)
         for (name, argv), (soon, few) in zip((ours, stock), bars, strict=True):
@@ -106,11 +108,11 @@ def _first_paint(stage: Stage, stock: tuple[str, ...]) -> list[Figure]:
     ]
 
 
-def _idle(seen: Terminal) -> Figure:
+def _idle(name: str, seen: Terminal, bar: Bar | None) -> Figure:
     while not LAST_MINUTE_STEP_S < localtime().tm_sec < 59 - IDLE_S:
         seen.count(1.0)
     how = f"written in {IDLE_S:g} s between two steps of the clock, {FLEET}"
-    return figure("console: bytes while nothing changes", [seen.count(IDLE_S)], "B", how, Bar(p50=0))
+    return figure(f"{name}: bytes while nothing changes", [seen.count(IDLE_S)], "B", how, bar)
 
 
 def _keys(

@@ -1,4 +1,5 @@
-"""A million events through PostgreSQL and the event stream, and the memory of backend and console meanwhile.
+"""A million events through PostgreSQL and the event stream, and the memory of backend and console meanwhile;
+beside the console, that of a stock table that follows the same events.
 
 ``python -m tests.bench.events serve`` is a backend that publishes so many more for each SIGUSR1.
 """
@@ -9,7 +10,8 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import Iterable, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from functools import partial
 from time import perf_counter
 
@@ -27,6 +29,7 @@ SANDBOXES, PANES = 1_000, 100
 POINTS, EVENTS = 10, 100_000
 SETTLED_S = 5.0
 CONSOLE = (sys.executable, "-P", "-m", "backend.cli")
+STOCK = (sys.executable, "-P", "-m", "tests.bench.stock", "fleet")
 IDLE = ("cat", "-")
 
 
@@ -35,42 +38,49 @@ async def measure() -> list[Figure]:
         await stage.fill(SANDBOXES)
         await stage.start("tests.bench.events")
         await stage.open_panes(range(SANDBOXES - PANES, SANDBOXES), IDLE)
-        with Terminal(CONSOLE, stage.environment, 160, 48) as seen:
-            await asyncio.to_thread(seen.until, b"bench-")
-            reading = asyncio.create_task(_read(seen))
+        stock = (*STOCK, str(stage.paths.operator_socket))
+        with ExitStack() as ends:
+            consoles = [
+                ends.enter_context(Terminal(argv, stage.environment, 160, 48)) for argv in (CONSOLE, stock)
+            ]
+            for seen in consoles:
+                await asyncio.to_thread(seen.until, b"bench-")
+            reading = asyncio.gather(*map(_read, consoles), return_exceptions=True)
             stream = await _Stream.open(stage)
-            points = [await _settled(stage, seen)]
+            pids = [stage.pid, *(seen.pid for seen in consoles)]
+            points = [await _settled(pids)]
             took = []
             for _ in range(POINTS):
                 began = perf_counter()
                 os.kill(stage.pid, signal.SIGUSR1)
                 await stream.passes(EVENTS)
                 took.append(EVENTS / (perf_counter() - began))
-                points.append(await _settled(stage, seen))
+                points.append(await _settled(pids))
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
     return _figures(points, took)
 
 
-def _figures(points: list[tuple[float, float]], took: list[float]) -> list[Figure]:
+def _figures(points: list[list[float]], took: list[float]) -> list[Figure]:
     events = f"{POINTS * EVENTS:,} events"
-    ours, console = ([point[side] for point in points] for side in (0, 1))
-    on = f"{SANDBOXES:,} sandboxes, {PANES} panes, one console at 160x48"
+    ours, console, stock = zip(*points, strict=True)
+    on = f"{SANDBOXES:,} sandboxes, {PANES} panes, a console and a stock table at 160x48"
 
-    def grown(samples: list[float]) -> tuple[float, str]:
+    def grown(samples: Sequence[float]) -> tuple[float, str]:
         each = " ".join(f"{one:.0f}" for one in samples)
-        return max(samples) - samples[
-            0
-        ], f"VmRSS, the most less that before; MB before and at each tenth: {each}"
+        how = f"VmRSS, the most less that before; MB before and at each tenth: {each}"
+        return max(samples) - samples[0], how
 
     growth, told = grown(ours)
     console_growth, console_told = grown(console)
+    stock_growth, stock_told = grown(stock)
     return [
         figure(
-            "backend: memory after the events", ours[-1:], "MB", f"VmRSS after {events}, {on}", Bar(p50=200)
+            "backend: memory after the events", [ours[-1]], "MB", f"VmRSS after {events}, {on}", Bar(p50=200)
         ),
         figure(f"backend: growth over {events}", [growth], "MB", f"{told}; {on}", Bar(p50=10)),
         figure(f"console: growth over {events}", [console_growth], "MB", console_told),
+        figure(f"stock table: growth over {events}", [stock_growth], "MB", stock_told),
         figure("events through the stream", took, "events/s", f"kept in PostgreSQL and read as SSE, {on}"),
     ]
 
@@ -81,9 +91,9 @@ async def _read(seen: Terminal) -> None:
         await asyncio.to_thread(seen.count, 0.5)
 
 
-async def _settled(stage: Stage, seen: Terminal) -> tuple[float, float]:
+async def _settled(pids: Iterable[int]) -> list[float]:
     await asyncio.sleep(SETTLED_S)
-    return memory_mb(stage.pid), memory_mb(seen.pid)
+    return [memory_mb(pid) for pid in pids]
 
 
 class _Stream:
