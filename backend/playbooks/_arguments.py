@@ -49,8 +49,6 @@ def _check_together(module: str, args: Args, task: str) -> None:
         raise refuse(f"{module} of '*' only upgrades what is there", rule="P5", task=task)
     if module == "apt" and "upgrade" in args and {"name", "state"} & set(args):
         raise refuse("apt with upgrade takes no name and no state", rule="P5", task=task)
-    if module == "pip" and ("name" in args) == ("requirements" in args):
-        raise refuse("pip needs name or requirements", rule="P5", task=task)
     if module == "systemd_service" and "name" not in args and set(args) != {"daemon_reload"}:
         raise refuse("systemd_service needs 'name'", rule="P5", task=task)
 

@@ -230,10 +230,10 @@ MODULES: dict[str, Module] = {
     "hostname": _module("name", name=Kind("a host name", WORD.holds, fact=True)),
     "known_hosts": _module("name", "path", name=LINE, path=PATH, key=LINE, state=_PRESENT, hash_host=FLAG),
     "pip": _module(
+        "name",
         "virtualenv",
         name=several(PYTHON_PACKAGE),
         version=PYTHON_VERSION,
-        requirements=PATH,
         virtualenv=PATH,
         virtualenv_site_packages=FLAG,
         state=_PRESENT,

@@ -401,6 +401,7 @@ def test_p4_a_command_behind_a_probe_is_guarded_too() -> None:
         ("pip", "{name: x}"),
         ("pip", "{virtualenv: /srv/v}"),
         ("pip", "{name: x, requirements: /srv/r.txt, virtualenv: /srv/v}"),
+        ("pip", "{requirements: /srv/r.txt, virtualenv: /srv/v}"),  # may name files and URLs
         ("pip", "{name: x, virtualenv: /srv/v, extra_args: -i}"),
         ("pip", "{name: 'git+https://x', virtualenv: /srv/v}"),
         ("pip", "{name: x, virtualenv: /srv/v, virtualenv_command: sh}"),
@@ -530,7 +531,7 @@ LINES = {"blockinfile.block", *(f"replace.{name}" for name in ("regexp", "replac
 """What may be several lines of it."""
 PATHS = {
     *("deb822_repository.signed_by", "rpm_key.key", "user.home", "user.shell", "file.path", "copy.dest"),
-    *("blockinfile.path", "lineinfile.path", "replace.path", "known_hosts.path", "pip.requirements"),
+    *("blockinfile.path", "lineinfile.path", "replace.path", "known_hosts.path"),
     *("pip.virtualenv", "command.creates", "command.removes", "command.chdir"),
 }
 SECRETS = {"copy.content", "debconf.value", "lineinfile.line", "user.password"}
@@ -559,9 +560,16 @@ NEEDED = {
     "yum_repository": "name", "rpm_key": "key", "dpkg_selections": "name selection", "debconf": "name",
     "user": "name", "group": "name", "file": "path", "copy": "dest", "blockinfile": "path",
     "lineinfile": "path", "replace": "path regexp", "cron": "name", "hostname": "name",
-    "known_hosts": "name path", "pip": "virtualenv", "getent": "database", "command": "argv",
+    "known_hosts": "name path", "pip": "name virtualenv", "getent": "database", "command": "argv",
 }  # fmt: skip
-GIVEN = {"name": "x", "state": "present", "selection": "hold", "path": "/srv/x", "regexp": "x"}
+GIVEN = {
+    "name": "x",
+    "state": "present",
+    "selection": "hold",
+    "path": "/srv/x",
+    "regexp": "x",
+    "virtualenv": "/srv/v",
+}
 
 
 @pytest.mark.parametrize("module", NEEDED)
