@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import sys
 from typing import Annotated
 
 import typer
@@ -35,4 +38,7 @@ def serve(
 
     gc.freeze()  # what the imports made lives as long as we do: no collection looks through it again
     paths = Paths.default()
-    return run_backend(config.load(paths), paths)
+    status = run_backend(config.load(paths), paths)
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(status)  # all is over but for threads in calls that a hanging libvirtd never answers

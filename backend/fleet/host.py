@@ -114,7 +114,8 @@ class Host:
         except FluidError as error:
             self._down = HypervisorDown(error.message, remedy=error.remedy)
         except OSError as error:
-            self._down = HypervisorDown(f"libvirt cannot be reached: {error}", remedy="fluid doctor")
+            words = str(error) or "no answer in time"
+            self._down = HypervisorDown(f"the host cannot be used: {words}", remedy="fluid doctor")
         else:
             return True
         if self._down.message != told:  # it is asked again and again

@@ -156,8 +156,8 @@ async def remove_network(connection: Connection, name: str, prefix: str) -> None
     _check_prefix(name, prefix)
 
     def work(conn: libvirt.virConnect) -> None:
-        with contextlib.suppress(libvirt.libvirtError):
-            network = conn.networkLookupByName(name)
+        network = looked_up(lambda: conn.networkLookupByName(name), libvirt.VIR_ERR_NO_NETWORK)
+        if network is not None:
             if network.isActive():
                 network.destroy()
             network.undefine()

@@ -152,12 +152,22 @@ def _open(path: Path, reader_uid: int) -> int:
     try:
         if not stat.S_ISREG(found.st_mode):
             raise InvalidValue(f"{path} is not a regular file", remedy="name an image file")
-        if reader_uid not in (0, found.st_uid) and not found.st_mode & stat.S_IROTH:
-            raise RoleDenied(f"{path} is not yours to read", remedy=f"chmod o+r {path}, or own it")
+        readable = found.st_uid == reader_uid or found.st_mode & stat.S_IROTH
+        if reader_uid and not (readable and _reaches(path, reader_uid)):
+            raise RoleDenied(
+                f"{path} is not yours to read",
+                remedy=f"chmod o+r {path}, and o+x the folders that it lies in; or own them",
+            )
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _reaches(path: Path, uid: int) -> bool:
+    """Whether ``uid`` may go through the folders of a file, by what they grant to their owner and to all."""
+    folders = Path(os.path.realpath(path)).parents
+    return all(found.st_uid == uid or found.st_mode & stat.S_IXOTH for found in map(os.stat, folders))
 
 
 async def download(url: str, into: Staging, limits: FetchLimits, progress: Callable[[str], None]) -> None:

@@ -174,6 +174,21 @@ async def test_a_file_of_another_sum_or_a_strange_kind_is_refused_and_nothing_is
     assert left(folder) == []
 
 
+async def test_a_file_in_a_folder_that_its_reader_may_not_enter_is_refused(
+    folder: Path, open_folder: Path
+) -> None:
+    inside = open_folder / "inside"
+    inside.mkdir(mode=0o700)
+    image = inside / "image.raw"
+    image.write_bytes(DISK)
+    image.chmod(0o644)
+    wanted = ImageImport(str(image), "raw", name="base", reader_uid=2000)
+    with pytest.raises(RoleDenied, match="not yours to read"):
+        await take(folder, wanted)
+    inside.chmod(0o711)
+    assert (await take(folder, wanted)).name == "base"
+
+
 async def test_an_image_that_leads_to_a_file_of_this_machine_is_refused(folder: Path, tmp_path: Path) -> None:
     secret, hostile = tmp_path / "shadow", tmp_path / "hostile.qcow2"
     secret.write_bytes(b"root:secret".ljust(1 << 16))
