@@ -16,7 +16,7 @@ from pathlib import Path
 
 import libvirt
 
-from backend.errors import FluidError, NotFound, SnapshotNotFound, WrongState
+from backend.errors import FluidError, LimitReached, NotFound, SnapshotNotFound, WrongState
 from backend.hypervisor.domain_xml import (
     NAMESPACE,
     PREFIX,
@@ -34,6 +34,7 @@ from backend.steps import reached
 
 log = logging.getLogger(__name__)
 
+MOST_LAYERS = 190  # libvirt takes 200
 SNAPSHOT_TIMEOUT_S = 120.0
 THAW_TIMEOUT_S = 10.0  # after it the guest thaws by itself
 
@@ -50,6 +51,12 @@ async def snapshot(
         raise WrongState(f"domain {name!r} is {state}: it has no memory to keep", remedy="start it first")
     files = domains.files
     layers = tuple(await files.backing_chain(await domains.disk(name)))
+    if len(layers) >= MOST_LAYERS:
+        raise LimitReached(
+            f"the disk of {name!r} has {len(layers)} layers, one for each snapshot and each look at it as it "
+            "was at that moment; no more can be made",
+            remedy="generate the playbook from the snapshots that are there, and go on in a new sandbox",
+        )
     overlay = await files.next_disk(name)
     saved = _memory(files, name, snapshot_name) if memory else None
     async with _marked(files, name, snapshot_name, layers[0]):

@@ -8,15 +8,25 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import AsyncMock
 
 import libvirt
 import pytest
 
-from backend.errors import Conflict, HypervisorDown, HypervisorFailed, InvalidName, NotFound, TimedOut
+from backend.errors import (
+    Conflict,
+    HypervisorDown,
+    HypervisorFailed,
+    InvalidName,
+    LimitReached,
+    NotFound,
+    TimedOut,
+)
 from backend.hypervisor import DomainEvent, Hypervisor
 from backend.hypervisor.connection import Connection, looked_up
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.local_files import LocalFiles
+from backend.hypervisor.snapshots import MOST_LAYERS, snapshot
 from backend.hypervisor.stock import hand_out, is_suspended, recall, suspend
 
 EVENT_LIMIT_S = 10
@@ -44,6 +54,19 @@ async def domains(connection: Connection, tmp_path: Path) -> Domains:
     files = LocalFiles(tmp_path / "host", "fluid")
     await files.open()
     return Domains(connection, files, "test", "fluid")
+
+
+async def test_a_disk_of_too_many_layers_gets_no_more_and_says_so_before_anything_is_made(
+    domains: Domains, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await define(connection, xml("fluid-a"))
+    layers = [Path(f"/disk-{number}.qcow2") for number in range(MOST_LAYERS)]
+    monkeypatch.setattr(domains, "disk", AsyncMock(return_value=layers[0]))
+    monkeypatch.setattr(domains.files, "backing_chain", AsyncMock(return_value=layers))
+    await domains.files.claim("fluid-a")
+    with pytest.raises(LimitReached, match=f"has {MOST_LAYERS} layers"):
+        await snapshot(domains, "fluid-a", "one", memory=False, quiesce_timeout_s=1)
+    assert not await domains.files.is_marked("fluid-a", "one")
 
 
 async def define(connection: Connection, text: str) -> None:
