@@ -9,6 +9,7 @@ from textual import events
 
 from backend.models import ApprovalState, Decision, now
 from fluid_tui.screens.terminal import TerminalScreen
+from fluid_tui.widgets import pane_view
 from fluid_tui.widgets.pane_view import PaneView
 from tests.console.conftest import Console
 from tests.console.fake_backend import FakeBackend, FakeHands
@@ -82,7 +83,8 @@ async def test_the_cursor_is_seen_and_no_word_of_the_guest_acts(console) -> None
         assert HOSTILE not in seen.text() and "␛]52;c;" in seen.text()
 
 
-async def test_another_operator_who_takes_it_is_named_and_stray_keys_do_nothing(console) -> None:
+async def test_another_operator_who_takes_it_is_named_and_stray_keys_do_nothing(console, monkeypatch) -> None:
+    monkeypatch.setattr(pane_view, "DEAF_S", 60.0)  # a busy machine types late
     async with console(100, 30) as seen:
         hands = await take(seen)
         hands.end("taken", "berta", "berta has taken %3 over: what you type goes nowhere")
