@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import posixpath
 import time
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from backend.changes.told import Told
 from backend.disks import Comparison, ContentLimits, DiskReader, Entry, Pair, Side, named
 from backend.disks.elsewhere import DATA
 from backend.disks.hardlinks import shared
+from backend.disks.links import leads_to
 from backend.errors import DiskUnreadable
 from backend.models import (
     FROM_GUEST,
@@ -47,7 +47,6 @@ TYPED_S = 60
 """How long what somebody typed into a terminal may go on."""
 _RAN = "while commands ran that do not name them"
 _TYPED = "when somebody had typed into a terminal"
-MAX_LINKS = 40  # on the way to one file, as of Linux
 LIMITS = ContentLimits(
     opaque=(b"/var/cache/", b"/var/lib/apt/", b"/var/log/", b"/tmp/", b"/var/tmp/"),  # noise hides them
     whole=(PASSWD, GROUP, SHADOW, GSHADOW, *SUBORDINATE, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG, HOSTNAME),
@@ -86,7 +85,8 @@ class Differ:
     ) -> Changes:
         """What changed from ``before`` to ``after``. ``made_before``: the machine had its own name at the
         first point, so that whatever names change was meant. ``named``: paths that a playbook writes, which
-        are never noise nor a package's own. ``typed``: from when to when somebody typed into a terminal. What
+        are never noise nor a package's own, nor is where the links of either point lead them (with a final
+        slash also the link at the end). ``typed``: from when to when somebody typed into a terminal. What
         a guest told was never frozen, whatever is said.
 
         Raises:
@@ -112,7 +112,9 @@ class Differ:
         else:
             found = await self._read(changes, before, after)
         if found:
-            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, typed, named)
+            places = {path.rstrip(b"/") for path in named}
+            places |= await self._led(before, sorted(named)) | await self._led(after, sorted(named))
+            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, typed, places)
             await asyncio.to_thread(work.fill, changes, made_before=made_before)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
@@ -130,6 +132,15 @@ class Differ:
         if paths := settings.context(comparison):
             read = await self._reader.read(after, paths, settings.MAX_FILE_BYTES)
         return comparison, read, await rpm.read(self._reader, comparison, before, after)
+
+    async def _led(self, point: Point, paths: Sequence[bytes]) -> set[bytes]:
+        """Where names come to by the links of the whole tree at one moment."""
+        if not paths:
+            return set()
+        if not isinstance(point, Told):
+            return set(await self._reader.led(point, paths))
+        nodes = point.nodes
+        return {leads_to(path, lambda at: nodes[at].target if at in nodes else None) for path in paths}
 
     async def _told(self, changes: Changes, before: Told, after: Told) -> Found | None:
         changes.read_from, changes.quiesced = FROM_GUEST, False
@@ -154,10 +165,10 @@ class _Interpretation:
         key: bytes,
         commands: Sequence[Command],
         typed: Sequence[tuple[float, float]],
-        named: Collection[bytes],
+        named: set[bytes],
     ) -> None:
         self._comparison, self._read, self._noise = comparison, read, noise
-        self._named = _resolved(named, comparison) - _TOLD  # of those the accounts and settings tell all
+        self._named = named - _TOLD  # of those the accounts and settings tell all
         self._commands = attribution.Timeline(commands)
         self._rpms = rpms
         self._teller = settings.Teller(key)
@@ -431,23 +442,6 @@ def _linked(entries: Iterable[Entry | None]) -> Iterator[tuple[bytes, tuple[int,
     for entry in entries:
         if entry is not None and entry.links > 1 and entry.kind is not FileKind.DIRECTORY:
             yield entry.path, (entry.inode, entry.links, entry.size, entry.mtime_ns, entry.ctime_ns)
-
-
-def _resolved(paths: Iterable[bytes], comparison: Comparison) -> set[bytes]:
-    """The paths, and where they lead by the links that the comparison holds."""
-    links = {pair.path: pair.after.target for pair in comparison.pairs if pair.after and pair.after.target}
-    found = set(paths)
-    for path in paths:
-        for _ in range(MAX_LINKS):
-            parts = path.split(b"/")
-            folders = (b"/".join(parts[:at]) for at in range(2, len(parts)))
-            link = next((folder for folder in folders if folder in links), None)
-            if link is None:
-                break
-            folder = posixpath.join(posixpath.dirname(link), links[link])
-            path = posixpath.normpath(folder + path[len(link) :])
-            found.add(path)
-    return found
 
 
 def _accounts(side: Side) -> accounts.Accounts:

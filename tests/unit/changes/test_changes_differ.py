@@ -216,6 +216,22 @@ async def test_what_a_playbook_writes_is_neither_noise_nor_a_package_s_own(work,
     assert "as root" in next(one.after.text for one in changes.files if one.path.endswith("nginx.prerm"))
 
 
+async def test_what_a_playbook_writes_by_another_name_is_found_where_the_whole_tree_leads(work, installed):
+    """Links of the image are no changes: /lib is one of usr/lib, and stands on both sides."""
+    links = {"srv/data": "/var/lib/dpkg", "srv/aside/x": "../data/info/nginx.prerm", "srv/loop": "loop"}
+    files = {"usr/lib/x.pyc": "bytes", "var/lib/dpkg/info/nginx.prerm": ":\n", "var/log/nginx.log": "x"}
+    points = work.layers(work.image("before", {}, links), work.image("after", files, links))
+    for named, shown in (
+        (b"/lib/x.pyc", "/usr/lib/x.pyc"),
+        (b"/srv/data/info/nginx.prerm", "/var/lib/dpkg/info/nginx.prerm"),
+        (b"/srv/aside/x/", "/var/lib/dpkg/info/nginx.prerm"),
+        (b"/srv/aside/x", ""),
+        (b"/srv/loop/x/", ""),
+    ):
+        changes = await work.diff(*points, named=[named])
+        assert [one.path for one in changes.shown()] == [shown] * bool(shown), named
+
+
 async def test_a_state_folder_hides_what_a_service_keeps_whenever_it_was_made_and_no_rights(work, installed):
     """Inside and outside the time in which the package's scripts ran: the twin's clock is another one."""
     minute_ago = datetime.now(UTC) - timedelta(minutes=1)
