@@ -12,7 +12,7 @@ from typing import TypeAlias
 from backend.changes import accounts, attribution, dpkg, rpm, settings, told, units
 from backend.changes.blobs import BlobStore
 from backend.changes.naming import Naming
-from backend.changes.noise import HOST_KEYS, SERVICE_STATE, NoiseProfile, gives_rights
+from backend.changes.noise import HOST_KEYS, RIGHTS, SERVICE_STATE, NoiseProfile, differing, gives_rights
 from backend.changes.renames import renames
 from backend.changes.semantic import Semantics, short_and_whole
 from backend.changes.states import StateMaker, verb
@@ -86,7 +86,8 @@ class Differ:
         """What changed from ``before`` to ``after``. ``made_before``: the machine had its own name at the
         first point, so that whatever names change was meant. ``named``: paths that a playbook writes, which
         are never noise nor a package's own, nor is where the links of either point lead them (with a final
-        slash also the link at the end). ``typed``: from when to when somebody typed into a terminal. What
+        slash also the link at the end); below one with a final ``/**`` another owner or mode is none either.
+        ``typed``: from when to when somebody typed into a terminal. What
         a guest told was never frozen, whatever is said.
 
         Raises:
@@ -112,9 +113,12 @@ class Differ:
         else:
             found = await self._read(changes, before, after)
         if found:
-            places = {path.rstrip(b"/") for path in named}
-            places |= await self._led(before, sorted(named)) | await self._led(after, sorted(named))
-            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, typed, places)
+            trees = {path[:-2] for path in named if path.endswith(b"/**")}
+            places = [
+                await self._places(one, before, after)
+                for one in ({path for path in named if not path.endswith(b"/**")}, trees)
+            ]
+            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, typed, *places)
             await asyncio.to_thread(work.fill, changes, made_before=made_before)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
@@ -132,6 +136,13 @@ class Differ:
         if paths := settings.context(comparison):
             read = await self._reader.read(after, paths, settings.MAX_FILE_BYTES)
         return comparison, read, await rpm.read(self._reader, comparison, before, after)
+
+    async def _places(self, paths: Collection[bytes], *points: Point) -> set[bytes]:
+        """The paths, and where they lead at each moment."""
+        found = {path.rstrip(b"/") for path in paths}
+        for point in points:
+            found |= await self._led(point, sorted(paths))
+        return found
 
     async def _led(self, point: Point, paths: Sequence[bytes]) -> set[bytes]:
         """Where names come to by the links of the whole tree at one moment."""
@@ -166,8 +177,10 @@ class _Interpretation:
         commands: Sequence[Command],
         typed: Sequence[tuple[float, float]],
         named: set[bytes],
+        trees: set[bytes],
     ) -> None:
         self._comparison, self._read, self._noise = comparison, read, noise
+        self._trees = tuple(tree + b"/" for tree in trees)
         self._named = named - _TOLD  # of those the accounts and settings tell all
         self._commands = attribution.Timeline(commands)
         self._rpms = rpms
@@ -299,7 +312,7 @@ class _Interpretation:
         after = self._new.state(pair.after, pair.after_content, self._names[1].get(pair.path, ()))
         what = verb(before, after, same_content=pair.same_content)
         change = FileChange(path=wire_path(pair.path), verb=what, before=before, after=after)
-        if pair.path in self._named:
+        if pair.path in self._named or (pair.path.startswith(self._trees) and differing(change) & RIGHTS):
             if listed := self._package(pair)[1]:
                 self._note_changed(pair, listed)
             self._keep(pair, change)

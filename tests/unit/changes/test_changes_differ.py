@@ -232,6 +232,20 @@ async def test_what_a_playbook_writes_by_another_name_is_found_where_the_whole_t
         assert [one.path for one in changes.shown()] == [shown] * bool(shown), named
 
 
+async def test_an_owner_below_a_folder_that_a_playbook_gives_away_is_no_noise(work, installed):
+    files = {"var/log/nginx.log": "x", "var/log/nginx-as-root": "y"}
+    before, after = work.image("before", files, {}), work.image("after", files, {})
+    subprocess.run(
+        ["debugfs", "-w", "-R", "set_inode_field /var/log/nginx.log uid 33", after],
+        check=True, capture_output=True, timeout=TIMEOUT_S,
+    )  # fmt: skip
+    points = work.layers(before, after)
+    assert not [one for one in (await work.diff(*points)).shown() if one.path == "/var/log/nginx.log"]
+    for named in (b"/var/log/**", b"/var/**"):
+        shown = {one.path for one in (await work.diff(*points, named=[named])).shown()}
+        assert "/var/log/nginx.log" in shown
+
+
 async def test_a_state_folder_hides_what_a_service_keeps_whenever_it_was_made_and_no_rights(work, installed):
     """Inside and outside the time in which the package's scripts ran: the twin's clock is another one."""
     minute_ago = datetime.now(UTC) - timedelta(minutes=1)
