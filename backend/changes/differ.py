@@ -11,8 +11,19 @@ from typing import TypeAlias
 
 from backend.changes import accounts, attribution, dpkg, rpm, settings, told, units
 from backend.changes.blobs import BlobStore
-from backend.changes.naming import Naming
-from backend.changes.noise import HOST_KEYS, RIGHTS, SERVICE_STATE, NoiseProfile, differing, gives_rights
+from backend.changes.naming import Naming, folders_named
+from backend.changes.noise import (
+    BACKUPS,
+    CACHES,
+    HOST_KEYS,
+    LOGS,
+    RIGHTS,
+    SERVICE_STATE,
+    Attribute,
+    NoiseProfile,
+    differing,
+    gives_rights,
+)
 from backend.changes.renames import renames
 from backend.changes.semantic import Semantics, short_and_whole
 from backend.changes.states import StateMaker, verb
@@ -42,6 +53,8 @@ SUBORDINATE = (b"/etc/subuid", b"/etc/subgid")
 HOSTNAME = b"/etc/hostname"
 _HOST_KEY = b"/etc/ssh/ssh_host_"
 _TOLD = frozenset({PASSWD, GROUP, SHADOW, GSHADOW, HOSTNAME, b"/etc/hosts", b"/etc/resolv.conf"})
+_KEPT_ASIDE = (LOGS, CACHES, BACKUPS)
+_MADE = Attribute.ADDED | Attribute.TYPE | RIGHTS
 MAX_NOTES = 50
 TYPED_S = 60
 """How long what somebody typed into a terminal may go on."""
@@ -197,6 +210,7 @@ class _Interpretation:
         self._ran, note = self._windows()
         self._scripts = attribution.Scripts(self._owned, comparison, self._ran, commands)
         self._naming = Naming(commands)
+        self._folders_named = folders_named(commands)
         self._typed = typed
         self._left_out: Counter[tuple[str, str]] = Counter()  # by package and folder
         self._meanwhile: Counter[tuple[str, str, str]] = Counter()  # of these, what may be somebody's work
@@ -318,6 +332,8 @@ class _Interpretation:
             self._keep(pair, change)
             return change
         change.hidden = self._noise.hides(change)
+        if change.hidden in _KEPT_ASIDE and self._is_made_folder(pair, change):
+            change.hidden = ""
         if change.hidden:
             self._note_host_key(pair, change)
             return change
@@ -334,6 +350,14 @@ class _Interpretation:
                 change.package = self._scripts.made(pair.after)
         self._keep(pair, change)
         return change
+
+    def _is_made_folder(self, pair: Pair, change: FileChange) -> bool:
+        """Whether somebody made a folder of logs, caches or backups, or gave it to another: what writes there
+        needs it. What is in it is noise all the same."""
+        if pair.after is None or pair.after.kind is not FileKind.DIRECTORY or not differing(change) & _MADE:
+            return False
+        is_named = change.path in self._folders_named
+        return is_named and not (self._scripts.brings(pair.path) or self._scripts.made(pair.after))
 
     def _keeper(self, pair: Pair) -> str:
         """The package whose service keeps its state at the path; empty where a command may have worked."""

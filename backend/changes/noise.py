@@ -20,6 +20,7 @@ from backend.errors import ConfigError
 from backend.models import ChangeVerb, FileChange, FileKind, FileState, guest_path
 
 SERVICE_STATE = "service state"
+LOGS, CACHES, BACKUPS = "logs", "caches", "backups and mail"
 HOST_KEYS = "host keys"
 MAX_FILE_BYTES = 256 << 10
 _APT = "_apt"
@@ -219,8 +220,8 @@ _RULES: tuple[Rule, ...] = (
         ("/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub", "/etc/ssh/fluid_ca.pub"),
         Attribute.METADATA,
     ),
-    Rule("logs", ("/var/log/**",)),
-    Rule("caches", ("/var/cache/**", "/home/*/.cache", "/home/*/.cache/**", *_tree("/root/.cache"))),
+    Rule(LOGS, ("/var/log/**",)),
+    Rule(CACHES, ("/var/cache/**", "/home/*/.cache", "/home/*/.cache/**", *_tree("/root/.cache"))),
     Rule("package lists", _tree("/var/lib/apt/lists/partial", "/var/lib/apt/mirrors/partial")),  # apt's own
     Rule("package lists", _tree("/var/lib/apt"), RIGHTS, roots=True),
     Rule(
@@ -242,7 +243,7 @@ _RULES: tuple[Rule, ...] = (
     Rule("compiled Python", ("**/__pycache__", "**/__pycache__/**", "**/*.pyc")),
     Rule("shell history", ("/root/.bash_history", "/home/*/.bash_history", "**/.lesshst", "**/.viminfo")),
     Rule("tool droppings", (*_tree("/root/.ansible", "/home/*/.ansible"), "/root/.wget-hsts", "/root/.rnd")),
-    Rule("backups and mail", (*_tree("/var/backups"), "/var/mail/*", "/var/spool/mail/*")),
+    Rule(BACKUPS, (*_tree("/var/backups"), "/var/mail/*", "/var/spool/mail/*")),
     Rule("file system", _tree("/lost+found")),
     Rule("time", ("/etc/adjtime", "/var/lib/logrotate/**", "/var/lib/misc/**", "/var/lib/man-db/**")),
     Rule("name resolution", ("/etc/resolv.conf",), Attribute.METADATA),
