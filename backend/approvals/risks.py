@@ -51,6 +51,10 @@ _FILES: tuple[tuple[str, str], ...] = (
     ("/etc/ansible/facts.d", "runs code at every apply: Ansible asks it for facts"),
 )
 """Of a file whose meaning no setting tells: a comment, a mode, what cannot be parsed."""
+_DATABASES = (
+    "/var/lib/dpkg", "/var/lib/apt", "/var/lib/rpm", "/usr/lib/sysimage/rpm", "/var/lib/dnf",
+    "/usr/lib/sysimage/libdnf5",
+)  # fmt: skip
 _KEYS_FILE = "/.ssh/authorized_keys"
 _SET_ID = 0o6000
 _READ_BY_ALL = 0o004
@@ -143,6 +147,9 @@ def _rights(files: Iterable[FileChange]) -> Iterator[str]:
     own = [change for change in files if not change.package]
     if gaining := [change.path for change in own if _gives_rights(change.after)]:
         yield f"a program gets more rights than its caller (setuid, capabilities): {_named(gaining)}"
+    databases = tuple(f"{folder}/" for folder in _DATABASES)
+    if packages := [change.path for change in own if f"{change.path}/".startswith(databases)]:
+        yield f"changes what packages run as root, or who may write it: {_named(packages)}"
     if bare := [change.path for change in own if _is_bare_key(change.after)]:
         yield f"anybody can read a private key: {_named(bare)}"
 

@@ -27,6 +27,7 @@ _COMMON = frozenset(
     b"""
     / /etc /usr /var /opt /srv /root /home /usr/bin /usr/sbin /usr/lib /usr/share /usr/local
     /usr/lib/systemd /usr/lib/systemd/system /usr/share/doc /var/lib /var/cache /var/log /var/spool
+    /var/backups
     /etc/default /etc/init.d /etc/systemd /etc/systemd/system /etc/cron.d /etc/cron.daily
     /etc/logrotate.d /etc/ufw /etc/ufw/applications.d /etc/profile.d /etc/pam.d /etc/sudoers.d
     /etc/sysctl.d /etc/apt /etc/ssh /etc/ssl /var/www
@@ -166,6 +167,11 @@ class Scripts:
         if not path.startswith(_STATE_FOLDERS):
             return ""
         return self._folder(path) or self._in_a_script(path)
+
+    def brings(self, path: bytes) -> str:
+        """The package that lists a folder or one around it, or whose scripts name it; empty for none."""
+        path = merged(path)
+        return self._owned.owner.get(path) or self._folder(path) or self._in_a_script(path)
 
     def surely_ran(self, at_ns: int | None) -> bool:
         """Whether packages' scripts ran at a moment, and no less than a second on, as dpkg's log tells."""

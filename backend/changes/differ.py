@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import posixpath
 import time
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
@@ -12,8 +11,19 @@ from typing import TypeAlias
 
 from backend.changes import accounts, attribution, dpkg, rpm, settings, told, units
 from backend.changes.blobs import BlobStore
-from backend.changes.naming import Naming
-from backend.changes.noise import HOST_KEYS, SERVICE_STATE, NoiseProfile, gives_rights
+from backend.changes.naming import Naming, folders_named
+from backend.changes.noise import (
+    BACKUPS,
+    CACHES,
+    HOST_KEYS,
+    LOGS,
+    RIGHTS,
+    SERVICE_STATE,
+    Attribute,
+    NoiseProfile,
+    differing,
+    gives_rights,
+)
 from backend.changes.renames import renames
 from backend.changes.semantic import Semantics, short_and_whole
 from backend.changes.states import StateMaker, verb
@@ -21,6 +31,7 @@ from backend.changes.told import Told
 from backend.disks import Comparison, ContentLimits, DiskReader, Entry, Pair, Side, named
 from backend.disks.elsewhere import DATA
 from backend.disks.hardlinks import shared
+from backend.disks.links import leads_to
 from backend.errors import DiskUnreadable
 from backend.models import (
     FROM_GUEST,
@@ -42,12 +53,13 @@ SUBORDINATE = (b"/etc/subuid", b"/etc/subgid")
 HOSTNAME = b"/etc/hostname"
 _HOST_KEY = b"/etc/ssh/ssh_host_"
 _TOLD = frozenset({PASSWD, GROUP, SHADOW, GSHADOW, HOSTNAME, b"/etc/hosts", b"/etc/resolv.conf"})
+_KEPT_ASIDE = (LOGS, CACHES, BACKUPS)
+_MADE = Attribute.ADDED | Attribute.TYPE | RIGHTS
 MAX_NOTES = 50
 TYPED_S = 60
 """How long what somebody typed into a terminal may go on."""
 _RAN = "while commands ran that do not name them"
 _TYPED = "when somebody had typed into a terminal"
-MAX_LINKS = 40  # on the way to one file, as of Linux
 LIMITS = ContentLimits(
     opaque=(b"/var/cache/", b"/var/lib/apt/", b"/var/log/", b"/tmp/", b"/var/tmp/"),  # noise hides them
     whole=(PASSWD, GROUP, SHADOW, GSHADOW, *SUBORDINATE, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG, HOSTNAME),
@@ -86,7 +98,9 @@ class Differ:
     ) -> Changes:
         """What changed from ``before`` to ``after``. ``made_before``: the machine had its own name at the
         first point, so that whatever names change was meant. ``named``: paths that a playbook writes, which
-        are never noise nor a package's own. ``typed``: from when to when somebody typed into a terminal. What
+        are never noise nor a package's own, nor is where the links of either point lead them (with a final
+        slash also the link at the end); below one with a final ``/**`` another owner or mode is none either.
+        ``typed``: from when to when somebody typed into a terminal. What
         a guest told was never frozen, whatever is said.
 
         Raises:
@@ -112,7 +126,12 @@ class Differ:
         else:
             found = await self._read(changes, before, after)
         if found:
-            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, typed, named)
+            trees = {path[:-2] for path in named if path.endswith(b"/**")}
+            places = [
+                await self._places(one, before, after)
+                for one in ({path for path in named if not path.endswith(b"/**")}, trees)
+            ]
+            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, typed, *places)
             await asyncio.to_thread(work.fill, changes, made_before=made_before)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
@@ -130,6 +149,22 @@ class Differ:
         if paths := settings.context(comparison):
             read = await self._reader.read(after, paths, settings.MAX_FILE_BYTES)
         return comparison, read, await rpm.read(self._reader, comparison, before, after)
+
+    async def _places(self, paths: Collection[bytes], *points: Point) -> set[bytes]:
+        """The paths, and where they lead at each moment."""
+        found = {path.rstrip(b"/") for path in paths}
+        for point in points:
+            found |= await self._led(point, sorted(paths))
+        return found
+
+    async def _led(self, point: Point, paths: Sequence[bytes]) -> set[bytes]:
+        """Where names come to by the links of the whole tree at one moment."""
+        if not paths:
+            return set()
+        if not isinstance(point, Told):
+            return set(await self._reader.led(point, paths))
+        nodes = point.nodes
+        return {leads_to(path, lambda at: nodes[at].target if at in nodes else None) for path in paths}
 
     async def _told(self, changes: Changes, before: Told, after: Told) -> Found | None:
         changes.read_from, changes.quiesced = FROM_GUEST, False
@@ -154,10 +189,12 @@ class _Interpretation:
         key: bytes,
         commands: Sequence[Command],
         typed: Sequence[tuple[float, float]],
-        named: Collection[bytes],
+        named: set[bytes],
+        trees: set[bytes],
     ) -> None:
         self._comparison, self._read, self._noise = comparison, read, noise
-        self._named = _resolved(named, comparison) - _TOLD  # of those the accounts and settings tell all
+        self._trees = tuple(tree + b"/" for tree in trees)
+        self._named = named - _TOLD  # of those the accounts and settings tell all
         self._commands = attribution.Timeline(commands)
         self._rpms = rpms
         self._teller = settings.Teller(key)
@@ -173,6 +210,7 @@ class _Interpretation:
         self._ran, note = self._windows()
         self._scripts = attribution.Scripts(self._owned, comparison, self._ran, commands)
         self._naming = Naming(commands)
+        self._folders_named = folders_named(commands)
         self._typed = typed
         self._left_out: Counter[tuple[str, str]] = Counter()  # by package and folder
         self._meanwhile: Counter[tuple[str, str, str]] = Counter()  # of these, what may be somebody's work
@@ -288,12 +326,14 @@ class _Interpretation:
         after = self._new.state(pair.after, pair.after_content, self._names[1].get(pair.path, ()))
         what = verb(before, after, same_content=pair.same_content)
         change = FileChange(path=wire_path(pair.path), verb=what, before=before, after=after)
-        if pair.path in self._named:
+        if pair.path in self._named or (pair.path.startswith(self._trees) and differing(change) & RIGHTS):
             if listed := self._package(pair)[1]:
                 self._note_changed(pair, listed)
             self._keep(pair, change)
             return change
         change.hidden = self._noise.hides(change)
+        if change.hidden in _KEPT_ASIDE and self._is_made_folder(pair, change):
+            change.hidden = ""
         if change.hidden:
             self._note_host_key(pair, change)
             return change
@@ -310,6 +350,14 @@ class _Interpretation:
                 change.package = self._scripts.made(pair.after)
         self._keep(pair, change)
         return change
+
+    def _is_made_folder(self, pair: Pair, change: FileChange) -> bool:
+        """Whether somebody made a folder of logs, caches or backups, or gave it to another: what writes there
+        needs it. What is in it is noise all the same."""
+        if pair.after is None or pair.after.kind is not FileKind.DIRECTORY or not differing(change) & _MADE:
+            return False
+        is_named = change.path in self._folders_named
+        return is_named and not (self._scripts.brings(pair.path) or self._scripts.made(pair.after))
 
     def _keeper(self, pair: Pair) -> str:
         """The package whose service keeps its state at the path; empty where a command may have worked."""
@@ -431,23 +479,6 @@ def _linked(entries: Iterable[Entry | None]) -> Iterator[tuple[bytes, tuple[int,
     for entry in entries:
         if entry is not None and entry.links > 1 and entry.kind is not FileKind.DIRECTORY:
             yield entry.path, (entry.inode, entry.links, entry.size, entry.mtime_ns, entry.ctime_ns)
-
-
-def _resolved(paths: Iterable[bytes], comparison: Comparison) -> set[bytes]:
-    """The paths, and where they lead by the links that the comparison holds."""
-    links = {pair.path: pair.after.target for pair in comparison.pairs if pair.after and pair.after.target}
-    found = set(paths)
-    for path in paths:
-        for _ in range(MAX_LINKS):
-            parts = path.split(b"/")
-            folders = (b"/".join(parts[:at]) for at in range(2, len(parts)))
-            link = next((folder for folder in folders if folder in links), None)
-            if link is None:
-                break
-            folder = posixpath.join(posixpath.dirname(link), links[link])
-            path = posixpath.normpath(folder + path[len(link) :])
-            found.add(path)
-    return found
 
 
 def _accounts(side: Side) -> accounts.Accounts:

@@ -1,4 +1,4 @@
-"""Where in the folders of services' state commands may have worked, by their words.
+"""Where in the folders of services' state, logs, caches and backups commands may have worked, by their words.
 
 Rather too much than too little: what a command may have put there is somebody's work, and shown.
 """
@@ -17,6 +17,10 @@ MAX_PLACES = 50
 MAX_DEPTH = 12
 MAX_CHARS = 512
 _UNDER_ROOT = re.compile(r"(?:/|(?<![\w.-]))var/(?:lib|cache|spool)(?![\w.-])[^\s'\"|&;<>()]*")
+_KEPT_ASIDE = re.compile(
+    r"(?<![\w.$}/-])/(?:var/(?:log|cache|backups)|(?:root|home/[^/\s]{1,64})/\.cache)/[^\s'\"|&;<>()]*"
+)
+_CHOICE = re.compile(r"(.*?)\{([^{}]*,[^{}]*)\}(.*)", re.DOTALL)
 _AROUND = re.compile(r"(?<![^\s'\"=:(])(?:/(?:var)?/?(?=$|[\s'\"|&;<>()*?{$])|~[a-z_])")
 _EXPANDS = re.compile(r"[$`*?\[\]{}\\]")
 _CLIMBS = re.compile(r"(?<![^\s/'\"=])\.\.(?![^\s/'\"])")
@@ -78,6 +82,30 @@ def named(command: Command) -> Iterator[str]:
         yield from ("/var/lib", "/var/cache", "/var/spool")
     if any(map(_AROUND.search, steps)):
         yield "/"
+
+
+def folders_named(commands: Iterable[Command]) -> set[str]:
+    """The folders of logs, caches and backups that commands name, or something in them, those aside that they
+    only read. When is not asked: a folder's times are of what a service made in it last."""
+    found: set[str] = set()
+    for command in commands:
+        if command.metadata.get("kind") == "file":
+            steps = [command.command.partition(" ")[2]]
+        else:
+            steps = [step for step in working(command.command) if not step.startswith("cd ")]
+        for step in steps:
+            for match in _KEPT_ASIDE.finditer(" ".join(map(_chosen, step.split(" ")))):
+                is_open = _EXPANDS.search(match[0])
+                path = match[0][: is_open.start()].rpartition("/")[0] if is_open else match[0]
+                path = _bounded(path)
+                found |= {path, *_folders(path)}
+    return found
+
+
+def _chosen(word: str) -> str:
+    """``a{b,c}d`` as ``abd acd``."""
+    match = _CHOICE.fullmatch(word) if len(word) <= MAX_CHARS else None
+    return " ".join(match[1] + one + match[3] for one in match[2].split(",")) if match else word
 
 
 def working(text: str) -> list[str]:

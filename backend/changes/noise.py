@@ -20,8 +20,10 @@ from backend.errors import ConfigError
 from backend.models import ChangeVerb, FileChange, FileKind, FileState, guest_path
 
 SERVICE_STATE = "service state"
+LOGS, CACHES, BACKUPS = "logs", "caches", "backups and mail"
 HOST_KEYS = "host keys"
 MAX_FILE_BYTES = 256 << 10
+_APT = "_apt"
 _SETID = 0o6000
 _DEVICES = (FileKind.CHARACTER, FileKind.BLOCK)
 _CAPABILITY = "security.capability"
@@ -45,13 +47,18 @@ class Attribute(Flag):
     METADATA = ADDED | REMOVED | TYPE | MODE | OWNER | GROUP | XATTRS | NAMES
 
 
+RIGHTS = Attribute.MODE | Attribute.OWNER | Attribute.GROUP
+
+
 @dataclass(frozen=True)
 class Rule:
-    """Paths by pattern (``*`` within a name, ``**`` across names), and what of a change there counts."""
+    """Paths by pattern (``*`` within a name, ``**`` across names), and what of a change there counts.
+    ``roots``: so does what is new there and may be written by others than root and apt."""
 
     name: str
     patterns: tuple[str, ...]
     counts: Attribute = Attribute.NONE
+    roots: bool = False
 
     @cached_property
     def regex(self) -> re.Pattern[bytes]:
@@ -89,7 +96,9 @@ class NoiseProfile:
             return ""
         path = guest_path(change.path)
         rule = next((rule for rule in self.rules if rule.regex.fullmatch(path)), None)
-        return rule.name if rule is not None and not rule.counts & differing(change) else ""
+        if rule is None or rule.counts & differing(change) or (rule.roots and _is_strange(change)):
+            return ""
+        return rule.name
 
 
 def differing(change: FileChange) -> Attribute:
@@ -112,6 +121,15 @@ def differing(change: FileChange) -> Attribute:
     if change.verb is ChangeVerb.MODIFIED and before.sha256 is after.sha256 is None:
         found |= Attribute.CONTENT if after.kind is FileKind.FILE else Attribute.NONE  # it was not hashed
     return found
+
+
+def _is_strange(change: FileChange) -> bool:
+    """Whether something is new that others than root and apt may write."""
+    after = change.after
+    if change.before is not None or after is None:
+        return False
+    open_to_all = after.kind is not FileKind.LINK and bool(after.mode & stat.S_IWOTH)
+    return open_to_all or (after.uid != 0 and after.owner != _APT)
 
 
 def _own_rules(file: Path) -> Iterator[Rule]:
@@ -169,6 +187,9 @@ def _tree(*folders: str) -> tuple[str, ...]:
     return tuple(form for folder in folders for form in (folder, folder + "/**"))
 
 
+_NOT_ROOTS = ("timesync", "network", "journal-remote", "journal-upload")
+"""Services of systemd that have accounts of their own, which get their folder as they start."""
+
 _RULES: tuple[Rule, ...] = (
     Rule(
         "accounts",
@@ -199,9 +220,10 @@ _RULES: tuple[Rule, ...] = (
         ("/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub", "/etc/ssh/fluid_ca.pub"),
         Attribute.METADATA,
     ),
-    Rule("logs", ("/var/log/**",)),
-    Rule("caches", ("/var/cache/**", "/home/*/.cache", "/home/*/.cache/**", *_tree("/root/.cache"))),
-    Rule("package lists", _tree("/var/lib/apt")),
+    Rule(LOGS, ("/var/log/**",)),
+    Rule(CACHES, ("/var/cache/**", "/home/*/.cache", "/home/*/.cache/**", *_tree("/root/.cache"))),
+    Rule("package lists", _tree("/var/lib/apt/lists/partial", "/var/lib/apt/mirrors/partial")),  # apt's own
+    Rule("package lists", _tree("/var/lib/apt"), RIGHTS, roots=True),
     Rule(
         "package database",
         (
@@ -209,15 +231,19 @@ _RULES: tuple[Rule, ...] = (
             *_tree("/var/lib/rpm", "/usr/lib/sysimage/rpm", "/var/lib/dnf", "/usr/lib/sysimage/libdnf5"),
             *_tree("/var/lib/yum"),
         ),
+        RIGHTS,
+        roots=True,
     ),
     Rule("services that outlive a login", ("/var/lib/systemd/linger/*",), Attribute.ALL),
-    Rule("package scripts", _tree("/var/lib/ucf", "/var/lib/pam", "/var/lib/systemd", "/var/lib/private")),
+    Rule("package scripts", _tree(*(f"/var/lib/systemd/{name}" for name in _NOT_ROOTS))),
+    Rule("package scripts", _tree("/var/lib/systemd"), RIGHTS),
+    Rule("package scripts", _tree("/var/lib/ucf", "/var/lib/pam", "/var/lib/private")),
     Rule("temporary files", ("/tmp/**", "/var/tmp/**", "/run/**", "/dev/**")),  # noqa: S108
     Rule("linker cache", ("/etc/ld.so.cache",), Attribute.METADATA),
     Rule("compiled Python", ("**/__pycache__", "**/__pycache__/**", "**/*.pyc")),
     Rule("shell history", ("/root/.bash_history", "/home/*/.bash_history", "**/.lesshst", "**/.viminfo")),
     Rule("tool droppings", (*_tree("/root/.ansible", "/home/*/.ansible"), "/root/.wget-hsts", "/root/.rnd")),
-    Rule("backups and mail", (*_tree("/var/backups"), "/var/mail/*", "/var/spool/mail/*")),
+    Rule(BACKUPS, (*_tree("/var/backups"), "/var/mail/*", "/var/spool/mail/*")),
     Rule("file system", _tree("/lost+found")),
     Rule("time", ("/etc/adjtime", "/var/lib/logrotate/**", "/var/lib/misc/**", "/var/lib/man-db/**")),
     Rule("name resolution", ("/etc/resolv.conf",), Attribute.METADATA),

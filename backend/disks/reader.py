@@ -207,6 +207,13 @@ class DiskReader:
         head, blobs = await self._ask(job, (), layers, pages)
         return {path: _blob(at, blobs) for path, at in zip(paths, head["files"], strict=True)}
 
+    async def led(self, layers: Sequence[Path], paths: Sequence[bytes]) -> list[bytes]:
+        """Where each name comes to by the links on the way, and at its end where it has a final slash. Raises
+        :class:`DiskUnreadable`."""
+        job = {"task": "led", "paths": [wire.text(path) for path in paths]}
+        head, _ = await self._ask(job, (), layers)
+        return [wire.raw(path) for path in head["paths"]]
+
     async def survey(
         self, layers: Sequence[Path], paths: Sequence[bytes], pages: Pages | None = None
     ) -> Survey:

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from backend.disks.files import link_target
 from backend.disks.hardlinks import shared
 from backend.disks.journal import open_filesystem
 from backend.disks.layers import open_chain
+from backend.disks.links import leads_to
 from backend.disks.partitions import find_filesystem
 from backend.disks.records import Node, pack
 from backend.disks.removals import removals
@@ -77,6 +79,18 @@ def read(job: dict[str, Any]) -> Answer:
     fs, blobs = open_one(job["after"], job["door"]), wire.Blobs()
     found = [blobs.add(read_whole(fs, wire.raw(path), job["limit_bytes"])) for path in job["paths"]]
     return {"files": found}, blobs.parts
+
+
+def led(job: dict[str, Any]) -> Answer:
+    """Where names come to by the links of one disk."""
+    fs = open_one(job["after"])
+
+    @cache
+    def target(path: bytes) -> bytes | None:
+        inode = find(fs, path)
+        return link_target(fs, inode) if inode is not None and inode.mode & S_IFMT == S_IFLNK else None
+
+    return {"paths": [wire.text(leads_to(wire.raw(path), target)) for path in job["paths"]]}, []
 
 
 def declared(job: dict[str, Any]) -> Answer:
@@ -206,6 +220,7 @@ _TASKS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "manifest": manifest,
     "edits": edits,
     "read": read,
+    "led": led,
     "survey": surveyed,
     "declared": declared,
     "compare": compare,

@@ -17,6 +17,7 @@ from backend.playbooks._values import (
     FLAG,
     GROUPS,
     GUARD,
+    HOME,
     ID,
     LINE,
     LINK_TARGET,
@@ -33,6 +34,7 @@ from backend.playbooks._values import (
     TEXT,
     UNIT,
     WORD,
+    WRITTEN,
     Kind,
     choice,
     only,
@@ -65,7 +67,7 @@ def _module(*required: str, **args: Kind) -> Module:
     return Module(args, frozenset(required))
 
 
-_EDIT = {**_OWNED, **_VALIDATE, "path": PATH}
+_EDIT = {**_OWNED, **_VALIDATE, "path": WRITTEN}
 _INSERT = {"insertafter": LINE, "insertbefore": LINE, "create": FLAG, "state": _PRESENT}
 
 MODULES: dict[str, Module] = {
@@ -142,7 +144,7 @@ MODULES: dict[str, Module] = {
         group=OWNER,
         groups=several(GROUPS),
         append=FLAG,
-        home=PATH,
+        home=HOME,
         shell=PATH,
         comment=LINE,
         system=FLAG,
@@ -160,7 +162,7 @@ MODULES: dict[str, Module] = {
     "group": _module("name", name=OWNER, gid=ID, system=FLAG, state=_PRESENT),
     "file": _module(
         "path",
-        path=PATH,
+        path=WRITTEN,
         src=LINK_TARGET,
         state=choice("file", "directory", "link", "absent", "touch"),
         force=FLAG,
@@ -172,7 +174,7 @@ MODULES: dict[str, Module] = {
     ),
     "copy": _module(
         "dest",
-        dest=PATH,
+        dest=WRITTEN,
         src=SOURCE,
         content=SECRET,
         force=FLAG,
@@ -228,13 +230,13 @@ MODULES: dict[str, Module] = {
         daemon_reload=FLAG,
     ),
     "hostname": _module("name", name=Kind("a host name", WORD.holds, fact=True)),
-    "known_hosts": _module("name", "path", name=LINE, path=PATH, key=LINE, state=_PRESENT, hash_host=FLAG),
+    "known_hosts": _module("name", "path", name=LINE, path=WRITTEN, key=LINE, state=_PRESENT, hash_host=FLAG),
     "pip": _module(
         "name",
         "virtualenv",
         name=several(PYTHON_PACKAGE),
         version=PYTHON_VERSION,
-        virtualenv=PATH,
+        virtualenv=WRITTEN,
         virtualenv_site_packages=FLAG,
         state=_PRESENT,
     ),

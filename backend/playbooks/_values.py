@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MAX_TEXT = 16_384
+NOT_OF_THE_DISK = ("/proc", "/sys", "/dev", "/run")
 
 _OWNER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\$?|[0-9]{1,10}")
 # dnf takes a name that ends so for a file, whose signature it does not look at.
@@ -52,6 +53,16 @@ def is_path(value: object) -> bool:
         and not _CONTROL.search(value)
         and "\n" not in value
     )
+
+
+def is_written(value: object) -> bool:
+    """A path where a task may write: what is not of the disk has other names for all that is."""
+    return is_path(value) and not f"{value}/".startswith(tuple(f"{folder}/" for folder in NOT_OF_THE_DISK))
+
+
+def is_home(value: object) -> bool:
+    """A home may lie where nothing is kept, as /dev/null and /run/x, but has no other name for a folder."""
+    return is_path(value) and not f"{value}/".startswith(("/proc/", "/sys/"))
 
 
 def is_guard(value: object) -> bool:
@@ -117,6 +128,8 @@ def several(kind: Kind) -> Kind:
 
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 PATH = Kind("an absolute, normalised path without '$'", is_path)
+WRITTEN = Kind(f"{PATH.word}, outside of {', '.join(NOT_OF_THE_DISK)}", is_written)
+HOME = Kind(f"{PATH.word}, outside of /proc and /sys", is_home)
 GUARD = Kind("an absolute, normalised path without '$', '*', '?' or '['", is_guard)
 LINK_TARGET = Kind("the target of a link, without '$'", is_link_target)
 MODE = Kind('a quoted octal mode such as "0644"', _pattern(_MODE))

@@ -165,7 +165,7 @@ class Rehearser:
             quiesced=True, made_before=True, named=named,
         )  # fmt: skip
         kept = {change.path for change in wanted.files if change.hidden == SERVICE_STATE}
-        kept -= set(map(wire_path, named))
+        kept -= {wire_path(path.removesuffix(b"**").rstrip(b"/")) for path in named}
         moved = [change.path for change in again.shown() if change.path not in kept]
         moved += [f"package {package.name}" for package in again.packages]
         moved += [f"user {user.name}" for user in again.users]

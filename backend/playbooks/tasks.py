@@ -40,9 +40,14 @@ def paths_of(task: CheckedTask, playbook: CheckedPlaybook) -> Iterator[str]:
     if file := task.args.get("cron_file"):
         yield f"{_CRON_FOLDER}{file}"
     for name in _PATHS:
-        value = task.args.get(name, "")
-        if not isinstance(value, list):
-            yield from _literal(value, task, playbook)
+        yield from values_of(task, name, playbook)
+
+
+def values_of(task: CheckedTask, name: str, playbook: CheckedPlaybook) -> Iterator[str]:
+    """What an argument that is no list is, in each turn of a loop."""
+    value = task.args.get(name, "")
+    if not isinstance(value, list):
+        yield from _literal(value, task, playbook)
 
 
 def _literal(value: Value, task: CheckedTask, playbook: CheckedPlaybook) -> Iterator[str]:

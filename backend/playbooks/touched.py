@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import cycle
 
 from backend.changes import LIMITS
 from backend.changes.dpkg import LOG
+from backend.disks.links import leads_to
 from backend.models import Changes, FileKind, guest_path
 from backend.playbooks._scope import ITEM, Reference, is_item, turns
 from backend.playbooks.builders import is_account_database
 from backend.playbooks.grammar import CheckedPlaybook, CheckedTask
 from backend.playbooks.secrets import WRITERS
-from backend.playbooks.tasks import paths_of
+from backend.playbooks.tasks import paths_of, values_of
 from backend.targets import Wanted
 
 _PREFIX = "ansible.builtin."
 _PACKAGES = b"/var/lib/dpkg/info/"
 _SETTINGS = b"/etc/"
 _CRONTABS = b"/var/spool/cron/"
+_SETTERS = tuple(f"{_PREFIX}{name}" for name in ("file", "known_hosts", "pip"))
 _GUARDS = ("creates", "removes")
 
 
@@ -63,17 +66,38 @@ def touched(done: Changes, playbook: CheckedPlaybook) -> Touched:
 
 
 def written(playbook: CheckedPlaybook) -> frozenset[bytes]:
-    """Where tasks put a content or a link, or remove what is there. A file that is copied to a folder keeps
-    its own name there."""
+    """Where tasks put a content or a link, set whose a file is, or remove what is there; with a final slash
+    where a link that stands there is followed, with ``/**`` where all below becomes somebody's. A file that
+    is copied to a folder keeps its own name there. What lies behind links of the playbook itself, which it
+    may remove again, is told too."""
     found = set[str]()
     for task in (*playbook.tasks, *playbook.handlers):
-        linked = task.module == f"{_PREFIX}file" and task.args.get("state") in ("link", "absent")
-        if task.module in WRITERS or linked:
+        if task.module == f"{_PREFIX}file" and task.args.get("state") in ("link", "absent"):
             found.update(paths_of(task, playbook))
+        elif task.module in (*WRITERS, *_SETTERS):
+            found |= {f"{path}/" for path in paths_of(task, playbook)}
+            found |= {f"{path}/" for path in values_of(task, "virtualenv", playbook)}
+        if task.args.get("recurse"):
+            found |= {f"{path}/**" for path in paths_of(task, playbook)}
         if task.module == f"{_PREFIX}copy":
             sources = {name.rpartition("/")[2] for name in _sources(task)}
             found |= {f"{path}/{name}" for path in paths_of(task, playbook) for name in sources}
-    return frozenset(map(_path, found))
+    paths, links = frozenset(map(_path, found)), dict(_links(playbook))
+    behind = {_behind(path, links) for path in paths}
+    return paths | {path for path in behind if not paths & {path, path + b"/"}}
+
+
+def _behind(path: bytes, links: Mapping[bytes, bytes]) -> bytes:
+    name = path.removesuffix(b"**")
+    return leads_to(name, links.get) + (b"/**" if name != path else b"")
+
+
+def _links(playbook: CheckedPlaybook) -> Iterator[tuple[bytes, bytes]]:
+    """The links that tasks make, and what each says."""
+    for task in (*playbook.tasks, *playbook.handlers):
+        if task.module == f"{_PREFIX}file" and task.args.get("state") == "link":
+            paths, targets = paths_of(task, playbook), values_of(task, "src", playbook)
+            yield from zip(map(_path, paths), cycle(map(_path, targets)), strict=False)
 
 
 def _sources(task: CheckedTask) -> Iterator[str]:

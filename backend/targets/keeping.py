@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from backend.changes import LIMITS, Told
 from backend.changes.told import SHADOW, checked, parse_contents
 from backend.disks import Content, wire
+from backend.disks.links import leads_to
 from backend.disks.records import Node
 from backend.disks.survey import is_shipped
 from backend.errors import DiskUnreadable, NotFound, TargetDown
@@ -38,6 +39,7 @@ from backend.whole_files import write_whole
 ASK_S = 120
 NAMES_BYTES = 64 << 20
 TREE_NAMES = 20_000  # of one tree
+FOLLOWED = 4  # times that a target is asked for what is behind links
 OWN_BYTES = 256 << 10  # of a file in a folder that is only looked through
 CONTENTS = {"file_bytes": 8 << 20, "total_bytes": 64 << 20, "hash_bytes": 256 << 20}
 HEAD_BYTES = 16 << 20
@@ -175,9 +177,15 @@ class Keeper:
 
     async def fingerprint(self, name: str, paths: frozenset[bytes], accounts: frozenset[str]) -> str:
         """What stands at ``paths`` and the passwords of ``accounts``, as an HMAC: it tells whether that is
-        the same and no more. Of the files only sums leave the target. Raises as :meth:`look` does."""
+        the same and no more. Links are followed, as a task follows them. Of the files only sums leave the
+        target. Raises as :meth:`look` does."""
         shadow = {SHADOW} if accounts else set[bytes]()
-        told = (await self.look(name, Wanted(paths | shadow, sums=paths))).told
+        for _ in range(FOLLOWED):
+            told = (await self.look(name, Wanted(paths | shadow, sums=paths))).told
+            behind = {_behind(told, path) for path in paths} - {b"/"}
+            if behind <= paths:
+                break
+            paths |= behind
         parts = [part for path in sorted(paths) for part in (path, _stands(told, told.nodes.get(path)))]
         if (databases := told.contents.get(SHADOW)) is not None:
             lines = (line.split(b":") for line in (databases.data or b"").split(b"\n"))
@@ -303,6 +311,12 @@ def _is_kept(path: bytes, size: int, wanted: Wanted) -> bool | None:
     if wanted.covers(path):
         return path not in wanted.sums and not path.startswith(LIMITS.opaque)
     return True if size <= OWN_BYTES and not is_shipped(path) else None
+
+
+def _behind(told: Told, path: bytes) -> bytes:
+    """Where a path comes to by the links that were told."""
+    nodes = told.nodes
+    return leads_to(path + b"/", lambda at: nodes[at].target if at in nodes else None)
 
 
 def _stands(told: Told, node: Node | None) -> bytes:

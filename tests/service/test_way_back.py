@@ -518,6 +518,18 @@ async def test_a_fingerprint_of_a_target_changes_with_its_secrets_and_tells_noth
     assert await other.fingerprint("web-01", APP, ANNA_S) != first, "without the key nobody tries passwords"
 
 
+@pytest.mark.parametrize(
+    "link", [{"/etc/app.conf": "/srv/own/app.conf"}, {"/etc/app.conf": "../srv/way/app.conf"}]
+)
+async def test_a_fingerprint_tells_what_stands_behind_links(keeper: StandIns, link: dict[str, str]) -> None:
+    links = {**AS_IT_IS, **link, "/srv/way": "/srv/own"}
+    prints = []
+    for content in (b"1", b"1", b"2"):
+        keeper.now = {"web-01": machine({**links, "/srv/own/app.conf": content})}
+        prints.append(await keeper.fingerprint("web-01", APP, ANNA_S))
+    assert prints[0] == prints[1] != prints[2]
+
+
 async def test_what_is_kept_is_forgotten_in_time_and_within_bounds(
     keeper: StandIns, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,26 @@ def test_a_refusal_names_the_task_the_value_and_the_rule() -> None:
     assert "Make it" in error.message
 
 
+@pytest.mark.parametrize(
+    "folder", ["/proc/self/root/var/lib/dpkg/info", "/sys/x", "/dev/shm", "/run/x", "/proc"]
+)
+def test_p5_nothing_is_written_where_a_path_is_another_name_or_of_no_disk(folder: str) -> None:
+    """/proc/self/root/x is /x, and a rule that looks at names would not see it."""
+    refused(play(builtin("copy", f"{{src: files/{SHA}, dest: {folder}/a}}")), "P5")
+    refused(play(builtin("file", f"{{path: {folder}, state: directory}}")), "P5")
+    refused(play(builtin("lineinfile", "{path: '{{ item }}', line: x}", loop=f"[/srv/x, {folder}/a]")), "P5")
+    refused(play(builtin("known_hosts", f"{{name: x, path: {folder}/a}}")), "P5")
+    refused(play(builtin("pip", f"{{name: x, virtualenv: {folder}/a}}")), "P5")
+    accepted(play(builtin("file", f"{{path: /srv{folder}, state: directory}}")))
+    accepted(play(builtin("file", "{path: /processes, state: directory}")))
+
+
+def test_p5_a_mask_and_a_home_where_nothing_is_kept_may_name_them() -> None:
+    accepted(play(builtin("file", "{path: /etc/systemd/system/x.service, src: /dev/null, state: link}")))
+    accepted(play(builtin("user", "{name: x, home: /dev/null}"), builtin("user", "{name: y, home: /run/y}")))
+    refused(play(builtin("user", "{name: x, home: /proc/self/root/srv}")), "P5")
+
+
 # --- P1: one document of plain data -----------------------------------------------------------------------
 
 

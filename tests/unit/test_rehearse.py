@@ -171,6 +171,12 @@ HIDES = """---
       ansible.builtin.file: {path: /var/log/audit, state: absent}
     - name: Mode
       ansible.builtin.file: {path: /var/log/app, state: directory, mode: "0755"}
+    - name: Owner
+      ansible.builtin.file: {path: /var/lib/dpkg/info, state: directory, recurse: true, owner: www-data}
+    - name: Programs
+      ansible.builtin.pip: {name: x, virtualenv: /root/venv}
+    - name: Host
+      ansible.builtin.known_hosts: {name: x, path: /root/known}
     - name: Command
       ansible.builtin.command: {argv: [touch, /srv/b], creates: /srv/b}
 """.replace("FILE", "a" * 64)
@@ -179,15 +185,45 @@ HIDES = """---
 def test_what_the_tasks_write_is_found_wherever_it_lies() -> None:
     found = written(check(HIDES.encode(), ["a" * 64]))
     assert found == {
-        b"/var/lib/dpkg/info/x.prerm", b"/var/cache", b"/etc/subuid", b"/root/.ansible/x", b"/var/log/audit",
+        b"/var/lib/dpkg/info/x.prerm/", b"/var/cache/", b"/etc/subuid/", b"/root/.ansible/x/",
+        b"/var/log/audit", b"/var/log/app/", b"/var/lib/dpkg/info/", b"/var/lib/dpkg/info/**",
+        b"/root/venv/", b"/root/known/",
         b"/var/lib/dpkg/info/x.prerm/" + b"a" * 64, b"/var/cache/" + b"a" * 64,
     }  # fmt: skip
+
+
+LINKS = """---
+- name: Test
+  hosts: all
+  become: true
+  gather_facts: false
+  tasks:
+    - name: Links
+      ansible.builtin.file: {path: "{{ item.dest }}", src: "{{ item.src }}", state: link}
+      loop:
+        - {src: ../var/lib/dpkg, dest: /srv/here}
+        - {src: /srv/here/info/x.postrm, dest: /srv/heres}
+    - name: Behind a folder
+      ansible.builtin.copy: {src: files/FILE, dest: /srv/here/info/y.postrm}
+    - name: Behind a file
+      ansible.builtin.lineinfile: {path: /srv/heres, line: x}
+    - name: Gone
+      ansible.builtin.file: {path: "{{ item }}", state: absent}
+      loop: [/srv/here, /srv/heres]
+""".replace("FILE", "a" * 64)
+
+
+def test_what_is_written_through_a_playbook_s_own_links_is_found_though_it_removes_them() -> None:
+    info = b"/var/lib/dpkg/info/"
+    assert {info + b"x.postrm", info + b"y.postrm"} <= written(check(LINKS.encode(), ["a" * 64]))
 
 
 async def test_both_runs_of_a_rehearsal_show_what_the_playbook_writes() -> None:
     twin = TwoRuns([ports()] * 3)
     await twin.rehearse(Sample().changes())
-    assert [call.kwargs["named"] for call in twin.differ.diff.await_args_list] == [{b"/srv/old"}] * 2
+    assert [call.kwargs["named"] for call in twin.differ.diff.await_args_list] == [
+        {b"/srv/old", b"/srv/a/"}
+    ] * 2
 
 
 async def test_the_evidence_has_what_both_diffs_say_of_themselves() -> None:

@@ -44,6 +44,15 @@ def changed(path: str, mode: int = 0o644, **more: Any) -> FileChange:
 
 
 @pytest.mark.parametrize(
+    "path", ["/var/lib/dpkg/info", "/var/lib/apt/lists", "/usr/lib/sysimage/rpm/rpmdb.sqlite"]
+)
+def test_who_may_write_what_packages_run_as_root_is_a_risk(path: str) -> None:
+    found = risks(changes(files=[changed(path, 0o777)]))
+    assert found == [f"changes what packages run as root, or who may write it: {path}"]
+    assert not risks(changes(files=[changed(f"/srv{path}", 0o777)]))
+
+
+@pytest.mark.parametrize(
     ("file", "said"),
     [
         (

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from backend.models import Changes, ChangeVerb, Command, FileChange, FileState, guest_path
 from backend.playbooks._scope import Reference
 from backend.playbooks._shell import SimpleCommand, simple_commands
-from backend.playbooks._values import is_link_target, is_path
+from backend.playbooks._values import NOT_OF_THE_DISK, is_link_target, is_path, is_written
 
 _ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=")
 
@@ -108,6 +108,9 @@ class Context:
             return None
         if not is_path(text):
             self.note(f"{wire}: Ansible would expand or alter this name")
+            return None
+        if not is_written(text):
+            self.note(f"{wire}: no task writes below {', '.join(NOT_OF_THE_DISK)}, which are not of the disk")
             return None
         return text
 

@@ -92,6 +92,7 @@ class Work:
         for inner in FOLDERS:
             (root / inner).mkdir(parents=True)
         for path, content in files.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
             (root / path).write_bytes(content if isinstance(content, bytes) else content.encode())
             if path.endswith(SETUID):
                 (root / path).chmod(0o4755)
@@ -214,6 +215,73 @@ async def test_what_a_playbook_writes_is_neither_noise_nor_a_package_s_own(work,
     )
     assert "/etc/passwd" not in shown, "its users tell all that it holds"
     assert "as root" in next(one.after.text for one in changes.files if one.path.endswith("nginx.prerm"))
+
+
+async def test_what_a_playbook_writes_by_another_name_is_found_where_the_whole_tree_leads(work, installed):
+    """Links of the image are no changes: /lib is one of usr/lib, and stands on both sides."""
+    links = {"srv/data": "/var/lib/dpkg", "srv/aside/x": "../data/info/nginx.prerm", "srv/loop": "loop"}
+    files = {"usr/lib/x.pyc": "bytes", "var/lib/dpkg/info/nginx.prerm": ":\n", "var/log/nginx.log": "x"}
+    points = work.layers(work.image("before", {}, links), work.image("after", files, links))
+    for named, shown in (
+        (b"/lib/x.pyc", "/usr/lib/x.pyc"),
+        (b"/srv/data/info/nginx.prerm", "/var/lib/dpkg/info/nginx.prerm"),
+        (b"/srv/aside/x/", "/var/lib/dpkg/info/nginx.prerm"),
+        (b"/srv/aside/x", ""),
+        (b"/srv/loop/x/", ""),
+    ):
+        changes = await work.diff(*points, named=[named])
+        assert [one.path for one in changes.shown()] == [shown] * bool(shown), named
+
+
+async def test_an_owner_below_a_folder_that_a_playbook_gives_away_is_no_noise(work, installed):
+    files = {"var/log/nginx.log": "x", "var/log/nginx-as-root": "y"}
+    before, after = work.image("before", files, {}), work.image("after", files, {})
+    subprocess.run(
+        ["debugfs", "-w", "-R", "set_inode_field /var/log/nginx.log uid 33", after],
+        check=True, capture_output=True, timeout=TIMEOUT_S,
+    )  # fmt: skip
+    points = work.layers(before, after)
+    assert not [one for one in (await work.diff(*points)).shown() if one.path == "/var/log/nginx.log"]
+    for named in (b"/var/log/**", b"/var/**"):
+        shown = {one.path for one in (await work.diff(*points, named=[named])).shown()}
+        assert "/var/log/nginx.log" in shown
+
+
+async def test_a_folder_that_somebody_made_for_logs_is_told_and_what_is_in_it_is_not(work, installed):
+    """The service that writes there fails where it is not."""
+    lists = "var/lib/dpkg/info/nginx.list"
+    folders = (
+        "var/log/app",
+        "var/log/app/day",
+        "var/backups/nightly",
+        "var/cache/app",
+        "var/log/nginx",
+        "var/log/own",
+    )
+    files = installed | {f"{folder}/x": "line" for folder in folders}
+    files[lists] += "/var/log/nginx\n"
+    files["var/lib/dpkg/info/nginx.postinst"] += "mkdir /var/log/own\n"
+    points = work.layers(work.image("before", {}, {}), work.image("after", files, {}))
+    lines = (
+        "install -d -o app /var/log/app /var/cache/app", "install -d -m 0700 /var/backups/nightly",
+        "chown app /var/log/nginx /var/log/own",
+    )  # fmt: skip
+    now = datetime.now(UTC) - timedelta(days=1)
+    ran = [
+        Command(id=f"CMD-{at}", sandbox_id="SBX-1", command=line, started_at=now, ended_at=now)
+        for at, line in enumerate(lines)
+    ]
+
+    def told(changes: Changes) -> set[str]:
+        return {
+            one.path for one in changes.shown() if one.path.startswith(tuple(f"/{one}" for one in folders))
+        }
+
+    assert told(await work.diff(*points)) == set()
+    changes = await work.diff(*points, commands=ran)
+    assert told(changes) == {"/var/log/app", "/var/backups/nightly", "/var/cache/app"}
+    playbook = generate(changes, ran, work.blobs, name="x").yaml
+    assert all(path in playbook for path in told(changes))
 
 
 async def test_a_state_folder_hides_what_a_service_keeps_whenever_it_was_made_and_no_rights(work, installed):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from backend.changes.naming import Naming
+from backend.changes.naming import Naming, folders_named
 from backend.models import Command
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -75,6 +75,33 @@ def test_a_command_that_names_a_folder_around_a_file_may_have_put_it_there(comma
 def test_one_that_names_none_or_only_reads_did_not(command: str):
     assert not at_work(ran(command))
     assert not at_work(ran(command), second=None)
+
+
+@pytest.mark.parametrize(
+    ("command", "folders"),
+    [
+        ("install -d -o app /var/log/app", {"/var/log/app"}),
+        ("mkdir -p /var/log/app/{in,out} && ls", {"/var/log/app", "/var/log/app/in", "/var/log/app/out"}),
+        ("install -d -m 0700 /var/backups/nightly /srv/backup", {"/var/backups/nightly"}),
+        ("chown app: '/home/app/.cache/x'", {"/home/app/.cache/x", "/home/app/.cache", "/home/app", "/home"}),
+        ("rm -f /var/log/app/*.log", {"/var/log/app"}),
+        ("mkdir /var/cache/app-$X", set()),
+        ("cd /var/log/app && tail x", set()),
+        ("cat /var/log/app/x | grep y", set()),
+        ("mkdir /srv/var/log/app", set()),
+        ("systemctl restart app", set()),
+    ],
+)
+def test_a_folder_of_logs_is_named_by_what_does_more_than_read(command: str, folders: set[str]):
+    assert folders_named([ran(command)]) - {"/var/log", "/var/cache", "/var/backups"} == folders
+
+
+def test_a_folder_of_logs_is_named_by_the_door_for_files_and_at_little_cost():
+    assert "/var/log/app" in folders_named([ran("file.write /var/log/app/x", kind="file")])
+    started = time.process_time()
+    for word in ("/var/log/a", "{a,", "/var/log/{", "a" * 1000 + "{a,b}", "/home/a/.cache"):
+        folders_named([ran("cp x " + word * (100_000 // len(word)))])
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,41 @@ def test_what_a_machine_changes_by_itself_is_hidden_under_its_rule(change, path,
     assert PROFILE.hides(change(path, ChangeVerb.MODIFIED, sha256="b" * 64)) == rule
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/var/lib/dpkg/info", "/var/lib/dpkg/info/x.postrm", "/var/lib/apt/lists", "/var/lib/systemd/timers"],
+)
+@pytest.mark.parametrize("values", [{"uid": 33}, {"gid": 33}, {"mode": 0o666}])
+def test_who_may_write_what_packages_run_as_root_is_no_noise(change, path, values):
+    assert PROFILE.hides(change(path, ChangeVerb.METADATA, **values)) == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "verb", "values"),
+    [
+        ("/var/lib/dpkg/info/x.postrm", ChangeVerb.ADDED, {"mode": 0o755}),
+        ("/var/lib/dpkg/info/x.postrm", ChangeVerb.REMOVED, {}),
+        ("/var/lib/apt/lists/x_InRelease", ChangeVerb.ADDED, {"uid": 42, "owner": "_apt"}),
+        ("/var/lib/apt/lists/partial", ChangeVerb.METADATA, {"uid": 42, "mode": 0o700}),
+        ("/var/lib/systemd/timesync/clock", ChangeVerb.METADATA, {"uid": 997}),
+        ("/var/lib/systemd/linked", ChangeVerb.ADDED, {"uid": 997}),
+    ],
+)
+def test_what_packages_and_services_do_there_by_themselves_is(change, path, verb, values):
+    assert PROFILE.hides(change(path, verb, **values)) in (
+        "package database",
+        "package lists",
+        "package scripts",
+    )
+
+
+@pytest.mark.parametrize("values", [{"uid": 33}, {"mode": 0o777}])
+def test_what_is_new_among_packages_and_not_root_s_alone_is_no_noise(change, values):
+    assert PROFILE.hides(change("/var/lib/dpkg/info/x.postrm", ChangeVerb.ADDED, **values)) == ""
+    link = change("/var/lib/dpkg/x", ChangeVerb.ADDED, kind=FileKind.LINK, mode=0o777)
+    assert PROFILE.hides(link) == "package database"
+
+
 def test_hidden_names_may_hold_any_byte(change):
     assert PROFILE.hides(change(wire_path(b"/var/log/\xff\n%41"))) == "logs"
 
