@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from backend.approvals.book import ApprovalBook, became
+from backend.approvals.bound import HASHES, REHEARSED, bound
 from backend.approvals.digest import digest_of
 from backend.approvals.evidence import blockers, counts
 from backend.approvals.rights import refuse_approver
@@ -129,7 +130,7 @@ class Pipeline:
             await self._book.change(approval.id, [ApprovalState.REHEARSING], _says(words))
 
         async with self._audit.step(
-            Identity.system(), "approval.rehearse", "approval", approval.id, sandbox_id=approval.sandbox_id
+            Identity.system(), REHEARSED, "approval", approval.id, sandbox_id=approval.sandbox_id
         ) as step:
             done = await self._rehearser.rehearse(
                 playbook,
@@ -147,6 +148,7 @@ class Pipeline:
                 evidence.counts = counts(changes)
                 evidence.risk = of_reading(evidence) + risks(changes) + evidence.risk
             step.data.update(failure=evidence.failure, again_changed=evidence.again_changed)
+            step.data.update({name: getattr(evidence, name) for name in HASHES})
 
         state = ApprovalState.DRAFTING if evidence.failure else ApprovalState.PENDING
         end = became(state, evidence.failure)
@@ -263,6 +265,11 @@ class Pipeline:
         if self.digest(again, playbook) != approval.digest:
             moved = _drift(approval.evidence, again.evidence)
             await self._void(approval, "the target drifted after the approval", moved)
+            return
+        try:
+            await bound(self._store, self._audit, approval)
+        except WrongState as error:
+            await self._void(approval, error.message)
             return
         try:
             await asyncio.to_thread(self._refuse_approvers, approval)
@@ -533,4 +540,4 @@ def _drift(before: Evidence, after: Evidence) -> str:
         elif was is None or seen.fingerprint != was.fingerprint:
             fresh = [words for words in seen.differs if was is None or words not in was.differs]
             moved.append(f"{name}: {'; '.join(fresh) or 'another result of the dry run'}")
-    return ", ".join(moved) or "evidence, targets or policy changed"
+    return ", ".join(moved) or "the request itself, its evidence, targets or policy changed"
