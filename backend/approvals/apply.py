@@ -19,7 +19,7 @@ from backend.approvals.bound import HASHES, REHEARSED, bound
 from backend.approvals.digest import digest_of
 from backend.approvals.evidence import blockers, counts
 from backend.approvals.rights import refuse_approver
-from backend.approvals.risks import of_reading, risks
+from backend.approvals.risks import of_playbook, of_reading, risks
 from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.background import Background
@@ -146,7 +146,8 @@ class Pipeline:
             if evidence.changes_id:
                 changes = await self._store.changes.get(evidence.changes_id)
                 evidence.counts = counts(changes)
-                evidence.risk = of_reading(evidence) + risks(changes) + evidence.risk
+                first = of_reading(evidence) + of_playbook(self._playbooks.check(playbook))
+                evidence.risk = first + risks(changes) + evidence.risk
             step.data.update(failure=evidence.failure, again_changed=evidence.again_changed)
             step.data.update({name: getattr(evidence, name) for name in HASHES})
 

@@ -72,7 +72,7 @@ from backend.models import (
     now,
 )
 from backend.models.approval import APPROVAL_OVER
-from backend.playbooks import CheckedPlaybook, Runs
+from backend.playbooks import CheckedPlaybook, CheckedTask, Runs
 from backend.store import EventBus, Store
 from backend.targets import ResolvedTarget
 from tests.fix_doors import Backend
@@ -1219,7 +1219,9 @@ async def test_what_an_unfrozen_disk_may_lack_is_the_first_risk_of_the_request(
     await store.changes.insert(done.model_copy(update={"read_from": "guest"}))
     evidence = Evidence(changes_id=done.id, quiesced=False, notes=["not quiesced"], risk=["data of x"])
     evidence.changes_sha256, evidence.sandbox_changes_sha256 = "a" * 64, "b" * 64
+    reboot = CheckedTask("Tidy up", "ansible.builtin.reboot", {}, 0, 8)
     playbooks = SimpleNamespace(load=answer, changes_of=answer, to_run=lambda _: {})
+    playbooks.check = lambda _: CheckedPlaybook([reboot], [], {}, [])
     fleet = SimpleNamespace(load=answer, versions=dict)
     asked = await pending(book, state=ApprovalState.REHEARSING, groups={"web-01": "web"})
     async with Background() as background:
@@ -1229,6 +1231,7 @@ async def test_what_an_unfrozen_disk_may_lack_is_the_first_risk_of_the_request(
         told = (await book.wait(asked.id, 5, ANNA)).evidence
     first, *others = told.risk
     assert first.startswith("the sandbox's file systems did not stand still") and "data of x" in others
+    assert others[0] == "restarts the machine: Tidy up", "before what the change says"
     assert (told.quiesced, told.notes) == (False, ["not quiesced"])
     rows, _ = await audit.list(action="approval.rehearse", id=asked.id)
     assert (rows[0].data["changes_sha256"], rows[0].data["sandbox_changes_sha256"]) == ("a" * 64, "b" * 64)
