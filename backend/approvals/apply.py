@@ -15,10 +15,11 @@ from functools import partial
 from typing import Any
 
 from backend.approvals.book import ApprovalBook, became
+from backend.approvals.bound import HASHES, REHEARSED, bound
 from backend.approvals.digest import digest_of
 from backend.approvals.evidence import blockers, counts
 from backend.approvals.rights import refuse_approver
-from backend.approvals.risks import of_reading, risks
+from backend.approvals.risks import of_playbook, of_reading, risks
 from backend.approvals.ways_back import WaysBack
 from backend.audit import Audit
 from backend.background import Background
@@ -129,7 +130,7 @@ class Pipeline:
             await self._book.change(approval.id, [ApprovalState.REHEARSING], _says(words))
 
         async with self._audit.step(
-            Identity.system(), "approval.rehearse", "approval", approval.id, sandbox_id=approval.sandbox_id
+            Identity.system(), REHEARSED, "approval", approval.id, sandbox_id=approval.sandbox_id
         ) as step:
             done = await self._rehearser.rehearse(
                 playbook,
@@ -145,8 +146,10 @@ class Pipeline:
             if evidence.changes_id:
                 changes = await self._store.changes.get(evidence.changes_id)
                 evidence.counts = counts(changes)
-                evidence.risk = of_reading(evidence) + risks(changes) + evidence.risk
+                first = of_reading(evidence) + of_playbook(self._playbooks.check(playbook))
+                evidence.risk = first + risks(changes) + evidence.risk
             step.data.update(failure=evidence.failure, again_changed=evidence.again_changed)
+            step.data.update({name: getattr(evidence, name) for name in HASHES})
 
         state = ApprovalState.DRAFTING if evidence.failure else ApprovalState.PENDING
         end = became(state, evidence.failure)
@@ -263,6 +266,11 @@ class Pipeline:
         if self.digest(again, playbook) != approval.digest:
             moved = _drift(approval.evidence, again.evidence)
             await self._void(approval, "the target drifted after the approval", moved)
+            return
+        try:
+            await bound(self._store, self._audit, approval)
+        except WrongState as error:
+            await self._void(approval, error.message)
             return
         try:
             await asyncio.to_thread(self._refuse_approvers, approval)
@@ -533,4 +541,4 @@ def _drift(before: Evidence, after: Evidence) -> str:
         elif was is None or seen.fingerprint != was.fingerprint:
             fresh = [words for words in seen.differs if was is None or words not in was.differs]
             moved.append(f"{name}: {'; '.join(fresh) or 'another result of the dry run'}")
-    return ", ".join(moved) or "evidence, targets or policy changed"
+    return ", ".join(moved) or "the request itself, its evidence, targets or policy changed"

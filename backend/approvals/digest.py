@@ -19,7 +19,8 @@ def canonical(value: Any) -> bytes:
 
 
 def digest_of(approval: Approval, playbook: Playbook, targets: Mapping[str, Any], policy: str) -> str:
-    """SHA-256 (hex) of playbook, files, targets as resolved (address, port, host key), evidence, threshold.
+    """SHA-256 (hex) of playbook, files, targets as resolved (address, port, host key), evidence with the
+    hashes of both changes, who asked and why, threshold.
 
     ``targets`` maps a target's name to what identifies it on the wire. Times and run ids are left out: they
     say when evidence was made, not what it says.
@@ -31,6 +32,9 @@ def digest_of(approval: Approval, playbook: Playbook, targets: Mapping[str, Any]
             del row["login"]  # an older version's digest stands
     for name in ("running", "quiesced", "notes"):
         if evidence[name] is None:
+            del evidence[name]  # likewise
+    for name in ("changes_sha256", "sandbox_changes_sha256"):
+        if not evidence[name]:
             del evidence[name]  # likewise
     for name in ("rehearsal_run", "repeat_run", "changes_id", "sandbox_changes_id"):
         del evidence[name]
@@ -46,4 +50,7 @@ def digest_of(approval: Approval, playbook: Playbook, targets: Mapping[str, Any]
         "rolls_back": approval.rolls_back,
         "policy": policy,
     }
+    if approval.evidence.changes_sha256:  # likewise
+        bound["reason"] = approval.reason
+        bound["requester"] = [approval.requester_uid, approval.requester_name, approval.agent_id]
     return hashlib.sha256(canonical(bound)).hexdigest()

@@ -22,6 +22,7 @@ from backend.models import (
     UserChange,
     how_read,
 )
+from backend.playbooks import CheckedPlaybook, literals_of
 
 TOLD_OF_ALIKE = 5
 MAX_CHARS = 300
@@ -60,6 +61,7 @@ _SET_ID = 0o6000
 _READ_BY_ALL = 0o004
 _CAPABILITY = "security.capability"
 _ADMINS = frozenset({"sudo", "wheel", "docker", "libvirt", "lxd", "disk", "shadow"})
+_REBOOT, _SYSTEMD = "ansible.builtin.reboot", "ansible.builtin.systemd_service"
 _ALSO_OF_PACKAGES = (SettingKind.SUDO, SettingKind.LOGIN_KEY, SettingKind.SOURCE)
 _ORDER = (
     SettingKind.SUDO,
@@ -104,7 +106,22 @@ def risks(changes: Changes) -> list[str]:
     found += _units(changes)
     if removed := [package.name for package in changes.packages if package.verb is ChangeVerb.REMOVED]:
         found.append(f"removes packages: {_named(removed)}")
-    return [one if len(one) <= MAX_CHARS else one[: MAX_CHARS - 1] + "…" for one in dict.fromkeys(found)]
+    return _bounded(found)
+
+
+def of_playbook(playbook: CheckedPlaybook) -> list[str]:
+    """What an apply does while it lasts, and no disk tells afterwards. That handlers restart units is usual;
+    what they stop is told, and if they restart the machine."""
+    every = (*playbook.tasks, *playbook.handlers)
+    found = [*_cut((USUAL, f"restarts the machine: {task.name}") for task in every if task.module == _REBOOT)]
+    for state, word, tasks in (("stopped", "stops", every), ("restarted", "restarts", playbook.tasks)):
+        found += _cut(
+            (USUAL, f"{word} {unit} while it is applied")
+            for task in tasks
+            if task.module == _SYSTEMD and state in literals_of(task.args.get("state", ""), task, playbook)
+            for unit in literals_of(task.args.get("name", ""), task, playbook)
+        )
+    return _bounded(found)
 
 
 def of_reading(evidence: Evidence) -> list[str]:
@@ -115,6 +132,10 @@ def of_reading(evidence: Evidence) -> list[str]:
         "the sandbox's file systems did not stand still: what was not written yet is missing from its diff, "
         "from a playbook made of that, and from the residual"
     ]
+
+
+def _bounded(found: Iterable[str]) -> list[str]:
+    return [one if len(one) <= MAX_CHARS else one[: MAX_CHARS - 1] + "…" for one in dict.fromkeys(found)]
 
 
 def _cut(told: Iterable[Told]) -> Iterator[str]:

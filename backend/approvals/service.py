@@ -14,6 +14,7 @@ from typing import Any
 
 from backend.approvals.apply import Pipeline
 from backend.approvals.book import LAST_OVER, ApprovalBook, became, refusal
+from backend.approvals.bound import bound
 from backend.approvals.evidence import for_agent
 from backend.approvals.rights import refuse_approver
 from backend.approvals.ways_back import WaysBack
@@ -23,6 +24,7 @@ from backend.errors import (
     AlreadyDecided,
     EvidenceIncomplete,
     LimitReached,
+    NotFound,
     RunNotFound,
     StaleDigest,
     TargetLocked,
@@ -34,6 +36,7 @@ from backend.models import (
     Approval,
     ApprovalRequest,
     ApprovalState,
+    Changes,
     Decision,
     Identity,
     Playbook,
@@ -234,18 +237,27 @@ class Approvals:
         """What still stands in the way of an approval, in words."""
         return self._pipeline.blockers(approval)
 
+    async def changes(self, actor: Identity, approval_id: str, changes_id: str) -> Changes:
+        """A change that the request's evidence names, for who judges it.
+
+        Raises:
+            NotFound: it names no such change.
+            WrongState: somebody altered it after the evidence was made.
+        """
+        approval = await self._book.load(approval_id, actor)
+        for changes in await bound(self._store, self._audit, approval):
+            if changes.id == changes_id:
+                return changes
+        raise NotFound(f"{approval_id} has no change {changes_id}")
+
     async def pack(self, actor: Identity, approval_id: str) -> dict[str, Any]:
         """The evidence pack: everything that was shown, with the audit rows of this request and what proves
         them in an export of the audit. ``never_began`` names the runs of which there is no row: one has it
-        before its process."""
+        before its process. Raises :class:`WrongState` where a change is not the one that was shown."""
         refuse_agents(actor)
         approval = await self._book.load(approval_id)
         evidence = approval.evidence
-        changes = [
-            (await self._store.changes.get(changes_id)).model_dump(mode="json")
-            for changes_id in (evidence.changes_id, evidence.sandbox_changes_id)
-            if changes_id
-        ]
+        changes = await bound(self._store, self._audit, approval)
         run_ids = [evidence.rehearsal_run, evidence.repeat_run, approval.apply_run, approval.verify_run]
         run_ids += [row.run_id for row in evidence.dry_run.values()]
         runs, never_began = list[Run](), list[str]()
@@ -258,7 +270,7 @@ class Approvals:
         return {
             "approval": approval.model_dump(mode="json"),
             "playbook": (await self._playbooks.load(approval.playbook_id)).model_dump(mode="json"),
-            "changes": changes,
+            "changes": [each.model_dump(mode="json") for each in changes],
             "runs": [run.model_dump(mode="json") for run in runs],
             "never_began": never_began,
             "audit": [row.model_dump(mode="json") for row in rows],
@@ -273,6 +285,7 @@ class Approvals:
         approval = await self._book.load(approval_id)
         if approval.state is not ApprovalState.PENDING:
             raise refusal(approval)
+        await bound(self._store, self._audit, approval)
         await self._audit.note(actor, "approval.review", "approval", approval_id)
         self._pipeline.dry_run(approval)
         return approval
@@ -294,7 +307,7 @@ class Approvals:
             AlreadyDecided: over, or somebody was first.
             EvidenceIncomplete: says what is missing.
             StaleDigest: the evidence is not what the operator saw.
-            WrongState: its time is over, or they have approved it already.
+            WrongState: its time is over, they have approved it already, or its changes were altered.
             InvalidValue: a secret is missing or unfit.
             TargetLocked: names the approval that holds the target.
         """
@@ -310,6 +323,7 @@ class Approvals:
                 f"{digest[:12] or 'no digest'} is not {approval_id}'s digest",
                 remedy="the evidence is not what you saw: open the review again",
             )
+        await bound(self._store, self._audit, approval)
         playbook = await self._playbooks.load(approval.playbook_id)
         checked = self._playbooks.check(playbook)
         given = dict(secrets or {})

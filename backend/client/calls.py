@@ -292,8 +292,10 @@ def diff(id: str, from_: str, to: str = "now", to_sandbox: str = "") -> Call[Cha
     )
 
 
-def changes(id: str) -> Call[Changes]:
-    return Call("GET", path("changes", id), noun("Changes"))
+def changes(id: str, approval: str = "") -> Call[Changes]:
+    """With ``approval``, whose evidence names it: refused if somebody altered it since."""
+    query = {"approval": approval} if approval else {}
+    return Call("GET", path("changes", id), noun("Changes"), query=query)
 
 
 def generate_playbook(id: str, from_: str | None = None, to: str | None = None) -> Call[Playbook]:

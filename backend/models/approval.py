@@ -84,6 +84,8 @@ class Evidence(Answer):
 
     changes_id: str = ""  # the rehearsal's change: this is what is approved
     sandbox_changes_id: str = ""
+    changes_sha256: str = ""  # what the change of that id says; empty: an older version's evidence
+    sandbox_changes_sha256: str = ""
     read_from: str = FROM_DISK  # or FROM_GUEST: of both changes, the sandbox's and the rehearsal's
     quiesced: bool | None = None  # the sandbox's change; None: an older version's evidence, or a roll back
     notes: list[str] | None = None  # what both changes say of themselves; None: an older version's evidence

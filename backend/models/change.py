@@ -7,9 +7,12 @@ trip is exact.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from pydantic import Field
@@ -34,6 +37,15 @@ def guest_path(wire: str) -> bytes:
 
 FROM_DISK, FROM_GUEST = "disk", "guest"
 """Where a manifest or a difference was read: outside the guest, or by its own word."""
+
+_OF_ONE_RUN: dict[str, Any] = {
+    "id": True,
+    "sandbox_id": True,
+    "created_at": True,
+    "took_s": True,
+    "files": {"__all__": {"before": {"mtime"}, "after": {"mtime"}}},
+}
+"""What another run of the same would have otherwise, and no reader judges."""
 
 _HOW = {FROM_DISK: "read from the disk", FROM_GUEST: "read by asking the guest: root there could lie"}
 
@@ -270,6 +282,14 @@ class Changes(Answer):
     hidden: dict[str, int] = Field(default_factory=dict)  # noise rule → how many it hides
     notes: list[str] = Field(default_factory=list)
     took_s: float = 0.0
+
+    def sha256(self) -> str:
+        """Of all that it says: each path, text, owner, setting and note, and contents by their own hashes;
+        not of when and on which machine it was made. What is as if left out does not count: a field that a
+        later version adds leaves the hash of an earlier one's as it was."""
+        said = self.model_dump(exclude=_OF_ONE_RUN, exclude_defaults=True)
+        text = json.dumps(said, sort_keys=True, separators=(",", ":"), default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def shown(self) -> list[FileChange]:
         """The files that no noise rule hides."""

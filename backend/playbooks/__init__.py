@@ -8,7 +8,7 @@ from backend.playbooks.rehearse import Rehearser
 from backend.playbooks.rollback import SWAPS, WayBack, kept_values, way_back
 from backend.playbooks.runs import Runs
 from backend.playbooks.service import Playbooks
-from backend.playbooks.tasks import told
+from backend.playbooks.tasks import literals_of, told
 from backend.playbooks.touched import added_folders, overwritten, touched
 from backend.playbooks.versions import other_packages
 
@@ -29,6 +29,7 @@ __all__ = [
     "export",
     "generate",
     "kept_values",
+    "literals_of",
     "other_packages",
     "overwritten",
     "told",

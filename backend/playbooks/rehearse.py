@@ -7,6 +7,7 @@ sandbox's disk could not be read, the twin is asked as the sandbox was, and the 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -70,12 +71,16 @@ class Rehearser:
 
         ``applied`` is run on the twin first: what ``playbook`` is to take back.
         """
+        evidence = Evidence(
+            sandbox_changes_id=wanted.id, sandbox_changes_sha256=await asyncio.to_thread(wanted.sha256)
+        )
         await progress("forking a pristine twin")
         twin = await self._fleet.fork_twin(sandbox, purpose="rehearsal")
         try:
             if applied and (failed := await self._apply_first(twin, *applied, wanted, approval_id, progress)):
-                return Rehearsed(Evidence(sandbox_changes_id=wanted.id, failure=failed), None)
-            return await self._on_twin(twin, playbook, files, wanted, approval_id, progress)
+                evidence.failure = failed
+                return Rehearsed(evidence, None)
+            return await self._on_twin(twin, playbook, files, wanted, evidence, approval_id, progress)
         finally:
             await self._fleet.discard(twin)
 
@@ -103,17 +108,15 @@ class Rehearser:
         playbook: Playbook,
         files: dict[str, bytes],
         wanted: Changes,
+        evidence: Evidence,
         approval_id: str,
         progress: Progress,
     ) -> Rehearsed:
-        evidence = Evidence(
-            sandbox_changes_id=wanted.id,
-            read_from=wanted.read_from,
-            quiesced=wanted.quiesced if wanted.sandbox_id else None,  # a roll back is of no sandbox's disk
-            notes=list(wanted.notes),
-            strategy=self._fleet.strategy(),
-            opaque=[task.name for task in playbook.tasks if task.opaque],
-        )
+        evidence.read_from = wanted.read_from
+        evidence.quiesced = wanted.quiesced if wanted.sandbox_id else None  # a roll back is of no sandbox's
+        evidence.notes = list(wanted.notes)
+        evidence.strategy = self._fleet.strategy()
+        evidence.opaque = [task.name for task in playbook.tasks if task.opaque]
         checked = check(playbook.yaml.encode(), playbook.files, secrets=playbook.secrets)
         values = stand_ins(checked, wanted)
         before, began = await self._point(twin, evidence), await self._fleet.what_runs(twin)
@@ -129,7 +132,7 @@ class Rehearser:
         )  # fmt: skip
         done.running = running.compare(began, await self._fleet.what_runs(twin), "before", "first run")
         await self._store.changes.insert(done)
-        evidence.changes_id = done.id
+        evidence.changes_id, evidence.changes_sha256 = done.id, await asyncio.to_thread(done.sha256)
         evidence.notes = notes_of(wanted, done)
         evidence.residual = reasoned(compare(wanted, done, checked), playbook.notes)
         evidence.residual += not_redone(playbook.notes, opaque_commands(checked))

@@ -47,15 +47,19 @@ def values_of(task: CheckedTask, name: str, playbook: CheckedPlaybook) -> Iterat
     """What an argument that is no list is, in each turn of a loop."""
     value = task.args.get(name, "")
     if not isinstance(value, list):
-        yield from _literal(value, task, playbook)
+        yield from literals_of(value, task, playbook)
 
 
-def _literal(value: Value, task: CheckedTask, playbook: CheckedPlaybook) -> Iterator[str]:
-    if not isinstance(value, Reference):
+def literals_of(value: Value | list[Value], task: CheckedTask, playbook: CheckedPlaybook) -> Iterator[str]:
+    """What an argument says, in each turn of its loop, with variables put in, without facts and secrets."""
+    if isinstance(value, list):
+        for each in value:
+            yield from literals_of(each, task, playbook)
+    elif not isinstance(value, Reference):
         if value:
             yield str(value)
     elif is_item(value):
         for item in turns(value, task.loop):
-            yield from _literal(item, task, playbook)
+            yield from literals_of(item, task, playbook)
     elif value in playbook.variables:
-        yield from _literal(playbook.variables[value], task, playbook)
+        yield from literals_of(playbook.variables[value], task, playbook)

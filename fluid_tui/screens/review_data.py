@@ -124,7 +124,8 @@ class ReviewData:
     async def _read_changes(self, approval: Approval) -> None:
         wanted = approval.evidence.changes_id
         if wanted and (self.changes is None or self.changes.id != wanted):
-            self.changes = await self._part("diff", self._client.changes(wanted)) or self.changes
+            asked = self._client.changes(wanted, approval=approval.id)
+            self.changes = await self._part("diff", asked) or self.changes
             self._tell()
 
     async def _read_playbook(self, approval: Approval) -> None:

@@ -282,7 +282,7 @@ class FakeBackend:
         await self.tell("approval.changed", approval.id, state="rehearsing")
         return approval
 
-    async def changes(self, id: str) -> Changes:
+    async def changes(self, id: str, approval: str = "") -> Changes:
         self._here()
         return self.changed
 

@@ -11,8 +11,8 @@ import pytest
 from textual import events
 from textual.widgets import Input
 
-from backend.errors import StaleDigest
-from backend.models import Approval, ApprovalState, Decision, Playbook, PlaybookTask, RunState, now
+from backend.errors import StaleDigest, WrongState
+from backend.models import Approval, ApprovalState, Changes, Decision, Playbook, PlaybookTask, RunState, now
 from fluid_tui.evidence import what_will_run
 from fluid_tui.paint import plain
 from fluid_tui.screens.ask import AskScreen
@@ -72,6 +72,19 @@ async def test_tabs_show_what_it_stands_on(console, width: int, height: int) -> 
         await seen.press("5")
         await seen.sees("apt-get install -y nginx", "✗ nginx -t", "exit 1", "␛]52;c;")
         assert all(line.isprintable() for line in seen.lines())
+
+
+class Altered(FakeBackend):
+    """Somebody wrote to its database."""
+
+    async def changes(self, id: str, approval: str = "") -> Changes:
+        raise WrongState(f"the rehearsal's change {id} of {approval} was altered")
+
+
+async def test_a_diff_that_was_altered_is_not_shown_and_the_tab_says_why(console) -> None:
+    async with console(160, 48, backend=Altered()) as seen:
+        await seen.press("enter", "1")
+        await seen.sees(f"✗ the rehearsal's change DIF-0000aaaa of {APPROVAL_ID} was altered")
 
 
 @pytest.mark.parametrize(("width", "height"), SIZES)

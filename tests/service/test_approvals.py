@@ -54,8 +54,10 @@ from backend.models import (
     AskRequest,
     AskState,
     Changes,
+    ChangeVerb,
     Decision,
     Evidence,
+    FileChange,
     Identity,
     Phase,
     Playbook,
@@ -70,7 +72,7 @@ from backend.models import (
     now,
 )
 from backend.models.approval import APPROVAL_OVER
-from backend.playbooks import CheckedPlaybook, Runs
+from backend.playbooks import CheckedPlaybook, CheckedTask, Runs
 from backend.store import EventBus, Store
 from backend.targets import ResolvedTarget
 from tests.fix_doors import Backend
@@ -454,6 +456,133 @@ async def test_the_pack_of_an_apply_that_was_cut_off_before_it_began_says_so(
     assert (await approvals.pack(AUDITOR, asked.id))["approval"] == told["approval"]
     with pytest.raises(RoleDenied):
         await approvals.pack(AGENT, asked.id)
+
+
+async def judged(
+    store: Store, audit: Audit, book: ApprovalBook, *, noted: bool = True, **fields: Any
+) -> tuple[Approval, Changes, Changes]:
+    """A request with the rehearsal's change and the sandbox's, and the audit row of its rehearsal."""
+    file = FileChange(path="/etc/motd", verb=ChangeVerb.ADDED)
+    done, wanted = (
+        Changes(
+            id=new_id("DIF"),
+            sandbox_id="SBX-1",
+            from_snapshot="a",
+            to_snapshot="b",
+            created_at=now(),
+            files=[file],
+        )
+        for _ in range(2)
+    )
+    for one in (done, wanted):
+        await store.changes.insert(one)
+    evidence = Evidence(
+        changes_id=done.id,
+        changes_sha256=done.sha256(),
+        sandbox_changes_id=wanted.id,
+        sandbox_changes_sha256=wanted.sha256(),
+    )
+    asked = await pending(book, evidence=evidence, **fields)
+    if noted:
+        async with audit.step(Identity.system(), "approval.rehearse", "approval", asked.id) as step:
+            step.data.update(evidence.model_dump(include={"changes_sha256", "sandbox_changes_sha256"}))
+    return asked, done, wanted
+
+
+async def edited(store: Store, one: Changes, path: str = "/etc/sudoers.d/eve") -> None:
+    """As somebody who writes to the database would."""
+    changed = one.model_copy(deep=True)
+    changed.files[0].path = path
+    await store.changes.save(changed)
+
+
+@pytest.mark.parametrize("whose", ["rehearsal", "sandbox"])
+@pytest.mark.parametrize("gone", [False, True])
+async def test_a_change_that_was_altered_is_not_shown_reviewed_approved_or_packed(
+    approvals: Approvals,
+    book: ApprovalBook,
+    pipeline: Pipeline,
+    store: Store,
+    audit: Audit,
+    whose: str,
+    gone: bool,
+) -> None:
+    asked, done, wanted = await judged(store, audit, book)
+    assert await approvals.changes(ANNA, asked.id, done.id) == done
+    with pytest.raises(NotFound):
+        await approvals.changes(ANNA, asked.id, "DIF-00000000")
+    with pytest.raises(ApprovalNotFound):
+        await approvals.changes(OTHER_AGENT, asked.id, done.id)
+    one = done if whose == "rehearsal" else wanted
+    await store.changes.delete(one.id) if gone else await edited(store, one)
+    words = f"the {whose}'s change {one.id} " + ("is gone" if gone else "was altered")
+    for tried in (
+        approvals.changes(ANNA, asked.id, one.id),
+        approvals.dry_run(ANNA, asked.id),
+        approvals.approve(ANNA, asked.id, asked.digest),
+        approvals.pack(ANNA, asked.id),
+    ):
+        with pytest.raises(WrongState, match=words):
+            await tried
+    assert (await book.load(asked.id)).state is ApprovalState.PENDING and pipeline.applied == []
+
+
+@pytest.mark.parametrize("hash_is", ["removed", "that of what was put there"])
+async def test_a_hash_that_was_altered_with_its_change_is_not_the_one_in_the_audit(
+    approvals: Approvals, book: ApprovalBook, store: Store, audit: Audit, hash_is: str
+) -> None:
+    asked, done, _ = await judged(store, audit, book)
+    await edited(store, done)
+    put = (await store.changes.get(done.id)).sha256()
+
+    def write(row: Approval) -> Approval:
+        row.evidence.changes_sha256 = "" if hash_is == "removed" else put
+        return row
+
+    await store.approvals.change(asked.id, write)
+    with pytest.raises(WrongState, match="names another change of the rehearsal"):
+        await approvals.approve(ANNA, asked.id, asked.digest)
+
+
+async def test_what_an_older_version_rehearsed_is_approved_as_it_is(
+    approvals: Approvals, book: ApprovalBook, store: Store, audit: Audit
+) -> None:
+    asked, done, _ = await judged(store, audit, book, noted=False)
+    async with audit.step(Identity.system(), "approval.rehearse", "approval", asked.id) as step:
+        step.data["again_changed"] = 0
+
+    def write(row: Approval) -> Approval:
+        row.evidence.changes_sha256 = row.evidence.sandbox_changes_sha256 = ""
+        return row
+
+    await store.approvals.change(asked.id, write)
+    assert (await approvals.changes(ANNA, asked.id, done.id)).id == done.id
+    assert (await approvals.approve(ANNA, asked.id, asked.digest)).state is ApprovalState.APPROVED
+
+
+async def test_a_change_that_was_altered_after_the_approval_voids_it(
+    store: Store, book: ApprovalBook, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def load(_: str) -> Any:
+        return SimpleNamespace(secrets=[])
+
+    async def unchanged(_: Approval) -> Any:
+        return {}
+
+    yes = Decision(verb="approve", uid=ANNA.uid, name="anna", at=now(), digest="d" * 64)
+    asked, done, _ = await judged(store, audit, book, state=ApprovalState.APPROVED, decisions=[yes])
+    await edited(store, done)
+    async with Background() as background:
+        playbooks = SimpleNamespace(load=load)
+        parts: list[Any] = [Config(), store, book, audit, None, playbooks, None, None, None, None]
+        whole = RealPipeline(*parts, background, lambda: None, cast("Any", None))
+        monkeypatch.setattr(whole, "_preview", unchanged)
+        monkeypatch.setattr(whole, "digest", lambda *_: asked.digest)
+        whole.apply(asked)
+        async with asyncio.timeout(5):
+            while (over := await book.wait(asked.id, 5, ANNA)).state is ApprovalState.APPROVED:
+                pass
+    assert over.state is ApprovalState.VOIDED and f"{done.id} was altered" in over.outcome
 
 
 async def test_a_target_under_apply_is_locked_and_its_holder_named(
@@ -1089,7 +1218,10 @@ async def test_what_an_unfrozen_disk_may_lack_is_the_first_risk_of_the_request(
     done = Changes(id="CHG-9", sandbox_id="SBX-1", from_snapshot="a", to_snapshot="b", created_at=now())
     await store.changes.insert(done.model_copy(update={"read_from": "guest"}))
     evidence = Evidence(changes_id=done.id, quiesced=False, notes=["not quiesced"], risk=["data of x"])
+    evidence.changes_sha256, evidence.sandbox_changes_sha256 = "a" * 64, "b" * 64
+    reboot = CheckedTask("Tidy up", "ansible.builtin.reboot", {}, 0, 8)
     playbooks = SimpleNamespace(load=answer, changes_of=answer, to_run=lambda _: {})
+    playbooks.check = lambda _: CheckedPlaybook([reboot], [], {}, [])
     fleet = SimpleNamespace(load=answer, versions=dict)
     asked = await pending(book, state=ApprovalState.REHEARSING, groups={"web-01": "web"})
     async with Background() as background:
@@ -1099,7 +1231,10 @@ async def test_what_an_unfrozen_disk_may_lack_is_the_first_risk_of_the_request(
         told = (await book.wait(asked.id, 5, ANNA)).evidence
     first, *others = told.risk
     assert first.startswith("the sandbox's file systems did not stand still") and "data of x" in others
+    assert others[0] == "restarts the machine: Tidy up", "before what the change says"
     assert (told.quiesced, told.notes) == (False, ["not quiesced"])
+    rows, _ = await audit.list(action="approval.rehearse", id=asked.id)
+    assert (rows[0].data["changes_sha256"], rows[0].data["sandbox_changes_sha256"]) == ("a" * 64, "b" * 64)
 
 
 async def test_what_nobody_decides_expires(approvals: Approvals, book: ApprovalBook) -> None:

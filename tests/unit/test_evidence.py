@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -16,6 +17,7 @@ from backend.models import (
     ChangeVerb,
     Evidence,
     FileChange,
+    PackageChange,
     Playbook,
     ResidualRow,
     SettingChange,
@@ -25,6 +27,8 @@ from backend.models import (
     now,
 )
 from backend.playbooks.rehearse import reasoned
+from backend.store.encoding import dump, load
+from tests.unit.playbooks_sample import Sample
 
 
 def complete() -> Evidence:
@@ -115,6 +119,73 @@ def test_the_digest_is_the_same_for_the_same_evidence_made_at_another_time() -> 
     other.evidence.dry_run["web-01"].at = now() + timedelta(minutes=1)
     other.evidence.dry_run["web-01"].run_id = "RUN-other"
     assert digest_of(one, PLAYBOOK, WIRE, "p") == digest_of(other, PLAYBOOK, WIRE, "p")
+
+
+def test_the_digest_binds_both_changes_and_who_asked_why() -> None:
+    hashed = {"changes_sha256": "a" * 64, "sandbox_changes_sha256": "b" * 64}
+
+    def digest(more: dict[str, str] | None = None, **fields: object) -> str:
+        evidence = complete().model_copy(update=hashed | (more or {}))
+        return digest_of(approval(evidence).model_copy(update=fields), PLAYBOOK, WIRE, "p")
+
+    others = [digest({name: "c" * 64}) for name in hashed]
+    others += [digest(reason="ssl"), digest(requester_uid=1001), digest(requester_name="root")]
+    others += [digest(agent_id="another"), DIGEST_WITHOUT_RUNNING]
+    assert len({digest(), *others}) == 8 and digest() == digest()
+    older = approval(complete()).model_copy(update={"reason": "ssl", "requester_uid": 1001})
+    assert digest_of(older, PLAYBOOK, WIRE, "p") == DIGEST_WITHOUT_RUNNING, "it may still be approved"
+
+
+def a_change() -> Changes:
+    sample = Sample()
+    sample.add("/etc/motd", b"\x00 \xee\x80\x80 hello\n", verb=ChangeVerb.MODIFIED, owner="root")
+    sample.files[0].path = "/etc/motd\udce9"
+    return sample.changes().model_copy(update={"notes": ["a note"]})
+
+
+def _another_text(one: Changes) -> None:
+    after = one.files[0].after
+    assert after is not None
+    after.text = "hello you\n"
+
+
+def _another_owner(one: Changes) -> None:
+    after = one.files[0].after
+    assert after is not None
+    after.owner = "eve"
+
+
+def _another_path(one: Changes) -> None:
+    one.files[0].path = "/etc/issue"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        _another_text,
+        _another_owner,
+        _another_path,
+        lambda one: one.files.clear(),
+        lambda one: one.notes.clear(),
+        lambda one: setattr(one.files[0], "hidden", "logs"),
+        lambda one: one.packages.append(PackageChange(name="eve", verb=ChangeVerb.ADDED)),
+    ],
+)
+def test_the_hash_of_a_change_is_of_all_that_a_reader_is_shown(edit: Callable[[Changes], object]) -> None:
+    one = a_change()
+    before = one.sha256()
+    edit(one)
+    assert one.sha256() != before
+
+
+def test_the_hash_of_a_change_is_the_same_from_the_database_and_in_another_run() -> None:
+    one = a_change()
+    assert load(Changes, dump(one)).sha256() == one.sha256()
+    other = one.model_copy(deep=True)
+    other.id, other.sandbox_id, other.created_at, other.took_s = "CHG-x", "SBX-x", now(), 9.0
+    assert other.files[0].after is not None
+    other.files[0].after.mtime = now()
+    assert other.sha256() == one.sha256()
 
 
 def test_the_digest_binds_playbook_targets_policy_threshold_and_evidence() -> None:

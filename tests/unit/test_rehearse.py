@@ -240,6 +240,14 @@ async def test_the_evidence_has_what_both_diffs_say_of_themselves() -> None:
     assert (await TwoRuns([ports()] * 3).rehearse(back)).quiesced is None, "no disk of a sandbox was read"
 
 
+async def test_the_evidence_has_the_hashes_of_both_changes() -> None:
+    wanted, twin = Sample().changes(), TwoRuns([ports()] * 3)
+    evidence = await twin.rehearse(wanted)
+    (kept,) = twin.kept.await_args.args
+    assert (evidence.changes_id, evidence.changes_sha256) == (kept.id, kept.sha256())
+    assert (evidence.sandbox_changes_id, evidence.sandbox_changes_sha256) == (wanted.id, wanted.sha256())
+
+
 class TwoRuns:
     """A twin that is forked, asked, run at and thrown away; and what it says of itself each time."""
 

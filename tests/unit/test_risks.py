@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backend.approvals.risks import MAX_CHARS, TOLD_OF_ALIKE, risks
+from backend.approvals.risks import MAX_CHARS, TOLD_OF_ALIKE, of_playbook, risks
 from backend.changes.grants import grants
 from backend.models import (
     Changes,
@@ -23,6 +23,7 @@ from backend.models import (
     UserChange,
     now,
 )
+from backend.playbooks import check
 from tests.unit.settings_sample import File, stated
 
 KEY = "ssh-ed25519 " + base64.b64encode(b"key").decode()
@@ -380,3 +381,81 @@ def test_users_and_tags_of_a_sudo_rule_hold_until_others_are_named() -> None:
         ("root and db", False, ("/bin/d",)),
     ]
     assert grants("nonsense") == []
+
+
+def playbook(tasks: str, handlers: str = "") -> list[str]:
+    text = f"""---
+- name: Test
+  hosts: all
+  become: true
+  gather_facts: false
+  vars: {{how: stopped, what: db.service}}
+  tasks:
+{tasks}
+  handlers:
+    - name: Restart it
+      ansible.builtin.systemd_service: {{name: nginx.service, state: restarted}}
+{handlers}"""
+    return of_playbook(check(text.encode(), []))
+
+
+def task(module: str, args: str, name: str = "A task", more: str = "") -> str:
+    return f"    - name: {name}\n      ansible.builtin.{module}: {{{args}}}\n{more}"
+
+
+LOOP = "      loop: [a.service, b.service]\n"
+REBOOT = "reboot_timeout: 600"
+
+
+@pytest.mark.parametrize(
+    ("tasks", "handlers", "told"),
+    [
+        (task("systemd_service", "name: x.service, state: started, enabled: true"), "", []),
+        (task("systemd_service", "name: x.service, state: reloaded"), "", []),
+        (task("reboot", REBOOT, "Tidy up"), "", ["restarts the machine: Tidy up"]),
+        (
+            task("file", "path: /srv/a, state: directory"),
+            task("reboot", REBOOT, "Later"),
+            ["restarts the machine: Later"],
+        ),
+        (
+            task("systemd_service", "name: x.service, state: restarted"),
+            "",
+            ["restarts x.service while it is applied"],
+        ),
+        (
+            task("systemd_service", 'name: "{{ what }}", state: "{{ how }}"'),
+            "",
+            ["stops db.service while it is applied"],
+        ),
+        (
+            task("systemd_service", 'name: "{{ item }}", state: stopped', more=LOOP),
+            "",
+            ["stops a.service while it is applied", "stops b.service while it is applied"],
+        ),
+        (
+            task("file", "path: /srv/a, state: directory"),
+            task("systemd_service", "name: x.service, state: stopped", "Later"),
+            ["stops x.service while it is applied"],
+        ),
+        (
+            task("systemd_service", "name: x.service, state: stopped") + task("reboot", REBOOT, "Again"),
+            "",
+            ["restarts the machine: Again", "stops x.service while it is applied"],
+        ),
+    ],
+)
+def test_what_an_apply_restarts_or_stops_and_no_disk_tells(
+    tasks: str, handlers: str, told: list[str]
+) -> None:
+    assert playbook(tasks, handlers) == told
+
+
+def test_of_many_restarts_the_first_are_told_and_none_is_long() -> None:
+    many = "".join(task("reboot", REBOOT, f"{index} " + "x" * 240) for index in range(9))
+    names = ", ".join(f"unit{index}.service" for index in range(9))
+    loop = f"      loop: [{names}]\n"
+    stopping = task("systemd_service", 'name: "{{ item }}", state: stopped', more=loop)
+    found = playbook(many + stopping)
+    assert len(found) == 2 * (TOLD_OF_ALIKE + 1) and max(map(len, found)) <= MAX_CHARS
+    assert found[TOLD_OF_ALIKE].startswith("and 4 more, as: restarts the machine: 5 x")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Response
+from fastapi import Query, Response
 
 from backend.api.bodies import DiffBody
-from backend.api.common import WAKES, Caller, ChangesId, SandboxId, Served, answer, router
+from backend.api.common import ID, WAKES, Caller, ChangesId, SandboxId, Served, answer, router
 from backend.api.services import Services
 from backend.models import (
     BranchSandbox,
@@ -61,7 +61,15 @@ async def diff(caller: Caller, services: Served, id: SandboxId, body: DiffBody) 
 
 
 @agent.get("/v1/changes/{id}", response_model=Changes)
-async def read_changes(caller: Caller, services: Served, id: ChangesId) -> Response:
+async def read_changes(
+    caller: Caller,
+    services: Served,
+    id: ChangesId,
+    approval: Annotated[str, Query(pattern=f"^({ID.pattern})?$")] = "",
+) -> Response:
+    """With ``approval``, whose evidence names it: refused if somebody altered it since."""
+    if approval:
+        return answer(await services.approvals.changes(caller, approval, id))
     return answer(await services.fleet.changes(caller, id))
 
 
