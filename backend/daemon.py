@@ -35,7 +35,17 @@ from backend.config import DAY_S, LOCAL, Config, ListenAddress, listen_address
 from backend.disks import DiskReader
 from backend.egress import EgressPolicy, EgressProxy, EgressRecord, default_allow, split_authority
 from backend.errors import EXIT_OK, AlreadyRunning, ConfigError, FluidError, NoSpace
-from backend.fleet import DomainSources, Fleet, FleetParts, Guard, Host, Hosts, Sources, Trust
+from backend.fleet import (
+    DomainSources,
+    Fleet,
+    FleetParts,
+    Guard,
+    Host,
+    Hosts,
+    Sources,
+    Trust,
+    object_prefix,
+)
 from backend.guests import (
     CertificateAuthority,
     GuestCommands,
@@ -163,6 +173,7 @@ class _Backend:
                 f"{free_mb} MB are free in {self.paths.state}, {START_MB} are needed",
                 remedy="free space there, then start again",
             )
+        log.info("what is ours in libvirt is named %s-…", object_prefix(self.paths))
 
     def _bind_tcp(self, stack: AsyncExitStack) -> socket.socket | None:
         if self.config.server.listen is None:

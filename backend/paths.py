@@ -94,6 +94,11 @@ class Paths:
         return self.run / "hosts"
 
     @property
+    def id_file(self) -> Path:
+        """What the names of all that this installation makes in libvirt come from."""
+        return self.state / "id"
+
+    @property
     def secrets(self) -> Path:
         """CA key, audit signing key, HMAC key: 0700."""
         return self.state / "secrets"

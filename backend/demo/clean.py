@@ -33,7 +33,7 @@ async def _ends(home: DemoHome, say: Callable[[str], None]) -> None:
     private = PrivateLibvirt(home.paths.state / "libvirt", hide_kvm=False)
     ours = (home.paths.state / "libvirt").exists()
     uri = await private.start() if ours else await system_libvirt()
-    if uri is not None and home.folder.exists():
+    if uri is not None and home.paths.state.exists():
         await _domains(uri, home, say)
     if ours:
         await private.stop()

@@ -5,8 +5,9 @@ from backend.fleet.core import FleetCore, FleetParts
 from backend.fleet.domain_sources import DomainSources
 from backend.fleet.files import Files
 from backend.fleet.guard import Guard
-from backend.fleet.host import Host, guest_image, object_prefix
+from backend.fleet.host import Host, guest_image
 from backend.fleet.hosts import Hosts
+from backend.fleet.installation import object_prefix
 from backend.fleet.keeping import HostKeeping
 from backend.fleet.leftovers import Leftovers
 from backend.fleet.sources import Sources

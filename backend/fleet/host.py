@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -18,6 +17,7 @@ from backend.config import Config, HostConfig
 from backend.errors import FluidError, HypervisorDown, HypervisorFailed
 from backend.fleet.addresses import free_address, free_network
 from backend.fleet.busy import Busy
+from backend.fleet.installation import object_prefix
 from backend.fleet.patience import Asked
 from backend.fleet.placement import Room
 from backend.fleet.turns import Turns
@@ -413,12 +413,6 @@ def _address_in(network: NetworkSpec | ForeignNetwork, used: set[str]) -> str:
     if isinstance(network, NetworkSpec):
         return free_address(network.cidr, used)
     return free_address(network.cidr, used, network.reserved, name=network.name)
-
-
-def object_prefix(paths: Paths) -> str:
-    """What every libvirt object of this installation begins with: two installations on one libvirtd never
-    take each other's domains for their own."""
-    return f"fluid-{hashlib.sha256(str(paths.state).encode()).hexdigest()[:6]}"
 
 
 def guest_image(image: BuiltImage) -> GuestImage:

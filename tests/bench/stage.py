@@ -68,6 +68,7 @@ class Stage:
         self._ends = AsyncExitStack()
         self._backend: Process | None = None
         self.paths: Paths
+        self.prefix: str
         self.environment: dict[str, str]
         self._postgres: EmbeddedPostgres
         self._libvirt: str
@@ -81,6 +82,7 @@ class Stage:
             self.environment |= {"FLUID_CACHE": str(self._cache or home / "cache"), "TERM": "dumb"}
             self.paths = Paths.under(home)
             self.paths.make()
+            self.prefix = object_prefix(self.paths)
             await self._open_libvirt(ends)
             await self._open_postgres(ends)
             ends.push_async_callback(TmuxServer(self.paths.tmux_socket).kill_server)
@@ -136,8 +138,7 @@ class Stage:
         return self._libvirt
 
     async def _remove_ours(self) -> None:
-        prefix = object_prefix(self.paths)
-        host = Hypervisor(self._libvirt, folder=self.paths.domains, virt_type="qemu", prefix=prefix)
+        host = Hypervisor(self._libvirt, folder=self.paths.domains, virt_type="qemu", prefix=self.prefix)
         await host.open()
         for domain in await host.list_ours():
             await host.destroy(domain.name)
@@ -260,7 +261,7 @@ class Stage:
             phase=Phase.STOPPED,
             owner_uid=os.getuid(),
             owner_name="bench",
-            domain=f"{object_prefix(self.paths)}-{id.lower()}",
+            domain=f"{self.prefix}-{id.lower()}",
             uuid=str(uuid.uuid4()),
             mac=f"52:54:00:00:{number >> 8:02x}:{number & 255:02x}",
             host_key=f"ssh-ed25519 {'A' * 68}",

@@ -16,7 +16,6 @@ import libvirt
 
 from backend.client import Fluid
 from backend.errors import FluidError
-from backend.fleet import object_prefix
 from backend.fleet.stock import is_parked
 from backend.models import Phase, Sandbox
 from tests.bench.stage import Stage
@@ -37,7 +36,7 @@ class World:
     def __init__(self, stage: Stage, **settings: object) -> None:
         """``settings``: what every start reads."""
         self.stage, self._settings = stage, settings
-        self.prefix = object_prefix(stage.paths)
+        self.prefix = stage.prefix
         self.fluid = Fluid(stage.paths.operator_socket)
         self.foreign = ("somebody-elses", f"{self.prefix}-sbx-00000000")  # the second by its name only
         self._foreign_xml: list[str] = []

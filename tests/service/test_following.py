@@ -344,6 +344,20 @@ async def test_what_no_row_names_goes_and_a_copy_of_a_living_one_stays(lab: Lab)
     assert (await lab.row(row)).phase is Phase.RUNNING
 
 
+async def test_what_an_installation_at_the_same_path_on_another_machine_made_stays(
+    lab: Lab, tmp_path: Path
+) -> None:
+    ours = lab.paths.state.rename(tmp_path / "ours")
+    lab.paths.make()
+    theirs = f"{object_prefix(lab.paths)}-sbx-00000002"
+    lab.paths.state.rename(tmp_path / "theirs")
+    ours.rename(lab.paths.state)
+    gone = await lab.box(1, phase=Phase.DESTROYED)
+    lab.define(gone, theirs, "00000000-0000-0000-0000-000000000002").create()
+    async with lab.followed():
+        assert lab.names() == {"test", theirs}
+
+
 async def test_what_happens_between_the_start_and_the_following_is_not_missed(lab: Lab) -> None:
     row = await lab.box(1)
     await lab.fleet.reconcile_all()

@@ -86,4 +86,6 @@ async def test_it_is_asked_once_a_minute_and_words_are_no_time(
 
 
 async def test_this_machine_has_no_skew(tmp_path: Path) -> None:
-    assert await Host(Config(), HostConfig(), Paths.under(tmp_path)).way.clock_skew() is None
+    paths = Paths.under(tmp_path)
+    paths.make()
+    assert await Host(Config(), HostConfig(), paths).way.clock_skew() is None

@@ -62,7 +62,7 @@ def test_every_page_that_is_named_is_there() -> None:
     named = {page for text in texts for page in re.findall(r"`fluid help ([a-z]+)`", text)}
     assert named and named <= set(PAGES)
     advised = [text for text in texts if "restore it from a backup" in text]
-    assert len(advised) == 3
+    assert len(advised) == 4
     assert all(
         text.count("restore it from a backup") == text.count("a backup (`fluid help keeping`)")
         for text in advised

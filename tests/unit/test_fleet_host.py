@@ -24,15 +24,29 @@ from backend.hypervisor import ForeignNetwork, HostFacts
 from backend.paths import Paths
 
 
+def made(folder: Path) -> Paths:
+    paths = Paths.under(folder)
+    paths.make()
+    return paths
+
+
 def test_a_domains_name_leads_back_to_its_sandbox(tmp_path: Path) -> None:
-    host = Host(Config(), HostConfig(), Paths.under(tmp_path))
+    host = Host(Config(), HostConfig(), made(tmp_path))
     name = host.domain_name("SBX-1f0c9a2b")
     assert name.startswith(object_prefix(Paths.under(tmp_path))) and name == name.lower()
     assert host.sandbox_id(name) == "SBX-1f0c9a2b"
 
 
-def test_two_installations_never_share_a_prefix(tmp_path: Path) -> None:
-    assert object_prefix(Paths.under(tmp_path / "a")) != object_prefix(Paths.under(tmp_path / "b"))
+async def test_two_installations_at_the_same_path_share_no_name_on_a_host(tmp_path: Path) -> None:
+    """Each is on a machine of its own, and both list a third."""
+    names = set()
+    for machine in ("one", "another"):
+        host = host_with_network("far", made(tmp_path / "home"))
+        network = await host._network()
+        assert len(network.bridge) <= 15, "no interface has a longer name"
+        names |= {host.domain_name("SBX-1f0c9a2b"), network.name, network.bridge}
+        (tmp_path / "home").rename(tmp_path / machine)
+    assert len(names) == 6
 
 
 FACTS = HostFacts("far", "9.0.0", "7.2.0", 4, 1024, 512, 9000, "qemu")
@@ -71,7 +85,7 @@ async def host_that_asks(tmp_path: Path, asking: Asking, reserved_mb: int = 0) -
     async def hypervisor() -> Any:
         return asking
 
-    host = Host(Config(), HostConfig(network="lan"), Paths.under(tmp_path))
+    host = Host(Config(), HostConfig(network="lan"), made(tmp_path))
     way = {
         "hypervisor": hypervisor,
         "reserved_mb": reserves(reserved_mb),
@@ -133,7 +147,7 @@ async def test_a_host_that_stays_away_is_asked_in_growing_pauses(
             raise HypervisorDown("nobody answers", remedy="wait")
         return Asking()
 
-    host = Host(Config(), HostConfig(network="lan"), Paths.under(tmp_path))
+    host = Host(Config(), HostConfig(network="lan"), made(tmp_path))
     host.way = cast("Any", SimpleNamespace(hypervisor=hypervisor, reserved_mb=reserves(0)))
     monkeypatch.setattr(asyncio, "sleep", pause)
     await host.appear()
@@ -267,8 +281,7 @@ def host_with_network(name: str, paths: Paths) -> Host:
 
 
 async def test_hosts_that_open_at_once_have_networks_of_their_own(tmp_path: Path) -> None:
-    paths = Paths.under(tmp_path)
-    paths.make()
+    paths = made(tmp_path)
     (paths.state / "networks").mkdir()
     (paths.state / "networks" / ".new-x").touch()  # of a backend that was killed
     both = [host_with_network(name, paths) for name in ("a", "b")]
@@ -283,17 +296,16 @@ async def test_a_network_is_on_the_disk_before_it_is_chosen(
     def fail(descriptor: int) -> None:
         raise OSError("no power")
 
-    paths = Paths.under(tmp_path)
-    paths.make()
+    paths = made(tmp_path)
+    host = host_with_network("a", paths)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="no power"):
         patch.setattr(os, "fsync", fail)
-        await host_with_network("a", paths)._network()
+        await host._network()
     assert list((paths.state / "networks").iterdir()) == []
 
 
 async def test_a_file_that_holds_no_network_is_told(tmp_path: Path) -> None:
-    paths = Paths.under(tmp_path)
-    paths.make()
+    paths = made(tmp_path)
     (paths.state / "networks").mkdir()
     (paths.state / "networks" / "a").touch()
     for name in ("a", "b"):
@@ -309,14 +321,14 @@ async def test_a_host_that_stays_down_is_logged_when_the_reason_changes(
     async def hypervisor() -> Any:
         raise OSError(next(reasons))
 
-    host = Host(Config(), HostConfig(), Paths.under(tmp_path))
+    host = Host(Config(), HostConfig(), made(tmp_path))
     host.way = cast("Any", SimpleNamespace(hypervisor=hypervisor))
     assert not any([await host.open() for _ in range(3)])
     assert [one.message.rpartition(": ")[2] for one in caplog.records] == ["no route", "refused"]
 
 
 async def test_a_host_that_runs_no_guests_of_an_image_has_no_room_for_it(tmp_path: Path) -> None:
-    host = Host(Config(), HostConfig(), Paths.under(tmp_path))
+    host = Host(Config(), HostConfig(), made(tmp_path))
     host.cannot["debian-12-arm64"] = ArchitectureUnsupported("it runs no aarch64 guests", remedy="none")
     room = await host.room("debian-12-arm64")
     assert room.down is host.cannot["debian-12-arm64"]
