@@ -120,6 +120,10 @@ class FleetCore:
         that domain are the operation's business meanwhile."""
         return self._locks.setdefault(sandbox_id, asyncio.Lock())
 
+    def is_at_work_on(self, sandbox: Sandbox) -> bool:
+        """Whether an operation holds :meth:`exclusive`."""
+        return self.exclusive(sandbox.id).locked()
+
     @property
     def differ(self) -> Differ:
         """For rehearsals, which compare their own disks."""

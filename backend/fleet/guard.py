@@ -10,13 +10,14 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 
 from backend.background import Background
 from backend.config import Config
-from backend.errors import WrongState
+from backend.errors import NotFound, WrongState
 from backend.fleet.host import Host
 from backend.fleet.hosts import Hosts
 from backend.fleet.lifecycle import Lifecycle
@@ -63,6 +64,13 @@ class Writers:
             known = before.size if before and before.layer == use.layer else 0
             grown[domain] = max(use.size - known, 0)
         return grown
+
+    def forget(self, domain: str) -> None:
+        """What it wrote until now counts no more."""
+        last = self._looks[-1].sizes
+        if domain in last:
+            kept = [Look(look.at, {**look.sizes, domain: last[domain]}) for look in self._looks]
+            self._looks = deque(kept)
 
 
 class Guard:
@@ -111,7 +119,8 @@ class Guard:
 
     async def keep_reserve(self, host: Host) -> None:
         """Where a host's disk is at its reserve, pause the one that wrote most; the next look sees whether
-        that was enough. Who wrote next to nothing is left alone."""
+        that was enough. Who wrote next to nothing is left alone. Nobody who is at work on a sandbox is waited
+        for: a start may take minutes."""
         if not host.up:
             return
         writers, reserve_mb = self._writers[host.name], self._config.limits.disk_reserve_mb
@@ -120,8 +129,8 @@ class Guard:
         if free_mb >= reserve_mb:
             return
         grown = writers.grown()
-        running = [row for row in await self._fleet.all_live() if row.phase is Phase.RUNNING]
-        wrote = [(grown.get(row.domain, 0), row) for row in running if row.host_name == host.name]
+        here = [row for row in await self._fleet.all_live() if row.host_name == host.name]
+        wrote = [(grown.get(row.domain, 0), row) for row in here if self._may_halt(row)]
         written, most = max(wrote, key=lambda pair: pair[0], default=(0, None))
         if most is None or written < WROTE_BYTES:
             return
@@ -129,8 +138,22 @@ class Guard:
             f"{host.name} has {free_mb} MB of disk left, {reserve_mb} are kept back, and it wrote "
             f"{written >> 20} MB within a minute; when there is room: fluid sandboxes resume {most.id}"
         )
-        await self._fleet.pause(SYSTEM, most.id, reason=reason)
-        await self._tell(most, "sandbox.paused", reason)
+        if await self._fleet.halt(SYSTEM, most, reason=reason):
+            await self._tell(most, "sandbox.paused", reason)
+        else:
+            writers.forget(most.domain)  # if it goes on for all that, it writes anew
+            self._background.keep(f"tell why {most.id} is paused", partial(self._halted, most, reason))
+
+    def _may_halt(self, row: Sandbox) -> bool:
+        """What runs or is just started; not what is restored: that fails half-way if its guest stands
+        still."""
+        starts = row.phase in (Phase.STOPPED, Phase.ERROR) and self._fleet.is_at_work_on(row)
+        return (row.phase is Phase.RUNNING or starts) and not row.doing.startswith("restore")
+
+    async def _halted(self, row: Sandbox, reason: str) -> None:
+        with suppress(NotFound):  # it was destroyed
+            if await self._fleet.halted(SYSTEM, row, reason=reason):
+                await self._tell(row, "sandbox.paused", reason)
 
     async def warn(self) -> None:
         """Say once, at each time before a sandbox's end that the config names, that it comes."""

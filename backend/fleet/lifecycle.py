@@ -494,11 +494,34 @@ class Lifecycle(Sizes):
 
     async def pause(self, actor: Identity, sandbox_id: str, *, reason: str = "") -> Sandbox:
         """``reason``: why, when nobody asked for it."""
-        sandbox = await self.get(actor, sandbox_id)
+        return await self._pause(actor, await self.get(actor, sandbox_id), reason)
+
+    async def _pause(self, actor: Identity, sandbox: Sandbox, reason: str) -> Sandbox:
         async with self.step(actor, "sandbox.pause", sandbox, Phase.RUNNING, **why(reason)):
             self._guests.hold(sandbox.id)
             await self.machine(sandbox).pause(sandbox.domain)
             return await self.change(sandbox, phase=Phase.PAUSED, reason=reason)
+
+    async def halt(self, actor: Identity, sandbox: Sandbox, *, reason: str) -> bool:
+        """Pause one that must not go on, and wait for nobody who is at work on it. False: somebody is; its
+        row does not say it yet (:meth:`halted`)."""
+        if self.is_at_work_on(sandbox):
+            await self.machine(sandbox).pause(sandbox.domain)
+            self._guests.hold(sandbox.id)
+            return False
+        await self._pause(actor, sandbox, reason)  # nothing is awaited before it is alone
+        return True
+
+    async def halted(self, actor: Identity, sandbox: Sandbox, *, reason: str) -> bool:
+        """When its turn comes: whether one that was halted so still stands still. Its row says why then."""
+        async with self.alone(sandbox):
+            info = await self.machine(sandbox).info(sandbox.domain)
+            if info.state != "paused":
+                self._guests.release(sandbox.id)
+                return False
+            async with self.audited(actor, "sandbox.pause", sandbox, **why(reason)):
+                await self.change(sandbox, phase=Phase.PAUSED, reason=reason)
+            return True
 
     async def stand_still(self) -> tuple[list[str], dict[str, str]]:
         """Pause every sandbox that runs as libvirt has it, without the database: rows follow once it is back.

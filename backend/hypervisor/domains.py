@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import contextlib
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 import libvirt
 
@@ -48,6 +50,8 @@ class Domains:
         self.prefix = prefix
         self.unnamed: set[str] = set()  # domains that we are at work on and that no row names
         self._machines: dict[str, Machine] = {}
+        # Each for as long as a call of it waits or runs.
+        self._taking: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     @contextlib.contextmanager
     def at_work_on(self, *names: str) -> Iterator[None]:
@@ -57,6 +61,11 @@ class Domains:
             yield
         finally:
             self.unnamed.difference_update(names)
+
+    def taking(self, name: str) -> threading.Lock:
+        """Held on a call's thread, where to look at a domain and to take it are one step. It is the domain's
+        own: a guest or a host that hangs holds up no other."""
+        return self._taking.setdefault(name, threading.Lock())
 
     def check_name(self, name: str) -> str:
         if not check_name(name, "domain name").startswith(f"{self.prefix}-"):

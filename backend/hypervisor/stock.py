@@ -8,7 +8,6 @@ is never handed out.
 
 from __future__ import annotations
 
-import threading
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -24,8 +23,6 @@ from backend.steps import reached
 ROLE = "stock"
 SUSPENDED = "parked.save"
 
-_taking = threading.Lock()  # calls run on threads: looking and taking are one step
-
 
 async def hand_out(
     domains: Domains, name: str, hostname: str, metadata: dict[str, str], ca_public: str
@@ -36,9 +33,10 @@ async def hand_out(
     """
     check_name(hostname, "host name")
     text = ET.tostring(metadata_element(metadata, space=""), encoding="unicode")
+    taking = domains.taking(name)
 
     def work(domain: libvirt.virDomain) -> None:
-        with _taking:
+        with taking:
             found = info_of(domain)
             if found.metadata.get("role") != ROLE or found.state != "paused":
                 raise Conflict(f"domain {name!r} is not parked in stock", remedy="take another one")

@@ -24,6 +24,7 @@ from backend.fleet.turns import USUAL_S, Turns
 from backend.guests import CertificateAuthority, Guest
 from backend.hypervisor import DiskUse, DomainInfo, GuestImage
 from backend.hypervisor import Identity as DomainIdentity
+from backend.hypervisor.nouns import State
 from backend.hypervisor.templates import Before
 from backend.models import CreateSandbox, Identity, Phase, QueuePlace, Role, Sandbox, SnapshotRequest, now
 from backend.policy import Policy
@@ -68,6 +69,9 @@ class Machine:
 
     async def stop(self, domain: str) -> None:
         self.states[domain] = "shutoff"
+
+    async def info(self, domain: str) -> DomainInfo:
+        return DomainInfo(domain, "", cast("State", self.states.get(domain, "running")), {})
 
 
 class Machines(list[Machine]):
@@ -207,6 +211,77 @@ async def test_what_libvirt_says_of_the_pause_later_does_not_take_the_reason_awa
     shown = DomainInfo(row.domain, "", "paused", {}, "asked")
     assert not await lab.fleet.see(await lab.fleet.load(row.id), shown)
     assert (await lab.phases())["box-1"] == (Phase.PAUSED, "the disk is full")
+
+
+async def test_the_guard_waits_for_nobody_who_is_at_work_on_the_one_that_writes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping, others = await lab.runs(1), [await lab.runs(2), await lab.runs(3)]
+    asked, ends = asyncio.Event(), asyncio.Event()
+    stop = lab.machine.stop
+
+    async def slow(domain: str) -> None:
+        asked.set()
+        await ends.wait()
+        await stop(domain)
+
+    monkeypatch.setattr(lab.machine, "stop", slow)
+    await lab.reserve()
+    lab.machine.free_mb = RESERVE_MB - 100
+    for number, row in enumerate((others[1], others[0], stopping), 1):
+        lab.machine.sizes[row.domain] = number * 100 * MIB
+    stopped = asyncio.create_task(lab.fleet.stop(AGENT, stopping.id))
+    async with asyncio.timeout(LIMIT_S):
+        await asked.wait()
+        await lab.reserve()
+        assert lab.machine.states == {stopping.domain: "paused"}, "it writes no more, whoever holds its lock"
+        assert (await lab.phases())["box-1"] == (Phase.RUNNING, "")
+        await lab.reserve()
+        assert lab.machine.states == dict.fromkeys((stopping.domain, others[0].domain), "paused")
+        ends.set()
+        await stopped
+        await lab.settled()
+    assert (await lab.phases())["box-1"] == (Phase.STOPPED, "")
+
+
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.STOPPED])
+async def test_the_row_of_one_that_was_halted_says_why_when_its_turn_comes(lab: Lab, phase: Phase) -> None:
+    """One that is stopped is being started."""
+    row = await lab.runs(1, phase=phase)
+    await lab.reserve()
+    async with asyncio.timeout(LIMIT_S):
+        with lab.bus.subscribe() as events:
+            async with lab.fleet.exclusive(row.id):
+                lab.machine.sizes[row.domain], lab.machine.free_mb = 300 * MIB, RESERVE_MB - 100
+                await lab.reserve()
+                assert lab.machine.states == {row.domain: "paused"}
+                lab.machine.states[row.domain] = "running"  # as libvirt does after a snapshot
+                await lab.reserve()
+                assert lab.machine.states == {row.domain: "running"}, "what it wrote before counts no more"
+                lab.machine.sizes[row.domain] += 2 * MIB
+                await lab.reserve()
+                assert (await lab.phases())["box-1"] == (phase, "")
+            event = await told(events, "sandbox.paused")
+        await lab.settled()
+    assert "it wrote 300 MB" in event["reason"]
+    assert (await lab.phases())["box-1"] == (Phase.PAUSED, event["reason"])
+    rows, _ = await lab.audit.list(sandbox_id=row.id)
+    assert {(one.action, one.step) for one in rows} == {
+        ("sandbox.pause", "intent"), ("sandbox.pause", "outcome"),
+    }  # fmt: skip
+
+
+async def test_one_that_goes_on_again_when_its_turn_comes_is_not_told_to_be_paused(lab: Lab) -> None:
+    row, restored = await lab.runs(1), await lab.runs(2, doing="restore a")
+    await lab.reserve()
+    lab.machine.free_mb = RESERVE_MB - 100
+    lab.machine.sizes |= {row.domain: 300 * MIB, restored.domain: 500 * MIB}
+    async with asyncio.timeout(LIMIT_S), lab.fleet.exclusive(row.id), lab.fleet.exclusive(restored.id):
+        await lab.reserve()
+        lab.machine.states[row.domain] = "running"
+    await lab.settled()
+    assert await lab.phases() == dict.fromkeys(("box-1", "box-2"), (Phase.RUNNING, ""))
+    assert restored.domain not in lab.machine.states, "a restore whose guest stands still fails half-way"
 
 
 async def test_it_goes_on_once_there_is_room_and_not_before(lab: Lab) -> None:

@@ -22,7 +22,7 @@ from backend.errors import (
     NotFound,
     TimedOut,
 )
-from backend.hypervisor import DomainEvent, Hypervisor
+from backend.hypervisor import DomainEvent, DomainInfo, Hypervisor, stock
 from backend.hypervisor.connection import Connection, looked_up
 from backend.hypervisor.domains import Domains
 from backend.hypervisor.local_files import LocalFiles
@@ -153,6 +153,36 @@ async def test_stock_is_handed_out_once_and_its_metadata_says_so(
     assert (await domains.info("fluid-a")).metadata == owner
     await domains.power_off("fluid-a")
     assert (await domains.info("fluid-a")).metadata == owner  # what the next start reads
+
+
+@pytest.mark.parametrize("where", ["of another host", "of the same host"])
+async def test_a_hand_out_that_hangs_holds_up_no_other(
+    connection: Connection, domains: Domains, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    hangs, goes_on = asyncio.Event(), threading.Event()
+    loop, look = asyncio.get_running_loop(), stock.info_of
+
+    def hang(domain: libvirt.virDomain) -> DomainInfo:
+        if domain.name() == "fluid-a":
+            loop.call_soon_threadsafe(hangs.set)
+            goes_on.wait()
+        return look(domain)
+
+    for name in ("fluid-a", "fluid-b"):
+        await define(connection, xml(name, MARK.replace("sandbox", "stock")))
+        await domains.pause(name)
+    monkeypatch.setattr(stock, "info_of", hang)
+    other = domains if where == "of the same host" else Domains(connection, domains.files, "test", "fluid")
+    hanging = asyncio.create_task(hand_out(domains, "fluid-a", "web", {"role": "sandbox"}, ""))
+    try:
+        async with asyncio.timeout(EVENT_LIMIT_S):
+            await hangs.wait()
+            with pytest.raises(HypervisorFailed):  # not before it was taken: the test driver has no channel
+                await hand_out(other, "fluid-b", "web", {"role": "sandbox"}, "")
+    finally:
+        goes_on.set()
+        await asyncio.gather(hanging, return_exceptions=True)
+    assert (await domains.info("fluid-b")).metadata == {"role": "sandbox"}
 
 
 async def test_one_that_ran_since_it_was_suspended_is_another_machine(

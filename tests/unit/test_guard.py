@@ -35,6 +35,17 @@ def test_a_new_layer_counts_as_a_whole_and_a_smaller_one_as_nothing() -> None:
     assert writers.grown() == {"snapshot": 5, "shrunk": 0}
 
 
+def test_what_was_written_before_a_halt_counts_no_more() -> None:
+    writers = Writers()
+    writers.add([use("greedy", 0)], 0)
+    writers.add([use("greedy", GIB), use("other", 5)], 2)
+    writers.forget("greedy")
+    writers.forget("gone")
+    assert writers.grown() == {"greedy": 0, "other": 5}
+    writers.add([use("greedy", GIB + 7), use("other", 5)], 4)
+    assert writers.grown() == {"greedy": 7, "other": 5}
+
+
 @pytest.mark.parametrize(
     ("left_s", "told", "wanted"),
     [
