@@ -84,19 +84,19 @@ class Log:
 def _stanzas(data: bytes) -> Iterator[dict[str, str]]:
     """Fields of each stanza, continuation lines joined with newlines."""
     for block in re.split(r"\n[ \t]*\n", data.decode("utf-8", "replace")):
-        fields: dict[str, str] = {}
+        fields: dict[str, list[str]] = {}
         last = ""
         for line in block.split("\n"):
             if line[:1] in (" ", "\t"):
                 if last:
-                    fields[last] += "\n" + line.strip()
+                    fields[last].append(line.strip())
                 continue
             last, separator, value = line.partition(":")
             last = last if separator else ""
             if last:
-                fields[last] = value.strip()
+                fields[last] = [value.strip()]
         if fields:
-            yield fields
+            yield {name: "\n".join(lines) for name, lines in fields.items()}
 
 
 def parse_status(data: bytes | None) -> dict[str, Package]:
