@@ -234,7 +234,7 @@ class _Interpretation:
         semantics = Semantics(self._comparison.pairs, changes.files, self._commands)
         found = settings.find(self._comparison, self._read, notes)
         changes.settings = semantics.settings(found, self._teller, own)
-        changes.settings += dpkg.hold_changes(self._status_before, self._status)
+        changes.settings += semantics.holds(dpkg.hold_changes(self._status_before, self._status))
         changes.settings += semantics.keys(self._rpms, self._teller)
         self._show_meant(changes)
         semantics.attribute(changes, {one.name: one.installed_at for one in self._rpms.after})

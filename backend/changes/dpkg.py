@@ -16,6 +16,7 @@ from backend.models import ChangeVerb, PackageChange, SettingChange, SettingKind
 STATUS = b"/var/lib/dpkg/status"
 EXTENDED = b"/var/lib/apt/extended_states"
 LOG = b"/var/log/dpkg.log"
+HOLD = "hold of "
 INFO = b"/var/lib/dpkg/info/"
 MERGED = (b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/", b"/libx32/")
 
@@ -168,7 +169,7 @@ def hold_changes(before: Mapping[str, Package], after: Mapping[str, Package]) ->
     return [
         SettingChange(
             kind=SettingKind.DPKG,
-            name=f"hold of {name}",
+            name=f"{HOLD}{name}",
             verb=ChangeVerb.ADDED if name in new else ChangeVerb.REMOVED,
             before={"held": "yes"} if name in old else {},
             after={"held": "yes"} if name in new else {},

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
-from backend.changes import attribution
+from backend.changes import attribution, dpkg
 from backend.changes.naming import working
 from backend.changes.rpm import KEY_PACKAGE, Rpms
 from backend.changes.settings import Found, Teller
@@ -36,6 +36,7 @@ _ON_ACCOUNTS = re.compile(
     r"|systemd-sysusers)\b|(?<!getent )(?<!/etc/)\bpasswd\b|/etc/(?:passwd|shadow|group|gshadow)\b"
 )
 _DPKG_WORDS = ("statoverride", "divert")
+_ON_HOLDS = re.compile(r"\b(?:un)?hold\b|--set-selections|/var/lib/dpkg/status\b")
 _OWN_KINDS = (SettingKind.HOSTNAME, SettingKind.HOSTS, SettingKind.RESOLVER, SettingKind.DPKG)
 _LOOPBACK = re.compile(r"127\.[0-9.]+|::1")
 _LOCALHOST = frozenset({"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"})
@@ -147,6 +148,18 @@ class Semantics:
                 found.append(change)
         return found
 
+    def holds(self, found: list[SettingChange]) -> list[SettingChange]:
+        """Holds with the commands that hold packages and name this one; else who ran when dpkg's database was
+        written last, which tells the last change only."""
+        if not found:
+            return found
+        on_holds = [one for one in self._since((dpkg.STATUS,)) if _ON_HOLDS.search(one.command)]
+        for change in found:
+            word = re.compile(rf"(?<![\w.+-]){re.escape(change.name.removeprefix(dpkg.HOLD))}(?![\w.+-])")
+            named = [one.id for one in on_holds if word.search(one.command)]
+            change.commands = named[: attribution.MAX_COMMANDS] or self.ran((dpkg.STATUS,))
+        return found
+
     def attribute(self, changes: Changes, installed_at: Mapping[str, int]) -> None:
         """Add the commands to packages, units and accounts. The account files tell the last change only.
         ``installed_at``: rpm's word, in seconds."""
@@ -189,7 +202,11 @@ class Semantics:
     def _meanwhile(self) -> list[Command]:
         """The commands that began between the last change of an account file at the first point and its last
         change at the second."""
-        pairs = [self._pairs[path] for path in _ACCOUNT_FILES if path in self._pairs]
+        return self._since(_ACCOUNT_FILES)
+
+    def _since(self, paths: Iterable[bytes]) -> list[Command]:
+        """The commands that began between the last change of the files at the two points."""
+        pairs = [self._pairs[path] for path in paths if path in self._pairs]
         return self._commands.begun(
             [
                 (pair.before.ctime_ns if pair.before else 0, pair.after.ctime_ns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from backend.changes import dpkg
 from backend.models import ChangeVerb, PackageChange, SettingKind
 from backend.playbooks.builders.context import Context, Phase, Task, title
 
@@ -12,7 +13,7 @@ INSTALLERS = ("apt-get", "apt", "aptitude", "dnf", "dnf5", "yum", "microdnf")
 _SOURCE_FOLDERS = ("/etc/apt/sources.list",)  # and what is below sources.list.d
 _UPGRADES = {"upgrade": "safe", "safe-upgrade": "safe", "dist-upgrade": "dist", "full-upgrade": "dist"}
 _RPM_ARCHES = frozenset({"noarch", "x86_64", "aarch64", "i686", "ppc64le"})
-_HOLD = "hold of "
+_HOLD = dpkg.HOLD
 _DATABASE = "/var/lib/dpkg/status"
 
 
