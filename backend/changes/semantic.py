@@ -14,6 +14,7 @@ from backend.changes import attribution, dpkg
 from backend.changes.naming import working
 from backend.changes.rpm import KEY_PACKAGE, Rpms
 from backend.changes.settings import Found, Teller
+from backend.changes.settings.repositories import ARCHITECTURE
 from backend.disks import Pair
 from backend.models import (
     Changes,
@@ -37,7 +38,13 @@ _ON_ACCOUNTS = re.compile(
 )
 _DPKG_WORDS = ("statoverride", "divert")
 _ON_HOLDS = re.compile(r"\b(?:un)?hold\b|--set-selections|/var/lib/dpkg/status\b")
-_OWN_KINDS = (SettingKind.HOSTNAME, SettingKind.HOSTS, SettingKind.RESOLVER, SettingKind.DPKG)
+_OWN_KINDS = (
+    SettingKind.HOSTNAME,
+    SettingKind.HOSTS,
+    SettingKind.RESOLVER,
+    SettingKind.DPKG,
+    SettingKind.TIME_ZONE,  # its hidden file tells the drift of a clock, too
+)
 _LOOPBACK = re.compile(r"127\.[0-9.]+|::1")
 _LOCALHOST = frozenset({"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"})
 
@@ -118,6 +125,8 @@ class Semantics:
 
     def _meant(self, change: SettingChange, own: set[str] | None) -> bool:
         """Whether somebody did it, and not the making of the machine."""
+        if change.kind is SettingKind.TIME_ZONE or change.name.startswith(ARCHITECTURE):
+            return True  # which no machine and no package does by itself
         if change.kind is SettingKind.DPKG:
             # What packages' scripts write there comes with the packages.
             return any(word in self._texts.get(id, "") for id in change.commands for word in _DPKG_WORDS)
