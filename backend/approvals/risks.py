@@ -155,7 +155,12 @@ def _named(names: list[str]) -> str:
 def _administrators(users: Iterable[UserChange]) -> Iterator[str]:
     for user in users:
         if user.after.get("uid") == "0":
-            yield f"makes {user.name} an administrator (uid 0)"
+            if user.before.get("uid") == "0":
+                moved = {*user.before.items()} ^ {*user.after.items()}
+                what = ", ".join(sorted({name for name, _ in moved}))
+                yield f"changes {user.name}, an administrator (uid 0): {what}"
+            else:
+                yield f"makes {user.name} an administrator (uid 0)"
             continue
         before, after = (
             _ADMINS.intersection(side.get("groups", "").split(",")) for side in (user.before, user.after)

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from backend.changes.grants import grants, people
+from backend.changes.settings.system import HARDWARE_CLOCK
 from backend.models import SettingChange, SettingKind
 
 Told = tuple[int, str]
@@ -342,7 +343,9 @@ def _host_name(change: SettingChange) -> Iterator[Told]:
 
 
 def _time_zone(change: SettingChange) -> Iterator[Told]:
-    if change.after:
+    if change.name == HARDWARE_CLOCK:
+        yield USUAL, f"lets the hardware clock keep {'local time' if change.after else 'UTC'}"
+    elif change.after:
         yield USUAL, f"sets the time zone to {_value(change, 'zone')}"
 
 

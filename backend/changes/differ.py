@@ -7,9 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from backend.changes import accounts, attribution, dpkg, rpm, settings, told, units
+from backend.changes import accounts, attribution, bounds, dpkg, rpm, settings, told, units
 from backend.changes.blobs import BlobStore
 from backend.changes.naming import Naming, folders_named
 from backend.changes.noise import (
@@ -50,6 +50,7 @@ from backend.models import (
 
 PASSWD, GROUP, SHADOW, GSHADOW = b"/etc/passwd", b"/etc/group", b"/etc/shadow", b"/etc/gshadow"
 SUBORDINATE = (b"/etc/subuid", b"/etc/subgid")
+_ACCOUNT_FILES = (PASSWD, GROUP, SHADOW, GSHADOW, *SUBORDINATE)
 HOSTNAME = b"/etc/hostname"
 _HOST_KEY = b"/etc/ssh/ssh_host_"
 _TOLD = frozenset({PASSWD, GROUP, SHADOW, GSHADOW, HOSTNAME, b"/etc/hosts", b"/etc/resolv.conf"})
@@ -62,7 +63,7 @@ _RAN = "while commands ran that do not name them"
 _TYPED = "when somebody had typed into a terminal"
 LIMITS = ContentLimits(
     opaque=(b"/var/cache/", b"/var/lib/apt/", b"/var/log/", b"/tmp/", b"/var/tmp/"),  # noise hides them
-    whole=(PASSWD, GROUP, SHADOW, GSHADOW, *SUBORDINATE, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG, HOSTNAME),
+    whole=(*_ACCOUNT_FILES, dpkg.STATUS, dpkg.EXTENDED, dpkg.LOG, HOSTNAME),
     listed=units.FOLDERS + settings.FOLDERS,
 )
 _USUAL_STATE = "installed"
@@ -131,8 +132,8 @@ class Differ:
                 await self._places(one, before, after)
                 for one in ({path for path in named if not path.endswith(b"/**")}, trees)
             ]
-            work = _Interpretation(*found, self._noise, self._blobs, self._key, commands, typed, *places)
-            await asyncio.to_thread(work.fill, changes, made_before=made_before)
+            work = (*found, self._noise, self._blobs, self._key, commands, typed, *places)
+            await asyncio.to_thread(_interpret, changes, *work, made_before=made_before)
         changes.took_s = round(time.monotonic() - started, 3)
         return changes
 
@@ -146,7 +147,7 @@ class Differ:
         if not comparison.pairs:
             return None
         read: dict[bytes, bytes | None] = {}
-        if paths := settings.context(comparison):
+        if paths := await asyncio.to_thread(settings.context, comparison):
             read = await self._reader.read(after, paths, settings.MAX_FILE_BYTES)
         return comparison, read, await rpm.read(self._reader, comparison, before, after)
 
@@ -173,7 +174,13 @@ class Differ:
         changes.notes += [*notes, "a guest is not asked for what chattr(1) sets, nor for gshadow(5)"]
         if not comparison.pairs:
             return None
-        return comparison, after.read(settings.context(comparison)), rpm.untold(comparison)
+        paths = await asyncio.to_thread(settings.context, comparison)
+        return comparison, after.read(paths), rpm.untold(comparison)
+
+
+def _interpret(changes: Changes, *work: Any, made_before: bool) -> None:
+    """What a guest wrote is parsed here from the first byte on, in a thread of its own."""
+    _Interpretation(*work).fill(changes, made_before=made_before)
 
 
 class _Interpretation:
@@ -192,6 +199,7 @@ class _Interpretation:
         named: set[bytes],
         trees: set[bytes],
     ) -> None:
+        comparison, self._unread = bounds.bounded(comparison, _ACCOUNT_FILES)
         self._comparison, self._read, self._noise = comparison, read, noise
         self._trees = tuple(tree + b"/" for tree in trees)
         self._named = named - _TOLD  # of those the accounts and settings tell all
@@ -217,7 +225,7 @@ class _Interpretation:
         pairs = comparison.pairs
         self._names = shared(_linked(pair.before for pair in pairs), _linked(pair.after for pair in pairs))
         self._by_name = 0  # removed files whose commands are those that name them
-        self._notes = [note] if note else []
+        self._notes = dict.fromkeys([*self._unread.values(), *([note] if note else [])])  # each once
 
     def _windows(self) -> tuple[list[dpkg.Window], str]:
         pair = next((pair for pair in self._comparison.pairs if pair.path == dpkg.LOG), None)
@@ -244,7 +252,7 @@ class _Interpretation:
         self._settings(changes, None if made_before else self._hostnames())
         self._show_strange(changes)
         changes.hidden = dict(Counter(change.hidden for change in changes.files if change.hidden))
-        changes.notes += self._notes[:MAX_NOTES]
+        changes.notes += list(self._notes)[:MAX_NOTES]
         if len(self._notes) > MAX_NOTES:
             changes.notes.append(f"and {len(self._notes) - MAX_NOTES} more notes")
         left_out = list(self._left_out_words())
@@ -264,7 +272,7 @@ class _Interpretation:
         semantics = Semantics(self._comparison.pairs, changes.files, self._commands)
         found = settings.find(self._comparison, self._read, notes)
         changes.settings = semantics.settings(found, self._teller, own)
-        changes.settings += dpkg.hold_changes(self._status_before, self._status)
+        changes.settings += semantics.holds(dpkg.hold_changes(self._status_before, self._status))
         changes.settings += semantics.keys(self._rpms, self._teller)
         self._show_meant(changes)
         semantics.attribute(changes, {one.name: one.installed_at for one in self._rpms.after})
@@ -304,15 +312,17 @@ class _Interpretation:
 
     def _show_strange(self, changes: Changes) -> None:
         """A file of accounts whose new rows no account tells: they may be one to some program, and what is
-        told of accounts does not hold them. And who got ids that no useradd gives."""
+        told of accounts does not hold them. And who got ids that no useradd gives. One that was not read."""
         strange = accounts.strange_changes(self._before, self._after)
         made = {user.name for user in changes.users if ChangeVerb.MODIFIED is not user.verb}
         for path in SUBORDINATE:
             sides = [side.whole.get(path) for side in (self._comparison.before, self._comparison.after)]
             if told := accounts.ids_changes(wire_path(path), sides[0], sides[1], made):
                 strange[wire_path(path)] = told
-        self._show(changes, strange)
-        self._notes[:0] = [note for notes in strange.values() for note in notes]
+        unread = {wire_path(path) for path in self._unread if path in (*_ACCOUNT_FILES, dpkg.STATUS)}
+        self._show(changes, strange.keys() | unread)
+        first = [*self._unread.values(), *(note for notes in strange.values() for note in notes)]
+        self._notes = dict.fromkeys(first) | self._notes
 
     def _show(self, changes: Changes, paths: Container[str]) -> None:
         """The whole of files that noise hides."""
@@ -432,8 +442,7 @@ class _Interpretation:
             self._note(f"{HOST_KEYS}: {change.path} was made anew while {', '.join(ran)} ran")
 
     def _note(self, text: str) -> None:
-        if text not in self._notes:
-            self._notes.append(text)
+        self._notes[text] = None
 
     def _packages(self) -> list[PackageChange]:
         before, after = self._comparison.before.whole, self._comparison.after.whole

@@ -16,6 +16,7 @@ from backend.models import ChangeVerb, PackageChange, SettingChange, SettingKind
 STATUS = b"/var/lib/dpkg/status"
 EXTENDED = b"/var/lib/apt/extended_states"
 LOG = b"/var/log/dpkg.log"
+HOLD = "hold of "
 INFO = b"/var/lib/dpkg/info/"
 MERGED = (b"/bin/", b"/sbin/", b"/lib/", b"/lib32/", b"/lib64/", b"/libx32/")
 
@@ -84,19 +85,19 @@ class Log:
 def _stanzas(data: bytes) -> Iterator[dict[str, str]]:
     """Fields of each stanza, continuation lines joined with newlines."""
     for block in re.split(r"\n[ \t]*\n", data.decode("utf-8", "replace")):
-        fields: dict[str, str] = {}
+        fields: dict[str, list[str]] = {}
         last = ""
         for line in block.split("\n"):
             if line[:1] in (" ", "\t"):
                 if last:
-                    fields[last] += "\n" + line.strip()
+                    fields[last].append(line.strip())
                 continue
             last, separator, value = line.partition(":")
             last = last if separator else ""
             if last:
-                fields[last] = value.strip()
+                fields[last] = [value.strip()]
         if fields:
-            yield fields
+            yield {name: "\n".join(lines) for name, lines in fields.items()}
 
 
 def parse_status(data: bytes | None) -> dict[str, Package]:
@@ -168,7 +169,7 @@ def hold_changes(before: Mapping[str, Package], after: Mapping[str, Package]) ->
     return [
         SettingChange(
             kind=SettingKind.DPKG,
-            name=f"hold of {name}",
+            name=f"{HOLD}{name}",
             verb=ChangeVerb.ADDED if name in new else ChangeVerb.REMOVED,
             before={"held": "yes"} if name in old else {},
             after={"held": "yes"} if name in new else {},

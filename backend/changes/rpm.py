@@ -74,6 +74,10 @@ async def read(
         told = await _ask([{name: side[path] for name, path in names.items()} for side in sides])
     except DiskUnreadable as error:
         return Rpms(note=f"{names['database'].decode()}: packages are not told, {error.message}")
+    return await asyncio.to_thread(_rpms, told)
+
+
+def _rpms(told: Mapping[str, Any]) -> Rpms:
     marked = told["pulled_in"]
     return Rpms(
         tuple(_rpm(row) for row in told["before"]),
@@ -109,6 +113,7 @@ async def _ask(sides: Sequence[Mapping[str, bytes | None]]) -> dict[str, Any]:
         for side, files in zip(("before", "after"), sides, strict=True)
     }
     job |= {"uid": _NOBODY_UID, "memory_bytes": _MEMORY_BYTES, "cpu_s": _TIMEOUT_S}
+    asked = await asyncio.to_thread(b"".join, wire.frame(job, blobs.parts))
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-I", "-S", "-c", _START, _PROGRAM_ROOT,
         stdin=asyncio.subprocess.PIPE,
@@ -118,7 +123,7 @@ async def _ask(sides: Sequence[Mapping[str, bytes | None]]) -> dict[str, Any]:
     )  # fmt: skip
     try:
         async with asyncio.timeout(_TIMEOUT_S):
-            out, _ = await process.communicate(b"".join(wire.frame(job, blobs.parts)))
+            out, _ = await process.communicate(asked)
     except TimeoutError:
         raise DiskUnreadable(f"reading it took longer than {_TIMEOUT_S} s") from None
     finally:

@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
-from backend.changes import attribution
+from backend.changes import attribution, dpkg
 from backend.changes.naming import working
 from backend.changes.rpm import KEY_PACKAGE, Rpms
 from backend.changes.settings import Found, Teller
+from backend.changes.settings.repositories import ARCHITECTURE
 from backend.disks import Pair
 from backend.models import (
     Changes,
@@ -36,7 +37,14 @@ _ON_ACCOUNTS = re.compile(
     r"|systemd-sysusers)\b|(?<!getent )(?<!/etc/)\bpasswd\b|/etc/(?:passwd|shadow|group|gshadow)\b"
 )
 _DPKG_WORDS = ("statoverride", "divert")
-_OWN_KINDS = (SettingKind.HOSTNAME, SettingKind.HOSTS, SettingKind.RESOLVER, SettingKind.DPKG)
+_ON_HOLDS = re.compile(r"\b(?:un)?hold\b|--set-selections|/var/lib/dpkg/status\b")
+_OWN_KINDS = (
+    SettingKind.HOSTNAME,
+    SettingKind.HOSTS,
+    SettingKind.RESOLVER,
+    SettingKind.DPKG,
+    SettingKind.TIME_ZONE,  # its hidden file tells the drift of a clock, too
+)
 _LOOPBACK = re.compile(r"127\.[0-9.]+|::1")
 _LOCALHOST = frozenset({"localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"})
 
@@ -117,6 +125,8 @@ class Semantics:
 
     def _meant(self, change: SettingChange, own: set[str] | None) -> bool:
         """Whether somebody did it, and not the making of the machine."""
+        if change.kind is SettingKind.TIME_ZONE or change.name.startswith(ARCHITECTURE):
+            return True  # which no machine and no package does by itself
         if change.kind is SettingKind.DPKG:
             # What packages' scripts write there comes with the packages.
             return any(word in self._texts.get(id, "") for id in change.commands for word in _DPKG_WORDS)
@@ -145,6 +155,18 @@ class Semantics:
                 else:
                     change.before = values
                 found.append(change)
+        return found
+
+    def holds(self, found: list[SettingChange]) -> list[SettingChange]:
+        """Holds with the commands that hold packages and name this one; else who ran when dpkg's database was
+        written last, which tells the last change only."""
+        if not found:
+            return found
+        on_holds = [one for one in self._since((dpkg.STATUS,)) if _ON_HOLDS.search(one.command)]
+        for change in found:
+            word = re.compile(rf"(?<![\w.+-]){re.escape(change.name.removeprefix(dpkg.HOLD))}(?![\w.+-])")
+            named = [one.id for one in on_holds if word.search(one.command)]
+            change.commands = named[: attribution.MAX_COMMANDS] or self.ran((dpkg.STATUS,))
         return found
 
     def attribute(self, changes: Changes, installed_at: Mapping[str, int]) -> None:
@@ -189,7 +211,11 @@ class Semantics:
     def _meanwhile(self) -> list[Command]:
         """The commands that began between the last change of an account file at the first point and its last
         change at the second."""
-        pairs = [self._pairs[path] for path in _ACCOUNT_FILES if path in self._pairs]
+        return self._since(_ACCOUNT_FILES)
+
+    def _since(self, paths: Iterable[bytes]) -> list[Command]:
+        """The commands that began between the last change of the files at the two points."""
+        pairs = [self._pairs[path] for path in paths if path in self._pairs]
         return self._commands.begun(
             [
                 (pair.before.ctime_ns if pair.before else 0, pair.after.ctime_ns)

@@ -243,9 +243,7 @@ class DiskReader:
         }
         head, blobs = await self._ask(job, before, after)
         facts = await self._declared(head["pairs"], blobs, before, after)
-        pairs = tuple(_pair(row, blobs, facts) for row in head["pairs"])
-        old, new = (_side(head.get(side, {}), blobs) for side in ("before", "after"))
-        return Comparison(pairs, old, new, _elsewhere(head["elsewhere"]))
+        return await asyncio.to_thread(_comparison, head, blobs, facts)
 
     async def _declared(
         self, rows: list[Any], blobs: list[bytes], before: Sequence[Path], after: Sequence[Path]
@@ -377,6 +375,15 @@ def _pair(row: list[Any], blobs: list[bytes], facts: dict[str, dict[str, dict[st
         contents.append(content)
     known = {"same_content": bool(row[4]), "went_ns": row[5]}
     return Pair(entries[0], entries[1], contents[0], contents[1], **known)
+
+
+def _comparison(
+    head: dict[str, Any], blobs: list[bytes], facts: dict[str, dict[str, dict[str, str]]]
+) -> Comparison:
+    """Of as many pairs as a guest likes: blocking."""
+    pairs = tuple(_pair(row, blobs, facts) for row in head["pairs"])
+    old, new = (_side(head.get(side, {}), blobs) for side in ("before", "after"))
+    return Comparison(pairs, old, new, _elsewhere(head["elsewhere"]))
 
 
 def _elsewhere(rows: list[Any]) -> tuple[Elsewhere, ...]:

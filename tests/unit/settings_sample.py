@@ -12,13 +12,13 @@ File = tuple[str, str | None, str | None]
 """Path, text before, text after; ``→ TARGET`` is a link."""
 
 
-def stated(*files: File) -> list[SettingChange]:
-    """What the files state otherwise than before, without noise, packages and commands."""
+def stated(*files: File, noise: str = "") -> list[SettingChange]:
+    """What the files state otherwise than before, without packages and commands. ``noise`` hides them."""
     pairs = [
         Pair(_entry(path, before), _entry(path, after), _content(before), _content(after))
         for path, before, after in sorted(files)
     ]
-    changes = [FileChange(path=path, verb=ChangeVerb.MODIFIED) for path, _, _ in files]
+    changes = [FileChange(path=path, verb=ChangeVerb.MODIFIED, hidden=noise) for path, _, _ in files]
     found = find(Comparison(tuple(pairs), Side(), Side()), {}, [])
     return Semantics(pairs, changes, Timeline([])).settings(found, Teller(b"k" * 32), set())
 

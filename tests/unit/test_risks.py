@@ -352,6 +352,12 @@ def test_administrators_services_and_removals_are_named() -> None:
         users=[
             user("eve", after={"uid": "1001", "groups": "sudo,users"}),
             user("toor", after={"uid": "0"}),
+            user("bin", before={"uid": "2"}, after={"uid": "0"}),
+            user(
+                "root",
+                before={"uid": "0", "shell": "/bin/sh", "password": "locked"},
+                after={"uid": "0", "shell": "/bin/bash", "password": "set"},
+            ),
             user("ann", before={"groups": "sudo"}, after={"groups": "sudo"}),
         ],
         units=[
@@ -364,6 +370,8 @@ def test_administrators_services_and_removals_are_named() -> None:
     assert risks(found) == [
         "makes eve an administrator (group sudo)",
         "makes toor an administrator (uid 0)",
+        "makes bin an administrator (uid 0)",
+        "changes root, an administrator (uid 0): password, shell",
         "removes files: /srv/x",
         "enables a.service",
         "disables b.service",

@@ -14,6 +14,7 @@ from backend.changes.settings.fact import Parse, Place, Reader, Stated, text
 from backend.models import SettingKind
 
 MAX_FACTS = 1_000
+ARCHITECTURE = "architecture "
 _ONE_LINE = re.compile(r'(deb|deb-src)\s+(?:\[((?:"[^"]*"|[^\]"])*)\]\s*)?(\S+)\s+(\S+)\s*(.*)')
 _QUOTED_WORD = re.compile(r'(?:"[^"]*"|[^\s"])+')
 _SECTION = re.compile(r"\[([^\]]+)\]")
@@ -148,6 +149,12 @@ def diversions(place: Place) -> Iterator[Stated]:
         yield f"diversion of {path}", {"to": to, "for": "a person" if package == ":" else package}
 
 
+def architectures(place: Place) -> Iterator[Stated]:
+    """Whose packages dpkg takes: the machine's own architecture and those that somebody added."""
+    for line in place.lines():
+        yield f"{ARCHITECTURE}{line}", {"packages": "are taken"}
+
+
 def _reader(kind: SettingKind, pattern: bytes, parse: Parse) -> Reader:
     return Reader(kind, re.compile(pattern, re.DOTALL), parse)
 
@@ -160,6 +167,7 @@ READERS = (
     _reader(SettingKind.APT, rb"/etc/apt/apt\.conf(?:\.d/[^/]+)?", apt_settings),
     _reader(SettingKind.DPKG, rb"/var/lib/dpkg/statoverride", statoverrides),
     _reader(SettingKind.DPKG, rb"/var/lib/dpkg/diversions", diversions),
+    _reader(SettingKind.DPKG, rb"/var/lib/dpkg/arch", architectures),
     _reader(
         SettingKind.SOURCE_KEY,
         rb"/etc/apt/trusted\.gpg(?:\.d/[^/]+)?|/etc/apt/keyrings/[^/]+|/usr/share/keyrings/[^/]+"

@@ -1,7 +1,7 @@
 """The machine itself: kernel parameters, modules, mounts, names, resolver, alternatives, locale, time zone.
 
 Sources: sysctl.d(5), modules-load.d(5), modprobe.d(5), fstab(5), hosts(5), resolv.conf(5), nsswitch.conf(5),
-update-alternatives(1), locale.conf(5), localtime(5).
+update-alternatives(1), locale.conf(5), localtime(5), hwclock(8).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 _ZONE = re.compile(rb"(?:.*/)?zoneinfo/(.+)", re.DOTALL)
 _MANUAL = re.compile(rb"\.[1-9][a-z]*(?:\.gz)?\Z")
 _SKIPPED = ("#", ";")
+HARDWARE_CLOCK = "hardware clock"
 
 
 def sysctl(place: Place) -> Iterator[Stated]:
@@ -149,6 +150,13 @@ def zone_name(place: Place) -> Iterator[Stated]:
         return
 
 
+def hardware_clock(place: Place) -> Iterator[Stated]:
+    """``/etc/adjtime``: a clock that keeps local time. What else stands there is its drift, and UTC is meant
+    where nothing is said."""
+    if [line.strip() for line in (place.data or b"").split(b"\n")[2:3]] == [b"LOCAL"]:
+        yield HARDWARE_CLOCK, {"keeps": "local time"}
+
+
 _BY_BASENAME = rb"(?:/etc|/usr/lib|/usr/local/lib|/lib|/run)"
 SYSCTL_MAIN = b"/etc/sysctl.conf"
 SYSCTL = Reader(
@@ -180,4 +188,5 @@ READERS = (
     _reader(SettingKind.LOCALE, rb"/etc/locale\.gen", made_locales),
     _reader(SettingKind.TIME_ZONE, rb"/etc/localtime", zone_link, links=True),
     _reader(SettingKind.TIME_ZONE, rb"/etc/timezone", zone_name),
+    _reader(SettingKind.TIME_ZONE, rb"/etc/adjtime", hardware_clock),
 )

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 
+from backend.changes.settings.repositories import ARCHITECTURE
+from backend.changes.settings.system import HARDWARE_CLOCK
 from backend.models import SettingChange, SettingKind
 from backend.playbooks.builders.context import Context, Phase, Task, title
 
 HOSTS = "/etc/hosts"
 _HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,127}")
+_ARCHITECTURE = re.compile(r"[a-z0-9][a-z0-9-]{0,30}")
 _WORDS = re.compile(r"[A-Za-z0-9._:%-]+(?: [A-Za-z0-9._:%-]+)*")
 
 
@@ -25,7 +28,20 @@ def identity(context: Context) -> list[Task]:
             tasks += _named(context, change)
         elif change.kind is SettingKind.HOSTS:
             tasks += _hosts_line(context, change)
+        elif change.name == HARDWARE_CLOCK or change.name.startswith(ARCHITECTURE):
+            _note_machine(context, change)
     return tasks
+
+
+def _note_machine(context: Context, change: SettingChange) -> None:
+    """What no module of ansible.builtin sets, with the command that does."""
+    word, command = change.name.removeprefix(ARCHITECTURE), ""
+    if change.name == HARDWARE_CLOCK:
+        command = f"timedatectl set-local-rtc {int(bool(change.after))}"
+    elif _ARCHITECTURE.fullmatch(word):
+        command = f"dpkg --{'add' if change.after else 'remove'}-architecture {word}"
+    does = f"; `{command}` does" if command else ""
+    context.note(f"{change.name}: no module of ansible.builtin sets it{does}")
 
 
 def _named(context: Context, change: SettingChange) -> list[Task]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from backend.changes import dpkg
 from backend.models import ChangeVerb, PackageChange, SettingKind
 from backend.playbooks.builders.context import Context, Phase, Task, title
 
@@ -12,11 +13,15 @@ INSTALLERS = ("apt-get", "apt", "aptitude", "dnf", "dnf5", "yum", "microdnf")
 _SOURCE_FOLDERS = ("/etc/apt/sources.list",)  # and what is below sources.list.d
 _UPGRADES = {"upgrade": "safe", "safe-upgrade": "safe", "dist-upgrade": "dist", "full-upgrade": "dist"}
 _RPM_ARCHES = frozenset({"noarch", "x86_64", "aarch64", "i686", "ppc64le"})
-_HOLD = "hold of "
+_HOLD = dpkg.HOLD
+_DATABASE = "/var/lib/dpkg/status"
 
 
 def packages(context: Context) -> list[Task]:
     """Tasks that upgrade, install, remove and hold packages, and what an agent removed of a new one."""
+    if any(change.path == _DATABASE for change in context.pending()):
+        context.claimed.add(_DATABASE)
+        context.note(f"{_DATABASE}: its packages were not told, and no playbook writes it")
     added = [change for change in context.changes.packages if change.verb is ChangeVerb.ADDED]
     named = [one for one in context.changes.packages if one.verb is ChangeVerb.METADATA and one.wanted]
     tasks = _upgrade(context)

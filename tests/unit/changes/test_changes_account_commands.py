@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from backend.changes.attribution import Timeline
+from backend.changes.dpkg import Package, hold_changes
 from backend.changes.semantic import Semantics
 from backend.disks import Entry, Pair
 from backend.models import Changes, ChangeVerb, Command, FileKind, GroupChange, PackageChange, UserChange
@@ -57,6 +58,29 @@ def made(changes: Callable[..., Changes]) -> Changes:
         ],
         groups=[GroupChange(name="team", verb=ChangeVerb.ADDED, after={})],
     )
+
+
+def test_a_hold_is_told_with_the_commands_that_name_it_and_else_with_the_last_that_wrote_the_database():
+    texts = ("apt-mark hold bash", "apt-get install x", "apt-mark unhold bash-doc", "apt-mark hold 'bas?'")
+    commands = [
+        Command(
+            id=f"CMD-{at}",
+            sandbox_id="SBX-1",
+            command=text,
+            started_at=START + timedelta(seconds=at * STEP_S),
+            ended_at=START + timedelta(seconds=at * STEP_S + 1),
+        )
+        for at, text in enumerate(texts, 1)
+    ]
+    semantics = Semantics([file("/var/lib/dpkg/status", 0, 4 * STEP_S + 0.5)], [], Timeline(commands))
+    free = {name: Package(name, "1", "all", "installed") for name in ("bash", "base")}
+    held = {name: replace(one, held=True) for name, one in free.items()}
+    found = semantics.holds(hold_changes(free, held))
+    assert {one.name: one.commands for one in found} == {
+        "hold of bash": ["CMD-1"],
+        "hold of base": ["CMD-4"],
+    }
+    assert semantics.holds([]) == []
 
 
 def test_each_account_is_told_with_the_commands_that_name_it_and_not_with_the_last(made: Changes):
