@@ -7,6 +7,7 @@ sandbox's disk could not be read, the twin is asked as the sandbox was, and the 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -131,7 +132,7 @@ class Rehearser:
         await self._store.changes.insert(done)
         evidence.changes_id = done.id
         evidence.notes = notes_of(wanted, done)
-        evidence.residual = reasoned(compare(wanted, done, checked), playbook.notes)
+        evidence.residual = reasoned(await asyncio.to_thread(compare, wanted, done, checked), playbook.notes)
         evidence.residual += not_redone(playbook.notes, opaque_commands(checked))
         evidence.risk = [note for note in playbook.notes if note.startswith((DATA, OWN, STAYS))]
         if first.state is not RunState.SUCCESSFUL:
