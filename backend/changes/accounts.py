@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from backend.models import ChangeVerb, GroupChange, UserChange, wire_path
 
+_WORD = re.compile(r"[\w-]+")
 _MAKES_ACCOUNTS = re.compile(r"\b(?:adduser|useradd|addgroup|groupadd|systemd-sysusers|sysusers)\b")
 CHANGED = "set, changed"
 PASSWD, GROUP, SHADOW = "/etc/passwd", "/etc/group", "/etc/shadow"
@@ -224,28 +225,39 @@ def _ageing(row: Sequence[str]) -> str:
 
 def user_changes(before: Accounts, after: Accounts, makers: Mapping[str, str]) -> list[UserChange]:
     """``makers``: package → its scripts, to tell who made an account."""
-    found = []
+    found, words = [], _words(makers)
     for name in sorted(before.users.keys() | after.users.keys()):
         old, new = dict(before.users.get(name, {})), dict(after.users.get(name, {}))
         if old and new and old["password"] == new["password"] == "set":  # noqa: S105
             new["password"] = "set" if before.tokens[name] == after.tokens[name] else CHANGED
         if old != new:
-            package = _maker(name, makers) if not old else ""
+            package = _maker(name, words) if not old else ""
             found.append(UserChange(name=name, verb=_verb(old, new), before=old, after=new, package=package))
     return found
 
 
 def group_changes(before: Accounts, after: Accounts, makers: Mapping[str, str]) -> list[GroupChange]:
     """As :func:`user_changes`."""
-    found = []
+    found, words = [], _words(makers)
     for name in sorted(before.groups.keys() | after.groups.keys()):
         old, new = dict(before.groups.get(name, {})), dict(after.groups.get(name, {}))
         if old.get("password") == new.get("password") == "set":
             same = before.group_tokens[name] == after.group_tokens[name]
             new["password"] = "set" if same else CHANGED
         if old != new:
-            package = _maker(name, makers) if not old else ""
+            package = _maker(name, words) if not old else ""
             found.append(GroupChange(name=name, verb=_verb(old, new), before=old, after=new, package=package))
+    return found
+
+
+def _words(makers: Mapping[str, str]) -> dict[str, set[str]]:
+    """The words of the scripts that make accounts, each with its packages: a guest may have as many accounts
+    as it likes. An account whose name is no such word is nobody's, and so is shown."""
+    found: dict[str, set[str]] = {}
+    for package, script in makers.items():
+        if _MAKES_ACCOUNTS.search(script):
+            for word in _WORD.findall(script):
+                found.setdefault(word, set()).add(package)
     return found
 
 
@@ -255,12 +267,7 @@ def _verb(old: Mapping[str, str], new: Mapping[str, str]) -> ChangeVerb:
     return ChangeVerb.MODIFIED if new else ChangeVerb.REMOVED
 
 
-def _maker(name: str, makers: Mapping[str, str]) -> str:
+def _maker(name: str, makers: Mapping[str, set[str]]) -> str:
     """The fresh package whose scripts make accounts and name this one, of several the one of its name."""
-    word = re.compile(rf"(?<![\w-]){re.escape(name)}(?![\w-])")
-    found = {
-        package
-        for package, script in makers.items()
-        if _MAKES_ACCOUNTS.search(script) and word.search(script)
-    }
+    found = set(makers.get(name, ()))
     return found.pop() if len(found) == 1 else name if name in found else ""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 
 from backend.changes.dpkg import Package, Window, info_name, merged, parse_sums
 from backend.changes.rpm import Rpm
@@ -20,6 +21,8 @@ from backend.models import Command, FileKind
 
 COMMAND_SLACK_S = 0.5
 MAX_COMMANDS = 20
+MAX_SCRIPT_BYTES = 256 << 10
+MAX_WINDOWS = 500  # of packages' scripts, looked through for one moment
 _NS = 1_000_000_000
 
 # Folders that many packages share: to lie in one of them says nothing.
@@ -111,6 +114,8 @@ def scripts(comparison: Comparison) -> dict[str, str]:
         for suffix in (b".postinst", b".preinst"):
             package = info_name(pair.path, suffix)
             if package and pair.after_content is not None and pair.after_content.data is not None:
+                if len(pair.after_content.data) > MAX_SCRIPT_BYTES:
+                    continue  # no maintainer's: what it names is nobody's, and so is shown
                 text = pair.after_content.data.decode("utf-8", "replace")
                 found[package] = found.get(package, "") + "\n" + text
     return found
@@ -142,6 +147,8 @@ class Scripts:
                 unit = owned.owner.get(b"/usr/lib/systemd/system/" + match[1], "")
                 self._wanting.setdefault(pair.path.rpartition(b"/")[0], []).append(unit)
         self._windows = sorted(windows, key=lambda window: window.start)
+        self._window_starts = [window.start for window in self._windows]
+        self._ends = list(accumulate((window.end for window in self._windows), max))  # the latest so far
         self._starts = sorted(command.started_at.timestamp() for command in commands)
         self._folders = {
             path: package for path, package in owned.owner.items() if path not in _COMMON and len(path) > 1
@@ -219,7 +226,9 @@ class Scripts:
         return [window.package for window in self._windows_at(at)]
 
     def _windows_at(self, at: float, margin: float = 0.0) -> Iterator[Window]:
-        for window in self._windows:
+        last = bisect.bisect_right(self._window_starts, at)
+        first = bisect.bisect_left(self._ends, at, hi=last)  # all before it ended by then
+        for window in self._windows[max(first, last - MAX_WINDOWS) : last]:
             if not window.start <= at <= window.end - margin:
                 continue
             begun = bisect.bisect_right(self._starts, at + COMMAND_SLACK_S)

@@ -264,8 +264,12 @@ def _settings(sandbox: Changes, rehearsal: Changes) -> list[ResidualRow]:
         [one for one in changes.settings if hidden.issuperset(one.paths)] for changes in (sandbox, rehearsal)
     ]
     rows: list[ResidualRow] = []
+    named: list[dict[tuple[str, str], list[SettingChange]]] = [defaultdict(list), defaultdict(list)]
+    for by_name, side in zip(named, sides, strict=True):
+        for change in side:
+            by_name[change.kind, change.name].append(change)
     for kind, name in sorted({(one.kind, one.name) for side in sides for one in side if not one.hidden}):
-        alike = [[one for one in side if (one.kind, one.name) == (kind, name)] for side in sides]
+        alike = [by_name.get((kind, name), []) for by_name in named]
         shown = [[_stated(one) for one in side if not one.hidden] for side in alike]
         # What one side takes for the machine's own counts where the other side means it.
         quiet = [{_stated(one) for one in side if one.hidden} for side in alike]

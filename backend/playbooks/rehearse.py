@@ -134,7 +134,7 @@ class Rehearser:
         await self._store.changes.insert(done)
         evidence.changes_id, evidence.changes_sha256 = done.id, await asyncio.to_thread(done.sha256)
         evidence.notes = notes_of(wanted, done)
-        evidence.residual = reasoned(compare(wanted, done, checked), playbook.notes)
+        evidence.residual = reasoned(await asyncio.to_thread(compare, wanted, done, checked), playbook.notes)
         evidence.residual += not_redone(playbook.notes, opaque_commands(checked))
         evidence.risk = [note for note in playbook.notes if note.startswith((DATA, OWN, STAYS))]
         if first.state is not RunState.SUCCESSFUL:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from backend.audit import Audit
 from backend.errors import Conflict, PlaybookNotFound, WrongState
 from backend.fleet import Fleet
@@ -38,7 +40,8 @@ class Playbooks:
         since = from_snapshot or await self._fleet.first_snapshot(actor, sandbox.id)
         changes = await self._fleet.diff(actor, sandbox.id, since, to_snapshot or "now")
         commands = await self._fleet.command_log(actor, sandbox.id)
-        draft = generate(
+        draft = await asyncio.to_thread(
+            generate,
             changes,
             commands,
             self._blobs,

@@ -116,16 +116,16 @@ def zone(place: Place) -> Iterator[Stated]:
         return
     name = "zone " + text(place.name).removesuffix(".xml")
     stack: list[str] = []
-    found: list[tuple[str, str]] = []
+    found: list[tuple[str, list[str]]] = []
 
     def start(tag: str, attributes: dict[str, str]) -> None:
         words = " ".join([tag, *(f"{key}={value}" for key, value in attributes.items())])
         if len(stack) == 1:
-            found.append((tag, words))
+            found.append((tag, [words]))
         elif len(stack) > 1 and found:
-            found[-1] = (found[-1][0], f"{found[-1][1]} {words}")
+            found[-1][1].append(words)
         elif attributes.get("target"):
-            found.append(("target", attributes["target"]))
+            found.append(("target", [attributes["target"]]))
         stack.append(tag)
 
     parser = expat.ParserCreate()
@@ -138,7 +138,7 @@ def zone(place: Place) -> Iterator[Stated]:
         return
     for tag, words in found:
         if tag not in ("short", "description"):
-            yield name, {tag: words.removeprefix(f"{tag} ")}
+            yield name, {tag: " ".join(words).removeprefix(f"{tag} ")}
 
 
 def firewalld_settings(place: Place) -> Iterator[Stated]:

@@ -19,6 +19,7 @@ _MAIN_AS = b"99-sysctl.conf"  # distributions link /etc/sysctl.conf to this name
 _SSHD_FOLDER = b"/etc/ssh/sshd_config.d"
 _MAX_INCLUDED = 1_000
 _MAX_PATTERNS = 20
+_MAX_INCLUDES = 100
 
 Places = Mapping[bytes, Place]
 
@@ -69,15 +70,26 @@ def _sshd(places: Places) -> list[Fact]:
 
 
 def _sshd_words(places: Places) -> Iterator[tuple[bytes, str, dict[str, str]]]:
-    """Every word in the order in which the daemon meets them, included files in their place. An include of
-    what is not read stands for itself."""
+    """Every word in the order in which the daemon meets them, included files in their place, each once: a
+    second time says nothing new. An include of what is not read stands for itself."""
     if access.SSHD_MAIN not in places:
         return
+    met = set[bytes]()
+    values_met = set[str]()
     for name, values in access.sshd(places[access.SSHD_MAIN]):
         if name.lower() != "include":
             yield access.SSHD_MAIN, name, values
             continue
+        if values["value"] in values_met:
+            continue
+        if len(values_met) == _MAX_INCLUDES:
+            yield access.SSHD_MAIN, name, values
+            continue
+        values_met.add(values["value"])
         for path in _included(values["value"], places):
+            if path in met:
+                continue
+            met.add(path)
             for inner, told in access.sshd(places[path]):
                 yield path, inner, told
         unread = [one for one in _patterns(values["value"]) if not _is_read(one)]
@@ -113,12 +125,15 @@ MAINS = tuple(layered.main for layered in LAYERED)
 def without_effect(layered: Layered, changed: Iterable[Place], effective: Iterable[Fact]) -> Iterator[str]:
     """A sentence for each setting of a changed file that another file overrules."""
     counts: dict[str, list[Fact]] = {}
+    winning: dict[str, set[tuple[tuple[str, str], ...]]] = {}
     for fact in effective:
         counts.setdefault(fact.name.lower(), []).append(fact)
+        winning.setdefault(fact.name.lower(), set()).add(tuple(sorted(fact.values.items())))
     for place in changed:
         for name, values in layered.reader.parse(place):
             winners = counts.get(name.lower(), [])
-            if winners and name.lower() != "include" and all(dict(one.values) != values for one in winners):
+            says = tuple(sorted(values.items()))
+            if winners and name.lower() != "include" and says not in winning[name.lower()]:
                 yield (
                     f"{text(place.path)}: {name} {values['value']} has no effect, "
                     f"{text(winners[0].path)} says {winners[0].values['value']}"

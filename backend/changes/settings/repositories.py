@@ -57,21 +57,21 @@ def _signer(value: str) -> str:
 
 
 def _stanzas(place: Place) -> Iterator[dict[str, str]]:
-    fields: dict[str, str] = {}
+    fields: dict[str, list[str]] = {}
     last = ""
     for raw in [*(place.data or b"").split(b"\n"), b""]:
         line = text(raw).rstrip()
         if not line:
             if fields:
-                yield fields
+                yield {name: "\n".join(lines) for name, lines in fields.items()}
             fields, last = {}, ""
         elif line[0] in " \t":
             if last:
-                fields[last] += "\n" + line.strip()
+                fields[last].append(line.strip())
         elif not line.startswith("#"):
             last, _, value = line.partition(":")
             last = last.lower()
-            fields[last] = value.strip()
+            fields[last] = [value.strip()]
 
 
 def pins(place: Place) -> Iterator[Stated]:

@@ -21,7 +21,7 @@ _RUN_PARTS = re.compile(r"[A-Za-z0-9_-]+")
 
 def unit(place: Place) -> Iterator[Stated]:
     """A unit file or drop-in: ``Section.Key`` to what is assigned, in order."""
-    values: dict[str, str] = {}
+    values: dict[str, list[str]] = {}
     section = ""
     for line in place.lines(joined=True):
         if line[0] in "#;":
@@ -31,10 +31,9 @@ def unit(place: Place) -> Iterator[Stated]:
             continue
         key, separator, value = line.partition("=")
         if separator:
-            name = f"{section}.{key.strip()}"
-            values[name] = f"{values[name]}; {value.strip()}" if name in values else value.strip()
+            values.setdefault(f"{section}.{key.strip()}", []).append(value.strip())
     if values:
-        yield _unit_name(place.path), values
+        yield _unit_name(place.path), {name: "; ".join(told) for name, told in values.items()}
 
 
 def _unit_name(path: bytes) -> str:

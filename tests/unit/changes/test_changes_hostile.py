@@ -10,10 +10,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from backend.changes import BlobStore, Differ, NoiseProfile, bounds, dpkg
+from backend.changes import BlobStore, Differ, NoiseProfile, accounts, attribution, bounds, dpkg, residual
 from backend.changes.differ import PASSWD
+from backend.changes.settings import access
+from backend.changes.settings.fact import Place
+from backend.changes.settings.layered import LAYERED, without_effect
 from backend.disks import Comparison, Content, Entry, Pair, Side
-from backend.models import Changes, FileKind
+from backend.models import Changes, ChangeVerb, FileChange, FileKind, SettingChange, SettingKind
 
 SOON_S = 10
 STATUS = b"Package: a\nStatus: install ok installed\nVersion: 1\n\n"
@@ -115,3 +118,57 @@ async def test_notes_of_many_packages_are_told_in_time_that_grows_with_them(diff
     with soon():
         found = await diff({dpkg.STATUS: rows}, {dpkg.STATUS: rows.replace(b"p5\n", b"p5x\n")})
     assert "package p0 is unpacked" in found.notes
+
+
+def test_an_sshd_that_includes_itself_over_and_over_is_told_once():
+    main = b"Include /etc/ssh/sshd_config.d/*.conf\n" * 9_000
+    inner = b"".join(b"Port %d\n" % at for at in range(9_000))
+    places = {
+        path: Place(path, data=data)
+        for path, data in ((access.SSHD_MAIN, main), (b"/etc/ssh/sshd_config.d/x.conf", inner))
+    }
+    (sshd,) = [one for one in LAYERED if one.main == access.SSHD_MAIN]
+    with soon():
+        facts = sshd.effective(places)
+        assert list(without_effect(sshd, places.values(), facts)) == []
+    assert len(facts) == 9_000
+
+
+def test_who_made_which_of_many_accounts_is_told_in_time_that_grows_with_them():
+    rows = b"".join(b"u%d:x:%d:%d::/:/bin/sh\n" % (at, at, at) for at in range(bounds.MAX_ROWS))
+    scripts = {f"p{at}": "adduser u7\n" + "# text\n" * 30_000 for at in range(20)}
+    with soon():
+        found = accounts.user_changes(
+            accounts.parse_accounts(b"", b"", b""),
+            accounts.parse_accounts(rows, b"", b""),
+            scripts | {"u7": "adduser u7"},
+        )
+    assert {one.name: one.package for one in found if one.package} == {"u7": "u7"}
+
+
+def test_a_log_of_many_windows_is_looked_through_for_each_of_many_files():
+    windows = [dpkg.Window(at, at + 1, f"p{at}") for at in range(50_000)]
+    told = attribution.Scripts(attribution.Ownership(), Comparison((), Side(), Side()), windows, [])
+    with soon():
+        assert all(told.surely_ran(int(at * 1e9)) for at in range(20_000))
+    assert not told.surely_ran(int(60_000 * 1e9))
+
+
+def test_settings_of_many_names_are_compared_in_time_that_grows_with_them(changes):
+    def made(value: str) -> Changes:
+        rows = [
+            SettingChange(
+                kind=SettingKind.HOSTS,
+                name=str(at),
+                verb=ChangeVerb.ADDED,
+                after={"names": value},
+                paths=["/etc/hosts"],
+            )
+            for at in range(10_000)
+        ]
+        file = FileChange(path="/etc/hosts", verb=ChangeVerb.ADDED, hidden="identity")
+        return changes(files=[file], settings=rows)
+
+    one, other = made("a"), made("b")
+    with soon():
+        assert len(residual(one, other)) == 20_000
