@@ -221,11 +221,26 @@ class FleetCore:
         return self.host_of(sandbox).require()
 
     async def need_space(self, host: Host, extra_mb: int = 0) -> None:
-        """NoSpace if ``extra_mb`` more would touch the host's reserve."""
-        free_mb = (await host.look(max_age_s=0)).disk_free_mb
+        """NoSpace if ``extra_mb`` more, beside what is promised of the disk, would touch the host's
+        reserve."""
+        free_mb = (await host.look(max_age_s=0)).disk_free_mb - sum(host.promised_disk.values())
         needed_mb = self._config.limits.disk_reserve_mb + extra_mb
         if free_mb < needed_mb:
             raise no_space(host.name, free_mb, needed_mb)
+
+    @asynccontextmanager
+    async def space_for(self, what: str, host: Host, extra_mb: int) -> AsyncIterator[None]:
+        """So much of the host's disk is promised to ``what`` for the time of the block.
+
+        Raises:
+            NoSpace: it would touch the host's reserve. Nothing was begun.
+        """
+        await self.need_space(host, extra_mb)
+        host.promised_disk[what] = extra_mb
+        try:
+            yield
+        finally:
+            host.promised_disk.pop(what, None)
 
     def need(self, wanted: Sandbox, *, disk_mb: int = 0) -> Need:
         """What it asks of a host."""

@@ -79,6 +79,7 @@ class Host:
         self.draining = False
         self.turns = Turns()
         self.promised: dict[str, int] = {}  # MiB that what is being made here will take, by its id
+        self.promised_disk: dict[str, int] = {}  # MiB of its disk that what is under way here may write
         self.cannot: dict[str, FluidError] = {}  # why it does not run guests of an image, by its SHA-256
         self.warm: set[str] = set()  # SHA-256 of images with a running template in the usual size
 
@@ -335,6 +336,7 @@ class Host:
             memory_free_mb=facts.memory_free_mb,
             promised_mb=sum(self.promised.values()),
             disk_free_mb=facts.disk_free_mb,
+            promised_disk_mb=sum(self.promised_disk.values()),
             load=len(self.promised) / self.turns.at_once,
             busy=self._busy.share,
         )

@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from functools import partial
 from typing import Protocol
@@ -141,7 +141,8 @@ class Lifecycle(Sizes):
     def settle(self, sandbox: Sandbox, where: Placement) -> None:
         """It will live there: what it takes is promised at once, so that no two count on the same room."""
         host = self._hosts.named(where.name)
-        host.promised[sandbox.id] = sandbox.memory_mb
+        need = self.need_anew(sandbox)
+        host.promised[sandbox.id], host.promised_disk[sandbox.id] = need.memory_mb, need.disk_mb
         sandbox.host_name, sandbox.host_address = host.name, host.address
         sandbox.placement = where.reason
 
@@ -169,15 +170,17 @@ class Lifecycle(Sizes):
                 host.warm.add(image.sha256)
 
     async def _template(self, host: Host, image: GuestImage, *, cpu: int, memory_mb: int) -> Template:
-        """The frozen running template, made if it is missing. Raises NoSpace: the host's reserve would go for
-        it."""
+        """The frozen running template, made if it is missing; its room is promised meanwhile. Raises NoSpace:
+        the host's reserve would go for it."""
         machine = host.require()
+        async with AsyncExitStack() as building:
 
-        async def has_room() -> None:
-            copied = 0 if machine.is_local else (await asyncio.to_thread(image.disk.stat)).st_size
-            await self.need_space(host, memory_mb + (copied >> 20))
+            async def has_room() -> None:
+                copied = 0 if machine.is_local else (await asyncio.to_thread(image.disk.stat)).st_size
+                what = f"template of {image.sha256}, {cpu} processors, {memory_mb} MB"
+                await building.enter_async_context(self.space_for(what, host, memory_mb + (copied >> 20)))
 
-        return await machine.ensure_template(image, cpu=cpu, memory_mb=memory_mb, before=has_room)
+            return await machine.ensure_template(image, cpu=cpu, memory_mb=memory_mb, before=has_room)
 
     def warm_soon(self, host: Host) -> None:
         """The same in the background; nothing happens while it is under way."""
@@ -259,6 +262,7 @@ class Lifecycle(Sizes):
                     reached("ready")
         finally:
             host.promised.pop(sandbox.id, None)
+            host.promised_disk.pop(sandbox.id, None)
         return sandbox
 
     async def _keep_row(self, sandbox: Sandbox) -> None:

@@ -22,9 +22,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Room:
-    """One host as it was just seen. ``promised_mb`` is the memory of what is being made there; ``load`` is
-    how many creates there are per processor; ``busy`` which share of its processors' time was used lately,
-    with whose work ever (None: not known yet). ``down``: why it cannot be asked."""
+    """One host as it was just seen. ``promised_mb`` is the memory of what is being made there,
+    ``promised_disk_mb`` what all that is under way there writes to its disk; ``load`` is how many creates
+    there are per processor; ``busy`` which share of its processors' time was used lately, with whose work
+    ever (None: not known yet). ``down``: why it cannot be asked."""
 
     name: str
     down: FluidError | None = None
@@ -34,6 +35,7 @@ class Room:
     memory_free_mb: int = 0
     promised_mb: int = 0
     disk_free_mb: int = 0
+    promised_disk_mb: int = 0
     load: float = 0.0
     busy: float | None = None
 
@@ -76,8 +78,9 @@ def refusal(room: Room, need: Need) -> FluidError | None:
         return room.down
     if room.draining:
         return HypervisorDown(f"{room.name} is draining", remedy=f"fluid hosts resume {room.name}")
-    if room.disk_free_mb < need.disk_mb + need.disk_reserve_mb:
-        return no_space(room.name, room.disk_free_mb, need.disk_mb + need.disk_reserve_mb)
+    disk_free_mb = room.disk_free_mb - room.promised_disk_mb
+    if disk_free_mb < need.disk_mb + need.disk_reserve_mb:
+        return no_space(room.name, disk_free_mb, need.disk_mb + need.disk_reserve_mb)
     return no_memory(room.name, free_mb, need)
 
 

@@ -63,8 +63,8 @@ class Snapshots(FleetCore):
                 raise DuplicateName(
                     f"{sandbox.sandbox_name} has a snapshot {name!r}", remedy="choose another name"
                 )
-            await self.need_space(self.host_of(sandbox), sandbox.memory_mb)
-            snapshot = await self._make_point(actor, sandbox, name, earlier, note=request.note, auto=auto)
+            async with self.space_for(f"snapshot of {sandbox.id}", self.host_of(sandbox), sandbox.memory_mb):
+                snapshot = await self._make_point(actor, sandbox, name, earlier, note=request.note, auto=auto)
         await self._events.publish(
             "snapshot.created", "snapshot", snapshot.id, sandbox_id=sandbox.id, data={"name": name}
         )
@@ -183,9 +183,10 @@ class Snapshots(FleetCore):
         async with self.alone(sandbox, Phase.RUNNING, Phase.PAUSED, Phase.STOPPED, Phase.ERROR):
             snapshot = await self._named(sandbox, name)
             # A copy of the point's memory lies there while it starts.
-            await self.need_space(self.host_of(sandbox), sandbox.memory_mb if snapshot.has_memory else 0)
+            copy_mb = sandbox.memory_mb if snapshot.has_memory else 0
             is_off = sandbox.phase in (Phase.STOPPED, Phase.ERROR)
             async with (
+                self.space_for(f"restore of {sandbox.id}", self.host_of(sandbox), copy_mb),
                 self.memory_for(sandbox) if is_off else nullcontext(),
                 self.audited(actor, "snapshot.restore", sandbox, name=name) as step,
                 self.ahead(sandbox, "restore", name, step=step),

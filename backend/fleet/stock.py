@@ -116,7 +116,8 @@ class Stock(Following):
         """Where others took of the memory that stock never takes, parked forks are suspended to disk, the
         oldest first, until it is there again; where the disk is at its reserve, they go."""
         for suspended in await self._stock(host, Phase.STOPPED):
-            if await self._has_disk(host):
+            free_mb = (await host.look(max_age_s=0)).disk_free_mb  # what is promised may be written already
+            if free_mb >= self._config.limits.disk_reserve_mb:
                 break
             if await self._withdraw(suspended):
                 log.info("%s left the stock: the disk of %s is at its reserve", suspended.id, host.name)
@@ -134,22 +135,23 @@ class Stock(Following):
     async def _move(self, parked: Sandbox, to: Phase) -> bool:
         """To the disk (``stopped``) or into memory again (``paused``); its login stays open. False where
         somebody just got it; when it fails, nothing of it is left."""
-        taken = await self._take_out(parked, _nobodys)
-        if taken is None:
-            return False
-        promised = self.host_of(taken).promised
-        with operation("move"):
-            async with self.making(taken), self.exclusive(taken.id):
-                if to is Phase.STOPPED:
-                    taken.memory_file = str(await self.machine(taken).suspend(taken.domain))
-                else:
-                    promised[taken.id] = taken.memory_mb
-                    try:
+        host = self.host_of(parked)
+        promised = host.promised_disk if to is Phase.STOPPED else host.promised
+        promised[parked.id] = parked.memory_mb
+        try:
+            taken = await self._take_out(parked, _nobodys)
+            if taken is None:
+                return False
+            with operation("move"):
+                async with self.making(taken), self.exclusive(taken.id):
+                    if to is Phase.STOPPED:
+                        taken.memory_file = str(await self.machine(taken).suspend(taken.domain))
+                    else:
                         await self._recall(taken)
-                    finally:
-                        del promised[taken.id]
-                taken.phase = to
-                await self.save(taken)
+                    taken.phase = to
+                    await self.save(taken)
+        finally:
+            del promised[parked.id]
         self._young.pop(taken.id, None)
         return True
 

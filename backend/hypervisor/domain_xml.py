@@ -253,6 +253,11 @@ def disk_of(xml: str) -> Path:
     return Path(source.get("file", ""))
 
 
+def memory_mb_of(xml: bytes) -> int:
+    """How much memory the domain has; libvirt tells it in KiB."""
+    return int(tree(xml).findtext("memory", "0")) >> 10
+
+
 def snapshot_xml(name: str, overlay: Path, memory: Path | None) -> str:
     """An external snapshot: the guest goes on in ``overlay``, its memory is saved to ``memory``."""
     root = ET.Element("domainsnapshot")

@@ -31,6 +31,7 @@ BOOT_TIMEOUT_S = 240.0  # under emulation, with other guests beside it
 ANSWER_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 60.0
 SAVE_TIMEOUT_S = 120.0
+MEMORY_RATE_MIN_BYTES_S = 16 << 20  # a slower disk is given up
 SEED_BYTES = 32
 SECURE_XML = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 
@@ -38,6 +39,11 @@ SECURE_XML = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
 def fresh_moment() -> dict[str, Any]:
     """Random bytes and the time, for a guest whose memory is older than now."""
     return {"seed": base64.b64encode(secrets.token_bytes(SEED_BYTES)).decode(), "epoch": time.time()}
+
+
+def memory_limit_s(least_s: float, memory_mb: int) -> float:
+    """How long a call may take that writes or reads so much of a guest's memory."""
+    return least_s + (memory_mb << 20) / MEMORY_RATE_MIN_BYTES_S
 
 
 class Domains:
@@ -169,6 +175,11 @@ class Domains:
         values.setdefault("limit_s", ANSWER_TIMEOUT_S)
         return await channel.ask(self.connection, name, operation, **values)
 
+    async def memory_limit_s(self, name: str, least_s: float) -> float:
+        """See :func:`memory_limit_s`, for all of the domain's memory."""
+        memory_kib = await self.call(name, lambda domain: int(domain.maxMemory()), what="ask the memory of")
+        return memory_limit_s(least_s, memory_kib >> 10)
+
     # --- changing ------------------------------------------------------------------------------------
 
     async def start(self, name: str, ca_public: str = "") -> DomainInfo:
@@ -177,7 +188,8 @@ class Domains:
         if info.state == "paused":
             raise WrongState(f"domain {name!r} is paused", remedy="resume it")
         if info.state != "running":
-            await self.call(name, lambda domain: domain.create(), what="start", limit_s=START_TIMEOUT_S)
+            limit_s = await self.memory_limit_s(name, START_TIMEOUT_S)  # an admin may have saved its memory
+            await self.call(name, lambda domain: domain.create(), what="start", limit_s=limit_s)
         await self.ask(name, "ping", limit_s=BOOT_TIMEOUT_S, resend=True)
         await self.wake(name, ca_public)
         await self.ask(name, "ready", limit_s=BOOT_TIMEOUT_S)
@@ -194,8 +206,9 @@ class Domains:
 
     async def save(self, name: str, memory: Path) -> None:
         """Move its memory to a file of its own; it is off then."""
+        limit_s = await self.memory_limit_s(name, SAVE_TIMEOUT_S)
         await self.files.make_memory(memory)
-        await self.call(name, lambda domain: domain.save(str(memory)), what="save", limit_s=SAVE_TIMEOUT_S)
+        await self.call(name, lambda domain: domain.save(str(memory)), what="save", limit_s=limit_s)
 
     async def pause(self, name: str) -> None:
         await self.call(name, lambda domain: domain.suspend(), what="pause")

@@ -20,7 +20,7 @@ import libvirt
 
 from backend.errors import HypervisorFailed
 from backend.hypervisor.domain_xml import Rebase, rebased_xml, tree
-from backend.hypervisor.domains import BOOT_TIMEOUT_S, START_TIMEOUT_S, Domains
+from backend.hypervisor.domains import BOOT_TIMEOUT_S, START_TIMEOUT_S, Domains, memory_limit_s
 from backend.hypervisor.memories import restore_memory
 from backend.hypervisor.nouns import FORK_WAYS, ForkWay, Template, WayName
 from backend.hypervisor.storage import TEMPLATE_RAM, TEMPLATE_RAM_XML
@@ -100,7 +100,8 @@ class ForkWays:
             domain.revertToSnapshot(point, libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING)
             point.delete(0)  # its room in the disk is used again
 
-        await self._domains.connection.call(work, what=f"revert {to.name}", limit_s=SNAPSHOT_TIMEOUT_S)
+        limit_s = memory_limit_s(SNAPSHOT_TIMEOUT_S, template.memory_mb)
+        await self._domains.connection.call(work, what=f"revert {to.name}", limit_s=limit_s)
         reached("running")
 
     async def _make_snapshot(self, template: Template, disk: Path, told: Path) -> None:
@@ -108,6 +109,7 @@ class ForkWays:
         disk. What libvirt tells of the snapshot is written last."""
         files, memory = self._domains.files, str(template.memory)
         owner = f"{self._domains.prefix}-template-{template.key}-ram"  # of its console
+        limit_s = memory_limit_s(SNAPSHOT_TIMEOUT_S, 2 * template.memory_mb)  # read once, and written once
 
         def work(connection: libvirt.virConnect) -> bytes:
             saved = connection.saveImageGetXMLDesc(memory, libvirt.VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
@@ -130,7 +132,7 @@ class ForkWays:
                 await files.remove(disk)
                 await files.create_overlay(disk, template.disk)
                 xml = await self._domains.connection.call(
-                    work, what=f"snapshot template {template.key}", limit_s=SNAPSHOT_TIMEOUT_S
+                    work, what=f"snapshot template {template.key}", limit_s=limit_s
                 )
                 await files.put(told, xml)
             finally:

@@ -49,6 +49,7 @@ async def snapshot(
     running = state == "running"
     if memory and state not in ("running", "paused"):
         raise WrongState(f"domain {name!r} is {state}: it has no memory to keep", remedy="start it first")
+    limit_s = await domains.memory_limit_s(name, SNAPSHOT_TIMEOUT_S) if memory else SNAPSHOT_TIMEOUT_S
     files = domains.files
     layers = tuple(await files.backing_chain(await domains.disk(name)))
     if len(layers) >= MOST_LAYERS:
@@ -68,7 +69,8 @@ async def snapshot(
         async with _frozen(domains, name, quiesce_timeout_s if running else 0) as quiesced:
             reached("frozen")
             began = time.monotonic()
-            await _take(domains, name, snapshot_xml(snapshot_name, overlay, saved), memory=memory)
+            xml = snapshot_xml(snapshot_name, overlay, saved)
+            await _take(domains, name, xml, memory=memory, limit_s=limit_s)
             saved_s = time.monotonic() - began
             reached("taken")
     reached("thawed")
@@ -111,7 +113,7 @@ async def _unkeep(files: HostFiles, name: str, snapshot_name: str) -> int:
     return freed
 
 
-async def _take(domains: Domains, name: str, xml: str, *, memory: bool) -> None:
+async def _take(domains: Domains, name: str, xml: str, *, memory: bool, limit_s: float) -> None:
     flags = (
         libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_NO_METADATA
         | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_ATOMIC
@@ -120,10 +122,7 @@ async def _take(domains: Domains, name: str, xml: str, *, memory: bool) -> None:
     if not memory:
         flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
     await domains.call(
-        name,
-        lambda domain: domain.snapshotCreateXML(xml, flags),
-        what="snapshot",
-        limit_s=SNAPSHOT_TIMEOUT_S,
+        name, lambda domain: domain.snapshotCreateXML(xml, flags), what="snapshot", limit_s=limit_s
     )
 
 
@@ -165,7 +164,8 @@ async def settle(domains: Domains, name: str) -> None:
         info = await domains.info(name)
         if info.state == "shutoff":
             return
-        await domains.call(name, _set_metadata_again, what="wait for", limit_s=SNAPSHOT_TIMEOUT_S)
+        limit_s = await domains.memory_limit_s(name, SNAPSHOT_TIMEOUT_S)
+        await domains.call(name, _set_metadata_again, what="wait for", limit_s=limit_s)
         if info.state == "running":
             await _thaw(domains, name, THAW_TIMEOUT_S)
 

@@ -76,6 +76,7 @@ async def recall(domains: Domains, name: str, memory: Path) -> None:
     def restore(connection: libvirt.virConnect) -> None:
         connection.restoreFlags(str(memory), None, libvirt.VIR_DOMAIN_SAVE_PAUSED)
 
-    await domains.connection.call(restore, what=f"recall {name}", limit_s=START_TIMEOUT_S)
+    limit_s = await domains.memory_limit_s(name, START_TIMEOUT_S)
+    await domains.connection.call(restore, what=f"recall {name}", limit_s=limit_s)
     reached("recalled")
     await domains.files.remove(memory)

@@ -20,6 +20,7 @@ from backend.client.sse import Parser
 from backend.config import Config
 from backend.errors import HypervisorFailed, NoSpace, PolicyDenied, WrongState
 from backend.fleet import Fleet, FleetParts, Guard
+from backend.fleet.placement import Placement
 from backend.fleet.turns import USUAL_S, Turns
 from backend.guests import CertificateAuthority, Guest
 from backend.hypervisor import DiskUse, DomainInfo, GuestImage
@@ -49,6 +50,7 @@ class Machine:
         self.free_mb = 10_000
         self.memory_free_mb = 10_000
         self.promised: dict[str, int] = {}
+        self.promised_disk: dict[str, int] = {}
         self.sizes: dict[str, int] = {}
         self.states: dict[str, str] = {}
 
@@ -463,6 +465,7 @@ async def test_a_create_that_waits_shows_its_place_and_an_estimate(
         name="local",
         turns=Turns(),
         promised={},
+        promised_disk={},
         network=network,
         prefix=24,
         domain_name=str.lower,
@@ -553,6 +556,7 @@ def forking(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Refusing:
         name="local",
         turns=Turns(),
         promised={},
+        promised_disk={},
         network=SimpleNamespace(name="n", host_address="10.0.0.1"),
         prefix=24,
         domain_name=str.lower,
@@ -560,6 +564,7 @@ def forking(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Refusing:
         way=SimpleNamespace(link=None),
         give_back=lambda _: None,
         require=lambda: hypervisor,
+        address="",
         look=AsyncMock(return_value=SimpleNamespace(disk_free_mb=RESERVE_MB + GUEST_MB - 1)),
     )
     monkeypatch.setattr(lab.fleet, "_source", lambda _: image)
@@ -597,6 +602,36 @@ async def test_no_template_is_made_of_the_disk_that_its_host_keeps_back(lab: Lab
     made = await lab.fleet.create(AGENT, CreateSandbox(source_vm_name="i", agent_id="a", vm_name="box"))
     assert made.created_by == "cold", "which needs no memory on the disk"
     assert forking.done == [f"destroy {made.domain}", f"boot i 2 as {made.domain} on n"]
+
+
+async def test_what_a_create_and_its_template_write_is_promised_on_the_disk_until_they_are_done(
+    lab: Lab, forking: Refusing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = lab.machines.find("local")  # type: ignore[attr-defined]
+    host.look.return_value.disk_free_mb = RESERVE_MB + 3 * GUEST_MB
+    forking.is_warm, ensure, seen = False, forking.ensure_template, dict[str, list[int]]()
+
+    async def build(source: GuestImage, *, before: Before, **size: int) -> str:
+        await ensure(source, before=before, **size)
+        seen["template"] = [*host.promised_disk.values()]
+        with pytest.raises(NoSpace, match=f"{RESERVE_MB + GUEST_MB} MB are free"):
+            await lab.fleet.need_space(host, GUEST_MB + 1)
+        return "template"
+
+    async def fork(*_: object, **__: object) -> None:
+        seen["fork"] = [*host.promised_disk.values()]
+        raise HypervisorFailed("the memory is strange", remedy="none")
+
+    async def obtain(wanted: Sandbox, made_of: Any) -> Sandbox:
+        lab.fleet.settle(wanted, Placement("local", "the only one"))
+        return await lab.fleet.make(wanted, made_of)
+
+    for name, stand_in in (("ensure_template", build), ("fork", fork)):
+        monkeypatch.setattr(forking, name, stand_in)
+    monkeypatch.setattr(lab.fleet, "obtain", obtain)
+    monkeypatch.setattr(lab.machines, "named", lambda _: host)
+    await lab.fleet.create(AGENT, CreateSandbox(source_vm_name="i", agent_id="a", vm_name="box"))
+    assert seen == {"template": [GUEST_MB, GUEST_MB], "fork": [GUEST_MB]} and host.promised_disk == {}
 
 
 async def test_where_nothing_boots_either_nothing_is_left(lab: Lab, forking: Refusing) -> None:

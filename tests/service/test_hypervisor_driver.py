@@ -7,8 +7,11 @@ import gc
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from unittest.mock import AsyncMock
+from uuid import uuid4
 
 import libvirt
 import pytest
@@ -22,10 +25,13 @@ from backend.errors import (
     NotFound,
     TimedOut,
 )
-from backend.hypervisor import DomainEvent, DomainInfo, Hypervisor, stock
-from backend.hypervisor.connection import Connection, looked_up
-from backend.hypervisor.domains import Domains
+from backend.hypervisor import DomainEvent, DomainInfo, Hypervisor, snapshots, stock
+from backend.hypervisor.connection import CALL_TIMEOUT_S, Connection, looked_up
+from backend.hypervisor.domain_xml import Rebase
+from backend.hypervisor.domains import Domains, memory_limit_s
 from backend.hypervisor.local_files import LocalFiles
+from backend.hypervisor.memories import restore_memory
+from backend.hypervisor.save_image import SaveHeader, pack_header
 from backend.hypervisor.snapshots import MOST_LAYERS, snapshot
 from backend.hypervisor.stock import hand_out, is_suspended, recall, suspend
 
@@ -197,6 +203,48 @@ async def test_one_that_ran_since_it_was_suspended_is_another_machine(
     with pytest.raises(Conflict, match="ran since it was suspended"):
         await recall(domains, "fluid-a", memory)
     assert memory.exists()
+
+
+async def test_what_moves_a_guests_memory_has_the_time_that_so_much_takes(
+    connection: Connection, domains: Domains, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The test driver refuses some of it: each call has its limit all the same."""
+    limits, call = dict[str, float](), connection.call
+
+    async def noted(function: Any, *, what: str, limit_s: float = CALL_TIMEOUT_S) -> Any:
+        limits[what] = max(limit_s, limits.get(what, 0))
+        return await call(function, what=what, limit_s=limit_s)
+
+    disk = tmp_path / "disk-0.qcow2"
+    device = f"<disk type='file'><source file='{disk}'/><target dev='vda'/></disk>"
+    text = xml("fluid-a").replace("65536", str(32 << 20))
+    await define(connection, text.replace("</domain>", f"<devices>{device}</devices></domain>"))
+    for name in ("fluid-a", "fluid-b"):
+        await domains.files.claim(name)
+    told = await domains.call("fluid-a", lambda domain: domain.XMLDesc().encode(), what="read")
+    saved = tmp_path / "saved"
+    saved.write_bytes(pack_header(SaveHeader(1 << 15, 1, 0, b"", b""), told))
+    monkeypatch.setattr(connection, "call", noted)
+    monkeypatch.setattr(domains.files, "backing_chain", AsyncMock(return_value=[disk]))
+    monkeypatch.setattr(domains.files, "create_overlay", AsyncMock())
+    monkeypatch.setattr(domains, "ask", AsyncMock())
+    with suppress(HypervisorFailed):
+        await snapshots.snapshot(domains, "fluid-a", "s", memory=True, quiesce_timeout_s=0)
+    await snapshots.settle(domains, "fluid-a")
+    memory = await suspend(domains, "fluid-a")
+    with suppress(HypervisorFailed):
+        await recall(domains, "fluid-a", memory)
+    await domains.power_off("fluid-a")
+    await domains.start("fluid-a")
+    with suppress(HypervisorFailed):
+        await restore_memory(domains, saved, Rebase("fluid-b", str(uuid4()), disk, tmp_path / "log"))
+    asked = {"snapshot": 120, "wait for": 120, "save": 120, "recall": 60, "start": 60}
+    expected = {f"{what} fluid-a": memory_limit_s(least_s, 32 << 10) for what, least_s in asked.items()}
+    expected["restore fluid-b"] = memory_limit_s(60, 32 << 10)
+    assert {what: limits[what] for what in expected} == expected
+    with suppress(HypervisorFailed):
+        await snapshots.snapshot(domains, "fluid-a", "t", memory=False, quiesce_timeout_s=0)
+    assert limits["look at fluid-a"] == CALL_TIMEOUT_S, "what moves no memory has no more time than before"
 
 
 async def test_files_without_a_domain_are_found(domains: Domains) -> None:

@@ -329,6 +329,44 @@ async def test_a_restore_or_branch_that_would_fill_the_disk_begins_nothing(
     assert not begun.called and (await lab.fleet.load(row.id)).phase is Phase.RUNNING
 
 
+@pytest.mark.parametrize("act", ["snapshot", "restore"])
+async def test_of_three_at_once_for_which_the_disk_is_too_small_one_begins_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, act: str
+) -> None:
+    acts: dict[str, Act] = {
+        "snapshot": lambda fleet, row: fleet.snapshot(AGENT, row.id, SnapshotRequest(name="b")),
+        "restore": lambda fleet, row: fleet.restore(AGENT, row.id, f"a-{row.id}"),
+    }
+    rows, begun, ends = [await lab.runs(number) for number in (1, 2, 3)], list[str](), asyncio.Event()
+    for row in rows:
+        name = f"a-{row.id}"
+        point = Snapshot(id=f"SNP-{row.id}", sandbox_id=row.id, name=name, created_at=now(), has_memory=True)
+        await lab.store.snapshots.insert(point)
+
+    async def writes(domain: str, *_: object, **__: object) -> SnapshotFiles:
+        begun.append(domain)
+        await ends.wait()
+        return FILES
+
+    monkeypatch.setattr(lab.machine, act, writes, raising=False)
+    reserve_mb, each_mb = lab.config.limits.disk_reserve_mb, rows[0].memory_mb
+    lab.machine.free_mb = reserve_mb + 3 * each_mb - 1
+    asked = [asyncio.ensure_future(acts[act](lab.fleet, row)) for row in rows]
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            (first,), _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            with pytest.raises(NoSpace, match=f"{reserve_mb + each_mb - 1} MB are free on the disk of local"):
+                await first
+            while len(begun) < 2:
+                await asyncio.sleep(0.01)
+        assert sum(lab.machine.promised_disk.values()) == 2 * each_mb
+    finally:
+        ends.set()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+    assert [type(answer) for answer in answers].count(NoSpace) == 1
+    assert len(begun) == 2 and lab.machine.promised_disk == {}
+
+
 async def test_what_is_made_while_a_panic_begins_is_undone(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not before its row says that it runs: a panic that began earlier pauses what it sees running."""
     row = await lab.runs(1, phase=Phase.CREATING)

@@ -43,6 +43,7 @@ class Machine:
         self.memory_free_mb = 2 * GUEST_MB + LEAST_MB
         self.disk_free_mb = DISK_RESERVE_MB + GUEST_MB
         self.promised: dict[str, int] = {}
+        self.promised_disk: dict[str, int] = {}
 
     async def look(self, max_age_s: float = 1.0) -> SimpleNamespace:
         return SimpleNamespace(memory_free_mb=self.memory_free_mb, disk_free_mb=self.disk_free_mb)
@@ -54,17 +55,20 @@ class Machine:
             memory_free_mb=self.memory_free_mb,
             promised_mb=promised_mb,
             disk_free_mb=self.disk_free_mb,
+            promised_disk_mb=sum(self.promised_disk.values()),
         )
 
     def require(self) -> Machine:
         return self
 
     async def suspend(self, domain: str) -> Path:
+        assert [*self.promised_disk.values()] == [GUEST_MB], "meanwhile it is nobody else's"
         self.memory_free_mb += GUEST_MB
         self.disk_free_mb -= GUEST_MB
         return Path("/pool") / domain
 
     async def recall(self, domain: str, memory: Path) -> None:
+        assert self.promised_disk == {}
         assert memory == Path("/pool") / domain
         self.memory_free_mb -= GUEST_MB
         self.disk_free_mb += GUEST_MB
@@ -202,6 +206,18 @@ async def test_what_is_suspended_goes_once_its_disk_is_at_the_reserve(lab: Lab) 
     lab.machine.disk_free_mb = DISK_RESERVE_MB - 1
     lab.machine.memory_free_mb = 0
     assert await lab.where() == [(DISK, "/pool/domain-1")], "one was enough"
+
+
+async def test_disk_that_is_promised_to_others_is_not_taken_by_stock_and_drives_none_away(lab: Lab) -> None:
+    await lab.row(NEW, phase=Phase.STOPPED, memory_file="/pool/domain-0")
+    await lab.row(NEW)
+    lab.machine.promised_disk["snapshot of SBX-1"] = GUEST_MB
+    lab.machine.memory_free_mb, lab.machine.disk_free_mb = 0, DISK_RESERVE_MB + 2 * GUEST_MB - 1
+    assert await lab.where() == [(DISK, "/pool/domain-0")], "the other one could not be suspended"
+    lab.machine.disk_free_mb = DISK_RESERVE_MB  # what was promised is written
+    with pytest.raises(NoSpace, match=f"{DISK_RESERVE_MB - GUEST_MB} MB are free"):
+        await lab.parked()
+    assert [row.memory_file for row in await lab.fleet.all_live()] == ["/pool/domain-0"]
 
 
 async def test_of_two_who_want_the_last_one_one_gets_it_and_nothing_is_promised_to_the_other(

@@ -49,6 +49,15 @@ def test_memory_that_is_promised_is_not_free() -> None:
         place([busy], NEED)
 
 
+def test_disk_that_is_promised_is_not_free() -> None:
+    need = replace(NEED, disk_mb=1024)
+    full = replace(ROOMY, disk_free_mb=4096, promised_disk_mb=1025)
+    assert place([full, OTHER], need).name == "kvm-02"
+    with pytest.raises(NoSpace, match="3071 MB are free on the disk of kvm-01, 3072 are needed"):
+        place([full], need)
+    assert place([replace(full, promised_disk_mb=1024)], need).name == "kvm-01"
+
+
 @pytest.mark.parametrize(
     ("room", "words"),
     [

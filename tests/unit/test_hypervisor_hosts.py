@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 
 from backend.errors import ArchitectureUnsupported, HypervisorFailed, InvalidValue, NoSpace
 from backend.hypervisor.domain_xml import Rebase, tree
-from backend.hypervisor.fork_ways import ForkWays, WayClosed, rebased_snapshot
+from backend.hypervisor.domains import START_TIMEOUT_S, memory_limit_s
+from backend.hypervisor.fork_ways import SNAPSHOT_TIMEOUT_S, ForkWays, WayClosed, rebased_snapshot
 from backend.hypervisor.host_probe import KERNEL, SECTOR, probe_xml
 from backend.hypervisor.machines import machine_for, parse_capabilities
 from backend.hypervisor.nouns import Machine, Template, WayName
@@ -189,6 +194,41 @@ def test_a_snapshots_descriptions_of_its_domain_become_anothers() -> None:
         assert (root.findtext(f"{tag}/name"), root.findtext(f"{tag}/uuid")) == (TO.name, TO.uuid)
         assert root.find(f"{tag}/devices/disk/source").get("file") == str(TO.disk)
     assert b"template-k" not in ET.tostring(root)
+
+
+async def test_a_snapshot_copy_has_the_time_that_its_memory_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The template's memory is read and written once for all forks, and read for each."""
+    limits = list[float]()
+
+    async def call(_: object, *, what: str, limit_s: float) -> bytes:
+        limits.append(limit_s)
+        return b""
+
+    files = MagicMock(template_lock=lambda _: contextlib.nullcontext(), exists=AsyncMock(return_value=False))
+    for name in ("drop", "claim", "remove", "create_overlay", "put", "copy", "read"):
+        setattr(files, name, AsyncMock(return_value=b""))
+    domains = MagicMock(files=files, prefix="fluid", connection=SimpleNamespace(call=call))
+    monkeypatch.setattr("backend.hypervisor.fork_ways.rebased_snapshot", MagicMock())
+    large = replace(TEMPLATE, memory_mb=32 << 10)
+    assert await ForkWays(domains, "snapshot copy").run(large, TO) == "snapshot copy"
+    assert limits == [
+        memory_limit_s(SNAPSHOT_TIMEOUT_S, 64 << 10), memory_limit_s(SNAPSHOT_TIMEOUT_S, 32 << 10),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("least_s", "memory_mb", "limit_s"), [(120, 0, 120), (60, 1024, 124), (60, 1, 60.0625)]
+)
+def test_a_call_that_moves_memory_may_take_what_a_slow_disk_needs(
+    least_s: float, memory_mb: int, limit_s: float
+) -> None:
+    assert memory_limit_s(least_s, memory_mb) == limit_s
+
+
+def test_so_much_memory_as_fails_by_fixed_limits_has_time_enough_also_on_a_disk_that_three_share() -> None:
+    large_mb, disk_bytes_s = 32 << 10, 200e6
+    took_s = (large_mb << 20) / disk_bytes_s
+    assert took_s > SNAPSHOT_TIMEOUT_S and memory_limit_s(START_TIMEOUT_S, large_mb) > 3 * took_s
 
 
 # --- heads of disks -----------------------------------------------------------------------------------
