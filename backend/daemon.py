@@ -232,13 +232,21 @@ class _Backend:
         guard = Guard(self.config, store, events, hosts, fleet, panes.last_output, background)
         keys = Keys(store.database, _key(paths.secrets / "answers.key"))
         await keys.forget_unfinished()
-        await fleet.reconcile_all()
         images = Sources(self.config, Images(paths.images), audit, fleet, hosts)
-        await images.recover()
         sources = DomainSources(
-            self.config, paths.state, Images(paths.images), audit, fleet, images, hosts, targets.production
+            self.config,
+            paths.state,
+            Images(paths.images),
+            audit,
+            fleet,
+            images,
+            hosts,
+            targets.production,
+            background,
         )
-        await sources.recover()
+        sources.recover()  # first: a machine of production may stand still
+        await fleet.reconcile_all()
+        await images.recover()
         await runs.end_forsaken()  # before its successor begins
         await approvals.resume()
         for host in hosts:

@@ -77,6 +77,18 @@ def flat(path: Path, format: str) -> bytes:
     return data
 
 
+def endless_backup(file: Path, folder: Path) -> str:
+    """A backup that lasts until it is aborted: QEMU hands the disk out, and keeps old blocks in ``file``."""
+    socket = folder / "nbd" / "socket"
+    socket.parent.mkdir(exist_ok=True)
+    socket.parent.chmod(0o777)  # QEMU's user makes it
+    root = ET.Element("domainbackup", mode="pull")
+    ET.SubElement(root, "server", transport="unix", socket=str(socket))
+    disk = ET.SubElement(ET.SubElement(root, "disks"), "disk", name="vda", backup="yes", type="file")
+    ET.SubElement(disk, "scratch", file=str(file))
+    return ET.tostring(root, encoding="unicode")
+
+
 def foreign_xml(
     name: str,
     disks: list[tuple[Path, str]],

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 import socket
 import tempfile
@@ -21,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from backend.audit import Audit, Step
+from backend.background import Background
 from backend.config import Config, SourceConfig
 from backend.disks import DiskReader, Survey
 from backend.errors import (
@@ -39,7 +41,7 @@ from backend.fleet.host import Host
 from backend.fleet.hosts import Hosts
 from backend.fleet.sources import Sources, say
 from backend.fleet.stock import Stock
-from backend.hypervisor import SOURCE_ROLE, BackupLimits, Hypervisor, SourceDomain
+from backend.hypervisor import LATE_S, SOURCE_ROLE, BackupLimits, Copying, Hypervisor, SourceDomain
 from backend.images import (
     WORK_PREFIX,
     Brought,
@@ -63,6 +65,7 @@ from backend.models import (
     wire_path,
 )
 from backend.models.base import NAME
+from backend.whole_files import write_lasting
 
 log = logging.getLogger(__name__)
 OURS = re.compile(r"fluid-[0-9a-f]{6}-.*")  # as every installation names what it makes
@@ -85,32 +88,29 @@ class DomainSources:
         sources: Sources,
         hosts: Hosts,
         production: Callable[[], frozenset[str]],
+        background: Background,
     ) -> None:
         self._listed = {entry.name: entry for entry in config.sources}
         self._frozen = state / "frozen"
+        self._copies = state / "copies"
         self._images = images
         self._audit = audit
         self._fleet = fleet
         self._sources = sources
         self._hosts = hosts
         self._production = production
+        self._background = background
         self._reader = DiskReader()
         self._far_reader = DiskReader(timeout_s=FAR_READ_S)
         self._one: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def recover(self) -> None:
-        """At a start: a guest that stood still for a copy when the backend died goes on."""
-        for note in await asyncio.to_thread(lambda: sorted(self._frozen.glob("*.json"))):
-            told = json.loads(note.read_text())
-            try:
-                await self._machine(told["host"]).thaw_source(told["domain"])
-            except NotFound:
-                log.info("%s, which a copy was cut off of, is gone", told["domain"])
-            except FluidError as error:
-                log.warning("%s may stand still since a copy was cut off: %s", told["domain"], error.message)
-                continue
-            note.unlink()
-            await self._audit.note(Identity.system(), "source.thaw", "source", told["domain"])
+    def recover(self) -> None:
+        """At a start: a guest that stood still for a copy when the backend died goes on, and the copy
+        ends, as soon as the host answers."""
+        for note in self._frozen.glob("*.json"):
+            self._thaw_soon(note)
+        for note in self._copies.glob("*.json"):
+            self._end_soon(note)
 
     async def list(self, actor: Identity) -> Sequence[SourceView]:
         """What may be forked; operators also see the domains that are no source yet, and why."""
@@ -348,8 +348,11 @@ class DomainSources:
         """A copy of the running machine in ``work``; how it was made."""
         disk, machine = preflight.disk_to_copy(source), self._machine(entry.host)
         limits = await self._room(entry.host, work)
-        async with self._standing_still(machine, entry, source):
-            done = await machine.back_up_source(source, disk.target if disk else "", work / COPY, limits)
+        # Not in the folder of the work, which goes when we do: QEMU may write on.
+        place = machine.copy_place(self._images.folder / f".copy.{secrets.token_hex(4)}")
+        async with self._noted(entry, source, place) as copying:
+            target = disk.target if disk else ""
+            done = await machine.back_up_source(source, target, copying, work / COPY, limits)
         if not os.access(work / COPY, os.R_OK):
             raise ImageRefused(
                 f"libvirt wrote the copy of {entry.name} as a file of root's alone",
@@ -367,30 +370,79 @@ class DomainSources:
         return BackupLimits(limits.bytes, max(0, free - limits.reserve_bytes))
 
     @asynccontextmanager
-    async def _standing_still(
-        self, machine: Hypervisor, entry: SourceConfig, source: SourceDomain
-    ) -> AsyncIterator[None]:
-        """A guest that may be frozen in the block is written down first, until it is thawed for sure."""
-        if not source.can_freeze:
-            yield
-            return
-        note = self._frozen / f"{entry.name}.json"
-        await asyncio.to_thread(_write, note, {"host": entry.host, "domain": source.name})
+    async def _noted(self, entry: SourceConfig, source: SourceDomain, place: Path) -> AsyncIterator[Copying]:
+        """What the block asks of the domain is noted first, and undone by itself until that is sure."""
+        frozen, copy = (folder / f"{entry.name}.json" for folder in (self._frozen, self._copies))
+        if copy.exists():
+            self._end_soon(copy)
+            raise WrongState(
+                f"an earlier copy of {entry.name} is not ended yet on {entry.host}",
+                remedy="it is tried again by itself: wait a minute; see that libvirt answers there",
+            )
+        told = {"host": entry.host, "domain": source.name, "file": str(place)}
+        copying = Copying(place, frozen=frozen.exists())
         try:
-            yield
-        except BaseException:
-            await undone(self._go_on(machine, source, note))
-            raise
-        await asyncio.to_thread(note.unlink)
+            await asyncio.to_thread(_write, copy, told)
+            if source.can_freeze:
+                await self._background.stop(_thawing(frozen))
+                await asyncio.to_thread(_write, frozen, told)
+            yield copying
+        finally:
+            if not copying.frozen:
+                frozen.unlink(missing_ok=True)
+            if frozen.exists():
+                self._thaw_soon(frozen)
+            try:
+                if not copying.writing:
+                    await undone(self._end(copy))
+            finally:
+                if copy.exists():
+                    self._end_soon(copy)
 
-    async def _go_on(self, machine: Hypervisor, source: SourceDomain, note: Path) -> None:
-        await machine.thaw_source(source.name)
-        await asyncio.to_thread(note.unlink)
+    def _thaw_soon(self, note: Path) -> None:
+        self._background.keep(_thawing(note), partial(self._thaw, note))
+
+    async def _thaw(self, note: Path) -> None:
+        """Of one that may stand still. A freeze that was on its way may come after the first thaw."""
+        if not (told := await asyncio.to_thread(_read, note)):
+            return
+        machine = self._machine(told["host"])
+        try:
+            await machine.thaw_source(told["domain"])
+            log.info("%s goes on, which may have stood still for a copy", told["domain"])
+            await self._audit.note(Identity.system(), "source.thaw", "source", told["domain"])
+            await asyncio.sleep(LATE_S)
+            await machine.thaw_source(told["domain"])
+        except NotFound:
+            log.info("%s, which a copy was cut off of, is gone", told["domain"])
+        await asyncio.to_thread(note.unlink, missing_ok=True)
+
+    def _end_soon(self, note: Path) -> None:
+        self._background.keep(f"end the copy of {note.stem}", partial(self._end, note, LATE_S))
+
+    async def _end(self, note: Path, late_s: float = 0.0) -> None:
+        """Of a copy that may be under way; its file goes when nothing writes it any more."""
+        if not (told := await asyncio.to_thread(_read, note)):
+            return
+        machine = self._machine(told["host"])
+        if await machine.end_source_copy(told["domain"], Path(told["file"]), late_s):
+            log.info("the copy of %s, which nobody waits for, is ended", told["domain"])
+            await self._audit.note(Identity.system(), "source.abort", "source", told["domain"])
+        await asyncio.to_thread(note.unlink, missing_ok=True)
+
+
+def _thawing(note: Path) -> str:
+    return f"thaw {note.stem}"
+
+
+def _read(note: Path) -> dict[str, str]:
+    """Empty: it is done, and the note is gone."""
+    return dict(json.loads(note.read_text())) if note.exists() else {}
 
 
 def _write(note: Path, data: dict[str, str]) -> None:
     note.parent.mkdir(exist_ok=True)
-    note.write_text(json.dumps(data), encoding="utf-8")
+    write_lasting(note, json.dumps(data).encode())
 
 
 def _must_be_possible(findings: Sequence[SourceFinding]) -> None:

@@ -28,7 +28,7 @@ from backend.hypervisor.overlays import virtual_size
 from backend.hypervisor.private import PrivateLibvirt, system_libvirt
 from backend.hypervisor.probe import kvm_works
 from backend.hypervisor.source_xml import SourceDisk, SourceDomain
-from backend.hypervisor.sources import SOURCE_ROLE, Backup, BackupLimits
+from backend.hypervisor.sources import LATE_S, SOURCE_ROLE, Backup, BackupLimits, Copying
 from backend.hypervisor.stock import is_suspended
 from backend.hypervisor.storage import HELD_SUFFIX
 from backend.hypervisor.templates import Wanted
@@ -36,10 +36,12 @@ from backend.hypervisor.templates import Wanted
 __all__ = [
     "AGENT_PORT",
     "HELD_SUFFIX",
+    "LATE_S",
     "SOURCE_ROLE",
     "WITH_BIOS",
     "Backup",
     "BackupLimits",
+    "Copying",
     "DiskUse",
     "DomainEvent",
     "DomainInfo",

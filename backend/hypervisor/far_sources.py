@@ -1,31 +1,21 @@
 """The disk of somebody else's domain on another machine, brought here or looked into. Nothing of it is
 changed there.
 
-A file is read through the pool of that host's that it lies in. The copy that a running QEMU writes is ours,
-and goes again, after a crash too (:func:`backend.hypervisor.preparations.sweep`).
+A file is read through the pool of that host's that it lies in.
 """
 
 from __future__ import annotations
 
-import asyncio
-import secrets
 import threading
 from pathlib import Path
 
 import libvirt
 
 from backend.errors import ImageRefused, NoSpace, TooLarge, WrongState
-from backend.hypervisor import sources
 from backend.hypervisor.connection import Connection, looked_up
 from backend.hypervisor.domain_xml import tree
-from backend.hypervisor.domains import Domains
-from backend.hypervisor.pool_files import PoolFiles
-from backend.hypervisor.preparations import ROLE
-from backend.hypervisor.source_xml import SourceDomain
-from backend.hypervisor.sources import Backup, BackupLimits
+from backend.hypervisor.sources import BackupLimits
 from backend.hypervisor.volumes import download, move_limit_s, part
-
-COPY = "copy.qcow2"
 
 
 async def fetch(connection: Connection, path: Path, into: Path, limits: BackupLimits) -> None:
@@ -72,23 +62,6 @@ async def read(connection: Connection, path: Path, offset: int, length: int) -> 
         what=f"read {path}",
         limit_s=move_limit_s(length),
     )
-
-
-async def back_up(
-    domains: Domains, files: PoolFiles, source: SourceDomain, target: str, into: Path, limits: BackupLimits
-) -> Backup:
-    """As :func:`backend.hypervisor.sources.back_up`, by way of a file of ours on the host."""
-    name = f"{domains.prefix}-{ROLE}-{secrets.token_hex(4)}"
-    domains.unnamed.add(name)
-    try:
-        await files.claim(name)
-        there = files.path(name, COPY)
-        done = await sources.back_up(domains.connection, source, target, there, limits)
-        await files.bring(there, into)
-        return done
-    finally:
-        await asyncio.shield(domains.destroy(name))
-        domains.unnamed.discard(name)
 
 
 def _volume(connection: libvirt.virConnect, path: Path) -> libvirt.virStorageVol:

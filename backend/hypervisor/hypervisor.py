@@ -48,7 +48,7 @@ from backend.hypervisor.nouns import (
 )
 from backend.hypervisor.pool_files import PoolFiles
 from backend.hypervisor.source_xml import SourceDomain
-from backend.hypervisor.sources import Backup, BackupLimits
+from backend.hypervisor.sources import Backup, BackupLimits, Copying
 from backend.hypervisor.storage import HostFiles
 from backend.hypervisor.templates import Before, Templates, Wanted
 
@@ -334,13 +334,30 @@ class Hypervisor:
         """See :func:`backend.hypervisor.sources.addresses`."""
         return await sources.addresses(self._connection, source)
 
+    def copy_place(self, here: Path) -> Path:
+        """The file on that host that stands for the new file ``here`` while QEMU writes it."""
+        return self._files.copy_place(here) if isinstance(self._files, PoolFiles) else here
+
     async def back_up_source(
-        self, source: SourceDomain, target: str, into: Path, limits: BackupLimits
+        self, source: SourceDomain, target: str, copying: Copying, into: Path, limits: BackupLimits
     ) -> Backup:
-        """See :func:`backend.hypervisor.sources.back_up`; ``into`` is a file of this machine."""
+        """See :func:`backend.hypervisor.sources.back_up`; ``into`` is a file of this machine, where the copy
+        is brought from its place. Who calls it calls :meth:`end_source_copy` then, whatever happened."""
+        done = await sources.back_up(self._connection, source, target, copying, limits)
         if isinstance(self._files, PoolFiles):
-            return await far_sources.back_up(self._domains, self._files, source, target, into, limits)
-        return await sources.back_up(self._connection, source, target, into, limits)
+            await self._files.bring(copying.file, into)
+        else:
+            await asyncio.to_thread(copying.file.rename, into)
+        return done
+
+    async def end_source_copy(self, name: str, file: Path, late_s: float) -> bool:
+        """See :func:`backend.hypervisor.sources.end`. Then nothing is left of ``file``."""
+        found = await sources.end(self._connection, name, file, late_s)
+        if isinstance(self._files, PoolFiles):
+            await self._files.remove_copy(file)
+        else:
+            await self._files.remove(file)
+        return found
 
     async def fetch_source_file(self, path: Path, into: Path, limits: BackupLimits) -> None:
         """See :func:`backend.hypervisor.far_sources.fetch`."""

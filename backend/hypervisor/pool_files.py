@@ -5,6 +5,7 @@ A volume is ``DOMAIN.FILE`` or ``image.FILE``; what has no content says what it 
 - ``DOMAIN.claim``: the domain has files. Made first, removed last.
 - ``DOMAIN.SNAPSHOT.disk-N.layer``: the snapshot keeps that layer of the domain.
 - ``image.FILE.ok``: that upload is whole.
+- ``copy.ID``: a copy of somebody's domain; who had it written removes it, when nobody writes it any more.
 
 Other domains' disks stand on a domain's layers where they are: there are no links. A layer that is still
 stood on stays when its domain goes, without a claim, and goes with the last that needs it.
@@ -158,6 +159,16 @@ class PoolFiles:
         """Write a file that QEMU made there to the new file ``into`` of this machine."""
         await self._volumes.refresh(DROP_PATIENCE_S)
         await self._volumes.fetch(self._name(path), into)
+
+    def copy_place(self, here: Path) -> Path:
+        """Where QEMU writes what is brought to the file ``here`` of this machine then."""
+        return self.root / here.name.removeprefix(".")
+
+    async def remove_copy(self, path: Path) -> None:
+        """Remove what QEMU made there, if it did. Raises HypervisorFailed while libvirt cannot look."""
+        if not await self._volumes.refresh(DROP_PATIENCE_S):
+            raise HypervisorFailed(f"the pool {self._pool.name} is busy", remedy="it is tried again")
+        await self.remove(path)
 
     async def remove(self, path: Path) -> int:
         return await self._delete([self._name(path)])

@@ -87,6 +87,11 @@ def backup_xml(target: str, others: list[str], into: Path) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
+def backup_files(xml: str) -> set[str]:
+    """The files that a backup writes, as virDomainBackupGetXMLDesc tells of it."""
+    return {file for element in tree(xml).iter() if (file := element.get("file"))}
+
+
 def _is_disk(disk: ET.Element) -> bool:
     return disk.get("device", "disk") in ("disk", "lun")
 

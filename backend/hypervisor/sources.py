@@ -2,7 +2,8 @@
 
 A copy is libvirt's full backup in push mode: one consistent point, written by the domain's own QEMU into a
 file of ours, while its disks and its chain stay as they are. Where QEMU's agent answers, the guest's file
-systems are frozen at that point, and thawed whatever happens.
+systems are frozen at that point, and thawed. What was asked for may come true when nobody waits any more, and
+outlives us: :class:`Copying` says so, and who keeps it calls :func:`thaw` and :func:`end` until they succeed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +20,10 @@ from typing import TypeVar
 
 import libvirt
 
-from backend.errors import FluidError, HypervisorFailed, NoSpace, TimedOut, TooLarge, WrongState
-from backend.hypervisor.connection import Connection
+from backend.errors import FluidError, HypervisorFailed, NoSpace, NotFound, TimedOut, TooLarge, WrongState
+from backend.hypervisor.connection import CALL_TIMEOUT_S, Connection, looked_up
 from backend.hypervisor.domains import role_of
-from backend.hypervisor.source_xml import SourceDomain, backup_xml, source_domain
+from backend.hypervisor.source_xml import SourceDomain, backup_files, backup_xml, source_domain
 from backend.hypervisor.states import state_of
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ SOURCE_ROLE = "source"
 FREEZE_S = 10.0  # a healthy agent needs a tenth of a second
 THAW_S = 40.0  # libvirt itself waits 30 s for whoever asks the domain something else
 LOOK_EVERY_S = 0.5  # the job's end is told by no event to a connection that was lost meanwhile
+LATE_S = 45.0  # what nobody waits for any more may begin so late: libvirt waits 30 s for a busy domain
 UNSUPPORTED = {
     libvirt.VIR_ERR_OPERATION_UNSUPPORTED,
     libvirt.VIR_ERR_CONFIG_UNSUPPORTED,
@@ -38,6 +41,8 @@ UNSUPPORTED = {
     libvirt.VIR_ERR_NO_SUPPORT,
     libvirt.VIR_ERR_OPERATION_INVALID,
 }
+BACKUP = libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP
+AGENT_SILENT = {libvirt.VIR_ERR_AGENT_UNRESPONSIVE, libvirt.VIR_ERR_AGENT_UNSYNCED}
 ADDRESS_SOURCES = (
     libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_LEASE,
     libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT,
@@ -51,6 +56,16 @@ class BackupLimits:
     bytes: int
     room_bytes: int
     total_s: float = 3600
+
+
+@dataclass
+class Copying:
+    """A copy into the new file ``file`` of that host. Whatever :func:`back_up` raises: ``frozen`` if the
+    guest's file systems may stand still, ``writing`` if QEMU may write the file; now, or later."""
+
+    file: Path
+    frozen: bool = False
+    writing: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,32 +114,47 @@ async def addresses(connection: Connection, source: SourceDomain) -> set[str]:
 
 
 async def back_up(
-    connection: Connection, source: SourceDomain, target: str, into: Path, limits: BackupLimits
+    connection: Connection, source: SourceDomain, target: str, copying: Copying, limits: BackupLimits
 ) -> Backup:
-    """Copy the disk ``target`` of a running domain into the new file ``into``.
+    """Copy the disk ``target`` of a running domain. What it raises may leave something going on there: see
+    :class:`Copying`.
 
     Raises:
         WrongState: libvirt cannot, there; it is off; or something else is under way with the domain.
-        NoSpace, TooLarge: before anything was begun. HypervisorFailed, TimedOut: nothing goes on there.
+        NoSpace, TooLarge: before anything was begun. HypervisorDown, HypervisorFailed, TimedOut.
     """
     started = time.monotonic()
     await _must_fit(connection, source, target, limits)
     others = [disk.target for disk in source.disks if disk.target != target]
-    xml = backup_xml(target, others, into)
-    unquiesced, frozen_s = await _begin_at_one_point(connection, source, xml)
+    xml = backup_xml(target, others, copying.file)
+    unquiesced, frozen_s = await _begin_at_one_point(connection, source, xml, copying)
     try:
         async with asyncio.timeout(limits.total_s):
             while await _on(connection, source, _runs, "follow the copy of"):  # noqa: ASYNC110 - see above
                 await asyncio.sleep(LOOK_EVERY_S)
-        await _on(connection, source, _must_have_ended_well, "end the copy of")
-    except BaseException as error:
-        await _give_up(connection, source)
-        if isinstance(error, TimeoutError):
-            raise TimedOut(
-                f"copying {source.name} took longer than {limits.total_s:g} s", remedy="shut it off first"
-            ) from error
-        raise
+    except TimeoutError as error:
+        raise TimedOut(
+            f"copying {source.name} took longer than {limits.total_s:g} s", remedy="shut it off first"
+        ) from error
+    copying.writing = False
+    await _on(connection, source, _must_have_ended_well, "end the copy of")
     return Backup(unquiesced, round(frozen_s, 3), round(time.monotonic() - started, 3))
+
+
+async def end(connection: Connection, name: str, file: Path, late_s: float) -> bool:
+    """End the copy into ``file``, and no other job of the domain; whether there was one. When it returns
+    nothing writes there. A copy that is not there may begin yet: for ``late_s`` it is looked for again."""
+    found, until = False, time.monotonic() + late_s
+    with contextlib.suppress(NotFound):  # a copy goes with its domain
+        while True:
+            if await connection.call(
+                lambda conn: _abort(conn.lookupByName(name), file), what=f"end the copy of {name}"
+            ):
+                found = True
+            elif found or time.monotonic() >= until:
+                break
+            await asyncio.sleep(LOOK_EVERY_S)
+    return found
 
 
 async def thaw(connection: Connection, name: str) -> None:
@@ -139,12 +169,25 @@ async def thaw(connection: Connection, name: str) -> None:
 
 
 async def _on(
-    connection: Connection, source: SourceDomain, function: Callable[[libvirt.virDomain], T], what: str
+    connection: Connection,
+    source: SourceDomain,
+    function: Callable[[libvirt.virDomain], T],
+    what: str,
+    limit_s: float = CALL_TIMEOUT_S,
 ) -> T:
-    """``function`` with just that domain, under whatever name it has by now."""
-    return await connection.call(
-        lambda conn: function(conn.lookupByUUIDString(source.uuid)), what=f"{what} {source.name}"
-    )
+    """``function`` with just that domain, under whatever name it has by now; not begun once nobody waits."""
+    given_up = threading.Event()
+
+    def work(conn: libvirt.virConnect) -> T:
+        domain = conn.lookupByUUIDString(source.uuid)
+        if given_up.is_set():
+            raise TimeoutError
+        return function(domain)
+
+    try:
+        return await connection.call(work, what=f"{what} {source.name}", limit_s=limit_s)
+    finally:
+        given_up.set()
 
 
 def _told(domain: libvirt.virDomain) -> SourceDomain:
@@ -168,30 +211,35 @@ async def _must_fit(connection: Connection, source: SourceDomain, target: str, l
         )
 
 
-async def _begin_at_one_point(connection: Connection, source: SourceDomain, xml: str) -> tuple[str, float]:
+async def _begin_at_one_point(
+    connection: Connection, source: SourceDomain, xml: str, copying: Copying
+) -> tuple[str, float]:
     """Freeze, begin, thaw; why the guest was not frozen, and how long it was."""
-    began, refused, started = False, "it was not asked", time.monotonic()
+    refused: str | None = None  # no answer yet
+    started = time.monotonic()
+    copying.frozen = copying.frozen or source.can_freeze
     try:
         refused = await _freeze(connection, source)
-        await _begin(connection, source, xml)
-        began = True
+        await _begin(connection, source, xml, copying)
     finally:
         if source.can_freeze:
             # A freeze that was given up may still come true: who was asked is thawed, whatever it said.
             try:
                 await asyncio.shield(thaw(connection, source.name))
-            except FluidError:
-                if not refused:
-                    if began:
-                        await _give_up(connection, source)
+            except FluidError as error:
+                if refused == "":
                     raise
+                copying.frozen = refused is None or not _is_refusal(error)
+            else:
+                copying.frozen = refused is None
     return refused, 0.0 if refused else time.monotonic() - started
 
 
-async def _give_up(connection: Connection, source: SourceDomain) -> None:
-    """End the copy that we began; there is one at a time."""
-    with contextlib.suppress(FluidError):
-        await asyncio.shield(_on(connection, source, _abort, "abort the copy of"))
+def _is_refusal(error: FluidError) -> bool:
+    """Whether the agent itself said no: it did nothing, and does nothing later."""
+    cause = error.__cause__
+    silent = isinstance(cause, libvirt.libvirtError) and cause.get_error_code() in AGENT_SILENT
+    return isinstance(error, HypervisorFailed) and not silent
 
 
 async def _freeze(connection: Connection, source: SourceDomain) -> str:
@@ -201,10 +249,8 @@ async def _freeze(connection: Connection, source: SourceDomain) -> str:
     if source.agent != "connected":
         return "QEMU's agent does not answer in it" if source.agent else "it has no channel to QEMU's agent"
     try:
-        await connection.call(
-            lambda conn: conn.lookupByUUIDString(source.uuid).fsFreeze(),
-            what=f"freeze the file systems of {source.name}",
-            limit_s=FREEZE_S,
+        await _on(
+            connection, source, lambda domain: domain.fsFreeze(), "freeze the file systems of", FREEZE_S
         )
     except HypervisorFailed as error:
         log.warning("%s is copied without being quiesced: %s", source.name, error.message)
@@ -212,7 +258,7 @@ async def _freeze(connection: Connection, source: SourceDomain) -> str:
     return ""
 
 
-async def _begin(connection: Connection, source: SourceDomain, xml: str) -> None:
+async def _begin(connection: Connection, source: SourceDomain, xml: str, copying: Copying) -> None:
     def work(domain: libvirt.virDomain) -> None:
         try:
             domain.backupBegin(xml, None, 0)
@@ -224,7 +270,12 @@ async def _begin(connection: Connection, source: SourceDomain, xml: str) -> None
                 remedy="shut it off, and try again",
             ) from error
 
-    await _on(connection, source, work, "begin to copy")
+    copying.writing = True
+    try:
+        await _on(connection, source, work, "begin to copy")
+    except (HypervisorFailed, WrongState):  # libvirt's own answer: it begins nothing later
+        copying.writing = False
+        raise
 
 
 def _runs(domain: libvirt.virDomain) -> bool:
@@ -237,14 +288,25 @@ def _must_have_ended_well(domain: libvirt.virDomain) -> None:
         raise WrongState("the domain went off while it was copied", remedy="try again")
     flags = libvirt.VIR_DOMAIN_JOB_STATS_COMPLETED | libvirt.VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED
     stats = domain.jobStats(flags)
-    if stats.get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP or not stats.get("success"):
+    if stats.get("operation") != BACKUP or not stats.get("success"):
         why = stats.get("errmsg") or "the job ended and is not whole"
         raise HypervisorFailed(f"the domain was not copied: {why}", remedy="read the host's libvirt log")
 
 
-def _abort(domain: libvirt.virDomain) -> None:
-    """Nothing but a copy is ended."""
-    if domain.isActive():
-        stats = domain.jobStats(0)
-        if stats.get("operation") == libvirt.VIR_DOMAIN_JOB_OPERATION_BACKUP:
-            domain.abortJob()
+def _abort(domain: libvirt.virDomain, file: Path) -> bool:
+    """Whether the copy into ``file`` is under way there, which is being ended then. HypervisorFailed: nobody
+    can tell whose the copy is that is being prepared."""
+    xml = looked_up(lambda: domain.backupGetXMLDesc(0), libvirt.VIR_ERR_NO_DOMAIN_BACKUP)
+    if xml is None:
+        # One of which it does not say yet which files it writes: libvirt itself fails here then.
+        if domain.isActive() and domain.jobStats(0).get("operation") == BACKUP:
+            raise HypervisorFailed("a copy of it is being prepared", remedy="it is looked at again")
+        return False
+    if str(file) not in backup_files(xml):
+        return False
+    try:
+        domain.abortJob()
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_OPERATION_INVALID:  # it has ended by itself
+            raise
+    return True

@@ -16,7 +16,7 @@ import libvirt
 import libvirt_qemu
 import pytest
 
-from backend.hypervisor import BackupLimits, Hypervisor, PrivateLibvirt
+from backend.hypervisor import BackupLimits, Copying, Hypervisor, PrivateLibvirt
 from tests.fix_cloud_image import PARTITION_AT, cloud_image
 from tests.fix_foreign import foreign_xml
 
@@ -61,14 +61,16 @@ async def test_a_copy_of_a_machine_with_an_agent_needs_no_recovery_and_the_machi
 ) -> None:
     hypervisor, domain, folder = web
     source = await hypervisor.source(NAME)
-    done = await hypervisor.back_up_source(source, "vda", folder / "frozen.qcow2", LIMITS)
+    copying = Copying(folder / "copy")
+    done = await hypervisor.back_up_source(source, "vda", copying, folder / "frozen.qcow2", LIMITS)
+    assert not copying.frozen and not copying.writing
     print(f"quiesced: frozen for {done.frozen_s:.2f} s, copied in {done.took_s:.1f} s, emulated")
     assert done.unquiesced == "" and 0 < done.frozen_s < LOOK_S * 5
     assert domain.isActive() and asked(domain, "guest-fsfreeze-status") == "thawed"
     assert not needs_recovery(folder / "frozen.qcow2")
 
     unasked = replace(source, agent="disconnected")
-    done = await hypervisor.back_up_source(unasked, "vda", folder / "running.qcow2", LIMITS)
+    done = await hypervisor.back_up_source(unasked, "vda", copying, folder / "running.qcow2", LIMITS)
     assert done.unquiesced == "QEMU's agent does not answer in it"
     assert needs_recovery(folder / "running.qcow2"), "of a system that runs and was not asked"
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import random
 import shutil
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,20 +19,21 @@ import libvirt
 import pytest
 
 from backend.audit import Audit
+from backend.background import Background
 from backend.config import Config
 from backend.disks import DiskReader
 from backend.errors import (
     Conflict,
     DuplicateName,
+    HypervisorDown,
     HypervisorFailed,
     ImageRefused,
     PreparationFailed,
     SourceNotFound,
-    TimedOut,
     WrongState,
 )
 from backend.fleet import DomainSources, domain_sources
-from backend.hypervisor import BackupLimits, Hypervisor, Pool, PrivateLibvirt
+from backend.hypervisor import Hypervisor, Pool, PrivateLibvirt
 from backend.hypervisor import sources as libvirt_sources
 from backend.hypervisor.volumes import pool_xml
 from backend.images import Images, ImportLimits, Preparation
@@ -39,10 +41,11 @@ from backend.images.prepare import NEEDED_AS_IS
 from backend.models import Identity, ImageView, Role, SourceCheck, SourceView
 from backend.store import Store
 from tests.fix_cloud_image import cloud_image
-from tests.fix_foreign import foreign_xml, raw_disk
+from tests.fix_foreign import endless_backup, foreign_xml, raw_disk
 
 OPERATOR = Identity(uid=0, gid=0, pid=1, name="root", role=Role.OPERATOR)
 PREFIX = "fluid-0c0c0c"
+LIMIT_S = 60
 AGENT = Identity(uid=65534, gid=65534, pid=1, name="nobody", role=Role.AGENT)
 KEY = b"-----BEGIN OPENSSH PRIVATE KEY-----\nZm9yYmlkZGVu\n-----END OPENSSH PRIVATE KEY-----\n"
 HASH = b"root:$y$j9T$forbidden$hash:19000:0:99999:7:::\ndaemon:*:19000:0:99999:7:::\n"
@@ -73,7 +76,9 @@ class Lab:
     folder: Path
     images: Images
     audit: Audit
+    background: Background
     host: str = "local"
+    away: asyncio.Event = field(default_factory=asyncio.Event)
 
     def service(self, config: dict[str, Any], production: frozenset[str] = frozenset()) -> DomainSources:
         async def look(max_age_s: float) -> SimpleNamespace:
@@ -82,7 +87,12 @@ class Lab:
         async def told(question: Callable[[Hypervisor], Awaitable[Any]]) -> Any:
             return await question(self.hypervisor)
 
-        host = SimpleNamespace(name=self.host, require=lambda: self.hypervisor, look=look, told=told)
+        def require() -> Hypervisor:
+            if self.away.is_set():
+                raise HypervisorDown("the connection is lost", remedy="wait")
+            return self.hypervisor
+
+        host = SimpleNamespace(name=self.host, require=require, look=look, told=told)
         hosts = SimpleNamespace(named=lambda _: host)
 
         class Hosts(list[Any]):
@@ -105,6 +115,7 @@ class Lab:
             cast("Any", sources),
             cast("Any", Hosts([host])),
             lambda: production,
+            self.background,
         )
 
     def define(
@@ -114,6 +125,11 @@ class Lab:
         if running:
             domain.create()
         return domain
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(LIMIT_S):
+            while not condition():
+                await asyncio.sleep(0.1)
 
     def left(self) -> list[str]:
         names = [path.name for path in self.images.folder.iterdir()]
@@ -138,7 +154,8 @@ async def lab(daemon: PrivateLibvirt, open_folder: Path, store: Store) -> AsyncI
     audit = Audit(store, open_folder / "spool", open_folder / "audit.key", open_folder / "audit.head")
     images = open_folder / "images"
     images.mkdir(mode=0o711)
-    yield Lab(hypervisor, connection, open_folder, Images(images), audit)
+    async with Background() as background:
+        yield Lab(hypervisor, connection, open_folder, Images(images), audit, background)
     for domain in connection.listAllDomains(0):
         if domain.isActive():
             domain.destroy()
@@ -296,6 +313,61 @@ async def test_a_disk_that_no_one_can_read_says_so_and_leaves_nothing(lab: Lab) 
     assert await asyncio.to_thread(lambda: not list(lab.folder.glob("frozen/*")))
 
 
+def endless(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def xml(_target: str, _others: list[str], into: Path) -> str:
+        return endless_backup(into, folder)
+
+    monkeypatch.setattr(libvirt_sources, "backup_xml", xml)
+
+
+def job_of(domain: libvirt.virDomain) -> int:
+    try:
+        return int(domain.jobInfo()[0])
+    except libvirt.libvirtError:  # it is being prepared
+        return 0
+
+
+async def test_a_copy_that_nobody_waits_for_any_more_is_ended_and_then_its_file_goes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless(monkeypatch, lab.folder)
+    domain = lab.define("web", raw_disk(lab.folder / "web.disk"), running=True)
+    service = lab.service({"sources": [{"name": "web"}]})
+    preparing = asyncio.create_task(service.prepare(OPERATOR, "web", False))
+    await lab.until(lambda: job_of(domain))
+    lab.away.set()
+    preparing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await preparing
+    await asyncio.sleep(1)
+    (copy,) = lab.left()
+    assert job_of(domain) and copy.startswith(".copy."), "it is still written"
+    with pytest.raises(WrongState, match="an earlier copy of web is not ended yet"):
+        lab.away.clear()
+        await service.prepare(OPERATOR, "web", False)
+    await lab.until(lambda: not list(lab.folder.glob("copies/*")))
+    assert not job_of(domain) and lab.left() == []
+
+
+async def test_a_copy_that_a_killed_backend_left_is_ended_as_soon_as_its_host_answers(
+    lab: Lab,
+) -> None:
+    domain = lab.define("web", raw_disk(lab.folder / "web.disk"), running=True)
+    copy, note = lab.images.folder / ".copy.1", lab.folder / "copies/web.json"
+    note.parent.mkdir()
+    note.write_text(json.dumps({"host": "local", "domain": "web", "file": str(copy)}))
+    domain.backupBegin(endless_backup(copy, lab.folder), None, 0)
+    lab.away.set()
+    lab.service({}).recover()
+    await asyncio.sleep(3)
+    assert job_of(domain) and copy.exists() and note.exists()
+    lab.away.clear()
+    await lab.until(lambda: not note.exists())
+    assert not job_of(domain) and not copy.exists()
+    rows, _ = await lab.audit.list()
+    assert [row.action for row in rows] == ["source.abort"]
+
+
 @dataclass(frozen=True)
 class Far:
     """The same libvirtd as another machine: ``folder`` is its /var/lib/libvirt/images."""
@@ -351,20 +423,27 @@ async def test_a_machine_on_another_host_is_copied_over_libvirt_and_stays_as_it_
     assert far.left() == []
 
 
-async def test_a_copy_there_that_takes_too_long_or_that_a_crash_left_goes(
+async def test_a_copy_there_that_nobody_waits_for_any_more_is_ended_before_anybody_sweeps_it(
     far: Far, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    endless(monkeypatch, far.lab.folder)
     raw_disk(far.folder / "web.disk")
     domain = far.lab.define("web", Path("/var/lib/libvirt/images/web.disk"), running=True)
-    monkeypatch.setattr(libvirt_sources, "_runs", lambda _: True)  # a job without end
-    machine, copy = far.lab.hypervisor, far.lab.folder / "copy.qcow2"
-    with pytest.raises(TimedOut, match="copying web took longer than 1 s"):
-        await machine.back_up_source(
-            await machine.source("web"), "vda", copy, BackupLimits(1 << 30, 1 << 30, total_s=1)
-        )
-    assert domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE
-    assert far.left() == [] and not copy.exists()
-    (far.folder / PREFIX / f"{PREFIX}-import-0badc0de.copy.qcow2").write_bytes(b"cut off")
+    service = far.lab.service({"sources": [{"name": "web", "host": "far-1"}]})
+    preparing = asyncio.create_task(service.prepare(OPERATOR, "web", False))
+    await far.lab.until(lambda: job_of(domain))
+    far.lab.away.set()
+    preparing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await preparing
+    machine = far.lab.hypervisor
+    assert (await machine.sweep_preparations(), await machine.leftovers()) == ([], [])
+    (copy,) = far.left()
+    assert job_of(domain) and copy.startswith("copy.")
+    far.lab.away.clear()
+    await far.lab.until(lambda: not list(far.lab.folder.glob("copies/*")))
+    assert not job_of(domain) and far.left() == [] and far.lab.left() == []
+    (far.folder / PREFIX / f"{PREFIX}-import-0badc0de.copy.qcow2").write_bytes(b"an older backend's")
     assert await machine.sweep_preparations() == [f"{PREFIX}-import-0badc0de"]
     assert far.left() == []
 
