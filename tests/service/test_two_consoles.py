@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
+
 from backend.client import AsyncFluid
 from backend.models import AskState
 from tests.bench.stage import Stage, name_of, sandbox_id
@@ -44,6 +46,7 @@ def _press(seen: SlowTerminal, key: bytes) -> None:
     seen.press(key)
 
 
+@pytest.mark.full
 async def test_two_operators_see_each_other_and_what_the_other_decided_and_what_is_new_after_a_restart(
     tmp_path: Path,
 ) -> None:
