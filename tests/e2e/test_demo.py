@@ -103,6 +103,7 @@ def test_root_is_served_as_operator_because_the_config_names_it(operator: Fluid)
     assert operator.whoami().role == "operator"
 
 
+@pytest.mark.full
 def test_every_promise_is_kept_with_a_random_seed(demo: Demo, told: Told, tmp_path: Path) -> None:
     again = play(demo, RANDOM_SEED, tmp_path)
     assert again.code == 0, again.transcript
