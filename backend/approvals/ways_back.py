@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -103,14 +104,16 @@ class WaysBack:
         """By target, where its packages would be others than the rehearsal's: a sentence each. ``runs``: the
         dry run of each. Raises :class:`TargetDown`."""
         done = await self._store.changes.get(approval.evidence.changes_id)
-        found: list[Kept] = await together(
-            *(self._keeper.look(name, Wanted(frozenset({dpkg.STATUS}))) for name in runs)
-        )
-        return {
-            name: other_packages(done, run, name, content.data if content else None)
-            for (name, run), kept in zip(runs.items(), found, strict=True)
-            for content in [kept.told.contents.get(dpkg.STATUS)]
-        }
+        if not (done.packages or any(event.packages for run in runs.values() for event in run.events)):
+            return {}
+
+        async def compared(name: str, run: Run) -> list[str]:
+            told = (await self._keeper.look(name, Wanted(frozenset({dpkg.STATUS})))).told
+            status = told.contents.get(dpkg.STATUS)
+            return await asyncio.to_thread(other_packages, done, run, name, status.data if status else None)
+
+        found: list[list[str]] = await together(*(compared(name, run) for name, run in runs.items()))
+        return dict(zip(runs, found, strict=True))
 
     async def playbook(
         self, actor: Identity, run: Run, approval: Approval, targets: Sequence[str]
