@@ -23,6 +23,7 @@ from backend.models import (
     how_read,
 )
 from backend.playbooks import CheckedPlaybook, literals_of
+from backend.wording import some
 
 TOLD_OF_ALIKE = 5
 MAX_CHARS = 300
@@ -148,8 +149,7 @@ def _cut(told: Iterable[Told]) -> Iterator[str]:
 
 
 def _named(names: list[str]) -> str:
-    more = len(names) - TOLD_OF_ALIKE
-    return ", ".join(names[:TOLD_OF_ALIKE]) + (f" and {more} more" if more > 0 else "")
+    return some(names, TOLD_OF_ALIKE)
 
 
 def _administrators(users: Iterable[UserChange]) -> Iterator[str]:

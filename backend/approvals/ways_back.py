@@ -29,6 +29,7 @@ from backend.playbooks import (
 from backend.store import Store
 from backend.targets import Keeper, Kept, Wanted
 from backend.together import together
+from backend.wording import some
 
 TOLD = 20  # paths that an audit row names
 NAMED = 5  # paths that a sentence names
@@ -182,8 +183,6 @@ def _without_way_back(left_out: Mapping[bytes, str]) -> list[str]:
     for path, why in sorted(left_out.items()):
         by_reason[why].append(wire_path(path))
     return [
-        f"a roll back cannot bring back {', '.join(paths[:NAMED])}"
-        + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")
-        + f": not kept before the apply ({why})"
+        f"a roll back cannot bring back {some(paths, NAMED)}: not kept before the apply ({why})"
         for why, paths in by_reason.items()
     ]

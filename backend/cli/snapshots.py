@@ -15,6 +15,7 @@ from backend.cli.options import AsJson, SandboxName, Yes, confirm, examples, nou
 from backend.client import calls
 from backend.file_rights import words as right_words
 from backend.text import visible
+from backend.wording import some
 
 app = noun_app("Points in time of a sandbox.")
 
@@ -224,8 +225,7 @@ def _version(row: dict[str, Any]) -> str:
 def _by(row: dict[str, Any]) -> str:
     """The commands that were running when it happened."""
     ids = row.get("commands") or []
-    more = f" and {len(ids) - BY_MAX} more" if len(ids) > BY_MAX else ""
-    return f"  by {', '.join(ids[:BY_MAX])}{more}" if ids else ""
+    return f"  by {some(ids, BY_MAX)}" if ids else ""
 
 
 def _values(row: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ from backend.images import (
     remove_image,
 )
 from backend.models import Identity, ImageView, Role, Sandbox
+from backend.wording import some
 
 log = logging.getLogger(__name__)
 NAMES_TOLD = 5
@@ -157,9 +158,8 @@ async def _templates_on(host: Host, sha256: str) -> Sequence[str]:
 def _must_be_free(name: str, users: Sequence[Sandbox]) -> None:
     if users:
         names = [row.sandbox_name for row in users]
-        more = f" and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
         raise ImageInUse(
-            f"{name} is in use by {', '.join(names[:NAMES_TOLD])}{more}",
+            f"{name} is in use by {some(names, NAMES_TOLD)}",
             remedy=f"fluid sandboxes destroy {names[0]}",
             sandboxes=names,
         )

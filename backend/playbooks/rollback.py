@@ -29,6 +29,7 @@ from backend.playbooks.grammar import CheckedPlaybook
 from backend.playbooks.secrets import MAX_VALUE, masked_paths
 from backend.playbooks.touched import Touched
 from backend.targets import Kept
+from backend.wording import some
 
 SHADOW = b"/etc/shadow"
 SWAPS = b"/proc/swaps"
@@ -109,8 +110,7 @@ class _Back:
             if one.verb is ChangeVerb.REMOVED and one.name not in reach.named["package"]
         ]
         if others:
-            more = f" and {len(others) - _LISTED} more" if len(others) > _LISTED else ""
-            self._stays(f"{', '.join(others[:_LISTED])}{more}: installed since, and not in the rehearsal")
+            self._stays(f"{some(others, _LISTED)}: installed since, and not in the rehearsal")
 
     def goes(self, wire: str) -> bool:
         """Whether what stands at a path is taken back."""

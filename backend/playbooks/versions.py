@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 
 from backend.changes.dpkg import parse_status
 from backend.models import Changes, Run
+from backend.wording import some
 
 NAMED = 5
 
@@ -41,14 +42,9 @@ def _sentences(
         if versions and would and not would & versions:
             others.append(f"{name} {'/'.join(sorted(would))} ({'/'.join(sorted(versions))})")
     if others:
-        yield f"packages: another version on {target} than (in the rehearsal): {_named(others)}"
+        yield f"packages: another version on {target} than (in the rehearsal): {some(others, NAMED)}"
     if gone := [name for name, version in planned.items() if not version and name not in rehearsed]:
-        yield f"packages: {target} would lose what the rehearsal did not: {_named(sorted(gone))}"
+        yield f"packages: {target} would lose what the rehearsal did not: {some(sorted(gone), NAMED)}"
     new = [name for name, version in planned.items() if version and not (name in rehearsed or has.get(name))]
     if new:
-        yield f"packages: {target} would get what the rehearsal did not: {_named(sorted(new))}"
-
-
-def _named(names: list[str]) -> str:
-    more = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+        yield f"packages: {target} would get what the rehearsal did not: {some(sorted(new), NAMED)}"

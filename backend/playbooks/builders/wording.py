@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from backend.changes.grants import Grant, grants, people
 from backend.models import FileChange, SettingChange, SettingKind
 from backend.playbooks.builders.context import Context
+from backend.wording import some
 
 _NAMED = 2  # things that a name lists; of more it gives the count
 _REMARK_VALUES = 4
@@ -28,8 +29,7 @@ def remark(context: Context, change: FileChange) -> str:
     if len(stated) <= _NAMED or {one.kind for one in stated} - _LISTED:
         return ""
     told = [f"{one.name} {one.after.get('value', '')}".rstrip() for one in stated]
-    more = len(told) - _REMARK_VALUES
-    return ", ".join(told[:_REMARK_VALUES]) + (f" and {more} more" if more > 0 else "")
+    return some(told, _REMARK_VALUES)
 
 
 def _stated(context: Context, change: FileChange) -> list[SettingChange]:
