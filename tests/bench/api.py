@@ -19,8 +19,8 @@ from backend.audit.chain import Head, link, timestamp
 from backend.models import AskState, Identity, Role, now
 from backend.store import Store
 from tests.bench.figures import Bar, Figure, figure
-from tests.bench.processes import memory_mb
 from tests.bench.stage import CHECKOUT, Stage
+from tests.processes import memory_mb
 
 SANDBOXES = 1000
 WARM_UP, LISTS = 10, 200

@@ -21,9 +21,9 @@ from backend.background import Background
 from backend.models import Phase
 from backend.store import EventBus, Store
 from tests.bench.figures import Bar, Figure, figure
-from tests.bench.processes import memory_mb
 from tests.bench.stage import Stage, sandbox_id
 from tests.bench.terminal import Terminal
+from tests.processes import memory_mb
 
 SANDBOXES, PANES = 1_000, 100
 POINTS, EVENTS = 10, 100_000

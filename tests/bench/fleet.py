@@ -29,6 +29,7 @@ from backend.steps import operation, reached
 from tests.bench.changes import GROUPS, PLANT, PLANT_S
 from tests.bench.figures import Bar, Figure, figure
 from tests.bench.stage import Stage
+from tests.processes import memory_mb, qemu_of
 
 COLD, REPEATS, AT_ONCE, ROUNDS, PARKED = 3, 10, 10, 3, 2
 WAIT_S = 300.0
@@ -335,15 +336,8 @@ def _disk_mb(folder: Path) -> float:
 
 def _resident_mb(box: Sandbox) -> float:
     """What the sandbox's QEMU holds in memory now."""
-    mark = f"guest={box.domain},".encode()
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (path / "cmdline").read_bytes():
-                status = (path / "status").read_text()
-                return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-        except OSError:
-            continue
-    raise AssertionError(f"{box.domain} runs nowhere")
+    (pid,) = qemu_of(box.domain)
+    return memory_mb(pid)
 
 
 async def _restarts(stage: Stage) -> list[float]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from tests.bench.figures import Bar, Figure, figure
-from tests.bench.processes import cpu_s
 from tests.bench.stage import Stage, name_of
 from tests.bench.terminal import Terminal
+from tests.processes import cpu_s
 
 SANDBOXES, PANES = 1_000, 20
 WATCHED_S, TIMES = 5.0, 4

@@ -24,6 +24,7 @@ from backend.errors import FluidError
 from backend.store import EmbeddedPostgres
 from tests.fix_database import standing_still
 from tests.fix_demo import Demo, until_parked
+from tests.processes import qemu_of
 
 NAME = "bad-input"
 LEFT_BYTES = 1 << 30  # enough for everybody else on the machine, and less than the reserve
@@ -212,7 +213,8 @@ def test_a_guest_that_dies_is_told_at_once_and_can_be_removed(
     caller.start()
     assert running.wait(WAIT_S)
     domain = operator.sandbox(box.id).domain
-    os.kill(_qemu(domain), signal.SIGKILL)
+    (pid,) = qemu_of(domain)
+    os.kill(pid, signal.SIGKILL)
     caller.join(LIMIT_S)
     assert heard and heard[0].code == "command_lost" and NAME in heard[0].message and heard[0].remedy
     with refused("wrong_state", "its virtual machine died"):
@@ -269,17 +271,6 @@ def _folders(demo: Demo) -> dict[str, list[str]]:
     """Each domain's files."""
     folder = demo.home / "state" / "domains" / "domains"
     return {path.name: sorted(file.name for file in path.iterdir()) for path in folder.iterdir()}
-
-
-def _qemu(domain: str) -> int:
-    """The pid of the one process that runs this domain."""
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if f"guest={domain},".encode() in path.read_bytes():
-                return int(path.parent.name)
-        except OSError:
-            continue
-    raise AssertionError(f"no QEMU runs {domain}")
 
 
 def _until(works: Callable[[], bool]) -> None:

@@ -10,7 +10,6 @@ import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from pathlib import Path
 
 import libvirt
 import pytest
@@ -20,6 +19,7 @@ from backend.errors import SandboxNotFound, WrongState
 from backend.models import Phase, Sandbox
 from tests.fix_demo import Demo
 from tests.leftovers import left_of
+from tests.processes import qemu_of
 
 LIMIT_S = 60
 LOOK_S = 0.05
@@ -64,11 +64,8 @@ class Hands:
         assert abs(int(done.stdout) - time.time()) < CLOCK_S
 
     def qemu(self) -> int:
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):
-                if f"guest={self.box.domain},".encode() in path.read_bytes():
-                    return int(path.parent.name)
-        raise AssertionError("it does not run")
+        (pid,) = qemu_of(self.box.domain)
+        return pid
 
 
 @pytest.fixture

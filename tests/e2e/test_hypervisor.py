@@ -31,6 +31,7 @@ from backend.hypervisor.nouns import WayName
 from backend.images import Images
 from backend.paths import Paths
 from tests.fix_guests import GuestHost, guest_of, here, opened, own_network
+from tests.processes import qemu_of
 
 PREFIX = "fluid-e2e"
 NETWORK = own_network(PREFIX, "fle2e")
@@ -80,19 +81,6 @@ async def guest(lab: Lab) -> AsyncIterator[Identity]:
     await lab.fork(identity)
     yield identity
     await lab.host.destroy(identity.name)
-
-
-def qemu_of(name: str) -> list[int]:
-    """Pids of QEMU processes that run this domain."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            words = path.read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if any(word.startswith(f"guest={name},".encode()) for word in words):
-            found.append(int(path.parent.name))
-    return found
 
 
 async def test_a_fork_is_somebody_of_its_own(lab: Lab, guest: Identity) -> None:
@@ -335,7 +323,7 @@ async def assert_it_starts_cold(lab: Lab, branch: Identity) -> None:
     await lab.ssh(branch, "echo kept > /root/kept; sync")
     assert await lab.host.stop(branch.name)
     assert (await lab.host.info(branch.name)).state == "shutoff"
-    assert qemu_of(branch.name) == []
+    assert qemu_of(branch.name) == set()
     assert (await lab.host.start(branch.name)).state == "running"
     said = await lab.ssh(
         branch, "cat /root/mark /root/kept /etc/machine-id; hostname; hostname -I", again=True
@@ -419,7 +407,7 @@ async def assert_nothing_left(lab: Lab, name: str) -> None:
     assert name not in [domain.name for domain in await lab.host.list_ours()]
     assert name not in await lab.host.leftovers()
     assert not (lab.host.folder / "domains" / name).exists()
-    assert qemu_of(name) == []
+    assert qemu_of(name) == set()
 
 
 async def test_a_cold_boot_is_reached_like_a_fork(lab: Lab, image: GuestImage) -> None:

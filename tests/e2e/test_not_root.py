@@ -22,6 +22,7 @@ from backend.paths import Paths
 from tests.bench.stage import CHECKOUT
 from tests.fix_hosts import USER, RealHost, real_hosts
 from tests.leftovers import left_of
+from tests.processes import argv_of
 
 HOME = f"/home/{USER}"
 STRANGER = "games"  # a user of every machine, who is in no group of libvirt's
@@ -87,11 +88,7 @@ class Installation:
 
     def backend(self) -> int:
         """Its pid on this machine; nsenter and setpriv have become it."""
-        (pid,) = (
-            pid
-            for pid in self.host.processes()
-            if b"backend.cli\0serve" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        )
+        (pid,) = (pid for pid in self.host.processes() if b"backend.cli\0serve" in argv_of(pid))
         return pid
 
     def last_words(self) -> str:

@@ -34,6 +34,7 @@ from backend.paths import Paths
 from backend.store import EmbeddedPostgres
 from backend.tmux import TmuxServer
 from tests.fix_database import RUN_AS
+from tests.processes import naming
 
 CHECKOUT = Path(__file__).parents[2]
 SHARED_CACHE = Path("/var/cache/fluid")
@@ -79,15 +80,7 @@ class Home:
 
     def processes(self) -> set[int]:
         """Who names this home on its command line, but for backends that the test itself started."""
-        mark = str(self.paths.state.parent).encode()
-        found = set()
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                if mark in path.read_bytes():
-                    found.add(int(path.parent.name))
-            except OSError:
-                continue
-        return found
+        return naming(str(self.paths.state.parent))
 
     def resize(self, size: str) -> None:
         _run("mount", "-o", f"remount,size={size}", str(self.paths.state.parent))

@@ -21,6 +21,7 @@ from backend.models import Phase, Sandbox
 from tests.bench.stage import Stage
 from tests.fix_hosts import RealHost
 from tests.leftovers import left_of
+from tests.processes import argv_of, naming
 
 AGREE_S = 60.0
 WAIT_S = 180.0
@@ -187,16 +188,10 @@ class World:
         return self._files(domain, ".layer")
 
     def _processes(self) -> set[str]:
-        found = set()
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = path.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            for word in words:
-                if word.startswith(f"guest={self.prefix}-sbx-".encode()):
-                    found.add(word.removeprefix(b"guest=").split(b",")[0].decode())
-        return found
+        named = f"guest={self.prefix}-sbx-"
+        argvs = map(argv_of, naming(named))
+        words = [word for argv in argvs for word in argv.split(b"\0") if word.startswith(named.encode())]
+        return {word.removeprefix(b"guest=").split(b",")[0].decode() for word in words}
 
     def _taps(self) -> set[str]:
         return {path.name for path in Path("/sys/class/net").iterdir()}

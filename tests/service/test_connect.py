@@ -24,6 +24,7 @@ from backend.places import OPERATOR_SOCKET, FarDoor, SshDestination, far_door
 from tests.bench.terminal import Terminal
 from tests.console.door import SampleDoor, sample_door
 from tests.fix_sshd import HostSshd, make_sshd
+from tests.processes import argv_of
 
 __all__ = ["make_sshd"]
 
@@ -249,7 +250,7 @@ def test_the_ssh_ends_with_a_console_that_is_killed(control: Control) -> None:
         socket, _, pid = ours.stdout.readline().strip().rpartition(" ")
         ours.kill()
     until = monotonic() + SOON_S
-    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+    while argv_of(int(pid)):
         assert monotonic() < until, "ssh goes on without anybody"
         sleep(0.02)
     shutil.rmtree(Path(socket).parent)

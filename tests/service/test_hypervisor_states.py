@@ -11,7 +11,6 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from backend.hypervisor import DomainEvent, DomainInfo, Hypervisor, PrivateLibvi
 from backend.hypervisor.domain_xml import DomainSpec, domain_xml, loose_nic
 from backend.hypervisor.nouns import GuestImage, Machine
 from backend.models import Phase, Sandbox, now
+from tests.processes import qemu_of
 
 PREFIX = "fluid-states"
 NAME = f"{PREFIX}-sbx-{secrets.token_hex(4)}"  # the kernel's log remembers those of earlier runs
@@ -89,11 +89,8 @@ class Lab:
 
     def qemu(self) -> int:
         """The pid of its QEMU."""
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with suppress(OSError):  # it ended meanwhile
-                if f"guest={NAME},".encode() in path.read_bytes():
-                    return int(path.parent.name)
-        raise AssertionError("it does not run")
+        (pid,) = qemu_of(NAME)
+        return pid
 
 
 @pytest.fixture(scope="module")

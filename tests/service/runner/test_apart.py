@@ -19,6 +19,7 @@ from backend.guests import CertificateAuthority
 from backend.paths import Paths
 from backend.store import EmbeddedPostgres
 from backend.tmux import TmuxServer
+from tests.processes import argv_of
 from tests.service.runner.conftest import SYSTEM_PYTHON
 from tests.service.runner.test_ansible_runner import HOLD, play, processes_of, spec_of
 
@@ -84,7 +85,7 @@ async def test_the_processes_of_a_run_gain_nothing_and_their_agent_has_the_group
 ) -> None:
     runner = Runner(runs, run_as=USER, python=python)
     await runner.start(spec_of(sshd, play(HOLD)), key=sshd.key)
-    while not any(b"ssh\0" in (Path(f"/proc/{pid}/cmdline").read_bytes()) for pid in there(runs)):
+    while not any(b"ssh\0" in argv_of(pid) for pid in there(runs)):
         await asyncio.sleep(0.05)
     user = pwd.getpwnam(USER)
     for pid in there(runs):

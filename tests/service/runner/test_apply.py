@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -40,6 +40,7 @@ from backend.playbooks.rollback import roll_back
 from backend.store import Database, EventBus, Store
 from backend.targets import Targets, keeping
 from tests.fix_namespaces import Machine, machine, targets_of
+from tests.processes import naming
 from tests.service.runner.stage import AGENT, ANNA, BERT, Stage
 
 TEST_S = 2400  # all of it on a machine that is busy with guests
@@ -517,7 +518,7 @@ async def test_an_apply_that_is_aborted_says_where_and_its_way_back_leads_back(w
     asked = await pending(world, FOLDER % "/srv/first", passing, FOLDER % "/srv/last")
     world.production.run(f"touch {gate}")
     await world.approvals.approve(BERT, asked.id, asked.digest)
-    while not is_running(waits):
+    while not naming(waits):
         await asyncio.sleep(0.2)
     run_id = (await world.book.load(asked.id)).apply_run
     await world.runs.cancel(BERT, run_id)
@@ -527,20 +528,11 @@ async def test_an_apply_that_is_aborted_says_where_and_its_way_back_leads_back(w
     assert (await world.runs.load(run_id)).state is RunState.CANCELED
     assert set(world.production.run("ls /srv").split()) == {Path(gate).name, "first"}
     world.production.run(f"rm {gate}")
-    while is_running(waits):  # what Ansible had begun there was ended with it, or ends by itself
+    while naming(waits):  # what Ansible had begun there was ended with it, or ends by itself
         await asyncio.sleep(0.2)
     back = await world.taken_back(over)
     assert back.state is ApprovalState.APPLIED, back.outcome
     assert differing(before, await world.fleet.look(world.production)) == set()
-
-
-def is_running(words: str) -> bool:
-    """Whether a process of this machine has the words among its arguments."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if words.encode() in (process / "cmdline").read_bytes():
-                return True
-    return False
 
 
 @pytest.mark.full
