@@ -108,6 +108,8 @@ class FleetCore:
         # Half made or half destroyed, because the database or libvirt went away meanwhile.
         self._torn: set[str] = set()
         self._under_way: Counter[str] = Counter()
+        self._readers: Counter[str] = Counter()
+        self._merging: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._refuse_new: Callable[[], None] | None = None
         self._worked_at: dict[str, datetime] = {}
 
@@ -281,6 +283,33 @@ class FleetCore:
                 self.must_be(row, *phases)
             _become(sandbox, row)
             yield
+
+    @asynccontextmanager
+    async def reading(self, sandbox_id: str) -> AsyncIterator[None]:
+        """The disk layers of a sandbox and of its points stay as they are for the time of the block."""
+        async with self._merging.setdefault(sandbox_id, asyncio.Lock()):
+            self._readers[sandbox_id] += 1
+        try:
+            yield
+        finally:
+            self._readers[sandbox_id] -= 1
+            if not self._readers[sandbox_id]:
+                del self._readers[sandbox_id]
+
+    async def merge_layers(self, sandbox: Sandbox) -> None:
+        """Where its disk has many layers, those that nothing stands on become one, unless somebody is
+        :meth:`reading`. For who is :meth:`alone`, and holds nobody up: it is tried again the next time."""
+        async with self._merging.setdefault(sandbox.id, asyncio.Lock()):
+            if self._readers[sandbox.id]:
+                return
+            machine, host = self.machine(sandbox), self.host_of(sandbox)
+            try:
+                if found := await machine.to_merge(sandbox.domain):
+                    room_mb = sum(one.size for one in found) >> 20
+                    async with self.space_for(f"merge of {sandbox.id}", host, room_mb):
+                        await machine.merge(sandbox.domain, found)
+            except FluidError as error:
+                log.warning("the layers of %s were not merged: %s", sandbox.id, error.message)
 
     @asynccontextmanager
     async def step(

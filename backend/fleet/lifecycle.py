@@ -402,9 +402,8 @@ class Lifecycle(Sizes):
         host = self.host_of(sandbox)
         identity = await self._identify(sandbox)
         async with self.exclusive(point.sandbox_id):  # the snapshot stays meanwhile
-            info = await host.require().branch(
-                snapshot_files(point), identity, host.network.name, metadata=self.metadata(sandbox)
-            )
+            files, metadata = await snapshot_files(host.require(), point), self.metadata(sandbox)
+            info = await host.require().branch(files, identity, host.network.name, metadata=metadata)
         await self._log_in(sandbox)
         return info, "branch"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from contextlib import nullcontext, suppress
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from backend.errors import (
     WrongState,
 )
 from backend.fleet.core import FleetCore
-from backend.hypervisor import SnapshotFiles
+from backend.hypervisor import Hypervisor, SnapshotFiles
 from backend.models import (
     FROM_DISK,
     FROM_GUEST,
@@ -78,6 +79,7 @@ class Snapshots(FleetCore):
             self.audited(actor, "snapshot.create", sandbox, name=name) as step,
             self.ahead(sandbox, "snapshot", name, step=step),
         ):
+            await self.merge_layers(sandbox)
             files = await self.machine(sandbox).snapshot(sandbox.domain, name, memory=True)
             layers = _base_first(files)
             (read_from, manifest, names), runs = await together(
@@ -129,7 +131,7 @@ class Snapshots(FleetCore):
         local, since = await self._readable(sandbox, layers), None
         if parent and parent.read_from == FROM_DISK:
             with suppress(*UNREADABLE):
-                earlier = await self._readable(sandbox, [Path(layer) for layer in parent.disk_layers])
+                earlier = await self._readable(sandbox, await self._layers(sandbox, parent))
                 since = Earlier(parent.manifest_sha256, earlier)
         return await self._parts.manifests.take(local, since)
 
@@ -201,7 +203,7 @@ class Snapshots(FleetCore):
     async def _put_back(self, sandbox: Sandbox, snapshot: Snapshot) -> None:
         await self.hang_up(sandbox)
         keys = self._parts.authority.trusted
-        files = snapshot_files(snapshot)
+        files = await snapshot_files(self.machine(sandbox), snapshot)
         await self.machine(sandbox).restore(sandbox.domain, files, ca_public=keys.text)
         await self._guests.ready(self.guest(sandbox), timeout_s=RESTORE_TIMEOUT_S)
         await self.open_egress(sandbox)
@@ -258,29 +260,28 @@ class Snapshots(FleetCore):
             kept = await self._store.changes.find(points)
             if kept and kept.created_at >= max(before.created_at, after.created_at):  # else of one gone
                 return kept
-        first, _ = await self._layers(sandbox, before)
-        layers, quiesced = await self._layers(sandbox, after)
         commands = await self._store.commands.log(sandbox.id)
         typed = await self._typed(sandbox)
-        make = partial(
-            self._parts.differ.diff,
-            sandbox.id,
-            from_snapshot,
-            to_snapshot,
-            quiesced=quiesced and before.quiesced,
-            commands=commands,
-            typed=typed,
-        )
-
-        async def compared() -> Changes:
-            try:
-                earlier = await self._readable(sandbox, first)
-                return await make(earlier, await self._readable(sandbox, layers))
-            except UNREADABLE as refused:
-                return await make(*await self._told_points(sandbox, before, after, refused))
-
         changes: Changes
-        changes, runs = await together(compared(), self._ran(sandbox, after))
+        async with self._standing(sandbox, after) as (layers, quiesced):
+            make = partial(
+                self._parts.differ.diff,
+                sandbox.id,
+                from_snapshot,
+                to_snapshot,
+                quiesced=quiesced and before.quiesced,
+                commands=commands,
+                typed=typed,
+            )
+
+            async def compared() -> Changes:
+                try:
+                    earlier = await self._readable(sandbox, await self._layers(sandbox, before))
+                    return await make(earlier, await self._readable(sandbox, layers))
+                except UNREADABLE as refused:
+                    return await make(*await self._told_points(sandbox, before, after, refused))
+
+            changes, runs = await together(compared(), self._ran(sandbox, after))
         changes.running = running.compare(before.running, runs, from_snapshot, to_snapshot)
         await self._store.changes.insert(changes)
         await self._note_diff(actor, changes)
@@ -321,17 +322,19 @@ class Snapshots(FleetCore):
         disks: list[list[Path]] = []
         points: list[Snapshot | None] = []
         quiesced = True
-        for sandbox, name in (before, after):
-            points.append(await self._named_or_now(sandbox, name))
-            layers, stood_still = await self._layers(sandbox, points[-1])
-            disks.append(await self._readable(sandbox, layers))
-            quiesced = quiesced and stood_still
         changes: Changes
-        changes, *runs = await together(
-            self._parts.differ.diff(one.id, from_snapshot, to_snapshot, *disks, quiesced=quiesced),
-            self._ran(one, points[0]),
-            self._ran(other, points[1]),
-        )
+        async with AsyncExitStack() as stack:
+            for sandbox, name in (before, after):
+                points.append(await self._named_or_now(sandbox, name))
+                standing = self._standing(sandbox, points[-1])
+                layers, stood_still = await stack.enter_async_context(standing)
+                disks.append(await self._readable(sandbox, layers))
+                quiesced = quiesced and stood_still
+            changes, *runs = await together(
+                self._parts.differ.diff(one.id, from_snapshot, to_snapshot, *disks, quiesced=quiesced),
+                self._ran(one, points[0]),
+                self._ran(other, points[1]),
+            )
         changes.to_sandbox = other.id
         names = (f"{sandbox.sandbox_name} {name}" for sandbox, name in (before, after))
         changes.running = running.compare(*runs, *names)
@@ -342,11 +345,22 @@ class Snapshots(FleetCore):
         """None: now."""
         return None if name == NOW else await self._named(sandbox, name)
 
-    async def _layers(self, sandbox: Sandbox, point: Snapshot | None) -> tuple[list[Path], bool]:
-        """The frozen layers of a point, or of now, on its host; did the guest stand still?"""
+    @asynccontextmanager
+    async def _standing(
+        self, sandbox: Sandbox, point: Snapshot | None
+    ) -> AsyncIterator[tuple[list[Path], bool]]:
+        """The frozen layers of a point, or of now, on its host; did the guest stand still? They, and those of
+        its other points, stay as they are for the time of the block."""
         if point is None:
-            return await self.frozen(sandbox)
-        return [Path(layer) for layer in point.disk_layers], point.quiesced
+            async with self.frozen(sandbox) as found:
+                yield found
+        else:
+            async with self.reading(sandbox.id):
+                yield await self._layers(sandbox, point), point.quiesced
+
+    async def _layers(self, sandbox: Sandbox, point: Snapshot) -> list[Path]:
+        """The frozen layers of a point on its host, base first."""
+        return _base_first(await snapshot_files(self.machine(sandbox), point))
 
     async def _note_diff(self, actor: Identity, changes: Changes) -> None:
         other = {"to_sandbox": changes.to_sandbox} if changes.to_sandbox else {}
@@ -386,28 +400,33 @@ class Snapshots(FleetCore):
             await self.get(actor, changes.sandbox_id)
         return changes
 
-    async def frozen(self, sandbox: Sandbox) -> tuple[list[Path], bool]:
-        """The disk as it is now, as a layer of its host that nobody writes any more; did the guest stand
-        still? The layer stays as long as the running disk stands on it."""
+    @asynccontextmanager
+    async def frozen(self, sandbox: Sandbox) -> AsyncIterator[tuple[list[Path], bool]]:
+        """The disk as it is now, as layers of its host that nobody writes to for the time of the block; did
+        the guest stand still?"""
         name = new_id(NOW).lower()
-        async with self.alone(sandbox), self.ahead(sandbox, "snapshot", name):
-            files = await self.machine(sandbox).snapshot(sandbox.domain, name, memory=False)
-            await self._forget(sandbox, name)
-        return _base_first(files), files.quiesced
+        async with AsyncExitStack() as stack:
+            async with self.alone(sandbox), self.ahead(sandbox, "snapshot", name):
+                await self.merge_layers(sandbox)
+                files = await self.machine(sandbox).snapshot(sandbox.domain, name, memory=False)
+                await self._forget(sandbox, name)
+                await stack.enter_async_context(self.reading(sandbox.id))
+            yield _base_first(files), files.quiesced
 
     async def _readable(self, sandbox: Sandbox, layers: list[Path]) -> list[Path]:
         """Layers of its host as files of this machine."""
         return await self.machine(sandbox).local_layers(layers)
 
     async def freeze(self, sandbox: Sandbox) -> list[Path]:
-        """As :meth:`frozen`, for evidence: a guest that does not stand still is no evidence."""
-        layers, quiesced = await self.frozen(sandbox)
-        if not quiesced:
-            raise WrongState(
-                f"{sandbox.sandbox_name} did not freeze its file systems",
-                remedy="the rehearsal must be made again",
-            )
-        return await self._readable(sandbox, layers)
+        """As :meth:`frozen`, for evidence: a guest that does not stand still is no evidence. The layers of a
+        twin are few: they stay as they are as long as it lives."""
+        async with self.frozen(sandbox) as (layers, quiesced):
+            if not quiesced:
+                raise WrongState(
+                    f"{sandbox.sandbox_name} did not freeze its file systems",
+                    remedy="the rehearsal must be made again",
+                )
+            return await self._readable(sandbox, layers)
 
     async def _points(self, sandbox: Sandbox) -> list[Snapshot]:
         rows, _ = await self._store.snapshots.list({"sandbox_id": sandbox.id}, oldest_first=True)
@@ -439,10 +458,10 @@ def _base_first(files: SnapshotFiles) -> list[Path]:
     return list(reversed(files.disk_layers))
 
 
-def snapshot_files(snapshot: Snapshot) -> SnapshotFiles:
-    """A point as the hypervisor takes it."""
+async def snapshot_files(machine: Hypervisor, snapshot: Snapshot) -> SnapshotFiles:
+    """A point as the hypervisor takes it, with the layers that it has now."""
     return SnapshotFiles(
-        disk_layers=tuple(Path(layer) for layer in reversed(snapshot.disk_layers)),
+        disk_layers=tuple(await machine.layers_below(Path(snapshot.disk_layers[-1]))),
         memory_file=Path(snapshot.memory_file) if snapshot.memory_file else None,
         quiesced=snapshot.quiesced,
         stood_still_s=0.0,

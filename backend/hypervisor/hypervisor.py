@@ -16,6 +16,7 @@ from backend.hypervisor import (
     far_sources,
     forks,
     kernel_log,
+    merging,
     networks,
     preparations,
     shutdown,
@@ -30,6 +31,7 @@ from backend.hypervisor.fork_ways import ForkWays
 from backend.hypervisor.forks import Login
 from backend.hypervisor.host_probe import probe_host
 from backend.hypervisor.local_files import LocalFiles
+from backend.hypervisor.merging import Mergeable
 from backend.hypervisor.nouns import (
     DiskUse,
     DomainEvent,
@@ -445,6 +447,18 @@ class Hypervisor:
     async def disk_layers(self, domain: str) -> list[Path]:
         """The current chain of disk files, top first."""
         return await snapshots.layers_of(self._domains, domain)
+
+    async def layers_below(self, layer: Path) -> list[Path]:
+        """See :func:`backend.hypervisor.snapshots.layers_below`."""
+        return await snapshots.layers_below(self._files, layer)
+
+    async def to_merge(self, domain: str) -> list[Mergeable]:
+        """See :func:`backend.hypervisor.merging.to_merge`."""
+        return await merging.to_merge(self._domains, domain)
+
+    async def merge(self, domain: str, found: Sequence[Mergeable]) -> int:
+        """See :func:`backend.hypervisor.merging.merge`."""
+        return await merging.merge(self._domains, domain, found)
 
     # --- what there is -------------------------------------------------------------------------------
 

@@ -12,11 +12,12 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias
 
 from backend.errors import HypervisorFailed
-from backend.hypervisor.overlays import backing_chain
+from backend.hypervisor.overlays import backing_chain, backing_file
 from backend.hypervisor.storage import LAYER_SUFFIX, TEMPLATE_DISK
 
 BLOCK_BYTES = 512  # of st_blocks (stat(2))
@@ -57,6 +58,22 @@ async def sweep(folder: Path, tops: Sequence[Path]) -> int:
         if _file(top) not in needed:
             needed.update(_file(layer) for layer in await backing_chain(top))
     return await asyncio.to_thread(_remove_others, folder, needed)
+
+
+def loose(folder: Path, layers: Sequence[Path]) -> dict[Path, int]:
+    """See :meth:`backend.hypervisor.storage.HostFiles.loose_layers`. Blocking."""
+    kept = {_file(layer) for layer in _kept(folder)}
+    above: dict[FileId, set[FileId]] = {}
+    for disk in folder.glob("disk-*.qcow2"):
+        if (below := backing_file(disk)) is not None:
+            above.setdefault(_file(below), set()).add(_file(disk))
+    found = {}
+    for upper, layer in pairwise(layers):
+        facts, this = layer.stat(), _file(layer)
+        is_ours = layer.parent == folder and facts.st_nlink == 1
+        if is_ours and this not in kept and above.get(this) == {_file(upper)}:
+            found[layer] = facts.st_blocks * BLOCK_BYTES
+    return found
 
 
 def _kept(folder: Path) -> list[Path]:

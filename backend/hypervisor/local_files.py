@@ -139,6 +139,16 @@ class LocalFiles:
     def _mark(self, domain: str, snapshot: str) -> Path:
         return layer_files.mark_of(self._domains / domain, snapshot)
 
+    @property
+    def names_are_relative(self) -> bool:
+        return True
+
+    async def loose_layers(self, domain: str, layers: Sequence[Path]) -> dict[Path, int]:
+        return await asyncio.to_thread(layer_files.loose, self._domains / domain, layers)
+
+    async def forget_layers(self, domain: str) -> None:
+        """Nothing of them is remembered."""
+
     async def share_layers(self, layers: Sequence[Path], domain: str) -> Path:
         folder = self._domains / domain
         await asyncio.to_thread(layer_files.link_layers, layers, folder)

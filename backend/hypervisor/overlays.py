@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import shutil
 import struct
 import tempfile
@@ -64,12 +63,25 @@ def parse_head(data: bytes, name: str) -> tuple[int, str | None]:
 
 
 async def backing_chain(top: Path) -> list[Path]:
-    """All files that a disk is made of, the top first, also while a guest runs on it."""
-    # -U: read without the lock that a running guest holds; the chain itself is only changed by us.
-    told = json.loads(
-        await _qemu_img("info", "-U", "--backing-chain", "--output=json", "-f", "qcow2", str(top))
-    )
-    return [Path(layer["filename"]) for layer in told]
+    """All files that a disk is made of, the top first, also while a guest runs on it. HypervisorFailed where
+    one is missing or stands on itself."""
+    return await asyncio.to_thread(_chain, top)
+
+
+def _chain(top: Path) -> list[Path]:
+    chain: list[Path] = []
+    layer: Path | None = top
+    while layer is not None:
+        if layer in chain:
+            raise HypervisorFailed(f"layer {layer} stands on itself", remedy="destroy the sandbox")
+        chain.append(layer)
+        try:
+            layer = _below(layer)
+        except FileNotFoundError as error:
+            raise HypervisorFailed(
+                f"layer {layer} cannot be read: {error.strerror}", remedy="destroy the sandbox"
+            ) from error
+    return chain
 
 
 def backing_files(folder: Path) -> set[Path]:
@@ -84,7 +96,14 @@ def backing_files(folder: Path) -> set[Path]:
 
 
 def backing_file(disk: Path) -> Path | None:
-    """The file that a qcow2 file stands on; none for one whose making was cut off."""
+    """The file that a qcow2 file stands on, whatever links lead there; none for one whose making was cut
+    off."""
+    below = _below(disk)
+    return None if below is None else below.resolve()
+
+
+def _below(disk: Path) -> Path | None:
+    """The file that a qcow2 file names."""
     try:
         with disk.open("rb") as file:
             head = file.read(HEAD_BYTES)
@@ -93,7 +112,7 @@ def backing_file(disk: Path) -> Path | None:
             f"layer {disk} cannot be read: {error.strerror}", remedy="run as the user who owns it"
         ) from error
     below = parse_head(head, str(disk))[1] if any(head) else None
-    return None if below is None else (disk.parent / below).resolve()
+    return None if below is None else disk.parent / below
 
 
 def virtual_size(path: Path) -> int:

@@ -19,6 +19,7 @@ import json
 import shutil
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -53,7 +54,8 @@ DROP_PATIENCE_S = 10.0
 
 @dataclass(frozen=True)
 class Layer:
-    """What a qcow2 file's head says. ``below``, the volume that it stands on, is for ever; ``size`` grows."""
+    """What a qcow2 file's head says. ``below``, the volume that it stands on, changes when layers are merged
+    (:mod:`backend.hypervisor.merging`); ``size`` grows."""
 
     size: int
     below: str | None
@@ -177,10 +179,13 @@ class PoolFiles:
         """With all that is remembered of them here."""
         listed = sorted(names)
         for name in listed:
-            self._below.pop(name, None)
-            self._headers.pop(name, None)
-            await asyncio.to_thread((self._pool.cache / name).unlink, missing_ok=True)
+            await self._forget(name)
         return await self._volumes.delete(listed)
+
+    async def _forget(self, name: str) -> None:
+        self._below.pop(name, None)
+        self._headers.pop(name, None)
+        await asyncio.to_thread((self._pool.cache / name).unlink, missing_ok=True)
 
     def _name(self, path: Path) -> str:
         if path.parent != self.root:
@@ -269,6 +274,29 @@ class PoolFiles:
         start = f"{domain}.{snapshot}."
         names = await self._volumes.names()
         return [name for name in names if name.startswith(start) and name.endswith(LAYER_SUFFIX)]
+
+    @property
+    def names_are_relative(self) -> bool:
+        return False
+
+    async def loose_layers(self, domain: str, layers: Sequence[Path]) -> dict[Path, int]:
+        names = await self._volumes.names()
+        kept = {_marked(name) for name in names if name.endswith(LAYER_SUFFIX)}
+        above: dict[str, set[str]] = {}
+        for name in names:
+            if name.startswith(self._start) and _is_disk(name):
+                for below in (await self._chain(name))[1:2]:
+                    above.setdefault(below, set()).add(name)
+        found = {}
+        for upper, layer in pairwise(map(self._name, layers)):
+            if _owner(layer) == domain and layer not in kept and above.get(layer) == {upper}:
+                found[self.root / layer] = await self._volumes.allocated(layer)
+        return found
+
+    async def forget_layers(self, domain: str) -> None:
+        await self._volumes.refresh(DROP_PATIENCE_S)
+        for name in [name for name in self._below if _owner(name) == domain]:
+            await self._forget(name)
 
     async def share_layers(self, layers: Sequence[Path], domain: str) -> Path:
         return layers[0]

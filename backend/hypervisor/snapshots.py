@@ -27,6 +27,7 @@ from backend.hypervisor.domain_xml import (
 )
 from backend.hypervisor.domains import SECURE_XML, START_TIMEOUT_S, Domains, info_of
 from backend.hypervisor.memories import restore_memory
+from backend.hypervisor.merging import until_over
 from backend.hypervisor.nouns import DomainInfo, SnapshotFiles
 from backend.hypervisor.storage import MEMORY_SUFFIX, HostFiles
 from backend.models.base import check_name
@@ -54,9 +55,9 @@ async def snapshot(
     layers = tuple(await files.backing_chain(await domains.disk(name)))
     if len(layers) >= MOST_LAYERS:
         raise LimitReached(
-            f"the disk of {name!r} has {len(layers)} layers, one for each snapshot and each look at it as it "
-            "was at that moment; no more can be made",
-            remedy="generate the playbook from the snapshots that are there, and go on in a new sandbox",
+            f"the disk of {name!r} has {len(layers)} layers: one of each snapshot, and one of what lies "
+            "between two; no more can be made",
+            remedy="delete snapshots that nobody needs: their layers are merged then",
         )
     overlay = await files.next_disk(name)
     saved = _memory(files, name, snapshot_name) if memory else None
@@ -88,9 +89,20 @@ def _memory(files: HostFiles, name: str, snapshot_name: str) -> Path:
 
 async def must_be_there(files: HostFiles, snapshot: SnapshotFiles) -> None:
     """SnapshotNotFound when its memory or its layer was deleted, before anything is done with it."""
-    for path in (snapshot.memory_file, snapshot.disk_layers[0]):
-        if path and not await files.exists(path):
-            raise SnapshotNotFound(f"the snapshot is gone: no {path}", remedy="use another snapshot")
+    for path in filter(None, (snapshot.memory_file, snapshot.disk_layers[0])):
+        await _must_exist(files, path)
+
+
+async def layers_below(files: HostFiles, layer: Path) -> list[Path]:
+    """A snapshot's layers as they are now, its own on top: some may have become one since. Raises
+    SnapshotNotFound."""
+    await _must_exist(files, layer)
+    return await files.backing_chain(layer)
+
+
+async def _must_exist(files: HostFiles, path: Path) -> None:
+    if not await files.exists(path):
+        raise SnapshotNotFound(f"the snapshot is gone: no {path}", remedy="use another snapshot")
 
 
 @contextlib.asynccontextmanager
@@ -164,6 +176,7 @@ async def settle(domains: Domains, name: str) -> None:
         info = await domains.info(name)
         if info.state == "shutoff":
             return
+        await until_over(domains, name, SNAPSHOT_TIMEOUT_S)
         limit_s = await domains.memory_limit_s(name, SNAPSHOT_TIMEOUT_S)
         await domains.call(name, _set_metadata_again, what="wait for", limit_s=limit_s)
         if info.state == "running":

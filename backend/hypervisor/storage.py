@@ -110,6 +110,18 @@ class HostFiles(Protocol):
 
     async def is_marked(self, domain: str, snapshot: str) -> bool: ...
 
+    @property
+    def names_are_relative(self) -> bool:
+        """Whether a layer names the one below it as a file of its own folder."""
+
+    async def loose_layers(self, domain: str, layers: Sequence[Path]) -> dict[Path, int]:
+        """Those of a disk's layers (top first, the one that is written with them) that are this domain's
+        alone, that no snapshot keeps, and on which only the one above them stands; each with the bytes that
+        it takes. HypervisorFailed where one cannot be read."""
+
+    async def forget_layers(self, domain: str) -> None:
+        """libvirt has written to frozen layers of the domain: nothing is remembered of them."""
+
     async def share_layers(self, layers: Sequence[Path], domain: str) -> Path:
         """Keep another domain's layers (top first) for this one too; the one that its disk is to stand on."""
 

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from backend.hypervisor import (
     Hypervisor,
     Identity,
     Template,
+    merging,
 )
 from backend.hypervisor.nouns import WayName
 from backend.images import Images
@@ -205,6 +206,60 @@ async def test_a_deleted_snapshot_gives_its_space_back_and_the_others_are_whole(
     await lab.ssh(guest, "echo later > /root/mark; sync")  # it was not touched
     await lab.host.restore(guest.name, second)
     assert (await lab.ssh(guest, "cat /root/mark", again=True)).strip() == "leaf"
+
+
+async def test_looks_and_deleted_snapshots_make_no_chain_that_grows(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what is merged under a guest that writes all the time, and under a snapshot, reads the same."""
+    box = await lab.identity("looked-at", 14)
+    await lab.fork(box)
+    try:
+        await lab.ssh(box, "(while :; do date +%s%N >> /root/ticks; done) </dev/null >/dev/null 2>&1 &")
+        started = len(await lab.host.disk_layers(box.name))
+        monkeypatch.setattr(merging, "MANY_LAYERS", started + 10)
+        for number in range(3):
+            await look_at(lab, box, number)
+        kept = await lab.host.snapshot(box.name, "kept")
+        for number in range(3, 9):
+            assert await lab.host.to_merge(box.name) == []
+            await look_at(lab, box, number)
+        layers = await lab.host.disk_layers(box.name)
+        assert len(layers) == started + 10
+        found = await lab.host.to_merge(box.name)
+        assert [one.layers for one in found] == [tuple(layers[1:7]), tuple(layers[8:11])]
+        assert all(one.size > BULK for one in found)
+        sums = await lab.ssh(box, SUMS)
+        assert await lab.host.merge(box.name, found) > 5 * BULK
+        stay = [layers[number] for number in (0, 6, 7, 10)]
+        assert await lab.host.disk_layers(box.name) == [*stay, *layers[11:]]
+        assert [layer for layer in layers[:11] if layer.exists()] == stay
+        assert await lab.host.to_merge(box.name) == []
+        assert await lab.ssh(box, SUMS) == sums
+        now_kept = replace(kept, disk_layers=tuple(await lab.host.layers_below(kept.disk_layers[0])))
+        assert now_kept.disk_layers == (layers[7], layers[10], *layers[11:])
+        branch = await lab.identity("of-merged", 15)
+        await lab.host.branch(now_kept, branch, NETWORK.name, metadata={"role": "sandbox"})
+        assert (await lab.ssh(branch, SUMS)).splitlines() == sums.splitlines()[:3]
+        await lab.host.destroy(branch.name)
+        await lab.host.restore(box.name, now_kept)
+        assert (await lab.ssh(box, SUMS, again=True)).splitlines() == sums.splitlines()[:3]
+        assert await lab.host.stop(box.name)
+        await lab.host.start(box.name)
+        assert (await lab.ssh(box, SUMS, again=True)).splitlines() == sums.splitlines()[:3]
+    finally:
+        await lab.host.destroy(box.name)
+
+
+BULK = 300_000
+SUMS = "sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum /root/bulk-*"
+
+
+async def look_at(lab: Lab, box: Identity, number: int) -> None:
+    """As the fleet looks at a disk as it is: a frozen layer that no snapshot keeps."""
+    await lab.ssh(box, f"head -c {BULK} /dev/urandom > /root/bulk-{number}; sync")
+    await lab.host.snapshot(box.name, f"look-{number}", memory=False)
+    await lab.host.delete_snapshot(box.name, f"look-{number}")
 
 
 async def test_a_guest_that_does_not_freeze_is_labelled(lab: Lab, guest: Identity) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import tempfile
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from backend.errors import HypervisorFailed
-from backend.hypervisor.layers import BLOCK_BYTES, link_layers, mark_of, sweep
+from backend.hypervisor.layers import BLOCK_BYTES, link_layers, loose, mark_of, sweep
+from backend.hypervisor.merging import runs
 from backend.hypervisor.overlays import backing_chain, create_overlay
 
 
@@ -70,6 +72,38 @@ async def test_what_stays_of_any_tree_is_what_is_stood_on(folder: Path, seed: in
     assert left(folder) == expected
     for number in kept:
         assert (await backing_chain(disk(folder, number)))[0] == disk(folder, number)
+
+
+async def test_layers_that_may_become_one_are_the_domains_own_and_nothing_else_stands_on_them(
+    folder: Path, tmp_path: Path
+) -> None:
+    """0 to 9 on each other, 9 is the running disk. 2 is kept, 12 stands on 4 besides, 7 is another's too."""
+    for number in range(1, 10):
+        await create_overlay(disk(folder, number), disk(folder, number - 1))
+    await create_overlay(disk(folder, 12), disk(folder, 4))
+    mark_of(folder, "s").symlink_to(disk(folder, 2).name)
+    mark_of(folder, "other").symlink_to(disk(folder, 12).name)
+    (tmp_path / "other").mkdir()
+    os.link(disk(folder, 7), tmp_path / "other" / disk(folder, 7).name)
+    layers = await backing_chain(disk(folder, 9))
+    found = loose(folder, layers)
+    assert {layers.index(layer) for layer in found} == {9 - number for number in (0, 1, 3, 5, 6, 8)}
+    assert found[disk(folder, 0)] == disk(folder, 0).stat().st_blocks * BLOCK_BYTES > 0
+    one_each = [[6, 5], [1, 0]]
+    assert [merged.layers for merged in runs(layers, found)] == [
+        tuple(disk(folder, number) for number in numbers) for numbers in one_each
+    ]
+
+
+async def test_a_chain_that_leads_nowhere_or_to_itself_is_said_to(folder: Path) -> None:
+    for number in (1, 2):
+        await create_overlay(disk(folder, number), disk(folder, number - 1))
+    disk(folder, 0).write_bytes(disk(folder, 1).read_bytes().replace(b"disk-0.qcow2", b"disk-2.qcow2"))
+    with pytest.raises(HypervisorFailed, match="stands on itself"):
+        await backing_chain(disk(folder, 2))
+    disk(folder, 0).unlink()
+    with pytest.raises(HypervisorFailed, match=r"disk-0\.qcow2 cannot be read: No such file"):
+        await backing_chain(disk(folder, 2))
 
 
 @pytest.mark.parametrize("elsewhere", [None, "/dev/shm"])  # the second is another file system

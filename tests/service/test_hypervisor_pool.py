@@ -267,6 +267,40 @@ async def test_what_stays_of_any_tree_is_what_is_stood_on(lab: Lab, based: Path,
     assert {n for n in range(9) if lab.disk(n).name in lab.names()} == expected
 
 
+async def test_layers_that_may_become_one_are_the_domains_own_and_nothing_else_stands_on_them(
+    lab: Lab, based: Path
+) -> None:
+    """0 to 9 on each other, 9 is the running disk. 2 is kept, 12 stands on 4 besides, another's disk on 7."""
+    files, first, branch = lab.files, f"{PREFIX}-a", f"{PREFIX}-b"
+    for number in range(1, 10):
+        await files.create_overlay(lab.disk(number), lab.disk(number - 1))
+    await files.create_overlay(lab.disk(12), lab.disk(4))
+    await files.mark(first, "s", lab.disk(2))
+    await files.mark(first, "other", lab.disk(12))
+    await files.claim(branch)
+    await files.create_overlay(lab.disk(0, branch), lab.disk(7))
+    found = await files.loose_layers(first, await files.backing_chain(lab.disk(9)))
+    assert found.keys() == {lab.disk(number) for number in (0, 1, 3, 5, 6, 8)}
+    assert all(size > 0 for size in found.values())
+
+
+async def test_what_libvirt_changed_is_read_again(lab: Lab, based: Path) -> None:
+    """As a merge does: 2 stands on 0 then, and 0 holds more."""
+    files = lab.files
+    for number in (1, 2):
+        await files.create_overlay(lab.disk(number), lab.disk(number - 1))
+    (here,) = await files.local_layers([lab.disk(0)])
+    assert await files.backing_chain(lab.disk(2)) == [*map(lab.disk, (2, 1, 0)), based]
+    there = [lab.real / lab.disk(number).name for number in range(3)]
+    there[2].write_bytes(there[2].read_bytes().replace(b".disk-1.qcow2", b".disk-0.qcow2"))
+    with there[0].open("ab") as more:
+        more.write(b"more")
+    await files.forget_layers(f"{PREFIX}-a")
+    assert await files.backing_chain(lab.disk(2)) == [*map(lab.disk, (2, 0)), based]
+    (here,) = await files.local_layers([lab.disk(0)])
+    assert here.read_bytes() == there[0].read_bytes()
+
+
 async def test_a_layer_stays_for_the_branch_and_goes_with_it(lab: Lab, based: Path) -> None:
     files, first, branch = lab.files, f"{PREFIX}-a", f"{PREFIX}-b"
     await files.mark(first, "point", lab.disk(0))

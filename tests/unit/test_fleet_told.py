@@ -93,8 +93,19 @@ class Fleet(Snapshots):
     async def _points(self, sandbox: Sandbox) -> list[Snapshot]:
         return self.points
 
-    async def frozen(self, sandbox: Sandbox) -> tuple[list[Path], bool]:
-        return [Path("/layers/now")], True
+    @asynccontextmanager
+    async def frozen(self, sandbox: Sandbox) -> AsyncIterator[tuple[list[Path], bool]]:
+        yield [Path("/layers/now")], True
+
+    @asynccontextmanager
+    async def reading(self, sandbox_id: str) -> AsyncIterator[None]:
+        yield
+
+    async def merge_layers(self, sandbox: Sandbox) -> None:
+        """Its chain is short."""
+
+    def machine(self, sandbox: Sandbox) -> Any:
+        return SimpleNamespace(layers_below=AsyncMock(side_effect=lambda layer: [layer]))
 
     async def _readable(self, sandbox: Sandbox, layers: list[Path]) -> list[Path]:
         if self.layers is not None:

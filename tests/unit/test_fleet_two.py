@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -56,8 +58,16 @@ class Fleet(Snapshots):
             )
         ]  # fmt: skip
 
-    async def frozen(self, sandbox: Sandbox) -> tuple[list[Path], bool]:
-        return [Path(f"/layers/{sandbox.id}/now")], sandbox.id == "SBX-0"
+    @asynccontextmanager
+    async def frozen(self, sandbox: Sandbox) -> AsyncIterator[tuple[list[Path], bool]]:
+        yield [Path(f"/layers/{sandbox.id}/now")], sandbox.id == "SBX-0"
+
+    @asynccontextmanager
+    async def reading(self, sandbox_id: str) -> AsyncIterator[None]:
+        yield
+
+    def machine(self, sandbox: Sandbox) -> Any:
+        return SimpleNamespace(layers_below=AsyncMock(side_effect=lambda layer: [layer]))
 
     async def _readable(self, sandbox: Sandbox, layers: list[Path]) -> list[Path]:
         return layers
