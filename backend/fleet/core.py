@@ -307,7 +307,8 @@ class FleetCore:
                 if found := await machine.to_merge(sandbox.domain):
                     room_mb = sum(one.size for one in found) >> 20
                     async with self.space_for(f"merge of {sandbox.id}", host, room_mb):
-                        await machine.merge(sandbox.domain, found)
+                        with operation("merge"):
+                            await machine.merge(sandbox.domain, found)
             except FluidError as error:
                 log.warning("the layers of %s were not merged: %s", sandbox.id, error.message)
 

@@ -72,6 +72,7 @@ async def merge(domains: Domains, name: str, found: Sequence[Mergeable]) -> int:
         await until_over(domains, name)
         try:
             await domains.call(name, begin, what="merge layers of", limit_s=START_TIMEOUT_S)
+            reached("merging")
             await until_over(domains, name, move_limit_s(one.size))
         except BaseException:
             await asyncio.shield(_give_up(domains, name))

@@ -15,8 +15,10 @@ import pytest
 
 from backend.client import Fluid
 from backend.errors import FluidError, SandboxNotFound
+from backend.hypervisor.merging import MANY_LAYERS
 from backend.models import Sandbox
 from tests.faults.world import World
+from tests.processes import qemu_of
 
 CHECKOUT = Path(__file__).parents[2]
 MAKING = ("row", "identity made", "claimed", "overlay", "memory", "running", "defined", "identity")
@@ -26,6 +28,7 @@ STEPS = {
     "branch": (*MAKING[:3], "layers", *MAKING[3:], *LAST),
     "snapshot": ("ahead", "marked", "overlay", "frozen", "taken", "thawed", "manifest", "row", "done"),
     "restore": ("ahead", "overlay", "off", "disk changed", "memory", "running", "defined", "awake", "done"),
+    "merge": ("merging", "merged", "merged away"),
     "forget": ("ahead", "memory gone", "row gone", "done"),
     "destroy": ("ahead", "domain gone", "files gone", "done"),
     "hand out": ("claimed row", "woken", "login", "ready"),
@@ -61,6 +64,25 @@ def snapshot(fluid: Fluid) -> None:
     fluid.snapshot(id_of(fluid, BOX), "fresh")
 
 
+def look(fluid: Fluid) -> None:
+    fluid.diff(id_of(fluid, BOX), POINT)
+
+
+def look_often(fluid: Fluid) -> None:
+    """Until the next look finds too many layers."""
+    domain = fluid.sandbox(id_of(fluid, BOX)).domain
+    while layers_of(domain) < MANY_LAYERS:
+        look(fluid)
+
+
+def layers_of(domain: str) -> int:
+    """How many layers the disk has that it runs on: its QEMU has them open."""
+    (pid,) = qemu_of(domain)
+    return len(
+        {file for fd in Path(f"/proc/{pid}/fd").iterdir() if (file := fd.readlink()).suffix == ".qcow2"}
+    )
+
+
 def restore(fluid: Fluid) -> None:
     fluid.restore(id_of(fluid, BOX), POINT)
 
@@ -78,6 +100,7 @@ ACTS: dict[str, tuple[Act | None, Act]] = {
     "create": (None, create),
     "branch": (None, branch),
     "snapshot": (None, snapshot),
+    "merge": (look_often, look),
     "restore": (None, restore),
     "forget": (snapshot, forget),
     "destroy": (create, destroy),
