@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MAX_TEXT = 16_384
-NOT_OF_THE_DISK = ("/proc", "/sys", "/dev", "/run")
+NOT_OF_THE_DISK = ("/proc", "/sys", "/dev", "/run", "/var/run", "/var/lock")
 
 _OWNER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}\$?|[0-9]{1,10}")
 # dnf takes a name that ends so for a file, whose signature it does not look at.

@@ -80,7 +80,7 @@ def test_a_refusal_names_the_task_the_value_and_the_rule() -> None:
 
 
 @pytest.mark.parametrize(
-    "folder", ["/proc/self/root/var/lib/dpkg/info", "/sys/x", "/dev/shm", "/run/x", "/proc"]
+    "folder", ["/proc/self/root/var/lib/dpkg/info", "/sys/x", "/dev/shm", "/run/x", "/proc", "/var/run"]
 )
 def test_p5_nothing_is_written_where_a_path_is_another_name_or_of_no_disk(folder: str) -> None:
     """/proc/self/root/x is /x, and a rule that looks at names would not see it."""
