@@ -31,6 +31,7 @@ _READERS = re.compile(
     r"(?:\S*/)?(?:cat|cksum|cut|df|du|echo|file|find|getfacl|grep|head|ls|lsattr|md5sum|namei|od|printf|readlink"
     r"|realpath|sha256sum|sha512sum|sleep|stat|tail|test|tr|true|wc|zcat)"
 )
+_GOES = re.compile(r"[({\s]*cd\s+(?:--\s+)?['\"]?([^\s'\"]+)['\"]?")
 _OUTLIVES = re.compile(r"(?<![&>])&(?=\s|$|\))|\b(?:nohup|setsid|disown|systemd-run|screen|tmux)\b")
 _INSTALLS = re.compile(r"\b(?:apt|apt-get|aptitude|dpkg|dpkg-reconfigure|gdebi)\b")
 
@@ -89,17 +90,30 @@ def folders_named(commands: Iterable[Command]) -> set[str]:
     only read. When is not asked: a folder's times are of what a service made in it last."""
     found: set[str] = set()
     for command in commands:
-        if command.metadata.get("kind") == "file":
-            steps = [command.command.partition(" ")[2]]
-        else:
-            steps = [step for step in working(command.command) if not step.startswith("cd ")]
-        for step in steps:
+        for step in _where_it_stands(command):
             for match in _KEPT_ASIDE.finditer(" ".join(map(_chosen, step.split(" ")))):
                 is_open = _EXPANDS.search(match[0])
                 path = match[0][: is_open.start()].rpartition("/")[0] if is_open else match[0]
                 path = _bounded(path)
                 found |= {path, *_folders(path)}
     return found
+
+
+def _where_it_stands(command: Command) -> Iterator[str]:
+    """Its steps; those that stand in a folder of logs, caches or backups with their words as paths there
+    too."""
+    if command.metadata.get("kind") == "file":
+        yield command.command.partition(" ")[2]
+        return
+    folder = str(command.metadata.get("work_dir", ""))
+    for step in working(command.command):
+        if goes := _GOES.fullmatch(step):
+            folder = posixpath.join(folder, goes[1])
+            continue
+        yield step
+        if len(folder) <= MAX_CHARS and _KEPT_ASIDE.match(f"{folder}/"):
+            words = (word.strip("'\"") for word in step.split())
+            yield " ".join(f"{folder}/{word}" for word in words if word[:1] not in ("/", "-", ""))
 
 
 def _chosen(word: str) -> str:

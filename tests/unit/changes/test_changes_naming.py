@@ -86,6 +86,13 @@ def test_one_that_names_none_or_only_reads_did_not(command: str):
         ("chown app: '/home/app/.cache/x'", {"/home/app/.cache/x", "/home/app/.cache", "/home/app", "/home"}),
         ("rm -f /var/log/app/*.log", {"/var/log/app"}),
         ("mkdir /var/cache/app-$X", set()),
+        ("cd /var/log && mkdir -m 0750 app", {"/var/log/app", "/var/log/mkdir", "/var/log/0750"}),
+        (
+            "(cd '/var/log/'; cd app && chown app .)",
+            {"/var/log/app", "/var/log/app/chown", "/var/log/app/app"},
+        ),
+        ("cd /srv; mkdir app", set()),
+        ("cd /var/log; cd /srv && mkdir app", set()),
         ("cd /var/log/app && tail x", set()),
         ("cat /var/log/app/x | grep y", set()),
         ("mkdir /srv/var/log/app", set()),
@@ -98,8 +105,17 @@ def test_a_folder_of_logs_is_named_by_what_does_more_than_read(command: str, fol
 
 def test_a_folder_of_logs_is_named_by_the_door_for_files_and_at_little_cost():
     assert "/var/log/app" in folders_named([ran("file.write /var/log/app/x", kind="file")])
+    assert "/var/log/app" in folders_named([ran("mkdir app", work_dir="/var/log")])
     started = time.process_time()
-    for word in ("/var/log/a", "{a,", "/var/log/{", "a" * 1000 + "{a,b}", "/home/a/.cache"):
+    for word in (
+        "cd /var/log; ",
+        "x && cd a; ",
+        "/var/log/a",
+        "{a,",
+        "/var/log/{",
+        "a" * 1000 + "{a,b}",
+        "/home/a/.cache",
+    ):
         folders_named([ran("cp x " + word * (100_000 // len(word)))])
     assert time.process_time() - started < 2
 
