@@ -171,7 +171,8 @@ class Snapshot(Answer):
     parent: str | None = None  # name of the snapshot it stands on
     quiesced: bool = False  # the guest froze its file systems
     has_memory: bool = True
-    disk_layers: list[str] = Field(default_factory=list)  # image files on the host, base first
+    disk_layers: list[str] = Field(default_factory=list)
+    """Files on the host, base first; of those below the last one, its own, some may be merged since."""
     memory_file: str = ""
     read_from: str = FROM_DISK  # or FROM_GUEST: where its disk could not be read, the guest told the manifest
     manifest_sha256: str = ""  # its name in the store
