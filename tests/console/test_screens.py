@@ -29,7 +29,7 @@ from fluid_tui.widgets.replay_view import ReplayView
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import access_changes
 
-SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
+SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
 SIZES = [(80, 24), (160, 48)]
 SCREENS = (
     FleetScreen,
@@ -260,10 +260,10 @@ def _sandbox(stands_on: str, **more: Any) -> Sandbox:
         (["a"], _sandbox("a"), "a-now", "a-now"),
         (["a", "b<gone"], _sandbox("gone"), "a-b b-now", "a-b"),
         (["a", "b<a"], _sandbox("a", phase=Phase.DESTROYED), "a-b a-now", "a-b"),
-        (["a", "b<a"], _sandbox("b", last_activity_at=now() + HOUR), "a-b b-now", "b-now"),
+        (["a", "b<a"], _sandbox("b", last_activity_at=now() + DAY), "a-b b-now", "b-now"),
         (
             ["a", "b<a"],
-            _sandbox("b", last_activity_at=now() + HOUR, phase=Phase.LOST),
+            _sandbox("b", last_activity_at=now() + DAY, phase=Phase.LOST),
             "a-b b-now",
             "a-b",
         ),
