@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from backend.errors import BadRequest
@@ -22,8 +23,9 @@ from backend.paths import Paths
 CHECKOUT = Path(__file__).resolve().parents[2]
 GROUPS = ("unit", "service", "console", "security", "e2e", "faults")
 """Folders under tests/, the quick ones first."""
-BESIDE = ("service", "unit", "console")
+BESIDE = (("service",), ("unit", "console"))
 """They boot no guest: when everything runs they run beside the others, which mostly wait for guests."""
+GUESTS = tuple(group for group in GROUPS if not any(group in lane for lane in BESIDE))
 
 CHECKS = (
     ("ruff check", ("-m", "ruff", "check", "--quiet")),
@@ -128,7 +130,7 @@ def _is_same(group: str, before: dict[str, str], now: dict[str, str]) -> bool:
 def _tree(group: str, checkout: Path = CHECKOUT) -> str:
     """A digest of all that decides what a group's tests find. Those that need a guest stand on no other
     group."""
-    others = [] if group in BESIDE else [checkout / "tests" / other for other in GROUPS if other != group]
+    others = [checkout / "tests" / other for other in GROUPS if other != group] if group in GUESTS else []
     left_out = [*others, *(checkout / name for name in RUNS_TESTS)]
     found = (file for name in TREE for file in (checkout / name, *(checkout / name).rglob("*")))
     return digest_of((file for file in found if not any(map(file.is_relative_to, left_out))), checkout)
@@ -145,17 +147,20 @@ def digest_of(files: Iterable[Path], checkout: Path) -> str:
 
 
 def _test_all(args: list[str], environment: dict[str, str]) -> int:
-    """In two processes; what the quick one says follows what the other one said."""
-    others = [group for group in GROUPS if group not in BESIDE]
-    print(f"{', '.join(BESIDE)} run beside {', '.join(others)}; what they say comes last", flush=True)
-    with tempfile.TemporaryFile() as said:
-        beside = subprocess.Popen(
-            _pytest([*args, *BESIDE]), cwd=CHECKOUT, env=environment, stdout=said, stderr=said
-        )
-        first = subprocess.Popen(_pytest([*args, *others]), cwd=CHECKOUT, env=environment)
-        codes = _ended(first, beside)
-        said.seek(0)
-        print(said.read().decode("utf-8", "replace"), end="", flush=True)
+    """Each lane in a process of its own; what those say that run beside the guests follows at the end."""
+    lanes = [", ".join(lane) for lane in BESIDE]
+    print(f"{'; '.join(lanes)}: beside {', '.join(GUESTS)}; what they say comes last", flush=True)
+    with ExitStack() as stack:
+        said = [stack.enter_context(tempfile.TemporaryFile()) for _ in BESIDE]
+        beside = [
+            subprocess.Popen(_pytest([*args, *lane]), cwd=CHECKOUT, env=environment, stdout=file, stderr=file)
+            for lane, file in zip(BESIDE, said, strict=True)
+        ]
+        first = subprocess.Popen(_pytest([*args, *GUESTS]), cwd=CHECKOUT, env=environment)
+        codes = _ended(first, *beside)
+        for file in said:
+            file.seek(0)
+            print(file.read().decode("utf-8", "replace"), end="", flush=True)
         return max({*codes} - {NO_TESTS}, default=NO_TESTS)  # `-k` may leave one of them without
 
 
