@@ -338,7 +338,7 @@ class Hypervisor:
 
     def copy_place(self, here: Path) -> Path:
         """The file on that host that stands for the new file ``here`` while QEMU writes it."""
-        return self._files.copy_place(here) if isinstance(self._files, PoolFiles) else here
+        return self._files.copy_place(here)
 
     async def back_up_source(
         self, source: SourceDomain, target: str, copying: Copying, into: Path, limits: BackupLimits
@@ -346,19 +346,13 @@ class Hypervisor:
         """See :func:`backend.hypervisor.sources.back_up`; ``into`` is a file of this machine, where the copy
         is brought from its place. Who calls it calls :meth:`end_source_copy` then, whatever happened."""
         done = await sources.back_up(self._connection, source, target, copying, limits)
-        if isinstance(self._files, PoolFiles):
-            await self._files.bring(copying.file, into)
-        else:
-            await asyncio.to_thread(copying.file.rename, into)
+        await self._files.bring(copying.file, into)
         return done
 
     async def end_source_copy(self, name: str, file: Path, late_s: float) -> bool:
         """See :func:`backend.hypervisor.sources.end`. Then nothing is left of ``file``."""
         found = await sources.end(self._connection, name, file, late_s)
-        if isinstance(self._files, PoolFiles):
-            await self._files.remove_copy(file)
-        else:
-            await self._files.remove(file)
+        await self._files.remove_copy(file)
         return found
 
     async def fetch_source_file(self, path: Path, into: Path, limits: BackupLimits) -> None:

@@ -104,6 +104,15 @@ class LocalFiles:
     async def remove(self, path: Path) -> int:
         return await asyncio.to_thread(layer_files.remove, path)
 
+    def copy_place(self, here: Path) -> Path:
+        return here
+
+    async def bring(self, path: Path, into: Path) -> None:
+        await asyncio.to_thread(path.rename, into)
+
+    async def remove_copy(self, path: Path) -> None:
+        await self.remove(path)
+
     # --- disks and memories --------------------------------------------------------------------------
 
     async def create_overlay(self, overlay: Path, backing: Path) -> None:

@@ -157,17 +157,14 @@ class PoolFiles:
         # libvirt copies a volume that looks like qcow2 by converting it: it goes by way of this machine.
         await self._volumes.send(self._name(target), await self._local(self._name(source)))
 
+    def copy_place(self, here: Path) -> Path:
+        return self.root / here.name.removeprefix(".")
+
     async def bring(self, path: Path, into: Path) -> None:
-        """Write a file that QEMU made there to the new file ``into`` of this machine."""
         await self._volumes.refresh(DROP_PATIENCE_S)
         await self._volumes.fetch(self._name(path), into)
 
-    def copy_place(self, here: Path) -> Path:
-        """Where QEMU writes what is brought to the file ``here`` of this machine then."""
-        return self.root / here.name.removeprefix(".")
-
     async def remove_copy(self, path: Path) -> None:
-        """Remove what QEMU made there, if it did. Raises HypervisorFailed while libvirt cannot look."""
         if not await self._volumes.refresh(DROP_PATIENCE_S):
             raise HypervisorFailed(f"the pool {self._pool.name} is busy", remedy="it is tried again")
         await self.remove(path)

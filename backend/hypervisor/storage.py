@@ -85,6 +85,15 @@ class HostFiles(Protocol):
     async def remove(self, path: Path) -> int:
         """Remove a file, if it is there; the bytes that the disk has again."""
 
+    def copy_place(self, here: Path) -> Path:
+        """Where QEMU writes what is brought to the new file ``here`` of this machine then."""
+
+    async def bring(self, path: Path, into: Path) -> None:
+        """Write a file that QEMU made there to the new file ``into`` of this machine."""
+
+    async def remove_copy(self, path: Path) -> None:
+        """Remove what QEMU made there, if it did. Raises HypervisorFailed while nobody can look."""
+
     # --- disks ---------------------------------------------------------------------------------------
 
     async def create_overlay(self, overlay: Path, backing: Path) -> None:
