@@ -126,6 +126,7 @@ async def there_and_back(world: World, playbook: Playbook, secrets: dict[str, st
     return after, draft.yaml
 
 
+@pytest.mark.full
 async def test_the_playbook_of_a_way_back_leads_to_what_a_target_had_of_its_own(world: World) -> None:
     world.production.run("hostname production-01;" + OWN)
     before = await world.fleet.look(world.production)
@@ -335,6 +336,7 @@ async def test_each_task_left_out_and_each_thing_added_is_in_the_residual(world:
     assert [row.name for row in added.evidence.rows("extra")] == ["/etc/cron.d/surprise"]
 
 
+@pytest.mark.full
 async def test_the_rehearsal_is_compared_with_the_sandbox_at_the_points_that_are_named(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,6 +391,7 @@ async def test_an_apply_to_a_target_that_cannot_be_kept_does_not_begin(world: Wo
     assert world.production.run("ls /srv") == ""
 
 
+@pytest.mark.full
 async def test_what_could_not_be_brought_back_is_told_before_the_yes_and_to_operators_alone(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
