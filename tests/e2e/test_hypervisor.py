@@ -208,6 +208,7 @@ async def test_a_deleted_snapshot_gives_its_space_back_and_the_others_are_whole(
     assert (await lab.ssh(guest, "cat /root/mark", again=True)).strip() == "leaf"
 
 
+@pytest.mark.full
 async def test_looks_and_deleted_snapshots_make_no_chain_that_grows(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def rehearsed(operator: Fluid, playbook: Playbook, text: str) -> Approval:
     return asked
 
 
+@pytest.mark.full
 def test_a_task_left_out_is_missing_and_a_cron_line_and_a_key_are_extra(
     operator: Fluid, playbook: Playbook
 ) -> None:
@@ -173,6 +174,7 @@ def test_each_single_task_left_out_is_missing_by_name(operator: Fluid, varied: P
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.full
 def test_a_handler_left_out_is_refused_by_its_name(operator: Fluid, playbook: Playbook) -> None:
     """Without it a service would go on as it was, and the disk would show nothing of that."""
     handlers = handlers_of(playbook.yaml)
