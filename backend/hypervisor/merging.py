@@ -16,6 +16,7 @@ from pathlib import Path
 import libvirt
 
 from backend.errors import FluidError, HypervisorFailed, TimedOut
+from backend.hypervisor.connection import looked_up
 from backend.hypervisor.domains import START_TIMEOUT_S, Domains
 from backend.hypervisor.sizes import DISK
 from backend.hypervisor.volumes import move_limit_s
@@ -95,7 +96,7 @@ async def until_over(domains: Domains, name: str, limit_s: float = START_TIMEOUT
     """
 
     def is_at_work(domain: libvirt.virDomain) -> bool:
-        return bool(domain.isActive() and domain.blockJobInfo(DISK, 0))
+        return bool(domain.isActive() and _job(domain))
 
     try:
         async with asyncio.timeout(limit_s):
@@ -114,8 +115,13 @@ async def _give_up(domains: Domains, name: str) -> None:
     them say the same."""
 
     def abort(domain: libvirt.virDomain) -> None:
-        if domain.isActive() and domain.blockJobInfo(DISK, 0):
+        if domain.isActive() and _job(domain):
             domain.blockJobAbort(DISK, 0)
 
     with contextlib.suppress(FluidError):
         await domains.call(name, abort, what="end the merging of layers of", limit_s=START_TIMEOUT_S)
+
+
+def _job(domain: libvirt.virDomain) -> dict[str, int] | None:
+    """What libvirt does at the disk of a domain that runs; empty when nothing is."""
+    return looked_up(lambda: domain.blockJobInfo(DISK, 0), libvirt.VIR_ERR_NO_SUPPORT)

@@ -176,11 +176,11 @@ async def settle(domains: Domains, name: str) -> None:
         info = await domains.info(name)
         if info.state == "shutoff":
             return
-        await until_over(domains, name, SNAPSHOT_TIMEOUT_S)
         limit_s = await domains.memory_limit_s(name, SNAPSHOT_TIMEOUT_S)
         await domains.call(name, _set_metadata_again, what="wait for", limit_s=limit_s)
         if info.state == "running":
             await _thaw(domains, name, THAW_TIMEOUT_S)
+        await until_over(domains, name, SNAPSHOT_TIMEOUT_S)
 
 
 def _set_metadata_again(domain: libvirt.virDomain) -> None:

@@ -25,6 +25,7 @@ from backend.fleet.turns import USUAL_S, Turns
 from backend.guests import CertificateAuthority, Guest
 from backend.hypervisor import DiskUse, DomainInfo, GuestImage
 from backend.hypervisor import Identity as DomainIdentity
+from backend.hypervisor.merging import Mergeable
 from backend.hypervisor.nouns import State
 from backend.hypervisor.templates import Before
 from backend.models import CreateSandbox, Identity, Phase, QueuePlace, Role, Sandbox, SnapshotRequest, now
@@ -62,6 +63,12 @@ class Machine:
 
     async def disk_use(self) -> list[DiskUse]:
         return [DiskUse(domain, f"/d/{domain}", size) for domain, size in self.sizes.items()]
+
+    async def to_merge(self, domain: str) -> list[Mergeable]:
+        return []
+
+    async def layers_below(self, layer: Path) -> list[Path]:
+        return [layer]
 
     async def pause(self, domain: str) -> None:
         self.states[domain] = "paused"

@@ -220,7 +220,8 @@ async def test_stock_that_somebody_starts_and_stops_is_not_taken_for_suspended(l
 async def points(lab: Lab, row: Sandbox, *names: str) -> None:
     """Each stands on the one before it."""
     for name, parent in zip(names, (None, *names), strict=False):
-        point = Snapshot(id=f"SNP-{name}", sandbox_id=row.id, name=name, created_at=now(), parent=parent)
+        at = {"created_at": now(), "disk_layers": [f"/layers/{name}"]}
+        point = Snapshot(id=f"SNP-{name}", sandbox_id=row.id, name=name, parent=parent, **at)
         await lab.store.snapshots.insert(point)
 
 
@@ -340,7 +341,8 @@ async def test_of_three_at_once_for_which_the_disk_is_too_small_one_begins_nothi
     rows, begun, ends = [await lab.runs(number) for number in (1, 2, 3)], list[str](), asyncio.Event()
     for row in rows:
         name = f"a-{row.id}"
-        point = Snapshot(id=f"SNP-{row.id}", sandbox_id=row.id, name=name, created_at=now(), has_memory=True)
+        at = {"created_at": now(), "disk_layers": [f"/layers/{name}"]}
+        point = Snapshot(id=f"SNP-{row.id}", sandbox_id=row.id, name=name, has_memory=True, **at)
         await lab.store.snapshots.insert(point)
 
     async def writes(domain: str, *_: object, **__: object) -> SnapshotFiles:
