@@ -86,6 +86,7 @@ def test_the_guest_is_ready_for_an_administrator(raw_disk: Path) -> None:
     assert "cron.service" in wants
 
 
+@pytest.mark.full
 async def test_a_build_killed_half_way_leaves_nothing_that_counts(second_folder: Path) -> None:
     builder = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", BUILDER, second_folder),

@@ -547,6 +547,7 @@ async def test_a_host_that_hangs_takes_its_own_sandboxes_and_no_others(two: Two)
         await asyncio.to_thread(box.destroy)
 
 
+@pytest.mark.full
 async def test_a_second_host_that_comes_back_without_its_network_has_it_again(two: Two) -> None:
     """As a reboot leaves it: the network is defined there, and off."""
 
@@ -568,6 +569,7 @@ async def test_a_second_host_that_comes_back_without_its_network_has_it_again(tw
     await asyncio.to_thread(box.destroy)
 
 
+@pytest.mark.full
 async def test_a_backend_that_dies_finds_both_hosts_again(two: Two) -> None:
     far = await two.create("outlives", FAR)
     await two.stage.start()
