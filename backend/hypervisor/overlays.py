@@ -7,11 +7,14 @@ import contextlib
 import shutil
 import struct
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeVar
 
 from backend.errors import HypervisorFailed, MissingProgram, NoSpace, TimedOut
 from backend.hypervisor.storage import FREE_MB_MIN
 
+T = TypeVar("T")
 QEMU_IMG_TIMEOUT_S = 30
 # A qcow2 header, big-endian (docs/interop/qcow2.txt of QEMU)
 MAGIC = b"QFI\xfb"
@@ -65,22 +68,27 @@ def parse_head(data: bytes, name: str) -> tuple[int, str | None]:
 async def backing_chain(top: Path) -> list[Path]:
     """All files that a disk is made of, the top first, also while a guest runs on it. HypervisorFailed where
     one is missing or stands on itself."""
-    return await asyncio.to_thread(_chain, top)
 
-
-def _chain(top: Path) -> list[Path]:
-    chain: list[Path] = []
-    layer: Path | None = top
-    while layer is not None:
-        if layer in chain:
-            raise HypervisorFailed(f"layer {layer} stands on itself", remedy="destroy the sandbox")
-        chain.append(layer)
+    async def below(layer: Path) -> Path | None:
         try:
-            layer = _below(layer)
+            return await asyncio.to_thread(_below, layer)
         except FileNotFoundError as error:
             raise HypervisorFailed(
                 f"layer {layer} cannot be read: {error.strerror}", remedy="destroy the sandbox"
             ) from error
+
+    return await follow(top, below)
+
+
+async def follow(top: T, below: Callable[[T], Awaitable[T | None]]) -> list[T]:
+    """From layer to layer, each on the one ``below`` it. HypervisorFailed where one stands on itself."""
+    chain: list[T] = []
+    layer: T | None = top
+    while layer is not None:
+        if layer in chain:
+            raise HypervisorFailed(f"layer {layer} stands on itself", remedy="destroy the sandbox")
+        chain.append(layer)
+        layer = await below(layer)
     return chain
 
 

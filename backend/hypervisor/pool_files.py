@@ -27,7 +27,7 @@ from backend.errors import DuplicateName, HypervisorFailed, NoSpace, NotFound
 from backend.hypervisor.connection import Connection
 from backend.hypervisor.local_files import DISK_NAME, file_lock
 from backend.hypervisor.nouns import GuestImage, Pool, Template
-from backend.hypervisor.overlays import empty_overlay, parse_head
+from backend.hypervisor.overlays import empty_overlay, follow, parse_head
 from backend.hypervisor.save_image import HEADER, SaveHeader, header_bytes, pack_header, parse_header
 from backend.hypervisor.storage import (
     FREE_MB_MIN,
@@ -211,16 +211,12 @@ class PoolFiles:
 
     async def _chain(self, top: str) -> list[str]:
         """The volumes that a disk is made of, the top first."""
-        chain: list[str] = []
-        name: str | None = top
-        while name is not None:
-            if name in chain:
-                raise HypervisorFailed(f"layer {name} stands on itself", remedy="destroy the sandbox")
-            chain.append(name)
-            if name not in self._below and (layer := await self._layer(name)).size:
-                self._below[name] = layer.below
-            name = self._below.get(name)
-        return chain
+        return await follow(top, self._below_of)
+
+    async def _below_of(self, name: str) -> str | None:
+        if name not in self._below and (layer := await self._layer(name)).size:
+            self._below[name] = layer.below
+        return self._below.get(name)
 
     async def _layer(self, name: str) -> Layer:
         head = await self._volumes.head(name, CLUSTER_BYTES)
@@ -281,9 +277,8 @@ class PoolFiles:
         kept = {_marked(name) for name in names if name.endswith(LAYER_SUFFIX)}
         above: dict[str, set[str]] = {}
         for name in names:
-            if name.startswith(self._start) and _is_disk(name):
-                for below in (await self._chain(name))[1:2]:
-                    above.setdefault(below, set()).add(name)
+            if name.startswith(self._start) and _is_disk(name) and (below := await self._below_of(name)):
+                above.setdefault(below, set()).add(name)
         found = {}
         for upper, layer in pairwise(map(self._name, layers)):
             if _owner(layer) == domain and layer not in kept and above.get(layer) == {upper}:

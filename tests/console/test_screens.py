@@ -29,7 +29,7 @@ from fluid_tui.widgets.replay_view import ReplayView
 from tests.console.fake_backend import FakeBackend
 from tests.console.sample import access_changes
 
-SECOND, HOUR, DAY = timedelta(seconds=1), timedelta(hours=1), timedelta(days=1)
+SECOND, DAY = timedelta(seconds=1), timedelta(days=1)
 SIZES = [(80, 24), (160, 48)]
 SCREENS = (
     FleetScreen,
