@@ -67,11 +67,11 @@ def parse_head(data: bytes, name: str) -> tuple[int, str | None]:
 
 async def backing_chain(top: Path) -> list[Path]:
     """All files that a disk is made of, the top first, also while a guest runs on it. HypervisorFailed where
-    one is missing or stands on itself."""
+    one is missing, is none, or stands on itself."""
 
     async def below(layer: Path) -> Path | None:
         try:
-            return await asyncio.to_thread(_below, layer)
+            return _named(layer, await asyncio.to_thread(_head, layer))
         except FileNotFoundError as error:
             raise HypervisorFailed(
                 f"layer {layer} cannot be read: {error.strerror}", remedy="destroy the sandbox"
@@ -106,20 +106,24 @@ def backing_files(folder: Path) -> set[Path]:
 def backing_file(disk: Path) -> Path | None:
     """The file that a qcow2 file stands on, whatever links lead there; none for one whose making was cut
     off."""
-    below = _below(disk)
+    head = _head(disk)
+    below = _named(disk, head) if any(head) else None
     return None if below is None else below.resolve()
 
 
-def _below(disk: Path) -> Path | None:
-    """The file that a qcow2 file names."""
+def _head(disk: Path) -> bytes:
     try:
         with disk.open("rb") as file:
-            head = file.read(HEAD_BYTES)
+            return file.read(HEAD_BYTES)
     except PermissionError as error:
         raise HypervisorFailed(
             f"layer {disk} cannot be read: {error.strerror}", remedy="run as the user who owns it"
         ) from error
-    below = parse_head(head, str(disk))[1] if any(head) else None
+
+
+def _named(disk: Path, head: bytes) -> Path | None:
+    """The file that a qcow2 file says it stands on. HypervisorFailed for one that is none."""
+    below = parse_head(head, str(disk))[1]
     return None if below is None else disk.parent / below
 
 

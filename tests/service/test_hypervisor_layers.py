@@ -101,6 +101,9 @@ async def test_a_chain_that_leads_nowhere_or_to_itself_is_said_to(folder: Path) 
     disk(folder, 0).write_bytes(disk(folder, 1).read_bytes().replace(b"disk-0.qcow2", b"disk-2.qcow2"))
     with pytest.raises(HypervisorFailed, match="stands on itself"):
         await backing_chain(disk(folder, 2))
+    disk(folder, 0).write_bytes(bytes(1 << 17))
+    with pytest.raises(HypervisorFailed, match=r"disk-0\.qcow2 is not qcow2"):
+        await backing_chain(disk(folder, 2))
     disk(folder, 0).unlink()
     with pytest.raises(HypervisorFailed, match=r"disk-0\.qcow2 cannot be read: No such file"):
         await backing_chain(disk(folder, 2))
